@@ -1,0 +1,243 @@
+"""Turns a path from the share into an open file that surely lies beneath one folder.
+
+Everything under the inbox is reached through folder descriptors, with links refused at every
+component, so that a link swapped in while we look leads nowhere. Linux 5.6 and newer does it in one
+call (openat2); elsewhere, or where a container's filter forbids the call, it is done step by step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+
+from runner.contract.durable import TEMPORARY_PREFIX
+from runner.contract.errors import UnsafePathError
+
+_SYS_OPENAT2 = 437  # the same number on every architecture: linux/arch/*/syscall tables
+_RESOLVE_NO_MAGICLINKS = 0x02  # linux/openat2.h
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
+_RENAME_NOREPLACE = 1  # linux/fs.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def split_relative(path: str) -> tuple[str, ...]:
+    """Split a path of the share into names.
+
+    Raises:
+        UnsafePathError: it is empty, absolute, climbs with ``..`` or holds a NUL or backslash.
+    """
+    if not path or "\0" in path or path.startswith("/") or "\\" in path:
+        raise UnsafePathError(
+            f"{path!r} is not a path inside the shared folder",
+            advice="Write it relative to the spec's folder, with forward slashes: data/file.jsonl",
+        )
+    names = PurePosixPath(path).parts
+    if ".." in names:
+        raise UnsafePathError(
+            f"{path!r} leaves the shared folder", advice="Copy the file into the shared folder."
+        )
+    return names
+
+
+def _open_step_by_step(folder: int, names: tuple[str, ...], flags: int) -> int:
+    """Open names[-1] below ``folder``, refusing a link at each component."""
+    current = os.dup(folder)
+    try:
+        for name in names[:-1]:
+            step = os.open(
+                name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=current
+            )
+            os.close(current)
+            current = step
+        return os.open(names[-1], flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=current)
+    finally:
+        os.close(current)
+
+
+def _open_beneath(folder: int, names: tuple[str, ...], flags: int) -> int:
+    how = _OpenHow(
+        flags=flags | os.O_CLOEXEC,
+        mode=0,
+        resolve=_RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS,
+    )
+    for _ in range(16):  # EAGAIN: something was renamed while the kernel looked
+        result = int(
+            _libc.syscall(
+                _SYS_OPENAT2,
+                folder,
+                os.fsencode("/".join(names)),
+                ctypes.byref(how),
+                ctypes.sizeof(how),
+            )
+        )
+        if result >= 0:
+            return result
+        code = ctypes.get_errno()
+        if code in (errno.ENOSYS, errno.EPERM):
+            return _open_step_by_step(folder, names, flags)
+        if code != errno.EAGAIN:
+            raise OSError(code, os.strerror(code), "/".join(names))
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), "/".join(names))
+
+
+class Folder:
+    """An open folder; every path given to its methods is relative and stays beneath it."""
+
+    def __init__(self, descriptor: int, *, shown_as: str = ".") -> None:
+        """Take ownership of an open folder descriptor."""
+        self.descriptor = descriptor
+        self.shown_as = shown_as
+
+    @classmethod
+    def open(cls, root: Path) -> Folder:
+        """Open a root folder; the root itself is the box owner's and may be a link."""
+        return cls(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), shown_as=str(root))
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor; safe to call twice."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def _open(self, path: str, flags: int) -> int:
+        names = split_relative(path)
+        if not names:  # "." : the folder itself
+            return os.open(".", flags | os.O_CLOEXEC, dir_fd=self.descriptor)
+        try:
+            return _open_beneath(self.descriptor, names, flags)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EXDEV):
+                raise UnsafePathError(
+                    f"{path!r} is a link or leads through one",
+                    advice="Copy the file itself into the shared folder; links are not followed.",
+                ) from error
+            raise
+
+    def open_file(self, path: str) -> int:
+        """Open a regular file for reading and give its descriptor.
+
+        Raises:
+            UnsafePathError: a link at any component, or a pipe, device, socket or folder.
+            OSError: missing or unreadable.
+        """
+        # O_NONBLOCK: opening a pipe must not wait for a writer; a plain file ignores it.
+        descriptor = self._open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise UnsafePathError(
+                f"{path!r} is not a regular file",
+                advice="Only plain files are read: no folder, pipe, device or socket.",
+            )
+        return descriptor
+
+    def read_file(self, path: str, *, limit_bytes: int) -> bytes:
+        """Read at most ``limit_bytes`` + 1 bytes of a regular file (one more tells "too large")."""
+        with open(self.open_file(path), "rb") as file:
+            return file.read(limit_bytes + 1)
+
+    def open_folder(self, path: str) -> Folder:
+        """Open a folder beneath this one."""
+        descriptor = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
+        return Folder(descriptor, shown_as=f"{self.shown_as}/{path}")
+
+    def stat(self, path: str) -> os.stat_result:
+        """Describe what lies at ``path`` without opening it; links are refused on the way."""
+        names = split_relative(path)
+        if len(names) <= 1:
+            name = names[0] if names else "."
+            return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        with self.open_folder("/".join(names[:-1])) as parent:
+            return os.stat(names[-1], dir_fd=parent.descriptor, follow_symlinks=False)
+
+    def scan(self) -> Iterator[os.DirEntry[str]]:
+        """List this folder."""
+        with os.scandir(self.descriptor) as entries:
+            yield from entries
+
+    def make_folder(self, name: str, *, mode: int = 0o750) -> None:
+        """Make a folder directly in this one; one that is there is left alone."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, mode, dir_fd=self.descriptor)
+
+    def write_text(self, name: str, content: str, *, mode: int = 0o640) -> None:
+        """Replace a file directly in this folder by UTF-8 text in one step."""
+        beside = f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(beside, flags, mode, dir_fd=self.descriptor)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content.encode(errors="backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(beside, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(beside, dir_fd=self.descriptor)
+            raise
+
+    def sync(self) -> None:
+        """Make this folder's entries durable, where the file system can."""
+        with contextlib.suppress(OSError):
+            os.fsync(self.descriptor)
+
+    def remove_file(self, name: str) -> None:
+        """Remove a file directly in this folder; a missing one is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.descriptor)
+
+    def move(self, name: str, target: Folder, new_name: str) -> None:
+        """Move a file into ``target`` without ever replacing what is there, durably.
+
+        Raises:
+            FileExistsError: ``new_name`` is taken.
+            FileNotFoundError: ``name`` is gone.
+        """
+        result = int(
+            _libc.renameat2(
+                self.descriptor,
+                os.fsencode(name),
+                target.descriptor,
+                os.fsencode(new_name),
+                _RENAME_NOREPLACE,
+            )
+        )
+        if result != 0:
+            code = ctypes.get_errno()
+            if code not in (errno.EINVAL, errno.ENOSYS):
+                raise OSError(code, os.strerror(code), name)
+            # This file system (FUSE, some SMB servers) has no atomic "do not replace": look first.
+            try:
+                os.stat(new_name, dir_fd=target.descriptor, follow_symlinks=False)
+            except FileNotFoundError:
+                os.rename(name, new_name, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor)
+            else:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new_name)
+        target.sync()
+        self.sync()

@@ -1,0 +1,262 @@
+"""Names every path of the inbox, the outputs folder and a run folder, in one place."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9]{4}")
+"""A run id: the UTC second of the claim and a random suffix."""
+JOB_NAME_BYTES = 80
+"""A job name's length limit: it becomes part of folder and file names of at most 255 bytes."""
+FILE_NAME_BYTES = 255  # bytes, the limit of ext4, XFS, NTFS and SMB names
+
+STATE_FOLDERS = ("queued", "running", "done", "failed", "rejected", "cancelled")
+"""The folders under the inbox that the runner moves specs through."""
+RESERVED_FOLDERS = (*STATE_FOLDERS, "scheduled", "examples")
+"""Folders under the inbox that data may not be named in."""
+
+_WINDOWS_RESERVED = {"con", "prn", "aux", "nul"} | {
+    f"{device}{number}" for device in ("com", "lpt") for number in range(1, 10)
+}
+
+
+def new_run_id(now: datetime | None = None) -> str:
+    """Make a run id such as ``20261123T221005Z-k3f9``."""
+    alphabet = "abcdefghijkmnpqrstuvwxyz23456789"
+    suffix = "".join(secrets.choice(alphabet) for _ in range(4))
+    return f"{(now or datetime.now(UTC)):%Y%m%dT%H%M%SZ}-{suffix}"
+
+
+def cut_to_bytes(text: str, limit: int) -> str:
+    """Cut ``text`` to at most ``limit`` UTF-8 bytes without splitting a character."""
+    return text.encode()[:limit].decode(errors="ignore")
+
+
+def job_name(text: str) -> str:
+    """Turn any text into a job name: case-folded, safe as a folder name on Linux and Windows.
+
+    The result holds letters, digits, ``-``, ``_`` and ``.``; it is never empty, never ``current``,
+    never a Windows device name, and never begins or ends with a dot.
+    """
+    name = re.sub(r"[^\w.-]+", "-", text.casefold())
+    name = cut_to_bytes(re.sub(r"-{2,}", "-", name), JOB_NAME_BYTES).strip("-. _")
+    if not name:
+        return "job"
+    if name == "current" or name.split(".")[0] in _WINDOWS_RESERVED:
+        return f"job-{name}"
+    return name
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """The shared folder that specs are dropped into."""
+
+    root: Path
+
+    @property
+    def marker(self) -> Path:
+        """Written once; a missing marker means that the share is not really there."""
+        return self.root / ".runner-inbox"
+
+    @property
+    def status(self) -> Path:
+        """The whole inbox in words, for people who have only the share."""
+        return self.root / "STATUS.txt"
+
+    def state_folder(self, name: str) -> Path:
+        """One of ``STATE_FOLDERS``."""
+        return self.root / name
+
+
+def claimed_name(file_name: str, run_id: str) -> str:
+    """Give the name under which a claimed spec lives in the state folders, cut by bytes.
+
+    >>> claimed_name("contracts.yaml", "20261123T221005Z-k3f9")
+    'contracts--20261123T221005Z-k3f9.yaml'
+    """
+    stem, suffix = os.path.splitext(file_name)
+    tail = f"--{run_id}{cut_to_bytes(suffix, 16)}"
+    room = FILE_NAME_BYTES - len(tail.encode()) - len(".txt")
+    return cut_to_bytes(stem, room) + tail
+
+
+def run_id_of(claimed: str) -> str | None:
+    """Find the run id in a claimed spec's name, or None."""
+    match = re.search(rf"--({RUN_ID.pattern})(\.[^.]*)?$", claimed)
+    return match[1] if match else None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The folder that runs leave their results in."""
+
+    root: Path
+
+    @property
+    def private(self) -> Path:
+        """What belongs to the runner itself: lock, requests, heartbeat, caches."""
+        return self.root / ".runner"
+
+    @property
+    def lock(self) -> Path:
+        """Held (flock) by the one daemon; its content names the holder."""
+        return self.private / "lock"
+
+    @property
+    def gpu_lease(self) -> Path:
+        """Held (flock) by whoever uses the GPU; its content names the holder."""
+        return self.private / "gpu.lease"
+
+    @property
+    def requests(self) -> Path:
+        """Where commands leave what they want the daemon to do."""
+        return self.private / "requests"
+
+    @property
+    def heartbeat(self) -> Path:
+        """Rewritten by the daemon while it is well."""
+        return self.private / "heartbeat.json"
+
+    @property
+    def daemon_log(self) -> Path:
+        """Structured events of the daemon itself."""
+        return self.private / "daemon.jsonl"
+
+    @property
+    def cache(self) -> Path:
+        """HOME of the stages: library caches that may be deleted at any time."""
+        return self.private / "cache"
+
+    def run(self, job: str, run_id: str) -> RunFolder:
+        """Give the folder of one run."""
+        return RunFolder(self.root / job / run_id)
+
+    def runs(self) -> list[RunFolder]:
+        """List every run folder, oldest run id first; never follows links."""
+        found: list[RunFolder] = []
+        try:
+            jobs = [entry for entry in os.scandir(self.root) if not entry.name.startswith(".")]
+        except FileNotFoundError:
+            return []
+        for job in jobs:
+            if job.is_dir(follow_symlinks=False):
+                found += [
+                    RunFolder(Path(run.path))
+                    for run in os.scandir(job.path)
+                    if RUN_ID.fullmatch(run.name) and run.is_dir(follow_symlinks=False)
+                ]
+        return sorted(found, key=lambda run: run.root.name)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Everything that one run leaves behind."""
+
+    root: Path
+
+    @classmethod
+    def containing(cls, folder: Path) -> RunFolder:
+        """Find the run folder that a stage's own folder lies in."""
+        for parent in (folder, *folder.parents):
+            if RUN_ID.fullmatch(parent.name):
+                return cls(parent)
+        raise ValueError(f"{folder} does not lie in a run folder")
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.root.name
+
+    @property
+    def job(self) -> str:
+        """The name of the job that this is a run of."""
+        return self.root.parent.name
+
+    @property
+    def spec(self) -> Path:
+        """The bytes that were read at the claim."""
+        return self.root / "spec.yaml"
+
+    @property
+    def record(self) -> Path:
+        """The truth about the run; the daemon is its only writer."""
+        return self.root / "run.json"
+
+    @property
+    def log(self) -> Path:
+        """Structured events of the run, one JSON object a line."""
+        return self.root / "log.jsonl"
+
+    @property
+    def data(self) -> Path:
+        """The snapshot: the data files as they were copied from the share."""
+        return self.root / "data"
+
+    @property
+    def prepared(self) -> Path:
+        """The prepare stage's folder: tokenised data, findings, samples."""
+        return self.root / "prepared"
+
+    @property
+    def attempts(self) -> Path:
+        """Parent of the train stage's folders."""
+        return self.root / "attempts"
+
+    def attempt(self, number: int) -> Path:
+        """The folder of one attempt, numbered from 1."""
+        return self.attempts / f"{number:02d}"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Verified checkpoints, named ``step-00000012``."""
+        return self.root / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint of one optimizer step."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    @property
+    def export(self) -> Path:
+        """The export stage's own folder (plan, log, result)."""
+        return self.root / "export"
+
+    @property
+    def adapter(self) -> Path:
+        """The product."""
+        return self.root / "adapter"
+
+    @property
+    def evaluation(self) -> Path:
+        """The evaluate stage's folder: losses and answers before and after."""
+        return self.root / "evaluation"
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """The three files that every stage's own folder has."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        """What the daemon asks of the stage."""
+        return self.root / "plan.json"
+
+    @property
+    def result(self) -> Path:
+        """What the stage answers; absent when it died before it could."""
+        return self.root / "result.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Progress, one JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    def log(self, stage: str) -> Path:
+        """The stage's standard output and error."""
+        return self.root / f"{stage}.log"

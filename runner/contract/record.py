@@ -1,0 +1,161 @@
+"""Turns what is known about a run into `run.json` and back; the daemon is its only writer.
+
+The schema has a version. A record of an older version is upgraded while it is read; fields that
+this version does not know are kept, so that an older runner loses nothing that a newer one wrote.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
+
+from runner.contract.batch import BatchPlan
+from runner.contract.durable import write_json
+from runner.contract.errors import DamagedError
+from runner.contract.states import State
+
+SCHEMA_VERSION = 1
+RECORD_BYTES = 8 * 1024 * 1024  # a larger run.json is damaged or not ours
+
+Time = Annotated[
+    datetime,
+    PlainSerializer(
+        lambda t: t.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        when_used="json",
+    ),
+]
+"""UTC, ISO 8601 with milliseconds."""
+
+
+def now() -> datetime:
+    """Give the current time, in UTC."""
+    return datetime.now(UTC)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Waiting(_Part):
+    """Why a run that could go on does not."""
+
+    reason: str
+    since: Time
+
+
+class DataFile(_Part):
+    """One file of the snapshot; hash and size come from the bytes that were copied."""
+
+    path: str
+    """As the spec names it."""
+    sha256: str
+    bytes: int
+    rows: int
+
+
+class ModelFacts(_Part):
+    """Which base model the run stands on."""
+
+    id: str
+    revision: str | None = None
+    """The hub's commit, where the model was fetched from one."""
+    sha256: str | None = None
+    """Hash over the names, sizes and hashes of its configuration and weight index or headers."""
+    architecture: str | None = None
+    parameters: int | None = None
+
+
+class Attempt(_Part):
+    """One process of the train stage."""
+
+    number: int
+    batch_plan: BatchPlan
+    started_at: Time
+    ended_at: Time | None = None
+    outcome: str | None = None
+    """``succeeded``, ``out of memory``, ``interrupted``, ``killed``, …; None while it is open."""
+    exit_code: int | None = None
+    """The child's status; negative: the signal that ended it."""
+    first_step: int | None = None
+    """The first optimizer step that this attempt counts for (1-based)."""
+    last_step: int | None = None
+    """The last one; after a hard kill it is the resumed checkpoint's."""
+    peak_gpu_memory_bytes: int | None = None
+    reason: str | None = None
+
+
+class ErrorFacts(_Part):
+    """Why a run did not succeed, and what to do next."""
+
+    kind: str
+    message: str
+    advice: str | None = None
+
+
+class RunRecord(_Part):
+    """The truth about a run."""
+
+    schema_version: int = SCHEMA_VERSION
+    job: str
+    run_id: str
+    state: State
+    trigger: str = "drop"
+    """What started the run: ``drop``, ``schedule``, ``submit``."""
+    file_name: str
+    """The name under which the spec was dropped."""
+    priority: int = 0
+    sequence: int = 0
+    """Order of the claim; with the priority it decides who is next."""
+    created_at: Time
+    started_at: Time | None = None
+    """When the first stage began."""
+    ended_at: Time | None = None
+    waiting: Waiting | None = None
+    spec_sha256: str
+    data: tuple[DataFile, ...] = ()
+    model: ModelFacts | None = None
+    effective_batch_size: int | None = None
+    batch_plan: BatchPlan | None = None
+    total_steps: int | None = None
+    """Optimizer steps of the whole run, known after prepare."""
+    attempts: tuple[Attempt, ...] = ()
+    environment: dict[str, Any] = {}
+    forecast: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+    shortfalls: tuple[str, ...] = ()
+    """What the run did not do as one might expect, in sentences: rows left out, ChatML used, …"""
+    error: ErrorFacts | None = None
+
+    def but(self, **changes: Any) -> RunRecord:
+        """Give the same record with some fields changed and checked."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return RunRecord.model_validate({**(self.model_extra or {}), **fields, **changes})
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Replace the record durably."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a record of any schema version.
+
+    Raises:
+        DamagedError: the file is no record; it is left as it is.
+        OSError: it could not be read at all.
+    """
+    with path.open("rb") as file:
+        content = file.read(RECORD_BYTES + 1)
+    try:
+        # A cut record is no JSON: one that is too large is damaged like any other.
+        content = content[:RECORD_BYTES]
+        return RunRecord.model_validate(json.loads(content))
+    except (ValueError, ValidationError, RecursionError) as error:
+        raise DamagedError(
+            f"{path.parent.name}/{path.name} cannot be read as a run's record",
+            advice="It was left as it is; `runner show` tells what can be recovered.",
+        ) from error

@@ -1,0 +1,135 @@
+"""Names every field of a job spec, its default and its range; `runner schema` prints it.
+
+Two fields are enough, ``model`` and ``data``. Reading a spec from untrusted bytes, with line
+numbers and mends, is contract/read_spec.py's work. Field names follow Hugging Face, PEFT and TRL.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DEFAULT_EFFECTIVE_BATCH_SIZE = 16  # examples per optimizer step
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Lora(_Section):
+    """The adapter's shape; names and meaning are those of PEFT's ``LoraConfig``."""
+
+    r: int = Field(16, ge=1, le=512, description="Rank of the adapter's matrices.")
+    alpha: float = Field(
+        32.0, gt=0, le=4096, description="Scale: the adapter's output is multiplied by alpha / r."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    target_modules: str | list[str] = Field(
+        "all-linear",
+        description="Layers that get an adapter: 'all-linear' or a list such as [q_proj, v_proj].",
+    )
+    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r.")
+
+
+class Training(_Section):
+    """How the adapter is trained."""
+
+    epochs: float | None = Field(
+        None, gt=0, le=1000, description="Passes over the data (default 2). Not with max_steps."
+    )
+    max_steps: int | None = Field(
+        None, ge=1, description="Optimizer steps to train for. Not together with epochs."
+    )
+    effective_batch_size: int | None = Field(
+        None, ge=1, le=65536, description="Examples per optimizer step (default 16)."
+    )
+    batch_size: int | None = Field(
+        None, ge=1, le=4096, description="Examples per pass on the card; chosen when left out."
+    )
+    gradient_accumulation: int | None = Field(
+        None, ge=1, le=65536, description="Passes per optimizer step; chosen when left out."
+    )
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="Peak learning rate.")
+    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
+        "cosine", description="How the learning rate falls after the warm-up."
+    )
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps that warm up.")
+    max_length: int | Literal["auto"] = Field(
+        "auto", description="Longest row in tokens; 'auto' covers the longest row that fits."
+    )
+    weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, le=1000, description="Gradient norm is clipped here.")
+    activation_checkpointing: bool | Literal["auto"] = Field(
+        "auto", description="Trade time for memory; 'auto' switches it on where it is needed."
+    )
+    packing: bool = Field(
+        False, description="Join short rows into sequences of max_length; each sees only itself."
+    )
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="Seed of everything random.")
+    eval_steps: int | None = Field(
+        None, ge=1, description="Measure the held-out loss every so many steps (default: an epoch)."
+    )
+    save_steps: int | None = Field(
+        None, ge=1, description="Checkpoint every so many steps (and at least every 10 minutes)."
+    )
+
+
+class Limits(_Section):
+    """What a run may take of the box."""
+
+    gpu_memory_gib: float | None = Field(
+        None, gt=0, le=1024, description="GPU memory the run may use, in GiB."
+    )
+    hours: float | None = Field(
+        None, gt=0, le=8760, description="Training ends here with its best adapter; '8h' works."
+    )
+    disk_gib: float | None = Field(
+        None, gt=0, le=1_000_000, description="Disk space the run may use, in GiB."
+    )
+
+
+Format = Literal["auto", "alpaca", "prompt-completion", "messages", "sharegpt", "text"]
+
+
+class JobSpec(_Section):
+    """A job spec, validated. Only ``model`` and ``data`` must be given."""
+
+    model: str = Field(
+        description="A model on the box: a name under models/, or a hub id fetched before."
+    )
+    data: list[str] = Field(
+        min_length=1, description="A data file or a list of them, relative to the spec's folder."
+    )
+    name: str = Field(description="The job's name (default: the file's name).")
+    format: Format = Field("auto", description="How the rows are written; 'auto' looks.")
+    system_prompt: str | None = Field(
+        None, max_length=32_768, description="Put before every conversation that has none."
+    )
+    eval_data: list[str] | None = Field(
+        None, min_length=1, description="Held-out rows from files of their own."
+    )
+    eval_split: float = Field(
+        0.05, ge=0, le=0.5, description="Share of the rows held out; 0 switches it off."
+    )
+    method: Literal["qlora", "lora"] = Field(
+        "qlora", description="qlora keeps the base model in 4 bits (NF4), lora in 16."
+    )
+    lora: Lora = Field(default_factory=Lora, description="The adapter's shape.")
+    training: Training = Field(default_factory=Training, description="How it is trained.")
+    limits: Limits = Field(default_factory=Limits, description="What a run may take of the box.")
+    priority: int = Field(0, ge=-100, le=100, description="Higher runs earlier.")
+    notes: str | None = Field(None, max_length=10_000, description="Kept with the run.")
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Examples per optimizer step, from whichever fields the spec gave."""
+        t = self.training
+        if t.batch_size and t.gradient_accumulation:
+            return t.batch_size * t.gradient_accumulation
+        return t.effective_batch_size or DEFAULT_EFFECTIVE_BATCH_SIZE
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data when ``max_steps`` is not given."""
+        return self.training.epochs or 2.0

@@ -1,0 +1,173 @@
+"""Turns what the daemon asks into `plan.json`, and what a stage answers into `result.json`.
+
+The daemon writes plans and reads results; a stage reads its plan and writes its result. Paths in a
+plan are absolute. A stage finds its run folder from its own (`RunFolder.containing`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from runner.contract.batch import BatchPlan
+from runner.contract.durable import write_json
+from runner.contract.errors import DamagedError
+from runner.contract.record import DataFile, ErrorFacts, ModelFacts
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class StagePlan(_Message):
+    """What every stage is told."""
+
+    models_dir: str
+    trust_remote_code: bool = False
+    """The box owner's setting; never a spec's."""
+    device: str = "auto"
+    """``auto`` takes the GPU where torch sees one; ``cpu`` does not look."""
+
+
+class PreparePlan(StagePlan):
+    """Snapshot, check, tokenise."""
+
+    jobs_dir: str
+    spec_folder: str = "."
+    """Where the spec was dropped, relative to the inbox: data paths start there."""
+    known_data: tuple[str, ...] = ()
+    """Data folders of earlier runs, to hard-link files with the same content from."""
+    gpu_memory_bytes: int | None = None
+    """What a run may use on this box's card; None: unknown or no card."""
+
+
+class PrepareResult(_Message):
+    """What the rest of the run needs to know about its data and model."""
+
+    data: tuple[DataFile, ...] = ()
+    model: ModelFacts | None = None
+    train_rows: int = 0
+    """Rows trained on (sequences, when packed)."""
+    eval_rows: int = 0
+    left_out_rows: int = 0
+    """Rows longer than ``max_length``; never cut in silence."""
+    train_tokens: int = 0
+    """Tokens in one epoch, prompt included."""
+    learned_tokens: int = 0
+    """Tokens in one epoch that the loss counts."""
+    longest: int = 0
+    """Longest row kept, in tokens."""
+    max_length: int = 0
+    chat_template: str = ""
+    """``model's own`` or ``ChatML``, as the record tells it."""
+    total_steps: int = 0
+    """Optimizer steps of the whole run."""
+    shortfalls: tuple[str, ...] = ()
+    error: ErrorFacts | None = None
+
+
+class TrainPlan(StagePlan):
+    """One attempt."""
+
+    number: int
+    batch_plan: BatchPlan
+    total_steps: int
+    resume_from: str | None = None
+    """Name of a verified checkpoint under checkpoints/, or None for a start at step 0."""
+    gpu_memory_bytes: int | None = None
+    """Cap on this process's GPU memory; None: the whole card."""
+    seconds_left: float | None = None
+    """What is left of ``limits.hours``; the attempt ends itself then, with its best adapter."""
+    checkpoint_seconds: float = 600.0
+    """A checkpoint falls at least this often."""
+    probe: bool = True
+    """Try the worst batch before step 1."""
+
+
+class TrainResult(_Message):
+    """How an attempt ended."""
+
+    outcome: str
+    batch_plan: BatchPlan
+    """The plan at the end; smaller than the attempt's plan where the probe halved it."""
+    first_step: int | None = None
+    last_step: int = 0
+    """The last finished optimizer step that a durable checkpoint covers (or the run's last)."""
+    checkpoint: str | None = None
+    """The newest verified checkpoint's name."""
+    best_checkpoint: str | None = None
+    """The one with the lowest held-out loss; without held-out rows, the last."""
+    best_eval_loss: float | None = None
+    """Nats per token, weighted by token."""
+    peak_gpu_memory_bytes: int | None = None
+    """Allocator's reserved maximum plus the context."""
+    peak_gpu_allocated_bytes: int | None = None
+    metrics: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+    shortfalls: tuple[str, ...] = ()
+    error: ErrorFacts | None = None
+
+
+class ExportPlan(StagePlan):
+    """Make ``adapter/`` from a checkpoint."""
+
+    checkpoint: str
+    facts: dict[str, Any] = {}
+    """The run's record so far, for the model card."""
+
+
+class ExportResult(_Message):
+    """What was exported."""
+
+    files: dict[str, str] = {}
+    """sha256 by file name within adapter/."""
+    error: ErrorFacts | None = None
+
+
+class EvaluatePlan(StagePlan):
+    """Load ``adapter/`` as its user would, and measure it against the base model."""
+
+    gpu_memory_bytes: int | None = None
+    expected_eval_loss: float | None = None
+    """What the best checkpoint reached in training; the exported adapter must reach it again."""
+
+
+class EvaluateResult(_Message):
+    """Before and after."""
+
+    eval_loss_before: float | None = None
+    eval_loss_after: float | None = None
+    eval_tokens: int = 0
+    peak_gpu_memory_bytes: int | None = None
+    shortfalls: tuple[str, ...] = ()
+    error: ErrorFacts | None = None
+
+
+class StageFailure(_Message):
+    """The result of a stage that ended early with a reason."""
+
+    error: ErrorFacts
+
+
+M = TypeVar("M", bound=_Message)
+
+
+def write_message(path: Path, message: BaseModel) -> None:
+    """Write a plan or a result durably."""
+    write_json(path, message.model_dump(mode="json"))
+
+
+def read_message(path: Path, kind: type[M]) -> M:
+    """Read a plan or a result.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedError: it is not what it should be.
+    """
+    try:
+        return kind.model_validate(json.loads(path.read_bytes()))
+    except (ValueError, ValidationError, RecursionError) as error:
+        raise DamagedError(f"{path.parent.name}/{path.name} cannot be read") from error
