@@ -1,0 +1,47 @@
+# Every check is defined once, here; pre-commit and CI call these targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format lint types lock clean
+
+help:  ## What can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready  ## Prepare .venv with everything (no GPU needed)
+
+# torch comes first and by its pin alone; everything else is locked with hashes.
+$(VENV)/.ready: requirements.lock requirements-dev.lock pyproject.toml
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet $(TORCH)
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements.lock -r requirements-dev.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## Fine-tune a real small model on real data and compare it before and after
+	$(BIN)/runner demo
+
+test: setup  ## The ordinary tests
+	$(BIN)/python -m pytest
+
+check: lint types test  ## Everything CI wants
+
+format:  ## Format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup  ## Format and lint, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup  ## Strict types
+	$(BIN)/mypy
+
+lock:  ## Resolve the pins anew
+	.ci/lock
+
+clean:  ## Remove what setup made
+	rm -rf $(VENV)
