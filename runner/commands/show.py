@@ -1,0 +1,111 @@
+"""Turns one run's record into a page on the terminal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.commands.progress import read_progress
+from runner.commands.status import STYLES, facts_of
+from runner.commands.words import duration, memory, number, visible, visible_lines
+from runner.contract.layout import RunFolder
+from runner.contract.record import RunRecord, read_record
+from runner.contract.states import State
+
+
+def samples_of(run: RunFolder) -> list[dict[str, Any]]:
+    """Read the held-out questions answered before and after; none when there are none yet."""
+    try:
+        samples = json.loads((run.evaluation / "samples.json").read_bytes())
+    except (OSError, ValueError):
+        return []
+    return [s for s in samples if isinstance(s, dict)] if isinstance(samples, list) else []
+
+
+def print_samples(console: Console, run: RunFolder) -> None:
+    """Print the held-out questions with the answers before and after, and the reference."""
+    for place, sample in enumerate(samples_of(run), start=1):
+        console.print()
+        console.print(Text(f"{place}. {visible_lines(sample.get('question', ''))}", style="bold"))
+        answers = Table.grid(padding=(0, 2))
+        answers.add_column(style="dim", no_wrap=True)
+        answers.add_column()
+        for label in ("before", "after", "reference"):
+            answers.add_row(label, Text(visible_lines(sample.get(label, "")).strip()))
+        console.print(answers)
+
+
+def losses_of(record: RunRecord) -> str | None:
+    """Say the held-out loss before and after, where it was measured."""
+    before, after = (record.metrics.get(f"eval_loss_{when}") for when in ("before", "after"))
+    if not isinstance(after, int | float):
+        return None
+    return f"{number(before)} before → {number(after)} after (nats per token)"
+
+
+def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
+    facts: list[tuple[str, str]] = [("run", f"{record.job}/{record.run_id}")]
+    if record.waiting:
+        facts.append(("waiting", visible(record.waiting.reason)))
+    facts.append(
+        ("dropped", f"{visible(record.file_name)}, {record.created_at:%Y-%m-%d %H:%M:%S}Z")
+    )
+    if record.started_at and record.ended_at:
+        facts.append(("took", duration((record.ended_at - record.started_at).total_seconds())))
+    if record.model:
+        revision = f" @ {record.model.revision}" if record.model.revision else ""
+        facts.append(("model", visible(record.model.id) + revision))
+    facts += [("data", f"{visible(file.path)}: {file.rows:,} rows") for file in record.data]
+    if record.batch_plan:
+        facts.append(
+            ("batch", f"{record.batch_plan} (effective batch {record.effective_batch_size})")
+        )
+    if record.state is State.TRAINING:
+        progress = read_progress(run, record)
+        eta = duration(progress.eta_seconds)
+        facts.append(("progress", f"{progress.step}/{progress.total_steps} steps, ETA {eta}"))
+        facts.append(("now", facts_of(progress, None)))
+    if losses := losses_of(record):
+        facts.append(("held-out loss", losses))
+    return facts
+
+
+def show_run(run: RunFolder, *, samples: bool) -> None:
+    """Print a run.
+
+    Raises:
+        DamagedError: its record cannot be read.
+    """
+    record = read_record(run.record)
+    console = Console(highlight=False)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    grid.add_row("state", Text(record.state.value, style=STYLES.get(record.state, "cyan")))
+    for label, fact in _facts(run, record):
+        grid.add_row(label, Text(fact))
+    for attempt in record.attempts:
+        end = attempt.outcome or "running"
+        steps = f"steps {attempt.first_step or '–'} to {attempt.last_step or '–'}"
+        reason = f" – {visible(attempt.reason)}" if attempt.reason else ""
+        peak = attempt.peak_gpu_memory_bytes
+        used = f", peak {memory(peak)}" if peak else ""
+        grid.add_row(
+            f"attempt {attempt.number}", Text(f"{end}, {steps}, {attempt.batch_plan}{used}{reason}")
+        )
+    for shortfall in record.shortfalls:
+        grid.add_row("note", Text(visible(shortfall), style="yellow"))
+    if record.error:
+        grid.add_row("error", Text(visible_lines(record.error.message), style="red"))
+        if record.error.advice:
+            grid.add_row("advice", Text(visible_lines(record.error.advice)))
+    if run.adapter.is_dir():
+        grid.add_row("adapter", Text(str(run.adapter)))
+    grid.add_row("record", Text(str(run.record)))
+    console.print(grid, soft_wrap=False)
+    if samples:
+        print_samples(console, run)

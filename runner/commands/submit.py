@@ -1,0 +1,133 @@
+"""Turns a spec anywhere on this machine into one in the inbox, its data along with it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+from runner.commands.validate import read_file
+from runner.contract.durable import sync_folder, write_bytes
+from runner.contract.errors import DamagedError, RunnerError
+from runner.contract.layout import Outputs, RunFolder
+from runner.contract.record import RunRecord, now, read_record
+
+POLL_SECONDS = 0.5
+
+
+class SubmitError(RunnerError):
+    """The job could not be submitted."""
+
+    kind = "submit"
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two files have the same bytes."""
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as a, other.open("rb") as b:
+        while block := a.read(1 << 20):
+            if block != b.read(1 << 20):
+                return False
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy beside and rename: the daemon never sees half a data file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.parent / f".{target.name}.{secrets.token_hex(4)}.part"
+    try:
+        shutil.copyfile(source, beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.rename(target)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def bring_data(paths: list[str], source: Path, inbox: Path, *, replace: bool) -> list[str]:
+    """Copy the data that is not in the inbox yet, under the same relative paths.
+
+    Raises:
+        SubmitError: a file is nowhere, leaves the folder, or differs from one that is there.
+    """
+    brought = []
+    for path in paths:
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise SubmitError(f"{path!r} leaves the spec's folder")
+        here, there = source / path, inbox / path
+        if not here.is_file():
+            if there.is_file():
+                continue
+            raise SubmitError(
+                f"there is no {path!r} beside the spec or in the inbox",
+                advice="Paths are relative to the spec's folder.",
+            )
+        if there.is_file() and (here.samefile(there) or _same(here, there)):
+            continue
+        if there.exists() and not replace:
+            raise SubmitError(
+                f"the inbox has another {path!r} already",
+                advice="Give the file another name, or submit with --replace-data.",
+            )
+        _copy(here, there)
+        brought.append(path)
+    return brought
+
+
+def submit(spec_file: Path, inbox: Path, *, replace: bool = False) -> tuple[Path, list[str]]:
+    """Check a spec, bring its data and drop it; give where it was dropped and the data copied.
+
+    Raises:
+        SpecError: the spec cannot be used.
+        SubmitError: data is missing or differs, or a spec of that name still waits.
+    """
+    spec = read_file(spec_file)
+    if not inbox.is_dir():
+        raise SubmitError(
+            f"there is no inbox at {inbox}",
+            advice="Start `runner watch` first, or name the inbox with --jobs-dir.",
+        )
+    target = inbox / spec_file.name
+    if target.exists() and not target.samefile(spec_file):
+        raise SubmitError(
+            f"{spec_file.name} waits in the inbox already",
+            advice="Is `runner watch` running? Otherwise rename the spec and submit it again.",
+        )
+    wanted = [*spec.data, *(spec.eval_data or [])]
+    brought = bring_data(wanted, spec_file.absolute().parent, inbox, replace=replace)
+    if not target.exists():
+        write_bytes(target, spec_file.read_bytes(), mode=0o664)
+    return target, brought
+
+
+def newest_run_of(outputs: Outputs, file_name: str, since: float) -> RunFolder | None:
+    """Find the run that a spec dropped after ``since`` (seconds since 1970) became."""
+    for run in reversed(outputs.runs()):
+        try:
+            record = read_record(run.record)
+        except (OSError, DamagedError):
+            continue
+        if record.file_name == file_name and record.created_at.timestamp() >= since:
+            return run
+    return None
+
+
+def wait_until_over(outputs: Outputs, file_name: str, since: float) -> tuple[RunFolder, RunRecord]:
+    """Wait for a dropped spec's run to be claimed and to end."""
+    run = None
+    while True:
+        run = run or newest_run_of(outputs, file_name, since)
+        if run:
+            record = read_record(run.record)
+            if record.state.is_final:
+                return run, record
+        time.sleep(POLL_SECONDS)
+
+
+def clock() -> float:
+    """Give the time that a claim right after is surely not older than (records hold ms)."""
+    return now().timestamp() - 0.001

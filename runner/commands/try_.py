@@ -1,0 +1,106 @@
+"""Turns questions at the terminal into the base model's and the adapter's answers, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from runner.commands.words import visible_lines
+from runner.contract.errors import RunnerError
+from runner.contract.layout import Outputs, RunFolder
+from runner.contract.models import find_model
+from runner.contract.read_spec import read_spec
+from runner.daemon.lock import Lock
+from runner.training.chat import SideBySide
+from runner.training.model import find_machine
+
+
+def _questions(console: Console, given: tuple[str, ...]) -> Iterator[str]:
+    """Give the questions of the command line, or else those that are typed."""
+    if given:
+        yield from given
+        return
+    console.print(Text("Ask; an empty line ends it.", style="dim"))
+    while True:
+        try:
+            question = console.input("[bold]> [/bold]").strip()
+        except EOFError:
+            return
+        if not question:
+            return
+        yield question
+
+
+def try_run(
+    outputs: Outputs,
+    run: RunFolder,
+    models_dir: Path,
+    *,
+    questions: tuple[str, ...],
+    device: str,
+    max_new_tokens: int,
+    as_json: bool,
+) -> None:
+    """Answer each question twice.
+
+    Raises:
+        RunnerError: the run has no adapter (yet), or the GPU is in use.
+    """
+    if not (run.adapter / "adapter_config.json").is_file():
+        raise RunnerError(
+            f"{run.job}/{run.run_id} has no adapter",
+            advice=f"`runner show {run.job}` tells where it stands.",
+        )
+    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    console = Console(highlight=False, stderr=as_json)
+    machine = find_machine(device)
+    outputs.private.mkdir(parents=True, exist_ok=True)
+    lease = Lock.take(outputs.gpu_lease, what="the GPU") if machine.on_gpu else None
+    try:
+        with console.status("Loading the model …"):
+            pair = SideBySide(find_model(models_dir, spec.model), run.adapter, spec, machine)
+        histories = {False: pair.start(), True: pair.start()}
+        answered = []
+        for question in _questions(console, questions):
+            answers = {}
+            # Questions of the command line stand alone; typed ones go on with the conversation.
+            if questions:
+                histories = {False: pair.start(), True: pair.start()}
+            with console.status("Answering …"):
+                for tuned, history in histories.items():
+                    history.append({"role": "user", "content": question})
+                    answer = pair.answer(history, tuned=tuned, max_new_tokens=max_new_tokens)
+                    history.append({"role": "assistant", "content": answer})
+                    answers[tuned] = answer
+            answered.append(
+                {"question": question, "base": answers[False], "adapter": answers[True]}
+            )
+            if as_json:
+                continue
+            width = console.width // 2 - 1
+            if questions:
+                console.print(Text(f"> {visible_lines(question)}", style="bold"))
+            console.print(
+                Columns(
+                    [
+                        Panel(Text(visible_lines(answers[False])), title="base", width=width),
+                        Panel(
+                            Text(visible_lines(answers[True])),
+                            title="with the adapter",
+                            width=width,
+                            border_style="green",
+                        ),
+                    ]
+                )
+            )
+        if as_json:
+            print(json.dumps(answered, indent=2, ensure_ascii=False))
+    finally:
+        if lease:
+            lease.release()

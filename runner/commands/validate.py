@@ -1,0 +1,94 @@
+"""Turns a spec file on disk into its problems, before anybody drops it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.contract.beneath import Folder
+from runner.contract.errors import InputError, Problem, SpecError, UnsafePathError
+from runner.contract.models import find_model
+from runner.contract.read_spec import read_spec
+from runner.contract.spec import JobSpec
+
+SPEC_BYTES = 1024 * 1024  # more than read_spec accepts; it then says what the limit is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validated:
+    """A spec file and what is wrong with it."""
+
+    path: Path
+    spec: JobSpec | None
+    problems: tuple[Problem, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the same to a script."""
+        return {
+            "file": str(self.path),
+            "ok": not self.problems,
+            "problems": [asdict(problem) for problem in self.problems],
+            "spec": self.spec.model_dump(mode="json") if self.spec else None,
+        }
+
+
+def missing_data(paths: list[str], folder: Path, shown_as: str) -> list[Problem]:
+    """Find the data files that are not there, or that the runner would refuse to open."""
+    problems = []
+    with Folder.open(folder) as root:
+        for path in paths:
+            try:
+                found = root.stat(path)
+            except UnsafePathError as error:
+                problems.append(
+                    Problem(message=error.message, file=shown_as, field="data", hint=error.advice)
+                )
+            except OSError:
+                problems.append(
+                    Problem(
+                        message=f"there is no {path!r} beside the spec",
+                        file=shown_as,
+                        field="data",
+                        hint="Copy it there first; paths are relative to the spec's folder.",
+                    )
+                )
+            else:
+                if found.st_size == 0:
+                    problems.append(
+                        Problem(message=f"{path!r} is empty", file=shown_as, field="data")
+                    )
+    return problems
+
+
+def read_file(path: Path) -> JobSpec:
+    """Read a spec from a file.
+
+    Raises:
+        SpecError: it cannot be used; every problem at once.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(SPEC_BYTES + 1)
+    except OSError as error:
+        raise SpecError(
+            [Problem(message=f"cannot be read: {error.strerror}", file=str(path))]
+        ) from error
+    return read_spec(content, file_name=path.name)
+
+
+def validate(path: Path, models_dir: Path, *, inputs: bool = True) -> Validated:
+    """Check a spec, and with ``inputs`` that its model and data are on this box."""
+    try:
+        spec = read_file(path)
+    except SpecError as error:
+        return Validated(path=path, spec=None, problems=error.problems)
+    problems: list[Problem] = []
+    if inputs:
+        wanted = [*spec.data, *(spec.eval_data or [])]
+        problems += missing_data(wanted, path.absolute().parent, path.name)
+        try:
+            find_model(models_dir, spec.model)
+        except InputError as error:
+            problems += error.problems
+    return Validated(path=path, spec=spec, problems=tuple(problems))

@@ -1,0 +1,44 @@
+"""Turns bytes, seconds and untrusted text into what a person reads on a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+GIB = 1024**3  # bytes
+
+
+def visible(text: object) -> str:
+    """Show control, bidirectional and other invisible characters escaped; a terminal obeys none."""
+    return "".join(
+        character
+        if unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+        else character.encode("unicode_escape").decode()
+        for character in str(text)
+    )
+
+
+def visible_lines(text: object) -> str:
+    """Do the same to text of several lines, keeping the line breaks."""
+    return "\n".join(visible(line.removesuffix("\r")) for line in str(text).split("\n"))
+
+
+def duration(seconds: float | None) -> str:
+    """Say a duration: ``42 s``, ``3 min 20 s``, ``2 h 05 min``; ``?`` when it is not known."""
+    if seconds is None:
+        return "?"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def memory(size: int | None) -> str:
+    """Say a number of bytes in GiB; ``–`` when there is none."""
+    return "–" if not size else f"{size / GIB:.1f} GiB"
+
+
+def number(value: object, pattern: str = ".4f") -> str:
+    """Say a measured number; ``–`` when there is none."""
+    return format(value, pattern) if isinstance(value, int | float) else "–"

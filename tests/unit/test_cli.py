@@ -1,0 +1,372 @@
+"""The commands, on real files and in real processes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from runner import cli
+from runner.commands.demo import daemon_is_running
+from runner.commands.logs import human
+from runner.commands.progress import progress_of, read_tail, seconds_left
+from runner.commands.status import read_overview
+from runner.commands.submit import clock, newest_run_of
+from runner.commands.words import duration, visible
+from runner.contract.batch import BatchPlan
+from runner.contract.layout import Outputs, RunFolder
+from runner.contract.record import Attempt, ErrorFacts, RunRecord, write_record
+from runner.contract.states import State
+
+START = datetime(2026, 11, 23, 22, 10, 5, tzinfo=UTC)
+SPEC = b"model: tiny\ndata: rows.jsonl\n"
+
+
+def make_run(outputs: Path, job: str, number: int, state: State, **facts) -> RunFolder:
+    """Write a run folder as the daemon does."""
+    run = Outputs(outputs).run(job, f"20261123T2210{number:02d}Z-k3f9")
+    run.root.mkdir(parents=True)
+    record = RunRecord(
+        job=job,
+        run_id=run.run_id,
+        state=state,
+        file_name=f"{job}.yaml",
+        sequence=number,
+        created_at=START + timedelta(seconds=number),
+        spec_sha256="0" * 64,
+        **facts,
+    )
+    write_record(run.record, record)
+    return run
+
+
+@pytest.fixture
+def training(tmp_path):
+    """A run in the middle of its training, two seconds a step."""
+    plan = BatchPlan(per_device_batch_size=8, gradient_accumulation_steps=2)
+    run = make_run(
+        tmp_path / "outputs",
+        "contracts",
+        1,
+        State.TRAINING,
+        batch_plan=plan,
+        effective_batch_size=16,
+        total_steps=20,
+        attempts=(Attempt(number=1, batch_plan=plan, started_at=START),),
+    )
+    run.attempt(1).mkdir(parents=True)
+    lines = [
+        {
+            "step": step,
+            "loss": 3.0 - step / 10,
+            "tokens_per_second": 512.0,
+            "gpu_memory_bytes": 5 * 1024**3,
+            "time": (START + timedelta(seconds=2 * step)).isoformat(),
+        }
+        for step in range(1, 6)
+    ]
+    lines.insert(3, {"step": 3, "eval_loss": 2.75, "time": START.isoformat()})
+    text = "\n".join(json.dumps(line) for line in lines)
+    (run.attempt(1) / "metrics.jsonl").write_text(text + '\n{"step": 6, "lo')
+    return run
+
+
+def call(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Run a command in this process."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+COMMANDS = [
+    "watch", "submit", "validate", "preview", "schema", "status", "show", "logs", "cancel", "try",
+    "fetch", "demo",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_text_carries_an_example(capsys, command):
+    """A person who asks for help sees a line to copy."""
+    status, out, _ = call(capsys, command, "--help")
+    assert status == 0
+    assert re.search(rf"Example:\n +runner {command}", out)
+
+
+def test_commands_that_only_read_never_import_torch(training, tmp_path):
+    """Status, show, logs, schema and watch's help load neither torch nor its family."""
+    outputs = str(training.root.parent.parent)
+    calls = [
+        ["status", "--outputs-dir", outputs],
+        ["show", "contracts", "--outputs-dir", outputs],
+        ["schema"],
+        ["watch", "--help"],
+    ]
+    script = (
+        "import sys\nfrom runner import cli\n"
+        f"for words in {calls!r}:\n"
+        "    try: cli.main(words)\n"
+        "    except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_status_tells_progress_loss_speed_memory_and_eta(capsys, training):
+    """The running job's bar comes with all the figures; a line half written is left out."""
+    outputs = str(training.root.parent.parent)
+    status, out, _ = call(capsys, "status", "--outputs-dir", outputs)
+    assert status == 0
+    for part in ("contracts", "5/20 steps", "25%", "ETA", "loss 2.5", "512 tokens/s", "5.0 GiB"):
+        assert part in out
+    _, out, _ = call(capsys, "status", "--json", "--outputs-dir", outputs)
+    (running,) = json.loads(out)["running"]
+    assert running["progress"]["step"] == 5
+    assert running["progress"]["eval_loss"] == 2.75
+
+
+def test_eta_is_the_median_step_times_the_steps_left():
+    """One slow step (an evaluation between) does not spoil the forecast."""
+    times = [0, 2, 4, 6, 30, 32]
+    steps = [{"step": n, "loss": 1.0, "time": float(t)} for n, t in enumerate(times, start=1)]
+    assert seconds_left(steps, 16, clock=32.0) == pytest.approx(20.0)
+    assert seconds_left(steps, 16, clock=33.0) == pytest.approx(19.0)
+    assert seconds_left(steps, 6, clock=1e9) == 0.0
+    assert seconds_left(steps[:1], 16, clock=32.0) is None
+
+
+def test_status_orders_the_queue_by_priority_then_claim(tmp_path):
+    """The queue is shown in the order in which it will be worked off."""
+    outputs = tmp_path / "outputs"
+    make_run(outputs, "late", 3, State.QUEUED)
+    make_run(outputs, "early", 1, State.PREPARING)
+    make_run(outputs, "urgent", 2, State.QUEUED, priority=5)
+    assert [s.record.job for s in read_overview(Outputs(outputs)).queue] == [
+        "urgent",
+        "early",
+        "late",
+    ]
+
+
+def test_status_names_a_damaged_record(capsys, tmp_path):
+    """A record that cannot be read is told, and the others are still shown."""
+    outputs = tmp_path / "outputs"
+    make_run(outputs, "good", 1, State.SUCCEEDED)
+    bad = make_run(outputs, "bad", 2, State.SUCCEEDED)
+    bad.record.write_text("{")
+    _, out, _ = call(capsys, "status", "--outputs-dir", str(outputs))
+    assert "good" in out
+    assert f"bad/{bad.run_id}: its record cannot be read" in out
+
+
+def test_status_of_a_box_that_never_ran_is_empty(capsys, tmp_path):
+    """No outputs folder is no error."""
+    status, out, _ = call(capsys, "status", "--outputs-dir", str(tmp_path / "none"))
+    assert (status, out.strip()) == (0, "Nothing is training.")
+
+
+def test_show_tells_error_and_advice_with_control_characters_escaped(capsys, tmp_path):
+    """What came from a shared folder cannot drive the terminal."""
+    error = ErrorFacts(kind="bad_data", message="no \x1b[2Jfile\u202e", advice="copy it")
+    make_run(tmp_path, "job", 1, State.REJECTED, error=error)
+    _, out, _ = call(capsys, "show", "job", "--outputs-dir", str(tmp_path))
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert "no \\x1b[2Jfile\\u202e" in out
+    assert "copy it" in out
+
+
+def test_show_finds_a_run_by_job_id_or_its_end(capsys, tmp_path):
+    """A job's name means its newest run; an unknown one is answered with what there is."""
+    make_run(tmp_path, "job", 1, State.SUCCEEDED)
+    newest = make_run(tmp_path, "job", 2, State.SUCCEEDED)
+    for name in ("job", newest.run_id, newest.run_id[9:], f"job/{newest.run_id}"):
+        _, out, _ = call(capsys, "show", name, "--json", "--outputs-dir", str(tmp_path))
+        assert json.loads(out)["run_id"] == newest.run_id
+    status, _, err = call(capsys, "show", "k3f9", "--outputs-dir", str(tmp_path))
+    assert (status, "fits 2 runs" in err) == (1, True)
+    status, _, err = call(capsys, "show", "nothing", "--outputs-dir", str(tmp_path))
+    assert (status, "Jobs with runs here: job" in err) == (1, True)
+
+
+def test_logs_follow_ends_with_the_run(tmp_path):
+    """`logs -f` prints what comes while the run is under way, and leaves when it has ended."""
+    run = make_run(tmp_path, "job", 1, State.TRAINING)
+    run.log.write_text('{"time": "t1", "level": "info", "event": "claimed", "place": 1}\n')
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "runner.cli", "logs", "job", "-f", "--outputs-dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "t1 claimed place=1\n"
+    with run.log.open("a") as file:
+        file.write('{"time": "t2", "level": "error", "event": "failed"}\n')
+    record = RunRecord.model_validate(json.loads(run.record.read_text()))
+    write_record(run.record, record.but(state=State.FAILED))
+    out, _ = follower.communicate(timeout=30)
+    assert (out, follower.returncode) == ("t2 error: failed\n", 0)
+
+
+def test_logs_of_a_stage(capsys, tmp_path):
+    """A stage's own log is shown, the newest attempt's for train; a wrong name is refused."""
+    run = make_run(tmp_path, "job", 1, State.FAILED)
+    for number in (1, 2):
+        run.attempt(number).mkdir(parents=True)
+        (run.attempt(number) / "train.log").write_text(f"attempt {number}\x07\n")
+    words = ["logs", "job", "--outputs-dir", str(tmp_path), "--stage"]
+    assert call(capsys, *words, "train")[:2] == (0, "attempt 2\\x07\n")
+    assert call(capsys, *words, "prepare")[0] == 1
+    assert call(capsys, *words, "nonsense")[0] == 2
+
+
+def test_submit_brings_the_data_along(capsys, tmp_path):
+    """Spec and data arrive whole in the inbox; other data of the same name is never replaced."""
+    home, inbox = tmp_path / "home", tmp_path / "jobs"
+    home.mkdir()
+    inbox.mkdir()
+    (home / "job.yaml").write_bytes(SPEC)
+    (home / "rows.jsonl").write_text("{}\n")
+    words = ["submit", str(home / "job.yaml"), "--jobs-dir", str(inbox), "--json"]
+    status, out, _ = call(capsys, *words)
+    assert (status, json.loads(out)["data_copied"]) == (0, ["rows.jsonl"])
+    assert sorted(p.name for p in inbox.iterdir()) == ["job.yaml", "rows.jsonl"]
+    assert (inbox / "job.yaml").read_bytes() == SPEC
+    assert call(capsys, *words)[0] == 1  # it still waits
+    (inbox / "job.yaml").unlink()
+    (home / "rows.jsonl").write_text("{} \n")
+    status, _, err = call(capsys, *words)
+    assert (status, "--replace-data" in err) == (1, True)
+    assert not (inbox / "job.yaml").exists()
+    assert call(capsys, *words, "--replace-data")[0] == 0
+    assert (inbox / "rows.jsonl").read_text() == "{} \n"
+
+
+def test_submit_refuses_a_bad_spec_and_a_missing_inbox(capsys, tmp_path):
+    """Nothing is dropped that would be rejected."""
+    spec = tmp_path / "job.yaml"
+    spec.write_text("model: tiny\ndata: rows.jsonl\nlearning_rat: 1\n")
+    inbox = tmp_path / "jobs"
+    inbox.mkdir()
+    status, _, err = call(capsys, "submit", str(spec), "--jobs-dir", str(inbox))
+    assert (status, "learning_rat" in err) == (1, True)
+    assert list(inbox.iterdir()) == []
+    spec.write_bytes(SPEC)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    assert call(capsys, "submit", str(spec), "--jobs-dir", str(tmp_path / "none"))[0] == 1
+
+
+def test_a_submitted_run_is_found_by_name_and_time(tmp_path):
+    """`submit --wait` follows the run of this drop, not of an earlier one."""
+    since = clock()
+    make_run(tmp_path, "job", 1, State.SUCCEEDED)
+    outputs = Outputs(tmp_path)
+    assert newest_run_of(outputs, "job.yaml", since) is None
+    assert newest_run_of(outputs, "job.yaml", START.timestamp()) is not None
+    assert newest_run_of(outputs, "other.yaml", START.timestamp()) is None
+
+
+def test_validate_names_every_problem_with_its_line(capsys, tmp_path):
+    """Spec, missing model and missing data: all told, exit 1, JSON for scripts."""
+    spec = tmp_path / "job.yaml"
+    spec.write_text("model: tiny\ndata: rows.jsonl\nmethd: lora\n")
+    status, out, _ = call(capsys, "validate", str(spec), "--json")
+    (answer,) = json.loads(out)
+    assert (status, answer["ok"]) == (1, False)
+    assert any(problem["line"] == 3 for problem in answer["problems"])
+    spec.write_bytes(SPEC)
+    status, out, _ = call(capsys, "validate", str(spec), "--models-dir", str(tmp_path))
+    assert status == 1
+    assert "rows.jsonl" in out
+    assert "tiny" in out
+    assert call(capsys, "validate", str(spec), "--spec-only")[0] == 0
+
+
+def test_schema_is_json(capsys):
+    """Editors get every field."""
+    _, out, _ = call(capsys, "schema")
+    assert {"model", "data", "training", "limits"} <= set(json.loads(out)["properties"])
+
+
+def test_cancel_leaves_a_request(capsys, tmp_path):
+    """Cancel writes no record: it asks the daemon; a run that has ended is not asked about."""
+    run = make_run(tmp_path, "job", 1, State.TRAINING)
+    before = run.record.read_bytes()
+    assert call(capsys, "cancel", "job", "--outputs-dir", str(tmp_path))[0] == 0
+    (request,) = Outputs(tmp_path).requests.iterdir()
+    assert run.run_id in request.read_text()
+    assert run.record.read_bytes() == before
+    make_run(tmp_path, "job", 2, State.SUCCEEDED)
+    assert call(capsys, "cancel", "job", "--outputs-dir", str(tmp_path))[0] == 1
+
+
+def test_fetch_refuses_what_is_no_hub_id(capsys, tmp_path):
+    """A name that climbs out of models/ never reaches the hub's client."""
+    for name in ("../x", "a/../../b", "model", "a/b/c"):
+        status, _, err = call(capsys, "fetch", name, "--models-dir", str(tmp_path))
+        assert (status, "is no hub id" in err) == (1, True)
+
+
+def test_a_running_daemon_is_noticed_by_its_lock(tmp_path):
+    """The lock decides, not the file: a daemon that died does not count."""
+    outputs = Outputs(tmp_path)
+    assert not daemon_is_running(outputs)
+    outputs.private.mkdir()
+    script = (
+        "import fcntl, os, sys\n"
+        f"d = os.open({str(outputs.lock)!r}, os.O_RDWR | os.O_CREAT)\n"
+        "fcntl.flock(d, fcntl.LOCK_EX)\nprint('held', flush=True)\nsys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert daemon_is_running(outputs)
+    assert not daemon_is_running(outputs)
+
+
+def test_words_for_people():
+    """Durations read as people say them; what is no JSON event is shown as it is."""
+    assert [duration(s) for s in (None, 0.4, 59.6, 200, 7500)] == [
+        "?",
+        "0 s",
+        "1 min 00 s",
+        "3 min 20 s",
+        "2 h 05 min",
+    ]
+    assert visible("a\u200bb\tß") == "a\\u200bb\\tß"
+    assert human("plain\x1b") == "plain\\x1b"
+
+
+def test_the_tail_of_a_long_metrics_file_is_whole_lines(tmp_path):
+    """A status of a run with a million steps reads only the end of its metrics."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {n}, "loss": 1.0}}\n' for n in range(10_000)))
+    lines = read_tail(path, limit=1000)
+    assert lines[-1]["step"] == 9999
+    assert len(lines) < 40
+    record = RunRecord.model_validate(
+        {
+            "job": "j", "run_id": "r", "state": "training", "file_name": "j.yaml",
+            "created_at": START, "spec_sha256": "", "total_steps": 20_000,
+        }
+    )  # fmt: skip
+    assert progress_of(lines, record).share == pytest.approx(0.5, abs=0.001)
+
+
+def test_help_is_quick_and_status_is_small():
+    """The command line itself stays light: the daemon's idle size begins here."""
+    script = (
+        "import resource, runner.cli\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, env=os.environ
+    )
+    assert int(run.stdout) < 60 * 1024  # KiB
