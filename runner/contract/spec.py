@@ -6,7 +6,7 @@ numbers and mends, is contract/read_spec.py's work. Field names follow Hugging F
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -55,7 +55,7 @@ class Training(_Section):
         "cosine", description="How the learning rate falls after the warm-up."
     )
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps that warm up.")
-    max_length: int | Literal["auto"] = Field(
+    max_length: Annotated[int, Field(ge=16, le=1_048_576)] | Literal["auto"] = Field(
         "auto", description="Longest row in tokens; 'auto' covers the longest row that fits."
     )
     weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW weight decay.")

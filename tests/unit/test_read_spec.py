@@ -1,0 +1,405 @@
+"""Untrusted bytes become a spec or every problem they have, and nothing else."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from runner.contract.errors import Problem, SpecError
+from runner.contract.read_spec import SPEC_LIMIT_BYTES, is_json_spec, read_spec
+from runner.contract.spec import JobSpec
+from runner.contract.spec_schema import schema, schema_text
+
+EXAMPLES = Path(__file__).parents[2] / "jobs" / "examples"
+TWO = "model: m\ndata: d.jsonl\n"
+
+
+def read(text: str, name: str = "contracts.yaml") -> JobSpec:
+    """Read text that must be a spec."""
+    return read_spec(text.encode(), file_name=name)
+
+
+def problems(text: str | bytes, name: str = "contracts.yaml") -> tuple[Problem, ...]:
+    """Give what is wrong with text that must not be a spec."""
+    with pytest.raises(SpecError) as caught:
+        read_spec(text if isinstance(text, bytes) else text.encode(), file_name=name)
+    assert all(p.file == name for p in caught.value.problems)
+    return caught.value.problems
+
+
+def only(text: str | bytes, name: str = "contracts.yaml") -> Problem:
+    """Give the one thing that is wrong."""
+    found = problems(text, name)
+    assert len(found) == 1, [str(p) for p in found]
+    return found[0]
+
+
+def test_two_fields_are_enough():
+    """Model and data make a job; its name is the file's, its other fields have defaults."""
+    spec = read(TWO, "My Contracts.yaml")
+    assert (spec.model, spec.data, spec.name) == ("m", ["d.jsonl"], "my-contracts")
+    assert spec.training.learning_rate == 2e-4
+    assert spec.effective_batch_size == 16
+
+
+def test_a_claimed_files_name_gives_the_same_job_name():
+    """The run id that a claim adds is no part of the job's name."""
+    assert read(TWO, "contracts--20261123T221005Z-k3f9.yaml").name == "contracts"
+
+
+def test_numbers_are_read_as_people_write_them():
+    """YAML 1.1 and 1.2 disagree on these; the runner does not care."""
+    spec = read(
+        TWO
+        + "eval_split: 10%\nlora: {r: 8.0, alpha: '16'}\n"
+        + "training: {learning_rate: 1e-4, max_length: 1_024, max_steps: 1e3, weight_decay: .1}\n"
+        + "limits: {hours: 90min, gpu_memory_gib: 24 GiB, disk_gib: 512MiB}\n"
+    )
+    assert spec.eval_split == 0.1
+    assert (spec.lora.r, spec.lora.alpha) == (8, 16)
+    assert spec.training.learning_rate == 1e-4
+    assert (spec.training.max_length, spec.training.max_steps) == (1024, 1000)
+    assert spec.training.weight_decay == 0.1
+    assert (spec.limits.hours, spec.limits.gpu_memory_gib, spec.limits.disk_gib) == (1.5, 24, 0.5)
+
+
+@pytest.mark.parametrize(("text", "hours"), [("8h", 8), ("8", 8), ("1h30m", 1.5), ("2 days", 48)])
+def test_hours_have_units(text, hours):
+    """A time limit may be written as people say it."""
+    assert read(f"{TWO}limits: {{hours: {text}}}").limits.hours == hours
+
+
+@pytest.mark.parametrize("text", ["1,000", "0x10", "nan", "inf", "1e999", "true", "ten", "9" * 50])
+def test_what_is_not_surely_a_number_is_asked_about(text):
+    """Nothing is guessed."""
+    problem = only(f"{TWO}lora:\n  r: '{text}'\n")
+    assert (problem.line, problem.field) == (4, "lora.r")
+    assert problem.found is not None
+    assert problem.allowed == "a whole number from 1 to 512"
+
+
+def test_words_stay_words():
+    """A name of digits, or a note that says yes, is text."""
+    spec = read(TWO + "name: 2024\nnotes: yes\ntraining: {packing: Yes}\n")
+    assert (spec.name, spec.notes, spec.training.packing) == ("2024", "yes", True)
+
+
+def test_empty_fields_take_their_defaults():
+    """A block whose lines are all commented out is not a mistake."""
+    spec = read(TWO + "training:\n  # epochs: 3\nlora: ~\nnotes:\n")
+    assert spec == read(TWO)
+
+
+def test_all_problems_are_told_at_once_with_their_lines():
+    """One round of mending is enough."""
+    found = problems(
+        "modle: m\ndata: /etc/passwd\nmethod: qlroa\nlora:\n  r: 0\n  dropout: x\n"
+        "training:\n  learning_rate: 7\n  epochs: 1\n  max_steps: 2\n"
+    )
+    assert [(p.line, p.field) for p in found] == [
+        (None, "model"),
+        (1, "modle"),
+        (2, "data"),
+        (3, "method"),
+        (5, "lora.r"),
+        (6, "lora.dropout"),
+        (8, "training.learning_rate"),
+        (10, "training.max_steps"),
+    ]
+    by_field = {p.field: p for p in found}
+    assert by_field["modle"].hint == "did you mean model?"
+    assert by_field["method"].hint == "did you mean qlora?"
+    assert by_field["method"].found == "qlroa"
+    assert by_field["lora.r"].message == "is too small"
+    assert by_field["training.learning_rate"].allowed == "a number above 0, at most 1"
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("learning_rate: 1e-4", "it belongs under training:"),
+        ("lora_alpha: 3", "did you mean alpha? it belongs under lora:"),
+        ("num_train_epochs: 3", "did you mean epochs? it belongs under training:"),
+        ("Format: auto", "did you mean format?"),
+        ("eval-split: 0.1", "did you mean eval_split?"),
+        ("format: chatml", "did you mean messages?"),
+    ],
+)
+def test_other_tools_names_lead_to_ours(line, hint):
+    """Who knows another trainer is told the word here."""
+    assert only(TWO + line + "\n").hint == hint
+
+
+def test_double_keys_are_refused_with_both_lines():
+    """Which of the two was meant cannot be known."""
+    problem = only(TWO + "priority: 1\npriority: 2\n")
+    assert "line 3" in problem.message
+    assert "line 4" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ("{epochs: 1, max_steps: 5}", "both say when to end"),
+        ("{batch_size: 4, gradient_accumulation: 4, effective_batch_size: 8}", "is 16, not 8"),
+        ("{batch_size: 3, effective_batch_size: 16}", "cannot be cut by batch_size 3"),
+        ("{gradient_accumulation: 5}", "cannot be cut by gradient_accumulation 5"),
+    ],
+)
+def test_contradictions_in_training_are_named(training, words):
+    """Fields that are each right and together wrong are a problem, not a silent choice."""
+    assert words in only(f"{TWO}training: {training}\n").message
+
+
+def test_held_out_rows_come_from_one_place():
+    """A file, or a share of the rows; and never rows that are trained on."""
+    assert only(TWO + "eval_data: e.jsonl\neval_split: 0.1\n").field == "eval_split"
+    assert "held out at once" in only(TWO + "eval_data: ./d.jsonl\n").message
+    assert read(TWO + "eval_data: e.jsonl\n").eval_data == ["e.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "../secret.jsonl",
+        "data/../../x",
+        "data\\x.jsonl",
+        "C:/data.jsonl",
+        "\\\\server\\share\\x",
+        "https://example.org/x",
+        "~/x",
+        "queued/x.jsonl",
+        "Done/x.jsonl",
+        "./examples/x.jsonl",
+        "data/*.jsonl",
+        ".",
+        "",
+    ],
+)
+def test_data_outside_the_shared_folder_is_refused(path):
+    """Whatever the text alone gives away is refused before any file is opened."""
+    quoted = json.dumps(path)
+    assert only(f"model: m\ndata: {quoted}\n").line == 2
+    assert only(f"model: m\ndata:\n  - ok.jsonl\n  - {quoted}\n").line == 4
+
+
+@pytest.mark.parametrize(
+    "model", ["/models/x", "../x", "a/../b", "a/b/c", "https://x/y", "a\\b", ".hidden", "models/x"]
+)
+def test_models_are_named_not_pointed_at(model):
+    """A model is a hub id or a name under models/."""
+    assert only(f"model: {json.dumps(model)}\ndata: d\n").field == "model"
+
+
+@pytest.mark.parametrize("escape", ["\\0", "\\e[31m", "\\u202e", "\\n"])
+def test_control_characters_are_refused_and_shown_escaped(escape):
+    """What could deceive a reader's eye or terminal never reaches it."""
+    problem = only(f'{TWO}name: "a{escape}b"\n')
+    assert str(problem).replace("\n    ", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("notes: &a x\n", "anchor"),
+        ("notes: *a\n", "alias"),
+        ("notes: !!python/object/apply:os.system [id]\n", "tag"),
+        ("notes: !x y\n", "tag"),
+        ("---\nmodel: x\n", "second document"),
+        ("notes: " + "[" * 2000 + "\n", "nested too deeply"),
+    ],
+)
+def test_what_yaml_can_and_a_spec_need_not_is_refused(text, words):
+    """No code, no bombs, no second spec."""
+    assert any(words in p.message for p in problems(TWO + text))
+
+
+def test_an_alias_bomb_ends_at_once():
+    """Nine levels of nine would be a thousand million entries."""
+    bomb = "a: &a [x,x,x]\n" + "".join(
+        f"{c}: &{c} [{','.join([f'*{p}'] * 9)}]\n"
+        for p, c in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    start = time.perf_counter()
+    assert problems(bomb)
+    assert time.perf_counter() - start < 5  # seconds
+
+
+def test_too_large_is_refused_without_reading():
+    """A data file that was named .yaml by mistake is answered as what it is."""
+    assert "too large" in only(b"model: m\n" + b"#" * SPEC_LIMIT_BYTES).message
+
+
+@pytest.mark.parametrize("text", ["[", "{", "- ", "? ", "a: ", "'", "&a ", "!", "-\n ", '"\\', "%"])
+def test_hostile_files_end_soon(text):
+    """64 KiB of any one sign are answered in seconds and end as a spec's problem."""
+    start = time.perf_counter()
+    assert problems((text * SPEC_LIMIT_BYTES)[:SPEC_LIMIT_BYTES])
+    assert time.perf_counter() - start < 15  # seconds, on a busy machine
+
+
+def test_many_problems_are_counted_rather_than_listed():
+    """An answer stays short enough to be read."""
+    found = problems("".join(f"k{i}: 1\n" for i in range(500)))
+    assert len(found) == 41
+    assert "more problems" in found[-1].message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + TWO.replace("\n", "\r\n").encode(),
+        TWO.encode("utf-16"),
+        TWO.replace("\n", "\r").encode(),
+        b'{"model":"m","data":"d.jsonl"}',
+        b'{\r\n\t"model": "m",\r\n\t"data": ["d.jsonl"]\r\n}\r\n',
+        b"---\nmodel: m\ndata: [d.jsonl]\n...\n",
+    ],
+)
+def test_what_windows_editors_and_scripts_write_is_read(content):
+    """Byte-order marks, CRLF, UTF-16 and JSON with tabs mean the same spec."""
+    assert read_spec(content, file_name="contracts.yaml") == read(TWO)
+
+
+def test_json_keeps_its_escapes_and_lines():
+    """JSON specs are answered by line too, and their surrogate pairs are one character."""
+    emoji = r"\ud83d\ude00"
+    spec = read(f'{{"model": "m", "data": "d.jsonl", "notes": "{emoji}"}}', "x.json")
+    assert spec.notes == "😀"
+    assert only('{"model": "m",\n "data": "d",\n "pirority": 1}', "x.json").line == 3
+    assert only('{"model": "m",\n "data": "d",}', "x.json").line == 2
+
+
+def test_a_tab_is_named():
+    """Nobody sees a tab; the answer says where it is and what to do."""
+    for text in ("model: m\ndata: d\nlora:\n\tr: 8\n", "model: m\ndata: d\n\nname:\tx\n"):
+        problem = only(text)
+        assert problem.line == 4
+        assert "tab" in problem.message
+
+
+def test_other_encodings_are_named_by_line():
+    """Latin-1 is told apart from UTF-8 by its first byte that cannot be."""
+    problem = only(TWO.encode() + "notes: für\n".encode("latin-1"))
+    assert (problem.line, problem.found) == (3, "byte 0xfc")
+
+
+@pytest.mark.parametrize(
+    ("content", "incomplete"),
+    [
+        (b"", True),
+        (b"\0" * 100, True),
+        (b"mod", True),
+        (b"model: m\n", True),
+        (b"model: m\ndata: [a, ", True),
+        (b'model: m\ndata: "a', True),
+        (b"model: m\ndata: d\nmethod: ql", True),
+        (b"model: m\ndata: d\nnotes: f\xc3", True),
+        (b"model: m\ndata: d\nmethod: ql\n", False),
+        (b"model: m\ndata: d\nfoo: 1\n", False),
+    ],
+)
+def test_a_partial_upload_is_told_from_a_wrong_spec(content, incomplete):
+    """What the rest of an upload could mend is given the time to arrive."""
+    with pytest.raises(SpecError) as caught:
+        read_spec(content, file_name="x.yaml")
+    assert caught.value.may_be_incomplete is incomplete
+
+
+def test_only_short_escaped_pieces_of_a_spec_are_repeated():
+    """A secret pasted into the wrong place is not spread by the answer."""
+    secret = "S" * 30 + "x" * 300
+    for text in (
+        f"method: {secret}",
+        f"{secret}: 1",
+        f"lora: {{r: {secret}}}",
+        f"notes: !{secret}",
+    ):
+        assert secret[:100] not in str(problems(f"{TWO}{text}\n"))
+    with pytest.raises(SpecError) as caught:
+        read(f"{TWO}notes: {'N' * 20_000}\n")
+    assert "NNN" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_a_json_file_is_a_spec_only_with_model_and_data():
+    """Data in JSON may lie in the inbox; a spec with a slip is still answered."""
+    assert is_json_spec(b'{"model": "m", "data": "d"}')
+    assert is_json_spec(b'{\n "model": "m",\n "data": "d",\n}')
+    assert not is_json_spec(b'[{"model": "m", "data": "d"}]')
+    assert not is_json_spec(b'{"rows": []}')
+    assert not is_json_spec(b"[" * 50_000)
+    assert not is_json_spec(b"\xff\xfe\xff")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda p: p.name)
+def test_the_examples_are_valid_and_point_at_the_schema(path):
+    """Whoever copies an example has a spec that works and an editor that helps."""
+    content = path.read_bytes()
+    assert read_spec(content, file_name=path.name)
+    assert re.match(rb"# yaml-language-server: \$schema=job-spec\.schema\.json\n", content)
+
+
+def test_the_examples_schema_is_current():
+    """`python -m runner.contract.spec_schema > jobs/examples/job-spec.schema.json` renews it."""
+    assert (EXAMPLES / "job-spec.schema.json").read_text(encoding="utf-8") == schema_text()
+
+
+def test_the_schema_is_of_what_people_write():
+    """Two fields are required, data may be one path, and every field says what it is."""
+    found = schema()
+    assert found["required"] == ["model", "data"]
+    assert {"type": "string", "minLength": 1} in found["properties"]["data"]["anyOf"]
+    assert set(found["properties"]) == set(JobSpec.model_fields)
+    assert all(field.get("description") for field in found["properties"].values())
+
+
+FIELD_LIKE = st.sampled_from(
+    ["model", "data", "lora", "training", "limits", "r", "hours", "notes", "name", "eval_split"]
+)
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | FIELD_LIKE,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(FIELD_LIKE | st.text(max_size=8), inner)
+    ),
+    max_leaves=12,
+)
+
+
+def is_spec_or_error(content: bytes, name: str) -> bool:
+    """Whether the bytes end as a spec or as problems that are safe to show; all else raises."""
+    try:
+        return bool(read_spec(content, file_name=name).name)
+    except SpecError as error:
+        return bool(error.problems) and str(error).replace("\n", "").isprintable()
+
+
+QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@QUICK
+@given(st.dictionaries(FIELD_LIKE, VALUE))
+@example({"model": {"model": 1}, "data": [[1]], "lora": [{"r": []}]})
+def test_any_json_is_a_spec_or_a_spec_error(value):
+    """No shape of values gets past as anything else."""
+    assert is_spec_or_error(json.dumps(value).encode(), "x.json")
+
+
+@QUICK
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode(errors="replace")))
+def test_any_bytes_are_a_spec_or_a_spec_error(content):
+    """No file can stop the daemon."""
+    assert is_spec_or_error(content, "x.yaml")
+
+
+@QUICK
+@given(st.lists(st.sampled_from([*"\n\t :-[]{}&*!|>'\"%@`#,?~", "model", "data", "a", "---", "1"])))
+def test_any_yaml_like_text_is_a_spec_or_a_spec_error(pieces):
+    """The signs that mean something in YAML, in any order."""
+    assert is_spec_or_error("".join(pieces).encode(), "x.yaml")
