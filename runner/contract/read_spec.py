@@ -557,7 +557,7 @@ class _Reading:
                 if other != name:
                     message = "these rows would be trained on and held out at once"
                     self.refuse(name, message, line=line, found=path)
-                elif len(tidy) != len(set(tidy)):
+                elif tidy[-1] in tidy[:-1]:
                     self.refuse(name, "the same file is named twice", line=line, found=path)
             if tidy:
                 values[name] = tidy
@@ -581,7 +581,11 @@ class _Reading:
             self.clash("eval_split", "eval_data and eval_split both say what is held out")
         holds_out = "eval_data" in values or values.get("eval_split", 1) > 0
         if "eval_steps" in training and not holds_out:
-            self.clash("training.eval_steps", "nothing is held out, so there is nothing to measure")
+            self.clash(
+                "training.eval_steps",
+                "nothing is held out, so there is nothing to measure",
+                hint="leave it out, or give eval_data or an eval_split above 0",
+            )
         self.check_batch(training)
 
     def check_batch(self, training: dict[str, Any]) -> None:

@@ -160,6 +160,7 @@ def test_held_out_rows_come_from_one_place():
     assert only(TWO + "eval_data: e.jsonl\neval_split: 0.1\n").field == "eval_split"
     assert "held out at once" in only(TWO + "eval_data: ./d.jsonl\n").message
     assert read(TWO + "eval_data: e.jsonl\n").eval_data == ["e.jsonl"]
+    assert only("model: m\ndata: [a, ./a, b]\n").message == "the same file is named twice"
 
 
 @pytest.mark.parametrize(
