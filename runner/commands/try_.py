@@ -11,14 +11,13 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from runner.commands.fetch import quieten
 from runner.commands.words import visible_lines
 from runner.contract.errors import RunnerError
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import find_model
 from runner.contract.read_spec import read_spec
 from runner.daemon.lock import Lock
-from runner.training.chat import SideBySide
-from runner.training.model import find_machine
 
 
 def _questions(console: Console, given: tuple[str, ...]) -> Iterator[str]:
@@ -57,6 +56,10 @@ def try_run(
             f"{run.job}/{run.run_id} has no adapter",
             advice=f"`runner show {run.job}` tells where it stands.",
         )
+    quieten()
+    from runner.training.chat import SideBySide  # noqa: PLC0415  they read the above when imported
+    from runner.training.model import find_machine  # noqa: PLC0415
+
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
     console = Console(highlight=False, stderr=as_json)
     machine = find_machine(device)

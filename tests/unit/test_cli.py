@@ -370,3 +370,69 @@ def test_help_is_quick_and_status_is_small():
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, env=os.environ
     )
     assert int(run.stdout) < 60 * 1024  # KiB
+
+
+def run_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own: it loads torch."""
+    words = [sys.executable, "-m", "runner.cli", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_preview_shows_the_rows_that_a_run_would_train_on(tiny_model, tmp_path):
+    """Exactly the answer and its end token are learned; the spec's own faults are told."""
+    rows = [{"instruction": f"What is {n} plus 1?", "output": f"It is {n + 1}."} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = tmp_path / "job.yaml"
+    spec.write_text(f"model: {tiny_model.name}\ndata: rows.jsonl\n")
+    words = ["preview", spec, "--models-dir", tiny_model.parent, "-n", "1"]
+    shown = run_command(*words, "--json")
+    assert shown.returncode == 0, shown.stderr
+    (row,) = json.loads(shown.stdout)
+    number = row["row"]
+    learned = [part["text"] for part in row["parts"] if part["learned"]]
+    assert learned == [f"It is {number + 1}.<|im_end|>"]
+    assert f"What is {number} plus 1?" in row["parts"][0]["text"]
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "no answer"}\n')
+    refused = run_command(*words)
+    assert refused.returncode == 1
+    assert "rows.jsonl" in refused.stderr
+
+
+def test_try_answers_with_base_and_adapter(tiny_model, tmp_path):
+    """A fresh adapter changes nothing, so both answers are the same; without one it is refused."""
+    run = make_run(tmp_path, "job", 1, State.SUCCEEDED)
+    run.spec.write_text(f"model: {tiny_model.name}\ndata: rows.jsonl\n")
+    words = ["try", "job", "--outputs-dir", tmp_path, "--models-dir", tiny_model.parent]
+    words += ["-q", "What is a permit?", "--max-new-tokens", "4", "--device", "cpu", "--json"]
+    refused = run_command(*words)
+    assert (refused.returncode, "has no adapter" in refused.stderr) == (1, True)
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from runner.contract.read_spec import read_spec\n"
+        "from runner.training.model import add_adapter, find_machine, load_base\n"
+        "from transformers import AutoTokenizer\n"
+        "model, run = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "spec = read_spec((run / 'spec.yaml').read_bytes(), file_name='job.yaml')\n"
+        "base = load_base(model, method='qlora', machine=find_machine('cpu'))\n"
+        "add_adapter(base, spec).save_pretrained(run / 'adapter')\n"
+        "AutoTokenizer.from_pretrained(model).save_pretrained(run / 'adapter')\n"
+    )
+    subprocess.run([sys.executable, "-c", script, tiny_model, run.root], check=True)
+    answered = run_command(*words)
+    assert answered.returncode == 0, answered.stderr
+    (answer,) = json.loads(answered.stdout)
+    assert answer["question"] == "What is a permit?"
+    assert answer["base"] == answer["adapter"]
+
+
+def test_fetch_without_a_network_says_so(tmp_path):
+    """The hub out of reach is an answer, not a traceback, and leaves no half model."""
+    address = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # the discard port: nobody listens
+    words = [sys.executable, "-m", "runner.cli", "fetch", "a/b", "--models-dir", str(tmp_path)]
+    run = subprocess.run(
+        words, capture_output=True, text=True, check=False, env={**os.environ, **address}
+    )
+    assert run.returncode == 1
+    assert "could not be fetched" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (tmp_path / "a").exists()
