@@ -1,0 +1,185 @@
+"""Turns the model name of a spec into a folder on the box that surely holds a usable base model.
+
+No torch here: a folder is judged by its config.json and by the headers of its safetensors files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from runner.contract.errors import ModelError, Problem
+from runner.contract.record import ModelFacts
+
+_CONFIG_BYTES = 4 * 1024 * 1024  # configs are a few KB; index files of large models under 1 MB
+_HEADER_BYTES = 100 * 1024 * 1024  # the limit that safetensors itself sets
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def _refuse(name: str, message: str, *, hint: str | None = None) -> ModelError:
+    return ModelError([Problem(field="model", found=name, message=message, hint=hint)])
+
+
+def models_on_box(models_dir: Path) -> list[str]:
+    """List the names under which models can be used: ``name`` or ``org/name``."""
+    found = [
+        path.parent.relative_to(models_dir).as_posix()
+        for pattern in ("*/config.json", "*/*/config.json")
+        for path in models_dir.glob(pattern)
+    ]
+    return sorted(name for name in found if not name.startswith("."))
+
+
+def find_model(models_dir: Path, name: str) -> Path:
+    """Give the folder of a base model that is on the box and can be fine-tuned.
+
+    Raises:
+        ModelError: it is not there (names ``runner fetch``), is no causal language model, has no
+            whole safetensors weights, or leads outside the models folder.
+    """
+    parts = PurePosixPath(name).parts
+    odd = any(part in ("..", "/") or part.startswith(".") for part in parts)
+    if not 1 <= len(parts) <= 2 or odd or "\\" in name or "\0" in name:
+        raise _refuse(
+            name,
+            "this is not the name of a model",
+            hint="Write a name under models/, or a hub id such as org/name.",
+        )
+    folder = models_dir.joinpath(*parts)
+    if not folder.is_dir():
+        near = difflib.get_close_matches(name, models_on_box(models_dir), n=1)
+        fetch = f"Fetch it with: runner fetch {name}"
+        raise _refuse(
+            name,
+            "the model is not on this box",
+            hint=f"Did you mean {near[0]!r}? Otherwise: runner fetch {name}" if near else fetch,
+        )
+    _refuse_links_that_leave(models_dir, folder, name)
+    _require_causal_lm(read_config(folder, name), name)
+    _require_whole_weights(folder, name)
+    return folder
+
+
+def read_config(folder: Path, name: str) -> dict[str, Any]:
+    """Read a model's config.json."""
+    return _read_json(folder / "config.json", name)
+
+
+def longest_context(config: dict[str, Any]) -> int | None:
+    """Give the number of tokens that the model was built for, where its config says so."""
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = config.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
+def describe_model(folder: Path, name: str) -> ModelFacts:
+    """Say which model this is; the hash covers config, weight names, sizes, headers."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    parameters = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        header = _read_header(path, name)
+        digest.update(f"\n{path.name} {path.stat().st_size} ".encode())
+        digest.update(hashlib.sha256(json.dumps(header, sort_keys=True).encode()).digest())
+        parameters += sum(
+            math.prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__"
+        )
+    config = read_config(folder, name)
+    revision = config.get("_commit_hash")
+    return ModelFacts(
+        id=name,
+        revision=revision if isinstance(revision, str) else None,
+        sha256=digest.hexdigest(),
+        architecture=config["architectures"][0],
+        parameters=parameters,
+    )
+
+
+def _refuse_links_that_leave(models_dir: Path, folder: Path, name: str) -> None:
+    """Links within models/ are the hub cache's habit; one that leads out could read anything."""
+    root = models_dir.resolve()
+    for path in (folder, *folder.iterdir()):
+        if not path.resolve().is_relative_to(root):
+            raise _refuse(
+                name,
+                f"{path.name!r} is a link that leaves the models folder",
+                hint="Copy the model itself into the models folder.",
+            )
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    again = f"Fetch it again with: runner fetch {name}"
+    try:
+        if path.stat().st_size > _CONFIG_BYTES:
+            raise _refuse(name, f"{path.name} is far larger than such a file can be", hint=again)
+        content = json.loads(path.read_bytes())
+    except OSError:
+        raise _refuse(name, f"the model's folder has no readable {path.name}", hint=again) from None
+    except (ValueError, RecursionError):
+        raise _refuse(name, f"{path.name} is not valid JSON", hint=again) from None
+    if not isinstance(content, dict):
+        raise _refuse(name, f"{path.name} is not a JSON object", hint=again)
+    return content
+
+
+def _require_causal_lm(config: dict[str, Any], name: str) -> None:
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    if not isinstance(first, str) or not first.endswith("ForCausalLM"):
+        raise _refuse(
+            name,
+            f"this is not a text-generating language model (its config says {first!r})",
+            hint="Choose a model whose architecture ends in ForCausalLM.",
+        )
+
+
+def _require_whole_weights(folder: Path, name: str) -> None:
+    again = f"Fetch it again with: runner fetch {name}"
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        weight_map = _read_json(index, name).get("weight_map")
+        wanted = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+        if not wanted or any(not isinstance(w, str) or os.path.basename(w) != w for w in wanted):
+            raise _refuse(name, "the list of weight files is not usable", hint=again)
+        missing = sorted(w for w in wanted if not (folder / w).is_file())
+        if missing:
+            raise _refuse(name, f"weight files are missing, {missing[0]} first", hint=again)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = any(path.suffix in _PICKLES for path in folder.iterdir())
+        what = "only pickled weights, which can run code" if pickled else "no weights"
+        raise _refuse(
+            name,
+            f"the model's folder has {what}; weights must be .safetensors",
+            hint=f"Fetch a safetensors version of it with: runner fetch {name}",
+        )
+    for path in weights:
+        _read_header(path, name)
+
+
+def _read_header(path: Path, name: str) -> dict[str, Any]:
+    """Read a safetensors header and check that the file is as long as the header says."""
+    broken = _refuse(
+        name,
+        f"{path.name} is cut off or damaged",
+        hint=f"Fetch it again with: runner fetch {name}",
+    )
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= _HEADER_BYTES:
+                raise broken
+            header = json.loads(file.read(length))
+        tensors = [tensor for key, tensor in header.items() if key != "__metadata__"]
+        end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        if 8 + length + end != path.stat().st_size:
+            raise broken
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError):
+        raise broken from None
+    return dict(header)

@@ -1,0 +1,152 @@
+"""Attacks the share while its files are copied: nothing outside is ever read."""
+
+import hashlib
+import os
+import threading
+
+import pytest
+
+from runner.contract.errors import DataError
+from runner.training.snapshot import take_snapshot
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    """Give an inbox with one file, and something secret beside it."""
+    (tmp_path / "jobs" / "data").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.jsonl").write_text("SECRET")
+    (tmp_path / "jobs" / "data" / "a.jsonl").write_text('{"text": "x"}\n')
+    return tmp_path / "jobs"
+
+
+def snapshot(inbox, *named, spec_folder=".", known=(), target="run"):
+    """Take a snapshot beside the inbox."""
+    return take_snapshot(
+        named, inbox=inbox, spec_folder=spec_folder, target=inbox.parent / target, known=known
+    )
+
+
+def test_hash_and_size_are_those_of_the_copied_bytes(inbox):
+    """The record speaks of what was copied."""
+    (copied,) = snapshot(inbox, "data/a.jsonl")
+    content = copied.path.read_bytes()
+    assert content == (inbox / "data/a.jsonl").read_bytes()
+    assert copied.sha256 == hashlib.sha256(content).hexdigest()
+    assert copied.size == len(content)
+
+
+def test_paths_start_at_the_spec_folder(inbox):
+    """A spec in a folder of its own names its neighbours."""
+    (copied,) = snapshot(inbox, "a.jsonl", spec_folder="data")
+    assert copied.size
+
+
+HOSTILE = {
+    "absolute": "/etc/passwd",
+    "climbing": "../outside/secret.jsonl",
+    "climbing within": "data/../../outside/secret.jsonl",
+    "file link": "data/link.jsonl",
+    "folder link": "door/secret.jsonl",
+    "pipe": "data/pipe.jsonl",
+    "folder": "data",
+    "backslash": "data\\a.jsonl",
+    "state folder": "queued/a.yaml",
+    "marker": ".runner-inbox",
+    "nul": "data/a\0.jsonl",
+    "empty": "",
+    "itself": ".",
+    "missing": "data/none.jsonl",
+    "through a file": "data/a.jsonl/b",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_paths_are_refused(case, inbox):
+    """Links, climbing, pipes, folders and the runner's own files are named and not read."""
+    (inbox / "data/link.jsonl").symlink_to(inbox.parent / "outside/secret.jsonl")
+    (inbox / "door").symlink_to(inbox.parent / "outside")
+    os.mkfifo(inbox / "data/pipe.jsonl")
+    (inbox / "queued").mkdir()
+    (inbox / "queued/a.yaml").write_text("x")
+    (inbox / ".runner-inbox").write_text("x")
+    with pytest.raises(DataError) as caught:
+        snapshot(inbox, "data/a.jsonl", HOSTILE[case])
+    (problem,) = caught.value.problems
+    assert problem.file == HOSTILE[case]
+
+
+def test_every_unusable_file_is_named_at_once(inbox):
+    """One round of mending is enough."""
+    with pytest.raises(DataError) as caught:
+        snapshot(inbox, "data/none.jsonl", "data/a.jsonl", "../x")
+    assert [p.file for p in caught.value.problems] == ["data/none.jsonl", "../x"]
+
+
+def test_a_link_swapped_in_while_we_look_leads_nowhere(inbox):
+    """However often file and folder turn into links meanwhile, nothing outside is copied."""
+    secret, stop = inbox.parent / "outside", threading.Event()
+    good = inbox / "good"
+    good.mkdir()
+    (good / "secret.jsonl").write_text("fine")
+    link = inbox / "turn-link"
+
+    def turn():
+        while not stop.is_set():
+            os.rename(good, inbox / "aside")
+            link.symlink_to(secret)
+            os.rename(link, good)
+            os.unlink(good)
+            os.rename(inbox / "aside", good)
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    taken = 0
+    try:
+        for number in range(300):
+            try:
+                (copied,) = snapshot(inbox, "good/secret.jsonl", target=f"run{number}")
+            except DataError:
+                continue
+            taken += 1
+            assert copied.path.read_text() == "fine"
+    finally:
+        stop.set()
+        thread.join()
+    assert taken, "the loop must sometimes see the real file, or it proves nothing"
+
+
+def test_a_file_that_is_never_still_is_refused(inbox):
+    """What changes while it is copied is no snapshot of anything."""
+    path, stop = inbox / "data/a.jsonl", threading.Event()
+
+    def write():
+        with path.open("a") as file:
+            while not stop.is_set():
+                file.write("x" * 4096)
+                file.flush()
+                if file.tell() > 64 << 20:
+                    file.truncate(0)
+
+    path.write_text("y" * (16 << 20))
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        with pytest.raises(DataError, match="written to"):
+            snapshot(inbox, "data/a.jsonl")
+    finally:
+        stop.set()
+        thread.join()
+    assert list((inbox.parent / "run").iterdir()) == []
+
+
+def test_known_content_is_linked_and_other_content_is_not(inbox):
+    """Runs on the same data share it; a damaged earlier copy is never trusted."""
+    (first,) = snapshot(inbox, "data/a.jsonl", target="one")
+    (second,) = snapshot(inbox, "data/a.jsonl", target="two", known=[first.path.parent])
+    assert os.path.samefile(first.path, second.path)
+    first.path.chmod(0o640)
+    first.path.write_text('{"text": "y"}\n')
+    (third,) = snapshot(inbox, "data/a.jsonl", target="three", known=[first.path.parent])
+    assert not os.path.samefile(first.path, third.path)
+    assert third.path.read_bytes() == (inbox / "data/a.jsonl").read_bytes()
