@@ -1,4 +1,4 @@
-"""Turns the packaged model into what the tests share: a small real model with its real tokenizer."""
+"""Turns the packaged model into what the tests share: a small real one, its tokenizer whole."""
 
 from __future__ import annotations
 
