@@ -123,6 +123,8 @@ class RunRecord(_Part):
     total_steps: int | None = None
     """Optimizer steps of the whole run, known after prepare."""
     attempts: tuple[Attempt, ...] = ()
+    tries: dict[str, int] = {}
+    """How often each stage other than train was started: a crash of the box counts as well."""
     environment: dict[str, Any] = {}
     forecast: dict[str, Any] = {}
     metrics: dict[str, Any] = {}

@@ -1,0 +1,1 @@
+"""Turns what happens in the inbox into runs: small, long-lived, and never importing torch."""

@@ -1,0 +1,132 @@
+"""Turns a run's record into the words that lie beside its spec, and all runs into STATUS.txt."""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+from collections.abc import Sequence
+
+from runner.contract.batch import describe_change
+from runner.contract.record import RunRecord
+from runner.contract.states import State
+from runner.daemon.progress import Progress
+
+_WORDS = {
+    State.QUEUED: "accepted, waiting for its turn",
+    State.PREPARING: "accepted, its data is being checked",
+    State.TRAINING: "training",
+    State.EXPORTING: "trained; the adapter is being written",
+    State.EVALUATING: "trained; the adapter is being measured",
+    State.INTERRUPTED: "interrupted; it goes on from its last checkpoint by itself",
+    State.SUCCEEDED: "succeeded",
+    State.FAILED: "failed",
+    State.REJECTED: "rejected",
+    State.CANCELLED: "cancelled",
+}
+
+
+def shown(text: str) -> str:
+    """Escape control and bidirectional characters, which could make a line say something else."""
+    return "".join(
+        char
+        if char == "\n" or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else f"\\u{ord(char):04x}"
+        for char in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """Say a length of time as people do."""
+    if seconds < 90:
+        return f"{max(0, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def progress_line(record: RunRecord, progress: Progress) -> str:
+    """Say in one line how far training is and how long it will take."""
+    text = f"step {progress.step} of {record.total_steps or '?'}"
+    if progress.loss is not None:
+        text += f", loss {progress.loss:.3f}"
+    if progress.seconds_per_step is not None and record.total_steps:
+        left = max(0, record.total_steps - progress.step) * progress.seconds_per_step
+        text += f", about {duration(left)} left"
+    return text
+
+
+def answer(record: RunRecord, *, place: int | None = None, progress: Progress | None = None) -> str:
+    """Write what the person who dropped the spec wants to know."""
+    lines = [f"{record.job}: {_WORDS[record.state]}"]
+    if record.state is State.QUEUED and place is not None:
+        lines.append("It is next." if place == 1 else f"It is number {place} in the queue.")
+    if record.waiting is not None and not record.state.is_final:
+        lines.append(f"It waits: {record.waiting.reason} (since {record.waiting.since:%H:%M} UTC)")
+    if progress is not None and record.state is State.TRAINING:
+        lines.append(progress_line(record, progress))
+    lines += _plan_changes(record)
+    if record.state is State.SUCCEEDED:
+        lines += _outcome(record)
+    lines += [f"Note: {sentence}" for sentence in record.shortfalls]
+    if record.error is not None:
+        lines += ["", record.error.message]
+        if record.error.advice:
+            lines.append(f"What to do: {record.error.advice}")
+    if not record.state.is_final:
+        lines += ["", "To cancel it, delete its spec from this folder. Edits have no effect."]
+    elif record.state is not State.SUCCEEDED:
+        lines += ["", "To try again, drop the (mended) spec into the inbox."]
+    lines.append(f"Everything about it: outputs/{record.job}/{record.run_id}/")
+    return shown("\n".join(lines)) + "\n"
+
+
+def _plan_changes(record: RunRecord) -> list[str]:
+    plans = [attempt.batch_plan for attempt in record.attempts]
+    if record.batch_plan is not None:
+        plans.append(record.batch_plan)
+    return [
+        f"It did not fit into memory and was {describe_change(before, after)}"
+        for before, after in itertools.pairwise(plans)
+        if before != after
+    ]
+
+
+def _outcome(record: RunRecord) -> list[str]:
+    lines = [f"The adapter: outputs/{record.job}/{record.run_id}/adapter/"]
+    before, after = (record.metrics.get(f"eval_loss_{when}") for when in ("before", "after"))
+    if isinstance(before, float) and isinstance(after, float):
+        lines.append(f"Loss on held-out rows: {before:.3f} before, {after:.3f} after")
+    if record.started_at and record.ended_at:
+        lines.append(f"It took {duration((record.ended_at - record.started_at).total_seconds())}.")
+    return lines
+
+
+def rejection(file_name: str, message: str, advice: str | None = None) -> str:
+    """Write why a spec was not accepted."""
+    lines = [f"{file_name}: rejected", "", message]
+    if advice:
+        lines.append(f"What to do: {advice}")
+    lines += ["", "Mend it and drop it into the inbox again."]
+    return shown("\n".join(lines)) + "\n"
+
+
+def status(
+    *, needs_person: Sequence[str], live: Sequence[RunRecord], ended: Sequence[RunRecord]
+) -> str:
+    """Write the whole inbox in words, opening with what needs a person."""
+    lines = ["Needs a person:", *(f"  {line}" for line in needs_person)]
+    if not needs_person:
+        lines = ["Nothing needs a person."]
+    lines += ["", "Now:" if live else "Nothing is running or waiting."]
+    for record in live:
+        line = f"  {record.job} ({record.run_id}): {_WORDS[record.state]}"
+        if record.waiting is not None:
+            line += f"; {record.waiting.reason}"
+        lines.append(line)
+    if ended:
+        lines += ["", "Lately ended:"]
+        lines += [
+            f"  {record.job} ({record.run_id}): {_WORDS[record.state]}"
+            + (f", {record.ended_at:%Y-%m-%d %H:%M} UTC" if record.ended_at else "")
+            for record in ended
+        ]
+    return shown("\n".join(lines)) + "\n"

@@ -1,0 +1,55 @@
+"""Turns the data that a spec names into whether it lies there, whole, or what is waited for.
+
+Only sizes and times are looked at: the daemon reads no data. What is wrong with a path or a file
+is for the prepare stage to say, all at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from runner.contract.beneath import Folder
+from runner.contract.errors import UnsafePathError
+from runner.contract.spec import JobSpec
+from runner.daemon.settle import Look, Seen, is_settled, look_again
+
+
+def named_files(spec: JobSpec) -> list[str]:
+    """List the data files that a spec names."""
+    return [*spec.data, *(spec.eval_data or [])]
+
+
+class DataWatch:
+    """Remembers how the data files looked, from one scan to the next."""
+
+    def __init__(self, *, settle_seconds: float) -> None:
+        self._settle_seconds = settle_seconds
+        self._seen: dict[str, Seen] = {}
+
+    def waiting_for(
+        self, inbox: Folder, paths: Iterable[str], at: float
+    ) -> tuple[str, bool] | None:
+        """Say what is waited for and whether it is missing; None when all is there."""
+        for path in paths:
+            try:
+                status = inbox.stat(path)
+            except UnsafePathError:
+                continue  # prepare refuses it with the reason
+            except FileNotFoundError:
+                self._seen.pop(path, None)
+                return f"waiting for {os.path.basename(path)}, which is not there yet", True
+            except OSError:
+                continue  # a link or a file on the way: prepare refuses it with the reason
+            if status.st_size == 0:
+                continue  # an empty file is refused by prepare, not waited for
+            seen = look_again(self._seen.get(path), Look.of(status), at)
+            self._seen[path] = seen
+            if not is_settled(seen, at=at, settle_seconds=self._settle_seconds):
+                return f"waiting for {os.path.basename(path)}, which is still growing", False
+        return None
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Drop what is known about files that are no longer waited for."""
+        for path in paths:
+            self._seen.pop(path, None)

@@ -1,0 +1,49 @@
+"""Turns what happens into JSON lines in files and readable lines on the container's output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from runner.contract.record import now
+
+
+class Log:
+    """The daemon's events; those of a run go into the run's own log as well."""
+
+    def __init__(self, path: Path) -> None:
+        """Write to ``path``, which grows, and to standard error."""
+        self._path = path
+        self._shown = structlog.wrap_logger(
+            structlog.PrintLogger(sys.stderr),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+                structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
+            ],
+        )
+        self._render = structlog.processors.JSONRenderer(serializer=_dump)
+
+    def say(
+        self, event: str, *, level: str = "info", run_log: Path | None = None, **facts: Any
+    ) -> None:
+        """Write one event. Facts are names, numbers and reasons, never a row of data."""
+        line = self._render(
+            None, level, {"time": now().isoformat(), "level": level, "event": event, **facts}
+        )
+        for path in (self._path, run_log):
+            if path is not None:
+                try:
+                    with path.open("a", encoding="utf-8") as file:
+                        file.write(f"{line!s}\n")
+                except OSError:  # a full disk must not end the daemon; the line is shown below
+                    continue
+        getattr(self._shown, level)(event, **facts)
+
+
+def _dump(content: Any, **_ignored: Any) -> str:
+    return json.dumps(content, ensure_ascii=False, default=str)

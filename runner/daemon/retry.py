@@ -1,0 +1,109 @@
+"""Turns how a stage ended into what happens next: one table, for each exit code and signal."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from runner.contract.exit_codes import ExitCode
+from runner.contract.record import Attempt
+from runner.contract.states import Stage
+
+ASKED = "the daemon was asked to stop"
+"""Reason of an attempt that was ended from outside; it does not speak against the run."""
+ATTEMPTS_WITHOUT_PROGRESS = 3
+"""So many attempts in a row without a new durable step end a run."""
+
+
+class Next(StrEnum):
+    """What the daemon does after a stage has ended."""
+
+    GO_ON = "go on"
+    SAME_PLAN = "again, same plan"
+    SMALLER_PLAN = "again, smaller plan"
+    HOLD = "hold"
+    """Not the run's fault: nothing starts until the box is well again."""
+    FAIL = "fail"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What follows from one way to end."""
+
+    outcome: str
+    """As the attempt's record tells it."""
+    then: Next
+    at_most: int = ATTEMPTS_WITHOUT_PROGRESS
+    """Attempts in a row without progress that are let through."""
+
+
+RULES: dict[ExitCode, Rule] = {
+    ExitCode.OK: Rule(outcome="succeeded", then=Next.GO_ON),
+    # Usually a defect, and defects repeat; once more covers the driver's and file system's moods.
+    ExitCode.UNEXPECTED: Rule(outcome="failed", then=Next.SAME_PLAN, at_most=2),
+    ExitCode.BAD_INPUT: Rule(outcome="bad input", then=Next.REJECT),
+    ExitCode.OUT_OF_GPU_MEMORY: Rule(outcome="out of memory", then=Next.SMALLER_PLAN),
+    ExitCode.OUT_OF_HOST_MEMORY: Rule(outcome="out of host memory", then=Next.SAME_PLAN, at_most=2),
+    ExitCode.INTERRUPTED: Rule(outcome="interrupted", then=Next.SAME_PLAN),
+    ExitCode.GPU_LOST: Rule(outcome="gpu lost", then=Next.HOLD),
+    ExitCode.DIVERGED: Rule(outcome="diverged", then=Next.FAIL),
+    ExitCode.DISK_FULL: Rule(outcome="disk full", then=Next.HOLD),
+}
+"""One rule for each exit code."""
+
+_KILLED = Rule(outcome="killed", then=Next.SAME_PLAN)  # the kernel's memory killer, a person
+_CRASHED = Rule(outcome="crashed", then=Next.SAME_PLAN, at_most=2)  # a defect in native code
+_CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT}
+_NOT_COUNTED = (ExitCode.OUT_OF_GPU_MEMORY, ExitCode.GPU_LOST, ExitCode.DISK_FULL)
+_UNKNOWN = RULES[ExitCode.UNEXPECTED]
+
+
+def rule_for(exit_code: int) -> Rule:
+    """Find the rule for an exit status; a negative one is the signal that ended the child."""
+    if exit_code < 0:
+        return _CRASHED if -exit_code in _CRASHES else _KILLED
+    return RULES[ExitCode(exit_code)] if exit_code in set(ExitCode) else _UNKNOWN
+
+
+def stalled(attempts: Sequence[Attempt]) -> int:
+    """Count the newest attempts in a row that left no new durable step.
+
+    An attempt that ran out of GPU memory is not counted: the next one runs a smaller plan, and
+    there are few of those. Nor is one that lost the GPU or the disk: that is not the run's fault.
+    """
+    count = 0
+    for attempt in reversed(attempts):
+        if (attempt.last_step or 0) >= (attempt.first_step or 1):
+            break
+        if attempt.reason == ASKED or attempt.exit_code in _NOT_COUNTED:
+            continue
+        count += 1
+    return count
+
+
+def after_attempt(exit_code: int, *, attempts: Sequence[Attempt], smaller_exists: bool) -> Next:
+    """Decide what follows an attempt of the train stage; ``attempts`` includes it, closed."""
+    rule = rule_for(exit_code)
+    if rule.then is Next.SMALLER_PLAN:
+        return Next.SMALLER_PLAN if smaller_exists else Next.FAIL
+    if rule.then is Next.SAME_PLAN and stalled(attempts) >= rule.at_most:
+        return Next.FAIL
+    return rule.then
+
+
+def after_stage(stage: Stage, exit_code: int, *, tries: int) -> Next:
+    """Decide what follows another stage; ``tries`` counts its starts in this run, this one too.
+
+    These stages back off from a lack of memory by themselves: running out all the same is final.
+    """
+    if stage is Stage.TRAIN:
+        raise ValueError("attempts of the train stage are judged by after_attempt")
+    rule = rule_for(exit_code)
+    if rule.then is Next.SMALLER_PLAN:
+        return Next.FAIL
+    if rule.then is Next.SAME_PLAN and tries >= rule.at_most:
+        return Next.FAIL
+    return rule.then

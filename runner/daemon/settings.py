@@ -1,0 +1,50 @@
+"""Turns what the box's owner set into one frozen record that every part of the daemon reads."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.contract.layout import Inbox, Outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the daemon runs; the command line and the environment fill it in."""
+
+    jobs_dir: Path
+    outputs_dir: Path
+    models_dir: Path
+    once: bool = False
+    """Work off what is there and leave."""
+    settle_seconds: float = 2.0
+    """A file is taken when it has been unchanged for so long."""
+    broken_spec_seconds: float = 30.0
+    """A spec that more bytes could mend is rejected only when unchanged for so long."""
+    data_wait_seconds: float = 600.0
+    """How long a job waits for data that is missing."""
+    rescan_seconds: float = 5.0
+    """The inbox is looked at so often even when no event arrives."""
+    stage_command: tuple[str, ...] = (sys.executable, "-m", "runner.training")
+    device: str = "auto"
+    polling: bool | None = None
+    """Watch by polling; None: where the file system needs it."""
+    grace_seconds: float = 120.0
+    """A child that was asked to stop gets so long to leave a checkpoint."""
+    min_free_bytes: int = 1024**3
+    """Less free disk than this under outputs/ and no stage starts."""
+    hold_seconds: float = 300.0
+    """After a lost GPU or a full disk, the queue is tried again so much later."""
+    trust_remote_code: bool = False
+    """The box owner's decision; never a spec's."""
+
+    @property
+    def inbox(self) -> Inbox:
+        """The shared folder."""
+        return Inbox(self.jobs_dir)
+
+    @property
+    def outputs(self) -> Outputs:
+        """Where runs leave their results."""
+        return Outputs(self.outputs_dir)

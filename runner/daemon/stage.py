@@ -1,0 +1,50 @@
+"""Turns a stage and its folder into the command and the environment of a child process."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from pathlib import Path
+
+from runner.contract.states import Stage
+
+PASSED_ON = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "CUDA_*",
+    "NVIDIA_*",
+    "OMP_*",
+    "OPENBLAS_*",
+)
+"""Variables of the daemon's own environment that a stage sees; no other reaches it."""
+
+FIXED = {
+    # The stages must behave the same with and without a network: nothing leaves the box.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    # The tokenizer's own threads and forked workers deadlock together.
+    "TOKENIZERS_PARALLELISM": "false",
+    # Fragmentation looks like a lack of memory; segments that grow avoid most of it.
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+}
+
+
+def environment(inherited: Mapping[str, str], *, home: Path) -> dict[str, str]:
+    """Build a stage's environment: a list of what is allowed in, and what is always so."""
+    passed = {
+        name: value
+        for name, value in inherited.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in PASSED_ON)
+    }
+    return {**passed, "HOME": str(home), **FIXED}
+
+
+def command(stage_command: tuple[str, ...], stage: Stage, folder: Path) -> list[str]:
+    """Build a stage's command line."""
+    return [*stage_command, stage.value, str(folder)]

@@ -1,0 +1,140 @@
+"""Turns a temporary folder into a box with a real daemon, driven as a subprocess."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runner.contract.layout import Outputs
+from runner.contract.record import RunRecord, read_record
+from runner.contract.states import State
+
+STANDIN = Path(__file__).with_name("standin_stage.py")
+REPOSITORY = Path(__file__).parents[2]
+_DRIVER = """
+import json, sys
+from pathlib import Path
+from runner.daemon.settings import Settings
+from runner.daemon.conductor import run_daemon
+from runner.contract.errors import BusyError
+given = json.loads(sys.argv[1])
+for name in ("jobs_dir", "outputs_dir", "models_dir"):
+    given[name] = Path(given[name])
+given["stage_command"] = tuple(given["stage_command"])
+try:
+    status = run_daemon(Settings(**given))
+except BusyError as error:
+    print(error.message, file=sys.stderr)
+    status = 3
+print("torch" in sys.modules)
+sys.exit(status)
+"""
+
+
+def wait_until(what: Callable[[], Any], *, seconds: float = 20.0) -> Any:
+    """Wait for something to become true, and give it."""
+    end = time.monotonic() + seconds
+    while True:
+        value = what()
+        if value:
+            return value
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+class Box:
+    """Folders, and the daemon over them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.jobs = root / "jobs"
+        self.outputs = Outputs(root / "outputs")
+        for folder in (self.jobs, self.outputs.root, root / "models"):
+            folder.mkdir()
+
+    def drop(self, name: str, **script: list[Any]) -> None:
+        """Drop a spec whose data tells the stand-in how each stage ends."""
+        (self.jobs / f"{name}.jsonl").write_text(json.dumps(script))
+        self.drop_spec(name)
+
+    def drop_spec(self, name: str, extra: str = "") -> None:
+        """Drop a spec alone."""
+        (self.jobs / f"{name}.yaml").write_text(f"model: m\ndata: {name}.jsonl\n{extra}")
+
+    def command(self, **settings: Any) -> list[str]:
+        """Build the command line of a daemon with quick settings."""
+        given = {
+            "jobs_dir": str(self.jobs),
+            "outputs_dir": str(self.outputs.root),
+            "models_dir": str(self.root / "models"),
+            "settle_seconds": 0.1,
+            "rescan_seconds": 0.5,
+            "broken_spec_seconds": 0.5,
+            "grace_seconds": 10,
+            "min_free_bytes": 0,
+            "stage_command": [sys.executable, str(STANDIN)],
+            **settings,
+        }
+        return [sys.executable, "-c", _DRIVER, json.dumps(given)]
+
+    def once(self, **settings: Any) -> subprocess.CompletedProcess[str]:
+        """Work off what is there."""
+        return subprocess.run(
+            self.command(once=True, **settings),
+            cwd=REPOSITORY,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the daemon inherits, a secret that it must not pass on included."""
+        return {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_TOKEN": "secret"}
+
+    @contextmanager
+    def watching(self, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a daemon for a while."""
+        with (self.root / "daemon.out").open("ab") as output:
+            daemon = subprocess.Popen(
+                self.command(**settings),
+                cwd=REPOSITORY,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            yield daemon
+        finally:
+            if daemon.poll() is None:
+                daemon.send_signal(signal.SIGTERM)
+            daemon.wait(timeout=20)
+
+    def records(self) -> list[RunRecord]:
+        """Read all records, in the order of their claim."""
+        found = [read_record(run.record) for run in self.outputs.runs() if run.record.exists()]
+        return sorted(found, key=lambda record: record.sequence)
+
+    def record(self) -> RunRecord:
+        """Read the only record."""
+        (record,) = self.records()
+        return record
+
+    def in_state(self, state: State) -> bool:
+        """Whether there is one run, and it is in this state."""
+        return [record.state for record in self.records()] == [state]
+
+    def answer(self, folder: str) -> str:
+        """Read the only answer in a state folder."""
+        (path,) = (self.jobs / folder).glob("*.txt")
+        return path.read_text()

@@ -1,0 +1,111 @@
+"""Stands in for `python -m runner.training` in the daemon's tests: ends as the data file asks.
+
+The real stages need torch and minutes; what is tested here is what the daemon makes of each way a
+child can end, kill -9 included, in seconds. The real stages under the real daemon are tested in
+test_whole_path. The "data" of these tests is a JSON object: stage → list of ways to end, one for
+each try; a way is "ok", an exit code, "hang", or "train N then WAY" to leave N steps first.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from runner.contract.checkpoints import MANIFEST, CheckpointFile, Manifest
+from runner.contract.exit_codes import ExitCode
+from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.read_spec import read_spec
+
+PR_SET_PDEATHSIG = 1
+TOTAL_STEPS = 8
+
+
+def checkpoint(run: RunFolder, step: int) -> str:
+    """Leave a checkpoint that the contract verifies."""
+    final = run.checkpoint(step)
+    if not final.exists():
+        beside = run.checkpoints / f".tmp-{step}"
+        beside.mkdir(parents=True, exist_ok=True)
+        (beside / "state").write_bytes(b"x")
+        digest = hashlib.sha256(b"x").hexdigest()
+        manifest = Manifest(step=step, files={"state": CheckpointFile(sha256=digest, bytes=1)})
+        (beside / MANIFEST).write_text(manifest.model_dump_json())
+        beside.rename(final)
+    return final.name
+
+
+def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int) -> dict:
+    """Leave the lines and the checkpoint of some steps."""
+    first = int((plan["resume_from"] or "step-0").rpartition("-")[2]) + 1
+    last = min(TOTAL_STEPS, first + steps - 1)
+    with folder.metrics.open("a") as metrics:
+        for step in range(first, last + 1):
+            metrics.write(
+                json.dumps({"step": step, "loss": 3.0 - step / 10, "time": time.time()}) + "\n"
+            )
+    name = checkpoint(run, last) if last >= first else plan["resume_from"]
+    return {
+        "outcome": "succeeded",
+        "batch_plan": plan["batch_plan"],
+        "first_step": first,
+        "last_step": last,
+        "checkpoint": name,
+        "best_checkpoint": name,
+        "best_eval_loss": 1.5,
+    }
+
+
+def main() -> int:
+    """Run one stage."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    stage, folder = sys.argv[1], StageFolder(Path(sys.argv[2]))
+    run = RunFolder.containing(folder.root)
+    plan = json.loads(folder.plan.read_bytes())
+    script_at = run.root / "script.json"
+    if stage == "prepare":
+        spec = read_spec(run.spec.read_bytes(), file_name="x.yaml")
+        script_at.write_bytes((Path(plan["jobs_dir"]) / spec.data[0]).read_bytes())
+    script = json.loads(script_at.read_text())
+    tries_at = run.root / f"tries-{stage}"
+    tries = int(tries_at.read_text()) if tries_at.exists() else 0
+    tries_at.write_text(str(tries + 1))
+    ways = script.get(stage, ["ok"])
+    way = str(ways[min(tries, len(ways) - 1)])
+    (folder.root / "environment.json").write_text(json.dumps(dict(os.environ)))
+    results = {
+        "prepare": {"total_steps": TOTAL_STEPS, "train_rows": 10},
+        "export": {"files": {"adapter_model.safetensors": "0" * 64}},
+        "evaluate": {"eval_loss_before": 3.0, "eval_loss_after": 1.5},
+    }
+    if stage == "train":
+        steps = TOTAL_STEPS if way == "ok" else 0
+        if way.startswith("train "):
+            _, count, _, way = way.split(" ", 3)
+            steps = int(count)
+        results["train"] = train(folder, run, plan, steps)
+    if stage == "export":
+        run.adapter.mkdir(exist_ok=True)
+    if way == "hang":
+        asked = []
+        signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+        (folder.root / "hanging").touch()
+        while not asked:
+            signal.pause()
+        return ExitCode.INTERRUPTED
+    code = 0 if way == "ok" else int(way)
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    if code in (ExitCode.OK, ExitCode.OUT_OF_GPU_MEMORY):
+        folder.result.write_text(json.dumps(results[stage]))
+    else:
+        error = {"kind": "stand-in", "message": f"the stand-in ended with {code}"}
+        folder.result.write_text(json.dumps({"error": error}))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Turns drops into runs with the real daemon and a stand-in stage: every way a run can go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runner.contract.states import State
+from daemon_box import Box
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    """An empty box."""
+    return Box(tmp_path)
+
+
+def test_a_drop_becomes_a_run_that_succeeds(box: Box) -> None:
+    """A spec and its data are enough: the run goes through all stages and says where things lie."""
+    box.drop("contracts")
+    done = box.once()
+    assert done.returncode == 0, done.stderr
+    record = box.record()
+    assert record.state is State.SUCCEEDED
+    assert record.job == "contracts"
+    assert [attempt.outcome for attempt in record.attempts] == ["succeeded"]
+    assert (record.attempts[0].first_step, record.attempts[0].last_step) == (1, 8)
+    answer = box.answer("done")
+    assert "succeeded" in answer
+    assert f"outputs/contracts/{record.run_id}/adapter/" in answer
+    assert "Nothing needs a person." in (box.jobs / "STATUS.txt").read_text()
+    assert not list((box.jobs / "queued").iterdir())
+    assert not list((box.jobs / "running").iterdir())
+
+
+def test_the_daemon_never_imports_torch(box: Box) -> None:
+    """After a whole run the daemon's process still has no torch in it."""
+    box.drop("contracts")
+    assert box.once().stdout.strip() == "False"
+
+
+def test_out_of_memory_is_retried_with_the_halved_plan(box: Box) -> None:
+    """An out-of-memory costs no step: the next attempt goes on with half the batch."""
+    box.drop("contracts", train=["train 3 then 11", "ok"])
+    done = box.once()
+    assert done.returncode == 0, done.stderr
+    first, second = box.record().attempts
+    assert (first.outcome, first.last_step) == ("out of memory", 3)
+    assert (second.outcome, second.first_step, second.last_step) == ("succeeded", 4, 8)
+    assert first.batch_plan.per_device_batch_size == 4
+    assert second.batch_plan.per_device_batch_size == 2
+    assert second.batch_plan.effective_batch_size == 16
+    assert "halved: 4 × 4 → 2 × 8, same effective batch 16" in box.answer("done")
+
+
+def test_a_stage_sees_only_the_environment_that_is_meant_for_it(box: Box) -> None:
+    """No variable of the daemon's reaches a stage unless it is on the list."""
+    box.drop("contracts")
+    box.once()
+    (run,) = box.outputs.runs()
+    seen = json.loads((run.prepared / "environment.json").read_text())
+    assert "HF_TOKEN" not in seen
+    assert seen["HF_HUB_OFFLINE"] == "1"
+    assert seen["HOME"] == str(box.outputs.cache)
