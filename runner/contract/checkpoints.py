@@ -1,0 +1,110 @@
+"""Turns a checkpoint's folder into a yes or no: may a run go on from it?
+
+A checkpoint lies at ``checkpoints/step-00000012`` with a ``manifest.json`` that holds the size and
+sha256 of every other file. It was written elsewhere, synced and renamed, so one without a manifest,
+or with a file that differs, is damaged and is not trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from runner.contract.errors import DamagedError
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d{8})")
+
+
+class CheckpointFile(BaseModel):
+    """One file of a checkpoint, as it was written."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(BaseModel):
+    """What a checkpoint holds, and what a resumed run must know that Trainer does not keep."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = 1
+    step: int
+    """The last finished optimizer step."""
+    tokens_seen: int = 0
+    """Tokens of all rows trained on up to this step, prompt included."""
+    evaluation_due: bool = False
+    """The held-out loss was due after this step and was not measured yet."""
+    eval_loss: float | None = None
+    """The last held-out loss measured, in nats per token."""
+    best_step: int | None = None
+    """The step with the lowest held-out loss up to this one."""
+    best_eval_loss: float | None = None
+    files: dict[str, CheckpointFile] = {}
+
+
+def step_of(name: str) -> int | None:
+    """Give the optimizer step that a checkpoint's name tells, or None."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a checkpoint's manifest, without looking at the other files.
+
+    Raises:
+        DamagedError: there is none, or it cannot be read.
+    """
+    try:
+        return Manifest.model_validate(json.loads((folder / MANIFEST).read_bytes()))
+    except (OSError, ValueError, ValidationError, RecursionError) as error:
+        raise DamagedError(f"checkpoint {folder.name} has no readable manifest") from error
+
+
+def verified(folder: Path) -> bool:
+    """Whether every file of the checkpoint is there and is what was written, and nothing else."""
+    try:
+        manifest = read_manifest(folder)
+        if manifest.step != step_of(folder.name) or folder.is_symlink():
+            return False
+        there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+        if there != {*manifest.files, MANIFEST} or not manifest.files:
+            return False
+        for name, wanted in manifest.files.items():
+            file = folder / name
+            if file.is_symlink() or file.stat().st_size != wanted.bytes:
+                return False
+            if sha256_of(file) != wanted.sha256:
+                return False
+    except (OSError, DamagedError):
+        return False
+    return True
+
+
+def names(run_folder: Path) -> list[str]:
+    """List a run's checkpoints by name, newest first, verified or not."""
+    try:
+        found = [p.name for p in (run_folder / "checkpoints").iterdir() if step_of(p.name)]
+    except OSError:
+        return []
+    return sorted(found, reverse=True)
+
+
+def newest_verified(run_folder: Path) -> str | None:
+    """Give the name of the newest checkpoint that can be trusted, or None."""
+    for name in names(run_folder):
+        if verified(run_folder / "checkpoints" / name):
+            return name
+    return None

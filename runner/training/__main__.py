@@ -1,0 +1,121 @@
+"""Turns ``python -m runner.training STAGE FOLDER`` into a finished stage, a result and a status.
+
+Command: `python -m runner.training train outputs/contracts/20261123T221005Z-k3f9/attempts/01`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from runner.contract.errors import InputError, RunnerError, StageError
+from runner.contract.exit_codes import ExitCode
+from runner.contract.layout import StageFolder
+from runner.contract.record import ErrorFacts
+from runner.contract.stage_io import StageFailure, write_message
+from runner.contract.states import Stage
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_SPEAKING = (RuntimeError, OSError, ImportError, MemoryError)
+"""Errors whose text speaks of machines; that of others may quote a row of data."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run one stage and give its exit status."""
+    # When the daemon dies, so does what it started: nothing else would ever stop this process.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if len(arguments) != 2 or arguments[0] not in list(Stage):
+        print(f"usage: python -m runner.training {{{'|'.join(Stage)}}} FOLDER", file=sys.stderr)
+        return ExitCode.UNEXPECTED
+    # Nothing leaves the box: no hub, no usage reports, whatever the environment says.
+    os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRANSFORMERS_OFFLINE="1")
+    stage, folder = Stage(arguments[0]), Path(arguments[1]).resolve()
+    result = StageFolder(folder).result
+    result.unlink(missing_ok=True)
+    try:
+        _run(stage, folder)
+    except RunnerError as error:
+        print(f"{stage} ended: {error.message}", file=sys.stderr)
+        _answer(result, ErrorFacts(kind=error.kind, message=error.message, advice=error.advice))
+        if isinstance(error, StageError):
+            return error.exit_code
+        return ExitCode.BAD_INPUT if isinstance(error, InputError) else ExitCode.UNEXPECTED
+    except Exception as error:  # the top of the process: everything becomes a status
+        _print_without_rows(error)
+        code, facts = _machine_trouble(error, stage)
+        _answer(result, facts)
+        return code
+    return ExitCode.OK
+
+
+def _run(stage: Stage, folder: Path) -> None:
+    if stage is Stage.PREPARE:
+        from runner.training.prepare import prepare
+
+        prepare(folder)
+    elif stage is Stage.TRAIN:
+        from runner.training.recipe import train
+
+        train(folder)
+    elif stage is Stage.EXPORT:
+        from runner.training.export import export
+
+        export(folder)
+    else:
+        from runner.training.evaluate import evaluate
+
+        evaluate(folder)
+
+
+def _machine_trouble(error: BaseException, stage: Stage) -> tuple[ExitCode, ErrorFacts]:
+    from runner.training.memory import Lost, classify
+
+    lost = classify(error)
+    if lost is Lost.GPU_MEMORY:
+        return ExitCode.OUT_OF_GPU_MEMORY, ErrorFacts(
+            kind="out_of_gpu_memory", message=f"The card's memory ran out in the {stage} stage."
+        )
+    if lost is Lost.HOST_MEMORY:
+        return ExitCode.OUT_OF_HOST_MEMORY, ErrorFacts(
+            kind="out_of_host_memory",
+            message=f"The machine's own memory ran out in the {stage} stage.",
+            advice="Close other programs or give the runner more memory, then drop the spec again.",
+        )
+    if lost is Lost.GPU:
+        return ExitCode.GPU_LOST, ErrorFacts(
+            kind="gpu_lost", message="The graphics card went away.", advice="Run `runner doctor`."
+        )
+    if lost is Lost.DISK:
+        return ExitCode.DISK_FULL, ErrorFacts(
+            kind="disk_full", message="No space was left on the disk.", advice="Make some room."
+        )
+    return ExitCode.UNEXPECTED, ErrorFacts(
+        kind="unexpected",
+        message=f"The {stage} stage ended with {type(error).__name__}.",
+        advice=f"The traceback is in {stage}.log.",
+    )
+
+
+def _answer(result: Path, error: ErrorFacts) -> None:
+    """Write the reason, unless the stage has written a fuller result itself."""
+    try:
+        if not result.exists():
+            write_message(result, StageFailure(error=error))
+    except OSError as trouble:  # a full disk must not hide the exit status
+        print(f"the result could not be written: {trouble}", file=sys.stderr)
+
+
+def _print_without_rows(error: BaseException | None) -> None:
+    while error is not None:
+        traceback.print_tb(error.__traceback__)
+        said = f": {error}" if isinstance(error, _SPEAKING) else ""
+        print(f"{type(error).__name__}{said}", file=sys.stderr, flush=True)
+        error = error.__cause__ or error.__context__
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

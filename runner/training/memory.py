@@ -1,0 +1,183 @@
+"""Turns an exception into what ran out (card, host or nothing), and reads how much was used.
+
+By exception type first, then by message: libraries wrap an allocator's failure in errors of theirs.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+
+class Lost(StrEnum):
+    """What an attempt died of, where it is the machine's doing."""
+
+    GPU_MEMORY = "gpu memory"
+    HOST_MEMORY = "host memory"
+    GPU = "gpu"
+    DISK = "disk"
+
+
+# Each entry has a test; what is added here must name its origin.
+_GPU_MEMORY = re.compile(
+    r"CUDA out of memory"  # torch's allocator
+    r"|HIP out of memory"
+    r"|CUDA error: out of memory"  # the runtime, outside torch's allocator
+    r"|CUDA_ERROR_OUT_OF_MEMORY"  # the driver's name for it
+    r"|cudaErrorMemoryAllocation"
+    r"|CUBLAS_STATUS_ALLOC_FAILED"  # cuBLAS makes its workspace late
+    r"|CUBLAS_STATUS_NOT_INITIALIZED"  # what cuBLAS says when its handle does not fit
+    r"|CUDNN_STATUS_ALLOC_FAILED"
+    r"|CUDNN_STATUS_INTERNAL_ERROR_(?:HOST|DEVICE)_ALLOCATION_FAILED"
+    r"|CUSOLVER_STATUS_ALLOC_FAILED|CUSPARSE_STATUS_ALLOC_FAILED"
+    r"|NVML_SUCCESS == r INTERNAL ASSERT FAILED"  # torch fails while it words an out-of-memory
+    r"|Error out of memory at line \d+ in file .*csrc"  # bitsandbytes' paged buffers
+    r"|Triton Error \[CUDA\]: out of memory",
+    re.IGNORECASE,
+)
+_HOST_MEMORY = re.compile(
+    r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)"
+    r"|unable to mmap \d+ bytes"
+    r"|Cannot allocate memory"  # strerror(ENOMEM)
+    r"|std::bad_alloc"
+    r"|pin_memory.*failed to allocate|CUDAHostAlloc",
+    re.IGNORECASE,
+)
+_GPU_LOST = re.compile(
+    r"GPU is lost|fallen off the bus|CUDA error: (?:unspecified launch failure|unknown error"
+    r"|uncorrectable ECC|hardware stack error|no CUDA-capable device|initialization error)"
+    r"|uncorrectable ECC error|CUDA driver initialization failed|NVML_ERROR_GPU_IS_LOST",
+    re.IGNORECASE,
+)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        todo += [one.__cause__, one.__context__]
+
+
+def classify(error: BaseException) -> Lost | None:
+    """Say what ran out or went away; None: something else is wrong."""
+    found = {_classify_one(one) for one in _chain(error)}
+    for kind in (Lost.GPU_MEMORY, Lost.GPU, Lost.HOST_MEMORY, Lost.DISK):
+        if kind in found:
+            return kind
+    return None
+
+
+def _classify_one(error: BaseException) -> Lost | None:
+    name = type(error).__name__
+    if name == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
+        return Lost.GPU_MEMORY
+    if isinstance(error, MemoryError):
+        return Lost.HOST_MEMORY
+    if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT):
+        return Lost.HOST_MEMORY if error.errno == errno.ENOMEM else Lost.DISK
+    # A ValueError or KeyError may quote anything, a row of data included: not evidence.
+    if not isinstance(error, (RuntimeError, OSError, ImportError, AssertionError)):
+        return None
+    text = str(error)
+    if _GPU_MEMORY.search(text):
+        return Lost.GPU_MEMORY
+    if _GPU_LOST.search(text):
+        return Lost.GPU
+    if _HOST_MEMORY.search(text):
+        return Lost.HOST_MEMORY
+    if "No space left on device" in text:
+        return Lost.DISK
+    return None
+
+
+def plan_does_not_fit(lost: Lost | None, *, on_gpu: bool) -> bool:
+    """Whether a smaller batch plan helps: on a CPU the model's memory is the host's."""
+    return lost is Lost.GPU_MEMORY or (lost is Lost.HOST_MEMORY and not on_gpu)
+
+
+def let_go() -> None:
+    """Give back what nothing refers to any more."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+class Meter:
+    """Reads what this process takes of the card; on a CPU every reading is None."""
+
+    def __init__(self, *, on_gpu: bool, cap_bytes: int | None = None) -> None:
+        """Make the context, measure it, and set the cap."""
+        self.on_gpu = on_gpu
+        self.context_bytes = 0
+        if not on_gpu:
+            return
+        import torch
+
+        before = _used_by_all()
+        torch.zeros(1, device="cuda")
+        after = _used_by_all()
+        if before is not None and after is not None:
+            self.context_bytes = max(0, after - before - torch.cuda.memory_reserved())
+        if cap_bytes is not None:
+            total = torch.cuda.get_device_properties(0).total_memory
+            left = max(1, cap_bytes - self.context_bytes)
+            torch.cuda.set_per_process_memory_fraction(min(1.0, left / total))
+
+    def now_bytes(self) -> int | None:
+        """Reserved now, plus the context."""
+        if not self.on_gpu:
+            return None
+        import torch
+
+        return int(torch.cuda.memory_reserved()) + self.context_bytes
+
+    def peak_bytes(self) -> int | None:
+        """Reserved at most so far, plus the context."""
+        if not self.on_gpu:
+            return None
+        import torch
+
+        return int(torch.cuda.max_memory_reserved()) + self.context_bytes
+
+    def peak_allocated_bytes(self) -> int | None:
+        """Allocated at most so far, without the context."""
+        if not self.on_gpu:
+            return None
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+
+
+def _used_by_all() -> int | None:
+    """Memory in use on the card, by everybody; a context made in between shows as the difference.
+
+    Per-process readings would be exact, but carry host process ids that a container cannot match.
+    """
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        try:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+            handle: Any
+            if visible.startswith("GPU-"):
+                handle = pynvml.nvmlDeviceGetHandleByUUID(visible)
+            else:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(int(visible or 0))
+            return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+        finally:
+            pynvml.nvmlShutdown()
+    except Exception:  # no NVML: the context is then counted as nothing, and the log shows 0
+        return None
