@@ -89,8 +89,9 @@ def _prepare(folder: Path) -> None:
     tokenised = _tokenise(template, [*train, *held_out])
     limit = _max_length(spec, tokenised, longest_context(read_config(model, spec.model)))
     kept, left_out = _leave_out_longer(tokenised, limit)
-    learn = [row for row in kept[: len(kept)] if row.source.row in {c.row for c in train}]
-    measure = [row for row in kept if row.source.row not in {c.row for c in train}]
+    held_rows = {conversation.row for conversation in held_out}
+    learn = [row for row in kept if row.source.row not in held_rows]
+    measure = [row for row in kept if row.source.row in held_rows]
     if not learn:
         raise DataError([Problem(message="no row is left to learn from")])
     if left_out:
@@ -144,7 +145,7 @@ def total_steps(
 
 
 def _read(spec: JobSpec, copies: Sequence[Copied]) -> tuple[list[Conversation], dict[str, int]]:
-    """Read and check every file; the first row of each file is told by its name."""
+    """Read and check every file; count the rows of each."""
     findings = Findings()
     per_file = {c.named: read_rows(c.path, shown_as=c.named, findings=findings) for c in copies}
     conversations = to_conversations(

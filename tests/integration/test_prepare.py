@@ -127,6 +127,15 @@ def test_many_long_rows_refuse_the_job_with_the_length_that_would_do(box):
     assert box.prepare(f"data: a.jsonl\ntraining: {{max_length: {length}}}").left_out_rows == 0
 
 
+def test_packed_sequences_are_counted_as_the_trainer_packs_them(box):
+    """The steps of a packed run are those of its sequences."""
+    box.put("a.jsonl", [qa(i) for i in range(40)])
+    packed = box.prepare("data: a.jsonl\ntraining: {packing: true, max_length: 400}")
+    lengths = json.loads((box.run.prepared / "lengths.json").read_text())
+    assert sum(lengths) / 400 <= packed.train_rows < len(lengths) / 4
+    assert packed.total_steps == 2
+
+
 BAD = {
     "empty": ([], "no rows", None),
     "bad JSON": ([qa(1), '{"instruction": "SECRET', qa(2), "SECRET"], "not valid JSON", 2),

@@ -1,0 +1,222 @@
+"""Reads rows of every kind of file and format, and finds all that is wrong in one pass."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from runner.training.formats import detect, to_conversations
+from runner.training.rows import Findings, Row, read_rows
+
+ANSWERED = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+def read(tmp_path, name, content):
+    """Read one file; give its rows and problems."""
+    path = tmp_path / "copy"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    findings = Findings()
+    return read_rows(path, shown_as=name, findings=findings), findings.problems
+
+
+def convert(*values, data_format="auto", system_prompt=None):
+    """Turn values into conversations; give them and the problems."""
+    rows = [Row(file="f", line=n, value=value) for n, value in enumerate(values, start=1)]
+    findings = Findings()
+    found = to_conversations(
+        rows, data_format=data_format, system_prompt=system_prompt, findings=findings
+    )
+    return found, findings.problems
+
+
+GOOD = {
+    "JSON Lines": ("a.jsonl", '{"text": "ä"}\n\n{"text": "b"}', [1, 3]),
+    "byte-order mark": (
+        "a.jsonl",
+        b'\xef\xbb\xbf{"text": "\xc3\xa4"}\r\n{"text": "b"}\r\n',
+        [1, 2],
+    ),
+    "array": ("a.json", '[\n {"text": "ä"},\n {"text":\n "b"}]\n', [2, 3]),
+    "lines named .json": ("a.json", '{"text": "ä"}\n{"text": "b"}', [1, 2]),
+    "CSV": ("a.csv", 'text\n"ä"\n"b"\n', [2, 3]),
+    "CSV of Excel": ("a.csv", "\ufefftext;more\r\nä;x\r\nb;y\r\n", [2, 3]),
+    "TSV": ("a.tsv", "text\tmore\nä\tx\nb\ty\n", [2, 3]),
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_every_kind_of_file_is_read_with_its_lines(case, tmp_path):
+    """Each row knows the line at which it begins."""
+    name, content, lines = GOOD[case]
+    rows, problems = read(tmp_path, name, content)
+    assert not problems
+    assert [row.line for row in rows] == lines
+    assert rows[0].value["text"] == "ä"
+
+
+def test_a_line_break_in_a_quoted_csv_text_keeps_lines_right(tmp_path):
+    """The row after a text of two lines is told by its true line."""
+    rows, _ = read(tmp_path, "a.csv", 'text\n"one\ntwo"\nthree\n')
+    assert [row.line for row in rows] == [2, 4]
+
+
+def test_parquet_is_read(tmp_path):
+    """Rows are counted from 1; nested messages arrive whole."""
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.Table.from_pylist([{"messages": ANSWERED}] * 2), path)
+    rows, problems = read(tmp_path, "a.parquet", path.read_bytes())
+    assert not problems
+    assert [(row.line, row.value["messages"]) for row in rows] == [(1, ANSWERED), (2, ANSWERED)]
+
+
+BAD = {
+    "UTF-16": ("a.jsonl", '{"text": "x"}'.encode("utf-16"), "UTF-16", 1, 1),
+    "Latin-1": ("a.jsonl", b'{"text": "a"}\n{"text": "\xe4"}\n{"text": "\xf6"}', "not UTF-8", 2, 2),
+    "bad lines": ("a.jsonl", '{"a": 1}\n{\n{"a": 2}\n}', "not valid JSON", 2, 2),
+    "deep": ("a.jsonl", "[" * 100_000, "not valid JSON", 1, 1),
+    "long number": ("a.jsonl", '{"text": ' + "1" * 5000 + "}", "not valid JSON", 1, 1),
+    "array cut": ("a.json", '[\n{"a": 1},\n{"a": ', "not valid JSON", 3, 1),
+    "array without comma": ("a.json", '[{"a": 1}\n{"a": 2}]', "not valid JSON", 2, 1),
+    "after the array": ("a.json", "[{}]\n[{}]", "more after", 2, 1),
+    "no array": ("a.json", '"x"', "neither", 1, 1),
+    "columns": ("a.csv", "a,b\n1,2\n1\n1,2,3\n", "number of columns", 3, 2),
+    "quote": ("a.csv", 'a,b\n1,"2\n', "quote", 2, 1),
+    "same column": ("a.csv", "a,a\n1,2\n", "same name", 1, 1),
+    "empty": ("a.jsonl", "", "no rows", None, 1),
+    "only a header": ("a.csv", "a,b\n", "no rows", None, 1),
+    "Parquet": ("a.parquet", b"PAR1 not really", "not valid Parquet", None, 1),
+    "kind": ("a.xlsx", b"PK", "not read", None, 1),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files_are_told_with_line_and_count(case, tmp_path):
+    """One problem a kind, at its first line."""
+    name, content, message, line, count = BAD[case]
+    _, problems = read(tmp_path, name, content)
+    assert [(p.file, p.line, p.count) for p in problems] == [(name, line, count)]
+    assert message in problems[0].message
+
+
+@given(st.binary(max_size=200), st.sampled_from(["a.jsonl", "a.json", "a.csv", "a.tsv"]))
+def test_no_bytes_break_the_readers(tmp_path_factory, content, name):
+    """Any bytes give rows or problems, never an exception."""
+    rows, problems = read(tmp_path_factory.getbasetemp(), name, content)
+    assert rows or problems
+
+
+ROWS = {
+    "alpaca": {"instruction": "q", "input": "", "output": "a"},
+    "prompt-completion": {"prompt": "q", "completion": "a"},
+    "messages": {"messages": ANSWERED},
+    "sharegpt": {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_format_becomes_the_same_messages(name):
+    """A format is detected by its columns, and can be named."""
+    assert detect(ROWS[name]) == name
+    for data_format in ("auto", name):
+        (found,), problems = convert(ROWS[name], data_format=data_format)
+        assert not problems
+        assert list(found.messages) == ANSWERED
+
+
+def test_text_is_kept_whole():
+    """It has no messages: all of it is learned."""
+    (found,), _ = convert({"text": "all of it"})
+    assert (found.text, found.messages) == ("all of it", ())
+
+
+def test_the_input_of_alpaca_follows_the_instruction():
+    """Both are the question."""
+    (found,), _ = convert({"instruction": "Sum up:", "input": "long", "output": "a"})
+    assert found.messages[0]["content"] == "Sum up:\n\nlong"
+
+
+def test_prompts_may_be_messages():
+    """TRL's conversational prompt-completion."""
+    (found,), problems = convert({"prompt": ANSWERED[:1], "completion": ANSWERED[1:]})
+    assert not problems
+    assert list(found.messages) == ANSWERED
+
+
+def test_the_system_prompt_yields_to_the_rows_own():
+    """It is put only before conversations that have none."""
+    own = [{"role": "system", "content": "mine"}, *ANSWERED]
+    found, _ = convert({"messages": own}, {"messages": ANSWERED}, system_prompt="the spec's")
+    assert [c.messages[0]["content"] for c in found] == ["mine", "the spec's"]
+
+
+def talk(*roles):
+    """Make a row of messages by their roles."""
+    return {"messages": [{"role": role, "content": "SECRET"} for role in roles]}
+
+
+UNUSABLE = {
+    "ends with a question": (talk("user", "assistant", "user"), "no answer"),
+    "only a question": (talk("user"), "no answer"),
+    "nothing": (talk(), "no messages"),
+    "only a system message": (talk("system"), "no messages"),
+    "begins with an answer": (talk("assistant"), "begin with the user"),
+    "two questions": (talk("user", "user", "assistant"), "follow each other"),
+    "system late": (talk("user", "system", "assistant"), "elsewhere than first"),
+    "tool": (talk("user", "tool", "assistant"), "role"),
+    "no list": ({"messages": "SECRET"}, "not a list"),
+    "no message": ({"messages": ["SECRET"]}, "not a message"),
+    "empty answer": (
+        {"messages": [ANSWERED[0], {"role": "assistant", "content": ""}]},
+        "no answer: it is empty",
+    ),
+    "picture": (
+        {"messages": [{"role": "user", "content": [{"type": "image"}]}, ANSWERED[1]]},
+        "other than text",
+    ),
+    "calls": (
+        {"messages": [ANSWERED[0], {"role": "assistant", "tool_calls": [{"SECRET": 1}]}]},
+        "tools",
+    ),
+    "odd role": ({"messages": [{"role": 3, "content": "SECRET"}]}, "role"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_rows_that_cannot_be_learned_are_told_without_their_content(case):
+    """Each with its line and what it lacks."""
+    value, message = UNUSABLE[case]
+    found, problems = convert({"messages": ANSWERED}, value)
+    assert len(found) == 1
+    assert [p.line for p in problems] == [2]
+    assert message in problems[0].message
+    assert "SECRET" not in str(problems[0])
+
+
+def test_mixed_formats_are_named():
+    """The fewer rows are the odd ones; the first of each kind is told with its count."""
+    _, problems = convert(ROWS["alpaca"], {"text": "x"}, ROWS["alpaca"], {"text": "y"}, {"z": 1})
+    assert [(p.line, p.count) for p in problems] == [(2, 2), (5, 1)]
+    assert "text" in problems[0].message
+    assert "alpaca" in problems[0].message
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["role", "from", "content", "value", "type", "text"]), inner
+            )
+        ),
+    ),
+    st.sampled_from(["messages", "conversations", "prompt", "text", "instruction"]),
+)
+def test_no_value_breaks_the_formats(value, column):
+    """Whatever JSON stands in a row, it is a conversation or a problem."""
+    row = json.loads(json.dumps({column: value, "output": value, "completion": value}))
+    found, problems = convert(row)
+    assert bool(found) != bool(problems)
