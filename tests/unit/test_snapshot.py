@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import threading
 
 import pytest
@@ -98,22 +99,24 @@ def test_a_link_swapped_in_while_we_look_leads_nowhere(inbox):
             os.rename(link, good)
             os.unlink(good)
             os.rename(inbox / "aside", good)
+            stop.wait(random.uniform(0, 0.02))  # real for a while, or no copy ever gets through
 
     thread = threading.Thread(target=turn)
     thread.start()
-    taken = 0
+    taken = refused = 0
     try:
         for number in range(300):
             try:
                 (copied,) = snapshot(inbox, "good/secret.jsonl", target=f"run{number}")
             except DataError:
+                refused += 1
                 continue
             taken += 1
             assert copied.path.read_text() == "fine"
     finally:
         stop.set()
         thread.join()
-    assert taken, "the loop must sometimes see the real file, or it proves nothing"
+    assert taken and refused, "the loop must see both the file and the link, or it proves nothing"
 
 
 def test_a_file_that_is_never_still_is_refused(inbox):
