@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -193,6 +194,8 @@ def _work(
     if daemon_is_running(outputs):
         console.print("A daemon watches this inbox already: it takes the job.")
         return follower.follow(find, lambda: daemon_is_running(outputs))
+    # Whatever ends the demo ends its daemon: a service's stop raises like Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     outputs.private.mkdir(parents=True, exist_ok=True)
     log = outputs.private / "demo.log"
     folders = ["--jobs-dir", jobs_dir, "--outputs-dir", outputs_dir, "--models-dir", models_dir]

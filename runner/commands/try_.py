@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def try_run(
     console = Console(highlight=False, stderr=as_json)
     machine = find_machine(device)
     outputs.private.mkdir(parents=True, exist_ok=True)
-    lease = Lock.take(outputs.gpu_lease, what="the GPU") if machine.on_gpu else None
+    holder = f"`runner try {run.job}`, process {os.getpid()}"
+    lease = Lock.take(outputs.gpu_lease, what="the GPU", holder=holder) if machine.on_gpu else None
     try:
         with console.status("Loading the model …"):
             pair = SideBySide(find_model(models_dir, spec.model), run.adapter, spec, machine)

@@ -40,7 +40,7 @@ from runner.contract.stage_io import (
     write_message,
 )
 from runner.contract.states import Stage, State
-from runner.daemon import answer, claim, stage, view
+from runner.daemon import answer, claim, outcome, stage, view
 from runner.daemon.data_ready import DataWatch, named_files
 from runner.daemon.lock import Lock
 from runner.daemon.log import Log
@@ -55,7 +55,7 @@ from runner.daemon.plans import (
 from runner.daemon.process import Child
 from runner.daemon.progress import read_progress
 from runner.daemon.queue import in_order
-from runner.daemon.recover import recover, step_of
+from runner.daemon.recover import recover, step_of, unfinished
 from runner.daemon.requests import read_requests
 from runner.daemon.retry import ASKED, Next, after_attempt, after_stage, rule_for
 from runner.daemon.settings import Settings
@@ -80,7 +80,8 @@ class Live:
     child: Child | None = None
     stage: Stage | None = None
     """The stage that the child runs."""
-    cancel: bool = False
+    cancel: str = ""
+    """Why it is to be cancelled, as soon as its child has ended."""
     absent_since: float | None = None
     """Monotonic time of the first scan in a row that did not find the spec."""
     answered: tuple[str, str] = ("", "")
@@ -103,6 +104,8 @@ class Conductor:
         self._known_ids: set[str] = set()
         self._sequence = 0
         self._specs: dict[str, Seen] = {}
+        self._not_specs: dict[str, Look] = {}
+        self._unclaimable: set[str] = set()
         self._data = DataWatch(settle_seconds=settings.settle_seconds)
         self._hold: tuple[float, str] | None = None
         self._problem = ""
@@ -134,6 +137,8 @@ class Conductor:
                 self.log.say("spec of a run cannot be read", run=run.run_id, reason=str(error))
                 continue
             self.runs[run.run_id] = Live(run=run, record=record, spec=spec)
+        if not self.settings.inbox.marker.exists():
+            return  # the look at the inbox says so
         with self._inbox_access() as inbox:
             where = view.scan_view(inbox)
             for record in found.ended:
@@ -160,7 +165,7 @@ class Conductor:
             if self.settings.once and not busy and not self._specs:
                 if not self.runs:
                     return 0 if self.all_succeeded else 1
-                if self._hold is not None:
+                if self._hold is not None or self._problem:
                     return 1  # the box, not the runs: they go on at the next start
             self.wakeup.wait(self._wait_seconds(at, busy=busy))
 
@@ -255,6 +260,8 @@ class Conductor:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 continue
+            if self._not_specs.get(entry.name) == Look.of(status):
+                continue
             known = look_again(self._specs.get(entry.name), Look.of(status), at)
             unchanged = known.unchanged_seconds(at)
             settled_now = is_settled(known, at=at, settle_seconds=self.settings.settle_seconds)
@@ -279,8 +286,7 @@ class Conductor:
                 self._specs.pop(name, None)
                 return
             if name.lower().endswith(".json") and not claim.is_json_spec(inbox, name):
-                if self.settings.once:
-                    self._specs.pop(name, None)
+                self._not_specs[name] = self._specs.pop(name).look
                 return
             error = claim.peek(inbox, name)
             unchanged = self._specs[name].unchanged_seconds(at)
@@ -291,6 +297,15 @@ class Conductor:
             )
         except FileNotFoundError:
             self._specs.pop(name, None)
+            return
+        except OSError as error:  # one file that cannot be moved must not hold up the others
+            reason = f"{answer.shown(name)} cannot be claimed: {error.strerror}"
+            if reason not in self._unclaimable:
+                self._unclaimable.add(reason)
+                self.all_succeeded = False
+                self.log.say(reason, level="warning")
+            if self.settings.once:
+                self._specs.pop(name, None)
             return
         self._specs.pop(name, None)
         self._enter(taken)
@@ -351,12 +366,12 @@ class Conductor:
     def _cancel(self, live: Live, reason: str) -> None:
         if live.cancel or live.record.state.is_final:
             return
-        live.cancel = True
+        live.cancel = reason
         self._say(live, f"{live.record.job}: to be cancelled", reason=reason)
         if live.child is not None:
             live.child.ask_to_stop(at=time.monotonic(), grace_seconds=self.settings.grace_seconds)
         else:
-            self._end(live, State.CANCELLED, _cancelled(reason))
+            self._end(live, State.CANCELLED, outcome.cancelled(reason))
 
     def _write_answers(self, inbox: Folder, at: float) -> None:
         renew = at - self._answers_at >= _ANSWER_SECONDS
@@ -394,6 +409,7 @@ class Conductor:
         lines = []
         if self._hold is not None:
             lines.append(f"The queue is held: {self._hold[1]}.")
+        lines += sorted(self._unclaimable)
         lines += [f"The record of {run_id} cannot be read." for run_id in self.damaged]
         lines += [
             f"{record.job} ({record.run_id}) {record.state}: "
@@ -428,7 +444,7 @@ class Conductor:
         running = [live.stage for live in self.runs.values() if live.child is not None]
         prepared = [live for live in waiting if next_stage(live.record) is not Stage.PREPARE]
         if prepared and all(stage_now is Stage.PREPARE for stage_now in running):
-            self._start_or_wait(prepared[0], blocked or self._gpu_holder(prepared[0]))
+            self._start_or_wait(prepared[0], blocked)
         if Stage.PREPARE in running or len(prepared) > (not running):
             return
         for live in waiting:
@@ -437,6 +453,8 @@ class Conductor:
 
     def _prepare(self, live: Live, blocked: str | None) -> bool:
         """Start a run's prepare stage; False when it waits for data and another may go first."""
+        if self._problem:
+            return self._start_or_wait(live, self._problem)
         with self._inbox_access() as inbox:
             waits = self._data.waiting_for(inbox, named_files(live.spec), time.monotonic())
         if waits is None:
@@ -469,24 +487,27 @@ class Conductor:
             return f"the disk is nearly full ({free / 1024**3:.1f} GiB free, {need:.1f} needed)"
         return None
 
-    def _gpu_holder(self, live: Live) -> str | None:
-        """Name who else uses the GPU."""
-        if next_stage(live.record) is Stage.EXPORT:
-            return None
-        try:
-            Lock.look(self.outputs.gpu_lease, what="the GPU")
-        except BusyError as error:
-            return error.message
-        return None
-
     def _start_or_wait(self, live: Live, blocked: str | None) -> bool:
+        """Start the run's next stage, or record why it waits; True: it was its turn."""
+        lease = None
+        if blocked is None and next_stage(live.record) in (Stage.TRAIN, Stage.EVALUATE):
+            try:
+                lease = Lock.take(
+                    self.outputs.gpu_lease, what="the GPU", holder=f"run {live.record.run_id}"
+                )
+            except BusyError as error:
+                blocked = error.message
         if blocked is not None:
             self._wait(live, blocked)
-        else:
-            self._start(live)
+            return True
+        try:
+            self._start(live, lease)
+        finally:
+            if lease is not None:
+                lease.release()  # the child has inherited it and holds it as long as it lives
         return True
 
-    def _start(self, live: Live) -> None:
+    def _start(self, live: Live, lease: Lock | None) -> None:
         which = next_stage(live.record)
         record = live.record
         changes: dict[str, Any] = {
@@ -527,11 +548,6 @@ class Conductor:
             ),
         )
         live.stage = which
-        lease = None
-        if which in (Stage.TRAIN, Stage.EVALUATE):
-            lease = Lock.take(
-                self.outputs.gpu_lease, what="the GPU", holder=f"{which} of {live.record.run_id}"
-            )
         live.child = Child(
             stage.command(self.settings.stage_command, which, folder.resolve()),
             environment=stage.environment(os.environ, home=self.outputs.cache.resolve()),
@@ -540,8 +556,6 @@ class Conductor:
             on_exit=self.wakeup.set,
             inherited=(lease.descriptor,) if lease else (),
         )
-        if lease:
-            lease.release()  # the child holds it from here on
         self._say(live, f"{live.record.job}: {which} started", pid=live.child.pid)
 
     # --- ends of stages ---------------------------------------------------------------------
@@ -579,7 +593,7 @@ class Conductor:
         )
         plan = result.batch_plan if result is not None else attempt.batch_plan
         smaller_plan = smaller(plan) if code == ExitCode.OUT_OF_GPU_MEMORY else None
-        reason = error.message if error else _how(code)
+        reason = error.message if error else outcome.how(code)
         if asked and code != ExitCode.OK:
             reason = ASKED
         elif smaller_plan is not None:
@@ -601,7 +615,7 @@ class Conductor:
         if result is not None:
             changes |= {
                 "environment": {**record.environment, **result.environment},
-                "shortfalls": _joined(record.shortfalls, result.shortfalls),
+                "shortfalls": outcome.joined(record.shortfalls, result.shortfalls),
                 "metrics": {
                     **record.metrics,
                     **result.metrics,
@@ -619,7 +633,9 @@ class Conductor:
         self._set(live, **changes)
         if reason and then is not Next.GO_ON:
             self._say(live, f"{record.job}: attempt {attempt.number} ended", reason=reason)
-        self._go_on(live, then, error or _facts(Stage.TRAIN, code, live), asked=asked)
+        self._go_on(
+            live, then, error or outcome.facts(Stage.TRAIN, code, live.run, record), asked=asked
+        )
 
     def _stage_ended(self, live: Live, which: Stage, code: int, *, asked: bool) -> None:
         record = live.record
@@ -629,7 +645,7 @@ class Conductor:
         if which is Stage.PREPARE:
             prepared, error = read_answer(path, PrepareResult)
             if code == ExitCode.OK and prepared is not None and prepared.total_steps > 0:
-                changes = _prepared(record, prepared)
+                changes = outcome.prepared(record, prepared)
         elif which is Stage.EXPORT:
             exported, error = read_answer(path, ExportResult)
             if code == ExitCode.OK and exported is not None:
@@ -641,7 +657,7 @@ class Conductor:
             evaluated, error = read_answer(path, EvaluateResult)
             if code == ExitCode.OK and evaluated is not None:
                 changes = {
-                    "shortfalls": _joined(record.shortfalls, evaluated.shortfalls),
+                    "shortfalls": outcome.joined(record.shortfalls, evaluated.shortfalls),
                     "metrics": {
                         **record.metrics,
                         "eval_loss_before": evaluated.eval_loss_before,
@@ -662,11 +678,11 @@ class Conductor:
         if which is Stage.EVALUATE and then is Next.GO_ON and not live.cancel:
             self._end(live, State.SUCCEEDED)
             return
-        self._go_on(live, then, error or _facts(which, code, live), asked=asked)
+        self._go_on(live, then, error or outcome.facts(which, code, live.run, record), asked=asked)
 
     def _go_on(self, live: Live, then: Next, error: ErrorFacts, *, asked: bool) -> None:
         if live.cancel:
-            self._end(live, State.CANCELLED, _cancelled("it was asked for"))
+            self._end(live, State.CANCELLED, outcome.cancelled(live.cancel))
         elif asked:
             return  # the daemon leaves; the record says interrupted, or ready for the next stage
         elif then is Next.REJECT:
@@ -700,62 +716,21 @@ class Conductor:
             self.log.say("the heartbeat could not be written", level="warning", reason=str(error))
 
 
-def _prepared(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
-    numbers = result.model_dump(
-        include={
-            "train_rows",
-            "eval_rows",
-            "left_out_rows",
-            "train_tokens",
-            "learned_tokens",
-            "longest",
-            "max_length",
-            "chat_template",
-        }
-    )
-    return {
-        "state": State.QUEUED,
-        "data": result.data,
-        "model": result.model,
-        "total_steps": result.total_steps,
-        "shortfalls": _joined(record.shortfalls, result.shortfalls),
-        "metrics": {**record.metrics, **numbers},
-    }
+def _open_inbox(settings: Settings) -> Lock | None:
+    """Make the inbox's folders and take its marker as a lock; None when it is not really there.
 
-
-def _joined(before: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
-    return (*before, *(sentence for sentence in more if sentence not in before))
-
-
-def _how(code: int) -> str:
-    if code < 0:
-        try:
-            return f"ended by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"ended by signal {-code}"
-    return f"ended with exit code {code} ({rule_for(code).outcome})"
-
-
-def _facts(which: Stage, code: int, live: Live) -> ErrorFacts:
-    folder = stage_folder(live.run, which, live.record).relative_to(live.run.root)
-    where = f"outputs/{live.record.job}/{live.record.run_id}/{folder}/{which}.log"
-    return ErrorFacts(
-        kind=rule_for(code).outcome.replace(" ", "_"),
-        message=f"The {which} stage was {_how(code)}."
-        if code < 0
-        else f"The {which} stage {_how(code)}.",
-        advice=f"Its log tells more: {where}",
-    )
-
-
-def _cancelled(reason: str) -> ErrorFacts:
-    return ErrorFacts(kind="cancelled", message=f"Cancelled: {reason}.")
-
-
-def _open_inbox(settings: Settings) -> Lock:
-    """Make the inbox's folders and take its marker as a lock."""
+    An empty folder in which runs that are not finished should show is a share that is not mounted:
+    a marker written there would prove the wrong thing, and the runs would be taken for cancelled.
+    """
     settings.jobs_dir.mkdir(parents=True, exist_ok=True)
     with Folder.open(settings.jobs_dir) as inbox:
+        if not settings.inbox.marker.exists() and unfinished(settings.outputs):
+            try:
+                where = view.scan_view(inbox)
+            except FileNotFoundError:
+                where = {}
+            if not where:
+                return None
         for name in STATE_FOLDERS:
             inbox.make_folder(name, mode=0o770)
     return Lock.take(settings.inbox.marker, what=f"The inbox {settings.jobs_dir}")
@@ -773,7 +748,9 @@ def run_daemon(settings: Settings) -> int:
     locks = [Lock.take(outputs.lock, what=f"The outputs folder {settings.outputs_dir}")]
     observer = None
     try:
-        locks.append(_open_inbox(settings))
+        inbox_lock = _open_inbox(settings)
+        if inbox_lock is not None:
+            locks.append(inbox_lock)
         conductor = Conductor(settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, conductor.ask_to_stop)

@@ -56,25 +56,6 @@ class Lock:
         """To hand to a child, which then holds the lock as well."""
         return self._descriptor
 
-    @staticmethod
-    def look(path: Path, *, what: str) -> None:
-        """Only look whether a lock could be taken, and leave its content alone.
-
-        Raises:
-            BusyError: somebody holds it, who is named.
-        """
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, _HOLDER_BYTES, 0).decode(errors="replace").strip()
-            raise BusyError(f"{what} is held by {holder or 'another process'}") from error
-        finally:
-            os.close(descriptor)
-
     def release(self) -> None:
         """Let go; safe to call twice."""
         if self._descriptor >= 0:

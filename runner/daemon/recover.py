@@ -66,6 +66,17 @@ def revive(run: RunFolder, record: RunRecord) -> RunRecord:
     return record.but(state=State.INTERRUPTED)
 
 
+def unfinished(outputs: Outputs) -> bool:
+    """Whether any run is not finished yet; its spec should then show in the inbox."""
+    for run in outputs.runs():
+        try:
+            if not read_record(run.record).state.is_final:
+                return True
+        except (OSError, DamagedError):
+            continue
+    return False
+
+
 def recover(outputs: Outputs) -> Found:
     """Read all records, kill orphans, close what was open, sweep unfinished files."""
     live, ended, damaged, notes = [], [], [], []

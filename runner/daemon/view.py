@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 from runner.contract.beneath import Folder
@@ -38,7 +39,9 @@ def show(inbox: Folder, record: RunRecord, run: RunFolder, where: tuple[str, str
     with inbox.open_folder(target_folder) as target:
         if where is not None:
             with inbox.open_folder(where[0]) as source:
-                source.move(where[1], target, name)
+                # Taken: somebody copied it there. Gone: deleted just now, the next scan sees it.
+                with contextlib.suppress(FileExistsError, FileNotFoundError):
+                    source.move(where[1], target, name)
                 if where[0] != target_folder:
                     source.remove_file(f"{name}.txt")
         elif record.state.is_final:

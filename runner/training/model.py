@@ -62,6 +62,11 @@ def load_base(
         **options,
     )
     model.config.use_cache = False
+    # bitsandbytes repacks NF4 weights at their first use outside training on a CPU with bf16: other
+    # numbers (7e-4 of a loss) from then on, in training too. A probe would leave a trace.
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model
 
 

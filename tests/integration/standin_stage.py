@@ -3,7 +3,8 @@
 The real stages need torch and minutes; what is tested here is what the daemon makes of each way a
 child can end, kill -9 included, in seconds. The real stages under the real daemon are tested in
 test_whole_path. The "data" of these tests is a JSON object: stage → list of ways to end, one for
-each try; a way is "ok", an exit code, "hang", or "train N then WAY" to leave N steps first.
+each try; a way is "ok", an exit code, "hang" (until asked
+to stop), "stubborn" (even then), or "train N then WAY" to leave N steps first.
 """
 
 import ctypes
@@ -89,11 +90,11 @@ def main() -> int:
         results["train"] = train(folder, run, plan, steps)
     if stage == "export":
         run.adapter.mkdir(exist_ok=True)
-    if way == "hang":
+    if way in ("hang", "stubborn"):
         asked = []
         signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
         (folder.root / "hanging").touch()
-        while not asked:
+        while not asked or way == "stubborn":
             signal.pause()
         return ExitCode.INTERRUPTED
     code = 0 if way == "ok" else int(way)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from daemon_box import Box
 
 from runner.contract.states import State
-from daemon_box import Box
 
 
 @pytest.fixture

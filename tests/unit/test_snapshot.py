@@ -116,31 +116,56 @@ def test_a_link_swapped_in_while_we_look_leads_nowhere(inbox):
     finally:
         stop.set()
         thread.join()
-    assert taken and refused, "the loop must see both the file and the link, or it proves nothing"
+    assert taken, "the loop must see the file too, or it proves nothing"
+    assert refused, "the loop must meet the link too, or it proves nothing"
 
 
-def test_a_file_that_is_never_still_is_refused(inbox):
-    """What changes while it is copied is no snapshot of anything."""
-    path, stop = inbox / "data/a.jsonl", threading.Event()
+def append(path):
+    """Write on, as a program does that is not finished."""
+    with path.open("a") as file:
+        file.write("more\n")
 
-    def write():
-        with path.open("a") as file:
-            while not stop.is_set():
-                file.write("x" * 4096)
-                file.flush()
-                if file.tell() > 64 << 20:
-                    file.truncate(0)
 
-    path.write_text("y" * (16 << 20))
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        with pytest.raises(DataError, match="written to"):
-            snapshot(inbox, "data/a.jsonl")
-    finally:
-        stop.set()
-        thread.join()
+def replace(path):
+    """Put another file in its place, as a sync client does."""
+    beside = path.with_suffix(".new")
+    beside.write_bytes(path.read_bytes())
+    os.rename(beside, path)
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Let something happen to the source between the copy and the second look at it."""
+
+    def arrange(happens, *, times):
+        left, fsync = [times], os.fsync
+
+        def fsync_while_it_happens(descriptor):
+            if left[0]:
+                left[0] -= 1
+                happens()
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fsync_while_it_happens)
+
+    return arrange
+
+
+@pytest.mark.parametrize("change", [append, replace])
+def test_a_file_that_is_never_still_is_refused(change, inbox, meanwhile):
+    """What changes each time it is copied is no snapshot of anything; nothing of it is left."""
+    meanwhile(lambda: change(inbox / "data/a.jsonl"), times=100)
+    with pytest.raises(DataError, match="written to"):
+        snapshot(inbox, "data/a.jsonl")
     assert list((inbox.parent / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [append, replace])
+def test_a_file_that_comes_to_rest_is_copied_as_it_then_is(change, inbox, meanwhile):
+    """One late write costs another copy, not the job."""
+    meanwhile(lambda: change(inbox / "data/a.jsonl"), times=1)
+    (copied,) = snapshot(inbox, "data/a.jsonl")
+    assert copied.path.read_bytes() == (inbox / "data/a.jsonl").read_bytes()
 
 
 def test_known_content_is_linked_and_other_content_is_not(inbox):

@@ -1,0 +1,70 @@
+"""Turns how a stage ended and what it left into the words and fields of the record."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from runner.contract.layout import RunFolder
+from runner.contract.record import ErrorFacts, RunRecord
+from runner.contract.stage_io import PrepareResult
+from runner.contract.states import Stage, State
+from runner.daemon.plans import stage_folder
+from runner.daemon.retry import rule_for
+
+
+def prepared(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
+    """Turn what prepare found into changes of the record."""
+    numbers = result.model_dump(
+        include={
+            "train_rows",
+            "eval_rows",
+            "left_out_rows",
+            "train_tokens",
+            "learned_tokens",
+            "longest",
+            "max_length",
+            "chat_template",
+        }
+    )
+    return {
+        "state": State.QUEUED,
+        "data": result.data,
+        "model": result.model,
+        "total_steps": result.total_steps,
+        "shortfalls": joined(record.shortfalls, result.shortfalls),
+        "metrics": {**record.metrics, **numbers},
+    }
+
+
+def joined(before: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    """Add sentences that are not there yet."""
+    return (*before, *(sentence for sentence in more if sentence not in before))
+
+
+def how(code: int) -> str:
+    """Say how a child ended."""
+    if code < 0:
+        try:
+            return f"ended by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"ended by signal {-code}"
+    return f"ended with exit code {code} ({rule_for(code).outcome})"
+
+
+def facts(which: Stage, code: int, run: RunFolder, record: RunRecord) -> ErrorFacts:
+    """Say why a stage failed, where it could not say so itself."""
+    folder = stage_folder(run, which, record).relative_to(run.root)
+    where = f"outputs/{record.job}/{record.run_id}/{folder}/{which}.log"
+    return ErrorFacts(
+        kind=rule_for(code).outcome.replace(" ", "_"),
+        message=f"The {which} stage was {how(code)}."
+        if code < 0
+        else f"The {which} stage {how(code)}.",
+        advice=f"Its log tells more: {where}",
+    )
+
+
+def cancelled(reason: str) -> ErrorFacts:
+    """Say why a run was cancelled."""
+    return ErrorFacts(kind="cancelled", message=f"Cancelled: {reason}.")

@@ -1,0 +1,119 @@
+"""Turns the retry table into what a user may rely on, row by row."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from runner.contract.batch import BatchPlan
+from runner.contract.exit_codes import ExitCode
+from runner.contract.record import Attempt, now
+from runner.contract.states import Stage
+from runner.daemon.retry import ASKED, RULES, Next, after_attempt, after_stage, rule_for, stalled
+
+PLAN = BatchPlan(per_device_batch_size=4, gradient_accumulation_steps=4)
+
+
+def attempts(*ends: tuple[int, int, int]) -> list[Attempt]:
+    """Make closed attempts from (exit code, first step, last step)."""
+    return [
+        Attempt(
+            number=number,
+            batch_plan=PLAN,
+            started_at=now(),
+            outcome="x",
+            exit_code=code,
+            first_step=first,
+            last_step=last,
+        )
+        for number, (code, first, last) in enumerate(ends, start=1)
+    ]
+
+
+def test_every_exit_code_has_a_rule() -> None:
+    """No way to end is forgotten."""
+    assert set(RULES) == set(ExitCode)
+
+
+@pytest.mark.parametrize(
+    ("code", "then"),
+    [
+        (ExitCode.OK, Next.GO_ON),
+        (ExitCode.UNEXPECTED, Next.SAME_PLAN),
+        (ExitCode.BAD_INPUT, Next.REJECT),
+        (ExitCode.OUT_OF_GPU_MEMORY, Next.SMALLER_PLAN),
+        (ExitCode.OUT_OF_HOST_MEMORY, Next.SAME_PLAN),
+        (ExitCode.INTERRUPTED, Next.SAME_PLAN),
+        (ExitCode.GPU_LOST, Next.HOLD),
+        (ExitCode.DIVERGED, Next.FAIL),
+        (ExitCode.DISK_FULL, Next.HOLD),
+        (-signal.SIGKILL, Next.SAME_PLAN),
+        (-signal.SIGSEGV, Next.SAME_PLAN),
+        (99, Next.SAME_PLAN),
+    ],
+)
+def test_the_first_end_of_each_kind(code: int, then: Next) -> None:
+    """What follows the first attempt that ends so."""
+    assert after_attempt(code, attempts=attempts((code, 1, 0)), smaller_exists=True) is then
+
+
+def test_out_of_memory_at_the_smallest_plan_fails() -> None:
+    """Where there is no smaller plan, the run ends honestly."""
+    code = ExitCode.OUT_OF_GPU_MEMORY
+    ended = attempts((code, 1, 0))
+    assert after_attempt(code, attempts=ended, smaller_exists=False) is Next.FAIL
+
+
+@pytest.mark.parametrize(
+    ("ends", "then"),
+    [
+        ([(-9, 1, 0), (-9, 1, 0)], Next.SAME_PLAN),
+        ([(-9, 1, 0)] * 3, Next.FAIL),
+        ([(-9, 1, 5), (-9, 6, 5), (-9, 6, 5)], Next.SAME_PLAN),
+        ([(-9, 1, 5), (-9, 6, 5), (-9, 6, 5), (-9, 6, 5)], Next.FAIL),
+        ([(-9, 1, 0), (-9, 1, 0), (-9, 1, 7)], Next.SAME_PLAN),
+        ([(11, 1, 0), (11, 1, 0), (11, 1, 0), (-9, 1, 0)], Next.SAME_PLAN),
+        ([(14, 1, 0), (14, 1, 0), (14, 1, 0), (-9, 1, 0)], Next.SAME_PLAN),
+    ],
+)
+def test_three_without_a_new_durable_step_end_the_run(
+    ends: list[tuple[int, int, int]], then: Next
+) -> None:
+    """Only attempts in a row that left nothing count, and those that the box spoilt do not."""
+    assert after_attempt(-9, attempts=attempts(*ends), smaller_exists=True) is then
+
+
+def test_stops_by_the_box_owner_do_not_count() -> None:
+    """Restarting the daemon often must not fail a run."""
+    ended = [a.model_copy(update={"reason": ASKED}) for a in attempts(*[(13, 1, 0)] * 5)]
+    assert stalled(ended) == 0
+
+
+def test_open_attempts_of_a_dead_daemon_count() -> None:
+    """Attempts without an exit code, closed at the start, are counted in."""
+    ended = [a.model_copy(update={"exit_code": None}) for a in attempts((-9, 1, 0), (-9, 1, 0))]
+    assert stalled(ended) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "tries", "then"),
+    [
+        (ExitCode.OK, 1, Next.GO_ON),
+        (ExitCode.UNEXPECTED, 1, Next.SAME_PLAN),
+        (ExitCode.UNEXPECTED, 2, Next.FAIL),
+        (ExitCode.OUT_OF_GPU_MEMORY, 1, Next.FAIL),
+        (-signal.SIGKILL, 2, Next.SAME_PLAN),
+        (-signal.SIGKILL, 3, Next.FAIL),
+        (ExitCode.BAD_INPUT, 1, Next.REJECT),
+    ],
+)
+def test_other_stages(code: int, tries: int, then: Next) -> None:
+    """The other stages are started again a few times, from their beginning."""
+    assert after_stage(Stage.EXPORT, code, tries=tries) is then
+
+
+def test_an_outcome_tells_a_kill_from_a_crash() -> None:
+    """The record names what happened."""
+    assert rule_for(-signal.SIGKILL).outcome == "killed"
+    assert rule_for(-signal.SIGSEGV).outcome == "crashed"
