@@ -18,7 +18,15 @@ from runner.contract.batch import BatchPlan
 from runner.contract.checkpoints import newest_verified, verified
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.stage_io import TrainPlan, TrainResult, read_message, write_message
+from runner.contract.stage_io import (
+    EvaluatePlan,
+    EvaluateResult,
+    ExportPlan,
+    TrainPlan,
+    TrainResult,
+    read_message,
+    write_message,
+)
 
 ROWS = 22  # the effective batch of 4 does not divide it: each epoch ends in a partial step
 STEPS = 12  # two epochs of 6
@@ -65,6 +73,7 @@ class Box:
         self.number = 0
 
     def start(self, batch: int, **wishes: Any) -> subprocess.Popen[bytes]:
+        """Start the next attempt from the newest checkpoint, at 4 examples a step."""
         self.number += 1
         stage = self.stage()
         stage.root.mkdir(parents=True)
@@ -88,14 +97,17 @@ class Box:
             )
 
     def stage(self) -> StageFolder:
+        """Give the newest attempt's folder."""
         return StageFolder(self.run.attempt(self.number))
 
     def train(self, batch: int, **wishes: Any) -> tuple[int, TrainResult]:
+        """Run the next attempt to its end."""
         status = self.start(batch, **wishes).wait(200)
         assert self.stage().result.exists(), self.stage().log("train").read_text()[-3000:]
         return status, read_message(self.stage().result, TrainResult)
 
     def lines(self, number: int) -> list[dict[str, Any]]:
+        """Read an attempt's metrics."""
         text = StageFolder(self.run.attempt(number)).metrics.read_text()
         return [json.loads(line) for line in text.splitlines()]
 
@@ -114,6 +126,7 @@ class Box:
 
 @pytest.fixture
 def box(tmp_path: Path, prepared: Path, tiny_model: Path) -> Box:
+    """Give a box whose run is prepared and has no attempt yet."""
     return Box(tmp_path, prepared, tiny_model.parent)
 
 
@@ -136,6 +149,7 @@ def undisturbed(
 
 
 def assert_same_curve(curve: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
+    """Hold that a curve reads 1..N once and is another's, as a user may rely on."""
     assert [line["step"] for line in curve] == list(range(1, STEPS + 1))
     for name in ("step", "epoch", "learning_rate", "rows", "tokens_seen"):
         assert [line[name] for line in curve] == [line[name] for line in other], name
@@ -208,3 +222,30 @@ def test_a_real_allocator_failure_costs_no_step(
     status, result = box.train(batch // 2)
     assert (status, result.first_step, result.last_step) == (ExitCode.OK, step + 1, STEPS)
     assert_same_curve(box.curve(), undisturbed)
+
+
+def test_what_is_exported_is_what_training_measured(box: Box) -> None:
+    """The adapter folder loads onto the base model and reaches training's held-out loss again."""
+    assert box.train(4, total_steps=6)[0] == ExitCode.OK
+    trained = read_message(box.stage().result, TrainResult)
+    models = {"models_dir": str(box.models), "device": "cpu"}
+    plans = {
+        "export": (box.run.export, ExportPlan(checkpoint=trained.best_checkpoint or "", **models)),
+        "evaluate": (
+            box.run.evaluation,
+            EvaluatePlan(expected_eval_loss=trained.best_eval_loss, **models),
+        ),
+    }
+    for name, (folder, plan) in plans.items():
+        folder.mkdir()
+        write_message(StageFolder(folder).plan, plan)
+        command = [sys.executable, "-m", "runner.training", name, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == ExitCode.OK, done.stderr[-3000:]
+    found = read_message(StageFolder(box.run.evaluation).result, EvaluateResult)
+    assert found.eval_loss_after == pytest.approx(trained.best_eval_loss, rel=1e-3)
+    assert (found.eval_loss_before or 0) > (found.eval_loss_after or 0)
+    assert (box.run.adapter / "adapter_model.safetensors").is_file()
+    assert not list(box.run.adapter.rglob("*.bin"))
+    config = json.loads((box.run.adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny"

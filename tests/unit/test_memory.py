@@ -50,13 +50,9 @@ def test_each_wording_is_known(error: Exception, lost: Lost | None) -> None:
 
 def test_a_wrapped_failure_is_found() -> None:
     """A library's own error does not hide the allocator's."""
-    try:
-        try:
-            raise MemoryError
-        except MemoryError as inner:
-            raise ValueError("could not load") from inner
-    except ValueError as outer:
-        assert classify(outer) is HOST
+    wrapped = ValueError("could not load")
+    wrapped.__cause__ = MemoryError()
+    assert classify(wrapped) is HOST
 
 
 def test_a_smaller_plan_helps_where_the_model_lives() -> None:
