@@ -267,8 +267,8 @@ def _fit(attempt: _Attempt) -> StageError | None:
         attempt.notes.append(change)
         attempt.batch_plan = less
         _apply(attempt.trainer, less)
-    if isinstance(trouble, StageError):
-        _save_last_step(attempt)
+    if isinstance(trouble, StageError) and trouble.exit_code != ExitCode.DIVERGED:
+        _save_last_step(attempt)  # useless weights would become the newest checkpoint
     return trouble if isinstance(trouble, StageError) else None
 
 
