@@ -46,7 +46,7 @@ class DataWatch:
             seen = look_again(self._seen.get(path), Look.of(status), at)
             self._seen[path] = seen
             if not is_settled(seen, at=at, settle_seconds=self._settle_seconds):
-                return f"waiting for {os.path.basename(path)}, which is still growing", False
+                return f"waiting for {os.path.basename(path)} until it is complete", False
         return None
 
     def forget(self, paths: Iterable[str]) -> None:
