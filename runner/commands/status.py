@@ -174,7 +174,7 @@ def render(overview: Overview) -> RenderableType:
     if overview.queue:
         queue = Table(title="Queue", title_justify="left", box=None, pad_edge=False)
         for column in ("#", "job", "run", "state", "priority", ""):
-            queue.add_column(column)
+            queue.add_column(column, no_wrap=column == "run")
         for place, standing in enumerate(overview.queue, start=1):
             record = standing.record
             queue.add_row(
@@ -189,7 +189,7 @@ def render(overview: Overview) -> RenderableType:
     if overview.finished:
         finished = Table(title="Finished", title_justify="left", box=None, pad_edge=False)
         for column in ("job", "run", "state", "took", ""):
-            finished.add_column(column)
+            finished.add_column(column, no_wrap=column == "run")
         for standing in overview.finished:
             record = standing.record
             took = (record.ended_at or now()) - (record.started_at or record.created_at)
