@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.contract.spec import JobSpec
+from runner.training.answers import answers, unpack_for_answers
 from runner.training.model import Machine, load_base
 
 Messages = list[dict[str, str]]
@@ -33,6 +34,8 @@ class SideBySide:
         )
         self._model: Any = PeftModel.from_pretrained(base, str(adapter)).eval()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(str(adapter), local_files_only=True)
+        self._machine = machine
+        unpack_for_answers(self._model, machine)
         self._system = spec.system_prompt
 
     def start(self) -> Messages:
@@ -41,23 +44,13 @@ class SideBySide:
 
     def answer(self, messages: Messages, *, tuned: bool, max_new_tokens: int) -> str:
         """Answer the last message, always the same way: the likeliest token each time."""
-        import torch
-
-        inputs = self._tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(self._model.device)
         way = contextlib.nullcontext() if tuned else self._model.disable_adapter()
-        with torch.inference_mode(), way:
-            tokens = self._model.generate(
-                **inputs,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                use_cache=True,
-                eos_token_id=self._tokenizer.eos_token_id,
-                pad_token_id=self._tokenizer.pad_token_id,
+        with way:
+            (text,) = answers(
+                self._model,
+                self._tokenizer,
+                [messages],
+                machine=self._machine,
+                tokens=max_new_tokens,
             )
-        new = tokens[0, inputs["input_ids"].shape[1] :]
-        return str(self._tokenizer.decode(new, skip_special_tokens=True)).strip()
+        return text

@@ -6,7 +6,6 @@ Command: `python -m runner.training evaluate outputs/contracts/20261123T221005Z-
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from pathlib import Path
@@ -20,7 +19,7 @@ from runner.contract.models import find_model
 from runner.contract.stage_io import EvaluatePlan, EvaluateResult, read_message, write_message
 
 BATCH_SIZE = 8  # rows; halved where it does not fit
-ANSWER_TOKENS = 160  # of each answer shown
+ANSWER_TOKENS = 128  # of each answer shown
 TOLERANCE = {"float32": 2e-3, "bfloat16": 2e-2, "float16": 2e-2}  # relative
 
 
@@ -37,6 +36,7 @@ def evaluate(folder: Path) -> None:
     from trl.trainer.utils import add_fused_lm_head
 
     from runner.contract.read_spec import read_spec
+    from runner.training.answers import autocast
     from runner.training.heldout import HeldOut, held_out_loss
     from runner.training.memory import Meter
     from runner.training.model import find_machine, load_base
@@ -67,7 +67,7 @@ def evaluate(folder: Path) -> None:
         held = held.remove_columns([c for c in held.column_names if c not in known])
 
         def measure() -> HeldOut:
-            with _autocast(machine):
+            with autocast(machine):
                 return held_out_loss(
                     model, held, collator, batch_size=BATCH_SIZE, device=model.device
                 )
@@ -100,69 +100,40 @@ def evaluate(folder: Path) -> None:
             )
 
 
-def _autocast(machine: Any) -> Any:
-    """Compute as training does: Trainer runs its forward pass under autocast on a card."""
-    import torch
-
-    if not machine.on_gpu:
-        return contextlib.nullcontext()
-    return torch.autocast("cuda", dtype=getattr(torch, machine.compute))
-
-
 def _answer_samples(run: RunFolder, model: Any, tokenizer: Any, machine: Any) -> list[str]:
     """Write evaluation/samples.json; give what fell short."""
+    from runner.training.answers import answers, unpack_for_answers
     from runner.training.memory import classify, let_go, plan_does_not_fit
 
     try:
         samples = json.loads((run.prepared / "samples.json").read_bytes())
     except FileNotFoundError:
         return []
-    answers: list[dict[str, str]] = []
+    how: dict[str, Any] = {"machine": machine, "tokens": ANSWER_TOKENS}
+    conversations = [sample["messages"] for sample in samples]
+    found: dict[str, list[str]] = {"before": [], "after": []}
     failed = False
     try:
-        for sample in samples:
+        if samples:
+            unpack_for_answers(model, machine)
             with model.disable_adapter():
-                before = _generate(model, tokenizer, sample["messages"], machine)
-            after = _generate(model, tokenizer, sample["messages"], machine)
-            answers.append(
-                {
-                    "question": str(sample["messages"][-1]["content"]),
-                    "reference": str(sample["reference"]),
-                    "before": before,
-                    "after": after,
-                }
-            )
+                before = answers(model, tokenizer, conversations, **how)
+            found = {"before": before, "after": answers(model, tokenizer, conversations, **how)}
     except Exception as error:  # samples are a courtesy: what the run is about stands without
         if not plan_does_not_fit(classify(error), on_gpu=machine.on_gpu):
             raise
-        failed = True
+        failed, samples = True, []
     let_go()
-    write_json(run.evaluation / "samples.json", answers)
+    shown = [
+        {
+            "question": str(sample["messages"][-1]["content"]),
+            "reference": str(sample["reference"]),
+            "before": before,
+            "after": after,
+        }
+        for sample, before, after in zip(samples, found["before"], found["after"], strict=True)
+    ]
+    write_json(run.evaluation / "samples.json", shown)
     if failed:
-        return ["Memory ran out while answering held-out questions; some answers are missing."]
+        return ["Memory ran out while answering held-out questions; the answers are missing."]
     return []
-
-
-def _generate(model: Any, tokenizer: Any, messages: list[dict[str, Any]], machine: Any) -> str:
-    import torch
-
-    inputs = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    ).to(model.device)
-    with torch.inference_mode(), _autocast(machine):
-        out = model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            max_new_tokens=ANSWER_TOKENS,
-            do_sample=False,
-            use_cache=True,
-            eos_token_id=[tokenizer.eos_token_id, *_more_ends(model)],
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    new = out[0, inputs["input_ids"].shape[1] :]
-    return str(tokenizer.decode(new, skip_special_tokens=True)).strip()
-
-
-def _more_ends(model: Any) -> list[int]:
-    ends = model.generation_config.eos_token_id
-    return ends if isinstance(ends, list) else [] if ends is None else [ends]
