@@ -30,6 +30,8 @@ class StagePlan(_Message):
     """The box owner's setting; never a spec's."""
     device: str = "auto"
     """``auto`` takes the GPU where torch sees one; ``cpu`` does not look."""
+    compute: str = "auto"
+    """``auto``: bf16 where the machine has it; ``float32``: for tests that compare losses."""
 
 
 class PreparePlan(StagePlan):

@@ -53,12 +53,12 @@ def answers(
 
 
 def autocast(machine: Machine) -> Any:
-    """Compute as training does: Trainer runs its forward pass under autocast on a card."""
+    """Compute as training does: Trainer runs its forward pass under autocast."""
     import torch
 
-    if not machine.on_gpu:
+    if machine.compute == "float32":
         return contextlib.nullcontext()
-    return torch.autocast("cuda", dtype=getattr(torch, machine.compute))
+    return torch.autocast(machine.device, dtype=getattr(torch, machine.compute))
 
 
 def unpack_for_answers(model: Any, machine: Machine) -> bool:
@@ -82,14 +82,17 @@ def unpack_for_answers(model: Any, machine: Machine) -> bool:
         for name, layer in parent.named_children()
         if isinstance(layer, Linear4bit)
     ]
-    need = sum(layer.in_features * layer.out_features * 4 for _, _, layer in packed)  # fp32 bytes
+    item_bytes = getattr(torch, machine.compute).itemsize
+    need = sum(layer.in_features * layer.out_features * item_bytes for _, _, layer in packed)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if not packed or need > _SHARE_OF_FREE_MEMORY * free:
         return False
     for parent, name, layer in packed:
         weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
         plain = torch.nn.Linear(layer.in_features, layer.out_features, device="meta")
-        plain.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+        plain.weight = torch.nn.Parameter(
+            weight.to(getattr(torch, machine.compute)), requires_grad=False
+        )
         plain.bias = layer.bias
         setattr(parent, name, plain)
     return True

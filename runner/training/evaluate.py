@@ -44,7 +44,7 @@ def evaluate(folder: Path) -> None:
     run, stage = RunFolder.containing(folder), StageFolder(folder)
     plan = read_message(stage.plan, EvaluatePlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
-    machine = find_machine(plan.device)
+    machine = find_machine(plan.device, plan.compute)
     meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
     tokenizer = AutoTokenizer.from_pretrained(run.adapter, local_files_only=True)
     base = load_base(

@@ -17,7 +17,7 @@ class Machine:
     device: str
     """``cuda`` or ``cpu``."""
     compute: str
-    """``bfloat16``; ``float16`` on a card without it; ``float32`` on a CPU."""
+    """``bfloat16``; without it ``float16`` on a card and ``float32`` on a CPU."""
 
     @property
     def on_gpu(self) -> bool:
@@ -25,15 +25,32 @@ class Machine:
         return self.device != "cpu"
 
 
-def find_machine(device: str) -> Machine:
-    """Choose the card where torch sees one, and the number format that it computes well in."""
+def find_machine(device: str, compute: str = "auto") -> Machine:
+    """Choose the card where torch sees one, and the number format that it computes well in.
+
+    Args:
+        device: ``auto``, or ``cpu`` to not look for a card.
+        compute: ``auto``, or ``float32`` where rounding must not hide a difference.
+    """
     import torch
 
-    if device != "cpu" and torch.cuda.is_available():
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if compute != "auto":
+        return Machine(device="cuda" if on_gpu else "cpu", compute=compute)
+    if on_gpu:
         # Cards before Ampere emulate bf16, slowly: torch says they support it.
         has_bf16 = torch.cuda.get_device_capability()[0] >= 8
         return Machine(device="cuda", compute="bfloat16" if has_bf16 else "float16")
-    return Machine(device="cpu", compute="float32")
+    return Machine(device="cpu", compute="bfloat16" if _cpu_has_bf16() else "float32")
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 by itself; others emulate it, slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return " avx512_bf16" in flags or " amx_bf16" in flags
 
 
 def load_base(

@@ -77,7 +77,7 @@ def _set_up(folder: Path) -> _Attempt:
     run, stage = RunFolder.containing(folder), StageFolder(folder)
     plan = read_message(stage.plan, TrainPlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
-    machine = find_machine(plan.device)
+    machine = find_machine(plan.device, plan.compute)
     meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
     train_rows = load_from_disk(str(run.prepared / "train"))
     eval_rows = load_from_disk(str(run.prepared / "eval")) if _has_rows(run, "eval") else None

@@ -81,6 +81,7 @@ class Box:
         plan = TrainPlan(
             models_dir=str(self.models),
             device="cpu",
+            compute="float32",  # rounding must not hide a difference
             number=self.number,
             batch_plan=BatchPlan(
                 per_device_batch_size=batch, gradient_accumulation_steps=4 // batch
@@ -228,7 +229,7 @@ def test_what_is_exported_is_what_training_measured(box: Box) -> None:
     """The adapter folder loads onto the base model and reaches training's held-out loss again."""
     assert box.train(4, total_steps=6)[0] == ExitCode.OK
     trained = read_message(box.stage().result, TrainResult)
-    models = {"models_dir": str(box.models), "device": "cpu"}
+    models = {"models_dir": str(box.models), "device": "cpu", "compute": "float32"}
     plans = {
         "export": (box.run.export, ExportPlan(checkpoint=trained.best_checkpoint or "", **models)),
         "evaluate": (
