@@ -19,7 +19,7 @@ from runner.contract.models import find_model
 from runner.contract.stage_io import EvaluatePlan, EvaluateResult, read_message, write_message
 
 BATCH_SIZE = 8  # rows; halved where it does not fit
-ANSWER_TOKENS = 128  # of each answer shown
+ANSWER_TOKENS = 96  # of each answer shown
 TOLERANCE = {"float32": 2e-3, "bfloat16": 2e-2, "float16": 2e-2}  # relative
 
 
