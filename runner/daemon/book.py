@@ -1,0 +1,132 @@
+"""Turns what happens to runs into their records: what the daemon knows, and the one who writes it.
+
+All that matters is on disk as well. A change is written to the record first, then remembered here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from runner.contract.layout import RunFolder, new_run_id
+from runner.contract.record import ErrorFacts, RunRecord, Waiting, now, write_record
+from runner.contract.spec import JobSpec
+from runner.contract.states import Stage, State
+from runner.daemon import answer, claim, outcome
+from runner.daemon.data_ready import DataWatch, named_files
+from runner.daemon.log import Log
+from runner.daemon.process import Child
+from runner.daemon.settings import Settings
+from runner.daemon.wakeup import Wakeup
+
+ENDED_SHOWN = 10  # runs in STATUS.txt that have ended
+
+
+@dataclass(kw_only=True)
+class Live:
+    """A run that something may still happen to."""
+
+    run: RunFolder
+    record: RunRecord
+    spec: JobSpec
+    child: Child | None = None
+    stage: Stage | None = None
+    """The stage that the child runs."""
+    cancel: str = ""
+    """Why it is to be cancelled, as soon as its child has ended."""
+    absent_since: float | None = None
+    """Monotonic time of the first scan in a row that did not find the spec."""
+    answered: tuple[str, str] = ("", "")
+    """State folder and text of the newest answer."""
+
+
+class Book:
+    """Every run that is not over, and what its neighbours must know of the box."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Begin with nothing; the conductor fills in what lies on disk."""
+        self.settings = settings
+        self.outputs = settings.outputs
+        self.log = Log(self.outputs.daemon_log)
+        self.wakeup = Wakeup()
+        self.runs: dict[str, Live] = {}
+        self.ended: list[RunRecord] = []
+        self.damaged: list[str] = []
+        self.known_ids: set[str] = set()
+        self.sequence = 0
+        self.data = DataWatch(settle_seconds=settings.settle_seconds)
+        self.all_succeeded = True
+        self.stopping = False
+        self.hold: tuple[float, str] | None = None
+        """Until when (monotonic) nothing starts, and why."""
+        self.inbox_problem = ""
+        """Why the inbox cannot be used; empty when it can."""
+        self.next_look = 0.0
+        """Monotonic time at which the inbox must be looked at; 0: whenever."""
+
+    def say(self, live: Live, event: str, *, level: str = "info", **facts: Any) -> None:
+        """Log an event of a run."""
+        self.log.say(event, level=level, run_log=live.run.log, run=live.record.run_id, **facts)
+
+    def set(self, live: Live, **changes: Any) -> None:
+        """Change a run's record, on disk first."""
+        before = live.record.state
+        record = live.record.but(**changes)
+        if record == live.record:
+            return
+        write_record(live.run.record, record)
+        live.record = record
+        self.next_look = time.monotonic()
+        if record.state != before:
+            self.say(live, f"{record.job}: {record.state}", state=record.state.value)
+
+    def wait(self, live: Live, reason: str) -> None:
+        """Record why a run that could go on does not."""
+        if live.record.waiting is None or live.record.waiting.reason != reason:
+            self.say(live, f"{live.record.job}: {reason}")
+            self.set(live, waiting=Waiting(reason=reason, since=now()))
+
+    def end(self, live: Live, state: State, error: ErrorFacts | None = None) -> None:
+        """Bring a run to a final state."""
+        if state is not State.SUCCEEDED:
+            self.all_succeeded = False
+        self.data.forget(named_files(live.spec))
+        self.set(live, state=state, ended_at=now(), waiting=None, error=error)
+
+    def cancel(self, live: Live, reason: str) -> None:
+        """Cancel a run: now, or as soon as its child has left."""
+        if live.cancel or live.record.state.is_final:
+            return
+        live.cancel = reason
+        self.say(live, f"{live.record.job}: to be cancelled", reason=reason)
+        if live.child is not None:
+            live.child.ask_to_stop(at=time.monotonic(), grace_seconds=self.settings.grace_seconds)
+        else:
+            self.end(live, State.CANCELLED, outcome.cancelled(reason))
+
+    def new_id(self) -> str:
+        """Make a run id that no run has."""
+        while (run_id := new_run_id()) in self.known_ids:
+            pass
+        self.known_ids.add(run_id)
+        return run_id
+
+    def enter(self, taken: claim.Claimed | claim.Refused) -> None:
+        """Take up what a claim made."""
+        if isinstance(taken, claim.Refused):
+            self.refused(taken)
+            return
+        self.sequence = taken.record.sequence
+        live = Live(run=taken.run, record=taken.record, spec=taken.spec)
+        self.runs[taken.record.run_id] = live
+        self.say(live, f"{taken.record.job}: claimed", file=taken.record.file_name)
+
+    def refused(self, refused: claim.Refused) -> None:
+        """Note that a spec became no run."""
+        self.all_succeeded = False
+        self.log.say(
+            f"{answer.shown(refused.file_name)}: rejected",
+            level="warning",
+            reason=answer.shown(refused.message),
+        )

@@ -1,0 +1,41 @@
+"""Turns the places of claimed specs into adoptions, healed places and cancellations."""
+
+from __future__ import annotations
+
+from runner.contract.beneath import Folder
+from runner.contract.layout import run_id_of
+from runner.daemon import claim, view
+from runner.daemon.book import Book
+
+_SCANS_APART_SECONDS = 1.0  # an absence must hold in two scans at least so far apart
+
+
+def follow_view(book: Book, inbox: Folder, at: float) -> None:
+    """Adopt claimed files without a record, heal places, and notice specs that were deleted."""
+    where = view.scan_view(inbox)
+    for run_id, (state_folder, name) in where.items():
+        orphan = state_folder == "queued" and run_id_of(name) == run_id
+        if orphan and run_id not in book.known_ids and not book.stopping:
+            book.known_ids.add(run_id)
+            book.enter(
+                claim.adopt(
+                    inbox,
+                    book.outputs,
+                    name,
+                    file_name=claim.dropped_name(name),
+                    run_id=run_id,
+                    sequence=book.sequence + 1,
+                )
+            )
+    for run_id, live in list(book.runs.items()):
+        place = where.get(run_id)
+        if live.record.state.is_final or place is not None:
+            live.absent_since = None
+            view.show(inbox, live.record, live.run, place)
+        elif live.cancel:
+            continue
+        elif live.absent_since is None:
+            live.absent_since = at
+            book.next_look = at + _SCANS_APART_SECONDS
+        elif at - live.absent_since >= _SCANS_APART_SECONDS:
+            book.cancel(live, "its spec was deleted from the inbox")

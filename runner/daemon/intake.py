@@ -1,0 +1,88 @@
+"""Turns what lies in the inbox's root into runs: seen, settled, claimed, or answered."""
+
+from __future__ import annotations
+
+from runner.contract.beneath import Folder
+from runner.contract.spec_names import is_spec_name, naming_problem
+from runner.daemon import answer, claim
+from runner.daemon.book import Book
+from runner.daemon.settle import Look, Seen, is_settled, look_again
+
+
+class Intake:
+    """Remembers what was seen in the root from one scan to the next."""
+
+    def __init__(self, book: Book) -> None:
+        """Begin with an inbox that was never looked at."""
+        self.book = book
+        self.settings = book.settings
+        self.specs: dict[str, Seen] = {}
+        """Files that may become runs."""
+        self.unclaimable: set[str] = set()
+        """What a person must know about files that cannot be moved."""
+        self._not_specs: dict[str, Look] = {}
+
+    def claim_settled(self, inbox: Folder, at: float) -> None:
+        """Claim every spec that has been unchanged for long enough, oldest first."""
+        seen: dict[str, Seen] = {}
+        settled: list[tuple[int, str]] = []
+        for entry in inbox.scan():
+            problem = naming_problem(entry.name)
+            if not is_spec_name(entry.name) and problem is None:
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                continue
+            if self._not_specs.get(entry.name) == Look.of(status):
+                continue
+            known = look_again(self.specs.get(entry.name), Look.of(status), at)
+            unchanged = known.unchanged_seconds(at)
+            settled_now = is_settled(known, at=at, settle_seconds=self.settings.settle_seconds)
+            if settled_now or unchanged >= self._patience:  # the latter: empty for good
+                settled.append((status.st_mtime_ns, entry.name))
+            seen[entry.name] = known
+        self.specs = seen
+        for _, name in sorted(settled):
+            self._take(inbox, name, at)
+
+    @property
+    def _patience(self) -> float:
+        s = self.settings
+        return s.settle_seconds if s.once else max(s.settle_seconds, s.broken_spec_seconds)
+
+    def _take(self, inbox: Folder, name: str, at: float) -> None:
+        book = self.book
+        run_id = book.new_id()
+        try:
+            problem = naming_problem(name)
+            if problem is not None:
+                book.refused(claim.refuse_name(inbox, name, problem, run_id=run_id))
+                self.specs.pop(name, None)
+                return
+            if name.lower().endswith(".json") and not claim.is_json_spec(inbox, name):
+                self._not_specs[name] = self.specs.pop(name).look
+                return
+            error = claim.peek(inbox, name)
+            unchanged = self.specs[name].unchanged_seconds(at)
+            if error is not None and error.may_be_incomplete and unchanged < self._patience:
+                return
+            taken = claim.claim(
+                inbox, book.outputs, name, run_id=run_id, sequence=book.sequence + 1
+            )
+        except FileNotFoundError:
+            self.specs.pop(name, None)
+            return
+        except OSError as error:  # one file that cannot be moved must not hold up the others
+            reason = f"{answer.shown(name)} cannot be claimed: {error.strerror}"
+            if reason not in self.unclaimable:
+                self.unclaimable.add(reason)
+                book.all_succeeded = False
+                book.log.say(reason, level="warning")
+            if self.settings.once:
+                self.specs.pop(name, None)
+            return
+        self.specs.pop(name, None)
+        book.enter(taken)

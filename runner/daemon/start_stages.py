@@ -1,0 +1,156 @@
+"""Turns waiting runs into running stages: one that trains, one that prepares the next."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from typing import Any
+
+from runner.contract.beneath import Folder
+from runner.contract.checkpoints import newest_verified
+from runner.contract.errors import BusyError
+from runner.contract.layout import StageFolder
+from runner.contract.record import Attempt, ErrorFacts, now
+from runner.contract.stage_io import write_message
+from runner.contract.states import Stage, State
+from runner.daemon import stage
+from runner.daemon.book import Book, Live
+from runner.daemon.data_ready import named_files
+from runner.daemon.lock import Lock
+from runner.daemon.plans import STATE_DURING, first_plan, make_plan, next_stage, stage_folder
+from runner.daemon.process import Child
+from runner.daemon.queue import in_order
+from runner.daemon.recover import step_of
+
+
+def start_what_can(book: Book, at: float) -> None:
+    """Start the next stage of whoever is next, and prepare one run while another one trains."""
+    if book.hold is not None and at >= book.hold[0]:
+        book.hold = None
+    waiting = [
+        live
+        for record in in_order(live.record for live in book.runs.values())
+        if (live := book.runs[record.run_id]).child is None and not record.state.is_final
+    ]
+    blocked = _box_problem(book)
+    running = [live.stage for live in book.runs.values() if live.child is not None]
+    prepared = [live for live in waiting if next_stage(live.record) is not Stage.PREPARE]
+    if prepared and all(stage_now is Stage.PREPARE for stage_now in running):
+        _start_or_wait(book, prepared[0], blocked)
+    if Stage.PREPARE in running or len(prepared) > (not running):
+        return
+    for live in waiting:
+        if next_stage(live.record) is Stage.PREPARE and _prepare(book, live, blocked):
+            return
+
+
+def _prepare(book: Book, live: Live, blocked: str | None) -> bool:
+    """Start a run's prepare stage; False when it waits for data and another may go first."""
+    if book.inbox_problem:
+        return _start_or_wait(book, live, book.inbox_problem)
+    with Folder.open(book.settings.jobs_dir) as inbox:
+        waits = book.data.waiting_for(inbox, named_files(live.spec), time.monotonic())
+    if waits is None:
+        return _start_or_wait(book, live, blocked)
+    reason, missing = waits
+    book.wait(live, reason)
+    assert live.record.waiting is not None
+    patience = 0.0 if book.settings.once else book.settings.data_wait_seconds
+    if missing and (now() - live.record.waiting.since).total_seconds() >= patience:
+        book.end(
+            live,
+            State.REJECTED,
+            ErrorFacts(
+                kind="bad_data",
+                message=f"The data never came: {reason}.",
+                advice="Put the file where the spec says (relative to the inbox).",
+            ),
+        )
+    return False
+
+
+def _box_problem(book: Book) -> str | None:
+    if book.hold is not None:
+        return book.hold[1]
+    try:
+        free = shutil.disk_usage(book.settings.outputs_dir).free
+    except OSError as error:
+        return f"the outputs folder cannot be used ({error.strerror})"
+    if free < book.settings.min_free_bytes:
+        need = book.settings.min_free_bytes / 1024**3
+        return f"the disk is nearly full ({free / 1024**3:.1f} GiB free, {need:.1f} needed)"
+    return None
+
+
+def _start_or_wait(book: Book, live: Live, blocked: str | None) -> bool:
+    """Start the run's next stage, or record why it waits; True: it was its turn."""
+    lease = None
+    if blocked is None and next_stage(live.record) in (Stage.TRAIN, Stage.EVALUATE):
+        try:
+            lease = Lock.take(
+                book.outputs.gpu_lease, what="the GPU", holder=f"run {live.record.run_id}"
+            )
+        except BusyError as error:
+            blocked = error.message
+    if blocked is not None:
+        book.wait(live, blocked)
+        return True
+    try:
+        _start(book, live, lease)
+    finally:
+        if lease is not None:
+            lease.release()  # the child has inherited it and holds it as long as it lives
+    return True
+
+
+def _start(book: Book, live: Live, lease: Lock | None) -> None:
+    which = next_stage(live.record)
+    record = live.record
+    changes: dict[str, Any] = {
+        "state": STATE_DURING[which],
+        "waiting": None,
+        "started_at": record.started_at or now(),
+    }
+    resume_from = None
+    if which is Stage.TRAIN:
+        resume_from = newest_verified(live.run.root)
+        plan = record.batch_plan or first_plan(live.spec)
+        attempt = Attempt(
+            number=len(record.attempts) + 1,
+            batch_plan=plan,
+            started_at=now(),
+            first_step=step_of(resume_from) + 1,
+        )
+        changes |= {"attempts": (*record.attempts, attempt), "batch_plan": plan}
+    else:
+        tries = record.tries.get(which.value, 0) + 1
+        changes["tries"] = {**record.tries, which.value: tries}
+    book.set(live, **changes)
+    folder = stage_folder(live.run, which, live.record)
+    if folder.exists():  # a try that ended early: none of it is trusted
+        shutil.rmtree(folder)
+    if which is Stage.PREPARE and live.run.data.exists():
+        shutil.rmtree(live.run.data)
+    folder.mkdir(parents=True)
+    write_message(
+        StageFolder(folder).plan,
+        make_plan(
+            which,
+            settings=book.settings,
+            run=live.run,
+            record=live.record,
+            spec=live.spec,
+            resume_from=resume_from,
+        ),
+    )
+    live.stage = which
+    live.child = Child(
+        stage.command(book.settings.stage_command, which, folder.resolve()),
+        environment=stage.environment(os.environ, home=book.outputs.cache.resolve()),
+        folder=folder,
+        log=StageFolder(folder).log(which.value),
+        on_exit=book.wakeup.set,
+        inherited=(lease.descriptor,) if lease else (),
+    )
+    book.say(live, f"{live.record.job}: {which} started", pid=live.child.pid)

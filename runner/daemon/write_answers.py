@@ -1,0 +1,73 @@
+"""Turns the runs' records into the answers beside their specs and into STATUS.txt."""
+
+from __future__ import annotations
+
+from runner.contract.beneath import Folder
+from runner.contract.layout import StageFolder
+from runner.contract.states import Stage, State
+from runner.daemon import answer, view
+from runner.daemon.book import ENDED_SHOWN, Book
+from runner.daemon.plans import stage_folder
+from runner.daemon.progress import read_progress
+from runner.daemon.queue import in_order
+
+_ANSWER_SECONDS = 5.0  # progress in answers is renewed so often
+
+
+class Answers:
+    """Remembers what was written, so that nothing is written twice."""
+
+    def __init__(self, book: Book) -> None:
+        """Begin with nothing written."""
+        self.book = book
+        self._status_text = ""
+        self._renewed_at = 0.0
+
+    def write(self, inbox: Folder, at: float, *, unclaimable: set[str]) -> None:
+        """Write what has changed; a run that has ended leaves the book with its last answer."""
+        book = self.book
+        renew = at - self._renewed_at >= _ANSWER_SECONDS
+        if renew:
+            self._renewed_at = at
+        ordered = in_order(live.record for live in book.runs.values())
+        place = 0
+        for record in ordered:
+            live = book.runs[record.run_id]
+            place += record.state is State.QUEUED
+            key = live.answered[0]
+            if not renew and key == f"{record.state}{record.waiting}":
+                continue
+            progress = None
+            if record.state is State.TRAINING and record.attempts:
+                folder = StageFolder(stage_folder(live.run, Stage.TRAIN, record))
+                progress = read_progress(folder.metrics)
+            text = answer.answer(record, place=place, progress=progress)
+            if text != live.answered[1]:
+                view.write_answer(inbox, record, text)
+            live.answered = (f"{record.state}{record.waiting}", text)
+            if record.state.is_final:
+                del book.runs[record.run_id]
+                book.ended = [*book.ended, record][-ENDED_SHOWN:]
+        text = answer.status(
+            needs_person=self._needs_person(unclaimable),
+            live=in_order(live.record for live in book.runs.values()),
+            ended=list(reversed(book.ended)),
+        )
+        if text != self._status_text:
+            inbox.write_text(book.settings.inbox.status.name, text)
+            self._status_text = text
+
+    def _needs_person(self, unclaimable: set[str]) -> list[str]:
+        book = self.book
+        lines = []
+        if book.hold is not None:
+            lines.append(f"The queue is held: {book.hold[1]}.")
+        lines += sorted(unclaimable)
+        lines += [f"The record of {run_id} cannot be read." for run_id in book.damaged]
+        lines += [
+            f"{record.job} ({record.run_id}) {record.state}: "
+            + (record.error.message.splitlines()[0] if record.error else "see its answer")
+            for record in reversed(book.ended)
+            if record.state in (State.FAILED, State.REJECTED)
+        ]
+        return lines
