@@ -40,11 +40,12 @@ def largest_divisor_at_most(number: int, limit: int) -> int:
     return max(d for d in range(1, max(1, min(number, limit)) + 1) if number % d == 0)
 
 
-def smaller(plan: BatchPlan) -> BatchPlan | None:
+def smaller(plan: BatchPlan, *, may_offload: bool = True) -> BatchPlan | None:
     """Give the next plan to try when ``plan`` did not fit; None when there is none.
 
     The per-device batch goes to the largest divisor of the effective batch that is at most half of
-    it. At batch 1, activation checkpointing comes next, then activation offloading.
+    it. At batch 1, activation checkpointing comes next, then activation offloading, where there is
+    host memory beside the card's to offload to.
     """
     effective = plan.effective_batch_size
     if plan.per_device_batch_size > 1:
@@ -57,7 +58,7 @@ def smaller(plan: BatchPlan) -> BatchPlan | None:
         )
     if not plan.activation_checkpointing:
         return plan.model_copy(update={"activation_checkpointing": True})
-    if not plan.activation_offloading:
+    if may_offload and not plan.activation_offloading:
         return plan.model_copy(update={"activation_offloading": True})
     return None
 
@@ -69,6 +70,13 @@ def describe_change(before: BatchPlan, after: BatchPlan) -> str:
         sizes = [
             f"{p.per_device_batch_size} × {p.gradient_accumulation_steps}" for p in (before, after)
         ]
-        return f"halved: {sizes[0]} → {sizes[1]}, {same}"
-    what = "offloading" if after.activation_offloading else "checkpointing"
-    return f"activation {what} switched on at {after}, {same}"
+        more = "" if _switches(after) == _switches(before) else f" ({_switches(after)} on)"
+        return f"halved: {sizes[0]} → {sizes[1]}{more}, {same}"
+    size = f"{after.per_device_batch_size} × {after.gradient_accumulation_steps}"
+    return f"{_switches(after)} switched on at {size}, {same}"
+
+
+def _switches(plan: BatchPlan) -> str:
+    if plan.activation_offloading:
+        return "activation offloading"
+    return "activation checkpointing" if plan.activation_checkpointing else ""

@@ -41,6 +41,8 @@ class Manifest(BaseModel):
     """Tokens of all rows trained on up to this step, prompt included."""
     evaluation_due: bool = False
     """The held-out loss was due after this step and was not measured yet."""
+    evaluates: bool = True
+    """Held-out losses are measured; False once one did not fit into memory, however small."""
     eval_loss: float | None = None
     """The last held-out loss measured, in nats per token."""
     best_step: int | None = None

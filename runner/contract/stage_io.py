@@ -85,8 +85,9 @@ class TrainPlan(StagePlan):
     """What is left of ``limits.hours``; the attempt ends itself then, with its best adapter."""
     checkpoint_seconds: float = 600.0
     """A checkpoint falls at least this often."""
-    probe: bool = True
-    """Try the worst batch before step 1."""
+    probe: bool | None = None
+    """Try the worst batch before step 1; None: on a card. (Without one it is the kernel that ends a
+    process that takes too much: no allocator says no, and a probe would find nothing out.)"""
 
 
 class TrainResult(_Message):
@@ -95,6 +96,8 @@ class TrainResult(_Message):
     outcome: str
     batch_plan: BatchPlan
     """The plan at the end; smaller than the attempt's plan where the probe halved it."""
+    next_batch_plan: BatchPlan | None = None
+    """After an out-of-memory: what the next attempt should run; None: nothing smaller is left."""
     first_step: int | None = None
     last_step: int = 0
     """The last finished optimizer step that a durable checkpoint covers (or the run's last)."""

@@ -84,7 +84,7 @@ def _plan_changes(record: RunRecord) -> list[str]:
     if record.batch_plan is not None:
         plans.append(record.batch_plan)
     return [
-        f"It did not fit into memory and was {describe_change(before, after)}"
+        f"It did not fit into memory; {describe_change(before, after)}"
         for before, after in itertools.pairwise(plans)
         if before != after
     ]

@@ -13,6 +13,7 @@ import math
 import random
 import signal
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -123,6 +124,11 @@ class Progress:
     """Random state at the end of the last finished step; None before the first of this attempt."""
     in_optimizer: bool = False
     """The weights may be half changed."""
+    in_evaluation: bool = False
+    """A held-out loss is being measured."""
+    evaluates: bool = True
+    """Held-out losses are measured; False once one did not fit with nothing beside it."""
+    shortfalls: list[str] = field(default_factory=list)
     first_step: int | None = None
     out_of_time: bool = False
     losses: list[float] = field(default_factory=list)
@@ -136,6 +142,7 @@ class Progress:
             step=self.step,
             tokens_seen=self.tokens_seen,
             evaluation_due=self.evaluation_due,
+            evaluates=self.evaluates,
             eval_loss=self.eval_loss,
             best_step=self.best_step,
             best_eval_loss=self.best_eval_loss,
@@ -146,6 +153,7 @@ class Progress:
         self.step = self.sealed_step = manifest.step
         self.tokens_seen = manifest.tokens_seen
         self.evaluation_due = manifest.evaluation_due
+        self.evaluates = manifest.evaluates
         self.eval_loss = manifest.eval_loss
         self.best_step, self.best_eval_loss = manifest.best_step, manifest.best_eval_loss
         self.sealed = name
@@ -201,7 +209,7 @@ class Conduct(TrainerCallback):
             self._probe()
             self.probed = True
         if self.progress.evaluation_due and state.global_step > 0:
-            self._evaluate()
+            self._evaluate_what_is_owed()
             self._reseal(state)
         self.last_step = time.monotonic()
 
@@ -240,8 +248,10 @@ class Conduct(TrainerCallback):
             progress.out_of_time = True
         ending = last or progress.out_of_time
         every = wishes.eval_steps or progress.steps_per_epoch
-        progress.evaluation_due = self.eval_rows is not None and (
-            ending or progress.step % every == 0
+        progress.evaluation_due = (
+            self.eval_rows is not None
+            and progress.evaluates
+            and (ending or progress.step % every == 0)
         )
         control.should_save = (
             ending
@@ -305,9 +315,27 @@ class Conduct(TrainerCallback):
         if not math.isfinite(loss) or (norm is None and not may_overflow) or exploded:
             raise _diverged(self.progress.step)
 
+    def _evaluate_what_is_owed(self) -> None:
+        """Measure what an earlier attempt could not; give up where not even this has the memory."""
+        progress = self.progress
+        try:
+            self._evaluate()
+            return
+        except Exception as error:
+            if not plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu):
+                raise
+            traceback.clear_frames(error.__traceback__)
+        let_go()
+        progress.evaluates = progress.evaluation_due = progress.in_evaluation = False
+        progress.shortfalls.append(
+            f"No held-out loss from step {progress.step} on: a held-out row needs more memory "
+            "than there is, even alone."
+        )
+
     def _evaluate(self) -> None:
         progress = self.progress
         trainer = self.trainer
+        progress.in_evaluation = True
         with trainer.compute_loss_context_manager():
             found = held_out_loss(
                 trainer.model,
@@ -317,6 +345,7 @@ class Conduct(TrainerCallback):
                 device=trainer.args.device,
                 check=self.stop.check,
             )
+        progress.in_evaluation = False
         self.eval_batch_size = found.batch_size
         if not math.isfinite(found.loss):
             raise _diverged(progress.step)
@@ -358,16 +387,7 @@ class Conduct(TrainerCallback):
             trainer.current_gradient_accumulation_steps = 1
             trainer.training_step(trainer.model_wrapped, inputs, learned.to(trainer.args.device))
             if self.eval_rows is not None:
-                trainer.model.zero_grad(set_to_none=False)
-                with trainer.compute_loss_context_manager():
-                    self.eval_batch_size = held_out_loss(
-                        trainer.model,
-                        self.eval_rows,
-                        self.collator.pad,
-                        batch_size=self.eval_batch_size,
-                        device=trainer.args.device,
-                        worst_only=True,
-                    ).batch_size
+                self._probe_evaluation()
         except Exception as error:
             if not plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu):
                 raise
@@ -381,6 +401,25 @@ class Conduct(TrainerCallback):
         if not fits:
             raise ProbeDoesNotFit
         let_go()
+
+    def _probe_evaluation(self) -> None:
+        """Find the batch that the longest held-out rows fit with, beside the gradients."""
+        self.trainer.model.zero_grad(set_to_none=False)
+        try:
+            with self.trainer.compute_loss_context_manager():
+                self.eval_batch_size = held_out_loss(
+                    self.trainer.model,
+                    self.eval_rows,
+                    self.collator.pad,
+                    batch_size=self.eval_batch_size,
+                    device=self.trainer.args.device,
+                    worst_only=True,
+                ).batch_size
+        except Exception as error:
+            if not plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            self.eval_batch_size = 1  # a smaller plan for training would be no help
 
 
 def _number(value: Any) -> float | None:

@@ -28,6 +28,10 @@ from runner.contract.record import ErrorFacts
 from runner.contract.spec import JobSpec
 from runner.contract.stage_io import TrainPlan, TrainResult, read_message, write_message
 
+HOST_MEMORY_ADVICE = (
+    "Close other programs on this machine or give the runner's container more memory; "
+    "docs/out-of-memory.md tells what takes it."
+)
 STACK = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
 
 
@@ -116,7 +120,7 @@ def _set_up(folder: Path) -> _Attempt:
             save_steps=spec.training.save_steps,
             checkpoint_seconds=plan.checkpoint_seconds,
             seconds_left=plan.seconds_left,
-            probe=plan.probe,
+            probe=machine.on_gpu if plan.probe is None else plan.probe,
             eval_batch_size=max(8, plan.batch_plan.per_device_batch_size),
         ),
         stop=stop,
@@ -259,7 +263,7 @@ def _fit(attempt: _Attempt) -> StageError | None:
         let_go()  # only here: inside an except the error still holds the tensors
         if trouble != "probe":
             break
-        less = smaller(attempt.batch_plan)
+        less = _less(attempt)
         if less is None:
             return _out_of_memory(attempt)
         change = describe_change(attempt.batch_plan, less)
@@ -272,10 +276,15 @@ def _fit(attempt: _Attempt) -> StageError | None:
     return trouble if isinstance(trouble, StageError) else None
 
 
+def _less(attempt: _Attempt) -> BatchPlan | None:
+    # On a CPU the activations are in the host's memory already.
+    return smaller(attempt.batch_plan, may_offload=attempt.machine.on_gpu)
+
+
 def _try(attempt: _Attempt, checkpoint: str | None) -> StageError | str | None:
     """Call the trainer once, and turn what it raises into words; nothing of the error survives."""
     from runner.training.callbacks import Interrupted, ProbeDoesNotFit
-    from runner.training.memory import classify, plan_does_not_fit
+    from runner.training.memory import Lost, classify, plan_does_not_fit
 
     try:
         attempt.trainer.train(resume_from_checkpoint=checkpoint)
@@ -295,25 +304,43 @@ def _try(attempt: _Attempt, checkpoint: str | None) -> StageError | str | None:
         return error.with_traceback(None)
     except Exception as error:
         lost = classify(error)
-        if not plan_does_not_fit(lost, on_gpu=attempt.machine.on_gpu):
+        on_gpu = attempt.machine.on_gpu
+        if lost is not Lost.HOST_MEMORY and not plan_does_not_fit(lost, on_gpu=on_gpu):
             raise
         traceback.print_tb(error.__traceback__)
         print(f"{type(error).__name__}: {error}", flush=True)
         traceback.clear_frames(error.__traceback__)
+        if not plan_does_not_fit(lost, on_gpu=on_gpu):
+            return StageError(
+                f"The machine's own memory ran out after step {attempt.progress.step}.",
+                exit_code=ExitCode.OUT_OF_HOST_MEMORY,
+                kind="out_of_host_memory",
+                advice=HOST_MEMORY_ADVICE,
+            )
         return _out_of_memory(attempt)
     return None
 
 
 def _out_of_memory(attempt: _Attempt) -> StageError:
-    step = attempt.progress.step
+    progress = attempt.progress
+    where = "in the held-out loss" if progress.in_evaluation else f"at {attempt.batch_plan}"
     return StageError(
-        f"Memory ran out at batch plan {attempt.batch_plan}, after step {step}.",
+        f"Memory ran out {where}, after step {progress.step}.",
         exit_code=ExitCode.OUT_OF_GPU_MEMORY,
         kind="out_of_gpu_memory",
         advice="A smaller training.max_length or lora.r, or method: qlora, needs less."
-        if smaller(attempt.batch_plan) is None
+        if _next_plan(attempt) is None
         else None,
     )
+
+
+def _next_plan(attempt: _Attempt) -> BatchPlan | None:
+    """Choose what the next attempt runs: an evaluation that failed does not speak against a plan.
+
+    It is tried again at the start of the next attempt, where nothing else needs memory, and given
+    up if it fails there: so this never goes round in circles.
+    """
+    return attempt.batch_plan if attempt.progress.in_evaluation else _less(attempt)
 
 
 def _save_last_step(attempt: _Attempt) -> None:
@@ -326,9 +353,13 @@ def _save_last_step(attempt: _Attempt) -> None:
     if progress.boundary is None or progress.in_optimizer or progress.step <= progress.sealed_step:
         return
     progress.boundary.restore()
-    # Private, but what the library's own signal checkpoint calls; it does not fire on_save.
-    trainer._save_checkpoint(trainer.model, trial=None)  # noqa: SLF001
-    trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
+    try:
+        # Private, but what the library's own signal checkpoint calls; it does not fire on_save.
+        trainer._save_checkpoint(trainer.model, trial=None)  # noqa: SLF001
+        trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
+    except Exception as error:  # a full disk, memory still short: the last durable one stands
+        traceback.print_tb(error.__traceback__)
+        print(f"no checkpoint of step {progress.step}: {type(error).__name__}", flush=True)
 
 
 def _answer(attempt: _Attempt, trouble: StageError | None, *, seconds: float) -> None:
@@ -336,7 +367,7 @@ def _answer(attempt: _Attempt, trouble: StageError | None, *, seconds: float) ->
 
     progress = attempt.progress
     shutil.rmtree(attempt.folder.root / "work", ignore_errors=True)
-    shortfalls = []
+    shortfalls = list(progress.shortfalls)
     if progress.out_of_time:
         shortfalls.append(
             f"The time limit ended training after step {progress.step} of {progress.total_steps}."
@@ -352,6 +383,9 @@ def _answer(attempt: _Attempt, trouble: StageError | None, *, seconds: float) ->
         TrainResult(
             outcome="succeeded" if trouble is None else outcomes.get(trouble.exit_code, "failed"),
             batch_plan=attempt.batch_plan,
+            next_batch_plan=_next_plan(attempt)
+            if trouble is not None and trouble.exit_code == ExitCode.OUT_OF_GPU_MEMORY
+            else None,
             first_step=progress.first_step,
             last_step=progress.sealed_step,
             checkpoint=progress.sealed,

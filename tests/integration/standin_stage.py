@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from runner.contract.batch import BatchPlan, smaller
 from runner.contract.checkpoints import MANIFEST, CheckpointFile, Manifest
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import RunFolder, StageFolder
@@ -49,9 +50,11 @@ def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int) -> dict:
                 json.dumps({"step": step, "loss": 3.0 - step / 10, "time": time.time()}) + "\n"
             )
     name = checkpoint(run, last) if last >= first else plan["resume_from"]
+    less = smaller(BatchPlan.model_validate(plan["batch_plan"]))
     return {
         "outcome": "succeeded",
         "batch_plan": plan["batch_plan"],
+        "next_batch_plan": less and less.model_dump(),
         "first_step": first,
         "last_step": last,
         "checkpoint": name,
