@@ -30,7 +30,11 @@ class DataWatch:
     def waiting_for(
         self, inbox: Folder, paths: Iterable[str], at: float
     ) -> tuple[str, bool] | None:
-        """Say what is waited for and whether it is missing; None when all is there."""
+        """Say what is waited for and whether it is missing; None when all is there.
+
+        Every file is looked at each time, so that they settle side by side.
+        """
+        waits: list[tuple[str, bool]] = []
         for path in paths:
             try:
                 status = inbox.stat(path)
@@ -38,7 +42,10 @@ class DataWatch:
                 continue  # prepare refuses it with the reason
             except FileNotFoundError:
                 self._seen.pop(path, None)
-                return f"waiting for {os.path.basename(path)}, which is not there yet", True
+                waits.append(
+                    (f"waiting for {os.path.basename(path)}, which is not there yet", True)
+                )
+                continue
             except OSError:
                 continue  # a link or a file on the way: prepare refuses it with the reason
             if status.st_size == 0:
@@ -46,8 +53,8 @@ class DataWatch:
             seen = look_again(self._seen.get(path), Look.of(status), at)
             self._seen[path] = seen
             if not is_settled(seen, at=at, settle_seconds=self._settle_seconds):
-                return f"waiting for {os.path.basename(path)} until it is complete", False
-        return None
+                waits.append((f"waiting for {os.path.basename(path)} until it is complete", False))
+        return waits[0] if waits else None
 
     def forget(self, paths: Iterable[str]) -> None:
         """Drop what is known about files that are no longer waited for."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from runner.contract.beneath import Folder
+from runner.contract.errors import RunnerError
+from runner.contract.read_spec import read_spec
 from runner.contract.spec_names import is_spec_name, naming_problem
 from runner.daemon import answer, claim
 from runner.daemon.book import Book
+from runner.daemon.data_ready import named_files
 from runner.daemon.settle import Look, Seen, is_settled, look_again
 
 
@@ -39,6 +42,8 @@ class Intake:
             if self._not_specs.get(entry.name) == Look.of(status):
                 continue
             known = look_again(self.specs.get(entry.name), Look.of(status), at)
+            if known is not self.specs.get(entry.name) and problem is None:
+                self._look_at_data(inbox, entry.name, at)
             unchanged = known.unchanged_seconds(at)
             settled_now = is_settled(known, at=at, settle_seconds=self.settings.settle_seconds)
             if settled_now or unchanged >= self._patience:  # the latter: empty for good
@@ -47,6 +52,15 @@ class Intake:
         self.specs = seen
         for _, name in sorted(settled):
             self._take(inbox, name, at)
+
+    def _look_at_data(self, inbox: Folder, name: str, at: float) -> None:
+        """Begin to watch a new spec's data at once: it settles while the spec does."""
+        try:
+            content = inbox.read_file(name, limit_bytes=claim.SPEC_BYTES)
+            spec = read_spec(content, file_name=claim.dropped_name(name))
+        except (OSError, RunnerError):
+            return  # half written, or wrong: the claim has the last word
+        self.book.data.waiting_for(inbox, named_files(spec), at)
 
     @property
     def _patience(self) -> float:
