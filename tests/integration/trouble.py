@@ -1,0 +1,166 @@
+"""Turns a place in a run into a real failure there: what `train_box` arranges in the child.
+
+Memory runs out as it does on a full machine: the process may take no more pages, and the stack's
+own allocator fails. What failed is let go of before anything is saved, and so is the limit.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+NO_LIMIT = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+_BLOCK = 64 * 2**20  # more than the allocator has at hand
+
+
+def run_out_of_memory() -> None:
+    """Let the allocator fail, and keep on failing."""
+    import torch
+
+    resource.setrlimit(resource.RLIMIT_DATA, (1, resource.RLIM_INFINITY))
+    torch.empty(_BLOCK)
+
+
+def around(owner: Any, name: str, before: Callable[..., None]) -> None:
+    """Have ``before`` called with the arguments of every call of a function."""
+    inner = getattr(owner, name)
+
+    def call(*args: Any, **more: Any) -> Any:
+        before(*args, **more)
+        return inner(*args, **more)
+
+    setattr(owner, name, call)
+
+
+def give_back_when_let_go(*, in_evaluation: bool = False) -> None:
+    """Lift the limit when the recipe lets go (and, ``in_evaluation``, when that backs off)."""
+    import runner.training.callbacks
+    import runner.training.heldout
+    import runner.training.memory
+
+    def lift() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, NO_LIMIT)
+
+    around(runner.training.memory, "let_go", lift)
+    around(runner.training.callbacks, "let_go", lift)
+    if in_evaluation:
+        around(runner.training.heldout, "let_go", lift)
+
+
+@dataclass(frozen=True)
+class MemoryRunsOut:
+    """Once, in the ``micro_batch``-th pass of a step: ``forward``, ``backward``, ``optimizer``."""
+
+    where: str
+    step: int
+    micro_batch: int = 1
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        import torch
+        from accelerate import Accelerator
+        from trl import SFTTrainer
+
+        give_back_when_let_go()
+        passes: dict[int, int] = {}
+        here: list[bool] = []
+
+        def forward(trainer: Any, *_: Any, **__: Any) -> None:
+            step = trainer.state.global_step + 1
+            passes[step] = passes.get(step, 0) + 1
+            now = (step, passes[step]) == (self.step, self.micro_batch)
+            here[:] = [now]
+            if now and self.where == "forward":
+                run_out_of_memory()
+
+        def backward(accelerator: Any, *_: Any, **__: Any) -> None:
+            if here[0] and self.where == "backward":
+                (model,) = accelerator._models
+                weights = [weight for weight in model.parameters() if weight.requires_grad]
+                # Half of the gradients of this pass are added to those of the passes before it.
+                weights[len(weights) // 2].register_hook(lambda _: run_out_of_memory())
+
+        def optimizer_step(optimizer: Any, *_: Any, **__: Any) -> None:
+            if here[0] and self.where == "optimizer":
+                here[0] = False
+                (group, *_more) = optimizer.param_groups
+                weights = group["params"]
+                group["params"] = weights[: len(weights) // 2]
+                optimizer.step()  # half of the weights are changed
+                group["params"] = weights
+                run_out_of_memory()
+
+        around(SFTTrainer, "compute_loss", forward)
+        around(Accelerator, "backward", backward)
+        around(torch.optim.AdamW, "step", optimizer_step)
+
+
+@dataclass(frozen=True)
+class EvaluationRunsOut:
+    """Once, in the evaluation after ``step``; with ``at_any_batch`` its own backoff is no help."""
+
+    step: int
+    at_any_batch: bool
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from runner.training.callbacks import Conduct
+
+        give_back_when_let_go(in_evaluation=not self.at_any_batch)
+        tried: list[int] = []
+
+        def evaluate(conduct: Conduct) -> None:
+            def forward(*_: Any) -> None:
+                now = conduct.progress.in_evaluation and conduct.progress.step == self.step
+                if now and (self.at_any_batch or not tried):
+                    tried.append(1)
+                    run_out_of_memory()
+
+            conduct.trainer.model.register_forward_pre_hook(forward)
+
+        around(Conduct, "_evaluate", evaluate)
+
+
+@dataclass(frozen=True)
+class RoomFor:
+    """A machine that holds so many rows in training, and those only with ``checkpointing``."""
+
+    rows: int
+    checkpointing: bool = False
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from trl import SFTTrainer
+
+        give_back_when_let_go()
+
+        def forward(trainer: Any, model: Any, inputs: Any, *_: Any, **__: Any) -> None:
+            recomputes = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+            if len(inputs["input_ids"]) > self.rows or (self.checkpointing and not recomputes):
+                run_out_of_memory()
+
+        around(SFTTrainer, "compute_loss", forward)
+
+
+@dataclass(frozen=True)
+class StepGoesWrong:
+    """Not a failure but a fault: the weights miss a step, or get it twice."""
+
+    step: int
+    times: int
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        import torch
+
+        inner = torch.optim.AdamW.step
+        taken: list[int] = []
+
+        def step(optimizer: Any, *args: Any, **more: Any) -> Any:
+            taken.append(1)
+            for _ in range(self.times if len(taken) == self.step else 1):
+                inner(optimizer, *args, **more)
+
+        torch.optim.AdamW.step = step  # type: ignore[method-assign]
