@@ -1,0 +1,370 @@
+"""Turns a model's sizes, the rows' real lengths and a batch plan into what a run will need.
+
+GPU memory by part, host memory, disk and time, by arithmetic alone. What each layer keeps for the
+backward pass was counted on the real stack (tensor by tensor, `tests/unit/test_forecast.py` counts
+again); the few constants that only a card can tell were fitted on one and checked on configurations
+that had no part in the fit: `benchmarks/forecast.py`, figures in docs/measurements.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict
+
+from runner.contract.batch import BatchPlan, largest_divisor_at_most
+from runner.contract.model_shape import Linear, ModelShape
+from runner.contract.spec import JobSpec
+
+GIB = 1024**3
+MIB = 1024**2
+
+CONTEXT_BYTES = 512 * MIB  # CUDA's own share of a card, before this box has told its own
+ROOM_SHARE = 0.94  # of a budget; a plan whose forecast is above it is not chosen
+CARD_RESERVE_BYTES = 256 * MIB  # of the whole card: the driver keeps some for itself
+
+_HEAD_TILE = (4096, 32768)  # tokens × words of logits that TRL's fused head holds at once
+_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight, its block's scale, the scales' own scale
+_FP32, _BF16 = 4, 2
+
+# Fitted on a card.
+_WORKSPACE_BYTES = 160 * MIB  # cuBLAS's, and what the allocator's rounding takes
+_BACKWARD_MLP = 8.0  # bytes a token and MLP width: gradients alive while one block goes backward
+_BACKWARD_HIDDEN = 12.0  # the same, a token and hidden size
+_SLACK = 1.03  # reserved over allocated: what fragments waste
+
+_PASS_SECONDS_PER_LAYER = 0.0045  # a card waits for Python at least so long, forward and backward
+_EFFICIENCY = 0.45  # of the card's dense rate, that matrix products of a training step reach
+_STARTUP_SECONDS = 25.0  # imports, load, export, evaluation: what a run takes beside its steps
+_HOST_BASE_BYTES = 3 * GIB  # Python, torch, CUDA's host side
+_CHECKPOINTS_KEPT = 3  # the two newest and the best
+
+
+class Parts(BaseModel):
+    """GPU memory at a run's highest point, in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    context: int
+    """CUDA's own, cuBLAS's workspaces and what the allocator cannot use."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(getattr(self, name) for name in type(self).model_fields)
+
+
+class Forecast(BaseModel):
+    """What a run will need at one batch plan."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    batch_plan: BatchPlan
+    gpu_memory: Parts
+    gpu_memory_bytes: int
+    """The parts together, corrected by what this box has learned."""
+    longest: int
+    """Tokens of the longest row; the worst batch is the longest rows together."""
+    host_memory_bytes: int
+    disk_bytes: int
+    seconds: float | None = None
+    """None: neither the card nor an earlier run told how fast this box is."""
+    fits: bool | None = None
+    """In the memory that the run may use; None: that is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is trained: everything of a run that its batch plan does not say."""
+
+    shape: ModelShape
+    method: str
+    rank: int
+    target_modules: str | tuple[str, ...]
+    dropout: float
+    lengths: tuple[int, ...]
+    """Tokens of each row trained on, longest first."""
+    effective_batch_size: int
+    total_steps: int
+    packed_to: int | None = None
+    """Rows are joined into sequences of so many tokens."""
+
+    @classmethod
+    def of(
+        cls, spec: JobSpec, shape: ModelShape, lengths: Sequence[int], *, total_steps: int
+    ) -> Work:
+        """Take it from a spec and the prepared rows' lengths."""
+        wanted = spec.lora.target_modules
+        longest = max(lengths, default=1)
+        limit = spec.training.max_length
+        return cls(
+            shape=shape,
+            method=spec.method,
+            rank=spec.lora.r,
+            target_modules=wanted if isinstance(wanted, str) else tuple(wanted),
+            dropout=spec.lora.dropout,
+            lengths=tuple(sorted(lengths, reverse=True)) or (1,),
+            effective_batch_size=spec.effective_batch_size,
+            total_steps=total_steps,
+            packed_to=(longest if limit == "auto" else min(limit, max(longest, 1)))
+            if spec.training.packing
+            else None,
+        )
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.packed_to or self.lengths[0]
+
+    @property
+    def adapted(self) -> tuple[Linear, ...]:
+        """The linear layers of a block that get an adapter."""
+        if self.target_modules == "all-linear":
+            return self.shape.linears
+        named = (
+            (self.target_modules,) if isinstance(self.target_modules, str) else self.target_modules
+        )
+        found = tuple(one for one in self.shape.linears if one.name in named)
+        return found or self.shape.linears  # names of another family: count them all
+
+    @property
+    def adapter_parameters(self) -> int:
+        """Weights that are trained."""
+        each = sum(self.rank * (one.inputs + one.outputs) for one in self.adapted)
+        return each * self.shape.layers
+
+    @property
+    def weight_bytes(self) -> int:
+        """The base model on the card."""
+        shape = self.shape
+        per_weight = _NF4_BYTES if self.method == "qlora" else float(_BF16)
+        blocks = shape.layers * shape.block_parameters
+        rest = shape.parameters - blocks  # embeddings, head, norms, experts
+        return int(blocks * per_weight + rest * _BF16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """What is known of the machine; everything may be unknown."""
+
+    gpu_name: str | None = None
+    gpu_memory_bytes: int | None = None
+    """The whole card's."""
+    budget_bytes: int | None = None
+    """What a run may use of it; None: the whole card."""
+    flops: float | None = None
+    """Dense 16-bit rate of the card."""
+    context_bytes: int = CONTEXT_BYTES
+    learned_memory: dict[str, float] = field(default_factory=dict)
+    """Measured over forecast, by what `lesson_key` gives."""
+    learned_time: float = 1.0
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """The most that a process may take, its context included."""
+        whole = None
+        if self.gpu_memory_bytes is not None:
+            whole = self.gpu_memory_bytes - CARD_RESERVE_BYTES
+        known = [one for one in (whole, self.budget_bytes) if one is not None]
+        return min(known) if known else None
+
+
+def lesson_key(method: str, plan: BatchPlan) -> str:
+    """Name what a measured peak teaches about: other kinds of runs err in other ways."""
+    return f"{method}, checkpointing {'on' if plan.activation_checkpointing else 'off'}"
+
+
+def forecast(work: Work, plan: BatchPlan, box: Box) -> Forecast:
+    """Say what a run needs at one batch plan."""
+    parts = _gpu_memory(work, plan, box)
+    factor = box.learned_memory.get(lesson_key(work.method, plan), 1.0)
+    steady = parts.weights + parts.context
+    total = int(steady + (parts.total - steady) * factor)
+    limit = box.limit_bytes
+    return Forecast(
+        batch_plan=plan,
+        gpu_memory=parts,
+        gpu_memory_bytes=total,
+        longest=work.longest,
+        host_memory_bytes=_host_memory(work, plan),
+        disk_bytes=_disk(work),
+        seconds=_seconds(work, plan, box),
+        fits=None if limit is None else total <= limit,
+    )
+
+
+def _gpu_memory(work: Work, plan: BatchPlan, box: Box) -> Parts:
+    shape = work.shape
+    tokens = _worst_tokens(work, plan.per_device_batch_size)
+    adapter = work.adapter_parameters
+    block = tokens * _kept_per_token(work)
+    largest = max(one.parameters for one in shape.linears)
+    # Two blocks' weights may be unpacked at once, and the adapter has a copy in 16 bits.
+    unpacked = 2 * _BF16 * largest if work.method == "qlora" else 0
+    going_back = tokens * (_BACKWARD_MLP * shape.intermediate + _BACKWARD_HIDDEN * shape.hidden)
+    head = tokens * shape.hidden * (_FP32 + _BF16)  # the last norm's input and output
+    if plan.activation_checkpointing:
+        inputs = tokens * shape.hidden * _BF16 * shape.layers
+        kept = 0.1 * inputs if plan.activation_offloading else 1.0 * inputs
+        in_blocks = kept + block + going_back
+    else:
+        kept = block * shape.layers
+        in_blocks = kept + going_back
+    tile = min(tokens, _HEAD_TILE[0]) * _HEAD_TILE[1] * _BF16
+    logits = tile + tokens * shape.hidden * (_BF16 + _FP32 + _BF16)  # chosen rows, gradient, cast
+    at_head = kept + head + logits
+    activations = max(in_blocks, at_head - logits)
+    # The head's logits are gone when the blocks go backward: they count where they tower above.
+    towering = max(0.0, at_head - activations)
+    slack = (_SLACK - 1) * (activations + towering)
+    return Parts(
+        weights=work.weight_bytes,
+        adapter=adapter * (_FP32 + _BF16),
+        gradients=adapter * _FP32,
+        optimizer=adapter * 2 * _FP32,
+        activations=int(activations + unpacked),
+        logits=int(towering),
+        context=int(box.context_bytes + _WORKSPACE_BYTES + slack),
+    )
+
+
+def _worst_tokens(work: Work, batch: int) -> int:
+    """Count the tokens of the worst batch, padding included: the longest rows together."""
+    rows = batch if work.packed_to else min(batch, len(work.lengths))
+    return rows * work.longest
+
+
+def _kept_per_token(work: Work) -> float:
+    """Count the bytes that one block keeps of one token for the backward pass.
+
+    The norms keep their input in fp32; each adapter a copy of its own of its layer's input and two
+    narrow products; attention its queries, keys, values, outputs and sums; the MLP what its
+    non-linearity and product need.
+    """
+    shape = work.shape
+    norms = 2 * (_FP32 * shape.hidden + _FP32)
+    per_adapter = 2 * _BF16 * work.rank * len(work.adapted)
+    copies = _BF16 * sum(one.inputs for one in work.adapted)
+    if work.dropout:
+        copies += sum(one.inputs * (_BF16 + 1) for one in work.adapted)
+    attention = _BF16 * (2 * shape.attention + 2 * shape.kv) + _FP32 * shape.heads
+    gated = any(one.name == "gate_proj" for one in shape.linears) or shape.expert_parameters
+    mlp = (3 if gated else 1) * _BF16 * shape.intermediate
+    return float(norms + per_adapter + copies + attention + mlp)
+
+
+def _host_memory(work: Work, plan: BatchPlan) -> int:
+    offloaded = 0
+    if plan.activation_offloading:
+        tokens = _worst_tokens(work, plan.per_device_batch_size)
+        offloaded = tokens * work.shape.hidden * _BF16 * work.shape.layers
+    return int(_HOST_BASE_BYTES + 3 * _FP32 * work.adapter_parameters + offloaded)
+
+
+def _disk(work: Work) -> int:
+    checkpoint = 3 * _FP32 * work.adapter_parameters
+    rows = sum(work.lengths) * 2 * 4  # two columns of 32-bit numbers
+    return int(checkpoint * (_CHECKPOINTS_KEPT + 1) + _FP32 * work.adapter_parameters + rows)
+
+
+def _seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
+    if box.flops is None:
+        return None
+    shape = work.shape
+    passes = 4 if plan.activation_checkpointing else 3
+    padded = _mean_padded_tokens(work, plan.per_device_batch_size)
+    per_token = 2 * (shape.layers * shape.block_parameters)
+    # Frozen weights have no gradient: a backward pass costs one forward, not two.
+    attention = 2 * shape.layers * shape.attention * _mean_length(work)
+    flops = padded * ((passes - 1) * (per_token + attention) + 3 * 2 * shape.vocabulary)
+    computing = flops / (box.flops * _EFFICIENCY)
+    waiting = shape.layers * _PASS_SECONDS_PER_LAYER * (passes - 1) / 2
+    one_pass = max(computing, waiting)
+    steps = work.total_steps * plan.gradient_accumulation_steps
+    return (steps * one_pass + _STARTUP_SECONDS) * box.learned_time
+
+
+def _mean_length(work: Work) -> float:
+    return sum(work.lengths) / len(work.lengths)
+
+
+def _mean_padded_tokens(work: Work, batch: int) -> float:
+    """Give the mean size of a micro-batch: as many rows as fit in it, as long as its longest."""
+    if work.packed_to:
+        return float(batch * work.packed_to)
+    count = len(work.lengths)
+    longest = sum(  # the expected maximum of so many draws
+        length * (((count - i) / count) ** batch - ((count - i - 1) / count) ** batch)
+        for i, length in enumerate(work.lengths)
+    )
+    return batch * longest
+
+
+def candidates(
+    work: Work, *, batch_size: int | None = None, checkpointing: bool | None = None
+) -> list[BatchPlan]:
+    """List every plan that cuts the effective batch, the largest first.
+
+    Args:
+        work: what is trained.
+        batch_size: the most examples per pass that the spec allows; None: any.
+        checkpointing: what the spec says of it; None: either.
+    """
+    effective = work.effective_batch_size
+    limit = min(effective, batch_size or effective)
+    sizes: list[int] = []
+    while limit >= 1:
+        sizes.append(largest_divisor_at_most(effective, limit))
+        limit = sizes[-1] // 2
+    switches = (False, True) if checkpointing is None else (checkpointing,)
+    plans = [
+        BatchPlan(
+            per_device_batch_size=size,
+            gradient_accumulation_steps=effective // size,
+            activation_checkpointing=on,
+        )
+        for on in switches
+        for size in sizes
+    ]
+    last = plans[-1]
+    if checkpointing is not False:
+        plans.append(last.model_copy(update={"activation_offloading": True}))
+    return plans
+
+
+def choose(
+    work: Work, box: Box, *, batch_size: int | None = None, checkpointing: bool | None = None
+) -> Forecast:
+    """Choose the plan to start with: the quickest of those that surely fit, else the smallest."""
+    all_of_them = [
+        forecast(work, plan, box)
+        for plan in candidates(work, batch_size=batch_size, checkpointing=checkpointing)
+    ]
+    limit = box.limit_bytes
+    if limit is None:
+        return all_of_them[0]
+    fitting = [one for one in all_of_them if one.gpu_memory_bytes <= ROOM_SHARE * limit]
+    if not fitting:
+        return min(all_of_them, key=lambda one: one.gpu_memory_bytes)
+    return min(
+        fitting,
+        key=lambda one: (_cost(work, one.batch_plan), one.batch_plan.per_device_batch_size),
+    )
+
+
+def _cost(work: Work, plan: BatchPlan) -> float:
+    """Compare plans' speed where the card's own is unknown: a mid-range card's will do."""
+    return _seconds(work, plan, Box(flops=150e12)) or math.inf
+
+
+def alternatives(work: Work, box: Box) -> tuple[Forecast, ...]:
+    """Forecast the plans that a person may want to compare, without and with checkpointing."""
+    return tuple(forecast(work, plan, box) for plan in candidates(work))
