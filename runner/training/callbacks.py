@@ -72,8 +72,16 @@ class RowNotingCollator:
         self.noted: deque[tuple[list[Any], int]] = deque()
 
     def pad(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate without a note."""
-        return self.inner([{k: v for k, v in row.items() if k != "row"} for row in rows])
+        """Collate without a note.
+
+        Padding comes after a row's own tokens, so causal attention never sees it and nothing is
+        learned from it: a mask that says so would change no number, and would cost a matrix of
+        length by length for each row and block, slower kernels and repeated keys.
+        """
+        batch = self.inner([{k: v for k, v in row.items() if k != "row"} for row in rows])
+        if "attention_mask" in batch:
+            batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
+        return batch
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate and note."""
