@@ -245,13 +245,13 @@ def _worst_tokens(work: Work, batch: int) -> int:
 def _kept_per_token(work: Work) -> float:
     """Count the bytes that one block keeps of one token for the backward pass.
 
-    The norms keep their input in fp32; each adapter a copy of its own of its layer's input and two
-    narrow products; attention its queries, keys, values, outputs and sums; the MLP what its
+    The norms keep their input in fp32; each adapter a copy of its own of its layer's input and a
+    narrow product; attention its queries, keys, values, outputs and sums; the MLP what its
     non-linearity and product need.
     """
     shape = work.shape
     norms = 2 * (_FP32 * shape.hidden + _FP32)
-    per_adapter = 2 * _BF16 * work.rank * len(work.adapted)
+    per_adapter = _BF16 * work.rank * len(work.adapted)
     copies = _BF16 * sum(one.inputs for one in work.adapted)
     if work.dropout:
         copies += sum(one.inputs * (_BF16 + 1) for one in work.adapted)
