@@ -85,7 +85,9 @@ class RowNotingCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate and note."""
-        self.noted.append(([row["row"] for row in rows], sum(len(r["input_ids"]) for r in rows)))
+        numbers = [row["row"] for row in rows]  # of a packed sequence, a list
+        flat = [n for number in numbers for n in (number if isinstance(number, list) else [number])]
+        self.noted.append((flat, sum(len(row["input_ids"]) for row in rows)))
         return self.pad(rows)
 
 

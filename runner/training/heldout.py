@@ -74,6 +74,13 @@ def held_out_loss(
     return HeldOut(loss=total / max(1, tokens), tokens=tokens, batch_size=batch_size)
 
 
+def on_device(inputs: dict[str, Any], device: Any) -> dict[str, Any]:
+    """Move a batch; padding-free ones hold plain numbers too."""
+    return {
+        name: value.to(device) if hasattr(value, "to") else value for name, value in inputs.items()
+    }
+
+
 def _try_batch(
     model: Any, inputs: dict[str, Any], device: Any, *, may_shrink: bool
 ) -> tuple[float, int] | None:
@@ -83,8 +90,7 @@ def _try_batch(
     with contextlib.suppress(_DoesNotFit):
         try:
             with torch.inference_mode():
-                moved = {name: value.to(device) for name, value in inputs.items()}
-                found = model(**moved, use_cache=False, fused_lm_head=True)
+                found = model(**on_device(inputs, device), use_cache=False, fused_lm_head=True)
                 return -float(found.log_probs.double().sum()), int(found.label_mask.sum())
         except Exception as error:
             fits_not = plan_does_not_fit(classify(error), on_gpu=torch.device(device).type != "cpu")

@@ -25,6 +25,7 @@ from runner.contract.record import DataFile
 from runner.contract.spec import JobSpec
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
 from runner.training.formats import Conversation, to_conversations
+from runner.training.pack import count_sequences
 from runner.training.rows import Findings, read_rows
 from runner.training.snapshot import Copied, take_snapshot
 from runner.training.split import shared_prompts, split
@@ -105,7 +106,7 @@ def _prepare(folder: Path) -> None:
     template.tokenizer.save_pretrained(folder / "tokenizer")
     sync_tree(folder)
 
-    sequences = _packed(lengths, limit) if spec.training.packing else len(lengths)
+    sequences = count_sequences(lengths, limit) if spec.training.packing else len(lengths)
     learned = sum(
         label != IGNORED for row in learn for example in row.examples for label in example.labels
     )
@@ -292,12 +293,3 @@ def _samples(template: Template, rows: Sequence[Tokenised]) -> list[dict[str, An
         {"messages": template.prompt_messages(c), "reference": c.messages[-1]["content"]}
         for c in asked
     ]
-
-
-def _packed(lengths: Sequence[int], limit: int) -> int:
-    """Count the sequences that the trainer's packing will make of rows of these lengths."""
-    import datasets
-    from trl.data_utils import pack_dataset
-
-    rows = datasets.Dataset.from_dict({"input_ids": [[0] * length for length in lengths]})
-    return len(pack_dataset(rows, seq_length=limit, strategy="bfd"))

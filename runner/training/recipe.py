@@ -20,13 +20,19 @@ from typing import Any
 
 from runner.contract.batch import BatchPlan, describe_change, smaller
 from runner.contract.checkpoints import read_manifest, verified
-from runner.contract.errors import RunnerError, StageError
+from runner.contract.errors import ModelError, Problem, RunnerError, StageError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.models import find_model
 from runner.contract.record import ErrorFacts
 from runner.contract.spec import JobSpec
-from runner.contract.stage_io import TrainPlan, TrainResult, read_message, write_message
+from runner.contract.stage_io import (
+    PrepareResult,
+    TrainPlan,
+    TrainResult,
+    read_message,
+    write_message,
+)
 
 HOST_MEMORY_ADVICE = (
     "Close other programs on this machine or give the runner's container more memory; "
@@ -76,6 +82,7 @@ def _set_up(folder: Path) -> _Attempt:
     from runner.training.callbacks import Conduct, Progress, RowNotingCollator, StopFlag, Wishes
     from runner.training.memory import Meter
     from runner.training.model import add_adapter, find_machine, load_base, use_fp32_adapters
+    from runner.training.pack import pack
 
     stop = StopFlag()
     run, stage = RunFolder.containing(folder), StageFolder(folder)
@@ -85,8 +92,11 @@ def _set_up(folder: Path) -> _Attempt:
     meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
     train_rows = load_from_disk(str(run.prepared / "train"))
     eval_rows = load_from_disk(str(run.prepared / "eval")) if _has_rows(run, "eval") else None
-    known = {"input_ids", "labels", "row", "seq_lengths"}
+    known = {"input_ids", "labels", "row"}
     train_rows = train_rows.remove_columns([c for c in train_rows.column_names if c not in known])
+    if spec.training.packing:
+        prepared = read_message(StageFolder(run.prepared).result, PrepareResult)
+        train_rows = pack(train_rows, prepared.max_length)
     tokenizer = AutoTokenizer.from_pretrained(run.prepared / "tokenizer", local_files_only=True)
 
     set_seed(spec.training.seed)  # the adapter's first weights are drawn from it
@@ -134,6 +144,8 @@ def _set_up(folder: Path) -> _Attempt:
     trainer.data_collator = collator
     use_fp32_adapters(trainer.model)
     conduct.bind(trainer, collator, [len(ids) for ids in train_rows["input_ids"]])
+    if spec.training.packing:
+        _refuse_if_rows_see_each_other(trainer, train_rows)
     return _Attempt(
         run=run,
         folder=stage,
@@ -148,6 +160,23 @@ def _set_up(folder: Path) -> _Attempt:
         trainer=trainer,
         notes=[],
     )
+
+
+def _refuse_if_rows_see_each_other(trainer: Any, rows: Any) -> None:
+    """Try it on the model that will train: not every architecture minds where a row begins."""
+    from runner.training.pack import attends_across
+
+    joined = [i for i, lengths in enumerate(rows["seq_lengths"]) if len(lengths) > 1]
+    if not joined:
+        return
+    shortest = rows[min(joined, key=lambda i: sum(rows[i]["seq_lengths"]))]
+    with trainer.compute_loss_context_manager():
+        found = attends_across(trainer.model, shortest, trainer.data_collator.pad)
+    if found:
+        what = "this model mixes up rows that are packed into one sequence"
+        raise ModelError(
+            [Problem(field="training.packing", message=what, hint="Leave packing out.")]
+        )
 
 
 def _has_rows(run: RunFolder, name: str) -> bool:

@@ -186,6 +186,14 @@ def start(name: str, stage: StageFolder, trouble: Trouble | None = None) -> Atte
     return Attempt(child, stage)
 
 
+def in_a_child(function: Callable[..., None], *arguments: str) -> None:
+    """Call a function of a test module where the stack is imported already."""
+    child = _warm.Process(target=function, args=arguments)
+    child.start()
+    child.join(_SECONDS)
+    assert child.exitcode == 0
+
+
 class Attempt:
     """A child."""
 
