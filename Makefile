@@ -6,7 +6,7 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types lock clean
+.PHONY: help setup demo test test-kill check format lint types lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,11 @@ demo: setup  ## Fine-tune a real small model on real data and compare it before 
 
 test: setup  ## The ordinary tests
 	$(BIN)/python -m pytest
+
+# BUDGET: seconds; less than half an hour tries fewer points and inputs of each kind.
+BUDGET ?= 1800
+test-kill: setup  ## Kill, fill, hang and fuzz: nothing is lost (BUDGET=seconds)
+	$(BIN)/python -m pytest tests/kill --budget $(BUDGET)
 
 check: lint types test  ## Everything CI wants
 

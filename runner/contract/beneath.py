@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
+from runner.contract.crash_points import reached
 from runner.contract.durable import TEMPORARY_PREFIX
 from runner.contract.errors import UnsafePathError
 
@@ -183,8 +184,13 @@ class Folder:
 
     def make_folder(self, name: str, *, mode: int = 0o750) -> None:
         """Make a folder directly in this one; one that is there is left alone."""
-        with contextlib.suppress(FileExistsError):
+        try:
             os.mkdir(name, mode, dir_fd=self.descriptor)
+        except FileExistsError:
+            return
+        with self.open_folder(name) as made:
+            # The process's mask must not take from the share's group what it is meant to have.
+            os.fchmod(made.descriptor, mode | os.fstat(made.descriptor).st_mode & stat.S_ISGID)
 
     def write_text(self, name: str, content: str, *, mode: int = 0o640) -> None:
         """Replace a file directly in this folder by UTF-8 text in one step."""
@@ -196,6 +202,7 @@ class Folder:
                 file.write(content.encode(errors="backslashreplace"))
                 file.flush()
                 os.fsync(file.fileno())
+            reached("answer written")
             os.rename(beside, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
         except BaseException:
             with contextlib.suppress(OSError):

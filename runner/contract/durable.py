@@ -12,6 +12,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from runner.contract.crash_points import reached
+
 TEMPORARY_PREFIX = ".tmp-"
 """Every unfinished file of the runner begins so; leftovers are swept at the daemon's start."""
 
@@ -51,10 +53,12 @@ def write_bytes(path: Path, content: bytes, *, mode: int = 0o640) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        reached("file written", path.name)
         os.rename(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+    reached("file renamed", path.name)
     sync_folder(path.parent)
 
 

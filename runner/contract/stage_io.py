@@ -17,6 +17,9 @@ from runner.contract.durable import write_json
 from runner.contract.errors import DamagedError
 from runner.contract.record import DataFile, ErrorFacts, ModelFacts
 
+PARENT = "RUNNER_DAEMON_PID"
+"""Variable of a stage's environment: who started it, and without whom it must not run."""
+
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -18,6 +18,7 @@ from runner.daemon.data_ready import DataWatch, named_files
 from runner.daemon.log import Log
 from runner.daemon.process import Child
 from runner.daemon.settings import Settings
+from runner.daemon.sweep import sweep_run
 from runner.daemon.wakeup import Wakeup
 
 ENDED_SHOWN = 10  # runs in STATUS.txt that have ended
@@ -92,6 +93,7 @@ class Book:
         if state is not State.SUCCEEDED:
             self.all_succeeded = False
         self.data.forget(named_files(live.spec))
+        sweep_run(live.run)
         self.set(live, state=state, ended_at=now(), waiting=None, error=error)
 
     def cancel(self, live: Live, reason: str) -> None:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from runner.contract.beneath import Folder
+from runner.contract.crash_points import reached
 from runner.contract.durable import sync_folder, write_bytes
 from runner.contract.errors import Problem, SpecError, UnsafePathError
 from runner.contract.layout import RUN_ID, Outputs, RunFolder, claimed_name
@@ -78,6 +79,7 @@ def claim(
     claimed = claimed_name(dropped_name(name), run_id)
     with inbox.open_folder("queued") as queued:
         inbox.move(name, queued, claimed)
+    reached("spec moved")
     return adopt(
         inbox,
         outputs,
@@ -109,6 +111,7 @@ def adopt(
     run.root.mkdir(parents=True, exist_ok=True)
     sync_folder(outputs.root)
     sync_folder(run.root.parent)
+    reached("run folder made")
     write_bytes(run.spec, content)
     record = RunRecord(
         job=spec.name,
@@ -122,6 +125,7 @@ def adopt(
         effective_batch_size=spec.effective_batch_size,
     )
     write_record(run.record, record)
+    reached("claim recorded")
     return Claimed(record=record, spec=spec, run=run)
 
 
@@ -138,6 +142,7 @@ def refuse(
     with inbox.open_folder(folder) as source, inbox.open_folder("rejected") as rejected:
         # The reasons first: whoever sees the file in rejected/ finds them there.
         rejected.write_text(f"{name}.txt", rejection(file_name, message, advice))
+        reached("refusal written")
         source.move(name, rejected, name)
     return Refused(file_name=file_name, message=message)
 
@@ -147,5 +152,6 @@ def refuse_name(inbox: Folder, name: str, problem: Problem, *, run_id: str) -> R
     new_name = claimed_name(name, run_id)
     with inbox.open_folder("rejected") as rejected:
         rejected.write_text(f"{new_name}.txt", rejection(name, str(problem)))
+        reached("refusal written")
         inbox.move(name, rejected, new_name)
     return Refused(file_name=name, message=str(problem))

@@ -14,19 +14,21 @@ import time
 from runner.contract.beneath import Folder
 from runner.contract.durable import write_json
 from runner.contract.errors import RunnerError
+from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import STATE_FOLDERS
 from runner.contract.read_spec import read_spec
 from runner.contract.record import now
 from runner.daemon import answer, view
 from runner.daemon.book import ENDED_SHOWN, Book, Live
-from runner.daemon.end_stages import reap
+from runner.daemon.end_stages import attempt_ended, reap
 from runner.daemon.follow_view import follow_view
 from runner.daemon.intake import Intake
 from runner.daemon.lock import Lock
-from runner.daemon.recover import recover, unfinished
+from runner.daemon.recover import finished, recover, unfinished
 from runner.daemon.requests import read_requests
 from runner.daemon.settings import Settings
 from runner.daemon.start_stages import start_what_can
+from runner.daemon.sweep import sweep_inbox
 from runner.daemon.watch import watch
 from runner.daemon.write_answers import Answers
 
@@ -65,10 +67,13 @@ class Conductor:
                 book.damaged.append(run.run_id)
                 book.log.say("spec of a run cannot be read", run=run.run_id, reason=str(error))
                 continue
-            book.runs[run.run_id] = Live(run=run, record=record, spec=spec)
+            live = book.runs[run.run_id] = Live(run=run, record=record, spec=spec)
+            if finished(run, record):
+                attempt_ended(book, live, ExitCode.OK, asked=False)
         if not inbox_paths.marker.exists():
             return  # the look at the inbox says so
         with Folder.open(inbox_paths.root) as inbox:
+            sweep_inbox(inbox)
             where = view.scan_view(inbox)
             for record in found.ended:
                 place = where.get(record.run_id)

@@ -7,6 +7,7 @@ from typing import Any
 
 from runner.contract.batch import describe_change, smaller
 from runner.contract.checkpoints import newest_verified
+from runner.contract.crash_points import reached
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts, now
@@ -29,18 +30,20 @@ def reap(book: Book, at: float) -> None:
         live.child.enforce(at)
         code = live.child.poll()
         if code is not None:
+            reached("stage ended", str(live.stage))
             asked = live.child.is_stopping
             which = live.stage
             live.child = live.stage = None
             assert which is not None
             book.say(live, f"{live.record.job}: {which} ended", exit_code=code)
             if which is Stage.TRAIN:
-                _attempt_ended(book, live, code, asked=asked)
+                attempt_ended(book, live, code, asked=asked)
             else:
                 _stage_ended(book, live, which, code, asked=asked)
 
 
-def _attempt_ended(book: Book, live: Live, code: int, *, asked: bool) -> None:
+def attempt_ended(book: Book, live: Live, code: int, *, asked: bool) -> None:
+    """Close the newest attempt by its exit status and by what it left."""
     record = live.record
     attempt = record.attempts[-1]
     folder = StageFolder(stage_folder(live.run, Stage.TRAIN, record))
@@ -129,13 +132,14 @@ def _stage_ended(book: Book, live: Live, which: Stage, code: int, *, asked: bool
             }
     if code == ExitCode.OK and not changes:
         code = ExitCode.UNEXPECTED  # it said ok and left nothing to go on with
-    if not changes:
+    changes_done = bool(changes)
+    if not changes_done:
         # The record tells that no child works on it: a prepare starts over, others go on.
         changes["state"] = State.QUEUED if which is Stage.PREPARE else State.INTERRUPTED
-        if asked:
-            tries = record.tries.get(which.value, 1) - 1
-            changes["tries"] = {**record.tries, which.value: tries}
     then = after_stage(which, code, tries=record.tries.get(which.value, 1))
+    if not changes_done and (asked or then is Next.HOLD):  # it does not speak against the run
+        tries = record.tries.get(which.value, 1) - 1
+        changes["tries"] = {**record.tries, which.value: tries}
     book.set(live, **changes)
     if which is Stage.EVALUATE and then is Next.GO_ON and not live.cancel:
         book.end(live, State.SUCCEEDED)

@@ -10,7 +10,7 @@ from runner.contract.record import ErrorFacts, RunRecord
 from runner.contract.stage_io import PrepareResult
 from runner.contract.states import Stage, State
 from runner.daemon.plans import stage_folder
-from runner.daemon.retry import rule_for
+from runner.daemon.retry import ATTEMPTS_WITHOUT_PROGRESS, rule_for
 
 
 def prepared(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
@@ -62,6 +62,18 @@ def facts(which: Stage, code: int, run: RunFolder, record: RunRecord) -> ErrorFa
         if code < 0
         else f"The {which} stage {how(code)}.",
         advice=f"Its log tells more: {where}",
+    )
+
+
+def fell_with_the_box(which: Stage, run: RunFolder, record: RunRecord) -> ErrorFacts:
+    """Say that a stage went down with the daemon or the machine too often."""
+    folder = stage_folder(run, which, record).relative_to(run.root)
+    return ErrorFacts(
+        kind="killed",
+        message=f"The {which} stage was cut off {ATTEMPTS_WITHOUT_PROGRESS} times in a row without "
+        "getting any further: the machine or the runner went down each time.",
+        advice="If the machine switches itself off under load, its power supply or cooling needs a "
+        f"look. The last log: outputs/{record.job}/{record.run_id}/{folder}/{which}.log",
     )
 
 

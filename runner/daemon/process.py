@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from runner.contract.crash_points import reached
+
 PID_FILE = "process"
-"""In the stage's folder: pid and start time, to find an orphan after a kill of the daemon."""
+"""In the stage's folder: pid and start time, for a person who looks."""
 
 
 def _start_time(pid: int) -> str | None:
@@ -56,6 +57,7 @@ class Child:
                 pass_fds=inherited,
             )
         self.pid = self._process.pid
+        reached("stage started")
         (folder / PID_FILE).write_text(f"{self.pid} {_start_time(self.pid)}\n")
         self._ended = threading.Event()
         self._kill_at: float | None = None
@@ -99,29 +101,3 @@ class Child:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-
-
-def end_orphan(folder: Path, *, grace_seconds: float) -> bool:
-    """End what an earlier daemon left running in a stage's folder; tell whether there was any.
-
-    The kernel has asked it to stop already, when the daemon died: it may be leaving a checkpoint.
-    """
-    try:
-        pid_text, started = (folder / PID_FILE).read_text().split()
-        pid = int(pid_text)
-        if _start_time(pid) != started:
-            return False
-        descriptor = os.pidfd_open(pid)
-    except (OSError, ValueError):
-        return False
-    try:
-        if _start_time(pid) != started:
-            return False
-        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
-        select.select([descriptor], [], [], grace_seconds)
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(descriptor)
-    return True

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from runner.contract.checkpoints import newest_verified
-from runner.contract.durable import TEMPORARY_PREFIX
+from runner.contract.checkpoints import newest_verified, verified
+from runner.contract.crash_points import reached
 from runner.contract.errors import DamagedError
-from runner.contract.layout import Outputs, RunFolder
+from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.record import RunRecord, now, read_record, write_record
+from runner.contract.stage_io import TrainResult
 from runner.contract.states import State
-from runner.daemon.process import end_orphan
+from runner.daemon.end_orphans import end_orphans
+from runner.daemon.plans import read_answer
+from runner.daemon.sweep import sweep_box, sweep_folder, sweep_run
 
 _ORPHAN_SECONDS = 30.0  # time for a stage left over from a dead daemon to leave a checkpoint
 
@@ -55,11 +55,25 @@ def close_attempts(record: RunRecord, *, durable_step: int) -> RunRecord:
     return record.but(attempts=attempts)
 
 
+def finished(run: RunFolder, record: RunRecord) -> bool:
+    """Whether an attempt left open came to its end: only the record of it is missing."""
+    if not record.attempts or record.attempts[-1].outcome is not None:
+        return False
+    result, error = read_answer(StageFolder(run.attempt(len(record.attempts))).result, TrainResult)
+    return (
+        error is None
+        and result is not None
+        and result.outcome == "succeeded"
+        and result.best_checkpoint is not None
+        and verified(run.checkpoints / result.best_checkpoint)
+    )
+
+
 def revive(run: RunFolder, record: RunRecord) -> RunRecord:
     """Bring a run that was under way into a state from which the loop goes on with it."""
     if record.state is State.PREPARING:
         return record.but(state=State.QUEUED)
-    if record.state is State.QUEUED:
+    if record.state is State.QUEUED or finished(run, record):
         return record
     if any(attempt.outcome is None for attempt in record.attempts):
         record = close_attempts(record, durable_step=step_of(newest_verified(run.root)))
@@ -78,13 +92,17 @@ def unfinished(outputs: Outputs) -> bool:
 
 
 def recover(outputs: Outputs) -> Found:
-    """Read all records, kill orphans, close what was open, sweep unfinished files."""
+    """End orphans, read all records, close what was open, sweep what is unfinished."""
     live, ended, damaged, notes = [], [], [], []
     highest = 0
+    orphans = end_orphans(outputs.root, grace_seconds=_ORPHAN_SECONDS)
+    notes += [f"{folder}: a stage of an earlier daemon was still running" for folder in orphans]
+    sweep_box(outputs)
     for run in outputs.runs():
         try:
             record = read_record(run.record)
         except FileNotFoundError:
+            sweep_folder(run.root)
             continue  # killed before the record was written: the file in queued/ is adopted
         except (DamagedError, OSError) as error:
             damaged.append(run.run_id)
@@ -92,30 +110,14 @@ def recover(outputs: Outputs) -> Found:
             continue
         highest = max(highest, record.sequence)
         if record.state.is_final:
+            sweep_folder(run.root)  # the rest was swept before it ended
             ended.append(record)
             continue
-        folders = (run.prepared, run.export, run.evaluation, *_subfolders(run))
-        found_any = [end_orphan(folder, grace_seconds=_ORPHAN_SECONDS) for folder in folders]
-        if any(found_any):
-            notes.append(f"{run.run_id}: a stage left over from an earlier daemon was ended")
+        sweep_run(run)
         revived = revive(run, record)
         if revived != record:
             write_record(run.record, revived)
+            reached("attempts closed")
             notes.append(f"{run.run_id}: was {record.state}, goes on")
-        _sweep(run)
         live.append((run, revived))
     return Found(live=live, ended=ended, damaged=damaged, highest_sequence=highest, notes=notes)
-
-
-def _subfolders(run: RunFolder) -> list[Path]:
-    try:
-        return [path for path in run.attempts.iterdir() if path.is_dir()]
-    except FileNotFoundError:
-        return []
-
-
-def _sweep(run: RunFolder) -> None:
-    for entry in os.scandir(run.root):
-        if entry.name.startswith(TEMPORARY_PREFIX) and entry.is_file(follow_symlinks=False):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(entry.path)

@@ -84,6 +84,17 @@ def stalled(attempts: Sequence[Attempt]) -> int:
     return count
 
 
+def may_start(stage: Stage, *, attempts: Sequence[Attempt], tries: int) -> bool:
+    """Decide whether a stage may be started once more; ``tries`` counts its earlier starts.
+
+    Only a start that ended together with the daemon comes here unjudged: a job that trips the
+    power supply must not block the queue for ever.
+    """
+    if stage is Stage.TRAIN:
+        return stalled(attempts) < ATTEMPTS_WITHOUT_PROGRESS
+    return tries < ATTEMPTS_WITHOUT_PROGRESS
+
+
 def after_attempt(exit_code: int, *, attempts: Sequence[Attempt], smaller_exists: bool) -> Next:
     """Decide what follows an attempt of the train stage; ``attempts`` includes it, closed."""
     rule = rule_for(exit_code)

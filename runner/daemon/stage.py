@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from runner.contract.stage_io import PARENT
 from runner.contract.states import Stage
 
 PASSED_ON = (
@@ -42,7 +44,7 @@ def environment(inherited: Mapping[str, str], *, home: Path) -> dict[str, str]:
         for name, value in inherited.items()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in PASSED_ON)
     }
-    return {**passed, "HOME": str(home), **FIXED}
+    return {**passed, "HOME": str(home), PARENT: str(os.getpid()), **FIXED}
 
 
 def command(stage_command: tuple[str, ...], stage: Stage, folder: Path) -> list[str]:

@@ -9,12 +9,13 @@ from typing import Any
 
 from runner.contract.beneath import Folder
 from runner.contract.checkpoints import newest_verified
+from runner.contract.crash_points import reached
 from runner.contract.errors import BusyError
 from runner.contract.layout import StageFolder
 from runner.contract.record import Attempt, ErrorFacts, now
 from runner.contract.stage_io import write_message
 from runner.contract.states import Stage, State
-from runner.daemon import stage
+from runner.daemon import outcome, stage
 from runner.daemon.book import Book, Live
 from runner.daemon.data_ready import named_files
 from runner.daemon.lock import Lock
@@ -22,6 +23,8 @@ from runner.daemon.plans import STATE_DURING, first_plan, make_plan, next_stage,
 from runner.daemon.process import Child
 from runner.daemon.queue import in_order
 from runner.daemon.recover import step_of
+from runner.daemon.retry import may_start
+from runner.daemon.sweep import sweep_run
 
 
 def start_what_can(book: Book, at: float) -> None:
@@ -97,11 +100,21 @@ def _start_or_wait(book: Book, live: Live, blocked: str | None) -> bool:
         book.wait(live, blocked)
         return True
     try:
-        _start(book, live, lease)
+        if _may_go_on(book, live):
+            _start(book, live, lease)
     finally:
         if lease is not None:
             lease.release()  # the child has inherited it and holds it as long as it lives
     return True
+
+
+def _may_go_on(book: Book, live: Live) -> bool:
+    which, record = next_stage(live.record), live.record
+    tries = record.tries.get(which.value, 0)
+    if may_start(which, attempts=record.attempts, tries=tries):
+        return True
+    book.end(live, State.FAILED, outcome.fell_with_the_box(which, live.run, record))
+    return False
 
 
 def _start(book: Book, live: Live, lease: Lock | None) -> None:
@@ -127,6 +140,8 @@ def _start(book: Book, live: Live, lease: Lock | None) -> None:
         tries = record.tries.get(which.value, 0) + 1
         changes["tries"] = {**record.tries, which.value: tries}
     book.set(live, **changes)
+    reached("stage recorded")
+    sweep_run(live.run)
     folder = stage_folder(live.run, which, live.record)
     if folder.exists():  # a try that ended early: none of it is trusted
         shutil.rmtree(folder)
@@ -144,10 +159,11 @@ def _start(book: Book, live: Live, lease: Lock | None) -> None:
             resume_from=resume_from,
         ),
     )
+    reached("stage planned")
     live.stage = which
     live.child = Child(
         stage.command(book.settings.stage_command, which, folder.resolve()),
-        environment=stage.environment(os.environ, home=book.outputs.cache.resolve()),
+        environment=stage.environment(os.environ, home=book.settings.stage_home.resolve()),
         folder=folder,
         log=StageFolder(folder).log(which.value),
         on_exit=book.wakeup.set,

@@ -6,6 +6,7 @@ import contextlib
 import re
 
 from runner.contract.beneath import Folder
+from runner.contract.crash_points import reached
 from runner.contract.layout import RUN_ID, STATE_FOLDERS, RunFolder, claimed_name
 from runner.contract.record import RunRecord
 
@@ -39,11 +40,12 @@ def show(inbox: Folder, record: RunRecord, run: RunFolder, where: tuple[str, str
     with inbox.open_folder(target_folder) as target:
         if where is not None:
             with inbox.open_folder(where[0]) as source:
+                if where[0] != target_folder:  # first: an answer without its spec answers nobody
+                    source.remove_file(f"{name}.txt")
+                reached("spec shown")
                 # Taken: somebody copied it there. Gone: deleted just now, the next scan sees it.
                 with contextlib.suppress(FileExistsError, FileNotFoundError):
                     source.move(where[1], target, name)
-                if where[0] != target_folder:
-                    source.remove_file(f"{name}.txt")
         elif record.state.is_final:
             content = run.spec.read_bytes().decode(errors="replace")
             target.write_text(name, content)

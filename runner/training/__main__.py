@@ -16,7 +16,7 @@ from runner.contract.errors import InputError, RunnerError, StageError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
-from runner.contract.stage_io import StageFailure, write_message
+from runner.contract.stage_io import PARENT, StageFailure, write_message
 from runner.contract.states import Stage
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> int:
     """Run one stage and give its exit status."""
     # When the daemon dies, so does what it started: nothing else would ever stop this process.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+        return ExitCode.INTERRUPTED  # it had died before that line: nobody will be told
     if len(arguments) != 2 or arguments[0] not in list(Stage):
         print(f"usage: python -m runner.training {{{'|'.join(Stage)}}} FOLDER", file=sys.stderr)
         return ExitCode.UNEXPECTED

@@ -19,6 +19,7 @@ from runner.contract.checkpoints import (
     step_of,
     verified,
 )
+from runner.contract.crash_points import reached
 from runner.contract.durable import (
     TEMPORARY_PREFIX,
     rename_durably,
@@ -36,6 +37,7 @@ def seal(written: Path, run: RunFolder, manifest: Manifest) -> str:
     """Move a checkpoint to its place and give its name; an older verified one is never replaced."""
     target = run.checkpoint(manifest.step)
     run.checkpoints.mkdir(exist_ok=True)
+    reached("checkpoint begun")
     if target.exists():
         if verified(target):
             shutil.rmtree(written)
@@ -53,7 +55,9 @@ def seal(written: Path, run: RunFolder, manifest: Manifest) -> str:
     full = manifest.model_copy(update={"files": files})
     write_json(written / MANIFEST, full.model_dump(mode="json"))
     sync_tree(written)
+    reached("checkpoint synced")
     rename_durably(written, target)
+    reached("checkpoint named")
     return target.name
 
 
@@ -66,5 +70,6 @@ def prune(run: RunFolder, *, best_step: int | None) -> None:
             continue
         doomed = run.checkpoints / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
         os.rename(run.checkpoints / name, doomed)  # gone in one step, whatever comes
+        reached("checkpoint doomed")
         sync_folder(run.checkpoints)
         shutil.rmtree(doomed, ignore_errors=True)

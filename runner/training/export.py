@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.contract.checkpoints import sha256_of, verified
+from runner.contract.crash_points import reached
 from runner.contract.durable import TEMPORARY_PREFIX, rename_durably, sync_tree
 from runner.contract.errors import StageError
 from runner.contract.exit_codes import ExitCode
@@ -62,6 +63,7 @@ def export(folder: Path) -> None:
         for file in beside.rglob("*"):
             file.chmod(0o750 if file.is_dir() else 0o640)  # safetensors writes for its owner alone
         sync_tree(beside)
+        reached("adapter synced")
         _replace(beside, run.adapter)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -77,7 +79,9 @@ def _replace(beside: Path, target: Path) -> None:
     old = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
     if target.exists():
         os.rename(target, old)
+        reached("adapter set aside")
     rename_durably(beside, target)
+    reached("adapter named")
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.contract.beneath import Folder, split_relative
+from runner.contract.crash_points import reached
 from runner.contract.durable import TEMPORARY_PREFIX, sync_folder
 from runner.contract.errors import DataError, Problem, UnsafePathError
 from runner.contract.layout import RESERVED_FOLDERS, cut_to_bytes
@@ -123,6 +124,7 @@ def _copy(
             same = _known_copy(sha256, size, known)
             if same is not None:
                 _link_instead(same, beside)
+            reached("data copied")
             os.rename(beside, target / name)
             return Copied(named=named, path=target / name, sha256=sha256, size=size)
         except _ChangedError:

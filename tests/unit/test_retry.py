@@ -10,7 +10,16 @@ from runner.contract.batch import BatchPlan
 from runner.contract.exit_codes import ExitCode
 from runner.contract.record import Attempt, now
 from runner.contract.states import Stage
-from runner.daemon.retry import ASKED, RULES, Next, after_attempt, after_stage, rule_for, stalled
+from runner.daemon.retry import (
+    ASKED,
+    RULES,
+    Next,
+    after_attempt,
+    after_stage,
+    may_start,
+    rule_for,
+    stalled,
+)
 
 PLAN = BatchPlan(per_device_batch_size=4, gradient_accumulation_steps=4)
 
@@ -82,6 +91,33 @@ def test_three_without_a_new_durable_step_end_the_run(
 ) -> None:
     """Only attempts in a row that left nothing count, and those that the box spoilt do not."""
     assert after_attempt(-9, attempts=attempts(*ends), smaller_exists=True) is then
+
+
+@pytest.mark.parametrize(
+    ("stage", "open_ends", "tries", "starts"),
+    [
+        (Stage.TRAIN, [(1, 0), (1, 0)], 0, True),
+        (Stage.TRAIN, [(1, 0)] * 3, 0, False),
+        (Stage.TRAIN, [(1, 5), (6, 5), (6, 5)], 0, True),
+        (Stage.TRAIN, [(1, 5), (6, 5), (6, 5), (6, 5)], 0, False),
+        (Stage.PREPARE, [], 2, True),
+        (Stage.PREPARE, [], 3, False),
+        (Stage.EXPORT, [(1, 0)] * 3, 2, True),
+        (Stage.EVALUATE, [], 3, False),
+    ],
+)
+def test_what_went_down_with_the_box_three_times_is_not_started_again(
+    stage: Stage,
+    open_ends: list[tuple[int, int]],
+    tries: int,
+    starts: bool,  # noqa: FBT001
+) -> None:
+    """Starts that nobody saw the end of count as well: the next job gets its turn."""
+    cut_off = [
+        attempt.model_copy(update={"exit_code": None})
+        for attempt in attempts(*((0, first, last) for first, last in open_ends))
+    ]
+    assert may_start(stage, attempts=cut_off, tries=tries) is starts
 
 
 def test_stops_by_the_box_owner_do_not_count() -> None:

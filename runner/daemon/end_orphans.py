@@ -1,0 +1,60 @@
+"""Turns stages that a dead daemon left running into nothing, before they are started anew.
+
+They are found by their command line, which ends in a stage's name and its folder: a file with a
+process id could be missing, because the daemon may die between the start and the writing of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from pathlib import Path
+
+from runner.contract.states import Stage
+
+
+def _stages_beneath(outputs: Path) -> list[tuple[int, str]]:
+    """List processes that run a stage in a folder beneath ``outputs``, with that folder."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = Path(entry.path, "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue  # it has ended, or is not ours to look at
+        words = command.rstrip("\0").split("\0")
+        if len(words) > 2 and words[-2] in set(Stage) and words[-1].startswith(f"{outputs}/"):
+            found.append((int(entry.name), words[-1]))
+    return found
+
+
+def end_orphans(outputs: Path, *, grace_seconds: float) -> list[str]:
+    """End every stage beneath ``outputs`` and its helpers; give their folders.
+
+    The kernel has asked them to stop when the daemon died: one may be leaving a checkpoint.
+    """
+    root = outputs.resolve()
+    ended = []
+    handles: dict[int, int] = {}  # descriptor → pid: a pid alone could be given to somebody else
+    for pid, folder in _stages_beneath(root):
+        with contextlib.suppress(OSError):
+            handles[os.pidfd_open(pid)] = pid
+            ended.append(folder)
+    still = {pid for pid, _ in _stages_beneath(root)}
+    handles = {handle: pid for handle, pid in handles.items() if pid in still}
+    for handle in handles:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+    end = time.monotonic() + grace_seconds
+    for handle in handles:
+        select.select([handle], [], [], max(0.0, end - time.monotonic()))
+    for handle in handles:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        select.select([handle], [], [], 1.0)  # gone for certain before anything is started anew
+        os.close(handle)
+    return ended

@@ -1,0 +1,162 @@
+"""Stands in for `python -m runner.training` in the kill tests: the same files in milliseconds.
+
+Command: `python fast_stage.py BOX STAGE FOLDER`. Real: the process's top, the snapshot, export, and
+checkpoints (sealed, pruned, verified). Stood in for: the model. Its "weights" are a hash chain,
+a link for each step, so that a step left out, done twice or done from the wrong place shows in the
+loss of every later step and in the adapter. The real trainer is killed in test_kill_trainer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from killing import listen
+
+from runner.contract.checkpoints import Manifest
+from runner.contract.errors import StageError
+from runner.contract.exit_codes import ExitCode
+from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.read_spec import read_spec
+from runner.contract.record import DataFile
+from runner.contract.stage_io import (
+    EvaluateResult,
+    PreparePlan,
+    PrepareResult,
+    TrainPlan,
+    TrainResult,
+    read_message,
+    write_message,
+)
+from runner.contract.states import Stage
+from runner.training import __main__ as top
+from runner.training.checkpoint import prune, seal
+from runner.training.export import CONFIG, WEIGHTS, export
+from runner.training.snapshot import take_snapshot
+
+TOTAL_STEPS = 12
+SAVE_STEPS = 3
+STEP_SECONDS = 0.01
+BOX = Path()
+
+
+def next_weights(weights: bytes, step: int) -> bytes:
+    """Train one step."""
+    return hashlib.sha256(weights + str(step).encode()).digest()
+
+
+def loss_of(weights: bytes) -> float:
+    """Measure."""
+    return int.from_bytes(weights[:4], "big") / 2**32
+
+
+def first_weights(data: bytes) -> bytes:
+    """Draw the weights before the first step."""
+    return hashlib.sha256(data).digest()
+
+
+def as_safetensors(weights: bytes) -> bytes:
+    """Write the weights as a real adapter's file: the length of a header, the header, the data."""
+    tensor = {"dtype": "U8", "shape": [len(weights)], "data_offsets": [0, len(weights)]}
+    header = json.dumps({"chain": tensor}).encode()
+    return len(header).to_bytes(8, "little") + header + weights
+
+
+def _prepare(folder: Path, run: RunFolder) -> None:
+    plan = read_message(StageFolder(folder).plan, PreparePlan)
+    spec = read_spec(run.spec.read_bytes(), file_name="x.yaml")
+    copies = take_snapshot(
+        list(spec.data),
+        inbox=Path(plan.jobs_dir),
+        spec_folder=plan.spec_folder,
+        target=run.data,
+        known=[Path(known) for known in plan.known_data],
+    )
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    data = tuple(DataFile(path=c.named, sha256=c.sha256, bytes=c.size, rows=1) for c in copies)
+    result = PrepareResult(data=data, train_rows=10, total_steps=TOTAL_STEPS)
+    write_message(StageFolder(folder).result, result)
+
+
+def _journal(run: RunFolder, what: str, step: int) -> None:
+    with (BOX / "journal").open("ab", buffering=0) as file:
+        file.write(f"{run.job} {os.getpid()} {what} {step}\n".encode())
+
+
+def _train(folder: Path, run: RunFolder) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    stage = StageFolder(folder)
+    plan = read_message(stage.plan, TrainPlan)
+    first, name = 1, plan.resume_from
+    if name is not None:
+        checkpoint = run.checkpoints / name
+        first = int(name.rpartition("-")[2]) + 1
+        weights = bytes.fromhex((checkpoint / "state").read_text())
+    else:
+        (data,) = run.data.iterdir()
+        weights = first_weights(data.read_bytes())
+    step, asked = first - 1, False
+    for step in range(first, plan.total_steps + 1):
+        asked = signal.sigtimedwait([signal.SIGTERM], STEP_SECONDS) is not None
+        weights = next_weights(weights, step)
+        _journal(run, "step", step)
+        with stage.metrics.open("a") as metrics:
+            metrics.write(json.dumps({"step": step, "loss": loss_of(weights)}) + "\n")
+        if asked or step % SAVE_STEPS == 0 or step == plan.total_steps:
+            name = _checkpoint(folder, run, weights, step)
+        if asked and step < plan.total_steps:
+            break
+        asked = False
+    interrupted = asked and step < plan.total_steps
+    write_message(
+        stage.result,
+        TrainResult(
+            outcome="interrupted" if interrupted else "succeeded",
+            batch_plan=plan.batch_plan,
+            first_step=first,
+            last_step=step,
+            checkpoint=name,
+            best_checkpoint=name,
+        ),
+    )
+    if interrupted:
+        raise StageError("Stopped.", exit_code=ExitCode.INTERRUPTED, kind="interrupted")
+
+
+def _checkpoint(folder: Path, run: RunFolder, weights: bytes, step: int) -> str:
+    written = folder / "work" / f"checkpoint-{step}"
+    shutil.rmtree(written, ignore_errors=True)
+    written.mkdir(parents=True)
+    (written / "state").write_text(weights.hex())
+    (written / WEIGHTS).write_bytes(as_safetensors(weights))
+    (written / CONFIG).write_text(json.dumps({"r": 16, "lora_alpha": 32}))
+    name = seal(written, run, Manifest(step=step))
+    _journal(run, "sealed", step)
+    prune(run, best_step=None)
+    return name
+
+
+def _run(stage: Stage, folder: Path) -> None:
+    run = RunFolder.containing(folder)
+    if stage is Stage.PREPARE:
+        _prepare(folder, run)
+    elif stage is Stage.TRAIN:
+        _train(folder, run)
+    elif stage is Stage.EXPORT:
+        export(folder)
+    else:
+        result = EvaluateResult(eval_loss_before=3.0, eval_loss_after=1.5, eval_tokens=10)
+        write_message(StageFolder(folder).result, result)
+
+
+if __name__ == "__main__":
+    BOX = Path(sys.argv[1])
+    listen(BOX, "child")
+    top._run = _run
+    sys.exit(top.main(sys.argv[2:]))

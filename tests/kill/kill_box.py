@@ -1,0 +1,213 @@
+"""Turns a box, its drops and a list of kills into what was lost: nothing, if all is well."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from daemon_box import REPOSITORY, Box
+from invariants import (
+    all_of,
+    changed,
+    digest,
+    leftovers,
+    records,
+    repeated,
+    specs_lost,
+    training_lost,
+    unreadable_logs,
+)
+from killing import ARMED, HITS, children_of, kill
+
+from runner.contract.states import State
+
+HERE = Path(__file__).parent
+LIFE_SECONDS = 90.0  # a daemon that is not through by then hangs
+_DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from killing import listen
+listen(Path({box!r}), "daemon")
+{fault}
+{rest}
+"""
+
+Side = Literal["daemon", "child"]
+Victims = Literal["self", "other", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtPoint:
+    """A kill at the ``index``-th visit of a point, or of any point, by one side."""
+
+    side: Side
+    victims: Victims
+    index: int = 1
+    point: str | None = None
+    what: str | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.point} {self.what or ''}".strip() if self.point else "point"
+        return f"{self.side} at {where} #{self.index}, victims: {self.victims}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtTime:
+    """A kill so many seconds after the daemon's start."""
+
+    seconds: float
+    victims: Literal["daemon", "child", "both"]
+
+    def __str__(self) -> str:
+        return f"{self.victims} after {self.seconds:.3f} s"
+
+
+Kill = AtPoint | AtTime
+
+
+class KillBox(Box):
+    """A box with two good jobs, a bad spec and the files of people."""
+
+    stage = HERE / "fast_stage.py"
+
+    def __init__(self, root: Path, *, fault: str = "", jobs: int = 2) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        super().__init__(root)
+        self.fault = fault
+        self.dropped: dict[str, tuple[bytes, State]] = {}
+        self.kills = 0
+        for number in range(jobs):
+            name = f"job{number}"
+            (self.jobs / f"{name}.jsonl").write_text(f"rows of {name}")
+            self._drop(name, f"model: m\ndata: {name}.jsonl\n", State.SUCCEEDED)
+        self._drop("bad", "model: m\ndata: bad.jsonl\nepoch: 3\n", State.REJECTED)
+        (self.jobs / "Übersicht 2026.docx").write_text("a person's own")
+        (self.jobs / "old").mkdir()
+        (self.jobs / "old" / "job0.yaml.bak").write_text("a person's own, too")
+        self.personal = {
+            path: digest(path)
+            for path in self.jobs.rglob("*")
+            if path.is_file() and path.suffix != ".yaml"
+        }
+
+    def _drop(self, name: str, text: str, state: State) -> None:
+        (self.jobs / f"{name}.yaml").write_text(text)
+        self.dropped[f"{name}.yaml"] = (text.encode(), state)
+
+    def settings(self) -> dict[str, Any]:
+        """Give the settings of the daemon under test."""
+        return {"stage_command": [sys.executable, str(self.stage), str(self.root)]}
+
+    def command(self, **settings: Any) -> list[str]:
+        """Build the daemon's command line, listening for armed kills."""
+        python, flag, rest, given = super().command(**{**self.settings(), **settings})
+        code = _DRIVER.format(here=str(HERE), box=str(self.root), fault=self.fault, rest=rest)
+        return [python, flag, code, given]
+
+    def arm(self, kills: list[AtPoint]) -> None:
+        """Count from here, and kill there."""
+        for name in ("visits-daemon", "visits-child"):
+            (self.root / name).unlink(missing_ok=True)
+        armed = [{k: v for k, v in asdict(one).items() if v is not None} for one in kills]
+        (self.root / ARMED).write_text(json.dumps(armed))
+
+    def visits(self, side: Side) -> list[str]:
+        """List the points that a side has visited since it was armed."""
+        path = self.root / f"visits-{side}"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def hits(self) -> list[str]:
+        """List the armed kills that happened."""
+        path = self.root / HITS
+        return path.read_text().splitlines() if path.exists() else []
+
+    def live(self, kills: list[Kill]) -> None:
+        """Live through the kills, each in a daemon's life or in the rest of one, and to the end."""
+        for one in kills:
+            if isinstance(one, AtPoint):
+                self.arm([one])
+                self._run_until(None)
+            else:
+                self.arm([])
+                self._run_until(one)
+        self.kills += len(self.hits())
+        self.arm([])
+        self._run_until(None)
+
+    def _run_until(self, timed: AtTime | None) -> int:
+        with (self.root / "daemon.out").open("ab") as output:
+            daemon = subprocess.Popen(
+                self.command(once=True),
+                cwd=REPOSITORY,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+            )
+            try:
+                if timed is not None:
+                    try:
+                        daemon.wait(timeout=timed.seconds)
+                    except subprocess.TimeoutExpired:
+                        self._kill_now(daemon.pid, timed)
+                return daemon.wait(timeout=LIFE_SECONDS)
+            except subprocess.TimeoutExpired:
+                for pid in (daemon.pid, *children_of(daemon.pid)):
+                    kill(pid)
+                daemon.wait()
+                raise AssertionError(f"the daemon hangs: {self.root}") from None
+
+    def _kill_now(self, daemon: int, timed: AtTime) -> None:
+        victims = children_of(daemon) if timed.victims in ("child", "both") else []
+        if timed.victims in ("daemon", "both"):
+            victims.append(daemon)
+        for pid in victims:
+            kill(pid)
+        self.kills += bool(victims)
+
+    def lost(self) -> list[str]:
+        """Say what is not as it must be."""
+        found, unreadable = records(self.outputs)
+        again, _ = repeated(self.root / "journal")
+        return all_of(
+            [
+                unreadable,
+                specs_lost(self.jobs, self.outputs, self.dropped),
+                *(training_lost(self.jobs, run, record) for run, record in found),
+                again,
+                changed(self.personal),
+                leftovers(self.jobs, self.outputs.root),
+                unreadable_logs(self.outputs.root),
+            ]
+        )
+
+    @property
+    def steps_repeated(self) -> int:
+        """How many steps ran again because no checkpoint covered them."""
+        return repeated(self.root / "journal")[1]
+
+
+def draw(seed: int, *, daemon_points: int, child_points: int, seconds: float) -> list[Kill]:
+    """Draw two kills: at any visit of either side, or at any time; of the daemon, child or both."""
+    source = random.Random(seed)
+    kills: list[Kill] = []
+    for _ in range(2):
+        if source.random() < 0.3:
+            victims: Any = source.choice(["daemon", "child", "both"])
+            kills.append(AtTime(seconds=source.uniform(0.3, seconds), victims=victims))
+        elif source.random() < 0.5:
+            index = source.randint(1, daemon_points)
+            kills.append(
+                AtPoint(side="daemon", index=index, victims=source.choice(["self", "both"]))
+            )
+        else:
+            index = source.randint(1, child_points)
+            kills.append(
+                AtPoint(side="child", index=index, victims=source.choice(["self", "other", "both"]))
+            )
+    return kills
