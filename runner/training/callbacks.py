@@ -33,6 +33,7 @@ from runner.training.checkpoint import prune, seal
 from runner.training.heldout import held_out_loss
 from runner.training.memory import Meter, classify, let_go, plan_does_not_fit
 
+NOTED_STEPS = (0, 1, 9)  # of an attempt: memory grows in the first two, and then should not
 DIVERGED_WINDOW = 10  # steps
 DIVERGED_FACTOR = 1.5  # times the loss of guessing every token, ln(vocabulary): worse than chance
 
@@ -218,6 +219,7 @@ class Conduct(TrainerCallback):
         if not self.probed:
             self._probe()
             self.probed = True
+            self.meter.note("in the probe")
         if self.progress.evaluation_due and state.global_step > 0:
             self._evaluate_what_is_owed()
             self._reseal(state)
@@ -247,6 +249,8 @@ class Conduct(TrainerCallback):
         progress.tokens_seen += tokens
         progress.boundary = RandomState.capture()
         progress.in_optimizer = False
+        if progress.step - progress.first_step in NOTED_STEPS:
+            self.meter.note(f"after step {progress.step}")
         at = time.monotonic()
         seconds, self.last_step = at - self.last_step, at
         progress.trained_tokens += tokens
@@ -351,7 +355,7 @@ class Conduct(TrainerCallback):
                 trainer.model,
                 self.eval_rows,
                 self.collator.pad,
-                batch_size=self.eval_batch_size,
+                batch_size=self._eval_batch_size(),
                 device=trainer.args.device,
                 check=self.stop.check,
             )
@@ -365,6 +369,12 @@ class Conduct(TrainerCallback):
         if progress.best_eval_loss is None or found.loss < progress.best_eval_loss:
             progress.best_step, progress.best_eval_loss = progress.step, found.loss
         self._write(step=progress.step, eval_loss=found.loss)
+
+    def _eval_batch_size(self) -> int:
+        """Read no more tokens at once than training does: then its memory is enough for both."""
+        room = self.trainer.args.per_device_train_batch_size * max(self.lengths)
+        longest = max(len(ids) for ids in self.eval_rows["input_ids"])
+        return max(1, min(self.eval_batch_size, room // longest))
 
     def _reseal(self, state: Any) -> None:
         """Note a late evaluation in the manifest of the checkpoint it belongs to."""
@@ -421,7 +431,7 @@ class Conduct(TrainerCallback):
                     self.trainer.model,
                     self.eval_rows,
                     self.collator.pad,
-                    batch_size=self.eval_batch_size,
+                    batch_size=self._eval_batch_size(),
                     device=self.trainer.args.device,
                     worst_only=True,
                 ).batch_size

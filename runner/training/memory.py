@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
+_GIB = 1024**3
+
 
 class Lost(StrEnum):
     """What an attempt died of, where it is the machine's doing."""
@@ -119,8 +121,10 @@ class Meter:
 
     def __init__(self, *, on_gpu: bool, cap_bytes: int | None = None) -> None:
         """Make the context, measure it, and set the cap."""
-        self.on_gpu = on_gpu
+        self.on_gpu, self.cap_bytes = on_gpu, cap_bytes
         self.context_bytes = 0
+        self.notes: dict[str, dict[str, int]] = {}
+        """Peaks by when they were noted."""
         if not on_gpu:
             return
         import torch
@@ -134,6 +138,28 @@ class Meter:
             total = torch.cuda.get_device_properties(0).total_memory
             left = max(1, cap_bytes - self.context_bytes)
             torch.cuda.set_per_process_memory_fraction(min(1.0, left / total))
+
+    def note(self, when: str) -> None:
+        """Log the peak up to here, and what is left of what this process may take."""
+        if not self.on_gpu:
+            return
+        import torch
+
+        peak, allocated = self.peak_bytes() or 0, self.peak_allocated_bytes() or 0
+        self.notes[when] = {"peak_bytes": peak, "allocated_bytes": allocated}
+        limit = self.cap_bytes or torch.cuda.get_device_properties(0).total_memory
+        print(
+            f"GPU memory {when}: {peak / _GIB:.2f} GiB at most, {allocated / _GIB:.2f} of it in "
+            f"use; {(limit - peak) / _GIB:.2f} GiB of {limit / _GIB:.2f} were never needed",
+            flush=True,
+        )
+
+    def forget_peak(self) -> None:
+        """Measure from here on: the plan that the peak was measured at did not fit."""
+        if self.on_gpu:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
 
     def now_bytes(self) -> int | None:
         """Reserved now, plus the context."""

@@ -50,6 +50,7 @@ def train(folder: Path) -> None:
     attempt = _set_up(folder)
     started = time.monotonic()
     trouble = _fit(attempt)
+    attempt.meter.note("in all")
     _answer(attempt, trouble, seconds=time.monotonic() - started)
     if trouble is not None:
         raise trouble
@@ -107,6 +108,7 @@ def _set_up(folder: Path) -> _Attempt:
         trust_remote_code=plan.trust_remote_code,
     )
     model = add_adapter(base, spec)
+    meter.note("after loading")
 
     progress = Progress(
         steps_per_epoch=math.ceil(len(train_rows) / plan.batch_plan.effective_batch_size),
@@ -292,6 +294,7 @@ def _fit(attempt: _Attempt) -> StageError | None:
         let_go()  # only here: inside an except the error still holds the tensors
         if trouble != "probe":
             break
+        attempt.meter.forget_peak()
         less = _less(attempt)
         if less is None:
             return _out_of_memory(attempt)
@@ -432,6 +435,7 @@ def _answer(attempt: _Attempt, trouble: StageError | None, *, seconds: float) ->
                 ),
                 "seconds": round(seconds, 3),
                 "plan_changes": attempt.notes,
+                "gpu_memory": attempt.meter.notes,
             },
             environment=_environment(attempt),
             shortfalls=tuple(shortfalls),

@@ -1,0 +1,189 @@
+"""Turns a model's shape into a folder with random weights, and lengths into a run ready to train.
+
+Memory and speed do not ask what the weights are. The attempts are the product's own train stage,
+each a child of its own, forked from one process that has imported the stack and touched no card.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.contract.batch import BatchPlan
+from runner.contract.checkpoints import newest_verified
+from runner.contract.layout import RunFolder, StageFolder, new_run_id
+from runner.contract.stage_io import TrainPlan, TrainResult, read_message, write_message
+
+WORDS = 64  # the language of the rows has so many
+SHAPES: dict[str, dict[str, Any]] = {
+    # hidden size, MLP width, layers, heads, key/value heads, head size: Llama 3's family
+    "tiny": {"sizes": (128, 384, 2, 4, 2, 32), "tied": True, "vocabulary": 512},
+    "1B": {"sizes": (2048, 8192, 16, 32, 8, 64), "tied": True, "vocabulary": 128256},
+    "3B": {"sizes": (3072, 8192, 28, 24, 8, 128), "tied": True, "vocabulary": 128256},
+    "8B": {"sizes": (4096, 14336, 32, 32, 8, 128), "tied": False, "vocabulary": 128256},
+}
+_MAKE = """
+import sys, torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+config = LlamaConfig.from_pretrained(sys.argv[1])
+torch.manual_seed(0)
+with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+model.save_pretrained(sys.argv[1])
+"""
+
+_warm = multiprocessing.get_context("forkserver")
+_warm.set_forkserver_preload(
+    ["trl", "peft", "bitsandbytes", "datasets", "runner.training.callbacks"]
+)
+
+Trouble = Callable[[], None]
+
+
+def config_of(shape: str) -> dict[str, Any]:
+    """Give the config.json of a shape."""
+    hidden, intermediate, layers, heads, kv_heads, head_size = SHAPES[shape]["sizes"]
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_size,
+        "vocab_size": SHAPES[shape]["vocabulary"],
+        "tie_word_embeddings": SHAPES[shape]["tied"],
+        "max_position_embeddings": 131072,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+
+
+def make_model(models: Path, shape: str) -> None:
+    """Make a model folder, on the card where there is one; a child's work, so it leaves nothing."""
+    folder = models / shape
+    if (folder / "done").exists():
+        return
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config_of(shape)))
+    subprocess.run([sys.executable, "-c", _MAKE, str(folder)], check=True)
+    make_tokenizer().save_pretrained(folder)
+    (folder / "done").touch()
+
+
+def make_tokenizer() -> Any:
+    """Make a tokenizer that knows the rows' words."""
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    names = [*special, "user", "assistant", "system", *(f"w{n}" for n in range(WORDS))]
+    inner = Tokenizer(WordLevel({name: n for n, name in enumerate(names)}, unk_token=special[0]))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+    )
+
+
+def learnable_words(length: int, dice: random.Random) -> list[int]:
+    """Write so many words of a language that can be learned: each has a usual successor."""
+    word = dice.randrange(WORDS)
+    words = []
+    for _ in range(length):
+        words.append(word)
+        word = (word * 5 + 3) % WORDS if dice.random() < 0.9 else dice.randrange(8)
+    return words
+
+
+def prepare_rows(folder: Path, lengths: Sequence[int]) -> None:
+    """Write the folder that the prepare stage would leave: rows of these lengths, all learned."""
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    dice = random.Random(1)
+    first = 6  # the words come after the special tokens
+    rows = []
+    for number, length in enumerate(lengths):
+        ids = [first + word for word in learnable_words(length, dice)]
+        rows.append({"input_ids": ids, "labels": [-100, *ids[1:]], "row": number})
+    Dataset.from_list(rows).save_to_disk(str(folder / "train"))
+    (folder / "lengths.json").write_text(json.dumps(list(lengths)))
+    make_tokenizer().save_pretrained(folder / "tokenizer")
+
+
+def _attempt(stage: str, log: str, trouble: Trouble | None) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if trouble is not None:
+        trouble()
+    from runner.training.__main__ import main
+
+    sys.exit(main(["train", stage]))
+
+
+class TrainBox:
+    """A run whose rows are prepared, and the attempts made in it."""
+
+    def __init__(self, root: Path, models: Path, spec: str, lengths: Sequence[int]) -> None:
+        self.run = RunFolder(root / "job" / new_run_id())
+        self.run.prepared.mkdir(parents=True)
+        self.run.spec.write_text(spec)
+        self.models = models
+        self.number = 0
+        if lengths:
+            prepare_rows(self.run.prepared, lengths)
+
+    def train(
+        self,
+        plan: BatchPlan,
+        *,
+        trouble: Trouble | None = None,
+        seconds: float = 300,
+        **wishes: Any,
+    ) -> tuple[int, TrainResult | None]:
+        """Run the next attempt to its end; its status, and its result where it left one."""
+        self.number += 1
+        stage = self.stage()
+        stage.root.mkdir(parents=True)
+        given = {"total_steps": 2, "resume_from": newest_verified(self.run.root), **wishes}
+        write_message(
+            stage.plan,
+            TrainPlan(models_dir=str(self.models), number=self.number, batch_plan=plan, **given),
+        )
+        child = _warm.Process(
+            target=_attempt, args=(str(stage.root), str(stage.log("train")), trouble)
+        )
+        child.start()
+        child.join(seconds)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+        result = read_message(stage.result, TrainResult) if stage.result.exists() else None
+        return child.exitcode or 0, result
+
+    def stage(self) -> StageFolder:
+        """Give the newest attempt's folder."""
+        return StageFolder(self.run.attempt(self.number))
+
+    def log(self) -> str:
+        """Give the end of the newest attempt's log."""
+        return self.stage().log("train").read_text()[-3000:]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Give the steps of the newest attempt."""
+        text = self.stage().metrics.read_text()
+        return [line for line in map(json.loads, text.splitlines()) if "loss" in line]
