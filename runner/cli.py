@@ -66,6 +66,21 @@ def watch(
             help="Look at the inbox instead of listening (default: where events do not travel).",
         ),
     ] = None,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="RUNNER_CACHE_DIR",
+            help="Home of the stages: what Triton compiles, for one (default: in outputs).",
+        ),
+    ] = None,
+    hang_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="RUNNER_HANG_SECONDS",
+            min=1,
+            help="A daemon that stood still for so long ends, to be started again.",
+        ),
+    ] = 300.0,
 ) -> None:
     """Watch the inbox and run what is dropped there: the daemon.
 
@@ -85,9 +100,44 @@ def watch(
                 once=once,
                 device=device,
                 polling=polling,
+                cache_dir=cache_dir.absolute() if cache_dir else None,
+                hang_seconds=hang_seconds,
             )
         )
     )
+
+
+@app.command()
+def health(outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = False) -> None:
+    """Tell whether the daemon is well; exit 1 when it is not: the container's health check.
+
+    \b
+    Example:
+        runner health
+    """
+    from runner.commands.health import health as look
+    from runner.contract.layout import Outputs
+
+    found = look(Outputs(outputs_dir))
+    if as_json:
+        _print_json({"well": found.well, "reason": found.reason})
+    else:
+        print(f"{'well' if found.well else 'not well'}: {found.reason}")
+    raise typer.Exit(0 if found.well else 1)
+
+
+@app.command(hidden=True)
+def make_folders(
+    box: Annotated[Path, typer.Argument(help="The folder that holds jobs/ and the others.")],
+    cache: Annotated[Path, typer.Argument(help="The cache volume.")] = Path("/cache"),
+    uid: Annotated[int, typer.Option(envvar="PUID", min=0)] = 1000,
+    gid: Annotated[int, typer.Option(envvar="PGID", min=0)] = 1000,
+) -> None:
+    """Make the box's folders and give them to their owner: Compose's `init` service."""
+    from runner.commands.make_folders import make_folders as make
+
+    for line in make(box, cache, uid=uid, gid=gid):
+        print(line)
 
 
 @app.command()

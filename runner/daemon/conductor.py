@@ -12,16 +12,15 @@ import signal
 import time
 
 from runner.contract.beneath import Folder
-from runner.contract.durable import write_json
 from runner.contract.errors import RunnerError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import STATE_FOLDERS
 from runner.contract.read_spec import read_spec
-from runner.contract.record import now
 from runner.daemon import answer, view
 from runner.daemon.book import ENDED_SHOWN, Book, Live
 from runner.daemon.end_stages import attempt_ended, reap
 from runner.daemon.follow_view import follow_view
+from runner.daemon.heartbeat import Heartbeat
 from runner.daemon.intake import Intake
 from runner.daemon.lock import Lock
 from runner.daemon.recover import finished, recover, unfinished
@@ -33,7 +32,6 @@ from runner.daemon.watch import watch
 from runner.daemon.write_answers import Answers
 
 _BUSY_WAIT_SECONDS = 1.0  # the longest wait while a child runs
-_HEARTBEAT_SECONDS = 10.0
 
 
 class Conductor:
@@ -44,7 +42,7 @@ class Conductor:
         self.book = Book(settings)
         self.intake = Intake(self.book)
         self.answers = Answers(self.book)
-        self._heartbeat_at = 0.0
+        self.heartbeat = Heartbeat(self.book)
 
     def start(self) -> None:
         """Take up what an earlier daemon left."""
@@ -93,7 +91,7 @@ class Conductor:
             self._look_at_inbox(at)
             if not book.stopping:
                 start_what_can(book, at)
-            self._beat(at)
+            self.heartbeat.beat(at)
             busy = any(live.child for live in book.runs.values())
             if book.stopping and not busy:
                 return 0 if book.all_succeeded and not (self.settings.once and book.runs) else 1
@@ -159,27 +157,6 @@ class Conductor:
                 book.log.say("a request cannot be carried out", verb=request.verb, **request.args)
             request.done()
 
-    def _beat(self, at: float) -> None:
-        if at - self._heartbeat_at < _HEARTBEAT_SECONDS and self._heartbeat_at:
-            return
-        self._heartbeat_at = at
-        book = self.book
-        running = [live.record.run_id for live in book.runs.values() if live.child]
-        try:
-            write_json(
-                book.outputs.heartbeat,
-                {
-                    "time": now().isoformat(),
-                    "pid": os.getpid(),
-                    "running": running,
-                    "waiting": len(book.runs) - len(running),
-                    "inbox": book.inbox_problem or "available",
-                    "held": book.hold[1] if book.hold else None,
-                },
-            )
-        except OSError as error:
-            book.log.say("the heartbeat could not be written", level="warning", reason=str(error))
-
 
 def _open_inbox(settings: Settings) -> Lock | None:
     """Make the inbox's folders and take its marker as a lock; None when it is not really there.
@@ -207,8 +184,9 @@ def run_daemon(settings: Settings) -> int:
     Raises:
         BusyError: another daemon has the outputs folder or the inbox.
     """
+    os.umask(0o027)  # results are for their owner and the share's group: 0750 and 0640
     outputs = settings.outputs
-    for folder in (outputs.private, outputs.requests, outputs.cache):
+    for folder in (outputs.private, outputs.requests, settings.stage_home):
         folder.mkdir(parents=True, exist_ok=True)
     locks = [Lock.take(outputs.lock, what=f"The outputs folder {settings.outputs_dir}")]
     observer = None

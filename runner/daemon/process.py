@@ -76,6 +76,10 @@ class Child:
         """Whether it has been asked to stop."""
         return self._kill_at is not None
 
+    def wait(self, seconds: float) -> bool:
+        """Wait until it has ended, for so long at most; tell whether it has."""
+        return self._ended.wait(seconds)
+
     def poll(self) -> int | None:
         """Give the exit status once the child has ended; helpers it left behind are killed."""
         if not self._ended.is_set():

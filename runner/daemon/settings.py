@@ -27,6 +27,8 @@ class Settings:
     rescan_seconds: float = 5.0
     """The inbox is looked at so often even when no event arrives."""
     stage_command: tuple[str, ...] = (sys.executable, "-m", "runner.training")
+    cache_dir: Path | None = None
+    """HOME of the stages; None: under outputs/. It must let programs be loaded from it."""
     device: str = "auto"
     polling: bool | None = None
     """Watch by polling; None: where the file system needs it."""
@@ -36,6 +38,8 @@ class Settings:
     """Less free disk than this under outputs/ and no stage starts."""
     hold_seconds: float = 300.0
     """After a lost GPU or a full disk, the queue is tried again so much later."""
+    hang_seconds: float = 300.0
+    """A daemon whose loop stood still for so long ends itself, to be started again."""
     trust_remote_code: bool = False
     """The box owner's decision; never a spec's."""
 
@@ -43,6 +47,11 @@ class Settings:
     def inbox(self) -> Inbox:
         """The shared folder."""
         return Inbox(self.jobs_dir)
+
+    @property
+    def stage_home(self) -> Path:
+        """HOME of the stages: library caches that may be deleted at any time."""
+        return self.cache_dir or self.outputs.cache
 
     @property
     def outputs(self) -> Outputs:

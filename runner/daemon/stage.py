@@ -44,7 +44,16 @@ def environment(inherited: Mapping[str, str], *, home: Path) -> dict[str, str]:
         for name, value in inherited.items()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in PASSED_ON)
     }
-    return {**passed, "HOME": str(home), PARENT: str(os.getpid()), **FIXED}
+    return {
+        **passed,
+        "HOME": str(home),
+        # A container's numeric user has no entry in /etc/passwd, where both would look for a name.
+        "TRITON_CACHE_DIR": str(home / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(home / "inductor"),
+        "USER": "runner",
+        PARENT: str(os.getpid()),
+        **FIXED,
+    }
 
 
 def command(stage_command: tuple[str, ...], stage: Stage, folder: Path) -> list[str]:

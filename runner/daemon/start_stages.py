@@ -163,7 +163,7 @@ def _start(book: Book, live: Live, lease: Lock | None) -> None:
     live.stage = which
     live.child = Child(
         stage.command(book.settings.stage_command, which, folder.resolve()),
-        environment=stage.environment(os.environ, home=book.outputs.cache.resolve()),
+        environment=stage.environment(os.environ, home=book.settings.stage_home.resolve()),
         folder=folder,
         log=StageFolder(folder).log(which.value),
         on_exit=book.wakeup.set,

@@ -1,0 +1,78 @@
+"""Turns the loop's rounds into a file that says the daemon is well, and a hung loop into its end.
+
+`runner health` reads the file. Docker restarts what has ended, not what is unhealthy: so a loop
+that stands still is ended from a thread of its own, after stages were asked for a checkpoint.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+
+from runner.contract.durable import write_json
+from runner.contract.record import now
+from runner.daemon.book import Book
+
+BEAT_SECONDS = 10.0
+"""The file is rewritten so often; `runner health` takes three missed beats for a hang."""
+_TICK_SECONDS = 1.0
+
+
+class Heartbeat:
+    """Beats once a round; without rounds it ends the process."""
+
+    def __init__(self, book: Book) -> None:
+        """Nothing is watched before the first beat: recovery takes its time."""
+        self._book = book
+        self._written_at = 0.0
+        self._rounds = 0
+
+    def beat(self, at: float) -> None:
+        """Say that the loop goes round."""
+        if self._rounds == 0:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        self._rounds += 1
+        if at - self._written_at < BEAT_SECONDS and self._written_at:
+            return
+        self._written_at = at
+        book = self._book
+        running = [live.record.run_id for live in book.runs.values() if live.child]
+        try:
+            write_json(
+                book.outputs.heartbeat,
+                {
+                    "time": now().isoformat(),
+                    "pid": os.getpid(),
+                    "running": running,
+                    "waiting": len(book.runs) - len(running),
+                    "inbox": book.inbox_problem or "available",
+                    "held": book.hold[1] if book.hold else None,
+                },
+            )
+        except OSError as error:
+            book.log.say("the heartbeat could not be written", level="warning", reason=str(error))
+
+    def _watch(self) -> None:
+        # Ticks of this thread are counted, not time: a process that was paused as a whole (a
+        # machine asleep, a debugger) has not hung; as many ticks are missing here as rounds there.
+        rounds, still_seconds = self._rounds, 0.0
+        while still_seconds < self._book.settings.hang_seconds:
+            time.sleep(_TICK_SECONDS)
+            still_seconds = 0.0 if self._rounds != rounds else still_seconds + _TICK_SECONDS
+            rounds = self._rounds
+        self._end(still_seconds)
+
+    def _end(self, still_seconds: float) -> None:
+        # Only what cannot block: what the loop hangs on may be the very file system of the log.
+        print(f"the loop stood still for {still_seconds:.0f} s; this is where:", file=sys.stderr)
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        children = [live.child for live in list(self._book.runs.values()) if live.child]
+        for child in children:
+            child.ask_to_stop(at=0.0, grace_seconds=0.0)
+        end = time.monotonic() + self._book.settings.grace_seconds
+        for child in children:
+            child.wait(max(0.0, end - time.monotonic()))
+        os._exit(1)  # the loop's thread cannot be ended otherwise

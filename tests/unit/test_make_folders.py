@@ -1,0 +1,68 @@
+"""Turns folders of a host into a box's, as root may and as an ordinary user may."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runner.commands.make_folders import make_folders
+
+UID, GID = (20123, 20124) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Path:
+    """An empty folder of the host, and the cache volume beside it."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "box").mkdir()
+    return tmp_path / "box"
+
+
+def owner_and_mode(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_uid, found.st_gid, found.st_mode & 0o7777
+
+
+def make(box: Path) -> list[str]:
+    return make_folders(box, box.parent / "cache", uid=UID, gid=GID)
+
+
+def test_missing_folders_are_made_for_their_owner(box: Path) -> None:
+    """The share's group may drop and may read; nobody else may do anything."""
+    assert make(box) == ["jobs was made", "outputs was made", "models was made"]
+    assert owner_and_mode(box / "jobs") == (UID, GID, 0o2770)
+    assert owner_and_mode(box / "outputs") == (UID, GID, 0o2750)
+    assert owner_and_mode(box / "models") == (UID, GID, 0o2750)
+    assert owner_and_mode(box.parent / "cache") == (UID, GID, 0o700)
+    assert make(box) == []
+
+
+def test_what_is_there_keeps_content_and_mode(box: Path) -> None:
+    """A models folder that is open to everybody stays so; the inbox is opened to its group."""
+    (box / "models").mkdir()
+    (box / "models").chmod(0o755)
+    (box / "jobs").mkdir(mode=0o755)
+    (box / "jobs" / "a.yaml").write_text("model: m")
+    assert "jobs belongs to" in make(box)[0]
+    assert owner_and_mode(box / "models") == (UID, GID, 0o755)
+    assert owner_and_mode(box / "jobs") == (UID, GID, 0o2775)
+    assert (box / "jobs" / "a.yaml").read_text() == "model: m"
+
+
+def test_a_link_to_another_disk_is_left_alone(box: Path, tmp_path: Path) -> None:
+    """The owner of what a link leads to is not ours to change."""
+    (tmp_path / "large").mkdir(mode=0o755)
+    (box / "outputs").symlink_to(tmp_path / "large")
+    before = owner_and_mode(tmp_path / "large")
+    assert "outputs is a link and was left alone" in make(box)
+    assert owner_and_mode(tmp_path / "large") == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can own a folder that others own")
+def test_the_box_itself_keeps_its_owner(box: Path) -> None:
+    """The folder around them is owned for a moment, and given back."""
+    os.chown(box, 20125, 20126)
+    make(box)
+    assert owner_and_mode(box)[:2] == (20125, 20126)
