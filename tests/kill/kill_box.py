@@ -6,6 +6,8 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +29,6 @@ from killing import ARMED, HITS, children_of, kill
 from runner.contract.states import State
 
 HERE = Path(__file__).parent
-LIFE_SECONDS = 90.0  # a daemon that is not through by then hangs
 _DRIVER = """
 import sys
 from pathlib import Path
@@ -75,18 +76,15 @@ class KillBox(Box):
     """A box with two good jobs, a bad spec and the files of people."""
 
     stage = HERE / "fast_stage.py"
+    life_seconds = 90.0  # a daemon that is not through by then hangs
 
-    def __init__(self, root: Path, *, fault: str = "", jobs: int = 2) -> None:
+    def __init__(self, root: Path, *, fault: str = "") -> None:
         root.mkdir(parents=True, exist_ok=True)
         super().__init__(root)
         self.fault = fault
         self.dropped: dict[str, tuple[bytes, State]] = {}
         self.kills = 0
-        for number in range(jobs):
-            name = f"job{number}"
-            (self.jobs / f"{name}.jsonl").write_text(f"rows of {name}")
-            self._drop(name, f"model: m\ndata: {name}.jsonl\n", State.SUCCEEDED)
-        self._drop("bad", "model: m\ndata: bad.jsonl\nepoch: 3\n", State.REJECTED)
+        self.fill()
         (self.jobs / "Übersicht 2026.docx").write_text("a person's own")
         (self.jobs / "old").mkdir()
         (self.jobs / "old" / "job0.yaml.bak").write_text("a person's own, too")
@@ -96,7 +94,15 @@ class KillBox(Box):
             if path.is_file() and path.suffix != ".yaml"
         }
 
-    def _drop(self, name: str, text: str, state: State) -> None:
+    def fill(self) -> None:
+        """Drop two good specs and a bad one."""
+        for name in ("job0", "job1"):
+            (self.jobs / f"{name}.jsonl").write_text(f"rows of {name}")
+            self.drop_bytes(name, f"model: m\ndata: {name}.jsonl\n", State.SUCCEEDED)
+        self.drop_bytes("bad", "model: m\ndata: bad.jsonl\nepoch: 3\n", State.REJECTED)
+
+    def drop_bytes(self, name: str, text: str, state: State) -> None:
+        """Drop a spec and remember how it must end."""
         (self.jobs / f"{name}.yaml").write_text(text)
         self.dropped[f"{name}.yaml"] = (text.encode(), state)
 
@@ -140,35 +146,45 @@ class KillBox(Box):
         self.arm([])
         self._run_until(None)
 
-    def _run_until(self, timed: AtTime | None) -> int:
-        with (self.root / "daemon.out").open("ab") as output:
-            daemon = subprocess.Popen(
-                self.command(once=True),
-                cwd=REPOSITORY,
-                env=self.environment,
-                stdout=output,
-                stderr=output,
-            )
+    def _run_until(self, timed: AtTime | None) -> None:
+        """Run one daemon until it ends; kill at a time, where one is given."""
+        with self.daemon() as daemon:
             try:
                 if timed is not None:
                     try:
                         daemon.wait(timeout=timed.seconds)
                     except subprocess.TimeoutExpired:
-                        self._kill_now(daemon.pid, timed)
-                return daemon.wait(timeout=LIFE_SECONDS)
+                        self.kill_now(daemon.pid, timed.victims)
+                daemon.wait(timeout=self.life_seconds)
             except subprocess.TimeoutExpired:
-                for pid in (daemon.pid, *children_of(daemon.pid)):
-                    kill(pid)
-                daemon.wait()
                 raise AssertionError(f"the daemon hangs: {self.root}") from None
 
-    def _kill_now(self, daemon: int, timed: AtTime) -> None:
-        victims = children_of(daemon) if timed.victims in ("child", "both") else []
-        if timed.victims in ("daemon", "both"):
-            victims.append(daemon)
-        for pid in victims:
+    @contextmanager
+    def daemon(self, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a daemon that works off what is there; what is left of it at the end is killed."""
+        with (self.root / "daemon.out").open("ab") as output:
+            daemon = subprocess.Popen(
+                self.command(once=True, **settings),
+                cwd=REPOSITORY,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            yield daemon
+        finally:
+            if daemon.poll() is None:
+                self.kill_now(daemon.pid, "both", counted=False)
+            daemon.wait()
+
+    def kill_now(self, daemon: int, victims: str, *, counted: bool = True) -> None:
+        """Kill the daemon, its children or both."""
+        pids = children_of(daemon) if victims in ("child", "both") else []
+        if victims in ("daemon", "both"):
+            pids.append(daemon)
+        for pid in pids:
             kill(pid)
-        self.kills += bool(victims)
+        self.kills += counted and bool(pids)
 
     def lost(self) -> list[str]:
         """Say what is not as it must be."""
