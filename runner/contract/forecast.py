@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict
 
 from runner.contract.batch import BatchPlan, largest_divisor_at_most
+from runner.contract.errors import Problem
 from runner.contract.model_shape import Linear, ModelShape
 from runner.contract.spec import JobSpec
 
@@ -201,6 +202,35 @@ def forecast(work: Work, plan: BatchPlan, box: Box) -> Forecast:
     )
 
 
+def cap_problem(spec: JobSpec, shape: ModelShape | None) -> Problem | None:
+    """Say that a cap on GPU memory is below what the model's weights take; None where it is not."""
+    cap_gib = spec.limits.gpu_memory_gib
+    if cap_gib is None or shape is None:
+        return None
+    work = Work.of(spec, shape, [1], total_steps=1)
+    parts = _gpu_memory(work, _smallest_plan(work), Box())
+    if cap_gib * GIB >= parts.weights + parts.context:
+        return None
+    needed = math.ceil(2 * parts.total / GIB) / 2
+    others = "" if spec.method == "qlora" else ", or method: qlora, or a smaller model"
+    return Problem(
+        field="limits.gpu_memory_gib",
+        found=f"{cap_gib:g}",
+        message=f"the cap is {cap_gib:g} GiB, but the model's weights alone take "
+        f"{parts.weights / GIB:.1f} GiB ({spec.method}) and CUDA {parts.context / GIB:.1f} GiB",
+        hint=f"give at least {needed:g}" + (others or ", or choose a smaller model"),
+    )
+
+
+def _smallest_plan(work: Work) -> BatchPlan:
+    return BatchPlan(
+        per_device_batch_size=1,
+        gradient_accumulation_steps=work.effective_batch_size,
+        activation_checkpointing=True,
+        activation_offloading=True,
+    )
+
+
 def _gpu_memory(work: Work, plan: BatchPlan, box: Box) -> Parts:
     shape = work.shape
     tokens = _worst_tokens(work, plan.per_device_batch_size)
@@ -276,6 +306,12 @@ def _disk(work: Work) -> int:
 
 
 def _seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
+    each = step_seconds(work, plan, box)
+    return None if each is None else each * work.total_steps + _STARTUP_SECONDS
+
+
+def step_seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
+    """Say how long one optimizer step takes; None where the card's speed is not known."""
     if box.flops is None:
         return None
     shape = work.shape
@@ -288,8 +324,7 @@ def _seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
     computing = flops / (box.flops * _EFFICIENCY)
     waiting = shape.layers * _PASS_SECONDS_PER_LAYER * (passes - 1) / 2
     one_pass = max(computing, waiting)
-    steps = work.total_steps * plan.gradient_accumulation_steps
-    return (steps * one_pass + _STARTUP_SECONDS) * box.learned_time
+    return plan.gradient_accumulation_steps * one_pass * box.learned_time
 
 
 def _mean_length(work: Work) -> float:

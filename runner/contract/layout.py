@@ -128,6 +128,11 @@ class Outputs:
         return self.private / "daemon.jsonl"
 
     @property
+    def lessons(self) -> Path:
+        """What past runs took, beside what was forecast: later forecasts learn from it."""
+        return self.private / "forecasts.jsonl"
+
+    @property
     def cache(self) -> Path:
         """HOME of the stages: library caches that may be deleted at any time."""
         return self.private / "cache"

@@ -15,6 +15,7 @@ from runner.contract.spec import JobSpec
 from runner.contract.states import Stage, State
 from runner.daemon import answer, claim, outcome
 from runner.daemon.data_ready import DataWatch, named_files
+from runner.daemon.gpu import GpuWatch
 from runner.daemon.log import Log
 from runner.daemon.process import Child
 from runner.daemon.settings import Settings
@@ -57,6 +58,7 @@ class Book:
         self.known_ids: set[str] = set()
         self.sequence = 0
         self.data = DataWatch(settle_seconds=settings.settle_seconds)
+        self.gpu = GpuWatch(settings.device)
         self.all_succeeded = True
         self.stopping = False
         self.hold: tuple[float, str] | None = None

@@ -15,6 +15,7 @@ from runner.contract.stage_io import EvaluateResult, ExportResult, PrepareResult
 from runner.contract.states import Stage, State
 from runner.daemon import outcome
 from runner.daemon.book import Book, Live
+from runner.daemon.look_ahead import learn
 from runner.daemon.plans import read_answer, stage_folder
 from runner.daemon.recover import step_of
 from runner.daemon.retry import ASKED, Next, after_attempt, after_stage, rule_for
@@ -79,6 +80,11 @@ def attempt_ended(book: Book, live: Live, code: int, *, asked: bool) -> None:
         "batch_plan": next_plan or plan,
     }
     if result is not None:
+        if code == ExitCode.OK and result.peak_gpu_memory_bytes is not None:
+            peak = result.peak_gpu_memory_bytes
+            changes["forecast"] = {**record.forecast, "measured_gpu_memory_bytes": peak}
+            gpu = book.gpu.look(time.monotonic())
+            learn(book.settings, live.run, record, live.spec, result, gpu)
         changes |= {
             "environment": {**record.environment, **result.environment},
             "shortfalls": outcome.joined(record.shortfalls, result.shortfalls),

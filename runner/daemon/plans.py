@@ -98,6 +98,8 @@ def make_plan(
             resume_from=resume_from,
             gpu_memory_bytes=memory,
             seconds_left=_seconds_left(record, spec),
+            # Whoever ran out once is probed: it must not happen again half an hour later.
+            probe=None if settings.look_ahead or len(record.attempts) > 1 else False,
         )
     if stage is Stage.EXPORT:
         return ExportPlan(

@@ -40,6 +40,9 @@ class Settings:
     """After a lost GPU or a full disk, the queue is tried again so much later."""
     hang_seconds: float = 300.0
     """A daemon whose loop stood still for so long ends itself, to be started again."""
+    look_ahead: bool = True
+    """Choose the first plan by the forecast and probe it. False only to measure what it saves: a
+    first attempt then starts at the spec's own batch, and a lack of memory strikes in mid-run."""
     trust_remote_code: bool = False
     """The box owner's decision; never a spec's."""
 

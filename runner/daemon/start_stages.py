@@ -19,7 +19,8 @@ from runner.daemon import outcome, stage
 from runner.daemon.book import Book, Live
 from runner.daemon.data_ready import named_files
 from runner.daemon.lock import Lock
-from runner.daemon.plans import STATE_DURING, first_plan, make_plan, next_stage, stage_folder
+from runner.daemon.look_ahead import Ahead, look_ahead
+from runner.daemon.plans import STATE_DURING, make_plan, next_stage, stage_folder
 from runner.daemon.process import Child
 from runner.daemon.queue import in_order
 from runner.daemon.recover import step_of
@@ -96,12 +97,16 @@ def _start_or_wait(book: Book, live: Live, blocked: str | None) -> bool:
             )
         except BusyError as error:
             blocked = error.message
-    if blocked is not None:
-        book.wait(live, blocked)
-        return True
     try:
-        if _may_go_on(book, live):
-            _start(book, live, lease)
+        ahead = None
+        if blocked is None and next_stage(live.record) is Stage.TRAIN:
+            gpu = book.gpu.look(time.monotonic())
+            ahead = look_ahead(book.settings, live.run, live.record, live.spec, gpu)
+            blocked = ahead.waits
+        if blocked is not None:
+            book.wait(live, blocked)
+        elif _may_go_on(book, live):
+            _start(book, live, lease, ahead)
     finally:
         if lease is not None:
             lease.release()  # the child has inherited it and holds it as long as it lives
@@ -117,7 +122,7 @@ def _may_go_on(book: Book, live: Live) -> bool:
     return False
 
 
-def _start(book: Book, live: Live, lease: Lock | None) -> None:
+def _start(book: Book, live: Live, lease: Lock | None, ahead: Ahead | None) -> None:
     which = next_stage(live.record)
     record = live.record
     changes: dict[str, Any] = {
@@ -127,15 +132,20 @@ def _start(book: Book, live: Live, lease: Lock | None) -> None:
     }
     resume_from = None
     if which is Stage.TRAIN:
+        assert ahead is not None
         resume_from = newest_verified(live.run.root)
-        plan = record.batch_plan or first_plan(live.spec)
+        plan = ahead.plan
         attempt = Attempt(
             number=len(record.attempts) + 1,
             batch_plan=plan,
             started_at=now(),
             first_step=step_of(resume_from) + 1,
         )
-        changes |= {"attempts": (*record.attempts, attempt), "batch_plan": plan}
+        changes |= {
+            "attempts": (*record.attempts, attempt),
+            "batch_plan": plan,
+            "forecast": ahead.facts,
+        }
     else:
         tries = record.tries.get(which.value, 0) + 1
         changes["tries"] = {**record.tries, which.value: tries}

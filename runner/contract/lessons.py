@@ -1,0 +1,99 @@
+"""Turns the measured peaks and times of past runs into corrections of later forecasts on this box.
+
+Each attempt that ended leaves one line in ``outputs/.runner/forecasts.jsonl``: what was forecast
+for the plan it ended with, and what it took. No data, no names.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+KEPT = 200  # lines read, the newest
+_COUNTED = 10  # lessons of a kind that count, the newest: drivers and libraries change
+_FACTORS = (0.7, 1.5)  # a lesson beyond these says that something else was different
+
+
+class Lesson(BaseModel):
+    """One attempt, forecast and measured."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: str
+    """What `forecast.lesson_key` gives."""
+    gpu: str
+    forecast_bytes: int
+    """Uncorrected."""
+    steady_bytes: int
+    """Of it, weights and context: they are not corrected."""
+    measured_bytes: int
+    context_bytes: int | None = None
+    forecast_seconds: float | None = None
+    """Of the steps that were made, uncorrected."""
+    measured_seconds: float | None = None
+
+
+def memory_factors(lessons: Sequence[Lesson], *, gpu: str) -> dict[str, float]:
+    """Give a correction for each kind of run that this card has seen: the median of what was off.
+
+    It multiplies the part that can be wrong. A few lessons move it a part of the way only.
+    """
+    kinds = {lesson.key for lesson in lessons}
+    found = {}
+    for kind in kinds:
+        ratios = [
+            (one.measured_bytes - one.steady_bytes) / (one.forecast_bytes - one.steady_bytes)
+            for one in lessons
+            if one.key == kind and one.gpu == gpu and one.forecast_bytes > one.steady_bytes
+        ][-_COUNTED:]
+        if ratios:
+            found[kind] = _careful(ratios)
+    return found
+
+
+def time_factor(lessons: Sequence[Lesson], *, gpu: str) -> float:
+    """Give a correction of the time that steps take on this card."""
+    ratios = [
+        one.measured_seconds / one.forecast_seconds
+        for one in lessons
+        if one.gpu == gpu and one.measured_seconds and one.forecast_seconds
+    ][-_COUNTED:]
+    return statistics.median(ratios) if ratios else 1.0
+
+
+def context_of(lessons: Sequence[Lesson], *, gpu: str) -> int | None:
+    """Give what CUDA itself took on this card the last time."""
+    known = [one.context_bytes for one in lessons if one.gpu == gpu and one.context_bytes]
+    return known[-1] if known else None
+
+
+def _careful(ratios: Sequence[float]) -> float:
+    low, high = _FACTORS
+    middle = min(high, max(low, statistics.median(ratios)))
+    weight = len(ratios) / (len(ratios) + 1)  # one lesson counts half, three count three quarters
+    return 1 + weight * (middle - 1)
+
+
+def read_lessons(path: Path) -> list[Lesson]:
+    """Read what was learned; lines that cannot be read are left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()[-KEPT:]
+    except (OSError, UnicodeDecodeError):
+        return []
+    found = []
+    for line in lines:
+        try:
+            found.append(Lesson.model_validate(json.loads(line)))
+        except (ValueError, ValidationError):
+            continue
+    return found
+
+
+def add_lesson(path: Path, lesson: Lesson) -> None:
+    """Note one; a line lost with the machine teaches nothing, so nothing waits for the disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(lesson.model_dump_json() + "\n")
