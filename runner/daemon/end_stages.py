@@ -84,7 +84,7 @@ def attempt_ended(book: Book, live: Live, code: int, *, asked: bool) -> None:
             peak = result.peak_gpu_memory_bytes
             changes["forecast"] = {**record.forecast, "measured_gpu_memory_bytes": peak}
             gpu = book.gpu.look(time.monotonic())
-            learn(book.settings, live.run, record, live.spec, result, gpu)
+            learn(book.settings, live.run, record, live.spec, result, gpu=gpu)
         changes |= {
             "environment": {**record.environment, **result.environment},
             "shortfalls": outcome.joined(record.shortfalls, result.shortfalls),
