@@ -1,4 +1,4 @@
-"""Turns a prepared run and the card into the plan to start with, its forecast, or a reason to wait."""
+"""Turns a prepared run and the card into the first plan, its forecast, or a reason to wait."""
 
 from __future__ import annotations
 
@@ -121,6 +121,7 @@ def learn(
     record: RunRecord,
     spec: JobSpec,
     result: TrainResult,
+    *,
     gpu: GpuMemory | None,
 ) -> None:
     """Keep what an attempt took beside what was forecast for the plan that it ended with."""
@@ -133,8 +134,9 @@ def learn(
     found = forecast(work, result.batch_plan, box)
     each = step_seconds(work, result.batch_plan, box)
     steps = result.last_step - (result.first_step or 1) + 1
-    tokens, speed = result.metrics.get("tokens_seen"), result.metrics.get("tokens_per_second")
-    whole = result.first_step == 1 and tokens and speed
+    tokens = float(result.metrics.get("tokens_seen") or 0)
+    speed = float(result.metrics.get("tokens_per_second") or 0)
+    whole = result.first_step == 1 and tokens > 0 and speed > 0
     add_lesson(
         settings.outputs.lessons,
         Lesson(
