@@ -270,6 +270,8 @@ def _save(target: Path, rows: Sequence[Tokenised]) -> list[int]:
     datasets.disable_progress_bars()
     shutil.rmtree(target, ignore_errors=True)  # of an earlier try
     pairs = [(row.source.row, example) for row in rows for example in row.examples]
+    if not pairs:
+        return []  # an empty data set can be saved, but not loaded again
     features = datasets.Features(
         {
             "input_ids": datasets.List(datasets.Value("int32")),
