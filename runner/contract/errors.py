@@ -18,6 +18,11 @@ from dataclasses import dataclass
 
 from runner.contract.exit_codes import ExitCode
 
+HOST_MEMORY_ADVICE = (
+    "Close other programs on this machine, or give the runner (its container, or the machine) more "
+    "memory; docs/out-of-memory.md tells what takes it."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:

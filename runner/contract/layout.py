@@ -243,7 +243,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class StageFolder:
-    """The three files that every stage's own folder has."""
+    """The files that every stage's own folder has."""
 
     root: Path
 
@@ -256,6 +256,11 @@ class StageFolder:
     def result(self) -> Path:
         """What the stage answers; absent when it died before it could."""
         return self.root / "result.json"
+
+    @property
+    def batch_plan(self) -> Path:
+        """The batch plan in force, where the attempt chose a smaller one than it was given."""
+        return self.root / "batch_plan.json"
 
     @property
     def metrics(self) -> Path:

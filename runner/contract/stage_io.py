@@ -33,6 +33,8 @@ class StagePlan(_Message):
     """The box owner's setting; never a spec's."""
     device: str = "auto"
     """``auto`` takes the GPU where torch sees one; ``cpu`` does not look."""
+    spare_host_memory: bool = False
+    """The machine's own memory ran out before: make do with less, at the cost of time."""
     compute: str = "auto"
     """``auto``: bf16 where the machine has it; ``float32``: for tests that compare losses."""
 

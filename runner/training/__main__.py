@@ -12,7 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from runner.contract.errors import InputError, RunnerError, StageError
+from runner.contract.errors import HOST_MEMORY_ADVICE, InputError, RunnerError, StageError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
@@ -85,7 +85,7 @@ def _machine_trouble(error: BaseException, stage: Stage) -> tuple[ExitCode, Erro
         return ExitCode.OUT_OF_HOST_MEMORY, ErrorFacts(
             kind="out_of_host_memory",
             message=f"The machine's own memory ran out in the {stage} stage.",
-            advice="Close other programs or give the runner more memory, then drop the spec again.",
+            advice=HOST_MEMORY_ADVICE,
         )
     if lost is Lost.GPU:
         return ExitCode.GPU_LOST, ErrorFacts(

@@ -20,7 +20,13 @@ from typing import Any
 
 from runner.contract.batch import BatchPlan, describe_change, smaller
 from runner.contract.checkpoints import read_manifest, verified
-from runner.contract.errors import ModelError, Problem, RunnerError, StageError
+from runner.contract.errors import (
+    HOST_MEMORY_ADVICE,
+    ModelError,
+    Problem,
+    RunnerError,
+    StageError,
+)
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.models import find_model
@@ -34,10 +40,6 @@ from runner.contract.stage_io import (
     write_message,
 )
 
-HOST_MEMORY_ADVICE = (
-    "Close other programs on this machine or give the runner's container more memory; "
-    "docs/out-of-memory.md tells what takes it."
-)
 STACK = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
 
 
@@ -90,6 +92,10 @@ def _set_up(folder: Path) -> _Attempt:
     plan = read_message(stage.plan, TrainPlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
     machine = find_machine(plan.device, plan.compute)
+    if plan.spare_host_memory and not machine.on_gpu:
+        less = smaller(plan.batch_plan, may_offload=False) or plan.batch_plan
+        plan = plan.model_copy(update={"batch_plan": less})
+        write_message(stage.batch_plan, less)
     meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
     train_rows = load_from_disk(str(run.prepared / "train"))
     eval_rows = load_from_disk(str(run.prepared / "eval")) if _has_rows(run, "eval") else None
@@ -228,7 +234,7 @@ def _build_trainer(
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,  # the row ids travel with the rows, up to our collator
         dataloader_num_workers=0,  # the collator's notes are made in this process, in order
-        dataloader_pin_memory=machine.on_gpu,
+        dataloader_pin_memory=machine.on_gpu and not plan.spare_host_memory,
         logging_steps=1,  # any other window is wrong after a resume
         logging_nan_inf_filter=False,  # a NaN must be seen
         # Our callback decides when to evaluate and save; Trainer's own loss depends on the batch.
@@ -302,6 +308,7 @@ def _fit(attempt: _Attempt) -> StageError | None:
         print(f"the worst batch does not fit; {change}", flush=True)
         attempt.notes.append(change)
         attempt.batch_plan = less
+        write_message(attempt.folder.batch_plan, less)  # the daemon tells of it at once
         _apply(attempt.trainer, less)
     if isinstance(trouble, StageError) and trouble.exit_code != ExitCode.DIVERGED:
         _save_last_step(attempt)  # useless weights would become the newest checkpoint

@@ -1,0 +1,48 @@
+"""Turns the kernel's count of what it killed for want of memory into why a child is gone.
+
+The count of our own cgroup (a container's, a service's) comes first; where there is none, the
+machine's. Both rise for kills by a cgroup's limit and by a machine that is full.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def kernel_kills(root: Path = Path("/")) -> int | None:
+    """Count the processes that the kernel has killed so far; None: it does not tell."""
+    for path in _counters(root):
+        try:
+            lines = path.read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, _, count = line.partition(" ")
+            if name == "oom_kill" and count.strip().isdigit():
+                return int(count)
+    return None
+
+
+def _counters(root: Path) -> Iterator[Path]:
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        groups = []
+    mounted = root / "sys/fs/cgroup"
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        # A container sees its own cgroup at the top, whatever the path says.
+        if not controllers:  # the one hierarchy of cgroup v2
+            yield mounted / path.lstrip("/") / "memory.events"
+            yield mounted / "memory.events"
+        elif "memory" in controllers.split(","):
+            yield mounted / "memory" / path.lstrip("/") / "memory.oom_control"
+            yield mounted / "memory" / "memory.oom_control"
+    yield root / "proc/vmstat"
+
+
+def killed_for_memory(status: int, *, before: int | None, after: int | None) -> bool:
+    """Decide whether a child's end was the kernel's doing, from the counts around its life."""
+    return status == -signal.SIGKILL and before is not None and after is not None and after > before

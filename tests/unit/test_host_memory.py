@@ -1,0 +1,108 @@
+"""Who killed the child: the kernel for want of memory, or somebody else."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.daemon.host_memory import kernel_kills, killed_for_memory
+
+EVENTS = "low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 0\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        (
+            {
+                "proc/self/cgroup": "0::/system.slice/runner.service\n",
+                "sys/fs/cgroup/system.slice/runner.service/memory.events": EVENTS,
+                "proc/vmstat": "oom_kill 9\n",
+            },
+            2,
+        ),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.events": EVENTS}, 2),
+        ({"proc/self/cgroup": "0::/../other\n", "sys/fs/cgroup/memory.events": EVENTS}, 2),
+        (
+            {
+                "proc/self/cgroup": "5:cpu:/\n4:memory:/docker/abc\n0::/\n",
+                "sys/fs/cgroup/memory/docker/abc/memory.oom_control": "under_oom 0\noom_kill 4\n",
+            },
+            4,
+        ),
+        ({"proc/self/cgroup": "0::/\n", "proc/vmstat": "nr_free 5\noom_kill 9\n"}, 9),
+        ({"proc/vmstat": "nr_free 5\n"}, None),
+    ],
+    ids=["service", "container", "path of the host", "cgroup v1", "whole machine", "silent"],
+)
+def test_the_count_is_found(tmp_path: Path, files: dict[str, str], count: int | None) -> None:
+    """On every kind of host the kernel's own count is read where it stands."""
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert kernel_kills(tmp_path) == count
+
+
+@pytest.mark.parametrize(
+    ("status", "before", "after", "answer"),
+    [
+        (-signal.SIGKILL, 2, 3, True),
+        (-signal.SIGKILL, 2, 2, False),  # a person, or the daemon itself
+        (-signal.SIGTERM, 2, 3, False),
+        (1, 2, 3, False),
+        (-signal.SIGKILL, None, None, False),
+    ],
+)
+def test_a_kill_is_the_kernels_only_when_it_counted_one(
+    status: int,
+    before: int | None,
+    after: int | None,
+    answer: bool,  # noqa: FBT001
+) -> None:
+    """A SIGKILL alone says nothing about memory."""
+    assert killed_for_memory(status, before=before, after=after) is answer
+
+
+def test_a_real_kill_is_counted() -> None:
+    """Where this machine lets us make a cgroup: the kernel kills a child, and the count rises."""
+    child = (
+        "import os, sys\n"
+        "open(sys.argv[1], 'w').write(str(os.getpid()))\n"
+        "from runner.daemon.host_memory import kernel_kills\n"
+        "print(kernel_kills(), flush=True)\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    os.setsid(); b'x' * (512 << 20)\n"
+        "_, status = os.waitpid(pid, 0)\n"
+        "print(kernel_kills(), os.WTERMSIG(status))\n"
+    )
+    group = Path("/sys/fs/cgroup/memory") / f"runner-test-{secrets.token_hex(4)}"
+    limits = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+    if not group.parent.is_dir():
+        group = Path("/sys/fs/cgroup") / group.name
+        limits = ("memory.max", "memory.swap.max")
+    try:
+        group.mkdir()
+        (group / limits[0]).write_text(str(64 << 20))
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here ({error.strerror})")
+    try:
+        if (group / limits[1]).exists():
+            (group / limits[1]).write_text("0" if "swap" in limits[1] else str(64 << 20))
+        done = subprocess.run(
+            [sys.executable, "-c", child, str(group / "cgroup.procs")],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+    finally:
+        group.rmdir()
+    before, after, number = (int(word) for word in done.stdout.split())
+    assert killed_for_memory(-number, before=before, after=after)
