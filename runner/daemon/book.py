@@ -6,6 +6,8 @@ All that matters is on disk as well. A change is written to the record first, th
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +39,10 @@ class Live:
     """The stage that the child runs."""
     cancel: str = ""
     """Why it is to be cancelled, as soon as its child has ended."""
+    pause: str = ""
+    """Why its child was asked to leave a checkpoint: the box's trouble, not the run's."""
+    end_said: bool = False
+    """Its child's end was logged; writing the record of it may take more than one try."""
     absent_since: float | None = None
     """Monotonic time of the first scan in a row that did not find the spec."""
     answered: tuple[str, str] = ("", "")
@@ -67,6 +73,8 @@ class Book:
         """Why the inbox cannot be used; empty when it can."""
         self.next_look = 0.0
         """Monotonic time at which the inbox must be looked at; 0: whenever."""
+        self.troubles: set[str] = set()
+        """What could not be written in this round of the loop, and why."""
 
     def say(self, live: Live, event: str, *, level: str = "info", **facts: Any) -> None:
         """Log an event of a run."""
@@ -90,13 +98,21 @@ class Book:
             self.say(live, f"{live.record.job}: {reason}")
             self.set(live, waiting=Waiting(reason=reason, since=now()))
 
-    def end(self, live: Live, state: State, error: ErrorFacts | None = None) -> None:
-        """Bring a run to a final state."""
+    def end(
+        self,
+        live: Live,
+        state: State,
+        error: ErrorFacts | None = None,
+        *,
+        changes: dict[str, Any] | None = None,
+    ) -> None:
+        """Bring a run to a final state, together with other changes of its record."""
         if state is not State.SUCCEEDED:
             self.all_succeeded = False
         self.data.forget(named_files(live.spec))
         sweep_run(live.run)
-        self.set(live, state=state, ended_at=now(), waiting=None, error=error)
+        final = {"state": state, "ended_at": now(), "waiting": None, "error": error}
+        self.set(live, **{**(changes or {}), **final})
 
     def cancel(self, live: Live, reason: str) -> None:
         """Cancel a run: now, or as soon as its child has left."""
@@ -108,6 +124,17 @@ class Book:
             live.child.ask_to_stop(at=time.monotonic(), grace_seconds=self.settings.grace_seconds)
         else:
             self.end(live, State.CANCELLED, outcome.cancelled(reason))
+
+    @contextmanager
+    def noting_trouble(self, what: str = "the outputs folder cannot be written") -> Iterator[None]:
+        """Go on where something cannot be written: the next round tries again.
+
+        Nothing is lost by it: a change is remembered only after it is on disk.
+        """
+        try:
+            yield
+        except OSError as error:
+            self.troubles.add(f"{what} ({error.strerror or error})")
 
     def new_id(self) -> str:
         """Make a run id that no run has."""

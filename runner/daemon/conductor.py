@@ -7,6 +7,7 @@ Decisions are made by the pure functions of the neighbouring files.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from runner.contract.errors import RunnerError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import STATE_FOLDERS
 from runner.contract.read_spec import read_spec
+from runner.contract.record import RunRecord
 from runner.daemon import answer, view
 from runner.daemon.book import ENDED_SHOWN, Book, Live
 from runner.daemon.end_stages import attempt_ended, reap
@@ -43,10 +45,27 @@ class Conductor:
         self.intake = Intake(self.book)
         self.answers = Answers(self.book)
         self.heartbeat = Heartbeat(self.book)
+        self._unhealed: list[RunRecord] | None = None
+        self._troubles: set[str] = set()
 
-    def start(self) -> None:
+    def begin(self) -> bool:
+        """Take up what an earlier daemon left, once the disk lets it; False: told to leave."""
+        taken_up = False
+        while not taken_up and not self.book.stopping:
+            self.book.troubles = set()
+            with self.book.noting_trouble():
+                self._start()
+                taken_up = True
+            self._say_troubles()
+            if self.settings.once:
+                break
+            if not taken_up:
+                self.book.wakeup.wait(self.settings.rescan_seconds)
+        return taken_up
+
+    def _start(self) -> None:
         """Take up what an earlier daemon left."""
-        book, inbox_paths = self.book, self.settings.inbox
+        book = self.book
         found = recover(book.outputs)
         for note in found.notes:
             book.log.say(note, level="warning")
@@ -68,29 +87,37 @@ class Conductor:
             live = book.runs[run.run_id] = Live(run=run, record=record, spec=spec)
             if finished(run, record):
                 attempt_ended(book, live, ExitCode.OK, asked=False)
-        if not inbox_paths.marker.exists():
-            return  # the look at the inbox says so
-        with Folder.open(inbox_paths.root) as inbox:
-            sweep_inbox(inbox)
-            where = view.scan_view(inbox)
-            for record in found.ended:
-                place = where.get(record.run_id)
-                if place is not None and place[0] in ("queued", "running"):
-                    run = book.outputs.run(record.job, record.run_id)
-                    view.show(inbox, record, run, place)
-                    view.write_answer(inbox, record, answer.answer(record))
+        self._unhealed = found.ended
+
+    def _heal_ended(self, inbox: Folder) -> None:
+        """Bring runs that ended before the start to their place: the last daemon may not have."""
+        if self._unhealed is None:
+            return
+        sweep_inbox(inbox)
+        where = view.scan_view(inbox)
+        for record in self._unhealed:
+            place = where.get(record.run_id)
+            if place is not None and place[0] in ("queued", "running"):
+                run = self.book.outputs.run(record.job, record.run_id)
+                view.show(inbox, record, run, place)
+                view.write_answer(inbox, record, answer.answer(record))
+        self._unhealed = None
 
     def work(self) -> int:
         """Go round until asked to leave, or, with ``once``, until all is done."""
         book = self.book
         while True:
             at = time.monotonic()
+            book.troubles = set()
             reap(book, at)
             if not book.stopping:
-                self._carry_out_requests()
+                with book.noting_trouble():
+                    self._carry_out_requests()
             self._look_at_inbox(at)
             if not book.stopping:
-                start_what_can(book, at)
+                with book.noting_trouble():
+                    start_what_can(book, at)
+            self._say_troubles()
             self.heartbeat.beat(at)
             busy = any(live.child for live in book.runs.values())
             if book.stopping and not busy:
@@ -98,14 +125,16 @@ class Conductor:
             if self.settings.once and not busy and not self.intake.specs:
                 if not book.runs:
                     return 0 if book.all_succeeded else 1
-                if book.hold is not None or book.inbox_problem:
+                if book.hold is not None or book.inbox_problem or book.troubles:
                     return 1  # the box, not the runs: they go on at the next start
             book.wakeup.wait(self._wait_seconds(at, busy=busy))
 
     def _wait_seconds(self, at: float, *, busy: bool) -> float:
         book = self.book
         settle = self.settings.settle_seconds
-        waits = [self.settings.rescan_seconds, *([_BUSY_WAIT_SECONDS] if busy else [])]
+        waits = [self.settings.rescan_seconds]
+        if busy or book.troubles:
+            waits.append(_BUSY_WAIT_SECONDS)
         waits += [
             max(0.01, settle - seen.unchanged_seconds(at))
             for seen in self.intake.specs.values()
@@ -133,14 +162,28 @@ class Conductor:
                     inbox.make_folder(name, mode=0o770)
                 if not book.stopping:
                     self.intake.claim_settled(inbox, at)
+                self._heal_ended(inbox)
                 follow_view(book, inbox, at)
-                self.answers.write(inbox, at, unclaimable=self.intake.unclaimable)
+                unclaimable = self.intake.unclaimable.values()
+                self.answers.write(inbox, at, unclaimable=unclaimable)
             self._inbox_problem("")
         except (OSError, RunnerError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                # It can be read, and runs need no more of it: only the answers are behind.
+                book.troubles.add("the inbox's disk is full: answers are not written")
+                return
             # Nothing is concluded from an inbox that cannot be read: no run is cancelled by it.
             for live in book.runs.values():
                 live.absent_since = None
             self._inbox_problem(f"the inbox is unavailable ({error})")
+
+    def _say_troubles(self) -> None:
+        new, old = self.book.troubles, self._troubles
+        for trouble in sorted(new - old):
+            self.book.log.say(trouble, level="warning")
+        if old and not new:
+            self.book.log.say("what could not be written can be written again")
+        self._troubles = new
 
     def _inbox_problem(self, problem: str) -> None:
         if problem != self.book.inbox_problem:
@@ -201,8 +244,7 @@ def run_daemon(settings: Settings) -> int:
             settings.jobs_dir, polling=settings.polling, wake=conductor.book.wakeup.set
         )
         conductor.book.log.say("watching", inbox=str(settings.jobs_dir), pid=os.getpid())
-        conductor.start()
-        return conductor.work()
+        return conductor.work() if conductor.begin() else 1
     finally:
         if observer is not None:
             observer.stop()

@@ -17,30 +17,42 @@ from runner.daemon import outcome
 from runner.daemon.book import Book, Live
 from runner.daemon.look_ahead import learn
 from runner.daemon.plans import read_answer, stage_folder
+from runner.daemon.process import Child
 from runner.daemon.recover import step_of
-from runner.daemon.retry import ASKED, Next, after_attempt, after_stage, rule_for
+from runner.daemon.retry import ASKED, NOT_THE_RUN, Next, after_attempt, after_stage, rule_for
 
 
 def reap(book: Book, at: float) -> None:
     """Take up every child that has ended; hurry those that were asked to."""
     for live in list(book.runs.values()):
-        if live.child is None:
-            continue
-        if book.stopping:
-            live.child.ask_to_stop(at=at, grace_seconds=book.settings.grace_seconds)
-        live.child.enforce(at)
-        code = live.child.poll()
-        if code is not None:
-            reached("stage ended", str(live.stage))
-            asked = live.child.is_stopping
-            which = live.stage
-            live.child = live.stage = None
-            assert which is not None
-            book.say(live, f"{live.record.job}: {which} ended", exit_code=code)
-            if which is Stage.TRAIN:
-                attempt_ended(book, live, code, asked=asked)
-            else:
-                _stage_ended(book, live, which, code, asked=asked)
+        with book.noting_trouble():
+            if live.child is not None:
+                _look_at_child(book, live, live.child, at)
+            elif live.cancel and not live.record.state.is_final:  # could not be written before
+                book.end(live, State.CANCELLED, outcome.cancelled(live.cancel))
+
+
+def _look_at_child(book: Book, live: Live, child: Child, at: float) -> None:
+    if book.stopping:
+        child.ask_to_stop(at=at, grace_seconds=book.settings.grace_seconds)
+    child.enforce(at)
+    code = child.poll()
+    if code is None:
+        return
+    assert live.stage is not None
+    reached("stage ended", str(live.stage))
+    if not live.end_said:
+        book.say(live, f"{live.record.job}: {live.stage} ended", exit_code=code)
+        live.end_said = True
+    stage_ended(book, live, live.stage, code, asked=child.is_stopping)
+
+
+def stage_ended(book: Book, live: Live, which: Stage, code: int, *, asked: bool) -> None:
+    """Close a stage; its child is forgotten only once the record says how it ended."""
+    if which is Stage.TRAIN:
+        attempt_ended(book, live, code, asked=asked)
+    else:
+        _other_ended(book, live, which, code, asked=asked)
 
 
 def attempt_ended(book: Book, live: Live, code: int, *, asked: bool) -> None:
@@ -62,13 +74,13 @@ def attempt_ended(book: Book, live: Live, code: int, *, asked: bool) -> None:
         next_plan = smaller(plan) if result is None else result.next_batch_plan
     reason = error.message if error else outcome.how(code)
     if asked and code != ExitCode.OK:
-        reason = ASKED
+        reason = live.pause or ASKED
     elif next_plan is not None and next_plan != plan:
         reason = describe_change(plan, next_plan)
     closed = attempt.model_copy(
         update={
             "ended_at": now(),
-            "outcome": "interrupted" if reason == ASKED else rule_for(code).outcome,
+            "outcome": "interrupted" if reason in NOT_THE_RUN else rule_for(code).outcome,
             "exit_code": code,
             "last_step": durable,
             "peak_gpu_memory_bytes": result.peak_gpu_memory_bytes if result else None,
@@ -100,15 +112,13 @@ def attempt_ended(book: Book, live: Live, code: int, *, asked: bool) -> None:
         changes["state"] = State.EXPORTING
     elif asked or then in (Next.SAME_PLAN, Next.SMALLER_PLAN, Next.HOLD):
         changes["state"] = State.INTERRUPTED
-    book.set(live, **changes)
+    error = error or outcome.facts(Stage.TRAIN, code, live.run, record)
+    _close(book, live, then, error, asked=asked, changes=changes)
     if reason and then is not Next.GO_ON:
         book.say(live, f"{record.job}: attempt {attempt.number} ended", reason=reason)
-    _go_on(
-        book, live, then, error or outcome.facts(Stage.TRAIN, code, live.run, record), asked=asked
-    )
 
 
-def _stage_ended(book: Book, live: Live, which: Stage, code: int, *, asked: bool) -> None:
+def _other_ended(book: Book, live: Live, which: Stage, code: int, *, asked: bool) -> None:
     record = live.record
     path = StageFolder(stage_folder(live.run, which, record)).result
     changes: dict[str, Any] = {}
@@ -146,22 +156,37 @@ def _stage_ended(book: Book, live: Live, which: Stage, code: int, *, asked: bool
     if not changes_done and (asked or then is Next.HOLD):  # it does not speak against the run
         tries = record.tries.get(which.value, 1) - 1
         changes["tries"] = {**record.tries, which.value: tries}
-    book.set(live, **changes)
+    error = error or outcome.facts(which, code, live.run, record)
     if which is Stage.EVALUATE and then is Next.GO_ON and not live.cancel:
-        book.end(live, State.SUCCEEDED)
+        book.end(live, State.SUCCEEDED, changes=changes)
+        _forget_child(live)
         return
-    _go_on(book, live, then, error or outcome.facts(which, code, live.run, record), asked=asked)
+    _close(book, live, then, error, asked=asked, changes=changes)
 
 
-def _go_on(book: Book, live: Live, then: Next, error: ErrorFacts, *, asked: bool) -> None:
+def _close(
+    book: Book,
+    live: Live,
+    then: Next,
+    error: ErrorFacts,
+    *,
+    asked: bool,
+    changes: dict[str, Any],
+) -> None:
+    """Write how a stage ended and what that means for its run, in one step."""
     if live.cancel:
-        book.end(live, State.CANCELLED, outcome.cancelled(live.cancel))
-    elif asked:
-        return  # the daemon leaves; the record says interrupted, or ready for the next stage
-    elif then is Next.REJECT:
-        book.end(live, State.REJECTED, error)
-    elif then is Next.FAIL:
-        book.end(live, State.FAILED, error)
-    elif then is Next.HOLD:
+        book.end(live, State.CANCELLED, outcome.cancelled(live.cancel), changes=changes)
+    elif not asked and then in (Next.REJECT, Next.FAIL):
+        state = State.REJECTED if then is Next.REJECT else State.FAILED
+        book.end(live, state, error, changes=changes)
+    else:
+        book.set(live, **changes)
+    _forget_child(live)
+    if not asked and then is Next.HOLD and not live.record.state.is_final:
         book.hold = (time.monotonic() + book.settings.hold_seconds, error.message)
         book.wait(live, error.message)
+
+
+def _forget_child(live: Live) -> None:
+    live.child = live.stage = None
+    live.pause, live.end_said = "", False

@@ -16,9 +16,8 @@ def follow_view(book: Book, inbox: Folder, at: float) -> None:
     for run_id, (state_folder, name) in where.items():
         orphan = state_folder == "queued" and run_id_of(name) == run_id
         if orphan and run_id not in book.known_ids and not book.stopping:
-            book.known_ids.add(run_id)
-            book.enter(
-                claim.adopt(
+            with book.noting_trouble():
+                taken = claim.adopt(
                     inbox,
                     book.outputs,
                     name,
@@ -26,7 +25,8 @@ def follow_view(book: Book, inbox: Folder, at: float) -> None:
                     run_id=run_id,
                     sequence=book.sequence + 1,
                 )
-            )
+                book.known_ids.add(run_id)
+                book.enter(taken)
     for run_id, live in list(book.runs.items()):
         place = where.get(run_id)
         if live.record.state.is_final or place is not None:

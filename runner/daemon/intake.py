@@ -21,8 +21,8 @@ class Intake:
         self.settings = book.settings
         self.specs: dict[str, Seen] = {}
         """Files that may become runs."""
-        self.unclaimable: set[str] = set()
-        """What a person must know about files that cannot be moved."""
+        self.unclaimable: dict[str, str] = {}
+        """File name → what a person must know about it: it cannot be moved."""
         self._not_specs: dict[str, Look] = {}
 
     def claim_settled(self, inbox: Folder, at: float) -> None:
@@ -50,6 +50,7 @@ class Intake:
                 settled.append((status.st_mtime_ns, entry.name))
             seen[entry.name] = known
         self.specs = seen
+        self.unclaimable = {name: why for name, why in self.unclaimable.items() if name in seen}
         for _, name in sorted(settled):
             self._take(inbox, name, at)
 
@@ -90,9 +91,11 @@ class Intake:
             self.specs.pop(name, None)
             return
         except OSError as error:  # one file that cannot be moved must not hold up the others
+            # Where it was moved already, it is adopted from queued/ as soon as that is possible.
+            book.known_ids.discard(run_id)
             reason = f"{answer.shown(name)} cannot be claimed: {error.strerror}"
-            if reason not in self.unclaimable:
-                self.unclaimable.add(reason)
+            if self.unclaimable.get(name) != reason:
+                self.unclaimable[name] = reason
                 book.all_succeeded = False
                 book.log.say(reason, level="warning")
             if self.settings.once:

@@ -47,8 +47,9 @@ class Lock:
             # A share that knows no locks: the other lock, on local disk, still holds.
         process = f"process {os.getpid()} on {socket.gethostname()}"
         text = f"{holder or process} since {now():%Y-%m-%dT%H:%M:%SZ}"
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{text}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # the name is a courtesy; a full disk may refuse it
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{text}\n".encode(), 0)
         return cls(descriptor, path)
 
     @property

@@ -58,7 +58,8 @@ class Child:
             )
         self.pid = self._process.pid
         reached("stage started")
-        (folder / PID_FILE).write_text(f"{self.pid} {_start_time(self.pid)}\n")
+        with contextlib.suppress(OSError):  # a full disk: the child runs all the same
+            (folder / PID_FILE).write_text(f"{self.pid} {_start_time(self.pid)}\n")
         self._ended = threading.Event()
         self._kill_at: float | None = None
         threading.Thread(target=self._watch, args=(on_exit,), daemon=True).start()

@@ -13,6 +13,9 @@ from runner.contract.states import Stage
 
 ASKED = "the daemon was asked to stop"
 """Reason of an attempt that was ended from outside; it does not speak against the run."""
+LOW_SPACE = "the disk was nearly full"
+"""Reason of an attempt that was asked to leave a checkpoint while there was room for one."""
+NOT_THE_RUN = (ASKED, LOW_SPACE)
 ATTEMPTS_WITHOUT_PROGRESS = 3
 """So many attempts in a row without a new durable step end a run."""
 
@@ -78,7 +81,7 @@ def stalled(attempts: Sequence[Attempt]) -> int:
     for attempt in reversed(attempts):
         if (attempt.last_step or 0) >= (attempt.first_step or 1):
             break
-        if attempt.reason == ASKED or attempt.exit_code in _NOT_COUNTED:
+        if attempt.reason in NOT_THE_RUN or attempt.exit_code in _NOT_COUNTED:
             continue
         count += 1
     return count

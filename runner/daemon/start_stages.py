@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 from runner.contract.beneath import Folder
 from runner.contract.checkpoints import newest_verified
 from runner.contract.crash_points import reached
 from runner.contract.errors import BusyError
+from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import StageFolder
-from runner.contract.record import Attempt, ErrorFacts, now
+from runner.contract.record import Attempt, ErrorFacts, RunRecord, now
 from runner.contract.stage_io import write_message
 from runner.contract.states import Stage, State
 from runner.daemon import outcome, stage
 from runner.daemon.book import Book, Live
 from runner.daemon.data_ready import named_files
+from runner.daemon.end_stages import stage_ended
 from runner.daemon.lock import Lock
 from runner.daemon.look_ahead import Ahead, look_ahead
 from runner.daemon.plans import STATE_DURING, make_plan, next_stage, stage_folder
@@ -149,34 +153,48 @@ def _start(book: Book, live: Live, lease: Lock | None, ahead: Ahead | None) -> N
     else:
         tries = record.tries.get(which.value, 0) + 1
         changes["tries"] = {**record.tries, which.value: tries}
+    planned = record.but(**changes)
+    folder = _write_plan(book, live, which, planned, resume_from)
+    reached("stage planned")
     book.set(live, **changes)
     reached("stage recorded")
+    live.stage = which
+    try:
+        live.child = Child(
+            stage.command(book.settings.stage_command, which, folder.resolve()),
+            environment=stage.environment(os.environ, home=book.settings.stage_home.resolve()),
+            folder=folder,
+            log=StageFolder(folder).log(which.value),
+            on_exit=book.wakeup.set,
+            inherited=(lease.descriptor,) if lease else (),
+        )
+    except OSError as error:
+        book.say(live, f"{record.job}: {which} could not be started", reason=str(error))
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        code = ExitCode.DISK_FULL if full else ExitCode.UNEXPECTED
+        stage_ended(book, live, which, code, asked=False)
+        return
+    book.say(live, f"{live.record.job}: {which} started", pid=live.child.pid)
+
+
+def _write_plan(
+    book: Book, live: Live, which: Stage, planned: RunRecord, resume_from: str | None
+) -> Path:
+    """Make the stage's folder; before the record says so, for the disk may be full."""
     sweep_run(live.run)
-    folder = stage_folder(live.run, which, live.record)
-    if folder.exists():  # a try that ended early: none of it is trusted
+    folder = stage_folder(live.run, which, planned)
+    if folder.exists():  # a try that ended early, or was never recorded: none of it is trusted
         shutil.rmtree(folder)
     if which is Stage.PREPARE and live.run.data.exists():
         shutil.rmtree(live.run.data)
     folder.mkdir(parents=True)
-    write_message(
-        StageFolder(folder).plan,
-        make_plan(
-            which,
-            settings=book.settings,
-            run=live.run,
-            record=live.record,
-            spec=live.spec,
-            resume_from=resume_from,
-        ),
+    plan = make_plan(
+        which,
+        settings=book.settings,
+        run=live.run,
+        record=planned,
+        spec=live.spec,
+        resume_from=resume_from,
     )
-    reached("stage planned")
-    live.stage = which
-    live.child = Child(
-        stage.command(book.settings.stage_command, which, folder.resolve()),
-        environment=stage.environment(os.environ, home=book.settings.stage_home.resolve()),
-        folder=folder,
-        log=StageFolder(folder).log(which.value),
-        on_exit=book.wakeup.set,
-        inherited=(lease.descriptor,) if lease else (),
-    )
-    book.say(live, f"{live.record.job}: {which} started", pid=live.child.pid)
+    write_message(StageFolder(folder).plan, plan)
+    return folder

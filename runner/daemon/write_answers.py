@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from runner.contract.beneath import Folder
 from runner.contract.layout import StageFolder
 from runner.contract.states import Stage, State
@@ -23,7 +25,7 @@ class Answers:
         self._status_text = ""
         self._renewed_at = 0.0
 
-    def write(self, inbox: Folder, at: float, *, unclaimable: set[str]) -> None:
+    def write(self, inbox: Folder, at: float, *, unclaimable: Collection[str]) -> None:
         """Write what has changed; a run that has ended leaves the book with its last answer."""
         book = self.book
         renew = at - self._renewed_at >= _ANSWER_SECONDS
@@ -57,12 +59,13 @@ class Answers:
             inbox.write_text(book.settings.inbox.status.name, text)
             self._status_text = text
 
-    def _needs_person(self, unclaimable: set[str]) -> list[str]:
+    def _needs_person(self, unclaimable: Collection[str]) -> list[str]:
         book = self.book
         lines = []
         if book.hold is not None:
             lines.append(f"The queue is held: {book.hold[1]}.")
         lines += sorted(unclaimable)
+        lines += sorted(book.troubles)
         lines += [f"The record of {run_id} cannot be read." for run_id in book.damaged]
         lines += [
             f"{record.job} ({record.run_id}) {record.state}: "
