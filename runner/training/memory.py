@@ -25,37 +25,55 @@ class Lost(StrEnum):
     DISK = "disk"
 
 
-# Each entry has a test; what is added here must name its origin.
-_GPU_MEMORY = re.compile(
-    r"CUDA out of memory"  # torch's allocator
-    r"|HIP out of memory"
-    r"|CUDA error: out of memory"  # the runtime, outside torch's allocator
-    r"|CUDA_ERROR_OUT_OF_MEMORY"  # the driver's name for it
-    r"|cudaErrorMemoryAllocation"
-    r"|CUBLAS_STATUS_ALLOC_FAILED"  # cuBLAS makes its workspace late
-    r"|CUBLAS_STATUS_NOT_INITIALIZED"  # what cuBLAS says when its handle does not fit
-    r"|CUDNN_STATUS_ALLOC_FAILED"
-    r"|CUDNN_STATUS_INTERNAL_ERROR_(?:HOST|DEVICE)_ALLOCATION_FAILED"
-    r"|CUSOLVER_STATUS_ALLOC_FAILED|CUSPARSE_STATUS_ALLOC_FAILED"
-    r"|NVML_SUCCESS == r INTERNAL ASSERT FAILED"  # torch fails while it words an out-of-memory
-    r"|Error out of memory at line \d+ in file .*csrc"  # bitsandbytes' paged buffers
-    r"|Triton Error \[CUDA\]: out of memory",
-    re.IGNORECASE,
+# Each entry names its origin and has a test.
+GPU_MEMORY = (
+    r"CUDA out of memory",  # torch's allocator
+    r"HIP out of memory",
+    r"CUDA error: out of memory",  # the runtime, outside torch's allocator
+    r"CUDA driver error: out of memory",  # the driver, which maps torch's expandable segments
+    r"CUDA_ERROR_OUT_OF_MEMORY",  # the driver's name for it
+    r"cudaErrorMemoryAllocation",
+    r"CUBLAS_STATUS_ALLOC_FAILED",  # cuBLAS makes its workspace late
+    r"CUBLAS_STATUS_NOT_INITIALIZED",  # what cuBLAS says when its handle does not fit
+    r"CUDNN_STATUS_ALLOC_FAILED",
+    r"CUDNN_STATUS_INTERNAL_ERROR_(?:HOST|DEVICE)_ALLOCATION_FAILED",
+    r"CUSOLVER_STATUS_ALLOC_FAILED",
+    r"CUSPARSE_STATUS_ALLOC_FAILED",
+    r"NVML_SUCCESS == r INTERNAL ASSERT FAILED",  # torch fails while it words an out-of-memory
+    r"Error out of memory at line \d+ in file .*csrc",  # bitsandbytes' paged buffers
+    r"Triton Error \[CUDA\]: out of memory",
 )
-_HOST_MEMORY = re.compile(
-    r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)"
-    r"|unable to mmap \d+ bytes"
-    r"|Cannot allocate memory"  # strerror(ENOMEM)
-    r"|std::bad_alloc"
-    r"|pin_memory.*failed to allocate|CUDAHostAlloc",
-    re.IGNORECASE,
+HOST_MEMORY = (
+    r"DefaultCPUAllocator: can't allocate memory",
+    r"DefaultCPUAllocator: not enough memory",  # Windows' wording
+    r"unable to mmap \d+ bytes",
+    r"Cannot allocate memory",  # strerror(ENOMEM)
+    r"std::bad_alloc",
+    r"pin_memory.*failed to allocate",
+    r"CUDAHostAlloc",
 )
-_GPU_LOST = re.compile(
-    r"GPU is lost|fallen off the bus|CUDA error: (?:unspecified launch failure|unknown error"
-    r"|uncorrectable ECC|hardware stack error|no CUDA-capable device|initialization error)"
-    r"|uncorrectable ECC error|CUDA driver initialization failed|NVML_ERROR_GPU_IS_LOST",
-    re.IGNORECASE,
+GPU_LOST = (
+    r"GPU is lost",
+    r"fallen off the bus",
+    r"CUDA error: unspecified launch failure",
+    r"CUDA error: unknown error",
+    r"CUDA error: hardware stack error",
+    r"CUDA error: no CUDA-capable device",
+    r"CUDA error: initialization error",
+    r"uncorrectable ECC error",
+    r"CUDA driver initialization failed",
+    r"NVML_ERROR_GPU_IS_LOST",
 )
+_MESSAGES = {
+    kind: re.compile("|".join(patterns), re.IGNORECASE)
+    for kind, patterns in (
+        (Lost.GPU_MEMORY, GPU_MEMORY),
+        (Lost.GPU, GPU_LOST),
+        (Lost.HOST_MEMORY, HOST_MEMORY),
+    )
+}
+# A ValueError or KeyError may quote anything, a row of data included: not evidence.
+_SPEAKING_OF_MACHINES = (RuntimeError, OSError, ImportError, AssertionError)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -87,16 +105,12 @@ def _classify_one(error: BaseException) -> Lost | None:
         return Lost.HOST_MEMORY
     if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT):
         return Lost.HOST_MEMORY if error.errno == errno.ENOMEM else Lost.DISK
-    # A ValueError or KeyError may quote anything, a row of data included: not evidence.
-    if not isinstance(error, (RuntimeError, OSError, ImportError, AssertionError)):
+    if not isinstance(error, _SPEAKING_OF_MACHINES) and name != "SafetensorError":
         return None
     text = str(error)
-    if _GPU_MEMORY.search(text):
-        return Lost.GPU_MEMORY
-    if _GPU_LOST.search(text):
-        return Lost.GPU
-    if _HOST_MEMORY.search(text):
-        return Lost.HOST_MEMORY
+    for kind, wording in _MESSAGES.items():
+        if wording.search(text):
+            return kind
     if "No space left on device" in text:
         return Lost.DISK
     return None
