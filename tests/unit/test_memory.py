@@ -38,7 +38,7 @@ WORDINGS = {
         "Triton Error [CUDA]: out of memory",
     ],
     Lost.HOST_MEMORY: [
-        "err == 0. DefaultCPUAllocator: can't allocate memory. Error code 12 (Cannot allocate memory)",
+        "DefaultCPUAllocator: can't allocate memory. Error code 12 (Cannot allocate memory)",
         "[enforce fail at alloc_cpu.cpp:83] DefaultCPUAllocator: not enough memory: you tried",
         "unable to mmap 4096 bytes from file </models/model.safetensors>: Cannot allocate memory",
         "std::bad_alloc",
