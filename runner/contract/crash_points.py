@@ -35,6 +35,7 @@ Point = Literal[
     "checkpoint named",
     "checkpoint doomed",
     # export
+    "adapter begun",
     "adapter synced",
     "adapter set aside",
     "adapter named",

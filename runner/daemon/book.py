@@ -73,6 +73,8 @@ class Book:
         """Why the inbox cannot be used; empty when it can."""
         self.next_look = 0.0
         """Monotonic time at which the inbox must be looked at; 0: whenever."""
+        self.room_made_at = 0.0
+        """Monotonic time of the last search for checkpoints that may go."""
         self.troubles: set[str] = set()
         """What could not be written in this round of the loop, and why."""
 

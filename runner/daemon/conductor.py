@@ -28,6 +28,7 @@ from runner.daemon.lock import Lock
 from runner.daemon.recover import finished, recover, unfinished
 from runner.daemon.requests import read_requests
 from runner.daemon.settings import Settings
+from runner.daemon.space import watch_space
 from runner.daemon.start_stages import start_what_can
 from runner.daemon.sweep import sweep_inbox
 from runner.daemon.watch import watch
@@ -112,6 +113,7 @@ class Conductor:
             reap(book, at)
             if not book.stopping:
                 with book.noting_trouble():
+                    watch_space(book, at)
                     self._carry_out_requests()
             self._look_at_inbox(at)
             if not book.stopping:

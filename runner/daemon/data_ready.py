@@ -56,6 +56,10 @@ class DataWatch:
                 waits.append((f"waiting for {os.path.basename(path)} until it is complete", False))
         return waits[0] if waits else None
 
+    def size_bytes(self, paths: Iterable[str]) -> int:
+        """Sum up the data files as they were last seen."""
+        return sum(seen.look.size_bytes for path in paths if (seen := self._seen.get(path)))
+
     def forget(self, paths: Iterable[str]) -> None:
         """Drop what is known about files that are no longer waited for."""
         for path in paths:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,12 +39,26 @@ class Log:
         )
         for path in (self._path, run_log):
             if path is not None:
-                try:
-                    with path.open("a", encoding="utf-8") as file:
-                        file.write(f"{line!s}\n")
-                except OSError:  # a full disk must not end the daemon; the line is shown below
-                    continue
+                with contextlib.suppress(OSError):  # a full disk: the line is shown below
+                    _append(path, f"{line!s}\n".encode())
         getattr(self._shown, level)(event, **facts)
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a whole line or nothing, after whatever a power cut left of the last one."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        try:
+            whole = os.write(descriptor, line) == len(line)
+        except OSError:
+            whole = False
+        if not whole:
+            os.ftruncate(descriptor, size)
+    finally:
+        os.close(descriptor)
 
 
 def _dump(content: Any, **_ignored: Any) -> str:

@@ -29,6 +29,7 @@ from runner.daemon.process import Child
 from runner.daemon.queue import in_order
 from runner.daemon.recover import step_of
 from runner.daemon.retry import may_start
+from runner.daemon.space import needed_bytes, short_of
 from runner.daemon.sweep import sweep_run
 
 
@@ -82,13 +83,9 @@ def _box_problem(book: Book) -> str | None:
     if book.hold is not None:
         return book.hold[1]
     try:
-        free = shutil.disk_usage(book.settings.outputs_dir).free
+        return short_of(book, book.settings.min_free_bytes, time.monotonic())
     except OSError as error:
         return f"the outputs folder cannot be used ({error.strerror})"
-    if free < book.settings.min_free_bytes:
-        need = book.settings.min_free_bytes / 1024**3
-        return f"the disk is nearly full ({free / 1024**3:.1f} GiB free, {need:.1f} needed)"
-    return None
 
 
 def _start_or_wait(book: Book, live: Live, blocked: str | None) -> bool:
@@ -107,6 +104,7 @@ def _start_or_wait(book: Book, live: Live, blocked: str | None) -> bool:
             gpu = book.gpu.look(time.monotonic())
             ahead = look_ahead(book.settings, live.run, live.record, live.spec, gpu)
             blocked = ahead.waits
+        blocked = blocked or _missing_space(book, live, ahead)
         if blocked is not None:
             book.wait(live, blocked)
         elif _may_go_on(book, live):
@@ -115,6 +113,13 @@ def _start_or_wait(book: Book, live: Live, blocked: str | None) -> bool:
         if lease is not None:
             lease.release()  # the child has inherited it and holds it as long as it lives
     return True
+
+
+def _missing_space(book: Book, live: Live, ahead: Ahead | None) -> str | None:
+    forecast = ahead.facts.get("disk_bytes") if ahead else None
+    data_bytes = book.data.size_bytes(named_files(live.spec))
+    needed = needed_bytes(book, live, forecast=forecast, data_bytes=data_bytes)
+    return short_of(book, needed, time.monotonic())
 
 
 def _may_go_on(book: Book, live: Live) -> bool:

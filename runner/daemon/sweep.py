@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from runner.contract.beneath import Folder
-from runner.contract.durable import TEMPORARY_PREFIX
+from runner.contract.durable import TEMPORARY_PREFIX, sync_folder
 from runner.contract.layout import STATE_FOLDERS, Outputs, RunFolder
 
 # Only names that the runner itself makes: a person may well have a .tmp-something in the inbox.
@@ -33,6 +34,14 @@ def sweep_folder(folder: Path) -> None:
         else:
             with contextlib.suppress(OSError):
                 os.unlink(entry.path)
+
+
+def discard_folder(folder: Path) -> None:
+    """Take a folder away: gone under its name in one step, whatever comes in between."""
+    doomed = folder.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
+    os.rename(folder, doomed)
+    sync_folder(folder.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def sweep_run(run: RunFolder) -> None:

@@ -52,6 +52,7 @@ def export(folder: Path) -> None:
             kind="damaged",
         )
     beside = run.root / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
+    reached("adapter begun")
     try:
         shutil.copytree(run.prepared / "tokenizer", beside)
         shutil.copyfile(checkpoint / WEIGHTS, beside / WEIGHTS)

@@ -41,7 +41,9 @@ from runner.training.snapshot import take_snapshot
 
 TOTAL_STEPS = 12
 SAVE_STEPS = 3
-STEP_SECONDS = 0.01
+STEP_SECONDS, SLOW_STEP_SECONDS = 0.01, 0.5
+SLOW = "slow"
+"""A file of this name in the box makes steps slow enough to be interrupted."""
 BOX = Path()
 
 
@@ -102,8 +104,9 @@ def _train(folder: Path, run: RunFolder) -> None:
         (data,) = run.data.iterdir()
         weights = first_weights(data.read_bytes())
     step, asked = first - 1, False
+    step_seconds = SLOW_STEP_SECONDS if (BOX / SLOW).exists() else STEP_SECONDS
     for step in range(first, plan.total_steps + 1):
-        asked = signal.sigtimedwait([signal.SIGTERM], STEP_SECONDS) is not None
+        asked = signal.sigtimedwait([signal.SIGTERM], step_seconds) is not None
         weights = next_weights(weights, step)
         _journal(run, "step", step)
         with stage.metrics.open("a") as metrics:

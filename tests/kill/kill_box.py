@@ -40,7 +40,7 @@ listen(Path({box!r}), "daemon")
 """
 
 Side = Literal["daemon", "child"]
-Victims = Literal["self", "other", "both"]
+Victims = Literal["self", "other", "both", "disk"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,10 @@ class AtPoint:
     index: int = 1
     point: str | None = None
     what: str | None = None
+    disk: str | None = None
+    """For victims "disk": the one that is filled."""
+    room: int = 0
+    """Megabytes that are left on it."""
 
     def __str__(self) -> str:
         where = f"{self.point} {self.what or ''}".strip() if self.point else "point"

@@ -1,4 +1,4 @@
-"""Turns a list of armed kills into SIGKILLs at crash points, inside the processes under test.
+"""Turns a list of armed kills into SIGKILLs, or a full disk, at crash points in the processes.
 
 The harness writes `armed.json`; the daemon's and the stage's test commands call `listen`. Each side
 counts its visits in a file of its own, across all its processes, so "the 57th point of the daemon"
@@ -8,6 +8,7 @@ is the one that is waited for; a hit takes it off the list.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from runner.contract import crash_points
 
 ARMED, HITS = "armed.json", "hits"
+FILLER = "filler"
 
 
 def children_of(pid: int) -> list[int]:
@@ -36,6 +38,23 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
+
+
+def fill(disk: Path, *, leave_bytes: int = 0) -> None:
+    """Fill a disk up to so many bytes: somebody else's file, not the runner's."""
+    with (disk / FILLER).open("ab", buffering=0) as file:
+        for size in (1024**2, 65_536, 4096):
+            while os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize >= leave_bytes + size:
+                try:
+                    file.write(b"\0" * size)
+                except OSError as error:
+                    assert error.errno == errno.ENOSPC
+                    break
+
+
+def make_room(disk: Path) -> None:
+    """Take the filler away."""
+    (disk / FILLER).unlink(missing_ok=True)
 
 
 def listen(folder: Path, side: str) -> None:
@@ -66,6 +85,9 @@ def listen(folder: Path, side: str) -> None:
         beside.rename(folder / ARMED)
         with (folder / HITS).open("ab", buffering=0) as file:
             file.write(f"{side}\t{first['victims']}\t{line}".encode())
+        if first["victims"] == "disk":
+            fill(Path(first["disk"]), leave_bytes=first.get("room", 0) * 1024**2)
+            return
         other = [os.getppid()] if side == "child" else children_of(os.getpid())
         if first["victims"] in ("other", "both"):
             for pid in other:
