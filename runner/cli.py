@@ -126,6 +126,39 @@ def health(outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = False) -> None:
     raise typer.Exit(0 if found.well else 1)
 
 
+@app.command()
+def doctor(
+    jobs_dir: JobsDir = JOBS,
+    outputs_dir: OutputsDir = OUTPUTS,
+    models_dir: ModelsDir = MODELS,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say what is wrong with this box, and the command that mends it; exit 0 if a job could run.
+
+    \b
+    Example:
+        runner doctor
+    """
+    from runner.commands.doctor import as_json as to_json
+    from runner.commands.doctor import print_findings, run_doctor
+    from runner.daemon.settings import Settings
+    from runner.doctor.finding import could_run
+
+    settings = Settings(
+        jobs_dir=jobs_dir.absolute(),
+        outputs_dir=outputs_dir.absolute(),
+        models_dir=models_dir.absolute(),
+        device=device,
+    )
+    found = run_doctor(settings, quietly=as_json)
+    if as_json:
+        _print_json(to_json(found))
+    else:
+        print_findings(found)
+    raise typer.Exit(0 if could_run(found) else 1)
+
+
 @app.command(hidden=True)
 def make_folders(
     box: Annotated[Path, typer.Argument(help="The folder that holds jobs/ and the others.")],

@@ -1,0 +1,101 @@
+"""Turns the findings about this box into a page on the terminal, and into one verdict."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from runner.commands.words import visible
+from runner.daemon.settings import Settings
+from runner.doctor.engine import examine_engine
+from runner.doctor.examine import examine_card, examine_lightly
+from runner.doctor.finding import Finding, Level, could_run
+from runner.doctor.surroundings import in_container
+
+_MARKS = {
+    Level.OK: ("✓", "green"),
+    Level.ADVICE: ("!", "yellow"),
+    Level.TROUBLE: ("✗", "bold red"),
+    Level.UNKNOWN: ("?", "magenta"),
+    Level.SKIPPED: ("–", "dim"),
+}
+
+
+def examine(settings: Settings, console: Console) -> list[Finding]:
+    """Make every check; the console tells which one takes its time."""
+    with console.status("Looking at this box …"):
+        light = examine_lightly(settings)
+    where = "card" if light.answer.cards else "CPU"
+    with console.status(f"Computing a small product on the {where} …"):
+        found = [*light.findings, *examine_card(settings, light.answer)]
+    if not in_container():
+        with console.status("Asking Docker …"):
+            found += examine_engine(card_on_host=bool(light.answer.cards))
+    return found
+
+
+def verdict(findings: Iterable[Finding]) -> tuple[str, str]:
+    """Say in a sentence whether a job could run, and in which colour."""
+    found = list(findings)
+    runs = could_run(found)
+    troubles = sum(finding.level is Level.TROUBLE for finding in found)
+    advices = sum(finding.level is Level.ADVICE for finding in found)
+    if runs is False:
+        things = "one thing stands" if troubles == 1 else f"{troubles} things stand"
+        return f"No job could run yet: {things} in the way (✗).", "bold red"
+    if runs is None:
+        return "Whether a job could run cannot be told from here (?).", "bold magenta"
+    if advices:
+        things = "One thing" if advices == 1 else f"{advices} things"
+        return f"A job could run. {things} would make it better (!).", "bold green"
+    return "A job could run.", "bold green"
+
+
+def as_json(findings: Iterable[Finding]) -> dict[str, Any]:
+    """Give the same to a script."""
+    found = list(findings)
+    return {"could_run": could_run(found), "findings": [finding.as_json() for finding in found]}
+
+
+def render(findings: Iterable[Finding]) -> RenderableType:
+    """Lay the findings out: what is well in a line, the rest with its reason and its mend."""
+    found = list(findings)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=1)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    before = ""
+    for finding in found:
+        mark, style = _MARKS[finding.level]
+        name = finding.check if finding.check != before else ""
+        before = finding.check
+        lines = [Text(visible(finding.what))]
+        if finding.level in (Level.ADVICE, Level.TROUBLE, Level.UNKNOWN):
+            lines.append(Text(finding.why, style="dim"))
+            lines += [_command(line) for line in finding.mend.splitlines()]
+        table.add_row(Text(mark, style=style), Text(name, style="bold"), Group(*lines))
+    words, style = verdict(found)
+    return Padding(Group(table, "", Text(words, style=style)), (1, 1))
+
+
+def _command(line: str) -> Text:
+    """Show a command as one types it, its remark less loud."""
+    command, mark, remark = line.partition("    # ")
+    return Text.assemble(("$ ", "dim"), (command, "bold"), (f"  # {remark}" if mark else "", "dim"))
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print the page."""
+    Console(highlight=False).print(render(findings))
+
+
+def run_doctor(settings: Settings, *, quietly: bool) -> list[Finding]:
+    """Make every check; ``quietly`` shows no progress, for scripts."""
+    console = Console(file=io.StringIO()) if quietly else Console(stderr=True)
+    return examine(settings, console)

@@ -1,0 +1,108 @@
+"""Turns a box into findings: light checks, which the daemon makes at its start, and the card's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runner.daemon.gpu import GpuMemory, read_gpu
+from runner.daemon.gpu_answer import Answer
+from runner.daemon.gpu_watch import ask_driver
+from runner.daemon.settings import Settings
+from runner.doctor.ask_card import NoCardFacts, ask_card, judge_no_card_facts
+from runner.doctor.base_models import judge_base_models, read_base_models
+from runner.doctor.clock import judge_clock, read_clock
+from runner.doctor.disk import judge_disk, read_disks
+from runner.doctor.driver import Driver, judge_driver, read_cards_on_bus, read_cuda, read_module
+from runner.doctor.events import Events, judge_events, try_events
+from runner.doctor.finding import Finding, Level
+from runner.doctor.folders import judge_folders, try_folder
+from runner.doctor.gpu_memory import judge_gpu_memory
+from runner.doctor.host_memory import judge_host_memory, read_host_memory
+from runner.doctor.judge_card import judge_card
+from runner.doctor.offline import judge_offline, read_offline
+from runner.doctor.shared_memory import judge_shared_memory, read_shared_memory
+from runner.doctor.surroundings import in_container
+
+
+@dataclass(frozen=True, kw_only=True)
+class Light:
+    """What the light checks found, and what the daemon goes by."""
+
+    findings: tuple[Finding, ...]
+    events: Events
+    answer: Answer
+    """The driver's, for those who look further."""
+
+
+def examine_lightly(settings: Settings) -> Light:
+    """Make every check that takes no more than a moment and no torch."""
+    inside = in_container()
+    wanted = settings.device != "cpu"
+    answer = (ask_driver() if wanted else None) or Answer()
+    driver = Driver(
+        wanted=wanted,
+        cards_on_bus=read_cards_on_bus(),
+        module=read_module(),
+        answer=answer,
+        cuda=read_cuda(),
+        in_container=inside,
+    )
+    card: GpuMemory | None = read_gpu() if answer.cards else None
+    events = try_events(settings.jobs_dir)
+    folders = (settings.jobs_dir, settings.outputs_dir, settings.models_dir)
+    rights = [
+        try_folder(path, name, writes=name != "models")
+        for path, name in zip(folders, ("jobs", "outputs", "models"), strict=True)
+    ]
+    checks: list[Callable[[], list[Finding]]] = [
+        lambda: [judge_driver(driver)],
+        lambda: [judge_gpu_memory(card)] if card else [],
+        lambda: [judge_host_memory(read_host_memory())],
+        lambda: [
+            judge_disk(disk) for disk in read_disks(folders, needed_bytes=settings.min_free_bytes)
+        ],
+        lambda: [judge_shared_memory(read_shared_memory(in_container=inside))],
+        lambda: judge_folders(rights),
+        lambda: [judge_base_models(read_base_models(settings.models_dir))],
+        lambda: [judge_events(events)],
+        lambda: [judge_clock(read_clock(settings.outputs))],
+        lambda: [judge_offline(read_offline(os.environ, in_container=inside))],
+    ]
+    return Light(
+        findings=tuple(finding for check in checks for finding in _made(check)),
+        events=events,
+        answer=answer,
+    )
+
+
+def _made(check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Make a check; one that this machine cannot answer must not keep the others from it."""
+    try:
+        return check()
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        return [
+            Finding(
+                check="This machine",
+                level=Level.SKIPPED,
+                what=f"One check could not be made here: {error}.",
+                why="Machines differ; the other checks stand.",
+            )
+        ]
+
+
+def examine_card(settings: Settings, answer: Answer) -> list[Finding]:
+    """Let the card, or the CPU in its place, compute what training needs."""
+    wanted = settings.device != "cpu"
+    on_card = wanted and bool(answer.cards)
+    facts = ask_card(
+        settings.outputs,
+        os.environ,
+        device=settings.device,
+        needs_lease=on_card,
+        home=settings.stage_home,
+    )
+    if isinstance(facts, NoCardFacts):
+        return [judge_no_card_facts(facts)]
+    return judge_card(facts, card_answers=on_card)
