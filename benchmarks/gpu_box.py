@@ -22,6 +22,7 @@ from runner.contract.layout import RunFolder, StageFolder, new_run_id
 from runner.contract.stage_io import TrainPlan, TrainResult, read_message, write_message
 
 WORDS = 64  # the language of the rows has so many
+FIRST_WORD = 259  # the first one's token: three special ones and 256 bytes come before
 SHAPES: dict[str, dict[str, Any]] = {
     # hidden size, MLP width, layers, heads, key/value heads, head size: Llama 3's family
     "tiny": {"sizes": (128, 384, 2, 4, 2, 32), "tied": True, "vocabulary": 512},
@@ -81,21 +82,29 @@ def make_model(models: Path, shape: str) -> None:
 
 
 def make_tokenizer() -> Any:
-    """Make a tokenizer that knows the rows' words."""
-    from tokenizers import Tokenizer, pre_tokenizers
-    from tokenizers.models import WordLevel
+    """Make a tokenizer that knows the rows' words, and anything else byte by byte."""
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    names = [*special, "user", "assistant", "system", *(f"w{n}" for n in range(WORDS))]
-    inner = Tokenizer(WordLevel({name: n for n, name in enumerate(names)}, unk_token=special[0]))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = Tokenizer(BPE({name: n for n, name in enumerate(names)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_tokens([AddedToken(word_of(n), normalized=False) for n in range(WORDS)])
+    assert inner.token_to_id(word_of(0)) == FIRST_WORD
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
     )
+
+
+def word_of(number: int) -> str:
+    """Spell a word: one token, needing no space beside it."""
+    return f"<w{number}>"
 
 
 def learnable_words(length: int, dice: random.Random) -> list[int]:
@@ -114,10 +123,9 @@ def prepare_rows(folder: Path, lengths: Sequence[int]) -> None:
 
     disable_progress_bars()
     dice = random.Random(1)
-    first = 6  # the words come after the special tokens
     rows = []
     for number, length in enumerate(lengths):
-        ids = [first + word for word in learnable_words(length, dice)]
+        ids = [FIRST_WORD + word for word in learnable_words(length, dice)]
         rows.append({"input_ids": ids, "labels": [-100, *ids[1:]], "row": number})
     Dataset.from_list(rows).save_to_disk(str(folder / "train"))
     (folder / "lengths.json").write_text(json.dumps(list(lengths)))
