@@ -17,6 +17,7 @@ from runner.commands.words import duration, memory, number, visible
 from runner.contract.batch import BatchPlan
 from runner.contract.errors import DamagedError
 from runner.contract.layout import Outputs, RunFolder
+from runner.contract.memory_story import memory_story
 from runner.contract.record import RunRecord, now, read_record
 from runner.contract.states import State
 
@@ -53,6 +54,7 @@ class Standing:
             "ended_at": record.ended_at.isoformat() if record.ended_at else None,
             "waiting": record.waiting.reason if record.waiting else None,
             "attempts": len(record.attempts),
+            "memory": memory_story(record),
             "progress": asdict(self.progress),
             "error": record.error.model_dump() if record.error else None,
             "folder": str(self.run.root),
@@ -149,8 +151,10 @@ def _running(standing: Standing) -> RenderableType:
         lines += [bar, Text(facts_of(progress, record.batch_plan))]
     if record.waiting:
         lines.append(Text(visible(record.waiting.reason), style="yellow"))
+    story = memory_story(record)
+    lines += [Text(visible(change), style="yellow") for change in story]
     if len(record.attempts) > 1:
-        reasons = [visible(a.reason) for a in record.attempts if a.reason]
+        reasons = [visible(a.reason) for a in record.attempts if a.reason and a.reason not in story]
         tail = f": {reasons[-1]}" if reasons else ""
         lines.append(Text(f"attempt {len(record.attempts)}{tail}", style="yellow"))
     return Group(*lines)
@@ -160,10 +164,11 @@ def _outcome(standing: Standing) -> str:
     record = standing.record
     if record.error:
         return visible(record.error.message.split("\n")[0])
+    parts = []
     before, after = (record.metrics.get(f"eval_loss_{when}") for when in ("before", "after"))
     if isinstance(after, int | float):
-        return f"held-out loss {number(before)} → {number(after)}"
-    return ""
+        parts.append(f"held-out loss {number(before)} → {number(after)}")
+    return "; ".join([*parts, *map(visible, memory_story(record))])
 
 
 def render(overview: Overview) -> RenderableType:

@@ -33,8 +33,6 @@ class StagePlan(_Message):
     """The box owner's setting; never a spec's."""
     device: str = "auto"
     """``auto`` takes the GPU where torch sees one; ``cpu`` does not look."""
-    spare_host_memory: bool = False
-    """The machine's own memory ran out before: make do with less, at the cost of time."""
     compute: str = "auto"
     """``auto``: bf16 where the machine has it; ``float32``: for tests that compare losses."""
 
@@ -90,6 +88,8 @@ class TrainPlan(StagePlan):
     """What is left of ``limits.hours``; the attempt ends itself then, with its best adapter."""
     checkpoint_seconds: float = 600.0
     """A checkpoint falls at least this often."""
+    spare_host_memory: bool = False
+    """The machine's own memory ran out before: make do with less, at the cost of time."""
     probe: bool | None = None
     """Try the worst batch before step 1; None: on a card. (Without one it is the kernel that ends a
     process that takes too much: no allocator says no, and a probe would find nothing out.)"""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import unicodedata
 from collections.abc import Sequence
 
-from runner.contract.batch import describe_change
+from runner.contract.memory_story import memory_story
 from runner.contract.record import RunRecord
 from runner.contract.states import State
 from runner.daemon.progress import Progress
@@ -63,7 +62,7 @@ def answer(record: RunRecord, *, place: int | None = None, progress: Progress | 
         lines.append(f"It waits: {record.waiting.reason} (since {record.waiting.since:%H:%M} UTC)")
     if progress is not None and record.state is State.TRAINING:
         lines.append(progress_line(record, progress))
-    lines += _plan_changes(record)
+    lines += [f"It did not fit into memory; {change}" for change in memory_story(record)]
     if record.state is State.SUCCEEDED:
         lines += _outcome(record)
     lines += [f"Note: {sentence}" for sentence in record.shortfalls]
@@ -77,17 +76,6 @@ def answer(record: RunRecord, *, place: int | None = None, progress: Progress | 
         lines += ["", "To try again, drop the (mended) spec into the inbox."]
     lines.append(f"Everything about it: outputs/{record.job}/{record.run_id}/")
     return shown("\n".join(lines)) + "\n"
-
-
-def _plan_changes(record: RunRecord) -> list[str]:
-    plans = [attempt.batch_plan for attempt in record.attempts]
-    if record.batch_plan is not None:
-        plans.append(record.batch_plan)
-    return [
-        f"It did not fit into memory; {describe_change(before, after)}"
-        for before, after in itertools.pairwise(plans)
-        if before != after
-    ]
 
 
 def _outcome(record: RunRecord) -> list[str]:

@@ -41,6 +41,8 @@ class Live:
     """Why it is to be cancelled, as soon as its child has ended."""
     pause: str = ""
     """Why its child was asked to leave a checkpoint: the box's trouble, not the run's."""
+    kernel_kills: int | None = None
+    """How many processes the kernel had killed for want of memory when its child began."""
     end_said: bool = False
     """Its child's end was logged; writing the record of it may take more than one try."""
     absent_since: float | None = None

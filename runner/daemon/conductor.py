@@ -21,6 +21,7 @@ from runner.contract.record import RunRecord
 from runner.daemon import answer, view
 from runner.daemon.book import ENDED_SHOWN, Book, Live
 from runner.daemon.end_stages import attempt_ended, reap
+from runner.daemon.follow_plans import follow_plans
 from runner.daemon.follow_view import follow_view
 from runner.daemon.heartbeat import Heartbeat
 from runner.daemon.intake import Intake
@@ -110,6 +111,8 @@ class Conductor:
         while True:
             at = time.monotonic()
             book.troubles = set()
+            with book.noting_trouble():
+                follow_plans(book)
             reap(book, at)
             if not book.stopping:
                 with book.noting_trouble():

@@ -15,6 +15,8 @@ from runner.contract.stage_io import EvaluateResult, ExportResult, PrepareResult
 from runner.contract.states import Stage, State
 from runner.daemon import outcome
 from runner.daemon.book import Book, Live
+from runner.daemon.follow_plans import plan_in_force
+from runner.daemon.host_memory import kernel_kills, killed_for_memory
 from runner.daemon.look_ahead import learn
 from runner.daemon.plans import read_answer, stage_folder
 from runner.daemon.process import Child
@@ -44,18 +46,30 @@ def _look_at_child(book: Book, live: Live, child: Child, at: float) -> None:
     if not live.end_said:
         book.say(live, f"{live.record.job}: {live.stage} ended", exit_code=code)
         live.end_said = True
-    stage_ended(book, live, live.stage, code, asked=child.is_stopping)
+    meant = code
+    if not child.is_stopping and killed_for_memory(
+        code, before=live.kernel_kills, after=kernel_kills()
+    ):
+        meant = ExitCode.OUT_OF_HOST_MEMORY
+    stage_ended(book, live, live.stage, meant, asked=child.is_stopping, status=code)
 
 
-def stage_ended(book: Book, live: Live, which: Stage, code: int, *, asked: bool) -> None:
-    """Close a stage; its child is forgotten only once the record says how it ended."""
+def stage_ended(
+    book: Book, live: Live, which: Stage, code: int, *, asked: bool, status: int | None = None
+) -> None:
+    """Close a stage; its child is forgotten only once the record says how it ended.
+
+    ``code`` is what its end means; ``status``, where another, is how the child ended.
+    """
     if which is Stage.TRAIN:
-        attempt_ended(book, live, code, asked=asked)
+        attempt_ended(book, live, code, asked=asked, status=status)
     else:
         _other_ended(book, live, which, code, asked=asked)
 
 
-def attempt_ended(book: Book, live: Live, code: int, *, asked: bool) -> None:
+def attempt_ended(
+    book: Book, live: Live, code: int, *, asked: bool, status: int | None = None
+) -> None:
     """Close the newest attempt by its exit status and by what it left."""
     record = live.record
     attempt = record.attempts[-1]
@@ -68,23 +82,25 @@ def attempt_ended(book: Book, live: Live, code: int, *, asked: bool) -> None:
         if code == ExitCode.OK and result is not None
         else step_of(newest_verified(live.run.root))
     )
-    plan = result.batch_plan if result is not None else attempt.batch_plan
+    plan = result.batch_plan if result else plan_in_force(folder) or attempt.batch_plan
     next_plan = None
     if code == ExitCode.OUT_OF_GPU_MEMORY:
         next_plan = smaller(plan) if result is None else result.next_batch_plan
-    reason = error.message if error else outcome.how(code)
+    reason: str | None = error.message if error else outcome.how(code)
     if asked and code != ExitCode.OK:
         reason = live.pause or ASKED
     elif next_plan is not None and next_plan != plan:
         reason = describe_change(plan, next_plan)
+    elif code == ExitCode.OK:
+        reason = None if plan == attempt.batch_plan else describe_change(attempt.batch_plan, plan)
     closed = attempt.model_copy(
         update={
             "ended_at": now(),
             "outcome": "interrupted" if reason in NOT_THE_RUN else rule_for(code).outcome,
-            "exit_code": code,
+            "exit_code": code if status is None else status,
             "last_step": durable,
             "peak_gpu_memory_bytes": result.peak_gpu_memory_bytes if result else None,
-            "reason": None if code == ExitCode.OK else reason,
+            "reason": reason,
         }
     )
     changes: dict[str, Any] = {
@@ -110,7 +126,7 @@ def attempt_ended(book: Book, live: Live, code: int, *, asked: bool) -> None:
     then = after_attempt(code, attempts=changes["attempts"], smaller_exists=next_plan is not None)
     if then is Next.GO_ON:
         changes["state"] = State.EXPORTING
-    elif asked or then in (Next.SAME_PLAN, Next.SMALLER_PLAN, Next.HOLD):
+    elif asked or then not in (Next.REJECT, Next.FAIL):
         changes["state"] = State.INTERRUPTED
     error = error or outcome.facts(Stage.TRAIN, code, live.run, record)
     _close(book, live, then, error, asked=asked, changes=changes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+from runner.contract.errors import HOST_MEMORY_ADVICE
+from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord
 from runner.contract.stage_io import PrepareResult
@@ -44,6 +46,8 @@ def joined(before: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
 
 def how(code: int) -> str:
     """Say how a child ended."""
+    if code == ExitCode.OUT_OF_HOST_MEMORY:
+        return "ended by the kernel because the machine's own memory ran out"
     if code < 0:
         try:
             return f"ended by {signal.Signals(-code).name}"
@@ -56,12 +60,13 @@ def facts(which: Stage, code: int, run: RunFolder, record: RunRecord) -> ErrorFa
     """Say why a stage failed, where it could not say so itself."""
     folder = stage_folder(run, which, record).relative_to(run.root)
     where = f"outputs/{record.job}/{record.run_id}/{folder}/{which}.log"
+    by_others = code < 0 or code == ExitCode.OUT_OF_HOST_MEMORY
     return ErrorFacts(
         kind=rule_for(code).outcome.replace(" ", "_"),
-        message=f"The {which} stage was {how(code)}."
-        if code < 0
-        else f"The {which} stage {how(code)}.",
-        advice=f"Its log tells more: {where}",
+        message=f"The {which} stage {'was ' if by_others else ''}{how(code)}.",
+        advice=HOST_MEMORY_ADVICE
+        if code == ExitCode.OUT_OF_HOST_MEMORY
+        else f"Its log tells more: {where}",
     )
 
 

@@ -20,6 +20,7 @@ from runner.contract.stage_io import (
     read_message,
 )
 from runner.contract.states import Stage, State
+from runner.daemon.retry import spares_host_memory
 from runner.daemon.settings import Settings
 
 FIRST_BATCH = 4  # examples per pass to start from; the probe and retries go down from there
@@ -98,6 +99,7 @@ def make_plan(
             resume_from=resume_from,
             gpu_memory_bytes=memory,
             seconds_left=_seconds_left(record, spec),
+            spare_host_memory=spares_host_memory(record.attempts),
             # Whoever ran out once is probed: it must not happen again half an hour later.
             probe=None if settings.look_ahead or len(record.attempts) > 1 else False,
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from runner.contract.exit_codes import ExitCode
+from runner.contract.memory_story import OUT_OF_HOST_MEMORY
 from runner.contract.record import Attempt
 from runner.contract.states import Stage
 
@@ -26,6 +27,7 @@ class Next(StrEnum):
     GO_ON = "go on"
     SAME_PLAN = "again, same plan"
     SMALLER_PLAN = "again, smaller plan"
+    SMALLER_FOOTPRINT = "again, sparing the machine's own memory"
     HOLD = "hold"
     """Not the run's fault: nothing starts until the box is well again."""
     FAIL = "fail"
@@ -49,7 +51,7 @@ RULES: dict[ExitCode, Rule] = {
     ExitCode.UNEXPECTED: Rule(outcome="failed", then=Next.SAME_PLAN, at_most=2),
     ExitCode.BAD_INPUT: Rule(outcome="bad input", then=Next.REJECT),
     ExitCode.OUT_OF_GPU_MEMORY: Rule(outcome="out of memory", then=Next.SMALLER_PLAN),
-    ExitCode.OUT_OF_HOST_MEMORY: Rule(outcome="out of host memory", then=Next.SAME_PLAN, at_most=2),
+    ExitCode.OUT_OF_HOST_MEMORY: Rule(outcome=OUT_OF_HOST_MEMORY, then=Next.SMALLER_FOOTPRINT),
     ExitCode.INTERRUPTED: Rule(outcome="interrupted", then=Next.SAME_PLAN),
     ExitCode.GPU_LOST: Rule(outcome="gpu lost", then=Next.HOLD),
     ExitCode.DIVERGED: Rule(outcome="diverged", then=Next.FAIL),
@@ -57,7 +59,7 @@ RULES: dict[ExitCode, Rule] = {
 }
 """One rule for each exit code."""
 
-_KILLED = Rule(outcome="killed", then=Next.SAME_PLAN)  # the kernel's memory killer, a person
+_KILLED = Rule(outcome="killed", then=Next.SAME_PLAN)  # a person; for memory: host_memory.py
 _CRASHED = Rule(outcome="crashed", then=Next.SAME_PLAN, at_most=2)  # a defect in native code
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT}
 _NOT_COUNTED = (ExitCode.OUT_OF_GPU_MEMORY, ExitCode.GPU_LOST, ExitCode.DISK_FULL)
@@ -98,11 +100,19 @@ def may_start(stage: Stage, *, attempts: Sequence[Attempt], tries: int) -> bool:
     return tries < ATTEMPTS_WITHOUT_PROGRESS
 
 
+def spares_host_memory(attempts: Sequence[Attempt]) -> bool:
+    """Decide whether the next attempt makes do with less of the machine's own memory."""
+    return any(attempt.outcome == OUT_OF_HOST_MEMORY for attempt in attempts)
+
+
 def after_attempt(exit_code: int, *, attempts: Sequence[Attempt], smaller_exists: bool) -> Next:
     """Decide what follows an attempt of the train stage; ``attempts`` includes it, closed."""
     rule = rule_for(exit_code)
     if rule.then is Next.SMALLER_PLAN:
         return Next.SMALLER_PLAN if smaller_exists else Next.FAIL
+    if rule.then is Next.SMALLER_FOOTPRINT:
+        moved = (attempts[-1].last_step or 0) >= (attempts[-1].first_step or 1)
+        return rule.then if moved or not spares_host_memory(attempts[:-1]) else Next.FAIL
     if rule.then is Next.SAME_PLAN and stalled(attempts) >= rule.at_most:
         return Next.FAIL
     return rule.then
@@ -119,5 +129,7 @@ def after_stage(stage: Stage, exit_code: int, *, tries: int) -> Next:
     if rule.then is Next.SMALLER_PLAN:
         return Next.FAIL
     if rule.then is Next.SAME_PLAN and tries >= rule.at_most:
+        return Next.FAIL
+    if rule.then is Next.SMALLER_FOOTPRINT and tries > 1:  # every second try spares memory
         return Next.FAIL
     return rule.then

@@ -22,13 +22,14 @@ from runner.daemon import outcome, stage
 from runner.daemon.book import Book, Live
 from runner.daemon.data_ready import named_files
 from runner.daemon.end_stages import stage_ended
+from runner.daemon.host_memory import kernel_kills
 from runner.daemon.lock import Lock
 from runner.daemon.look_ahead import Ahead, look_ahead
 from runner.daemon.plans import STATE_DURING, make_plan, next_stage, stage_folder
 from runner.daemon.process import Child
 from runner.daemon.queue import in_order
 from runner.daemon.recover import step_of
-from runner.daemon.retry import may_start
+from runner.daemon.retry import may_start, spares_host_memory
 from runner.daemon.space import needed_bytes, short_of
 from runner.daemon.sweep import sweep_run
 
@@ -164,10 +165,17 @@ def _start(book: Book, live: Live, lease: Lock | None, ahead: Ahead | None) -> N
     book.set(live, **changes)
     reached("stage recorded")
     live.stage = which
+    live.kernel_kills = kernel_kills()
     try:
         live.child = Child(
             stage.command(book.settings.stage_command, which, folder.resolve()),
-            environment=stage.environment(os.environ, home=book.settings.stage_home.resolve()),
+            environment=stage.environment(
+                os.environ,
+                home=book.settings.stage_home.resolve(),
+                spare_host_memory=spares_host_memory(record.attempts)
+                if which is Stage.TRAIN
+                else live.record.tries[which.value] > 1,
+            ),
             folder=folder,
             log=StageFolder(folder).log(which.value),
             on_exit=book.wakeup.set,

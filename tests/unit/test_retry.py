@@ -18,6 +18,7 @@ from runner.daemon.retry import (
     after_stage,
     may_start,
     rule_for,
+    spares_host_memory,
     stalled,
 )
 
@@ -52,7 +53,7 @@ def test_every_exit_code_has_a_rule() -> None:
         (ExitCode.UNEXPECTED, Next.SAME_PLAN),
         (ExitCode.BAD_INPUT, Next.REJECT),
         (ExitCode.OUT_OF_GPU_MEMORY, Next.SMALLER_PLAN),
-        (ExitCode.OUT_OF_HOST_MEMORY, Next.SAME_PLAN),
+        (ExitCode.OUT_OF_HOST_MEMORY, Next.SMALLER_FOOTPRINT),
         (ExitCode.INTERRUPTED, Next.SAME_PLAN),
         (ExitCode.GPU_LOST, Next.HOLD),
         (ExitCode.DIVERGED, Next.FAIL),
@@ -120,6 +121,31 @@ def test_what_went_down_with_the_box_three_times_is_not_started_again(
     assert may_start(stage, attempts=cut_off, tries=tries) is starts
 
 
+def host_memory(*spans: tuple[int, int]) -> list[Attempt]:
+    """Make attempts that the kernel ended, from (first step, last step)."""
+    killed = attempts(*[(-signal.SIGKILL, *span) for span in spans])
+    return [a.model_copy(update={"outcome": "out of host memory"}) for a in killed]
+
+
+@pytest.mark.parametrize(
+    ("spans", "then"),
+    [
+        ([(1, 0)], Next.SMALLER_FOOTPRINT),
+        ([(1, 0), (1, 0)], Next.FAIL),
+        ([(1, 5), (6, 5)], Next.FAIL),
+        ([(1, 5), (6, 9)], Next.SMALLER_FOOTPRINT),  # it gets somewhere: a run is not given up
+    ],
+)
+def test_host_memory_is_given_one_more_try_that_spares_it(
+    spans: list[tuple[int, int]], then: Next
+) -> None:
+    """A kernel kill for the machine's own memory is repeated once, unless the run moves."""
+    ended = host_memory(*spans)
+    assert spares_host_memory(ended)
+    code = ExitCode.OUT_OF_HOST_MEMORY
+    assert after_attempt(code, attempts=ended, smaller_exists=True) is then
+
+
 def test_stops_by_the_box_owner_do_not_count() -> None:
     """Restarting the daemon often must not fail a run."""
     ended = [a.model_copy(update={"reason": ASKED}) for a in attempts(*[(13, 1, 0)] * 5)]
@@ -142,6 +168,8 @@ def test_open_attempts_of_a_dead_daemon_count() -> None:
         (-signal.SIGKILL, 2, Next.SAME_PLAN),
         (-signal.SIGKILL, 3, Next.FAIL),
         (ExitCode.BAD_INPUT, 1, Next.REJECT),
+        (ExitCode.OUT_OF_HOST_MEMORY, 1, Next.SMALLER_FOOTPRINT),
+        (ExitCode.OUT_OF_HOST_MEMORY, 2, Next.FAIL),
     ],
 )
 def test_other_stages(code: int, tries: int, then: Next) -> None:

@@ -1,0 +1,30 @@
+"""Turns a run's attempts into sentences that tell what a lack of memory changed, and what not."""
+
+from __future__ import annotations
+
+import itertools
+
+from runner.contract.batch import describe_change
+from runner.contract.record import RunRecord
+
+OUT_OF_HOST_MEMORY = "out of host memory"
+"""Outcome of an attempt; how daemon/retry.py names it."""
+
+
+def memory_story(record: RunRecord) -> list[str]:
+    """Tell each change of plan, and each time that the machine's own memory ran out."""
+    plans = [attempt.batch_plan for attempt in record.attempts]
+    if record.batch_plan is not None:
+        plans.append(record.batch_plan)
+    changes = [
+        describe_change(before, after)
+        for before, after in itertools.pairwise(plans)
+        if before != after
+    ]
+    lost = [
+        f"the machine's own memory ran out in attempt {attempt.number}, after step "
+        f"{attempt.last_step or 0}"
+        for attempt in record.attempts
+        if attempt.outcome == OUT_OF_HOST_MEMORY
+    ]
+    return [*changes, *lost]
