@@ -146,9 +146,13 @@ class KillBox(Box):
             else:
                 self.arm([])
                 self._run_until(one)
+            self.after_kill()
         self.kills += len(self.hits())
         self.arm([])
         self._run_until(None)
+
+    def after_kill(self) -> None:
+        """Do to the box what a test wants between two lives."""
 
     def _run_until(self, timed: AtTime | None) -> None:
         """Run one daemon until it ends; kill at a time, where one is given."""

@@ -43,7 +43,8 @@ class TrainerBox(KillBox):
     stage = HERE / "real_stage.py"
     life_seconds = 300.0
 
-    def __init__(self, root: Path, model: Path) -> None:
+    def __init__(self, root: Path, model: Path, *, steps: int = STEPS) -> None:
+        self.steps = steps
         super().__init__(root)
         tiny = self.root / "models" / "tiny"
         tiny.mkdir()
@@ -54,7 +55,7 @@ class TrainerBox(KillBox):
         """Drop one spec."""
         rows = [{"prompt": f"What is {n}?", "completion": f"The number {n}."} for n in range(48)]
         (self.jobs / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        self.drop_bytes("real", SPEC, State.SUCCEEDED)
+        self.drop_bytes("real", SPEC.replace(f" {STEPS}\n", f" {self.steps}\n"), State.SUCCEEDED)
 
     def settings(self) -> dict[str, Any]:
         """Train on the CPU."""

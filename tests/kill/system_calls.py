@@ -1,0 +1,116 @@
+"""Turns a trace of system calls into the renames that a power cut could undo or leave torn."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TRACED = (
+    "openat,rename,renameat,renameat2,fsync,fdatasync,write,pwrite64,writev,sendfile,"
+    "copy_file_range,ftruncate,fallocate,unlink,unlinkat"
+)
+COMMAND = ["strace", "-ff", "-y", "-s", "0", "-e", f"trace={TRACED}", "-e", "signal=none", "-o"]
+
+_CALL = re.compile(r"(\w+)\((.*)\)\s+= (-?\d+)")
+_PATH = re.compile(r"(?:\d+|AT_FDCWD)<([^>]*)>")
+_NAMES = re.compile(r'(?:(?:\d+|AT_FDCWD)<([^>]*)>, )?"([^"]*)"\.{0,3}')
+
+
+@dataclass(kw_only=True)
+class Process:
+    """What one process wrote, synced and renamed."""
+
+    dirty: set[str] = field(default_factory=set)
+    """Files written to and not synced since."""
+    unsynced_folders: dict[str, str] = field(default_factory=dict)
+    """Folder → the rename in it that is not durable yet."""
+    renamed: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def wrote(self, path: str) -> None:
+        """Note a write."""
+        self.dirty.add(path)
+
+    def synced(self, path: str) -> None:
+        """Note an fsync."""
+        self.dirty.discard(path)
+        self.unsynced_folders.pop(path, None)
+
+    def moved(self, source: str, target: str) -> None:
+        """Note a rename that is not judged: what is under the new name is as dirty as it was."""
+        self.dirty = {
+            target + path[len(source) :]
+            if path == source or path.startswith(source + "/")
+            else path
+            for path in self.dirty
+        }
+
+    def rename(self, source: str, target: str, *, content_is_ours: bool) -> None:
+        """Judge a rename by what was synced before it and after the one before."""
+        self.renamed.append(target)
+        torn = [p for p in self.dirty if p == source or p.startswith(source + "/")]
+        if content_is_ours and torn:
+            self.faults.append(f"{target} was named before {torn} were synced")
+        self.dirty -= set(torn)
+        self.folder_must_be_synced_by_now(except_for=os.path.dirname(target))
+        for folder in {os.path.dirname(source), os.path.dirname(target)}:
+            self.unsynced_folders[folder] = target
+
+    def folder_must_be_synced_by_now(self, *, except_for: str | None = None) -> None:
+        """Judge the renames so far; several in one folder may share one sync."""
+        for folder, target in list(self.unsynced_folders.items()):
+            if folder != except_for:
+                self.faults.append(f"{folder} was not synced after {target} was named")
+                del self.unsynced_folders[folder]
+
+
+def _whole(folder: str, name: str) -> str:
+    return os.path.normpath(os.path.join(folder, name))
+
+
+def judge(trace: Iterable[str], counts: re.Pattern[str]) -> Process:
+    """Read one process's trace; only renames to paths that match ``counts`` are judged."""
+    process = Process()
+    for line in trace:
+        call = _CALL.match(line)
+        if call is None or int(call[3]) < 0:
+            continue
+        name, arguments = call[1], call[2]
+        if name in ("fsync", "fdatasync"):
+            process.synced(_PATH.findall(arguments)[0])
+        elif name.startswith("rename"):
+            (from_folder, source), (to_folder, target) = _NAMES.findall(arguments)[:2]
+            source, target = _whole(from_folder, source), _whole(to_folder, target)
+            if counts.search(target):
+                ours = name == "rename"
+                process.rename(source, target, content_is_ours=ours)
+            else:
+                process.moved(source, target)
+        elif name.startswith("unlink"):
+            folder, path = _NAMES.findall(arguments)[0]
+            process.dirty.discard(_whole(folder, path))
+        elif name == "openat":
+            if "O_CREAT" in arguments and "O_APPEND" not in arguments:
+                folder, path = _NAMES.findall(arguments)[0]
+                process.wrote(_whole(folder, path))
+        else:
+            paths = _PATH.findall(arguments)
+            target = paths[-1] if name == "copy_file_range" else paths[0]
+            process.wrote(target)
+    process.folder_must_be_synced_by_now()
+    return process
+
+
+def judge_all(folder: Path, counts: re.Pattern[str]) -> tuple[list[str], list[str]]:
+    """Judge the traces in a folder: what was renamed, and what is wrong with it."""
+    renamed: list[str] = []
+    faults: list[str] = []
+    for path in sorted(folder.iterdir()):
+        with path.open(errors="replace") as trace:
+            found = judge(trace, counts)
+        renamed += found.renamed
+        faults += found.faults
+    return renamed, faults
