@@ -31,12 +31,12 @@ def examine(settings: Settings, console: Console) -> list[Finding]:
     """Make every check; the console tells which one takes its time."""
     with console.status("Looking at this box …"):
         light = examine_lightly(settings)
-    where = "card" if light.answer.cards else "CPU"
+    where = "card" if light.card_answers else "CPU"
     with console.status(f"Computing a small product on the {where} …"):
-        found = [*light.findings, *examine_card(settings, light.answer)]
+        found = [*light.findings, *examine_card(settings, card_answers=light.card_answers)]
     if not in_container():
         with console.status("Asking Docker …"):
-            found += examine_engine(card_on_host=bool(light.answer.cards))
+            found += examine_engine(card_on_host=light.card_answers)
     return found
 
 

@@ -18,6 +18,7 @@ from runner.contract.states import Stage, State
 from runner.daemon import answer, claim, outcome
 from runner.daemon.data_ready import DataWatch, named_files
 from runner.daemon.gpu import GpuWatch
+from runner.daemon.gpu_watch import GpuGuard
 from runner.daemon.log import Log
 from runner.daemon.process import Child
 from runner.daemon.settings import Settings
@@ -67,6 +68,9 @@ class Book:
         self.sequence = 0
         self.data = DataWatch(settle_seconds=settings.settle_seconds)
         self.gpu = GpuWatch(settings.device)
+        self.guard = GpuGuard(
+            device=settings.device, patience_seconds=settings.gpu_lost_seconds, say=self.log.say
+        )
         self.all_succeeded = True
         self.stopping = False
         self.hold: tuple[float, str] | None = None

@@ -34,6 +34,7 @@ from runner.daemon.start_stages import start_what_can
 from runner.daemon.sweep import sweep_inbox
 from runner.daemon.watch import watch
 from runner.daemon.write_answers import Answers
+from runner.doctor.at_start import look_at_start
 
 _BUSY_WAIT_SECONDS = 1.0  # the longest wait while a child runs
 
@@ -127,10 +128,14 @@ class Conductor:
             busy = any(live.child for live in book.runs.values())
             if book.stopping and not busy:
                 return 0 if book.all_succeeded and not (self.settings.once and book.runs) else 1
+            if book.guard.standing.must_end and not busy:
+                book.log.say("ending, to be started anew with the GPU", level="warning")
+                return ExitCode.GPU_LOST
             if self.settings.once and not busy and not self.intake.specs:
                 if not book.runs:
                     return 0 if book.all_succeeded else 1
-                if book.hold is not None or book.inbox_problem or book.troubles:
+                held = book.hold is not None or book.guard.standing.problem
+                if held or book.inbox_problem or book.troubles:
                     return 1  # the box, not the runs: they go on at the next start
             book.wakeup.wait(self._wait_seconds(at, busy=busy))
 
@@ -245,9 +250,13 @@ def run_daemon(settings: Settings) -> int:
         conductor = Conductor(settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, conductor.ask_to_stop)
-        observer = watch(
-            settings.jobs_dir, polling=settings.polling, wake=conductor.book.wakeup.set
-        )
+        light = look_at_start(settings, conductor.book.log)
+        polling = settings.polling
+        if light is not None:
+            if light.answer is not None:
+                conductor.book.guard.take(light.answer, time.monotonic())
+            polling = light.events.polling if polling is None else polling
+        observer = watch(settings.jobs_dir, polling=polling, wake=conductor.book.wakeup.set)
         conductor.book.log.say("watching", inbox=str(settings.jobs_dir), pid=os.getpid())
         return conductor.work() if conductor.begin() else 1
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from runner.contract.batch import describe_change, smaller
@@ -129,7 +130,7 @@ def attempt_ended(
     elif asked or then not in (Next.REJECT, Next.FAIL):
         changes["state"] = State.INTERRUPTED
     error = error or outcome.facts(Stage.TRAIN, code, live.run, record)
-    _close(book, live, then, error, asked=asked, changes=changes)
+    _close(book, live, Ended(code=code, asked=asked, then=then, error=error), changes)
     if reason and then is not Next.GO_ON:
         book.say(live, f"{record.job}: attempt {attempt.number} ended", reason=reason)
 
@@ -177,30 +178,42 @@ def _other_ended(book: Book, live: Live, which: Stage, code: int, *, asked: bool
         book.end(live, State.SUCCEEDED, changes=changes)
         _forget_child(live)
         return
-    _close(book, live, then, error, asked=asked, changes=changes)
+    _close(book, live, Ended(code=code, asked=asked, then=then, error=error), changes)
 
 
-def _close(
-    book: Book,
-    live: Live,
-    then: Next,
-    error: ErrorFacts,
-    *,
-    asked: bool,
-    changes: dict[str, Any],
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a stage ended, and what follows from that."""
+
+    code: int
+    asked: bool
+    """It was asked to stop."""
+    then: Next
+    error: ErrorFacts
+
+
+def _close(book: Book, live: Live, ended: Ended, changes: dict[str, Any]) -> None:
     """Write how a stage ended and what that means for its run, in one step."""
     if live.cancel:
         book.end(live, State.CANCELLED, outcome.cancelled(live.cancel), changes=changes)
-    elif not asked and then in (Next.REJECT, Next.FAIL):
-        state = State.REJECTED if then is Next.REJECT else State.FAILED
-        book.end(live, state, error, changes=changes)
+    elif not ended.asked and ended.then in (Next.REJECT, Next.FAIL):
+        state = State.REJECTED if ended.then is Next.REJECT else State.FAILED
+        book.end(live, state, ended.error, changes=changes)
     else:
         book.set(live, **changes)
     _forget_child(live)
-    if not asked and then is Next.HOLD and not live.record.state.is_final:
-        book.hold = (time.monotonic() + book.settings.hold_seconds, error.message)
-        book.wait(live, error.message)
+    if not ended.asked and ended.then is Next.HOLD and not live.record.state.is_final:
+        _hold(book, live, ended)
+
+
+def _hold(book: Book, live: Live, ended: Ended) -> None:
+    at, why = time.monotonic(), ended.error.message
+    if ended.code == ExitCode.GPU_LOST:
+        book.guard.stage_lost_it(why, at)
+        why = book.guard.standing.problem
+    else:
+        book.hold = (at + book.settings.hold_seconds, why)
+    book.wait(live, why)
 
 
 def _forget_child(live: Live) -> None:

@@ -53,6 +53,10 @@ class Answer:
         return cls(**{**content, "cards": tuple(Card(**card) for card in content["cards"])})
 
 
+NOBODY = Answer(code=12, text="NVML Shared Library Not Found")
+"""The answer where no driver was ever installed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What an answer means."""

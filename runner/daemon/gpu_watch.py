@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from runner.daemon.gpu_answer import NO_ANSWER, Answer, Gpu, Verdict, meaning
 
@@ -57,6 +58,30 @@ def decide(
 def expects_gpu(environment: Mapping[str, str]) -> bool:
     """Whether the container toolkit says that it gave this process a card."""
     return environment.get("NVIDIA_VISIBLE_DEVICES", "") not in ("", "void", "none")
+
+
+def signs_of_a_card(environment: Mapping[str, str], root: Path = Path("/")) -> bool:
+    """Whether anything here is NVIDIA's; otherwise there is nobody to ask."""
+    signs = ("dev/nvidiactl", "dev/nvidia0", "dev/dxg", "proc/driver/nvidia")
+    return (
+        expects_gpu(environment)
+        or any((root / sign).exists() for sign in signs)
+        or cards_on_bus(root) > 0
+    )
+
+
+def cards_on_bus(root: Path = Path("/")) -> int:
+    """Count NVIDIA's cards on the PCI bus; a container sees the machine's bus, too."""
+    count = 0
+    for device in (root / "sys/bus/pci/devices").glob("*"):
+        try:
+            vendor = (device / "vendor").read_text().strip()
+            kind = (device / "class").read_text().strip()
+        except OSError:
+            continue
+        # 0x03….: a display controller; a data centre's card without a screen is 0x0302..
+        count += vendor == "0x10de" and kind.startswith("0x03")
+    return count
 
 
 def ask_driver() -> Answer | None:
@@ -105,6 +130,7 @@ class GpuGuard:
         self._patience_seconds = patience_seconds
         self._say = say
         self._ask = ask
+        self._signs = signs_of_a_card(os.environ)
         self._expected = expects_gpu(os.environ)
         self._verdict: Verdict | None = None
         self._asked_at = 0.0
@@ -118,6 +144,18 @@ class GpuGuard:
     def is_well(self) -> bool:
         """Whether there is a card and the driver answers for it."""
         return self._verdict is not None and self._verdict.gpu is Gpu.WELL
+
+    def take(self, answer: Answer, at: float) -> None:
+        """Take an answer that somebody else heard just now."""
+        self._asked_at = at
+        self._verdict = meaning(answer, expected=self._expected)
+        if self._verdict.gpu is not Gpu.NONE:
+            self._expected = True
+        if self._verdict.gpu in (Gpu.LOST, Gpu.REBOOT):
+            self._explained = True
+        elif self._explained:
+            self._stage_said, self._explained = "", False
+        self._judge(at)
 
     def stage_lost_it(self, message: str, at: float) -> None:
         """Take note that a stage ended because its GPU went away."""
@@ -133,15 +171,15 @@ class GpuGuard:
             about_to_start: a stage that needs the card is next: an old answer will not do.
         """
         if self._is_time(at, about_to_start=about_to_start):
-            answer = self._ask()
             self._asked_at = at
+            answer = self._ask()
             if answer is not None:
-                self._take(answer)
+                self.take(answer, at)
         self._judge(at)
         return self.standing
 
     def _is_time(self, at: float, *, about_to_start: bool) -> bool:
-        if not self._wanted:
+        if not self._wanted or not self._signs:
             return False
         if self._verdict is None:
             return True
@@ -149,15 +187,6 @@ class GpuGuard:
             return False
         wait = _LOST_SECONDS if self.standing.problem else _IDLE_SECONDS
         return at - self._asked_at >= (min(wait, _FRESH_SECONDS) if about_to_start else wait)
-
-    def _take(self, answer: Answer) -> None:
-        self._verdict = meaning(answer, expected=self._expected)
-        if self._verdict.gpu is not Gpu.NONE:
-            self._expected = True
-        if self._verdict.gpu in (Gpu.LOST, Gpu.REBOOT):
-            self._explained = True
-        elif self._explained:
-            self._stage_said, self._explained = "", False
 
     def _judge(self, at: float) -> None:
         verdict = self._verdict or Verdict(gpu=Gpu.NONE)

@@ -50,6 +50,7 @@ class Heartbeat:
                     "waiting": len(book.runs) - len(running),
                     "inbox": book.inbox_problem or "available",
                     "held": book.hold[1] if book.hold else None,
+                    "unwell": book.guard.standing.problem or None,
                 },
             )
         except OSError as error:

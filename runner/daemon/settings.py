@@ -37,7 +37,9 @@ class Settings:
     min_free_bytes: int = 1024**3
     """Less free disk than this under outputs/ and no stage starts."""
     hold_seconds: float = 300.0
-    """After a lost GPU or a full disk, the queue is tried again so much later."""
+    """After a full disk, the queue is tried again so much later."""
+    gpu_lost_seconds: float = 300.0
+    """So long after its GPU went away the daemon ends: a new container may be given it again."""
     hang_seconds: float = 300.0
     """A daemon whose loop stood still for so long ends itself, to be started again."""
     look_ahead: bool = True

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def start_what_can(book: Book, at: float) -> None:
     """Start the next stage of whoever is next, and prepare one run while another one trains."""
     if book.hold is not None and at >= book.hold[0]:
         book.hold = None
+    book.guard.look(at)
     waiting = [
         live
         for record in in_order(live.record for live in book.runs.values())
@@ -92,7 +94,10 @@ def _box_problem(book: Book) -> str | None:
 def _start_or_wait(book: Book, live: Live, blocked: str | None) -> bool:
     """Start the run's next stage, or record why it waits; True: it was its turn."""
     lease = None
-    if blocked is None and next_stage(live.record) in (Stage.TRAIN, Stage.EVALUATE):
+    on_card = next_stage(live.record) in (Stage.TRAIN, Stage.EVALUATE)
+    if blocked is None and on_card:
+        blocked = book.guard.look(time.monotonic(), about_to_start=True).problem or None
+    if blocked is None and on_card:
         try:
             lease = Lock.take(
                 book.outputs.gpu_lease, what="the GPU", holder=f"run {live.record.run_id}"
@@ -201,9 +206,12 @@ def _write_plan(
     if which is Stage.PREPARE and live.run.data.exists():
         shutil.rmtree(live.run.data)
     folder.mkdir(parents=True)
+    settings = book.settings
+    if book.guard.is_well:  # the card, and never the CPU in its place: that would take days
+        settings = replace(settings, device="cuda")
     plan = make_plan(
         which,
-        settings=book.settings,
+        settings=settings,
         run=live.run,
         record=planned,
         spec=live.spec,

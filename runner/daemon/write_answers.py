@@ -64,6 +64,8 @@ class Answers:
         lines = []
         if book.hold is not None:
             lines.append(f"The queue is held: {book.hold[1]}.")
+        if book.guard.standing.problem:
+            lines.append(f"The queue is held: {book.guard.standing.problem}.")
         lines += sorted(unclaimable)
         lines += sorted(book.troubles)
         lines += [f"The record of {run_id} cannot be read." for run_id in book.damaged]

@@ -36,20 +36,6 @@ class Driver:
     in_container: bool = False
 
 
-def read_cards_on_bus(root: Path = Path("/")) -> int:
-    """Count NVIDIA's cards; a container sees the machine's bus, too."""
-    count = 0
-    for device in (root / "sys/bus/pci/devices").glob("*"):
-        try:
-            vendor = (device / "vendor").read_text().strip()
-            kind = (device / "class").read_text().strip()
-        except OSError:
-            continue
-        # 0x03….: a display controller; a data centre's card without a screen is 0x0302..
-        count += vendor == "0x10de" and kind.startswith("0x03")
-    return count
-
-
 def read_module(root: Path = Path("/")) -> str | None:
     """Read the version of the driver that the kernel runs."""
     try:

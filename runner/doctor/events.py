@@ -37,7 +37,8 @@ class Events:
     @property
     def polling(self) -> bool:
         """Whether the daemon must look for changes."""
-        return self.remote or not self.arrived
+        untried = self.problem is not None and not self.no_watches_left
+        return self.remote or not (self.arrived or untried)
 
 
 class _Waiting(FileSystemEventHandler):

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner.daemon.gpu import GpuMemory, read_gpu
-from runner.daemon.gpu_answer import Answer
-from runner.daemon.gpu_watch import ask_driver
+from runner.daemon.gpu_answer import NOBODY, Answer
+from runner.daemon.gpu_watch import ask_driver, cards_on_bus, signs_of_a_card
 from runner.daemon.settings import Settings
 from runner.doctor.ask_card import NoCardFacts, ask_card, judge_no_card_facts
 from runner.doctor.base_models import judge_base_models, read_base_models
 from runner.doctor.clock import judge_clock, read_clock
 from runner.doctor.disk import judge_disk, read_disks
-from runner.doctor.driver import Driver, judge_driver, read_cards_on_bus, read_cuda, read_module
+from runner.doctor.driver import Driver, judge_driver, read_cuda, read_module
 from runner.doctor.events import Events, judge_events, try_events
 from runner.doctor.finding import Finding, Level
 from runner.doctor.folders import judge_folders, try_folder
@@ -32,24 +32,30 @@ class Light:
 
     findings: tuple[Finding, ...]
     events: Events
-    answer: Answer
-    """The driver's, for those who look further."""
+    answer: Answer | None
+    """The driver's, for those who look further; None: it could not be asked."""
+
+    @property
+    def card_answers(self) -> bool:
+        """Whether the driver shows a card that should be used."""
+        return self.answer is not None and bool(self.answer.cards)
 
 
 def examine_lightly(settings: Settings) -> Light:
     """Make every check that takes no more than a moment and no torch."""
     inside = in_container()
     wanted = settings.device != "cpu"
-    answer = (ask_driver() if wanted else None) or Answer()
+    asks = wanted and signs_of_a_card(os.environ)
+    answer = ask_driver() if asks else NOBODY
     driver = Driver(
         wanted=wanted,
-        cards_on_bus=read_cards_on_bus(),
+        cards_on_bus=cards_on_bus(),
         module=read_module(),
-        answer=answer,
+        answer=answer or NOBODY,
         cuda=read_cuda(),
         in_container=inside,
     )
-    card: GpuMemory | None = read_gpu() if answer.cards else None
+    card: GpuMemory | None = read_gpu() if answer and answer.cards else None
     events = try_events(settings.jobs_dir)
     folders = (settings.jobs_dir, settings.outputs_dir, settings.models_dir)
     rights = [
@@ -92,10 +98,10 @@ def _made(check: Callable[[], list[Finding]]) -> list[Finding]:
         ]
 
 
-def examine_card(settings: Settings, answer: Answer) -> list[Finding]:
+def examine_card(settings: Settings, *, card_answers: bool) -> list[Finding]:
     """Let the card, or the CPU in its place, compute what training needs."""
     wanted = settings.device != "cpu"
-    on_card = wanted and bool(answer.cards)
+    on_card = wanted and card_answers
     facts = ask_card(
         settings.outputs,
         os.environ,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.contract.errors import ModelError, Problem
+from runner.contract.errors import ModelError, Problem, StageError
+from runner.contract.exit_codes import ExitCode
 from runner.contract.spec import JobSpec
 
 
@@ -29,12 +30,20 @@ def find_machine(device: str, compute: str = "auto") -> Machine:
     """Choose the card where torch sees one, and the number format that it computes well in.
 
     Args:
-        device: ``auto``, or ``cpu`` to not look for a card.
+        device: ``auto``; ``cpu`` to not look for a card; ``cuda`` where the driver shows one, so
+            that a card which torch cannot reach is not replaced by a CPU in silence.
         compute: ``auto``, or ``float32`` where rounding must not hide a difference.
     """
     import torch
 
     on_gpu = device != "cpu" and torch.cuda.is_available()
+    if device == "cuda" and torch.version.cuda and not on_gpu:
+        raise StageError(
+            "The driver shows a card, and torch cannot reach it.",
+            exit_code=ExitCode.GPU_LOST,
+            kind="gpu_lost",
+            advice="Run `runner doctor`.",
+        )
     if compute != "auto":
         return Machine(device="cuda" if on_gpu else "cpu", compute=compute)
     if on_gpu:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from train_box import ROWS, Run, compact
+from small_model import keep_words
+from train_box import ROWS, Run
 
 from runner.contract.exit_codes import ExitCode
 
@@ -37,7 +38,8 @@ def small_models(
 ) -> Path:
     """A models folder with ``small``: the tiny model with no other words than the sentences'."""
     models = tmp_path_factory.mktemp("models")
-    compact(tiny_model, {id_ for row in sentences for id_ in row["input_ids"]}, models / "small")
+    words = {id_ for row in sentences for id_ in row["input_ids"]}
+    keep_words(tiny_model, words, models / "small")
     return models
 
 

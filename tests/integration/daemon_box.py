@@ -85,7 +85,7 @@ class Box:
         }
         return [sys.executable, "-c", _DRIVER, json.dumps(given)]
 
-    def once(self, **settings: Any) -> subprocess.CompletedProcess[str]:
+    def once(self, *, timeout: float = 60, **settings: Any) -> subprocess.CompletedProcess[str]:
         """Work off what is there."""
         return subprocess.run(
             self.command(once=True, **settings),
@@ -93,7 +93,7 @@ class Box:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=timeout,
             check=False,
         )
 

@@ -4,7 +4,8 @@ The real stages need torch and minutes; what is tested here is what the daemon m
 child can end, kill -9 included, in seconds. The real stages under the real daemon are tested in
 test_whole_path. The "data" of these tests is a JSON object: stage → list of ways to end, one for
 each try; a way is "ok", an exit code, "hang" (until asked
-to stop), "stubborn" (even then), or "train N then WAY" to leave N steps first.
+to stop), "stubborn" (even then), "eat" (all the memory there is), or "train N then WAY" to leave N
+steps first.
 """
 
 import ctypes
@@ -100,6 +101,8 @@ def main() -> int:
         while not asked or way == "stubborn":
             signal.pause()
         return ExitCode.INTERRUPTED
+    if way == "eat":
+        bytearray(2 * 2**30).replace(b"\0", b"\1")  # where a limit ends this, none of it is left
     code = 0 if way == "ok" else int(way)
     if code < 0:
         os.kill(os.getpid(), -code)

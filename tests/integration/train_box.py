@@ -46,36 +46,6 @@ _warm.set_forkserver_preload(
     ]
 )
 
-SPECIAL = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
-
-
-def compact(model: Path, words: set[int], target: Path) -> None:
-    """Copy a model with a part of its vocabulary: most of a small model's step is the rest of it.
-
-    Its tokenizer names each token by the number that it had.
-    """
-    import torch
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
-
-    kept = [*SPECIAL.values(), *sorted(words - set(SPECIAL.values()))]
-    weights = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).state_dict()
-    config = AutoConfig.from_pretrained(model, vocab_size=len(kept))
-    small = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    small.load_state_dict(
-        {k: v[kept] if "embed" in k or "lm_head" in k else v for k, v in weights.items()}
-    )
-    small.save_pretrained(target)
-    names = {**SPECIAL, **{str(id_): new for new, id_ in enumerate(kept) if new > 2}}
-    PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(names, unk_token="<|endoftext|>")),
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-    ).save_pretrained(target)
-
-
 Trouble = Callable[[], None]
 """Called in the child before the stage starts; arranges what will go wrong."""
 

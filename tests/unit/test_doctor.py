@@ -15,6 +15,7 @@ from runner.commands.words import GIB
 from runner.contract.layout import Outputs
 from runner.daemon.gpu import GpuMemory, Holder
 from runner.daemon.gpu_answer import Answer, Card
+from runner.daemon.gpu_watch import cards_on_bus
 from runner.doctor.ask_card import NoCardFacts, judge_no_card_facts
 from runner.doctor.base_models import BaseModels, judge_base_models, read_base_models
 from runner.doctor.clock import Clock, judge_clock, read_clock
@@ -23,7 +24,6 @@ from runner.doctor.driver import (
     Driver,
     judge_driver,
     needed_driver,
-    read_cards_on_bus,
     read_module,
 )
 from runner.doctor.engine import Engine, Service, judge_engine
@@ -219,8 +219,8 @@ def test_cards_on_the_bus(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "vendor").write_text(vendor + "\n")
         (folder / "class").write_text(kind + "\n")
-    assert read_cards_on_bus(tmp_path) == 2
-    assert read_cards_on_bus(tmp_path / "nowhere") == 0
+    assert cards_on_bus(tmp_path) == 2
+    assert cards_on_bus(tmp_path / "nowhere") == 0
 
 
 # --- card, bitsandbytes, product -----------------------------------------------------------------
@@ -648,7 +648,8 @@ def test_a_broken_model_folder_is_found(tmp_path: Path) -> None:
         (Events(arrived=True, remote=True), OK, True),
         (Events(arrived=False), ADVICE, True),
         (Events(problem="Too many open files", no_watches_left=True), ADVICE, True),
-        (Events(problem="Permission denied"), SKIPPED, True),
+        (Events(problem="Permission denied"), SKIPPED, False),
+        (Events(problem="Permission denied", remote=True), OK, True),
     ],
 )
 def test_events(facts: Events, level: Level, *, polling: bool) -> None:
