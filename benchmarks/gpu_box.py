@@ -1,7 +1,7 @@
 """Turns a model's shape into a folder with random weights, and lengths into a run ready to train.
 
 Memory and speed do not ask what the weights are. The attempts are the product's own train stage,
-each a child of its own, forked from one process that has imported the stack and touched no card.
+each a child of its own, forked from a process that imported most of the stack and touched no card.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from runner.contract.batch import BatchPlan
 from runner.contract.checkpoints import newest_verified
+from runner.contract.errors import DamagedError
 from runner.contract.layout import RunFolder, StageFolder, new_run_id
 from runner.contract.stage_io import TrainPlan, TrainResult, read_message, write_message
 
@@ -41,9 +42,8 @@ model.save_pretrained(sys.argv[1])
 """
 
 _warm = multiprocessing.get_context("forkserver")
-_warm.set_forkserver_preload(
-    ["trl", "peft", "bitsandbytes", "datasets", "runner.training.callbacks"]
-)
+# Not peft or what imports it: that imports bitsandbytes, which makes a CUDA context.
+_warm.set_forkserver_preload(["torch", "torch._dynamo", "datasets", "accelerate"])
 
 Trouble = Callable[[], None]
 
@@ -180,7 +180,10 @@ class TrainBox:
         if child.exitcode is None:
             child.kill()
             child.join()
-        result = read_message(stage.result, TrainResult) if stage.result.exists() else None
+        try:
+            result = read_message(stage.result, TrainResult)
+        except (FileNotFoundError, DamagedError):  # of an unexpected end it holds the error alone
+            result = None
         return child.exitcode or 0, result
 
     def stage(self) -> StageFolder:

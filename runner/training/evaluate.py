@@ -29,15 +29,7 @@ def evaluate(folder: Path) -> None:
     Raises:
         StageError: the adapter does not reach the loss that training measured.
     """
-    from datasets import load_from_disk
-    from peft import PeftModel
-    from transformers import AutoTokenizer
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-    from trl.trainer.utils import add_fused_lm_head
-
     from runner.contract.read_spec import read_spec
-    from runner.training.answers import autocast
-    from runner.training.heldout import HeldOut, held_out_loss
     from runner.training.memory import Meter
     from runner.training.model import find_machine, load_base
 
@@ -45,7 +37,18 @@ def evaluate(folder: Path) -> None:
     plan = read_message(stage.plan, EvaluatePlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
     machine = find_machine(plan.device, plan.compute)
+    # Before the stack is imported: bitsandbytes makes the card's context, which is measured here.
     meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
+
+    from datasets import load_from_disk
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+    from trl.trainer.utils import add_fused_lm_head
+
+    from runner.training.answers import autocast
+    from runner.training.heldout import HeldOut, held_out_loss
+
     tokenizer = AutoTokenizer.from_pretrained(run.adapter, local_files_only=True)
     base = load_base(
         find_model(Path(plan.models_dir), spec.model),

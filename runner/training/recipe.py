@@ -78,25 +78,29 @@ class _Attempt:
 def _set_up(folder: Path) -> _Attempt:
     # Torch reads it when the allocator starts; it makes room that fragments would waste.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    from datasets import load_from_disk
-    from transformers import AutoTokenizer, set_seed
-
     from runner.contract.read_spec import read_spec
-    from runner.training.callbacks import Conduct, Progress, RowNotingCollator, StopFlag, Wishes
     from runner.training.memory import Meter
     from runner.training.model import add_adapter, find_machine, load_base, use_fp32_adapters
-    from runner.training.pack import pack
 
-    stop = StopFlag()
     run, stage = RunFolder.containing(folder), StageFolder(folder)
     plan = read_message(stage.plan, TrainPlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
     machine = find_machine(plan.device, plan.compute)
+    # First of all: it measures the card's context, and importing bitsandbytes (which much of the
+    # stack does) makes one.
+    meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
+
+    from datasets import load_from_disk
+    from transformers import AutoTokenizer, set_seed
+
+    from runner.training.callbacks import Conduct, Progress, RowNotingCollator, StopFlag, Wishes
+    from runner.training.pack import pack
+
+    stop = StopFlag()
     if plan.spare_host_memory and not machine.on_gpu:
         less = smaller(plan.batch_plan, may_offload=False) or plan.batch_plan
         plan = plan.model_copy(update={"batch_plan": less})
         write_message(stage.batch_plan, less)
-    meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
     train_rows = load_from_disk(str(run.prepared / "train"))
     eval_rows = load_from_disk(str(run.prepared / "eval")) if _has_rows(run, "eval") else None
     known = {"input_ids", "labels", "row"}
