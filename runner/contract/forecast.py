@@ -22,19 +22,28 @@ from runner.contract.spec import JobSpec
 GIB = 1024**3
 MIB = 1024**2
 
-CONTEXT_BYTES = 512 * MIB  # CUDA's own share of a card, before this box has told its own
+CONTEXT_BYTES = 600 * MIB  # CUDA's own share of a card, before this box has told its own
 ROOM_SHARE = 0.94  # of a budget; a plan whose forecast is above it is not chosen
 CARD_RESERVE_BYTES = 256 * MIB  # of the whole card: the driver keeps some for itself
 
 _HEAD_TILE = (4096, 32768)  # tokens × words of logits that TRL's fused head holds at once
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight, its block's scale, the scales' own scale
 _FP32, _BF16 = 4, 2
+_ATTENTION_OUTPUT = "attention's output"
+_READS = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "first norm's output"),
+    **dict.fromkeys(("gate_proj", "up_proj"), "second norm's output"),
+    "o_proj": _ATTENTION_OUTPUT,
+}
+"""Layers of a block that read the same tensor."""
 
 # Fitted on a card.
-_WORKSPACE_BYTES = 160 * MIB  # cuBLAS's, and what the allocator's rounding takes
-_BACKWARD_MLP = 8.0  # bytes a token and MLP width: gradients alive while one block goes backward
-_BACKWARD_HIDDEN = 12.0  # the same, a token and hidden size
-_SLACK = 1.03  # reserved over allocated: what fragments waste
+_WORKSPACE_BYTES = 64 * MIB  # cuBLAS's, and what the allocator's rounding takes
+_BACKWARD = {"qlora": (3.7, 3.5), "lora": (8.0, 3.0)}
+"""Bytes a token and MLP width, and a token and hidden size: alive while a block goes backward."""
+_SLACK = {("qlora", True): 0.14, ("lora", True): 0.05}
+"""What fragments waste of the activations, by method and activation checkpointing."""
+_SLACK_ELSE = 0.02
 
 _PASS_SECONDS_PER_LAYER = 0.0045  # a card waits for Python at least so long, forward and backward
 _EFFICIENCY = 0.45  # of the card's dense rate, that matrix products of a training step reach
@@ -236,34 +245,44 @@ def _gpu_memory(work: Work, plan: BatchPlan, box: Box) -> Parts:
     tokens = _worst_tokens(work, plan.per_device_batch_size)
     adapter = work.adapter_parameters
     block = tokens * _kept_per_token(work)
-    largest = max(one.parameters for one in shape.linears)
-    # Two blocks' weights may be unpacked at once, and the adapter has a copy in 16 bits.
-    unpacked = 2 * _BF16 * largest if work.method == "qlora" else 0
-    going_back = tokens * (_BACKWARD_MLP * shape.intermediate + _BACKWARD_HIDDEN * shape.hidden)
-    head = tokens * shape.hidden * (_FP32 + _BF16)  # the last norm's input and output
     if plan.activation_checkpointing:
         inputs = tokens * shape.hidden * _BF16 * shape.layers
         kept = 0.1 * inputs if plan.activation_offloading else 1.0 * inputs
-        in_blocks = kept + block + going_back
+        in_blocks = kept + block + _going_back(work, tokens)
     else:
         kept = block * shape.layers
-        in_blocks = kept + going_back
+        in_blocks = kept + _going_back(work, tokens)
+    # The last norm's input and output; the chosen rows, their gradient and its cast; the logits.
+    head = tokens * shape.hidden * (_FP32 + _BF16)
     tile = min(tokens, _HEAD_TILE[0]) * _HEAD_TILE[1] * _BF16
-    logits = tile + tokens * shape.hidden * (_BF16 + _FP32 + _BF16)  # chosen rows, gradient, cast
-    at_head = kept + head + logits
-    activations = max(in_blocks, at_head - logits)
+    logits = tile + tokens * shape.hidden * (_BF16 + _FP32 + _BF16)
+    activations = max(in_blocks, kept + head)
     # The head's logits are gone when the blocks go backward: they count where they tower above.
-    towering = max(0.0, at_head - activations)
-    slack = (_SLACK - 1) * (activations + towering)
+    towering = max(0.0, kept + head + logits - activations)
+    slack = _SLACK.get((work.method, plan.activation_checkpointing), _SLACK_ELSE)
+    # With one pass a step, the peak comes when the first block back has its gradients, no other.
+    blocks_with_gradients = shape.layers if plan.gradient_accumulation_steps > 1 else 1
     return Parts(
         weights=work.weight_bytes,
-        adapter=adapter * (_FP32 + _BF16),
-        gradients=adapter * _FP32,
+        adapter=adapter * (_FP32 + _BF16),  # autocast keeps a copy in 16 bits
+        gradients=adapter * _FP32 * blocks_with_gradients // shape.layers,
         optimizer=adapter * 2 * _FP32,
-        activations=int(activations + unpacked),
+        activations=int(activations),
         logits=int(towering),
-        context=int(box.context_bytes + _WORKSPACE_BYTES + slack),
+        context=int(box.context_bytes + _WORKSPACE_BYTES + slack * (activations + towering)),
     )
+
+
+def _going_back(work: Work, tokens: int) -> float:
+    """Count the bytes beside what was kept while one block goes backward."""
+    shape = work.shape
+    wide, narrow = _BACKWARD[work.method]
+    gradients = tokens * (wide * shape.intermediate + narrow * shape.hidden)
+    if work.method != "qlora":
+        return gradients
+    # Few tokens: the weights of its largest layer, unpacked, weigh more.
+    unpacked = _BF16 * max(one.parameters for one in shape.linears)
+    return max(gradients, unpacked + tokens * _BF16 * (shape.intermediate + shape.hidden))
 
 
 def _worst_tokens(work: Work, batch: int) -> int:
@@ -272,17 +291,23 @@ def _worst_tokens(work: Work, batch: int) -> int:
     return rows * work.longest
 
 
-def _kept_per_token(work: Work) -> float:
+def _kept_per_token(work: Work, *, on_card: bool = True) -> float:
     """Count the bytes that one block keeps of one token for the backward pass.
 
-    The norms keep their input in fp32; each adapter a copy of its own of its layer's input and a
-    narrow product; attention its queries, keys, values, outputs and sums; the MLP what its
-    non-linearity and product need.
+    The norms keep their input in fp32; each adapter a narrow product and its layer's input;
+    attention its queries, keys, values, outputs and sums; the MLP what its non-linearity and
+    product need. PEFT casts the input for each adapter anew, except over NF4 on a card: there
+    adapters that read one tensor share it.
     """
     shape = work.shape
     norms = 2 * (_FP32 * shape.hidden + _FP32)
     per_adapter = _BF16 * work.rank * len(work.adapted)
-    copies = _BF16 * sum(one.inputs for one in work.adapted)
+    if work.method == "qlora" and on_card:
+        inputs = {_READS.get(one.name, one.name): one.inputs for one in work.adapted}
+        inputs.pop(_ATTENTION_OUTPUT, None)  # counted with attention
+        copies = _BF16 * sum(inputs.values())
+    else:
+        copies = _BF16 * sum(one.inputs for one in work.adapted)
     if work.dropout:
         copies += sum(one.inputs * (_BF16 + 1) for one in work.adapted)
     attention = _BF16 * (2 * shape.attention + 2 * shape.kv) + _FP32 * shape.heads
