@@ -1,6 +1,6 @@
 """Turns one spec into the cost of an out-of-memory: ours with and without looking ahead, and HF's.
 
-    python benchmarks/oom.py [--repeat 3] [--only ours|faults|hf] [--json FILE]
+    python benchmarks/oom.py [--repeat 3] [--only ours faults hf] [--json FILE]
 
 The workload: 20 steps of 16 rows of some 500 tokens, one row of 8,192 tokens in step 15, a model of
 Llama 3.2 1B's shape with random weights, rows in a language that can be learned, a cap of 14 GiB.
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,63 +216,63 @@ class StepGoesWrong:
         torch.optim.AdamW.step = step  # type: ignore[method-assign]
 
 
-def ours(root: Path, models: Path, rows: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+def ours(
+    root: Path, models: Path, rows: Path, given: argparse.Namespace, number: int
+) -> Iterator[dict[str, Any]]:
     """Run the three kinds in turn, so that a slow minute of the machine hits them all."""
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "uncapped": {"cap_gib": None, "ahead": True},
         "probe on": {"cap_gib": given.cap, "ahead": True},
         "probe off": {"cap_gib": given.cap, "ahead": False},
     }
-    found: list[dict[str, Any]] = []
-    reference: list[dict[str, Any]] = []
-    for number in range(given.repeat):
-        for kind, how in kinds.items():
-            folder = root / f"{kind.replace(' ', '-')}-{number}"
-            run, record = run_ours(
-                folder,
-                models,
-                rows,
-                shape=given.shape,
-                rate=given.rate,
-                **how,  # type: ignore[arg-type]
-            )
-            lines = curve(run, record)
-            if kind == "uncapped" and not reference:
-                reference = lines
-                (root / "reference").symlink_to(run.root)
-            seconds = 0.0
-            if record.started_at and record.ended_at:
-                seconds = (record.ended_at - record.started_at).total_seconds()
-            found.append({
-                "kind": kind, "seconds": round(seconds, 2), "state": record.state.value,
-                "attempts": [
-                    {"plan": str(a.batch_plan), "outcome": a.outcome, "reason": a.reason,
-                     "first": a.first_step, "last": a.last_step,
-                     "seconds": (a.ended_at - a.started_at).total_seconds() if a.ended_at else None,
-                     "peak_gib": round((a.peak_gpu_memory_bytes or 0) / GIB, 2)}
-                    for a in record.attempts],
-                "plan_at_the_end": str(record.batch_plan),
-                "forecast_gib": round(record.forecast.get("gpu_memory_bytes", 0) / GIB, 2),
-                "effective": record.effective_batch_size,
-                "error": record.error and record.error.message,
-                "tokens_per_second": record.metrics.get("tokens_per_second"),
-                **compare(lines, reference),
-                "losses": [round(line["loss"], 4) for line in lines],
-            })  # fmt: skip
-            print(json.dumps(found[-1]), flush=True)
-            if record.state.value != "succeeded":
-                for log in sorted(run.root.rglob("*.log")):
-                    print(f"--- {log.name}\n{log.read_text()[-1500:]}", flush=True)
-    return found
+    for kind, how in kinds.items():
+        folder = root / f"{kind.replace(' ', '-')}-{number}"
+        run, record = run_ours(folder, models, rows, shape=given.shape, rate=given.rate, **how)
+        if kind == "uncapped" and not (root / "reference").exists():
+            (root / "reference").symlink_to(run.root)
+        yield describe(kind, record, curve(run, record), reference_curve(root))
+        if record.state.value != "succeeded":
+            for log in sorted(run.root.rglob("*.log")):
+                print(f"--- {log.name}\n{log.read_text()[-1500:]}", flush=True)
 
 
-def faults(root: Path, models: Path) -> list[dict[str, Any]]:
+def reference_curve(root: Path) -> list[dict[str, Any]]:
+    """Give the first uncapped run's steps."""
+    run = RunFolder((root / "reference").resolve())
+    return curve(run, read_record(run.record))
+
+
+def describe(
+    kind: str, record: RunRecord, lines: list[dict[str, Any]], reference: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Say what a run took, and how it compares with the reference."""
+    seconds = 0.0
+    if record.started_at and record.ended_at:
+        seconds = (record.ended_at - record.started_at).total_seconds()
+    return {
+        "kind": kind, "seconds": round(seconds, 2), "state": record.state.value,
+        "attempts": [
+            {"plan": str(a.batch_plan), "outcome": a.outcome, "reason": a.reason,
+             "first": a.first_step, "last": a.last_step,
+             "seconds": (a.ended_at - a.started_at).total_seconds() if a.ended_at else None,
+             "peak_gib": round((a.peak_gpu_memory_bytes or 0) / GIB, 2)}
+            for a in record.attempts],
+        "plan_at_the_end": str(record.batch_plan),
+        "forecast_gib": round(record.forecast.get("gpu_memory_bytes", 0) / GIB, 2),
+        "effective": record.effective_batch_size,
+        "error": record.error and record.error.message,
+        "tokens_per_second": record.metrics.get("tokens_per_second"),
+        **compare(lines, reference),
+        "losses": [round(line["loss"], 4) for line in lines],
+    }  # fmt: skip
+
+
+def faults(root: Path, models: Path) -> Iterator[dict[str, Any]]:
     """Train the reference again, well and with each fault, and compare."""
     reference = RunFolder((root / "reference").resolve())
     record = read_record(reference.record)
     wanted = curve(reference, record)
     assert record.batch_plan is not None
-    found = []
     for name, times in (("nothing wrong", 1), ("left out", 0), ("made twice", 2)):
         spec = reference.spec.read_text()
         box = TrainBox(root / name.replace(" ", "-"), models, spec, [])
@@ -281,44 +282,55 @@ def faults(root: Path, models: Path) -> list[dict[str, Any]]:
             record.batch_plan, total_steps=STEPS, trouble=StepGoesWrong(step=6, times=times)
         )
         assert status == 0, box.log()
-        found.append({"kind": f"step 6 {name}", **compare(box.lines(), wanted)})
-        print(json.dumps(found[-1]), flush=True)
-    return found
+        yield {"kind": f"step 6 {name}", **compare(box.lines(), wanted)}
 
 
-def hf(root: Path, models: Path, rows: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+def hf(
+    root: Path, models: Path, rows: Path, given: argparse.Namespace, number: int
+) -> Iterator[dict[str, Any]]:
     """Run the Trainer's own way under the cap, and without one."""
-    found = []
-    for number in range(given.hf_repeat):
-        for cap in (given.cap,) if number else (None, given.cap):
-            told = {
-                "model": str(models / given.shape), "rows": str(rows), "rate": given.rate,
-                "cap": cap and cap * GIB, "out": str(root / f"hf-{number}-{cap}"),
-            }  # fmt: skip
-            began = time.monotonic()
-            done = subprocess.run(
-                [sys.executable, "-c", _HF, json.dumps(told)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            answer: dict[str, Any] = {"kind": "HF capped" if cap else "HF uncapped"}
-            answer["seconds"] = round(time.monotonic() - began, 2)
-            for line in done.stdout.splitlines():
-                if line.startswith("HF "):
-                    answer["said"] = json.loads(line[3:])
-            if "said" not in answer:
-                answer["failed"] = (done.stderr or done.stdout)[-1500:]
-            found.append(answer)
-            print(json.dumps(answer), flush=True)
-    return found
+    for cap in (None, given.cap):
+        told = {
+            "model": str(models / given.shape), "rows": str(rows), "rate": given.rate,
+            "cap": cap and cap * GIB, "out": str(root / f"hf-{number}-{cap}"),
+        }  # fmt: skip
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", _HF, json.dumps(told)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        answer: dict[str, Any] = {"kind": "HF capped" if cap else "HF uncapped"}
+        answer["seconds"] = round(time.monotonic() - began, 2)
+        for line in done.stdout.splitlines():
+            if line.startswith("HF "):
+                answer["said"] = json.loads(line[3:])
+        if "said" not in answer:
+            answer["failed"] = (done.stderr or done.stdout)[-1500:]
+        yield answer
+
+
+def measure(root: Path, models: Path, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Make the rows and measure what was asked for, round by round."""
+    order = order_of_rows(root, models, STEPS * EFFECTIVE)
+    rows = root / "rows.jsonl"
+    write_rows(rows, order[(LONG_STEP - 1) * EFFECTIVE + 5], given.long, given.short)
+    parts = given.only or ["ours", "faults", "hf"]
+    for number in range(given.repeat):
+        if "ours" in parts:
+            yield from ours(root, models, rows, given, number)
+        if "hf" in parts and number < given.hf_repeat:
+            yield from hf(root, models, rows, given, number)
+        if "faults" in parts and number == 0 and (root / "reference").exists():
+            yield from faults(root, models)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--hf-repeat", type=int, default=3)
+    parser.add_argument("--hf-repeat", type=int, default=1)
     parser.add_argument("--only", nargs="*", choices=["ours", "faults", "hf"])
     parser.add_argument("--shape", default="1B")
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -328,27 +340,36 @@ def main() -> None:
     parser.add_argument("--work", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    parts = given.only or ["ours", "faults", "hf"]
+    found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=given.work) as temporary:
         root = Path(temporary)
         models = (given.work or root) / "models"
         make_model(models, given.shape)
-        order = order_of_rows(root, models, STEPS * EFFECTIVE)
-        rows = root / "rows.jsonl"
-        write_rows(rows, order[(LONG_STEP - 1) * EFFECTIVE + 5], given.long, given.short)
-        found: list[dict[str, Any]] = []
-        if "ours" in parts:
-            found += ours(root, models, rows, given)
-        if "faults" in parts and (root / "reference").exists():
-            found += faults(root, models)
-        if "hf" in parts:
-            found += hf(root, models, rows, given)
-    if given.json:
-        given.json.write_text("\n".join(json.dumps(one) for one in found) + "\n")
+        for one in measure(root, models, given):
+            found.append(one)
+            print(json.dumps(one), flush=True)
+            if given.json:
+                given.json.write_text("\n".join(json.dumps(one) for one in found) + "\n")
+    print_table(found)
+
+
+def print_table(found: list[dict[str, Any]]) -> None:
+    """Print what a person compares: medians, and each against the uncapped run."""
+    medians = {}
     for kind in dict.fromkeys(one["kind"] for one in found):
         seconds = [one["seconds"] for one in found if one["kind"] == kind and "seconds" in one]
         if seconds:
-            print(f"{kind}: median {statistics.median(seconds):.1f} s of {seconds}")
+            medians[kind] = statistics.median(seconds)
+    print("| run | seconds, median | × uncapped | worst loss | same rows and rates |")
+    print("|---|---|---|---|---|")
+    for kind, seconds in medians.items():
+        base = medians.get("HF uncapped" if kind.startswith("HF") else "uncapped", seconds)
+        losses = [one["worst_loss"] for one in found if one["kind"] == kind and "worst_loss" in one]
+        same = [one["same_rows"] and one["same_rates"] for one in found if one["kind"] == kind
+                and "same_rows" in one]  # fmt: skip
+        worst = f"{max(losses):.1e}" if losses else "–"
+        yes = "–" if not same else "yes" if all(same) else "no"
+        print(f"| {kind} | {seconds:.1f} | {seconds / base:.2f} | {worst} | {yes} |")
 
 
 if __name__ == "__main__":
