@@ -259,7 +259,8 @@ def preview(
     Example:
         runner preview contracts.yaml --rows 5
     """
-    from runner.commands.preview import prepared_from, print_preview
+    from runner.commands.prepare_aside import prepared_from
+    from runner.commands.preview import print_preview
 
     with prepared_from(spec, models_dir, jobs_dir) as run:
         if as_json:
@@ -270,6 +271,40 @@ def preview(
             _print_json([asdict(row) for row in read_rows(run.prepared, rows)])
         else:
             print_preview(run, rows)
+
+
+@app.command()
+def plan(
+    spec: Annotated[Path, typer.Argument(help="The spec; its data lies beside it.")],
+    card: Annotated[
+        float | None,
+        typer.Option("--card", min=1, help="Ask for a card of so many GiB instead of this box's."),
+    ] = None,
+    jobs_dir: Annotated[
+        Path | None,
+        typer.Option("--jobs-dir", envvar="RUNNER_JOBS_DIR", help="The inbox, if it lies in one."),
+    ] = None,
+    outputs_dir: OutputsDir = OUTPUTS,
+    models_dir: ModelsDir = MODELS,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would need (memory by part, disk, time) and which batches fit; no GPU needed.
+
+    \b
+    Example:
+        runner plan contracts.yaml
+        runner plan contracts.yaml --card 24
+    """
+    from runner.commands.plan import Asked, print_planned
+    from runner.commands.plan import plan as look
+    from runner.contract.layout import Outputs
+
+    asked = Asked(models_dir=models_dir, jobs_dir=jobs_dir, card_gib=card)
+    planned = look(spec, Outputs(outputs_dir), asked)
+    if as_json:
+        _print_json(planned.as_json())
+    else:
+        print_planned(planned)
 
 
 @app.command()

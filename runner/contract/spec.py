@@ -130,6 +130,14 @@ class JobSpec(_Section):
         return t.effective_batch_size or DEFAULT_EFFECTIVE_BATCH_SIZE
 
     @property
+    def batch_size_limit(self) -> int | None:
+        """The most examples per pass, from whichever field says so; None: any."""
+        t = self.training
+        if t.batch_size is None and t.gradient_accumulation is not None:
+            return self.effective_batch_size // t.gradient_accumulation
+        return t.batch_size
+
+    @property
     def epochs(self) -> float:
         """Passes over the data when ``max_steps`` is not given."""
         return self.training.epochs or 2.0

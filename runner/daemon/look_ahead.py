@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from runner.contract.batch import BatchPlan
@@ -12,6 +14,7 @@ from runner.contract.forecast import (
     CONTEXT_BYTES,
     GIB,
     Box,
+    Forecast,
     Work,
     alternatives,
     choose,
@@ -53,32 +56,15 @@ def look_ahead(
     settings: Settings, run: RunFolder, record: RunRecord, spec: JobSpec, gpu: GpuMemory | None
 ) -> Ahead:
     """Choose the first plan, or keep the plan in force, and say what it needs."""
-    work = read_work(settings, run, spec, total_steps=record.total_steps or 0)
+    work = read_work(settings.models_dir, run, spec, total_steps=record.total_steps or 0)
     if work is None or not settings.look_ahead:
         return Ahead(plan=record.batch_plan or first_plan(spec))
     box = known_box(settings.outputs, spec, gpu)
     if record.batch_plan is not None:
         found = forecast(work, record.batch_plan, box)
-    elif gpu is None:
-        found = forecast(work, first_plan(spec), box)
     else:
-        switch = spec.training.activation_checkpointing
-        found = choose(
-            work,
-            box,
-            batch_size=spec.training.batch_size,
-            checkpointing=None if switch == "auto" else switch,
-        )
-    others = alternatives(work, box)
-    facts = {
-        **found.model_dump(mode="json"),
-        "gpu": box.gpu_name,
-        "limit_bytes": box.limit_bytes,
-        "alternatives": [
-            one.model_dump(mode="json", include={"batch_plan", "gpu_memory_bytes", "fits"})
-            for one in others
-        ],
-    }
+        found = first_forecast(spec, work, box)
+    facts = as_facts(found, alternatives(work, box), box)
     waits = None
     if gpu is not None:
         limit = box.limit_bytes or found.gpu_memory_bytes
@@ -86,12 +72,38 @@ def look_ahead(
     return Ahead(plan=found.batch_plan, facts=facts, waits=waits)
 
 
-def read_work(
-    settings: Settings, run: RunFolder, spec: JobSpec, *, total_steps: int
-) -> Work | None:
+def first_forecast(spec: JobSpec, work: Work, box: Box) -> Forecast:
+    """Choose what a first attempt starts with; on a CPU no card's memory decides it."""
+    if box.gpu_memory_bytes is None:
+        return forecast(work, first_plan(spec), box)
+    switch = spec.training.activation_checkpointing
+    return choose(
+        work,
+        box,
+        batch_size=spec.batch_size_limit,
+        checkpointing=None if switch == "auto" else switch,
+    )
+
+
+def as_facts(found: Forecast, others: Sequence[Forecast], box: Box) -> dict[str, Any]:
+    """Give a forecast and its alternatives as records and scripts read them."""
+    return {
+        **found.model_dump(mode="json"),
+        "gpu": box.gpu_name,
+        "limit_bytes": box.limit_bytes,
+        "alternatives": [
+            one.model_dump(
+                mode="json", include={"batch_plan", "gpu_memory_bytes", "seconds", "fits"}
+            )
+            for one in others
+        ],
+    }
+
+
+def read_work(models_dir: Path, run: RunFolder, spec: JobSpec, *, total_steps: int) -> Work | None:
     """Read what is trained from the model's config and the prepared rows' lengths."""
     try:
-        shape = read_shape(read_config(settings.models_dir / spec.model, spec.model))
+        shape = read_shape(read_config(models_dir / spec.model, spec.model))
         lengths = json.loads((run.prepared / "lengths.json").read_bytes())
     except (InputError, OSError, ValueError):
         return None
@@ -125,7 +137,7 @@ def learn(
     gpu: GpuMemory | None,
 ) -> None:
     """Keep what an attempt took beside what was forecast for the plan that it ended with."""
-    work = read_work(settings, run, spec, total_steps=record.total_steps or 0)
+    work = read_work(settings.models_dir, run, spec, total_steps=record.total_steps or 0)
     measured = result.peak_gpu_memory_bytes
     if work is None or measured is None or gpu is None:
         return

@@ -56,7 +56,7 @@ def stage_folder(run: RunFolder, stage: Stage, record: RunRecord) -> Path:
 def first_plan(spec: JobSpec) -> BatchPlan:
     """Cut the effective batch for a first attempt."""
     effective = spec.effective_batch_size
-    size = largest_divisor_at_most(effective, spec.training.batch_size or FIRST_BATCH)
+    size = largest_divisor_at_most(effective, spec.batch_size_limit or FIRST_BATCH)
     return BatchPlan(
         per_device_batch_size=size,
         gradient_accumulation_steps=effective // size,

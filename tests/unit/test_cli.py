@@ -85,8 +85,8 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 COMMANDS = [
-    "watch", "submit", "validate", "preview", "schema", "status", "show", "logs", "cancel", "try",
-    "fetch", "demo",
+    "watch", "submit", "validate", "preview", "plan", "schema", "status", "show", "logs", "cancel",
+    "try", "fetch", "demo",
 ]  # fmt: skip
 
 

@@ -1,0 +1,214 @@
+"""Turns a spec, before it is dropped, into what its run would need: memory by part, disk, time.
+
+The rows are prepared for real, so their lengths are real; of the model only its config is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from runner.commands.prepare_aside import prepared_from
+from runner.commands.validate import read_file
+from runner.commands.words import GIB, duration, memory, visible
+from runner.contract.batch import BatchPlan
+from runner.contract.errors import ModelError, Problem
+from runner.contract.forecast import Box, Forecast, Parts, Work, alternatives
+from runner.contract.layout import Outputs, RunFolder, StageFolder
+from runner.contract.spec import JobSpec
+from runner.contract.stage_io import PrepareResult, read_message
+from runner.daemon.gpu import read_gpu
+from runner.daemon.look_ahead import as_facts, first_forecast, known_box, read_work
+
+WHAT_IF_FLOPS = 150e12  # about an RTX 4090's, for a card of which only the size is known
+_BAR = 24  # characters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Where to look, and for which card."""
+
+    models_dir: Path
+    jobs_dir: Path | None = None
+    card_gib: float | None = None
+    """A card of this size; None: the one in this box."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A run that nobody has dropped yet."""
+
+    spec: JobSpec
+    work: Work
+    box: Box
+    chosen: Forecast
+    alternatives: tuple[Forecast, ...]
+    what_if: bool
+    """The card is not this box's: its speed is assumed."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the same to a script; fields as in a record's ``forecast``."""
+        return {
+            "job": self.spec.name,
+            "model": self.spec.model,
+            "method": self.spec.method,
+            "rows": len(self.work.lengths),
+            "total_steps": self.work.total_steps,
+            "effective_batch_size": self.work.effective_batch_size,
+            "assumed_flops": WHAT_IF_FLOPS if self.what_if else None,
+            **as_facts(self.chosen, self.alternatives, self.box),
+        }
+
+
+def plan(spec_file: Path, outputs: Outputs, asked: Asked) -> Planned:
+    """Prepare a spec's rows aside and forecast the run.
+
+    Raises:
+        RunnerError: the spec, data or model cannot be used, or nothing can be said of the model.
+    """
+    spec = read_file(spec_file)
+    with prepared_from(spec_file, asked.models_dir, asked.jobs_dir) as run:
+        return _plan(spec, run, outputs, asked)
+
+
+def _plan(spec: JobSpec, run: RunFolder, outputs: Outputs, asked: Asked) -> Planned:
+    steps = read_message(StageFolder(run.prepared).result, PrepareResult).total_steps
+    work = read_work(asked.models_dir, run, spec, total_steps=steps)
+    if work is None:
+        what = "its config.json does not name its sizes, so nothing can be forecast"
+        raise ModelError([Problem(field="model", found=spec.model, message=what)])
+    if asked.card_gib is None:
+        box = known_box(outputs, spec, read_gpu())
+    else:
+        whole = int(asked.card_gib * GIB)
+        box = replace(known_box(outputs, spec, None), gpu_memory_bytes=whole, flops=WHAT_IF_FLOPS)
+    return Planned(
+        spec=spec,
+        work=work,
+        box=box,
+        chosen=first_forecast(spec, work, box),
+        alternatives=alternatives(work, box),
+        what_if=asked.card_gib is not None,
+    )
+
+
+def print_planned(planned: Planned) -> None:
+    """Print it for a person."""
+    Console(highlight=False).print(render(planned))
+
+
+def render(planned: Planned) -> RenderableType:
+    """Lay it out: the run, the plan chosen and what it needs, and the other batches."""
+    chosen = planned.chosen
+    return Group(
+        _head(planned),
+        Text(),
+        Text.assemble("Starts with ", (str(chosen.batch_plan), "bold")),
+        _verdict(planned),
+        _needs(planned),
+        Text(),
+        Text("Every batch gives the same result:"),
+        _batches(planned),
+        *[Text(note, style="dim") for note in _notes(planned)],
+    )
+
+
+def _head(planned: Planned) -> Text:
+    spec, work = planned.spec, planned.work
+    size = work.shape.parameters
+    shown = f"{size / 1e9:.1f} billion" if size >= 1e9 else f"{size / 1e6:.0f} million"
+    what = f"{visible(spec.model)} ({shown} weights), {work.method}, rank {work.rank}"
+    rows = f"{len(work.lengths):,} rows, the longest {work.longest:,} tokens"
+    steps = f"{work.total_steps:,} steps of {work.effective_batch_size}"
+    return Text.assemble((spec.name, "bold"), f": {what}\n{rows}; {steps}")
+
+
+def _verdict(planned: Planned) -> Text:
+    chosen, limit = planned.chosen, planned.box.limit_bytes
+    if limit is None:
+        return Text("There is no card in this box: it would train on the CPU.", style="yellow")
+    if chosen.fits:
+        return Text(f"Fits {_room(planned)}.", style="green")
+    missing = (chosen.gpu_memory_bytes - limit) / GIB
+    return Text(f"Does not fit {_room(planned)}: {missing:.1f} GiB are missing.", style="bold red")
+
+
+def _room(planned: Planned) -> str:
+    box = planned.box
+    cap = planned.spec.limits.gpu_memory_gib
+    if box.gpu_memory_bytes is None or box.limit_bytes == box.budget_bytes:
+        return f"the cap of {cap:g} GiB"
+    return f"{box.gpu_name or 'a card'} with {box.gpu_memory_bytes / GIB:.0f} GiB"
+
+
+def _needs(planned: Planned) -> Table:
+    chosen = planned.chosen
+    whole = max(chosen.gpu_memory_bytes, planned.box.limit_bytes or 0)
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(width=_BAR)
+    label = "GPU memory" if planned.box.limit_bytes else "GPU memory, on a card"
+    table.add_row(label, memory(chosen.gpu_memory_bytes), _bar(chosen.gpu_memory_bytes, whole))
+    parts = {name: getattr(chosen.gpu_memory, name) for name in Parts.model_fields}
+    learned = chosen.gpu_memory_bytes - chosen.gpu_memory.total
+    if abs(learned) > len(parts):  # more than what rounding leaves
+        parts["learned from past runs"] = learned
+    for name, size in parts.items():
+        row = (f"  {name}", f"{size / GIB:.2f} GiB", _bar(size, whole))
+        table.add_row(*row, style="dim")
+    table.add_row("host memory", memory(chosen.host_memory_bytes), "")
+    table.add_row("disk", memory(chosen.disk_bytes), "")
+    seconds = chosen.seconds
+    table.add_row("time", "not known before it runs" if seconds is None else duration(seconds), "")
+    return table
+
+
+def _bar(size: int, whole: int) -> ProgressBar:
+    return ProgressBar(total=whole, completed=max(0, size), width=_BAR)
+
+
+def _batches(planned: Planned) -> Table:
+    """One row a batch, one column a way to save memory; each cell what it takes."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("batch", justify="right")
+    for name in ("as it is", "activation checkpointing", "and offloading"):
+        table.add_column(name)
+    rows: dict[tuple[int, int], dict[int, Text]] = {}
+    for one in planned.alternatives:
+        p = one.batch_plan
+        row = rows.setdefault((p.per_device_batch_size, p.gradient_accumulation_steps), {})
+        row[_column(p)] = _cell(one, chosen=p == planned.chosen.batch_plan)
+    for (size, passes), cells in rows.items():
+        table.add_row(f"{size} × {passes}", *(cells.get(column, "") for column in range(3)))
+    return table
+
+
+def _column(plan: BatchPlan) -> int:
+    return plan.activation_checkpointing + plan.activation_offloading
+
+
+def _cell(one: Forecast, *, chosen: bool) -> Text:
+    text, style = f"{one.gpu_memory_bytes / GIB:.1f} GiB", ""
+    if one.fits is not None:
+        text, style = (text, "green") if one.fits else (f"{text}, does not fit", "red")
+    if one.seconds is not None and one.fits is not False:
+        text += f", {duration(one.seconds)}"
+    return Text(text + (" ◀" if chosen else ""), style=f"bold {style}" if chosen else style)
+
+
+def _notes(planned: Planned) -> list[str]:
+    notes = []
+    if planned.what_if:
+        notes.append("Times are for a card as fast as an RTX 4090.")
+    elif planned.box.limit_bytes is None:
+        notes.append("For a card of another size: runner plan SPEC --card 24")
+    if planned.box.learned_memory:
+        notes.append("Corrected by what past runs took on this card.")
+    return notes

@@ -1,0 +1,62 @@
+"""Turns a spec that was not dropped yet into prepared rows, in a folder that is gone afterwards.
+
+It runs the real prepare stage, so what `runner preview` and `runner plan` show is what a run would
+train on, and the refusals are the ones that a run would get.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runner.commands.validate import read_file
+from runner.contract.errors import RunnerError
+from runner.contract.layout import RunFolder, StageFolder, new_run_id
+from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
+from runner.contract.states import Stage
+
+LOG_LINES = 15  # of the stage's log, shown when it fell over without an answer
+
+
+@contextmanager
+def prepared_from(spec_file: Path, models_dir: Path, jobs_dir: Path | None) -> Iterator[RunFolder]:
+    """Run the prepare stage on a spec and give the run folder, which lives as long as the block.
+
+    Raises:
+        RunnerError: the spec or data cannot be used; the message is the stage's own.
+    """
+    spec = read_file(spec_file)
+    folder = spec_file.absolute().parent
+    root = (jobs_dir or folder).absolute()
+    inside = folder == root or root in folder.parents
+    with tempfile.TemporaryDirectory(prefix="runner-aside-") as temporary:
+        run = RunFolder(Path(temporary) / spec.name / new_run_id())
+        run.prepared.mkdir(parents=True)
+        shutil.copyfile(spec_file, run.spec)
+        plan = PreparePlan(
+            models_dir=str(models_dir.absolute()),
+            jobs_dir=str(root if inside else folder),
+            spec_folder=str(folder.relative_to(root)) if inside else ".",
+        )
+        stage = StageFolder(run.prepared)
+        write_message(stage.plan, plan)
+        log = stage.log(Stage.PREPARE)
+        with log.open("wb") as output:
+            command = [sys.executable, "-m", "runner.training", Stage.PREPARE, str(run.prepared)]
+            status = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+            ).returncode
+        result = None
+        if stage.result.exists():
+            result = read_message(stage.result, PrepareResult)
+        if result and result.error:
+            raise RunnerError(result.error.message, advice=result.error.advice)
+        if status != 0 or result is None:
+            tail = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            raise RunnerError("the rows could not be prepared:\n" + "\n".join(tail))
+        yield run

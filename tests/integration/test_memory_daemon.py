@@ -1,0 +1,117 @@
+"""Out of memory under the real daemon: what becomes of a dropped spec, and who is told what."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from daemon_box import REPOSITORY, Box
+from small_model import keep_bytes
+
+from runner.contract.layout import StageFolder
+from runner.contract.states import State
+
+LIMITED = Path(__file__).with_name("limited_stage.py")
+CHANGE = "halved: 4 × 2 → 2 × 4, same effective batch 8"
+
+
+def test_a_dropped_spec_survives_a_machine_with_little_memory(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """Real stages, a real allocator's failure where it falls: the run succeeds, and all are told.
+
+    Two rows in forty are long. The limit holds four short rows or two long ones, in every attempt.
+    """
+    box = Box(tmp_path)
+    keep_bytes(tiny_model, box.root / "models" / "m")
+    rows = [
+        {"prompt": f"How high is wall {n}?", "completion": "A foot. " * (90 if n in (7, 31) else 3)}
+        for n in range(40)
+    ]
+    (box.jobs / "walls.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    box.drop_spec("walls", "eval_split: 0.1\ntraining: {epochs: 1, effective_batch_size: 8}\n")
+    done = box.once(stage_command=[sys.executable, str(LIMITED)], device="cpu", timeout=250)
+    record = box.record()
+    assert done.returncode == 0, (done.stderr, record.error)
+    first, second = record.attempts
+    assert (first.outcome, first.reason) == ("out of memory", CHANGE)
+    assert (second.outcome, second.first_step) == ("succeeded", (first.last_step or 0) + 1)
+    assert second.last_step == record.total_steps
+    assert CHANGE in box.answer("done")
+    (run,) = box.outputs.runs()
+    assert CHANGE in run.log.read_text()
+    command = [sys.executable, "-m", "runner.cli", "status", "--outputs-dir", str(box.outputs.root)]
+    environment = {**box.environment, "COLUMNS": "200"}
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert CHANGE in told.stdout
+    steps = [
+        json.loads(line)["step"]
+        for attempt in record.attempts
+        for line in StageFolder(run.attempt(attempt.number)).metrics.read_text().splitlines()
+        if '"loss"' in line
+        and (attempt.first_step or 0) <= json.loads(line)["step"] <= (attempt.last_step or 0)
+    ]
+    assert steps == list(range(1, (record.total_steps or 0) + 1))
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A cgroup of 384 MiB, in which the kernel kills whoever takes most."""
+    name, limit = f"runner-test-{secrets.token_hex(4)}", str(384 << 20)
+    v1, v2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    where = (v1 if v1.is_dir() else v2) / name
+    try:
+        where.mkdir()
+        if v1.is_dir():
+            (where / "memory.limit_in_bytes").write_text(limit)
+        else:
+            (where / "memory.max").write_text(limit)
+            (where / "memory.swap.max").write_text("0")
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here ({error.strerror})")
+    yield where
+    where.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("ways", "state"),
+    [(["eat", "ok"], State.SUCCEEDED), (["eat", "eat"], State.FAILED)],
+    ids=["once", "twice"],
+)
+def test_a_kernel_kill_is_told_apart(
+    tmp_path: Path, group: Path, ways: list[str], state: State
+) -> None:
+    """The kernel's own kill is named, tried once more with less, and advised on if it repeats."""
+    box = Box(tmp_path)
+    box.drop("contracts", train=ways)
+    enter = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*enter, *box.command(once=True)],
+        cwd=REPOSITORY,
+        env=box.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    record = box.record()
+    assert record.state is state, (done.stderr, record.error)
+    first, second = record.attempts
+    assert (first.outcome, first.exit_code) == ("out of host memory", -9)
+    (run,) = box.outputs.runs()
+    spared = []
+    for attempt in (first, second):
+        folder = StageFolder(run.attempt(attempt.number))
+        environment = json.loads((folder.root / "environment.json").read_text())
+        plan = json.loads(folder.plan.read_text())
+        spared.append((plan["spare_host_memory"], "MALLOC_MMAP_THRESHOLD_" in environment))
+    assert spared == [(False, False), (True, True)]
+    answer = box.answer("done" if state is State.SUCCEEDED else "failed")
+    assert "the machine's own memory ran out in attempt 1" in answer
+    if state is State.FAILED:
+        assert "Close other programs" in answer

@@ -1,0 +1,148 @@
+"""What a run would need, told before it is dropped."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from runner import cli
+from runner.commands.plan import Planned, render
+from runner.contract.batch import BatchPlan
+from runner.contract.forecast import GIB, Box, Work, alternatives, choose
+from runner.contract.model_shape import read_shape
+from runner.contract.read_spec import read_spec
+
+LLAMA_8B = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+
+
+def planned(gib: float | None, *, longest: int = 2000, **known: object) -> Planned:
+    """Plan 800 contracts on a model of 8 billion weights."""
+    spec = read_spec(b"model: llama\ndata: a.jsonl\n", file_name="contracts.yaml")
+    shape = read_shape(LLAMA_8B)
+    assert shape is not None
+    work = Work.of(spec, shape, [longest - i for i in range(800)], total_steps=100)
+    box = Box(gpu_memory_bytes=int(gib * GIB) if gib else None, **known)  # type: ignore[arg-type]
+    return Planned(
+        spec=spec,
+        work=work,
+        box=box,
+        chosen=choose(work, box),
+        alternatives=alternatives(work, box),
+        what_if=False,
+    )
+
+
+def shown(what: Planned) -> str:
+    """Print it."""
+    console = Console(width=100, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(render(what))
+    return captured.get()
+
+
+def test_a_person_sees_what_fits_their_card() -> None:
+    """The plan chosen, each part of its memory, and every batch with whether it fits."""
+    text = shown(planned(24))
+    assert "Fits a card with 24 GiB" in text
+    for part in (
+        "weights",
+        "adapter",
+        "gradients",
+        "optimizer",
+        "activations",
+        "logits",
+        "context",
+    ):
+        assert f"  {part} " in text
+    for need in ("host memory", "disk", "time"):
+        assert f"\n{need} " in text
+    (row,) = [line for line in text.splitlines() if line.startswith("16 × 1")]
+    assert "does not fit" in row
+    assert [line.split()[0] for line in text.splitlines() if " × " in line[:7]] == [
+        "16", "8", "4", "2", "1",
+    ]  # fmt: skip
+    assert text.count("◀") == 1
+
+
+def test_by_how_much_it_misses() -> None:
+    """Where nothing fits, the page opens with how many GiB are missing."""
+    found = planned(8, longest=60_000)
+    missing = (found.chosen.gpu_memory_bytes / GIB) - 7.75
+    assert f"Does not fit a card with 8 GiB: {missing:.1f} GiB are missing." in shown(found)
+
+
+def test_the_parts_shown_add_up_after_lessons() -> None:
+    """What past runs taught is a line of its own, so that the parts still are the whole."""
+    found = planned(24, learned_memory={"qlora, checkpointing off": 1.1})
+    assert "learned from past runs" in shown(found)
+    assert "learned from past runs" not in shown(planned(24))
+
+
+@pytest.fixture
+def spec(tiny_model: Path, tmp_path: Path) -> Path:
+    """A spec whose rows lie beside it."""
+    rows = [{"prompt": f"How high is wall {i}?", "completion": "A foot." * i} for i in range(1, 60)]
+    (tmp_path / "walls.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    path = tmp_path / "walls.yaml"
+    path.write_text(f"model: {tiny_model.name}\ndata: walls.jsonl\neval_split: 0\n")
+    return path
+
+
+def test_plan_reads_real_rows(spec: Path, tiny_model: Path, capsys: pytest.CaptureFixture) -> None:
+    """The lengths are those of the data, through the model's own tokenizer and template."""
+    words = ["plan", str(spec), "--models-dir", str(tiny_model.parent), "--card", "24", "--json"]
+    with pytest.raises(SystemExit) as left:
+        cli.main(words)
+    assert left.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["total_steps"], found["fits"]) == (59, 8, True)
+    assert 59 * 2 < found["longest"] < 59 * 6  # tokens: "A foot." is two or three
+    assert found["limit_bytes"] < 24 * GIB
+    plan = BatchPlan.model_validate(found["batch_plan"])
+    assert plan.effective_batch_size == found["effective_batch_size"] == 16
+    assert found["gpu_memory_bytes"] == pytest.approx(sum(found["gpu_memory"].values()), abs=8)
+    assert found["host_memory_bytes"] > 0
+    assert found["disk_bytes"] > 0
+    assert found["seconds"] > 0
+    assert {one["batch_plan"]["per_device_batch_size"] for one in found["alternatives"]} == {
+        1, 2, 4, 8, 16,
+    }  # fmt: skip
+
+
+def test_plan_reads_no_weights(spec: Path, tiny_model: Path) -> None:
+    """Neither the command nor the stage that it runs loads torch: a plan costs seconds."""
+    source = (
+        "import runpy, sys\n"
+        "from runner.contract.errors import RunnerError\n"
+        "from runner.commands.plan import Asked, plan\n"
+        "from runner.contract.layout import Outputs\n"
+        "from pathlib import Path\n"
+        f"plan(Path({str(spec)!r}), Outputs(Path('none')), "
+        f"Asked(models_dir=Path({str(tiny_model.parent)!r})))\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0
+
+
+def test_a_spec_that_cannot_run_cannot_be_planned(
+    spec: Path, tiny_model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """What a run would be refused for is said here, in the same words."""
+    spec.write_text(spec.read_text() + "training: {max_length: 16}\n")
+    with pytest.raises(SystemExit) as left:
+        cli.main(["plan", str(spec), "--models-dir", str(tiny_model.parent)])
+    assert left.value.code == 1
+    assert "longer than 16 tokens" in capsys.readouterr().err
