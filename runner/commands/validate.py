@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runner.contract.beneath import Folder
 from runner.contract.errors import InputError, Problem, SpecError, UnsafePathError
-from runner.contract.models import find_model
+from runner.contract.forecast import cap_problem
+from runner.contract.model_shape import read_shape
+from runner.contract.models import find_model, read_config
 from runner.contract.read_spec import read_spec
 from runner.contract.spec import JobSpec
 
@@ -88,7 +90,9 @@ def validate(path: Path, models_dir: Path, *, inputs: bool = True) -> Validated:
         wanted = [*spec.data, *(spec.eval_data or [])]
         problems += missing_data(wanted, path.absolute().parent, path.name)
         try:
-            find_model(models_dir, spec.model)
+            config = read_config(find_model(models_dir, spec.model), spec.model)
+            if too_low := cap_problem(spec, read_shape(config)):
+                problems.append(replace(too_low, file=path.name))
         except InputError as error:
             problems += error.problems
     return Validated(path=path, spec=spec, problems=tuple(problems))

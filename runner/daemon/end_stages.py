@@ -18,7 +18,7 @@ from runner.daemon import outcome
 from runner.daemon.book import Book, Live
 from runner.daemon.follow_plans import plan_in_force
 from runner.daemon.host_memory import kernel_kills, killed_for_memory
-from runner.daemon.look_ahead import learn
+from runner.daemon.look_ahead import learn, look_ahead, why_not
 from runner.daemon.plans import read_answer, stage_folder
 from runner.daemon.process import Child
 from runner.daemon.recover import step_of
@@ -108,11 +108,15 @@ def attempt_ended(
         "attempts": (*record.attempts[:-1], closed),
         "batch_plan": next_plan or plan,
     }
+    gpu = book.gpu.look(time.monotonic(), anew=code == ExitCode.OUT_OF_GPU_MEMORY)
     if result is not None:
         if code == ExitCode.OK and result.peak_gpu_memory_bytes is not None:
+            facts = record.forecast
+            if plan != attempt.batch_plan:  # the probe made it smaller: compare like with like
+                now_in_force = record.but(batch_plan=plan)
+                facts = look_ahead(book.settings, live.run, now_in_force, live.spec, gpu).facts
             peak = result.peak_gpu_memory_bytes
-            changes["forecast"] = {**record.forecast, "measured_gpu_memory_bytes": peak}
-            gpu = book.gpu.look(time.monotonic())
+            changes["forecast"] = {**facts, "measured_gpu_memory_bytes": peak}
             learn(book.settings, live.run, record, live.spec, result, gpu=gpu)
         changes |= {
             "environment": {**record.environment, **result.environment},
@@ -125,6 +129,12 @@ def attempt_ended(
             },
         }
     then = after_attempt(code, attempts=changes["attempts"], smaller_exists=next_plan is not None)
+    if then is Next.FAIL and code == ExitCode.OUT_OF_GPU_MEMORY:
+        why = why_not(book.settings, live.run, record.but(**changes), live.spec, gpu)
+        if isinstance(why, str):
+            then = Next.SMALLER_PLAN  # as soon as there is room: the next start waits for it
+        else:
+            error = why or error
     if then is Next.GO_ON:
         changes["state"] = State.EXPORTING
     elif asked or then not in (Next.REJECT, Next.FAIL):

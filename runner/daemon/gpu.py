@@ -61,9 +61,20 @@ class GpuMemory:
         """What somebody holds, the driver included."""
         return self.total_bytes - self.free_bytes
 
+    @property
+    def is_shared(self) -> bool:
+        """Another program holds more than a run should live beside."""
+        return self.used_bytes > SMALL_SHARE * self.total_bytes
+
+    def held_by(self) -> str:
+        """Name who holds how much."""
+        held = [one for one in self.holders if one.held_bytes >= _SAME_BYTES]
+        who = ", ".join(f"{h.name} (process {h.pid}) {h.held_bytes / GIB:.1f} GiB" for h in held)
+        return f"held by {who}" if who else "the driver does not show by whom"
+
     def box(self, *, budget_bytes: int | None, **known: Any) -> Box:
         """Say what a forecast needs to know; small holders are lived with, not waited for."""
-        beside = self.used_bytes if self.used_bytes <= SMALL_SHARE * self.total_bytes else 0
+        beside = 0 if self.is_shared else self.used_bytes
         return Box(
             gpu_name=self.name,
             gpu_memory_bytes=self.total_bytes - beside,
@@ -75,14 +86,11 @@ class GpuMemory:
 
 def why_wait(gpu: GpuMemory, needed_bytes: int) -> str | None:
     """Say who holds what a run needs; None when it is free, or when waiting would not help."""
-    if needed_bytes <= gpu.free_bytes or gpu.used_bytes <= SMALL_SHARE * gpu.total_bytes:
+    if needed_bytes <= gpu.free_bytes or not gpu.is_shared:
         return None
-    held = [one for one in gpu.holders if one.held_bytes >= _SAME_BYTES]
-    who = ", ".join(f"{h.name} (process {h.pid}) {h.held_bytes / GIB:.1f} GiB" for h in held)
     return (
         f"the GPU's memory is held by another program: {needed_bytes / GIB:.1f} GiB needed, "
-        f"{gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} free; "
-        + (f"held by {who}" if who else "the driver does not show by whom")
+        f"{gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} free; {gpu.held_by()}"
     )
 
 
@@ -95,11 +103,11 @@ class GpuWatch:
         self.answer: GpuMemory | None = None
         self.until = 0.0
 
-    def look(self, at: float) -> GpuMemory | None:
-        """Give the card as it was at most a few seconds ago; None: there is none."""
+    def look(self, at: float, *, anew: bool = False) -> GpuMemory | None:
+        """Give the card as it is (``anew``) or was a few seconds ago; None: there is none."""
         if self.device == "cpu":
             return None
-        if at >= self.until:
+        if at >= self.until or (anew and self.answer is not None):
             self.answer = read_gpu()
             self.until = at + (FRESH_SECONDS if self.answer else NONE_SECONDS)
         return self.answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ from runner.contract.lessons import (
 )
 from runner.contract.model_shape import read_shape
 from runner.contract.models import read_config
-from runner.contract.record import RunRecord
+from runner.contract.record import ErrorFacts, RunRecord
 from runner.contract.spec import JobSpec
 from runner.contract.stage_io import TrainResult
+from runner.contract.what_fits import does_not_fit
 from runner.daemon.gpu import GpuMemory, why_wait
 from runner.daemon.plans import first_plan
 from runner.daemon.settings import Settings
@@ -70,6 +71,29 @@ def look_ahead(
         limit = box.limit_bytes or found.gpu_memory_bytes
         waits = why_wait(gpu, min(found.gpu_memory_bytes, limit))
     return Ahead(plan=found.batch_plan, facts=facts, waits=waits)
+
+
+def why_not(
+    settings: Settings, run: RunFolder, record: RunRecord, spec: JobSpec, gpu: GpuMemory | None
+) -> ErrorFacts | str | None:
+    """Say why a run did not fit at the smallest plan, and what would fit.
+
+    A sentence instead: another program has taken what it needs, and it only has to wait. None: the
+    model's config tells too little.
+    """
+    work = read_work(settings.models_dir, run, spec, total_steps=record.total_steps or 0)
+    plan = record.batch_plan
+    if work is None or plan is None:
+        return None
+    box = known_box(settings.outputs, spec, gpu)
+    beside = ""
+    if gpu is not None and gpu.is_shared:
+        if waits := why_wait(gpu, forecast(work, plan, box).gpu_memory_bytes):
+            return waits
+        box = replace(box, gpu_memory_bytes=gpu.free_bytes)
+        beside = gpu.held_by()
+    step = record.attempts[-1].last_step or 0
+    return does_not_fit(work, plan, box, after_step=step, beside=beside)
 
 
 def first_forecast(spec: JobSpec, work: Work, box: Box) -> Forecast:

@@ -12,14 +12,16 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runner.contract.durable import sync_tree, write_json
-from runner.contract.errors import DataError, Problem, StageError
+from runner.contract.errors import DataError, Problem, SpecError, StageError
 from runner.contract.exit_codes import ExitCode
+from runner.contract.forecast import cap_problem
 from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.model_shape import read_shape
 from runner.contract.models import describe_model, find_model, longest_context, read_config
 from runner.contract.record import DataFile
 from runner.contract.spec import JobSpec
@@ -74,8 +76,11 @@ def _prepare(folder: Path) -> None:
 
     stage, run = StageFolder(folder), RunFolder.containing(folder)
     plan = read_message(stage.plan, PreparePlan)
-    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    spec_name = f"{run.job}.yaml"
+    spec = read_spec(run.spec.read_bytes(), file_name=spec_name)
     model = find_model(Path(plan.models_dir), spec.model)
+    if too_low := cap_problem(spec, read_shape(read_config(model, spec.model))):
+        raise SpecError([replace(too_low, file=spec_name)])
 
     named = [*spec.data, *(spec.eval_data or ())]
     copies = take_snapshot(

@@ -3,9 +3,9 @@
 The real stages need torch and minutes; what is tested here is what the daemon makes of each way a
 child can end, kill -9 included, in seconds. The real stages under the real daemon are tested in
 test_whole_path. The "data" of these tests is a JSON object: stage → list of ways to end, one for
-each try; a way is "ok", an exit code, "hang" (until asked
-to stop), "stubborn" (even then), "eat" (all the memory there is), or "train N then WAY" to leave N
-steps first.
+each try; a way is "ok", an exit code, "hang" (until asked to stop), "stubborn" (even then), "eat"
+(all the memory there is), or "train N then WAY" to leave N steps first. Beside the stages it may
+hold ``lengths`` (of the prepared rows) and ``peak`` (bytes of GPU memory that an attempt took).
 """
 
 import ctypes
@@ -92,6 +92,9 @@ def main() -> int:
             _, count, _, way = way.split(" ", 3)
             steps = int(count)
         results["train"] = train(folder, run, plan, steps)
+        results["train"]["peak_gpu_memory_bytes"] = script.get("peak")
+    if stage == "prepare" and "lengths" in script:
+        (folder.root / "lengths.json").write_text(json.dumps(script["lengths"]))
     if stage == "export":
         run.adapter.mkdir(exist_ok=True)
     if way in ("hang", "stubborn"):

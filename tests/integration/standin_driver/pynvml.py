@@ -1,0 +1,89 @@
+"""Stands in for NVIDIA's driver, of which no machine without a card has one.
+
+It answers as nvidia-ml-py does, from the JSON object that the variable STANDIN_DRIVER names:
+``total`` and ``free`` in bytes, and ``held``, a list of process id, name and bytes. Once a file
+matches its pattern ``when``, what stands in its ``then`` holds.
+"""
+
+# ruff: noqa: N802  the names are NVIDIA's
+
+import glob
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+NVML_CLOCK_SM = 1
+
+
+class NVMLError(Exception):
+    """What the driver refuses."""
+
+
+def _told():
+    told = json.loads(Path(os.environ["STANDIN_DRIVER"]).read_text())
+    return told["then"] if "then" in told and glob.glob(told["when"]) else told
+
+
+def nvmlInit():
+    """Begin."""
+
+
+def nvmlShutdown():
+    """End."""
+
+
+def nvmlSystemGetDriverVersion():
+    """Give a version that the stack can use."""
+    return "580.65.06"
+
+
+def nvmlDeviceGetCount():
+    """Count the cards."""
+    return 1
+
+
+def nvmlDeviceGetHandleByIndex(index):
+    """Give a card."""
+    return index
+
+
+def nvmlDeviceGetName(_handle):
+    """Name it."""
+    return "NVIDIA GeForce RTX 4090"
+
+
+def nvmlDeviceGetCudaComputeCapability(_handle):
+    """Tell its kind."""
+    return 8, 9
+
+
+def nvmlDeviceGetNumGpuCores(_handle):
+    """Count its cores."""
+    return 16384
+
+
+def nvmlDeviceGetMaxClockInfo(_handle, _which):
+    """Tell its clock, in MHz."""
+    return 2520
+
+
+def nvmlDeviceGetMemoryInfo(_handle):
+    """Tell its memory."""
+    told = _told()
+    return SimpleNamespace(total=told["total"], free=told["free"])
+
+
+def nvmlDeviceGetComputeRunningProcesses(_handle):
+    """Tell who computes."""
+    return [SimpleNamespace(pid=pid, usedGpuMemory=held) for pid, _, held in _told()["held"]]
+
+
+def nvmlDeviceGetGraphicsRunningProcesses(_handle):
+    """Refuse: servers' cards do."""
+    raise NVMLError("Not Supported")
+
+
+def nvmlSystemGetProcessName(pid):
+    """Name a process, with its arguments."""
+    return next(name for one, name, _ in _told()["held"] if one == pid)
