@@ -71,7 +71,9 @@ def describe_change(before: BatchPlan, after: BatchPlan) -> str:
             f"{p.per_device_batch_size} × {p.gradient_accumulation_steps}" for p in (before, after)
         ]
         more = "" if _switches(after) == _switches(before) else f" ({_switches(after)} on)"
-        return f"halved: {sizes[0]} → {sizes[1]}{more}, {same}"
+        half = 2 * after.per_device_batch_size == before.per_device_batch_size
+        how = "halved" if half else "made smaller"
+        return f"{how}: {sizes[0]} → {sizes[1]}{more}, {same}"
     size = f"{after.per_device_batch_size} × {after.gradient_accumulation_steps}"
     return f"{_switches(after)} switched on at {size}, {same}"
 

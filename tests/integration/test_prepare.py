@@ -7,7 +7,7 @@ import pytest
 from datasets import load_from_disk
 from transformers import AutoTokenizer
 
-from runner.contract.errors import DataError
+from runner.contract.errors import DataError, SpecError
 from runner.contract.layout import Outputs, new_run_id
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
 from runner.training.prepare import IGNORED, prepare, total_steps
@@ -134,6 +134,15 @@ def test_packed_sequences_are_counted_as_the_trainer_packs_them(box):
     lengths = json.loads((box.run.prepared / "lengths.json").read_text())
     assert sum(lengths) / 400 <= packed.train_rows < len(lengths) / 4
     assert packed.total_steps == 2
+
+
+def test_a_cap_below_the_weights_is_refused_before_anything_is_copied(box):
+    """The run is rejected with the numbers; no minute is spent on data or training."""
+    box.put("a.jsonl", [qa(1)])
+    with pytest.raises(SpecError, match=r"weights alone take 0\.1 GiB \(qlora\)") as caught:
+        box.prepare("data: a.jsonl\nlimits: {gpu_memory_gib: 0.3}")
+    assert caught.value.problems[0].field == "limits.gpu_memory_gib"
+    assert not box.run.data.exists()
 
 
 BAD = {

@@ -288,6 +288,24 @@ def test_validate_names_every_problem_with_its_line(capsys, tmp_path):
     assert call(capsys, "validate", str(spec), "--spec-only")[0] == 0
 
 
+@pytest.mark.parametrize(("cap", "ok"), [("0.4", False), ("2", True)])
+def test_validate_refuses_a_cap_below_the_weights(capsys, tiny_model, tmp_path, cap, ok):
+    """The numbers are told: the cap, what the weights take, and a cap that would do."""
+    (tmp_path / "rows.jsonl").write_text('{"text": "x"}\n')
+    spec = tmp_path / "job.yaml"
+    spec.write_text(f"model: tiny\ndata: rows.jsonl\nlimits: {{gpu_memory_gib: {cap}}}\n")
+    words = ("validate", str(spec), "--models-dir", str(tiny_model.parent), "--json")
+    status, out, _ = call(capsys, *words)
+    (answer,) = json.loads(out)
+    assert (status, answer["ok"]) == (0 if ok else 1, ok)
+    for problem in answer["problems"]:
+        assert (problem["field"], problem["found"]) == ("limits.gpu_memory_gib", "0.4")
+        assert (
+            "the cap is 0.4 GiB, but the model's weights alone take 0.1 GiB" in problem["message"]
+        )
+        assert "give at least 1" in problem["hint"]
+
+
 def test_schema_is_json(capsys):
     """Editors get every field."""
     _, out, _ = call(capsys, "schema")

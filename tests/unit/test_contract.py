@@ -59,12 +59,42 @@ def test_batch_one_gets_checkpointing_then_offloading_then_an_end():
     assert smaller(third) is None
 
 
-def test_a_halved_plan_is_described_for_people():
+def cut(size: int, steps: int, *, checkpointing: bool = False, offloading: bool = False):
+    """Give a plan."""
+    return BatchPlan(
+        per_device_batch_size=size,
+        gradient_accumulation_steps=steps,
+        activation_checkpointing=checkpointing,
+        activation_offloading=offloading,
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (cut(8, 2), cut(4, 4), "halved: 8 × 2 → 4 × 4, same effective batch 16"),
+        (cut(3, 4), cut(1, 12), "made smaller: 3 × 4 → 1 × 12, same effective batch 12"),
+        (cut(4, 4), cut(1, 16), "made smaller: 4 × 4 → 1 × 16, same effective batch 16"),
+        (
+            cut(2, 8),
+            cut(1, 16, checkpointing=True),
+            "halved: 2 × 8 → 1 × 16 (activation checkpointing on), same effective batch 16",
+        ),
+        (
+            cut(1, 16),
+            cut(1, 16, checkpointing=True),
+            "activation checkpointing switched on at 1 × 16, same effective batch 16",
+        ),
+        (
+            cut(1, 16, checkpointing=True),
+            cut(1, 16, checkpointing=True, offloading=True),
+            "activation offloading switched on at 1 × 16, same effective batch 16",
+        ),
+    ],
+)
+def test_a_smaller_plan_is_described_for_people(before, after, words):
     """The user reads what was changed and what stayed."""
-    before = BatchPlan(per_device_batch_size=8, gradient_accumulation_steps=2)
-    after = smaller(before)
-    assert after is not None
-    assert describe_change(before, after) == "halved: 8 × 2 → 4 × 4, same effective batch 16"
+    assert describe_change(before, after) == words
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,39 @@ def test_contradictions_in_training_are_named(training, words):
     assert words in only(f"{TWO}training: {training}\n").message
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("training.batch_size", "0", "a whole number from 1 to 4096"),
+        ("training.batch_size", "-4", "a whole number from 1 to 4096"),
+        ("training.effective_batch_size", "0", "a whole number from 1 to 65536"),
+        ("training.gradient_accumulation", "0", "a whole number from 1 to 65536"),
+        ("limits.gpu_memory_gib", "0", "a number above 0, at most 1024, such as 20 or 20 GiB"),
+    ],
+)
+def test_a_batch_of_nothing_is_refused_with_what_is_allowed(field, value, allowed):
+    """No batch, no accumulation and no cap of 0; the person reads what may stand there."""
+    section, name = field.split(".")
+    problem = only(f"{TWO}{section}:\n  {name}: {value}\n")
+    assert (problem.field, problem.found, problem.line) == (field, value, 4)
+    assert problem.allowed == allowed
+
+
+@pytest.mark.parametrize(
+    ("training", "limit"),
+    [
+        ("{}", None),
+        ("{batch_size: 4}", 4),
+        ("{gradient_accumulation: 8}", 2),
+        ("{gradient_accumulation: 8, effective_batch_size: 64}", 8),
+        ("{batch_size: 4, gradient_accumulation: 8}", 4),
+    ],
+)
+def test_the_batch_a_spec_asks_for(training, limit):
+    """Passes per step say how many examples a pass has, as much as the batch size itself."""
+    assert read(f"{TWO}training: {training}\n").batch_size_limit == limit
+
+
 def test_held_out_rows_come_from_one_place():
     """A file, or a share of the rows; and never rows that are trained on."""
     assert only(TWO + "eval_data: e.jsonl\neval_split: 0.1\n").field == "eval_split"
