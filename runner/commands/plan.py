@@ -23,6 +23,7 @@ from runner.contract.forecast import Box, Forecast, Parts, Work, alternatives
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.spec import JobSpec
 from runner.contract.stage_io import PrepareResult, read_message
+from runner.contract.what_fits import gap
 from runner.daemon.gpu import read_gpu
 from runner.daemon.look_ahead import as_facts, first_forecast, known_box, read_work
 
@@ -135,7 +136,7 @@ def _verdict(planned: Planned) -> Text:
         return Text("There is no card in this box: it would train on the CPU.", style="yellow")
     if chosen.fits:
         return Text(f"Fits {_room(planned)}.", style="green")
-    missing = (chosen.gpu_memory_bytes - limit) / GIB
+    *_, missing = gap(chosen.gpu_memory_bytes, limit)
     return Text(f"Does not fit {_room(planned)}: {missing:.1f} GiB are missing.", style="bold red")
 
 

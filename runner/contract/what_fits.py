@@ -31,10 +31,11 @@ def does_not_fit(
             f"({plan}; {tokens}), after step {after_step}."
         )
     elif needed > limit:
+        need, room, missing = gap(needed, limit)
         message = (
             f"This run does not fit, not even at the smallest plan ({plan}; {tokens}), after step "
-            f"{after_step}: it needs {needed / GIB:.1f} GiB, {limit / GIB:.1f} GiB may be used, "
-            f"{_up(needed - limit):.1f} GiB are missing."
+            f"{after_step}: it needs {need:.1f} GiB, {room:.1f} GiB may be used, "
+            f"{missing:.1f} GiB are missing."
         )
     else:
         message = (
@@ -105,6 +106,11 @@ def _cut(work: Work, length: int) -> Work:
     return replace(work, lengths=tuple(min(one, length) for one in work.lengths), packed_to=packed)
 
 
+def gap(needed: int, limit: int) -> tuple[float, float, float]:
+    """Give GiB needed, GiB there and GiB missing, so rounded that the sum is right and never 0."""
+    need, room = _up(needed), math.floor(limit / GIB * 10) / 10
+    return need, room, need - room
+
+
 def _up(size: float, step: float = 0.1) -> float:
-    """Give GiB, rounded up: what is missing is never told as nothing."""
     return math.ceil(round(size / GIB / step, 6)) * step

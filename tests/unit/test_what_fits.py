@@ -35,9 +35,9 @@ def test_the_figures_are_the_forecasts() -> None:
     run = work(lengths=LONG)
     needed = forecast(run, candidates(run)[-1], Box()).gpu_memory_bytes / GIB
     figures = [float(one) for one in re.findall(r"([\d.]+) GiB", message)]
-    assert figures[0] == pytest.approx(needed, abs=0.051)
-    assert figures[1] == pytest.approx(11.75, abs=0.051)
-    assert figures[2] == pytest.approx(needed - 11.75, abs=0.101)
+    assert needed <= figures[0] < needed + 0.1
+    assert 11.65 < figures[1] <= 11.75
+    assert figures[2] == pytest.approx(figures[0] - figures[1])  # as a person checks it
     assert "60,000 tokens" in message
     assert "after step 3" in message
 
