@@ -47,6 +47,18 @@ def losses_of(record: RunRecord) -> str | None:
     return f"{number(before)} before → {number(after)} after (nats per token)"
 
 
+def forecast_of(record: RunRecord) -> str | None:
+    """Say what was forecast and, once it is known, what the run took; None without a card."""
+    told = record.forecast
+    if not told.get("gpu"):
+        return None
+    text = f"{memory(told['gpu_memory_bytes'])} forecast"
+    if told.get("limit_bytes"):
+        text += f" of {memory(told['limit_bytes'])}"
+    peak = told.get("measured_gpu_memory_bytes")
+    return f"{text}, {memory(peak)} measured" if peak else text
+
+
 def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = [("run", f"{record.job}/{record.run_id}")]
     if record.waiting:
@@ -64,6 +76,8 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
         facts.append(
             ("batch", f"{record.batch_plan} (effective batch {record.effective_batch_size})")
         )
+    if forecast := forecast_of(record):
+        facts.append(("GPU memory", forecast))
     if record.state is State.TRAINING:
         progress = read_progress(run, record)
         eta = duration(progress.eta_seconds)

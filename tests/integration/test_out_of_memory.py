@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from train_box import EFFECTIVE, STEPS, Run, assert_same_curve
-from trouble import EvaluationRunsOut, MemoryRunsOut, RoomFor, StepGoesWrong
+from trouble import EvaluationRunsOut, MemoryRunsOut, RoomFor, RoomForHeldOut, StepGoesWrong
 
 from runner.contract.batch import BatchPlan
 from runner.contract.checkpoints import newest_verified, verified
@@ -147,6 +148,34 @@ def test_the_probe_finds_the_plan_that_fits(
     status, result = run.train(8, trouble=room, probe=True)
     assert (status, result.batch_plan) == (ExitCode.OK, plan)
     assert_same_curve(run.curve(), undisturbed.curve())
+
+
+@pytest.mark.parametrize(("probe", "steps"), [(True, {"0"}), (False, {"4"})])
+def test_the_probe_tries_the_worst_held_out_batch(
+    run: Run, undisturbed: Run, *, probe: bool, steps: set[str]
+) -> None:
+    """What evaluation has no room for is found before step 1, not at the end of the first epoch."""
+    status, result = run.train(8, trouble=RoomForHeldOut(rows=2), probe=probe)
+    assert (status, result.batch_plan.per_device_batch_size) == (ExitCode.OK, 8)
+    log = run.stage().log("train").read_text()
+    assert set(re.findall(r"no room for held-out rows after step (\d+)", log)) == steps
+    assert [line["eval_loss"] for line in run.counted("eval_loss")] == pytest.approx(
+        [line["eval_loss"] for line in undisturbed.counted("eval_loss")], rel=1e-6
+    )
+
+
+def test_dropout_goes_on_where_it_was(tmp_path: Path, prepared: Path, small_models: Path) -> None:
+    """At the same plan not even the random draws change: losses are those of the whole run."""
+    spec = (
+        "model: small\ndata: rows.jsonl\nlora: {dropout: 0.1}\n"
+        "training: {max_steps: 6, effective_batch_size: 8, learning_rate: 1e-3}\n"
+    )
+    whole, parts = (Run(tmp_path / name, prepared, small_models, spec) for name in ("a", "b"))
+    assert whole.train(4, total_steps=6)[0] == ExitCode.OK
+    trouble = MemoryRunsOut("backward", 3, 2)
+    assert parts.train(4, trouble=trouble, total_steps=6)[0] == ExitCode.OUT_OF_GPU_MEMORY
+    assert parts.train(4, total_steps=6)[0] == ExitCode.OK
+    assert_same_curve(parts.curve(), whole.curve(), rel=1e-6)
 
 
 def test_a_machine_that_holds_not_even_one_row(run: Run) -> None:

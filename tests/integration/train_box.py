@@ -197,12 +197,14 @@ class Attempt:
         return read_message(self.stage.result, TrainResult)
 
 
-def assert_same_curve(curve: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
+def assert_same_curve(
+    curve: list[dict[str, Any]], other: list[dict[str, Any]], *, rel: float = 1e-3
+) -> None:
     """Hold that a curve reads 1..N once and is another's, as a user may rely on."""
     assert [line["step"] for line in curve] == list(range(1, len(other) + 1))
     for name in ("step", "epoch", "learning_rate", "rows", "tokens_seen"):
         assert [line[name] for line in curve] == [line[name] for line in other], name
     for name in ("loss", "grad_norm"):
         assert [line[name] for line in curve] == pytest.approx(
-            [line[name] for line in other], rel=1e-3
+            [line[name] for line in other], rel=rel
         ), name

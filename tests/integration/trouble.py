@@ -124,6 +124,29 @@ class EvaluationRunsOut:
 
 
 @dataclass(frozen=True)
+class RoomForHeldOut:
+    """A machine that holds so many held-out rows at once; each failure is a line of the log."""
+
+    rows: int
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from runner.training.callbacks import Conduct
+
+        give_back_when_let_go(in_evaluation=True)
+
+        def bind(conduct: Conduct, trainer: Any, *_: Any) -> None:
+            def forward(model: Any, _: Any, given: dict[str, Any]) -> None:
+                if not model.training and len(given["input_ids"]) > self.rows:
+                    print(f"no room for held-out rows after step {conduct.progress.step}")
+                    run_out_of_memory()
+
+            trainer.model.register_forward_pre_hook(forward, with_kwargs=True)
+
+        around(Conduct, "bind", bind)
+
+
+@dataclass(frozen=True)
 class RoomFor:
     """A machine that holds so many rows in training, and those only with ``checkpointing``."""
 

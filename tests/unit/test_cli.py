@@ -182,6 +182,29 @@ def test_show_tells_error_and_advice_with_control_characters_escaped(capsys, tmp
     assert "copy it" in out
 
 
+@pytest.mark.parametrize(
+    ("forecast", "words"),
+    [
+        ({"gpu": None, "gpu_memory_bytes": 2**30}, None),  # on a CPU there is no such memory
+        ({"gpu": "RTX", "gpu_memory_bytes": 11 * 2**30}, "11.0 GiB forecast"),
+        (
+            {
+                "gpu": "RTX",
+                "gpu_memory_bytes": 11 * 2**30,
+                "limit_bytes": 24 * 2**30,
+                "measured_gpu_memory_bytes": 10 * 2**30,
+            },
+            "11.0 GiB forecast of 24.0 GiB, 10.0 GiB measured",
+        ),
+    ],
+)
+def test_show_puts_the_measured_peak_beside_the_forecast(capsys, tmp_path, forecast, words):
+    """A person sees how good the forecast was."""
+    make_run(tmp_path, "job", 1, State.SUCCEEDED, forecast=forecast)
+    _, out, _ = call(capsys, "show", "job", "--outputs-dir", str(tmp_path))
+    assert words in out if words else "GPU memory" not in out
+
+
 def test_show_finds_a_run_by_job_id_or_its_end(capsys, tmp_path):
     """A job's name means its newest run; an unknown one is answered with what there is."""
     make_run(tmp_path, "job", 1, State.SUCCEEDED)
