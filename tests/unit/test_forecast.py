@@ -72,7 +72,9 @@ def test_kept_activations_are_counted_right(method: str, tmp_path: Path) -> None
     from runner.contract.forecast import _kept_per_token
 
     adapters = small.adapter_parameters // shape.layers * 2  # their copies in 16 bits
-    assert two - one - adapters == pytest.approx(512 * _kept_per_token(small, on_card=False), rel=0.01)
+    assert two - one - adapters == pytest.approx(
+        512 * _kept_per_token(small, on_card=False), rel=0.01
+    )
 
 
 def _kept_bytes(method: str, layers: int, folder: Path) -> int:

@@ -50,7 +50,7 @@ def test_the_figures_are_the_forecasts() -> None:
         (card(16), {"method": "lora"}, ["method: qlora", "a card with"]),
         (card(12), {"method": "lora", "lengths": LONG}, ["training.max_length", "a card with"]),
         (card(24, budget_bytes=8 * GIB), {"lengths": (20_000, 9)}, ["training.", "limits."]),
-        (card(80), {"lengths": (400_000, 9)}, ["training.max_length"]),
+        (card(80), {"lengths": (2_000_000, 9)}, ["training.max_length"]),
         (Box(), {}, ["more memory for the machine", "a card with"]),
         (Box(budget_bytes=9 * GIB), {}, ["more memory for the machine", "a card with"]),
     ],
