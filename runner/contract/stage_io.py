@@ -7,6 +7,7 @@ plan are absolute. A stage finds its run folder from its own (`RunFolder.contain
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,9 @@ from runner.contract.record import DataFile, ErrorFacts, ModelFacts
 
 PARENT = "RUNNER_DAEMON_PID"
 """Variable of a stage's environment: who started it, and without whom it must not run."""
+
+STACK_SIGNAL = signal.SIGUSR1
+"""Asks a stage for the stacks of all its threads, in its log."""
 
 
 class _Message(BaseModel):

@@ -42,6 +42,12 @@ class Live:
     """Why it is to be cancelled, as soon as its child has ended."""
     pause: str = ""
     """Why its child was asked to leave a checkpoint: the box's trouble, not the run's."""
+    hung: str = ""
+    """What was seen of its child's standing still; empty while it moves."""
+    asked_for_stack_at: float = 0.0
+    """Monotonic time at which a child that hangs was asked where."""
+    sign_of_life: tuple[tuple[int, int], float] | None = None
+    """What its child last showed, and the monotonic time at which that was new."""
     kernel_kills: int | None = None
     """How many processes the kernel had killed for want of memory when its child began."""
     end_said: bool = False
@@ -73,6 +79,8 @@ class Book:
         )
         self.all_succeeded = True
         self.stopping = False
+        self.hurry = False
+        """Asked to stop a second time: nobody is waited for any more."""
         self.hold: tuple[float, str] | None = None
         """Until when (monotonic) nothing starts, and why."""
         self.inbox_problem = ""
@@ -131,7 +139,7 @@ class Book:
         if live.child is not None:
             live.child.ask_to_stop(at=time.monotonic(), grace_seconds=self.settings.grace_seconds)
         else:
-            self.end(live, State.CANCELLED, outcome.cancelled(reason))
+            self.end(live, State.CANCELLED, outcome.cancelled(reason, live.run))
 
     @contextmanager
     def noting_trouble(self, what: str = "the outputs folder cannot be written") -> Iterator[None]:

@@ -16,22 +16,23 @@ from runner.contract.beneath import Folder
 from runner.contract.errors import RunnerError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import STATE_FOLDERS
-from runner.contract.read_spec import read_spec
 from runner.contract.record import RunRecord
 from runner.daemon import answer, view
-from runner.daemon.book import ENDED_SHOWN, Book, Live
-from runner.daemon.end_stages import attempt_ended, reap
+from runner.daemon.book import ENDED_SHOWN, Book
+from runner.daemon.end_stages import reap
 from runner.daemon.follow_plans import follow_plans
 from runner.daemon.follow_view import follow_view
+from runner.daemon.hang import watch_for_hangs
 from runner.daemon.heartbeat import Heartbeat
 from runner.daemon.intake import Intake
 from runner.daemon.lock import Lock
-from runner.daemon.recover import finished, recover, unfinished
+from runner.daemon.recover import recover, unfinished
 from runner.daemon.requests import read_requests
 from runner.daemon.settings import Settings
 from runner.daemon.space import watch_space
 from runner.daemon.start_stages import start_what_can
 from runner.daemon.sweep import sweep_inbox
+from runner.daemon.take_up import Specless, mend_spec, take_up
 from runner.daemon.watch import watch
 from runner.daemon.write_answers import Answers
 from runner.doctor.at_start import look_at_start
@@ -49,6 +50,7 @@ class Conductor:
         self.answers = Answers(self.book)
         self.heartbeat = Heartbeat(self.book)
         self._unhealed: list[RunRecord] | None = None
+        self._specless: list[Specless] = []
         self._troubles: set[str] = set()
 
     def begin(self) -> bool:
@@ -80,16 +82,8 @@ class Conductor:
             *(record.run_id for record in found.ended),
             *(record.run_id for _, record in found.live),
         }
-        for run, record in found.live:
-            try:
-                spec = read_spec(run.spec.read_bytes(), file_name=record.file_name)
-            except (OSError, RunnerError) as error:
-                book.damaged.append(run.run_id)
-                book.log.say("spec of a run cannot be read", run=run.run_id, reason=str(error))
-                continue
-            live = book.runs[run.run_id] = Live(run=run, record=record, spec=spec)
-            if finished(run, record):
-                attempt_ended(book, live, ExitCode.OK, asked=False)
+        taken_up = [take_up(book, run, record) for run, record in found.live]
+        self._specless = [one for one in taken_up if one is not None]
         self._unhealed = found.ended
 
     def _heal_ended(self, inbox: Folder) -> None:
@@ -118,6 +112,7 @@ class Conductor:
             if not book.stopping:
                 with book.noting_trouble():
                     watch_space(book, at)
+                    watch_for_hangs(book, at)
                     self._carry_out_requests()
             self._look_at_inbox(at)
             if not book.stopping:
@@ -132,7 +127,7 @@ class Conductor:
                 book.log.say("ending, to be started anew with the GPU", level="warning")
                 return ExitCode.GPU_LOST
             if self.settings.once and not busy and not self.intake.specs:
-                if not book.runs:
+                if not book.runs and not self._specless:
                     return 0 if book.all_succeeded else 1
                 held = book.hold is not None or book.guard.standing.problem
                 if held or book.inbox_problem or book.troubles:
@@ -157,7 +152,8 @@ class Conductor:
         return min(waits)
 
     def ask_to_stop(self, *_signal: object) -> None:
-        """Leave: children are asked to stop, and are waited for."""
+        """Leave: children are asked to stop, and are waited for; asked again, they are not."""
+        self.book.hurry = self.book.stopping
         self.book.stopping = True
         self.book.wakeup.set()
 
@@ -173,6 +169,9 @@ class Conductor:
                 if not book.stopping:
                     self.intake.claim_settled(inbox, at)
                 self._heal_ended(inbox)
+                while self._specless:
+                    mend_spec(book, inbox, self._specless[-1])
+                    self._specless.pop()
                 follow_view(book, inbox, at)
                 unclaimable = self.intake.unclaimable.values()
                 self.answers.write(inbox, at, unclaimable=unclaimable)
@@ -206,6 +205,8 @@ class Conductor:
             live = book.runs.get(str(request.args.get("run_id")))
             if request.verb == "cancel" and live is not None:
                 book.cancel(live, "a command asked for it")
+                if not live.record.state.is_final:
+                    continue  # its child is leaving; should the power go now, it is asked again
             else:
                 book.log.say("a request cannot be carried out", verb=request.verb, **request.args)
             request.done()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.contract.batch import describe_change, smaller
-from runner.contract.checkpoints import newest_verified
 from runner.contract.crash_points import reached
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import StageFolder
@@ -21,7 +20,7 @@ from runner.daemon.host_memory import kernel_kills, killed_for_memory
 from runner.daemon.look_ahead import learn, look_ahead, why_not
 from runner.daemon.plans import read_answer, stage_folder
 from runner.daemon.process import Child
-from runner.daemon.recover import step_of
+from runner.daemon.resume_point import resume_point
 from runner.daemon.retry import ASKED, NOT_THE_RUN, Next, after_attempt, after_stage, rule_for
 
 
@@ -32,12 +31,14 @@ def reap(book: Book, at: float) -> None:
             if live.child is not None:
                 _look_at_child(book, live, live.child, at)
             elif live.cancel and not live.record.state.is_final:  # could not be written before
-                book.end(live, State.CANCELLED, outcome.cancelled(live.cancel))
+                book.end(live, State.CANCELLED, outcome.cancelled(live.cancel, live.run))
 
 
 def _look_at_child(book: Book, live: Live, child: Child, at: float) -> None:
     if book.stopping:
         child.ask_to_stop(at=at, grace_seconds=book.settings.grace_seconds)
+    if book.hurry:
+        child.kill()
     child.enforce(at)
     code = child.poll()
     if code is None:
@@ -52,7 +53,8 @@ def _look_at_child(book: Book, live: Live, child: Child, at: float) -> None:
         code, before=live.kernel_kills, after=kernel_kills()
     ):
         meant = ExitCode.OUT_OF_HOST_MEMORY
-    stage_ended(book, live, live.stage, meant, asked=child.is_stopping, status=code)
+    asked = child.is_stopping and not (live.hung and not book.stopping)
+    stage_ended(book, live, live.stage, meant, asked=asked, status=code)
 
 
 def stage_ended(
@@ -78,17 +80,21 @@ def attempt_ended(
     result, error = read_answer(folder.result, TrainResult)
     if code == ExitCode.OK and (result is None or result.best_checkpoint is None):
         code, result = ExitCode.UNEXPECTED, None
-    durable = (
-        result.last_step
-        if code == ExitCode.OK and result is not None
-        else step_of(newest_verified(live.run.root))
-    )
+    if code == ExitCode.OK and result is not None:
+        durable, notes = result.last_step, result.shortfalls
+    else:
+        found = resume_point(live.run)
+        durable, notes = found.step, (*(result.shortfalls if result else ()), *found.notes)
     plan = result.batch_plan if result else plan_in_force(folder) or attempt.batch_plan
     next_plan = None
     if code == ExitCode.OUT_OF_GPU_MEMORY:
         next_plan = smaller(plan) if result is None else result.next_batch_plan
     reason: str | None = error.message if error else outcome.how(code)
-    if asked and code != ExitCode.OK:
+    hung = bool(live.hung) and not asked
+    if hung and code != ExitCode.OK:
+        reason = f"{live.hung}; where it stood is in its {Stage.TRAIN}.log"
+        error = outcome.hung(Stage.TRAIN, live.hung, live.run, record)
+    elif asked and code != ExitCode.OK:
         reason = live.pause or ASKED
     elif next_plan is not None and next_plan != plan:
         reason = describe_change(plan, next_plan)
@@ -97,7 +103,9 @@ def attempt_ended(
     closed = attempt.model_copy(
         update={
             "ended_at": now(),
-            "outcome": "interrupted" if reason in NOT_THE_RUN else rule_for(code).outcome,
+            "outcome": "interrupted"
+            if reason in NOT_THE_RUN
+            else rule_for(code, hung=hung).outcome,
             "exit_code": code if status is None else status,
             "last_step": durable,
             "peak_gpu_memory_bytes": result.peak_gpu_memory_bytes if result else None,
@@ -107,6 +115,7 @@ def attempt_ended(
     changes: dict[str, Any] = {
         "attempts": (*record.attempts[:-1], closed),
         "batch_plan": next_plan or plan,
+        "shortfalls": outcome.joined(record.shortfalls, notes),
     }
     gpu = book.gpu.look(time.monotonic(), anew=code == ExitCode.OUT_OF_GPU_MEMORY)
     if result is not None:
@@ -120,7 +129,6 @@ def attempt_ended(
             learn(book.settings, live.run, record, live.spec, result, gpu=gpu)
         changes |= {
             "environment": {**record.environment, **result.environment},
-            "shortfalls": outcome.joined(record.shortfalls, result.shortfalls),
             "metrics": {
                 **record.metrics,
                 **result.metrics,
@@ -179,7 +187,10 @@ def _other_ended(book: Book, live: Live, which: Stage, code: int, *, asked: bool
     if not changes_done:
         # The record tells that no child works on it: a prepare starts over, others go on.
         changes["state"] = State.QUEUED if which is Stage.PREPARE else State.INTERRUPTED
-    then = after_stage(which, code, tries=record.tries.get(which.value, 1))
+    hung = bool(live.hung) and not asked
+    then = after_stage(which, code, tries=record.tries.get(which.value, 1), hung=hung)
+    if hung and code != ExitCode.OK:
+        error = outcome.hung(which, live.hung, live.run, record)
     if not changes_done and (asked or then is Next.HOLD):  # it does not speak against the run
         tries = record.tries.get(which.value, 1) - 1
         changes["tries"] = {**record.tries, which.value: tries}
@@ -205,7 +216,7 @@ class Ended:
 def _close(book: Book, live: Live, ended: Ended, changes: dict[str, Any]) -> None:
     """Write how a stage ended and what that means for its run, in one step."""
     if live.cancel:
-        book.end(live, State.CANCELLED, outcome.cancelled(live.cancel), changes=changes)
+        book.end(live, State.CANCELLED, outcome.cancelled(live.cancel, live.run), changes=changes)
     elif not ended.asked and ended.then in (Next.REJECT, Next.FAIL):
         state = State.REJECTED if ended.then is Next.REJECT else State.FAILED
         book.end(live, state, ended.error, changes=changes)
@@ -228,4 +239,4 @@ def _hold(book: Book, live: Live, ended: Ended) -> None:
 
 def _forget_child(live: Live) -> None:
     live.child = live.stage = None
-    live.pause, live.end_said = "", False
+    live.pause, live.hung, live.end_said = "", "", False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+from runner.contract.checkpoints import newest_verified, step_of
 from runner.contract.errors import HOST_MEMORY_ADVICE
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import RunFolder
@@ -70,6 +71,18 @@ def facts(which: Stage, code: int, run: RunFolder, record: RunRecord) -> ErrorFa
     )
 
 
+def hung(which: Stage, seen: str, run: RunFolder, record: RunRecord) -> ErrorFacts:
+    """Say that a stage stood still."""
+    folder = stage_folder(run, which, record).relative_to(run.root)
+    return ErrorFacts(
+        kind="hung",
+        message=f"The {which} stage hung, for the second time: {seen}.",
+        advice="Where it stood, thread by thread, is in its log: "
+        f"outputs/{record.job}/{record.run_id}/{folder}/{which}.log. If the card's driver hangs, "
+        "`runner doctor` tells.",
+    )
+
+
 def fell_with_the_box(which: Stage, run: RunFolder, record: RunRecord) -> ErrorFacts:
     """Say that a stage went down with the daemon or the machine too often."""
     folder = stage_folder(run, which, record).relative_to(run.root)
@@ -82,6 +95,15 @@ def fell_with_the_box(which: Stage, run: RunFolder, record: RunRecord) -> ErrorF
     )
 
 
-def cancelled(reason: str) -> ErrorFacts:
-    """Say why a run was cancelled."""
-    return ErrorFacts(kind="cancelled", message=f"Cancelled: {reason}.")
+def cancelled(reason: str, run: RunFolder) -> ErrorFacts:
+    """Say why a run was cancelled, and where what it had trained is kept."""
+    kept = newest_verified(run.root)
+    if kept is None:
+        return ErrorFacts(
+            kind="cancelled", message=f"Cancelled: {reason}. Nothing was trained yet."
+        )
+    return ErrorFacts(
+        kind="cancelled",
+        message=f"Cancelled: {reason}. The adapter of its step {step_of(kept)} is kept: "
+        f"outputs/{run.job}/{run.run_id}/checkpoints/{kept}/",
+    )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from runner.contract.crash_points import reached
+from runner.contract.stage_io import STACK_SIGNAL
 
 PID_FILE = "process"
 """In the stage's folder: pid and start time, for a person who looks."""
@@ -95,6 +96,12 @@ class Child:
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, signal.SIGTERM)
+
+    def ask_for_stack(self) -> None:
+        """Ask where it stands: a stage writes the stacks of all its threads to its log."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, STACK_SIGNAL)
 
     def enforce(self, at: float) -> None:
         """Kill the group if it was asked to stop and its time is over."""

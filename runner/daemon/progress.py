@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 _TAIL_BYTES = 65_536  # a few hundred lines
 
@@ -30,15 +31,15 @@ def _time(value: object) -> float | None:
         return None
 
 
-def read_progress(metrics: Path) -> Progress | None:
-    """Read the newest steps; a line that is being written is left out."""
+def _steps(metrics: Path) -> list[dict[str, Any]]:
+    """Read the newest steps' lines; one that is being written is left out."""
     try:
         with metrics.open("rb") as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - _TAIL_BYTES))
             lines = file.read().split(b"\n")
     except OSError:
-        return None
+        return []
     steps = []
     for line in lines:
         try:
@@ -47,6 +48,18 @@ def read_progress(metrics: Path) -> Progress | None:
             continue
         if isinstance(fields, dict) and isinstance(fields.get("step"), int) and "loss" in fields:
             steps.append(fields)
+    return steps
+
+
+def step_times(metrics: Path) -> list[float]:
+    """Give the times (seconds since 1970) at which the newest steps ended."""
+    times = [_time(fields.get("time")) for fields in _steps(metrics)]
+    return [time for time in times if time is not None]
+
+
+def read_progress(metrics: Path) -> Progress | None:
+    """Read where training stands."""
+    steps = _steps(metrics)
     if not steps:
         return None
     newest, oldest = steps[-1], steps[max(0, len(steps) - 20)]

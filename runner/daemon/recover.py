@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.contract.checkpoints import newest_verified, verified
+from runner.contract.checkpoints import verified
 from runner.contract.crash_points import reached
 from runner.contract.errors import DamagedError
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.record import RunRecord, now, read_record, write_record
 from runner.contract.stage_io import TrainResult
-from runner.contract.states import State
+from runner.contract.states import Stage, State
 from runner.daemon.end_orphans import end_orphans
+from runner.daemon.outcome import joined
 from runner.daemon.plans import read_answer
+from runner.daemon.resume_point import resume_point
+from runner.daemon.retry import tries_after_the_box_fell
 from runner.daemon.sweep import sweep_box, sweep_folder, sweep_run
 
 _ORPHAN_SECONDS = 30.0  # time for a stage left over from a dead daemon to leave a checkpoint
+_ON_THE_CARD = (State.TRAINING, State.EXPORTING, State.EVALUATING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +32,6 @@ class Found:
     """Run ids whose record cannot be read; they are left as they are."""
     highest_sequence: int
     notes: list[str]
-
-
-def step_of(checkpoint: str | None) -> int:
-    """Give the optimizer step of a checkpoint's name; 0 without one."""
-    if checkpoint is None:
-        return 0
-    return int(checkpoint.rpartition("-")[2])
 
 
 def close_attempts(record: RunRecord, *, durable_step: int) -> RunRecord:
@@ -69,14 +66,18 @@ def finished(run: RunFolder, record: RunRecord) -> bool:
     )
 
 
-def revive(run: RunFolder, record: RunRecord) -> RunRecord:
+def revive(run: RunFolder, record: RunRecord, *, another_trained: bool) -> RunRecord:
     """Bring a run that was under way into a state from which the loop goes on with it."""
     if record.state is State.PREPARING:
-        return record.but(state=State.QUEUED)
+        tries = record.tries.get(Stage.PREPARE.value, 1)
+        counted = tries_after_the_box_fell(tries, another_trained=another_trained)
+        return record.but(state=State.QUEUED, tries={**record.tries, Stage.PREPARE.value: counted})
     if record.state is State.QUEUED or finished(run, record):
         return record
     if any(attempt.outcome is None for attempt in record.attempts):
-        record = close_attempts(record, durable_step=step_of(newest_verified(run.root)))
+        found = resume_point(run)
+        record = close_attempts(record, durable_step=found.step)
+        record = record.but(shortfalls=joined(record.shortfalls, found.notes))
     return record.but(state=State.INTERRUPTED)
 
 
@@ -93,8 +94,8 @@ def unfinished(outputs: Outputs) -> bool:
 
 def recover(outputs: Outputs) -> Found:
     """End orphans, read all records, close what was open, sweep what is unfinished."""
-    live, ended, damaged, notes = [], [], [], []
-    highest = 0
+    under_way: list[tuple[RunFolder, RunRecord]] = []
+    ended, damaged, notes = [], [], []
     orphans = end_orphans(outputs.root, grace_seconds=_ORPHAN_SECONDS)
     notes += [f"{folder}: a stage of an earlier daemon was still running" for folder in orphans]
     sweep_box(outputs)
@@ -108,16 +109,28 @@ def recover(outputs: Outputs) -> Found:
             damaged.append(run.run_id)
             notes.append(str(error))
             continue
-        highest = max(highest, record.sequence)
         if record.state.is_final:
             sweep_folder(run.root)  # the rest was swept before it ended
             ended.append(record)
-            continue
+        else:
+            under_way.append((run, record))
+    live = []
+    trained = any(record.state in _ON_THE_CARD for _, record in under_way)
+    for run, record in under_way:
         sweep_run(run)
-        revived = revive(run, record)
+        revived = revive(run, record, another_trained=trained)
         if revived != record:
             write_record(run.record, revived)
             reached("attempts closed")
             notes.append(f"{run.run_id}: was {record.state}, goes on")
+            notes += [
+                f"{run.run_id}: {s}" for s in revived.shortfalls if s not in record.shortfalls
+            ]
         live.append((run, revived))
-    return Found(live=live, ended=ended, damaged=damaged, highest_sequence=highest, notes=notes)
+    return Found(
+        live=live,
+        ended=ended,
+        damaged=damaged,
+        highest_sequence=max((r.sequence for r in (*ended, *(r for _, r in live))), default=0),
+        notes=notes,
+    )

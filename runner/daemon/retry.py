@@ -62,12 +62,15 @@ RULES: dict[ExitCode, Rule] = {
 _KILLED = Rule(outcome="killed", then=Next.SAME_PLAN)  # a person; for memory: host_memory.py
 _CRASHED = Rule(outcome="crashed", then=Next.SAME_PLAN, at_most=2)  # a defect in native code
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT}
+_HUNG = Rule(outcome="hung", then=Next.SAME_PLAN, at_most=2)  # once may be the driver's mood
 _NOT_COUNTED = (ExitCode.OUT_OF_GPU_MEMORY, ExitCode.GPU_LOST, ExitCode.DISK_FULL)
 _UNKNOWN = RULES[ExitCode.UNEXPECTED]
 
 
-def rule_for(exit_code: int) -> Rule:
+def rule_for(exit_code: int, *, hung: bool = False) -> Rule:
     """Find the rule for an exit status; a negative one is the signal that ended the child."""
+    if hung and exit_code != ExitCode.OK:
+        return _HUNG
     if exit_code < 0:
         return _CRASHED if -exit_code in _CRASHES else _KILLED
     return RULES[ExitCode(exit_code)] if exit_code in set(ExitCode) else _UNKNOWN
@@ -100,6 +103,16 @@ def may_start(stage: Stage, *, attempts: Sequence[Attempt], tries: int) -> bool:
     return tries < ATTEMPTS_WITHOUT_PROGRESS
 
 
+def tries_after_the_box_fell(tries: int, *, another_trained: bool) -> int:
+    """Count the starts of a prepare stage that fell together with the box.
+
+    Beside a stage at work on the card it is not counted: of two that fell together, that one is
+    suspected first, and is ended by its own count if it is to blame. A prepare that falls again
+    without it is counted.
+    """
+    return max(0, tries - 1) if another_trained else tries
+
+
 def spares_host_memory(attempts: Sequence[Attempt]) -> bool:
     """Decide whether the next attempt makes do with less of the machine's own memory."""
     return any(attempt.outcome == OUT_OF_HOST_MEMORY for attempt in attempts)
@@ -107,7 +120,10 @@ def spares_host_memory(attempts: Sequence[Attempt]) -> bool:
 
 def after_attempt(exit_code: int, *, attempts: Sequence[Attempt], smaller_exists: bool) -> Next:
     """Decide what follows an attempt of the train stage; ``attempts`` includes it, closed."""
-    rule = rule_for(exit_code)
+    hung = attempts[-1].outcome == _HUNG.outcome
+    rule = rule_for(exit_code, hung=hung)
+    if hung and sum(attempt.outcome == _HUNG.outcome for attempt in attempts) >= rule.at_most:
+        return Next.FAIL  # in a row or not: each costs hours of standing still
     if rule.then is Next.SMALLER_PLAN:
         return Next.SMALLER_PLAN if smaller_exists else Next.FAIL
     if rule.then is Next.SMALLER_FOOTPRINT:
@@ -118,14 +134,14 @@ def after_attempt(exit_code: int, *, attempts: Sequence[Attempt], smaller_exists
     return rule.then
 
 
-def after_stage(stage: Stage, exit_code: int, *, tries: int) -> Next:
+def after_stage(stage: Stage, exit_code: int, *, tries: int, hung: bool = False) -> Next:
     """Decide what follows another stage; ``tries`` counts its starts in this run, this one too.
 
     These stages back off from a lack of memory by themselves: running out all the same is final.
     """
     if stage is Stage.TRAIN:
         raise ValueError("attempts of the train stage are judged by after_attempt")
-    rule = rule_for(exit_code)
+    rule = rule_for(exit_code, hung=hung)
     if rule.then is Next.SMALLER_PLAN:
         return Next.FAIL
     if rule.then is Next.SAME_PLAN and tries >= rule.at_most:

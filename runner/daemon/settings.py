@@ -40,6 +40,11 @@ class Settings:
     """After a full disk, the queue is tried again so much later."""
     gpu_lost_seconds: float = 300.0
     """So long after its GPU went away the daemon ends: a new container may be given it again."""
+    stall_seconds: float = 600.0
+    """A training step may take so long; longer where the run's own steps do. Starting may take six
+    times as long, and another stage 36 times."""
+    hung_grace_seconds: float = 30.0
+    """A child that hangs gets so long to leave a checkpoint all the same."""
     hang_seconds: float = 300.0
     """A daemon whose loop stood still for so long ends itself, to be started again."""
     look_ahead: bool = True

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.contract.beneath import Folder
-from runner.contract.checkpoints import newest_verified
 from runner.contract.crash_points import reached
 from runner.contract.errors import BusyError
 from runner.contract.exit_codes import ExitCode
@@ -29,7 +28,7 @@ from runner.daemon.look_ahead import Ahead, look_ahead
 from runner.daemon.plans import STATE_DURING, make_plan, next_stage, stage_folder
 from runner.daemon.process import Child
 from runner.daemon.queue import in_order
-from runner.daemon.recover import step_of
+from runner.daemon.resume_point import count_up_to, resume_point
 from runner.daemon.retry import may_start, spares_host_memory
 from runner.daemon.space import needed_bytes, short_of
 from runner.daemon.sweep import sweep_run
@@ -148,19 +147,23 @@ def _start(book: Book, live: Live, lease: Lock | None, ahead: Ahead | None) -> N
     resume_from = None
     if which is Stage.TRAIN:
         assert ahead is not None
-        resume_from = newest_verified(live.run.root)
+        found = resume_point(live.run)
+        resume_from = found.checkpoint
         plan = ahead.plan
         attempt = Attempt(
             number=len(record.attempts) + 1,
             batch_plan=plan,
             started_at=now(),
-            first_step=step_of(resume_from) + 1,
+            first_step=found.step + 1,
         )
         changes |= {
-            "attempts": (*record.attempts, attempt),
+            "attempts": (*count_up_to(record.attempts, found.step), attempt),
             "batch_plan": plan,
             "forecast": ahead.facts,
+            "shortfalls": outcome.joined(record.shortfalls, found.notes),
         }
+        for note in found.notes:
+            book.say(live, note, level="warning")
     else:
         tries = record.tries.get(which.value, 0) + 1
         changes["tries"] = {**record.tries, which.value: tries}

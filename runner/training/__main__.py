@@ -6,6 +6,7 @@ Command: `python -m runner.training train outputs/contracts/20261123T221005Z-k3f
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from runner.contract.errors import HOST_MEMORY_ADVICE, InputError, RunnerError, 
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
-from runner.contract.stage_io import PARENT, StageFailure, write_message
+from runner.contract.stage_io import PARENT, STACK_SIGNAL, StageFailure, write_message
 from runner.contract.states import Stage
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -33,6 +34,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 2 or arguments[0] not in list(Stage):
         print(f"usage: python -m runner.training {{{'|'.join(Stage)}}} FOLDER", file=sys.stderr)
         return ExitCode.UNEXPECTED
+    # The stacks of all threads, even where the interpreter itself stands still.
+    faulthandler.register(STACK_SIGNAL, all_threads=True)
     # Threads that spin while they wait steal the cores from whatever else runs on an office box: a
     # step took 5 to 10 times as long beside one busy program. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

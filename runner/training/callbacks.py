@@ -8,8 +8,10 @@ Trainer knows nothing of batch plans that shrink or of attempts: what must survi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import random
 import signal
 import time
@@ -17,6 +19,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -34,6 +37,7 @@ from runner.training.heldout import held_out_loss
 from runner.training.memory import Meter, classify, let_go, plan_does_not_fit
 
 NOTED_STEPS = (0, 1, 9)  # of an attempt: memory grows in the first two, and then should not
+_TOUCH_SECONDS = 5.0  # a step may be long, a pass hardly
 DIVERGED_WINDOW = 10  # steps
 DIVERGED_FACTOR = 1.5  # times the loss of guessing every token, ln(vocabulary): worse than chance
 
@@ -52,6 +56,9 @@ class StopFlag:
     def __init__(self) -> None:
         """Start listening."""
         self.is_set = False
+        self.shows_life_in: Path | None = None
+        """A file that is touched between passes: the daemon takes its standing still for a hang."""
+        self._touched = 0.0
         signal.signal(signal.SIGTERM, self._note)
         signal.signal(signal.SIGINT, self._note)
 
@@ -59,7 +66,12 @@ class StopFlag:
         self.is_set = True
 
     def check(self) -> None:
-        """Raise Interrupted when the flag is set."""
+        """Show that the process lives; raise Interrupted when the flag is set."""
+        at = time.monotonic()
+        if self.shows_life_in is not None and at - self._touched >= _TOUCH_SECONDS:
+            self._touched = at
+            with contextlib.suppress(OSError):
+                os.utime(self.shows_life_in)
         if self.is_set:
             raise Interrupted
 
@@ -201,6 +213,7 @@ class Conduct(TrainerCallback):
         self.stop, self.meter, self.eval_rows = stop, meter, eval_rows
         self.eval_batch_size = wishes.eval_batch_size
         self.metrics = folder.metrics.open("a", encoding="utf-8")
+        stop.shows_life_in = folder.metrics
         self.started = self.last_save = self.last_step = time.monotonic()
         self.micro_batches = 0
         self.probed = not wishes.probe

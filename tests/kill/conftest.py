@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 
+from figures import Figures
+
 FULL_SECONDS = 1800.0
-_FIGURES = pytest.StashKey[dict[str, str]]()
+_FIGURES = pytest.StashKey[Figures]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin without figures."""
-    config.stash[_FIGURES] = {}
+    config.stash[_FIGURES] = Figures()
 
 
 @pytest.fixture
@@ -37,19 +40,35 @@ def share(request: pytest.FixtureRequest) -> float:
 
 
 @pytest.fixture
-def figures(request: pytest.FixtureRequest) -> dict[str, str]:
+def figures(request: pytest.FixtureRequest) -> Figures:
     """Collect what docs/reliability.md tells of the last run."""
     return request.config.stash[_FIGURES]
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the figures of a process of pytest-xdist to the one that prints."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["figures"] = session.config.stash[_FIGURES].as_json()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take them over."""
+    node.config.stash[_FIGURES].add_all(getattr(node, "workeroutput", {}).get("figures", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the figures."""
+    """Print the figures, and what they come to in one line."""
     config = terminalreporter.config
     found = config.stash[_FIGURES]
-    if found:
+    if found.as_json():
         terminalreporter.section("figures")
-        for name, value in found.items():
-            terminalreporter.line(f"{name}: {value}")
+        for line in found.lines():
+            terminalreporter.line(line)
+        failed = len(terminalreporter.stats.get("failed", []))
+        skipped = len(terminalreporter.stats.get("skipped", []))
+        terminalreporter.line(found.summary(failed=failed, skipped=skipped))
     where = config.getoption("--figures")
-    if where:
-        Path(where).write_text(json.dumps(found, indent=2) + "\n")
+    if where and not hasattr(config, "workerinput"):
+        Path(where).write_text(json.dumps(found.as_json(), indent=2) + "\n")

@@ -24,7 +24,7 @@ from invariants import (
     training_lost,
     unreadable_logs,
 )
-from killing import ARMED, HITS, children_of, kill
+from killing import ARMED, HITS, VISITS, children_of, cut_the_power, kill
 
 from runner.contract.states import State
 
@@ -77,15 +77,15 @@ Kill = AtPoint | AtTime
 
 
 class KillBox(Box):
-    """A box with two good jobs, a bad spec and the files of people."""
+    """A box with good jobs, a bad spec and the files of people."""
 
     stage = HERE / "fast_stage.py"
     life_seconds = 90.0  # a daemon that is not through by then hangs
 
-    def __init__(self, root: Path, *, fault: str = "") -> None:
+    def __init__(self, root: Path, *, fault: str = "", jobs: int = 2) -> None:
         root.mkdir(parents=True, exist_ok=True)
         super().__init__(root)
-        self.fault = fault
+        self.fault, self.good_jobs = fault, jobs
         self.dropped: dict[str, tuple[bytes, State]] = {}
         self.kills = 0
         self.fill()
@@ -99,8 +99,8 @@ class KillBox(Box):
         }
 
     def fill(self) -> None:
-        """Drop two good specs and a bad one."""
-        for name in ("job0", "job1"):
+        """Drop good specs and a bad one."""
+        for name in (f"job{number}" for number in range(self.good_jobs)):
             (self.jobs / f"{name}.jsonl").write_text(f"rows of {name}")
             self.drop_bytes(name, f"model: m\ndata: {name}.jsonl\n", State.SUCCEEDED)
         self.drop_bytes("bad", "model: m\ndata: bad.jsonl\nepoch: 3\n", State.REJECTED)
@@ -127,10 +127,10 @@ class KillBox(Box):
         armed = [{k: v for k, v in asdict(one).items() if v is not None} for one in kills]
         (self.root / ARMED).write_text(json.dumps(armed))
 
-    def visits(self, side: Side) -> list[str]:
-        """List the points that a side has visited since it was armed."""
-        path = self.root / f"visits-{side}"
-        return path.read_text().splitlines() if path.exists() else []
+    def all_visits(self) -> list[tuple[Side, str, str]]:
+        """List the points that both sides have visited, in their order: side, point, what."""
+        lines = (self.root / VISITS).read_text().splitlines()
+        return [tuple(line.split("\t")) for line in lines]  # type: ignore[misc]
 
     def hits(self) -> list[str]:
         """List the armed kills that happened."""
@@ -187,11 +187,12 @@ class KillBox(Box):
 
     def kill_now(self, daemon: int, victims: str, *, counted: bool = True) -> None:
         """Kill the daemon, its children or both."""
-        pids = children_of(daemon) if victims in ("child", "both") else []
-        if victims in ("daemon", "both"):
-            pids.append(daemon)
-        for pid in pids:
-            kill(pid)
+        pids = children_of(daemon) if victims == "child" else [daemon]
+        if victims == "both":
+            cut_the_power(daemon)
+        else:
+            for pid in pids:
+                kill(pid)
         self.kills += counted and bool(pids)
 
     def lost(self) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runner.contract import crash_points
 
-ARMED, HITS = "armed.json", "hits"
+ARMED, HITS, VISITS = "armed.json", "hits", "visits"
 FILLER = "filler"
 
 
@@ -38,6 +38,19 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
+
+
+def cut_the_power(daemon: int) -> None:
+    """Kill a daemon and all that it runs, but this process: it must kill itself next.
+
+    The daemon is held first, so that it starts nothing meanwhile, and dies last: its death would
+    ask the children for a checkpoint, which no power cut does.
+    """
+    os.kill(daemon, signal.SIGSTOP)
+    for pid in children_of(daemon):
+        if pid != os.getpid():
+            kill(pid)
+    kill(daemon)
 
 
 def fill(disk: Path, *, leave_bytes: int = 0) -> None:
@@ -65,6 +78,8 @@ def listen(folder: Path, side: str) -> None:
         line = f"{point}\t{what}\n"
         with visits.open("ab", buffering=0) as file:
             file.write(line.encode())
+        with (folder / VISITS).open("ab", buffering=0) as file:
+            file.write(f"{side}\t{line}".encode())
         try:
             first, *others = json.loads((folder / ARMED).read_bytes())
         except (OSError, ValueError):
@@ -89,7 +104,9 @@ def listen(folder: Path, side: str) -> None:
             fill(Path(first["disk"]), leave_bytes=first.get("room", 0) * 1024**2)
             return
         other = [os.getppid()] if side == "child" else children_of(os.getpid())
-        if first["victims"] in ("other", "both"):
+        if first["victims"] == "both" and side == "child":
+            cut_the_power(os.getppid())
+        elif first["victims"] in ("other", "both"):
             for pid in other:
                 kill(pid)
         if first["victims"] in ("self", "both"):

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
+from daemon_box import REPOSITORY
+from kill_box import KillBox
 
 TRACED = (
     "openat,rename,renameat,renameat2,fsync,fdatasync,write,pwrite64,writev,sendfile,"
     "copy_file_range,ftruncate,fallocate,unlink,unlinkat"
 )
-COMMAND = ["strace", "-ff", "-y", "-s", "0", "-e", f"trace={TRACED}", "-e", "signal=none", "-o"]
+# Records and messages, the claim's moves, snapshots, checkpoints, the adapter. Not: answers (they
+# are written anew), what is thrown away, a library's own folders.
+COUNTS = re.compile(
+    r"/outputs/[^.][^/]*/[^/]+/((attempts/\d+|prepared|export|evaluation)/)?"
+    r"((run|plan|result)\.json|spec\.yaml|adapter|(checkpoints/step-\d+)(/manifest\.json)?"
+    r"|data/[^.][^/]*)$"
+    r"|/jobs/(queued|running|done|rejected)/[^/]*\.yaml$"
+)
+TRACES = "traces"
+"""In the box's folder."""
+_COMMAND = ["strace", "-ff", "-y", "-s", "0", "-e", f"trace={TRACED}", "-e", "signal=none", "-o"]
 
 _CALL = re.compile(r"(\w+)\((.*)\)\s+= (-?\d+)")
 _PATH = re.compile(r"(?:\d+|AT_FDCWD)<([^>]*)>")
@@ -114,3 +130,30 @@ def judge_all(folder: Path, counts: re.Pattern[str]) -> tuple[list[str], list[st
         renamed += found.renamed
         faults += found.faults
     return renamed, faults
+
+
+needs_strace = pytest.mark.skipif(
+    shutil.which("strace") is None,
+    reason="NO STRACE HERE: nothing is proved about fsync (it is a Debian package)",
+)
+
+
+def traced(box: KillBox) -> None:
+    """Let a box work off what is there, and trace it and its stages."""
+    traces = box.root / TRACES
+    traces.mkdir()
+    with (box.root / "daemon.out").open("ab") as output:
+        subprocess.run(
+            [*_COMMAND, str(traces / "of"), *box.command(once=True)],
+            cwd=REPOSITORY,
+            env=box.environment,
+            stdout=output,
+            stderr=output,
+            check=False,
+            timeout=500,
+        )
+
+
+def kinds(renamed: list[str]) -> set[str]:
+    """Give the last part of each name, without its numbers."""
+    return {re.sub(r"\d+", "N", path.rpartition("/")[2]) for path in renamed}

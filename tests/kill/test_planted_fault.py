@@ -13,7 +13,8 @@ planted.run_id_of = lambda name: None
 """
 _FROM_THE_START = """
 import runner.daemon.start_stages as planted
-planted.newest_verified = lambda run: None
+from runner.daemon.resume_point import ResumePoint
+planted.resume_point = lambda run: ResumePoint(checkpoint=None)
 """
 _IN_PLACE = """
 import runner.contract.durable as planted

@@ -10,15 +10,15 @@ from kill_box import AtPoint, KillBox
 from runner.contract.durable import TEMPORARY_PREFIX
 
 _BEFORE_A_RENAME = [
-    ("daemon", "file written", "spec.yaml"),
-    ("daemon", "file written", "run.json"),
-    ("daemon", "file written", "plan.json"),
-    ("daemon", "answer written", None),
-    ("child", "file written", "result.json"),
-    ("child", "file written", "manifest.json"),
-    ("child", "data copied", None),
-    ("child", "checkpoint synced", None),
-    ("child", "adapter synced", None),
+    ("daemon", "file written", "spec.yaml", 1),
+    ("daemon", "file written", "run.json", 2),
+    ("daemon", "file written", "plan.json", 2),
+    ("daemon", "answer written", None, 2),
+    ("child", "file written", "result.json", 2),
+    ("child", "file written", "manifest.json", 2),
+    ("child", "data copied", None, 1),
+    ("child", "checkpoint synced", None, 2),
+    ("child", "adapter synced", None, 1),
 ]
 
 
@@ -48,14 +48,15 @@ class _TornBox(KillBox):
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.0], ids=["torn", "empty"])
-@pytest.mark.parametrize(("side", "point", "what"), _BEFORE_A_RENAME)
+@pytest.mark.parametrize(("side", "point", "what", "index"), _BEFORE_A_RENAME)
 def test_a_file_torn_before_its_rename_is_never_used(
-    tmp_path: Path, side: str, point: str, what: str | None, keep: float
+    tmp_path: Path, *, side: str, point: str, what: str | None, index: int, keep: float
 ) -> None:
     """Whatever stood beside is swept; what stood under the name before is what counts."""
-    box = _TornBox(tmp_path / "box")
+    box = _TornBox(tmp_path / "box", jobs=1)
     box.keep = keep
-    box.live([AtPoint(side=side, point=point, what=what, victims="both", index=2)])  # type: ignore[arg-type]
+    one = AtPoint(side=side, point=point, what=what, victims="both", index=index)  # type: ignore[arg-type]
+    box.live([one])
     assert box.torn > 0
     assert box.lost() == []
 
@@ -78,7 +79,7 @@ def test_a_torn_checkpoint_is_set_aside_and_the_one_before_is_used(
     tmp_path: Path, name: str, keep: float
 ) -> None:
     """The run goes on from the last good checkpoint and ends with the same weights."""
-    box = _RottenBox(tmp_path / "box")
+    box = _RottenBox(tmp_path / "box", jobs=1)
     box.pattern, box.keep = f"job0/*/checkpoints/step-00000006/{name}", keep
     box.live([AtPoint(side="child", point="checkpoint named", victims="both", index=2)])
     lost = [line for line in box.lost() if "ran again behind checkpoint" not in line]
@@ -104,7 +105,7 @@ def test_a_message_torn_under_its_name_is_made_again(
     tmp_path: Path, side: str, point: str, pattern: str, keep: float
 ) -> None:
     """Plans, results, the spec's copy and an adapter that is not recorded yet are made anew."""
-    box = _RottenBox(tmp_path / "box")
+    box = _RottenBox(tmp_path / "box", jobs=1)
     box.pattern, box.keep = pattern, keep
     box.live([AtPoint(side=side, point=point, victims="both")])  # type: ignore[arg-type]
     assert box.lost() == []

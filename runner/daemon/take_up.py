@@ -1,0 +1,68 @@
+"""Turns the records of runs under way into runs of the book, with the specs that were claimed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from runner.contract.beneath import Folder
+from runner.contract.durable import write_bytes
+from runner.contract.errors import RunnerError
+from runner.contract.exit_codes import ExitCode
+from runner.contract.layout import RunFolder
+from runner.contract.read_spec import read_spec
+from runner.contract.record import RunRecord
+from runner.daemon import view
+from runner.daemon.book import Book, Live
+from runner.daemon.claim import SPEC_BYTES
+from runner.daemon.end_stages import attempt_ended
+from runner.daemon.recover import finished
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specless:
+    """A run whose ``spec.yaml`` is not what was claimed."""
+
+    run: RunFolder
+    record: RunRecord
+
+
+def take_up(book: Book, run: RunFolder, record: RunRecord) -> Specless | None:
+    """Go on with a run; Specless when its own copy of the spec is not what was claimed."""
+    try:
+        content = run.spec.read_bytes()
+    except OSError:
+        return Specless(run=run, record=record)
+    if hashlib.sha256(content).hexdigest() != record.spec_sha256:
+        return Specless(run=run, record=record)
+    try:
+        spec = read_spec(content, file_name=record.file_name)
+    except RunnerError as error:  # of an older runner, which allowed something else
+        _damaged(book, run, f"its spec is not understood any more ({error.message})")
+        return None
+    live = book.runs[run.run_id] = Live(run=run, record=record, spec=spec)
+    if finished(run, record):
+        attempt_ended(book, live, ExitCode.OK, asked=False)
+    return None
+
+
+def mend_spec(book: Book, inbox: Folder, found: Specless) -> None:
+    """Make a run's copy of its spec anew from the claimed file in the inbox, and take it up."""
+    run = found.run
+    place = view.scan_view(inbox).get(run.run_id)
+    if place is None:
+        _damaged(book, run, "its spec.yaml is torn and the claimed file is gone")
+        return
+    with inbox.open_folder(place[0]) as folder:
+        content = folder.read_file(place[1], limit_bytes=SPEC_BYTES)
+    if hashlib.sha256(content).hexdigest() != found.record.spec_sha256:
+        _damaged(book, run, f"its spec.yaml is torn and {place[0]}/ holds another text")
+        return
+    write_bytes(run.spec, content)
+    book.log.say("the copy of a spec was torn and was made again", run=run.run_id, level="warning")
+    take_up(book, run, found.record)
+
+
+def _damaged(book: Book, run: RunFolder, reason: str) -> None:
+    book.damaged.append(run.run_id)
+    book.log.say("a run cannot go on", run=run.run_id, reason=reason, level="warning")
