@@ -76,11 +76,18 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verified(folder: Path) -> bool:
-    """Whether every file of the checkpoint is there and is what was written, and nothing else."""
+    """Whether a named checkpoint is one that a run may go on from."""
+    try:
+        named_well = read_manifest(folder).step == step_of(folder.name)
+    except DamagedError:
+        return False
+    return named_well and not folder.is_symlink() and whole(folder)
+
+
+def whole(folder: Path) -> bool:
+    """Whether every file of a checkpoint is there and is what was written, and nothing else."""
     try:
         manifest = read_manifest(folder)
-        if manifest.step != step_of(folder.name) or folder.is_symlink():
-            return False
         there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
         if there != {*manifest.files, MANIFEST} or not manifest.files:
             return False

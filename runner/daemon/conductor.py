@@ -102,12 +102,15 @@ class Conductor:
 
     def work(self) -> int:
         """Go round until asked to leave, or, with ``once``, until all is done."""
-        book = self.book
+        book, stopping = self.book, False
         while True:
             at = time.monotonic()
             book.troubles = set()
             with book.noting_trouble():
                 follow_plans(book)
+            if book.stopping and not stopping:
+                book.log.say("stopping: stages are asked for a checkpoint")
+            stopping = book.stopping
             reap(book, at)
             if not book.stopping:
                 with book.noting_trouble():

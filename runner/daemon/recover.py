@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 from runner.contract.checkpoints import verified
 from runner.contract.crash_points import reached
@@ -34,7 +38,15 @@ class Found:
     notes: list[str]
 
 
-def close_attempts(record: RunRecord, *, durable_step: int) -> RunRecord:
+def last_seen(folder: Path, *, since: datetime) -> datetime:
+    """Tell when an attempt last wrote anything: the box may have been off since."""
+    written = [since.timestamp()]
+    with contextlib.suppress(OSError):
+        written += [entry.stat(follow_symlinks=False).st_mtime for entry in os.scandir(folder)]
+    return min(datetime.fromtimestamp(max(written), UTC), now())
+
+
+def close_attempts(run: RunFolder, record: RunRecord, *, durable_step: int) -> RunRecord:
     """Close attempts that were open when the daemon died, at the newest durable step."""
     attempts = tuple(
         attempt
@@ -42,7 +54,7 @@ def close_attempts(record: RunRecord, *, durable_step: int) -> RunRecord:
         else attempt.model_copy(
             update={
                 "outcome": "killed",
-                "ended_at": now(),
+                "ended_at": last_seen(run.attempt(attempt.number), since=attempt.started_at),
                 "last_step": durable_step,
                 "reason": "the daemon or the machine went down",
             }
@@ -76,7 +88,7 @@ def revive(run: RunFolder, record: RunRecord, *, another_trained: bool) -> RunRe
         return record
     if any(attempt.outcome is None for attempt in record.attempts):
         found = resume_point(run)
-        record = close_attempts(record, durable_step=found.step)
+        record = close_attempts(run, record, durable_step=found.step)
         record = record.but(shortfalls=joined(record.shortfalls, found.notes))
     return record.but(state=State.INTERRUPTED)
 

@@ -9,6 +9,7 @@ hold ``lengths`` (of the prepared rows) and ``peak`` (bytes of GPU memory that a
 """
 
 import ctypes
+import faulthandler
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from runner.contract.checkpoints import MANIFEST, CheckpointFile, Manifest
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.read_spec import read_spec
+from runner.contract.stage_io import STACK_SIGNAL
 
 PR_SET_PDEATHSIG = 1
 TOTAL_STEPS = 8
@@ -67,6 +69,7 @@ def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int) -> dict:
 def main() -> int:
     """Run one stage."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    faulthandler.register(STACK_SIGNAL)
     stage, folder = sys.argv[1], StageFolder(Path(sys.argv[2]))
     run = RunFolder.containing(folder.root)
     plan = json.loads(folder.plan.read_bytes())

@@ -1,14 +1,19 @@
-"""Turns a loop that stands still into the end of the daemon."""
+"""Turns what stands still, the daemon's loop or a child, into its end, and into going on."""
 
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
-from daemon_box import Box, wait_until
+import pytest
+from daemon_box import REPOSITORY, Box, wait_until
 
-from runner.contract.states import State
+from runner.contract.states import Stage, State
+from runner.daemon.hang import patience_seconds
 
 
 def test_a_daemon_that_hangs_ends_itself(tmp_path: Path) -> None:
@@ -27,6 +32,79 @@ def test_a_daemon_that_hangs_ends_itself(tmp_path: Path) -> None:
     assert box.once().returncode == 0
     assert [attempt.last_step for attempt in box.record().attempts] == [3, 8]
     assert box.in_state(State.SUCCEEDED)
+
+
+def test_a_child_that_hangs_is_asked_where_and_resumed(tmp_path: Path) -> None:
+    """No progress for longer than its own steps take: its stack in the log, then on from there."""
+    box = Box(tmp_path)
+    box.drop("slow", train=["train 3 then stubborn", "ok"])
+    done = box.once(stall_seconds=1, hung_grace_seconds=0.5)
+    assert done.returncode == 0, done.stderr
+    first, second = box.record().attempts
+    assert (first.outcome, first.last_step, first.exit_code) == ("hung", 3, -signal.SIGKILL)
+    assert "no progress for" in str(first.reason)
+    assert (second.outcome, second.first_step, second.last_step) == ("succeeded", 4, 8)
+    (log,) = box.outputs.root.glob("slow/*/attempts/01/train.log")
+    assert "standin_stage.py" in log.read_text()
+    assert "in main" in log.read_text()
+
+
+def test_a_run_that_hangs_twice_fails(tmp_path: Path) -> None:
+    """Even with progress in between; the answer says where its stacks are."""
+    box = Box(tmp_path)
+    box.drop("slow", train=["train 3 then stubborn", "train 2 then hang", "ok"])
+    assert box.once(stall_seconds=1, hung_grace_seconds=0.5).returncode == 1
+    assert [attempt.outcome for attempt in box.record().attempts] == ["hung", "hung"]
+    assert [attempt.last_step for attempt in box.record().attempts] == [3, 5]
+    assert box.in_state(State.FAILED)
+    assert "for the second time" in box.answer("failed")
+    assert "/attempts/02/train.log" in box.answer("failed")
+
+
+def test_a_stage_without_steps_that_hangs_is_ended_too(tmp_path: Path) -> None:
+    """Prepare, export and evaluate are given a fixed time, longer than any of them takes."""
+    box = Box(tmp_path)
+    box.drop("slow", export=["stubborn", "ok"])
+    done = box.once(stall_seconds=0.05, hung_grace_seconds=0.5)
+    assert done.returncode == 0, done.stderr
+    assert box.record().tries["export"] == 2
+    assert box.in_state(State.SUCCEEDED)
+
+
+@pytest.mark.parametrize(
+    ("stage", "times", "patience"),
+    [
+        (Stage.TRAIN, [], 3600.0),
+        (Stage.TRAIN, [100.0], 3600.0),
+        (Stage.TRAIN, [100.0, 102.0, 104.0], 600.0),
+        (Stage.TRAIN, [100.0, 102.0, 222.0, 224.0], 1200.0),
+        (Stage.PREPARE, [], 21_600.0),
+        (Stage.EVALUATE, [], 21_600.0),
+    ],
+)
+def test_patience_is_drawn_from_the_runs_own_steps(
+    stage: Stage, times: list[float], patience: float
+) -> None:
+    """Ten of its longest steps, and never less than ten minutes."""
+    assert patience_seconds(stage, times, floor_seconds=600.0) == patience
+
+
+def test_a_real_stage_tells_its_stack_and_goes_on(tmp_path: Path) -> None:
+    """The question alone ends nothing: whoever was only slow comes to its end."""
+    code = (
+        "import os, sys, runner.training.__main__ as top\n"
+        "top._run = lambda stage, folder: os.kill(os.getpid(), top.STACK_SIGNAL)\n"
+        "sys.exit(top.main(['export', sys.argv[1]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "in main" in done.stderr
 
 
 def test_a_daemon_that_is_well_does_not_end(tmp_path: Path) -> None:
