@@ -30,7 +30,7 @@ test: setup  ## The ordinary tests
 # BUDGET: seconds; less than half an hour tries fewer points and inputs of each kind.
 BUDGET ?= 1800
 test-kill: setup  ## Kill, fill, hang and fuzz: nothing is lost (BUDGET=seconds)
-	$(BIN)/python -m pytest tests/kill -n 2 --dist loadgroup --budget $(BUDGET)
+	$(BIN)/python -m pytest tests/kill -n 2 --dist loadfile --budget $(BUDGET)
 
 check: lint types test  ## Everything CI wants
 

@@ -12,8 +12,10 @@ from rich.text import Text
 from runner.commands.progress import read_progress
 from runner.commands.status import STYLES, facts_of
 from runner.commands.words import duration, memory, number, visible, visible_lines
+from runner.contract.errors import DamagedError, NewerRecordError
 from runner.contract.layout import RunFolder
 from runner.contract.record import RunRecord, read_record
+from runner.contract.salvage import salvage
 from runner.contract.states import State
 
 
@@ -89,12 +91,13 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
 
 
 def show_run(run: RunFolder, *, samples: bool) -> None:
-    """Print a run.
-
-    Raises:
-        DamagedError: its record cannot be read.
-    """
-    record = read_record(run.record)
+    """Print a run; where its record cannot be read, what can be recovered of it."""
+    try:
+        record = read_record(run.record)
+    except NewerRecordError:
+        raise
+    except DamagedError:
+        record = salvage(run)
     console = Console(highlight=False)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)

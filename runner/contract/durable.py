@@ -29,6 +29,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Make one file and its name durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_folder(path.parent)
+
+
 def sync_tree(folder: Path) -> None:
     """Make every file below ``folder``, and the folders themselves, durable."""
     for root, _folders, files in os.walk(folder, topdown=False):

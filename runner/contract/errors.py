@@ -8,6 +8,7 @@ RunnerError
 ├── UnsafePathError       a path that leaves its folder, a link, a pipe, a device
 ├── BusyError             a lock or the GPU is held by somebody else, who is named
 ├── DamagedError          a record or checkpoint that cannot be trusted
+│   └── NewerRecordError  a record that a newer version of the runner wrote
 └── StageError            a stage that ended in a known way; carries its exit code
 """
 
@@ -133,6 +134,12 @@ class DamagedError(RunnerError):
     """A file that the runner wrote can no longer be trusted."""
 
     kind = "damaged"
+
+
+class NewerRecordError(DamagedError):
+    """A newer version of the runner wrote it; it is left for that one."""
+
+    kind = "newer_record"
 
 
 class StageError(RunnerError):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
 
 from runner.contract.batch import BatchPlan
 from runner.contract.durable import write_json
-from runner.contract.errors import DamagedError
+from runner.contract.errors import DamagedError, NewerRecordError
 from runner.contract.states import State
 
 SCHEMA_VERSION = 1
@@ -147,17 +147,26 @@ def read_record(path: Path) -> RunRecord:
     """Read a record of any schema version.
 
     Raises:
-        DamagedError: the file is no record; it is left as it is.
+        NewerRecordError: a newer runner wrote it, in a way that this one cannot read.
+        DamagedError: the file is no record.
         OSError: it could not be read at all.
     """
     with path.open("rb") as file:
         content = file.read(RECORD_BYTES + 1)
+    fields: Any = None
     try:
         # A cut record is no JSON: one that is too large is damaged like any other.
-        content = content[:RECORD_BYTES]
-        return RunRecord.model_validate(json.loads(content))
+        fields = json.loads(content[:RECORD_BYTES])
+        return RunRecord.model_validate(fields)
     except (ValueError, ValidationError, RecursionError) as error:
+        where = f"{path.parent.name}/{path.name}"
+        version = fields.get("schema_version") if isinstance(fields, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise NewerRecordError(
+                f"{where} was written by a newer version of the runner",
+                advice="It is left as it is; start that version again.",
+            ) from error
         raise DamagedError(
-            f"{path.parent.name}/{path.name} cannot be read as a run's record",
-            advice="It was left as it is; `runner show` tells what can be recovered.",
+            f"{where} cannot be read as a run's record",
+            advice="`runner show` tells what can be recovered.",
         ) from error

@@ -16,7 +16,6 @@ from runner.contract.beneath import Folder
 from runner.contract.errors import RunnerError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import STATE_FOLDERS
-from runner.contract.record import RunRecord
 from runner.daemon import answer, view
 from runner.daemon.book import ENDED_SHOWN, Book
 from runner.daemon.end_stages import reap
@@ -49,7 +48,7 @@ class Conductor:
         self.intake = Intake(self.book)
         self.answers = Answers(self.book)
         self.heartbeat = Heartbeat(self.book)
-        self._unhealed: list[RunRecord] | None = None
+        self._inbox_is_swept = False
         self._specless: list[Specless] = []
         self._troubles: set[str] = set()
 
@@ -77,28 +76,30 @@ class Conductor:
         book.sequence = found.highest_sequence
         book.damaged = found.damaged
         book.ended = found.ended[-ENDED_SHOWN:]
+        book.to_heal = found.ended
         book.known_ids = {
-            *found.damaged,
+            *found.unreadable,
             *(record.run_id for record in found.ended),
             *(record.run_id for _, record in found.live),
         }
         taken_up = [take_up(book, run, record) for run, record in found.live]
         self._specless = [one for one in taken_up if one is not None]
-        self._unhealed = found.ended
 
     def _heal_ended(self, inbox: Folder) -> None:
         """Bring runs that ended before the start to their place: the last daemon may not have."""
-        if self._unhealed is None:
+        if not self._inbox_is_swept:
+            sweep_inbox(inbox)
+            self._inbox_is_swept = True
+        if not self.book.to_heal:
             return
-        sweep_inbox(inbox)
         where = view.scan_view(inbox)
-        for record in self._unhealed:
+        for record in self.book.to_heal:
             place = where.get(record.run_id)
-            if place is not None and place[0] in ("queued", "running"):
+            if place is not None and place[0] != record.state.folder:
                 run = self.book.outputs.run(record.job, record.run_id)
                 view.show(inbox, record, run, place)
                 view.write_answer(inbox, record, answer.answer(record))
-        self._unhealed = None
+        self.book.to_heal = []
 
     def work(self) -> int:
         """Go round until asked to leave, or, with ``once``, until all is done."""
@@ -171,10 +172,10 @@ class Conductor:
                     inbox.make_folder(name, mode=0o770)
                 if not book.stopping:
                     self.intake.claim_settled(inbox, at)
-                self._heal_ended(inbox)
                 while self._specless:
                     mend_spec(book, inbox, self._specless[-1])
                     self._specless.pop()
+                self._heal_ended(inbox)
                 follow_view(book, inbox, at)
                 unclaimable = self.intake.unclaimable.values()
                 self.answers.write(inbox, at, unclaimable=unclaimable)

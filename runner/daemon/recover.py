@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.contract.checkpoints import verified
 from runner.contract.crash_points import reached
-from runner.contract.errors import DamagedError
+from runner.contract.durable import sync_file
+from runner.contract.errors import DamagedError, NewerRecordError
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.record import RunRecord, now, read_record, write_record
+from runner.contract.salvage import salvage
 from runner.contract.stage_io import TrainResult
 from runner.contract.states import Stage, State
 from runner.daemon.end_orphans import end_orphans
@@ -33,7 +36,9 @@ class Found:
     live: list[tuple[RunFolder, RunRecord]]
     ended: list[RunRecord]
     damaged: list[str]
-    """Run ids whose record cannot be read; they are left as they are."""
+    """What a person must know about runs whose record could not be read."""
+    unreadable: list[str]
+    """Run ids of those that are left as they are: a record may be readable again."""
     highest_sequence: int
     notes: list[str]
 
@@ -93,6 +98,17 @@ def revive(run: RunFolder, record: RunRecord, *, another_trained: bool) -> RunRe
     return record.but(state=State.INTERRUPTED)
 
 
+def set_aside(run: RunFolder) -> RunRecord:
+    """Keep an unreadable record beside a new one, which says what can be recovered."""
+    aside = run.record.with_name(f"{run.record.name}.damaged-{now():%Y%m%dT%H%M%SZ}")
+    aside.unlink(missing_ok=True)
+    shutil.copyfile(run.record, aside)  # never a moment without a record: it would be adopted anew
+    sync_file(aside)
+    record = salvage(run)
+    write_record(run.record, record)
+    return record
+
+
 def unfinished(outputs: Outputs) -> bool:
     """Whether any run is not finished yet; its spec should then show in the inbox."""
     for run in outputs.runs():
@@ -107,7 +123,7 @@ def unfinished(outputs: Outputs) -> bool:
 def recover(outputs: Outputs) -> Found:
     """End orphans, read all records, close what was open, sweep what is unfinished."""
     under_way: list[tuple[RunFolder, RunRecord]] = []
-    ended, damaged, notes = [], [], []
+    ended, damaged, unreadable, notes = [], [], [], []
     orphans = end_orphans(outputs.root, grace_seconds=_ORPHAN_SECONDS)
     notes += [f"{folder}: a stage of an earlier daemon was still running" for folder in orphans]
     sweep_box(outputs)
@@ -117,10 +133,16 @@ def recover(outputs: Outputs) -> Found:
         except FileNotFoundError:
             sweep_folder(run.root)
             continue  # killed before the record was written: the file in queued/ is adopted
-        except (DamagedError, OSError) as error:
-            damaged.append(run.run_id)
-            notes.append(str(error))
+        except (NewerRecordError, OSError) as error:
+            damaged.append(f"The record of {run.job} ({run.run_id}) cannot be read: {error}")
+            unreadable.append(run.run_id)
+            notes.append(damaged[-1])
             continue
+        except DamagedError:
+            record = set_aside(run)
+            assert record.error is not None
+            damaged.append(f"{run.job} ({run.run_id}): {record.error.message}")
+            notes.append(damaged[-1])
         if record.state.is_final:
             sweep_folder(run.root)  # the rest was swept before it ended
             ended.append(record)
@@ -143,6 +165,7 @@ def recover(outputs: Outputs) -> Found:
         live=live,
         ended=ended,
         damaged=damaged,
+        unreadable=unreadable,
         highest_sequence=max((r.sequence for r in (*ended, *(r for _, r in live))), default=0),
         notes=notes,
     )

@@ -11,7 +11,9 @@ from runner.contract.errors import RunnerError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import RunFolder
 from runner.contract.read_spec import read_spec
-from runner.contract.record import RunRecord
+from runner.contract.record import ErrorFacts, RunRecord, now, write_record
+from runner.contract.salvage import DAMAGED, what_is_whole
+from runner.contract.states import State
 from runner.daemon import view
 from runner.daemon.book import Book, Live
 from runner.daemon.claim import SPEC_BYTES
@@ -38,7 +40,7 @@ def take_up(book: Book, run: RunFolder, record: RunRecord) -> Specless | None:
     try:
         spec = read_spec(content, file_name=record.file_name)
     except RunnerError as error:  # of an older runner, which allowed something else
-        _damaged(book, run, f"its spec is not understood any more ({error.message})")
+        _damaged(book, run, record, f"its spec is not understood any more ({error.message})")
         return None
     live = book.runs[run.run_id] = Live(run=run, record=record, spec=spec)
     if finished(run, record):
@@ -51,18 +53,28 @@ def mend_spec(book: Book, inbox: Folder, found: Specless) -> None:
     run = found.run
     place = view.scan_view(inbox).get(run.run_id)
     if place is None:
-        _damaged(book, run, "its spec.yaml is torn and the claimed file is gone")
+        _damaged(book, run, found.record, "its spec.yaml is torn and the claimed file is gone")
         return
     with inbox.open_folder(place[0]) as folder:
         content = folder.read_file(place[1], limit_bytes=SPEC_BYTES)
     if hashlib.sha256(content).hexdigest() != found.record.spec_sha256:
-        _damaged(book, run, f"its spec.yaml is torn and {place[0]}/ holds another text")
+        _damaged(
+            book, run, found.record, f"its spec.yaml is torn and {place[0]}/ holds another text"
+        )
         return
     write_bytes(run.spec, content)
     book.log.say("the copy of a spec was torn and was made again", run=run.run_id, level="warning")
     take_up(book, run, found.record)
 
 
-def _damaged(book: Book, run: RunFolder, reason: str) -> None:
-    book.damaged.append(run.run_id)
-    book.log.say("a run cannot go on", run=run.run_id, reason=reason, level="warning")
+def _damaged(book: Book, run: RunFolder, record: RunRecord, reason: str) -> None:
+    """End a run that nobody knows any more what was wanted of."""
+    message = f"It cannot go on: {reason}. {what_is_whole(run)}"
+    error = ErrorFacts(kind=DAMAGED, message=message, advice="Drop its spec again to run it anew.")
+    ended = record.but(state=State.FAILED, ended_at=now(), waiting=None, error=error)
+    write_record(run.record, ended)
+    book.all_succeeded = False
+    book.ended.append(ended)
+    book.to_heal.append(ended)
+    book.damaged.append(f"{run.job} ({run.run_id}): {message}")
+    book.log.say(message, run=run.run_id, level="warning")

@@ -68,7 +68,7 @@ class Answers:
             lines.append(f"The queue is held: {book.guard.standing.problem}.")
         lines += sorted(unclaimable)
         lines += sorted(book.troubles)
-        lines += [f"The record of {run_id} cannot be read." for run_id in book.damaged]
+        lines += book.damaged
         lines += [
             f"{record.job} ({record.run_id}) {record.state}: "
             + (record.error.message.splitlines()[0] if record.error else "see its answer")

@@ -257,18 +257,6 @@ def test_three_attempts_without_a_new_step_end_the_run(box: Box) -> None:
     assert "SIGKILL" in box.answer("failed")
 
 
-def test_a_damaged_record_is_left_as_it_is(box: Box) -> None:
-    """What cannot be read is never overwritten, and a person is told."""
-    box.drop("contracts")
-    box.once()
-    (run,) = box.outputs.runs()
-    run.record.write_text("{ half a rec")
-    box.drop("next")
-    assert box.once().returncode == 0
-    assert run.record.read_text() == "{ half a rec"
-    assert run.run_id in (box.jobs / "STATUS.txt").read_text().split("\n\n")[0]
-
-
 def test_no_word_of_the_data_is_in_logs_records_or_answers(box: Box) -> None:
     """The daemon reads no data: a canary in it appears in nothing that the daemon writes."""
     box.drop("contracts", note=["CANARY-5317"])

@@ -14,7 +14,6 @@ from trainer_box import TrainerBox
 
 KILLS_WANTED = 20
 KILLS_PER_RUN = 7
-pytestmark = pytest.mark.xdist_group("the real trainer")  # one undisturbed run for all
 
 
 @pytest.fixture(scope="module")

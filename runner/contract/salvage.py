@@ -1,0 +1,74 @@
+"""Turns the folder of a run whose record cannot be read into a record of what can be recovered.
+
+Nothing here writes: the daemon keeps the unreadable record beside the new one, `runner show` only
+tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+
+from runner.contract.checkpoints import newest_verified, sha256_of, step_of
+from runner.contract.errors import DamagedError
+from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.record import RECORD_BYTES, ErrorFacts, RunRecord, now
+from runner.contract.stage_io import ExportResult, read_message
+from runner.contract.states import State
+
+DAMAGED = "damaged"
+"""Kind of the error in a record that was made anew."""
+_FILE_NAME = re.compile(r'"file_name":\s*("(?:[^"\\]|\\.)*")')
+
+
+def salvage(run: RunFolder) -> RunRecord:
+    """Make a record that says the run is damaged, and what of it is whole."""
+    try:
+        spec_sha256 = hashlib.sha256(run.spec.read_bytes()).hexdigest()
+    except OSError:
+        spec_sha256 = ""
+    return RunRecord(
+        job=run.job,
+        run_id=run.run_id,
+        state=State.FAILED,
+        file_name=_file_name(run),
+        created_at=datetime.strptime(run.run_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC),
+        ended_at=now(),
+        spec_sha256=spec_sha256,
+        error=ErrorFacts(
+            kind=DAMAGED,
+            message=f"The record of this run could not be read. {what_is_whole(run)}",
+            advice="The disk under outputs/ needs a look. To run the job anew, drop its spec again "
+            f"(a copy: outputs/{run.job}/{run.run_id}/spec.yaml).",
+        ),
+    )
+
+
+def what_is_whole(run: RunFolder) -> str:
+    """Say in a sentence what can be recovered of a run."""
+    where = f"outputs/{run.job}/{run.run_id}"
+    try:
+        files = read_message(StageFolder(run.export).result, ExportResult).files
+        if files and all(sha256_of(run.adapter / name) == sha for name, sha in files.items()):
+            return f"Its adapter is whole, every file as it was exported: {where}/adapter/"
+    except (OSError, DamagedError):
+        pass
+    kept = newest_verified(run.root)
+    if kept is not None:
+        step = step_of(kept)
+        return f"The adapter of its step {step} is whole: {where}/checkpoints/{kept}/"
+    return "No adapter of it can be recovered."
+
+
+def _file_name(run: RunFolder) -> str:
+    """Find the name that the spec was dropped under: it stands near the top of the record."""
+    try:
+        with run.record.open("rb") as file:
+            text = file.read(RECORD_BYTES).decode(errors="replace")
+        match = _FILE_NAME.search(text)
+        name = json.loads(match[1]) if match else ""
+    except (OSError, ValueError):
+        name = ""
+    return name if name and "/" not in name and "\0" not in name else f"{run.job}.yaml"

@@ -1,0 +1,157 @@
+"""Turns records of every age and in any state of decay into runs that a person can still read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from daemon_box import Box, wait_until
+
+from runner.commands.show import show_run
+from runner.contract.errors import NewerRecordError
+from runner.contract.layout import RunFolder
+from runner.contract.record import (
+    SCHEMA_VERSION,
+    Attempt,
+    RunRecord,
+    read_record,
+    write_record,
+)
+from runner.contract.states import State
+
+RECORDS = Path(__file__).parents[1] / "data" / "records"
+FIXTURES = sorted(RECORDS.glob("*.json"), key=lambda path: path.name)
+"""One for each shape that a record ever had on main, oldest first; written by the code of then."""
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    """An empty box."""
+    return Box(tmp_path)
+
+
+def test_every_schema_version_has_a_record_to_read() -> None:
+    """No version that ever wrote records is forgotten."""
+    versions = {json.loads(path.read_bytes())["schema_version"] for path in FIXTURES}
+    assert versions == set(range(1, SCHEMA_VERSION + 1))
+
+
+def test_the_newest_record_has_every_field() -> None:
+    """Whoever gives the record a new field adds a fixture of the shape that it has from then on."""
+    fields = json.loads(FIXTURES[-1].read_bytes())
+    assert set(fields) == set(RunRecord.model_fields)
+    assert set(fields["attempts"][0]) == set(Attempt.model_fields)
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
+def test_old_records_stay_readable_and_lose_nothing(tmp_path: Path, path: Path) -> None:
+    """A record of an earlier runner is read, and rewritten with all that it held."""
+    record = read_record(path)
+    assert record.state is State.SUCCEEDED
+    assert [attempt.last_step for attempt in record.attempts] == [37, 150]
+    write_record(tmp_path / "run.json", record)
+    before, after = (json.loads(p.read_bytes()) for p in (path, tmp_path / "run.json"))
+    assert {name: after[name] for name in before} == before
+
+
+def test_fields_of_a_newer_runner_are_kept(tmp_path: Path) -> None:
+    """Going back a version loses nothing that the newer one wrote."""
+    fields = json.loads(FIXTURES[-1].read_bytes())
+    fields |= {"schema_version": SCHEMA_VERSION + 1, "colour": "blue"}
+    (tmp_path / "run.json").write_text(json.dumps(fields))
+    record = read_record(tmp_path / "run.json").but(priority=3)
+    write_record(tmp_path / "run.json", record)
+    assert json.loads((tmp_path / "run.json").read_bytes()) == {**fields, "priority": 3}
+
+
+def _lay_out(box: Box, path: Path) -> RunFolder:
+    fields = json.loads(path.read_bytes())
+    run = box.outputs.run(fields["job"], fields["run_id"])
+    run.root.mkdir(parents=True)
+    run.record.write_bytes(path.read_bytes())
+    return run
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
+def test_a_box_full_of_old_records_starts(box: Box, path: Path, capsys) -> None:
+    """The daemon takes them up, STATUS.txt and `runner show` tell of them."""
+    run = _lay_out(box, path)
+    assert box.once().returncode == 0
+    assert f"contracts ({run.run_id}): succeeded" in (box.jobs / "STATUS.txt").read_text()
+    show_run(run, samples=False)
+    assert "succeeded" in capsys.readouterr().out
+
+
+def test_a_record_of_a_newer_version_is_left_for_it(box: Box) -> None:
+    """What an older runner cannot read because it is too new is not taken for damaged."""
+    run = _lay_out(box, FIXTURES[-1])
+    newer = {**json.loads(FIXTURES[-1].read_bytes()), "schema_version": 99, "state": "levitating"}
+    run.record.write_text(json.dumps(newer))
+    with pytest.raises(NewerRecordError):
+        read_record(run.record)
+    assert box.once().returncode == 0
+    assert json.loads(run.record.read_bytes()) == newer
+    assert "newer version" in (box.jobs / "STATUS.txt").read_text().split("\n\n")[0]
+
+
+DECAYED = [
+    pytest.param(lambda content: content[: len(content) // 2], id="torn"),
+    pytest.param(lambda content: b"", id="empty"),
+    pytest.param(lambda content: b"\0" * len(content), id="zeros"),
+    pytest.param(lambda content: content.replace(b'"state"', b'"stale"'), id="a field is gone"),
+    pytest.param(lambda content: b"[" * 100_000, id="nested without end"),
+]
+
+
+@pytest.mark.parametrize("decay", DECAYED)
+def test_a_damaged_record_is_set_aside_and_its_run_told_of(box: Box, decay, capsys) -> None:
+    """Its content is kept; status, answer and `runner show` say damaged, and what is whole."""
+    box.drop("contracts", train=["train 5 then hang"])
+    with box.watching() as daemon:
+        wait_until(lambda: list(box.outputs.root.glob("*/*/attempts/01/hanging")))
+        daemon.kill()
+        daemon.wait()
+    (run,) = box.outputs.runs()
+    damaged = decay(run.record.read_bytes())
+    run.record.write_bytes(damaged)
+    show_run(run, samples=False)  # before any daemon has seen it
+    whole = f"outputs/contracts/{run.run_id}/checkpoints/step-00000005/"
+    shown = re.sub(r"\s+", "", capsys.readouterr().out)
+    assert whole in shown
+    box.drop("next")
+    assert box.once().returncode == 0  # the next job is not held up
+    (aside,) = run.root.glob("run.json.damaged-*")
+    assert aside.read_bytes() == damaged
+    record = read_record(run.record)
+    assert record.state is State.FAILED
+    assert record.error is not None
+    assert record.error.kind == "damaged"
+    assert whole in record.error.message
+    assert whole in box.answer("failed")
+    assert whole in (box.jobs / "STATUS.txt").read_text().split("\n\n")[0]
+    assert [path.name for path in (box.jobs / "failed").glob("*.yaml")] == [
+        f"contracts--{run.run_id}.yaml"
+    ]
+    assert box.once().returncode == 0
+    assert len(list(run.root.glob("run.json.damaged-*"))) == 1
+
+
+def test_a_run_without_its_spec_is_shown_as_damaged(box: Box) -> None:
+    """Its copy torn and the claimed file gone: it ends, and what it had trained is told."""
+    box.drop("contracts", train=["train 5 then hang"])
+    with box.watching() as daemon:
+        wait_until(lambda: list(box.outputs.root.glob("*/*/attempts/01/hanging")))
+        daemon.kill()
+        daemon.wait()
+    (run,) = box.outputs.runs()
+    run.spec.write_bytes(run.spec.read_bytes()[:5])
+    (claimed,) = (box.jobs / "running").glob("*.yaml")
+    claimed.unlink()
+    assert box.once().returncode == 1
+    error = box.record().error
+    assert error is not None
+    assert error.kind == "damaged"
+    assert "checkpoints/step-00000005/" in error.message
+    assert "spec.yaml is torn" in (box.jobs / "STATUS.txt").read_text().split("\n\n")[0]
