@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 from killing import listen
@@ -110,7 +111,8 @@ def _train(folder: Path, run: RunFolder) -> None:
         weights = next_weights(weights, step)
         _journal(run, "step", step)
         with stage.metrics.open("a") as metrics:
-            metrics.write(json.dumps({"step": step, "loss": loss_of(weights)}) + "\n")
+            line = {"step": step, "loss": loss_of(weights), "time": time.time()}
+            metrics.write(json.dumps(line) + "\n")
         if asked or step % SAVE_STEPS == 0 or step == plan.total_steps:
             name = _checkpoint(folder, run, weights, step)
         if asked and step < plan.total_steps:

@@ -40,7 +40,7 @@ listen(Path({box!r}), "daemon")
 """
 
 Side = Literal["daemon", "child"]
-Victims = Literal["self", "other", "both", "disk"]
+Victims = Literal["self", "other", "both", "disk", "hang"]
 
 
 @dataclass(frozen=True, kw_only=True)

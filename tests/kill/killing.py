@@ -1,4 +1,4 @@
-"""Turns a list of armed kills into SIGKILLs, or a full disk, at crash points in the processes.
+"""Turns armed kills into SIGKILLs, a full disk or a hang at crash points in the processes.
 
 The harness writes `armed.json`; the daemon's and the stage's test commands call `listen`. Each side
 counts its visits in a file of its own, across all its processes, so "the 57th point of the daemon"
@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 from runner.contract import crash_points
@@ -103,6 +104,8 @@ def listen(folder: Path, side: str) -> None:
         if first["victims"] == "disk":
             fill(Path(first["disk"]), leave_bytes=first.get("room", 0) * 1024**2)
             return
+        if first["victims"] == "hang":
+            threading.Event().wait()
         other = [os.getppid()] if side == "child" else children_of(os.getpid())
         if first["victims"] == "both" and side == "child":
             cut_the_power(os.getppid())

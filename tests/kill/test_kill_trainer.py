@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from figures import Figures
 from invariants import curve_of
+from kill_box import AtPoint
 from system_calls import COUNTS, TRACES, judge_all, kinds, needs_strace, traced
 from trainer_box import TrainerBox
 
 KILLS_WANTED = 20
 KILLS_PER_RUN = 7
+HANG_FLOOR_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +63,22 @@ def test_the_real_stages_sync_as_well(undisturbed: TrainerBox, figures: Figures)
     assert {"run.json", "result.json", "adapter", "step-N"} <= kinds(renamed)
     assert not faults, "\n".join(faults)
     figures.count("fsync: renames judged, real stages", len(renamed))
+
+
+@pytest.mark.timeout(900)
+def test_a_hang_of_the_real_trainer_leaves_no_trace(
+    tmp_path: Path, tiny_model: Path, undisturbed: TrainerBox, figures: Figures
+) -> None:
+    """Asked for its stack, ended and resumed: the losses of an undisturbed run."""
+    found = undisturbed.newest()
+    assert found is not None
+    box = TrainerBox(tmp_path / "hung", tiny_model)
+    box.arm([AtPoint(side="child", point="checkpoint begun", index=3, victims="hang")])
+    with box.daemon(stall_seconds=HANG_FLOOR_SECONDS, hung_grace_seconds=1) as daemon:
+        daemon.wait(timeout=box.life_seconds)
+    assert box.trainer_lost(curve_of(*found)) == []
+    hung = box.newest()
+    assert hung is not None
+    assert [attempt.outcome for attempt in hung[1].attempts] == ["hung", "succeeded"]
+    assert "in seal" in (hung[0].attempt(1) / "train.log").read_text()
+    figures.count("hangs of the real trainer")
