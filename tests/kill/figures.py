@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-KILLS, INPUTS = "kills", "inputs"
+KINDS = {
+    "kills": "kills",
+    "hangs": "hangs",
+    "disk": "full disks",
+    "torn": "torn files",
+    "inputs": "inputs",
+}
+"""What a count's name begins with, and what it is called in the summary."""
 
 
 class Figures:
@@ -15,7 +22,7 @@ class Figures:
         self._facts: dict[str, str] = {}
 
     def count(self, name: str, number: int = 1) -> None:
-        """Add to a count; names that begin with ``kills`` or ``inputs`` make up the summary."""
+        """Add to a count; those whose name begins with one of ``KINDS`` make up the summary."""
         self._counts[name] = self._counts.get(name, 0) + number
 
     def tell(self, name: str, fact: str) -> None:
@@ -41,9 +48,9 @@ class Figures:
     def summary(self, *, failed: int, skipped: int) -> str:
         """Tell all of it in one line; a failed test is one that saw something lost."""
         sums = {
-            kind: sum(count for name, count in self._counts.items() if name.startswith(kind))
-            for kind in (KILLS, INPUTS)
+            kind: sum(count for name, count in self._counts.items() if name.startswith(start))
+            for start, kind in KINDS.items()
         }
-        tried = ", ".join(f"{kind} {count:,}" for kind, count in sums.items() if count)
+        tried = ", ".join(f"{count:,} {kind}" for kind, count in sums.items() if count)
         lost = "lost: 0" if not failed else f"SOMETHING WAS LOST in {failed} tests"
         return f"tried: {tried or 'nothing'}; {lost}" + (f"; {skipped} skipped" * bool(skipped))

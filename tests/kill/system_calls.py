@@ -28,7 +28,19 @@ COUNTS = re.compile(
 )
 TRACES = "traces"
 """In the box's folder."""
-_COMMAND = ["strace", "--seccomp-bpf", "-ff", "-y", "-s", "0", "-e", f"trace={TRACED}", "-e", "signal=none", "-o"]
+_COMMAND = [
+    "strace",
+    "--seccomp-bpf",
+    "-ff",
+    "-y",
+    "-s",
+    "0",
+    "-e",
+    f"trace={TRACED}",
+    "-e",
+    "signal=none",
+    "-o",
+]
 
 _CALL = re.compile(r"(\w+)\((.*)\)\s+= (-?\d+)")
 _PATH = re.compile(r"(?:\d+|AT_FDCWD)<([^>]*)>")

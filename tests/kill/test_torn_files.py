@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from figures import Figures
 from kill_box import AtPoint, KillBox
 
 from runner.contract.durable import TEMPORARY_PREFIX
@@ -50,7 +51,14 @@ class _TornBox(KillBox):
 @pytest.mark.parametrize("keep", [0.5, 0.0], ids=["torn", "empty"])
 @pytest.mark.parametrize(("side", "point", "what", "index"), _BEFORE_A_RENAME)
 def test_a_file_torn_before_its_rename_is_never_used(
-    tmp_path: Path, *, side: str, point: str, what: str | None, index: int, keep: float
+    tmp_path: Path,
+    *,
+    side: str,
+    point: str,
+    what: str | None,
+    index: int,
+    keep: float,
+    figures: Figures,
 ) -> None:
     """Whatever stood beside is swept; what stood under the name before is what counts."""
     box = _TornBox(tmp_path / "box", jobs=1)
@@ -59,6 +67,7 @@ def test_a_file_torn_before_its_rename_is_never_used(
     box.live([one])
     assert box.torn > 0
     assert box.lost() == []
+    figures.count("torn or empty before a rename", box.torn)
 
 
 class _RottenBox(KillBox):
@@ -76,7 +85,7 @@ class _RottenBox(KillBox):
 @pytest.mark.parametrize("keep", [0.5, 0.0], ids=["torn", "empty"])
 @pytest.mark.parametrize("name", ["state", "adapter_model.safetensors", "manifest.json"])
 def test_a_torn_checkpoint_is_set_aside_and_the_one_before_is_used(
-    tmp_path: Path, name: str, keep: float
+    tmp_path: Path, name: str, keep: float, figures: Figures
 ) -> None:
     """The run goes on from the last good checkpoint and ends with the same weights."""
     box = _RottenBox(tmp_path / "box", jobs=1)
@@ -87,6 +96,7 @@ def test_a_torn_checkpoint_is_set_aside_and_the_one_before_is_used(
     first = next(r for r in box.records() if r.job == "job0").attempts[0]
     assert first.last_step == 3
     assert list(box.outputs.root.glob("job0/*/checkpoints/torn-step-00000006-*"))
+    figures.count("torn or empty under a durable name")
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.0], ids=["torn", "empty"])
@@ -102,10 +112,11 @@ def test_a_torn_checkpoint_is_set_aside_and_the_one_before_is_used(
     ],
 )
 def test_a_message_torn_under_its_name_is_made_again(
-    tmp_path: Path, side: str, point: str, pattern: str, keep: float
+    tmp_path: Path, *, side: str, point: str, pattern: str, keep: float, figures: Figures
 ) -> None:
     """Plans, results, the spec's copy and an adapter that is not recorded yet are made anew."""
     box = _RottenBox(tmp_path / "box", jobs=1)
     box.pattern, box.keep = pattern, keep
     box.live([AtPoint(side=side, point=point, victims="both")])  # type: ignore[arg-type]
     assert box.lost() == []
+    figures.count("torn or empty under a durable name")
