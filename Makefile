@@ -30,6 +30,8 @@ test: setup  ## The ordinary tests
 # BUDGET: seconds; less than half an hour tries fewer points and inputs of each kind.
 BUDGET ?= 1800
 test-kill: setup  ## Kill, fill, hang and fuzz: nothing is lost (BUDGET=seconds)
+	@command -v strace > /dev/null || \
+	  echo "strace is missing (apt-get install strace): nothing will be proved about fsync"
 	$(BIN)/python -m pytest tests/kill -n 2 --dist loadfile --budget $(BUDGET)
 
 check: lint types test  ## Everything CI wants

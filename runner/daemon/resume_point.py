@@ -40,7 +40,7 @@ class ResumePoint:
         """Tell a person about each one set aside."""
         on = f"step {self.step}" if self.step else "the beginning"
         return tuple(
-            f"Checkpoint {name} was not as it was written and was set aside; training went on from "
+            f"Checkpoint {name} was not as it was written and was set aside; the run goes on from "
             f"{on}. If this happens again, the disk needs a look."
             for name in self.torn
         )
@@ -52,11 +52,25 @@ def resume_point(run: RunFolder) -> ResumePoint:
     for name in names(run.root):
         if verified(run.checkpoints / name):
             return ResumePoint(checkpoint=name, torn=tuple(torn))
-        aside = f"{TORN_PREFIX}{name}-{secrets.token_hex(3)}"
-        os.rename(run.checkpoints / name, run.checkpoints / aside)
+        _set_aside(run, name)
         torn.append(name)
-        _drop_older_torn(run)
     return ResumePoint(checkpoint=None, torn=tuple(torn))
+
+
+def _set_aside(run: RunFolder, name: str) -> None:
+    aside = f"{TORN_PREFIX}{name}-{secrets.token_hex(3)}"
+    os.rename(run.checkpoints / name, run.checkpoints / aside)
+    _drop_older_torn(run)
+
+
+def export_point(run: RunFolder, best: str) -> ResumePoint:
+    """Find the checkpoint to export: the best, or where that is torn, the newest good one."""
+    if verified(run.checkpoints / best):
+        return ResumePoint(checkpoint=best)
+    found = resume_point(run)
+    if best in names(run.root):  # older than the newest good one
+        _set_aside(run, best)
+    return ResumePoint(checkpoint=found.checkpoint, torn=tuple({*found.torn, best}))
 
 
 def torn_checkpoints(run: RunFolder) -> list[str]:

@@ -13,9 +13,11 @@ from runner.contract.checkpoints import names, newest_verified, sha256_of
 from runner.contract.errors import DamagedError
 from runner.contract.layout import RunFolder
 from runner.contract.record import RunRecord, read_record
+from runner.contract.salvage import DAMAGED
 from runner.contract.states import Stage, State
 from runner.daemon.book import Book, Live
 from runner.daemon.plans import next_stage
+from runner.daemon.resume_point import torn_checkpoints
 from runner.daemon.retry import LOW_SPACE
 from runner.daemon.sweep import discard_folder
 
@@ -111,16 +113,16 @@ def _make_room(book: Book, needed: int, at: float) -> None:
 
 
 def _free(book: Book, run: RunFolder, *, last_resort: bool) -> None:
-    there = names(run.root)
-    if not there:
+    there, torn = names(run.root), torn_checkpoints(run)
+    if not there and not torn:
         return
     try:
         record = read_record(run.record)
     except (OSError, DamagedError):
         return  # what can be recovered of it, a person decides
-    if not record.state.is_final:
+    if not record.state.is_final or (record.error and record.error.kind == DAMAGED):
         return
-    gone = may_go(
+    gone = torn + may_go(
         there,
         newest_good=newest_verified(run.root),
         best=record.metrics.get("best_checkpoint"),

@@ -28,7 +28,7 @@ from runner.daemon.look_ahead import Ahead, look_ahead
 from runner.daemon.plans import STATE_DURING, make_plan, next_stage, stage_folder
 from runner.daemon.process import Child
 from runner.daemon.queue import in_order
-from runner.daemon.resume_point import count_up_to, resume_point
+from runner.daemon.resume_point import count_up_to, export_point, resume_point
 from runner.daemon.retry import may_start, spares_host_memory
 from runner.daemon.space import needed_bytes, short_of
 from runner.daemon.sweep import sweep_run
@@ -93,6 +93,8 @@ def _box_problem(book: Book) -> str | None:
 def _start_or_wait(book: Book, live: Live, blocked: str | None) -> bool:
     """Start the run's next stage, or record why it waits; True: it was its turn."""
     lease = None
+    if blocked is None and next_stage(live.record) is Stage.EXPORT:
+        _mend_export(book, live)
     on_card = next_stage(live.record) in (Stage.TRAIN, Stage.EVALUATE)
     if blocked is None and on_card:
         blocked = book.guard.look(time.monotonic(), about_to_start=True).problem or None
@@ -125,6 +127,27 @@ def _missing_space(book: Book, live: Live, ahead: Ahead | None) -> str | None:
     data_bytes = book.data.size_bytes(named_files(live.spec))
     needed = needed_bytes(book, live, forecast=forecast, data_bytes=data_bytes)
     return short_of(book, needed, time.monotonic())
+
+
+def _mend_export(book: Book, live: Live) -> None:
+    """Where the best checkpoint is torn, export the last one; train on where that is torn too."""
+    record = live.record
+    found = export_point(live.run, str(record.metrics["best_checkpoint"]))
+    if not found.torn:
+        return
+    *earlier, last = record.attempts
+    changes: dict[str, Any] = {
+        "shortfalls": outcome.joined(record.shortfalls, found.notes),
+        "metrics": {**record.metrics, "best_checkpoint": found.checkpoint, "best_eval_loss": None},
+    }
+    if found.step < (last.last_step or 0):
+        again = {"outcome": "damaged", "reason": "its last checkpoint was not as it was written"}
+        attempts = (*earlier, last.model_copy(update=again))
+        changes["attempts"] = count_up_to(attempts, found.step)
+        changes["state"] = State.INTERRUPTED
+    for note in found.notes:
+        book.say(live, note, level="warning")
+    book.set(live, **changes)
 
 
 def _may_go_on(book: Book, live: Live) -> bool:

@@ -133,6 +133,8 @@ def _set_up(folder: Path) -> _Attempt:
                 kind="damaged",
             )
         progress.resume(read_manifest(checkpoint), plan.resume_from)
+        if progress.best_step and not verified(run.checkpoint(progress.best_step)):
+            progress.best_step = progress.best_eval_loss = None  # torn, and set aside
     conduct = Conduct(
         run=run,
         folder=stage,

@@ -99,6 +99,23 @@ def test_a_torn_checkpoint_is_set_aside_and_the_one_before_is_used(
     figures.count("torn or empty under a durable name")
 
 
+def test_a_checkpoint_torn_before_its_export_is_trained_again(
+    tmp_path: Path, figures: Figures
+) -> None:
+    """The last checkpoint of a finished training is lost: the steps since the one before it are."""
+    box = _RottenBox(tmp_path / "box", jobs=1)
+    box.pattern = "job0/*/checkpoints/step-00000012/state"
+    box.live([AtPoint(side="child", point="adapter begun", victims="both")])
+    assert [line for line in box.lost() if "ran again behind checkpoint" not in line] == []
+    (record,) = box.records()
+    assert [(a.outcome, a.last_step) for a in record.attempts] == [
+        ("damaged", 9),
+        ("succeeded", 12),
+    ]
+    assert "goes on from step 9" in " ".join(record.shortfalls)
+    figures.count("torn or empty under a durable name")
+
+
 @pytest.mark.parametrize("keep", [0.5, 0.0], ids=["torn", "empty"])
 @pytest.mark.parametrize(
     ("side", "point", "pattern"),

@@ -97,7 +97,7 @@ def test_a_torn_one_is_set_aside_and_the_one_before_is_used(run: RunFolder) -> N
     rot(run, 6)
     found = resume_point(run)
     assert (found.checkpoint, found.step, found.torn) == ("step-00000003", 3, ("step-00000006",))
-    assert "went on from step 3" in found.notes[0]
+    assert "goes on from step 3" in found.notes[0]
     (aside,) = torn_checkpoints(run)
     assert aside.startswith("torn-step-00000006-")
     assert (run.checkpoints / aside / MANIFEST).exists()

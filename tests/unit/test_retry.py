@@ -20,6 +20,7 @@ from runner.daemon.retry import (
     rule_for,
     spares_host_memory,
     stalled,
+    tries_after_the_box_fell,
 )
 
 PLAN = BatchPlan(per_device_batch_size=4, gradient_accumulation_steps=4)
@@ -144,6 +145,56 @@ def test_host_memory_is_given_one_more_try_that_spares_it(
     assert spares_host_memory(ended)
     code = ExitCode.OUT_OF_HOST_MEMORY
     assert after_attempt(code, attempts=ended, smaller_exists=True) is then
+
+
+def hung(*spans: tuple[int, int], code: int = -signal.SIGKILL) -> list[Attempt]:
+    """Make attempts that stood still, from (first step, last step)."""
+    ended = attempts(*[(code, *span) for span in spans])
+    return [a.model_copy(update={"outcome": "hung"}) for a in ended]
+
+
+@pytest.mark.parametrize(
+    ("ended", "then"),
+    [
+        (hung((1, 0)), Next.SAME_PLAN),
+        (hung((1, 50)), Next.SAME_PLAN),
+        (hung((1, 50), (51, 90)), Next.FAIL),
+        ([*hung((1, 50)), *attempts((-9, 51, 60)), *hung((61, 90))], Next.FAIL),
+        (hung((1, 50), code=ExitCode.INTERRUPTED), Next.SAME_PLAN),
+        (hung((1, 50), (51, 60), code=ExitCode.INTERRUPTED), Next.FAIL),
+    ],
+)
+def test_a_run_that_hangs_twice_fails(ended: list[Attempt], then: Next) -> None:
+    """In a row or not; whether it left a checkpoint when asked, or had to be killed."""
+    code = ended[-1].exit_code
+    assert code is not None
+    assert after_attempt(code, attempts=ended, smaller_exists=True) is then
+
+
+@pytest.mark.parametrize(
+    ("code", "tries", "then"),
+    [
+        (-signal.SIGKILL, 1, Next.SAME_PLAN),
+        (-signal.SIGKILL, 2, Next.FAIL),
+        (ExitCode.OK, 2, Next.GO_ON),  # it came to its end while it was being asked
+    ],
+)
+def test_another_stage_that_hangs_twice_fails(code: int, tries: int, then: Next) -> None:
+    """Once may be the driver's mood."""
+    assert after_stage(Stage.EVALUATE, code, tries=tries, hung=True) is then
+
+
+@pytest.mark.parametrize(
+    ("tries", "another_trained", "counted"),
+    [(1, False, 1), (3, False, 3), (1, True, 0), (3, True, 2), (0, True, 0)],
+)
+def test_a_neighbour_of_what_trips_the_power_supply_is_not_blamed(
+    tries: int,
+    another_trained: bool,  # noqa: FBT001
+    counted: int,
+) -> None:
+    """A job that is only being prepared when the box falls three times beside another one lives."""
+    assert tries_after_the_box_fell(tries, another_trained=another_trained) == counted
 
 
 def test_stops_by_the_box_owner_do_not_count() -> None:

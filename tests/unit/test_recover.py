@@ -1,0 +1,55 @@
+"""Turns what a dead daemon left into how long its attempt worked, and what is left of its time."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from runner.contract.batch import BatchPlan
+from runner.contract.layout import Outputs
+from runner.contract.read_spec import read_spec
+from runner.contract.record import Attempt, RunRecord, now
+from runner.contract.stage_io import TrainPlan
+from runner.contract.states import Stage, State
+from runner.daemon.plans import make_plan
+from runner.daemon.recover import revive
+from runner.daemon.settings import Settings
+
+PLAN = BatchPlan(per_device_batch_size=1, gradient_accumulation_steps=1)
+TWO_DAYS, TEN_MINUTES = timedelta(days=2), timedelta(minutes=10)
+
+
+def test_the_hours_that_the_box_was_off_are_not_the_runs(tmp_path: Path) -> None:
+    """Of ``limits.hours`` only the work counts: a weekend without power costs none of it."""
+    run = Outputs(tmp_path / "outputs").run("job", "20261123T221005Z-k3f9")
+    started = now() - TWO_DAYS
+    run.attempt(1).mkdir(parents=True)
+    metrics = run.attempt(1) / "metrics.jsonl"
+    metrics.write_text("")
+    last_line = (started + TEN_MINUTES).timestamp()
+    os.utime(metrics, (last_line, last_line))
+    spec = read_spec(b"model: m\ndata: d.jsonl\nlimits: {hours: 1h}\n", file_name="job.yaml")
+    open_one = Attempt(number=1, batch_plan=PLAN, started_at=started, first_step=1)
+    record = RunRecord(
+        job="job",
+        run_id=run.run_id,
+        state=State.TRAINING,
+        file_name="job.yaml",
+        created_at=started,
+        spec_sha256="",
+        total_steps=100,
+        attempts=(open_one,),
+    )
+    revived = revive(run, record, another_trained=False)
+    (closed,) = revived.attempts
+    assert closed.ended_at is not None
+    assert abs(closed.ended_at - closed.started_at - TEN_MINUTES) < timedelta(seconds=1)
+    settings = Settings(
+        jobs_dir=tmp_path / "jobs", outputs_dir=tmp_path / "outputs", models_dir=tmp_path / "models"
+    )
+    again = revived.but(attempts=(closed, open_one.model_copy(update={"number": 2})))
+    plan = make_plan(Stage.TRAIN, settings=settings, run=run, record=again, spec=spec)
+    assert isinstance(plan, TrainPlan)
+    assert plan.seconds_left is not None
+    assert abs(plan.seconds_left - 3000) < 1

@@ -1,0 +1,118 @@
+"""Turns sizes of what lies in a run folder into what must be free, and into what may go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runner.contract.batch import BatchPlan
+from runner.contract.layout import RunFolder
+from runner.contract.read_spec import read_spec
+from runner.contract.record import Attempt, RunRecord, now
+from runner.contract.states import State
+from runner.daemon.book import Book, Live
+from runner.daemon.settings import Settings
+from runner.daemon.space import may_go, needed_bytes, short_of
+
+RESERVE = 1000
+PLAN = BatchPlan(per_device_batch_size=1, gradient_accumulation_steps=1)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Book:
+    """The book of an empty box."""
+    settings = Settings(
+        jobs_dir=tmp_path / "jobs",
+        outputs_dir=tmp_path / "outputs",
+        models_dir=tmp_path / "models",
+        device="cpu",
+        min_free_bytes=RESERVE,
+    )
+    settings.outputs.private.mkdir(parents=True)
+    return Book(settings)
+
+
+def live(book: Book, *, trained: bool = False, exported: bool = False, **fields: object) -> Live:
+    """Give a run that has come so far."""
+    run = book.outputs.run("job", "20261123T221005Z-k3f9")
+    run.root.mkdir(parents=True)
+    attempt = Attempt(number=1, batch_plan=PLAN, started_at=now(), outcome="succeeded")
+    record = RunRecord(
+        job="job",
+        run_id=run.run_id,
+        state=State.QUEUED,
+        file_name="job.yaml",
+        created_at=now(),
+        spec_sha256="",
+        attempts=(attempt,) if trained else (),
+        metrics={"adapter_files": {"a": "b"}} if exported else {},
+        **fields,
+    )
+    spec = read_spec(b"model: m\ndata: d.jsonl\n", file_name="job.yaml")
+    return Live(run=run, record=record, spec=spec)
+
+
+def checkpoint(run: RunFolder, size: int) -> None:
+    """Leave one of so many bytes."""
+    run.checkpoint(3).mkdir(parents=True)
+    (run.checkpoint(3) / "state").write_bytes(b"x" * size)
+
+
+def test_before_prepare_there_is_room_for_the_copy_and_the_tokens(book: Book) -> None:
+    """Five times the data, and the box owner's reserve."""
+    assert needed_bytes(book, live(book), forecast=None, data_bytes=100) == RESERVE + 500
+
+
+def test_before_training_there_is_room_for_what_is_forecast(book: Book) -> None:
+    """What the run will take in all, less what already lies there."""
+    run = live(book, total_steps=10)
+    assert needed_bytes(book, run, forecast=900, data_bytes=0) == RESERVE + 900
+    run.run.prepared.mkdir()
+    (run.run.prepared / "rows").write_bytes(b"x" * 300)
+    assert needed_bytes(book, run, forecast=900, data_bytes=0) == RESERVE + 600
+
+
+def test_there_is_always_room_for_two_more_checkpoints(book: Book) -> None:
+    """Whatever the forecast said: the newest one's size is what the next will take."""
+    run = live(book, total_steps=10)
+    checkpoint(run.run, 700)
+    assert needed_bytes(book, run, forecast=900, data_bytes=0) == RESERVE + 1400
+    assert needed_bytes(book, run, forecast=None, data_bytes=0) == RESERVE + 1400
+
+
+def test_an_evaluation_needs_next_to_nothing(book: Book) -> None:
+    """Only the reserve: it writes a few answers."""
+    run = live(book, trained=True, exported=True, total_steps=10)
+    assert needed_bytes(book, run, forecast=900, data_bytes=0) == RESERVE
+
+
+def test_missing_space_is_told_with_both_figures(book: Book) -> None:
+    """How much is free, how much is needed, and that nobody need do more than make room."""
+    assert short_of(book, 1, 0.0) is None
+    said = short_of(book, 2**60, 0.0)
+    assert said is not None
+    assert "GiB free, 1073741824.0 GiB needed" in said
+    assert "goes on by itself" in said
+
+
+@pytest.mark.parametrize(
+    ("newest_good", "best", "whole", "gone"),
+    [
+        ("c", "c", False, ["a", "b"]),
+        ("c", "a", False, ["b"]),
+        ("b", None, False, ["a", "c"]),
+        (None, "a", False, []),
+        ("c", "a", True, ["a", "b", "c"]),
+        (None, None, True, ["a", "b", "c"]),
+    ],
+)
+def test_the_last_good_checkpoint_goes_only_for_a_whole_adapter(
+    newest_good: str | None,
+    best: str | None,
+    whole: bool,  # noqa: FBT001
+    gone: list[str],
+) -> None:
+    """Of three checkpoints of a run that has ended: what is freed when the disk is short."""
+    found = may_go(["c", "a", "b"], newest_good=newest_good, best=best, adapter_is_whole=whole)
+    assert found == gone
