@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 KINDS = {
     "kills": "kills",
+    "stops": "stops",
     "hangs": "hangs",
     "disk": "full disks",
     "torn": "torn files",
