@@ -28,6 +28,17 @@ from runner.daemon.wakeup import Wakeup
 ENDED_SHOWN = 10  # runs in STATUS.txt that have ended
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stillness:
+    """How long a child has stood still, as far as the daemon was awake to see it."""
+
+    shown: tuple[int, int]
+    """What it last showed: its process id and the time of its metrics."""
+    seconds: float
+    looked_at: float
+    """Monotonic."""
+
+
 @dataclass(kw_only=True)
 class Live:
     """A run that something may still happen to."""
@@ -46,8 +57,8 @@ class Live:
     """What was seen of its child's standing still; empty while it moves."""
     asked_for_stack_at: float = 0.0
     """Monotonic time at which a child that hangs was asked where."""
-    sign_of_life: tuple[tuple[int, int], float] | None = None
-    """What its child last showed, and the monotonic time at which that was new."""
+    stillness: Stillness | None = None
+    """For how long its child has shown nothing new."""
     kernel_kills: int | None = None
     """How many processes the kernel had killed for want of memory when its child began."""
     end_said: bool = False

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from runner.contract.layout import StageFolder
 from runner.contract.states import Stage
 from runner.daemon.answer import duration
-from runner.daemon.book import Book, Live
+from runner.daemon.book import Book, Live, Stillness
 from runner.daemon.plans import stage_folder
 from runner.daemon.progress import step_times
 
@@ -23,6 +23,7 @@ STEPS_LONG = 10.0
 START_FACTOR = 6.0
 """Loading a large model from a slow disk and trying its worst batch take longer than a step."""
 OTHER_STAGES_FACTOR = 36.0
+CLOSE_LOOKS_SECONDS = 10.0
 STACK_SECONDS = 2.0
 """From the question for its stack to the end of a child: time to write it."""
 
@@ -72,13 +73,16 @@ def _times(live: Live, which: Stage) -> list[float]:
 def _still_seconds(live: Live, which: Stage, at: float) -> float:
     """Tell for how long the child has shown nothing, by the daemon's own clock.
 
-    What changed is compared, not the file's time with the clock: on a share they may differ.
+    What changed is compared, not the file's time with the clock: on a share they may differ. And a
+    container that was paused as a whole has not hung: only time between close looks counts.
     """
     try:
-        shown = os.stat(_folder(live, which).metrics).st_mtime_ns
+        metrics = os.stat(_folder(live, which).metrics).st_mtime_ns
     except OSError:
-        shown = 0
-    sign = (live.child.pid if live.child else 0, shown)
-    if live.sign_of_life is None or live.sign_of_life[0] != sign:
-        live.sign_of_life = (sign, at)
-    return at - live.sign_of_life[1]
+        metrics = 0
+    shown = (live.child.pid if live.child else 0, metrics)
+    seconds, before = 0.0, live.stillness
+    if before is not None and before.shown == shown:
+        seconds = before.seconds + min(at - before.looked_at, CLOSE_LOOKS_SECONDS)
+    live.stillness = Stillness(shown=shown, seconds=seconds, looked_at=at)
+    return seconds
