@@ -40,7 +40,7 @@ planted.write_bytes = write_in_place
         (
             _IN_PLACE,
             AtPoint(side="daemon", point="file written", what="run.json", index=6, victims="both"),
-            "record of",
+            "lies at ['failed/",  # its record cannot be read: shown as damaged
         ),
     ],
     ids=["claims are not adopted", "training starts over", "records are written in place"],
