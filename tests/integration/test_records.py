@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 from daemon_box import Box, wait_until
 
 from runner.commands.show import show_run
-from runner.contract.errors import NewerRecordError
-from runner.contract.layout import RunFolder
+from runner.contract.errors import DamagedError, NewerRecordError
+from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.record import (
     SCHEMA_VERSION,
     Attempt,
@@ -19,6 +20,8 @@ from runner.contract.record import (
     read_record,
     write_record,
 )
+from runner.contract.salvage import salvage, what_is_whole
+from runner.contract.stage_io import ExportResult, write_message
 from runner.contract.states import State
 
 RECORDS = Path(__file__).parents[1] / "data" / "records"
@@ -106,6 +109,34 @@ DECAYED = [
 
 
 @pytest.mark.parametrize("decay", DECAYED)
+def test_however_a_record_decays_it_is_told(tmp_path: Path, decay) -> None:
+    """No decay crashes the reader, and the name of the dropped spec is still found."""
+    run = RunFolder(tmp_path / "contracts" / "20261123T221005Z-k3f9")
+    run.root.mkdir(parents=True)
+    run.record.write_bytes(decay(FIXTURES[-1].read_bytes()))
+    with pytest.raises(DamagedError):
+        read_record(run.record)
+    record = salvage(run)
+    assert (record.state, record.file_name) == (State.FAILED, "contracts.yaml")
+    assert record.error is not None
+    assert "No adapter of it can be recovered" in record.error.message
+
+
+def test_a_whole_adapter_is_recovered_without_its_record(tmp_path: Path) -> None:
+    """The export left a hash of each file: the adapter is proved whole, or is not promised."""
+    run = RunFolder(tmp_path / "contracts" / "20261123T221005Z-k3f9")
+    for folder in (run.adapter, run.export):
+        folder.mkdir(parents=True)
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    files = {"adapter_model.safetensors": hashlib.sha256(b"weights").hexdigest()}
+    write_message(StageFolder(run.export).result, ExportResult(files=files))
+    run.record.write_bytes(b"")
+    assert f"contracts/{run.run_id}/adapter/" in what_is_whole(run)
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"other weights")
+    assert "No adapter" in what_is_whole(run)
+
+
+@pytest.mark.parametrize("decay", DECAYED[:2])
 def test_a_damaged_record_is_set_aside_and_its_run_told_of(box: Box, decay, capsys) -> None:
     """Its content is kept; status, answer and `runner show` say damaged, and what is whole."""
     box.drop("contracts", train=["train 5 then hang"])
