@@ -45,13 +45,14 @@ def split_relative(path: str) -> tuple[str, ...]:
     """
     if not path or "\0" in path or path.startswith("/") or "\\" in path:
         raise UnsafePathError(
-            f"{path!r} is not a path inside the shared folder",
+            path,
+            "is not a path inside the shared folder",
             advice="Write it relative to the spec's folder, with forward slashes: data/file.jsonl",
         )
     names = PurePosixPath(path).parts
     if ".." in names:
         raise UnsafePathError(
-            f"{path!r} leaves the shared folder", advice="Copy the file into the shared folder."
+            path, "leaves the shared folder", advice="Copy the file into the shared folder."
         )
     return names
 
@@ -136,7 +137,8 @@ class Folder:
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EXDEV):
                 raise UnsafePathError(
-                    f"{path!r} is a link or leads through one",
+                    path,
+                    "is a link or leads through one",
                     advice="Copy the file itself into the shared folder; links are not followed.",
                 ) from error
             raise
@@ -153,7 +155,8 @@ class Folder:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise UnsafePathError(
-                f"{path!r} is not a regular file",
+                path,
+                "is not a regular file",
                 advice="Only plain files are read: no folder, pipe, device or socket.",
             )
         return descriptor

@@ -123,6 +123,11 @@ class UnsafePathError(RunnerError):
 
     kind = "unsafe_path"
 
+    def __init__(self, path: str, what: str, *, advice: str) -> None:
+        """Take the path and, apart, what is wrong with it: some callers name the file themselves."""
+        self.what = what
+        super().__init__(f"{path!r} {what}", advice=advice)
+
 
 class BusyError(RunnerError):
     """Somebody else holds what is needed."""

@@ -72,8 +72,10 @@ def answer(record: RunRecord, *, place: int | None = None, progress: Progress | 
             lines.append(f"What to do: {record.error.advice}")
     if not record.state.is_final:
         lines += ["", "To cancel it, delete its spec from this folder. Edits have no effect."]
+    elif record.state is State.REJECTED:
+        lines += ["", "Mend it, then drop the spec into the inbox again."]
     elif record.state is not State.SUCCEEDED:
-        lines += ["", "To try again, drop the (mended) spec into the inbox."]
+        lines += ["", "To try again, drop the spec into the inbox."]
     lines.append(f"Everything about it: outputs/{record.job}/{record.run_id}/")
     return shown("\n".join(lines)) + "\n"
 
@@ -88,12 +90,9 @@ def _outcome(record: RunRecord) -> list[str]:
     return lines
 
 
-def rejection(file_name: str, message: str, advice: str | None = None) -> str:
+def rejection(file_name: str, message: str) -> str:
     """Write why a spec was not accepted."""
-    lines = [f"{file_name}: rejected", "", message]
-    if advice:
-        lines.append(f"What to do: {advice}")
-    lines += ["", "Mend it and drop it into the inbox again."]
+    lines = [f"{file_name}: rejected", "", message, "", "Mend it and drop it into the inbox again."]
     return shown("\n".join(lines)) + "\n"
 
 

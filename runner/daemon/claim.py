@@ -98,15 +98,11 @@ def adopt(
         try:
             content = queued.read_file(claimed, limit_bytes=SPEC_BYTES)
             spec = read_spec(content, file_name=file_name)
-        except (SpecError, UnsafePathError) as error:
-            return refuse(
-                inbox,
-                "queued",
-                claimed,
-                file_name=file_name,
-                message=error.message,
-                advice=error.advice,
-            )
+        except SpecError as error:
+            return refuse(inbox, "queued", claimed, file_name=file_name, message=error.message)
+        except UnsafePathError as error:
+            problem = Problem(file=file_name, message=error.what, hint=error.advice)
+            return refuse(inbox, "queued", claimed, file_name=file_name, message=str(problem))
     run = outputs.run(spec.name, run_id)
     run.root.mkdir(parents=True, exist_ok=True)
     sync_folder(outputs.root)
@@ -129,19 +125,11 @@ def adopt(
     return Claimed(record=record, spec=spec, run=run)
 
 
-def refuse(
-    inbox: Folder,
-    folder: str,
-    name: str,
-    *,
-    file_name: str,
-    message: str,
-    advice: str | None = None,
-) -> Refused:
+def refuse(inbox: Folder, folder: str, name: str, *, file_name: str, message: str) -> Refused:
     """Move a file to rejected/ and say why beside it."""
     with inbox.open_folder(folder) as source, inbox.open_folder("rejected") as rejected:
         # The reasons first: whoever sees the file in rejected/ finds them there.
-        rejected.write_text(f"{name}.txt", rejection(file_name, message, advice))
+        rejected.write_text(f"{name}.txt", rejection(file_name, message))
         reached("refusal written")
         source.move(name, rejected, name)
     return Refused(file_name=file_name, message=message)

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.contract.durable import sync_tree, write_json
-from runner.contract.errors import DataError, Problem, SpecError, StageError
+from runner.contract.errors import (
+    DataError,
+    InputError,
+    ModelError,
+    Problem,
+    SpecError,
+    StageError,
+)
 from runner.contract.exit_codes import ExitCode
 from runner.contract.forecast import cap_problem
 from runner.contract.layout import RunFolder, StageFolder
@@ -78,19 +85,9 @@ def _prepare(folder: Path) -> None:
     plan = read_message(stage.plan, PreparePlan)
     spec_name = f"{run.job}.yaml"
     spec = read_spec(run.spec.read_bytes(), file_name=spec_name)
-    model = find_model(Path(plan.models_dir), spec.model)
+    model, conversations, copies, counts = _inputs(spec, plan, run)
     if too_low := cap_problem(spec, read_shape(read_config(model, spec.model))):
         raise SpecError([replace(too_low, file=spec_name)])
-
-    named = [*spec.data, *(spec.eval_data or ())]
-    copies = take_snapshot(
-        list(dict.fromkeys(named)),
-        inbox=Path(plan.jobs_dir),
-        spec_folder=plan.spec_folder,
-        target=run.data,
-        known=[Path(known) for known in plan.known_data],
-    )
-    conversations, counts = _read(spec, copies)
     template = Template(_load_tokenizer(model, plan), name=spec.model)
     train, held_out, shortfalls = _divide(spec, conversations)
     tokenised = _tokenise(template, [*train, *held_out])
@@ -151,9 +148,38 @@ def total_steps(
     return math.ceil(epochs * math.ceil(rows / effective_batch_size))
 
 
-def _read(spec: JobSpec, copies: Sequence[Copied]) -> tuple[list[Conversation], dict[str, int]]:
-    """Read and check every file; count the rows of each."""
+def _inputs(
+    spec: JobSpec, plan: PreparePlan, run: RunFolder
+) -> tuple[Path, list[Conversation], list[Copied], dict[str, int]]:
+    """Find the model and read every file; what is wrong with any of them is told together."""
     findings = Findings()
+    unusable: ModelError | None = None
+    try:
+        model = find_model(Path(plan.models_dir), spec.model)
+    except ModelError as error:
+        unusable = error
+    copies = take_snapshot(
+        list(dict.fromkeys([*spec.data, *(spec.eval_data or ())])),
+        inbox=Path(plan.jobs_dir),
+        spec_folder=plan.spec_folder,
+        target=run.data,
+        findings=findings,
+        known=[Path(known) for known in plan.known_data],
+    )
+    conversations, counts = _read(spec, copies, findings)
+    if unusable and findings.problems:
+        raise InputError([*unusable.problems, *findings.problems])
+    if unusable:
+        raise unusable
+    if findings.problems:
+        raise DataError(findings.problems)
+    return model, conversations, copies, counts
+
+
+def _read(
+    spec: JobSpec, copies: Sequence[Copied], findings: Findings
+) -> tuple[list[Conversation], dict[str, int]]:
+    """Read and check every file; count the rows of each."""
     per_file = {c.named: read_rows(c.path, shown_as=c.named, findings=findings) for c in copies}
     conversations = to_conversations(
         [row for rows in per_file.values() for row in rows],
@@ -161,8 +187,6 @@ def _read(spec: JobSpec, copies: Sequence[Copied]) -> tuple[list[Conversation], 
         system_prompt=spec.system_prompt,
         findings=findings,
     )
-    if findings.problems:
-        raise DataError(findings.problems)
     return conversations, {named: len(rows) for named, rows in per_file.items()}
 
 

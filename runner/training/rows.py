@@ -48,11 +48,13 @@ class Findings:
 
     @property
     def problems(self) -> list[Problem]:
-        """Every kind of problem found so far."""
-        return [
+        """Every kind of problem found so far: file after file, each from its first line on."""
+        files = list(dict.fromkeys(file for file, _ in self._kinds))
+        told = [
             Problem(message=p.message, file=p.file, line=p.line, hint=p.hint, count=count)
             for p, count in self._kinds.values()
         ]
+        return sorted(told, key=lambda p: (files.index(p.file or ""), p.line or 0))
 
 
 def read_rows(path: Path, *, shown_as: str, findings: Findings) -> list[Row]:

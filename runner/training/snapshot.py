@@ -18,8 +18,9 @@ from pathlib import Path
 from runner.contract.beneath import Folder, split_relative
 from runner.contract.crash_points import reached
 from runner.contract.durable import TEMPORARY_PREFIX, sync_folder
-from runner.contract.errors import DataError, Problem, UnsafePathError
+from runner.contract.errors import UnsafePathError
 from runner.contract.layout import RESERVED_FOLDERS, cut_to_bytes
+from runner.training.rows import Findings
 
 _BLOCK = 1024 * 1024  # bytes read at a time
 _TRIES = 3  # copies of a file that is written to meanwhile
@@ -53,7 +54,8 @@ def path_in_inbox(named: str, spec_folder: str) -> str:
     names = split_relative(joined)
     if not names or names[0].startswith(".") or names[0] in RESERVED_FOLDERS:
         raise UnsafePathError(
-            f"{named!r} lies in a folder that the runner keeps for itself",
+            named,
+            "lies in a folder that the runner keeps for itself",
             advice="Put data into a folder of its own, such as data/.",
         )
     return "/".join(names)
@@ -65,51 +67,48 @@ def take_snapshot(
     inbox: Path,
     spec_folder: str,
     target: Path,
+    findings: Findings,
     known: Sequence[Path] = (),
 ) -> list[Copied]:
-    """Copy every file; all that cannot be copied are reported at once.
+    """Copy every file; one that is missing, unreadable, unsafe or never still is a finding.
 
     Args:
         named: paths as the spec names them.
         inbox: the shared folder.
         spec_folder: where the spec was dropped, relative to the inbox.
         target: the run's data folder; made when missing.
+        findings: takes what is wrong, so that the other files are still looked at.
         known: data folders of earlier runs; a file with the same content is linked from there.
-
-    Raises:
-        DataError: a file is missing, unreadable, unsafe, or never still.
     """
     target.mkdir(parents=True, exist_ok=True)
     copies: list[Copied] = []
-    problems: list[Problem] = []
     with Folder.open(inbox) as folder:
         for name in named:
             try:
                 copies.append(_copy(folder, name, spec_folder, target, known))
             except UnsafePathError as error:
-                problems.append(Problem(file=name, message=error.message, hint=error.advice))
+                findings.add(name, None, error.what, hint=error.advice)
             except _ChangedError:
                 what = "the file was written to each time it was copied"
                 hint = "Drop the spec again once the file is complete."
-                problems.append(Problem(file=name, message=what, hint=hint))
+                findings.add(name, None, what, hint=hint)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                problems.append(_unreadable(name, error))
-    if problems:
-        raise DataError(problems)
+                what, hint = _unreadable(error)
+                findings.add(name, None, what, hint=hint)
     sync_folder(target)
     return copies
 
 
-def _unreadable(name: str, error: OSError) -> Problem:
+def _unreadable(error: OSError) -> tuple[str, str]:
+    """Say why a file could not be read and what to do."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         hint = "Paths start at the folder of the spec; copy the file there."
-        return Problem(file=name, message="there is no such file", hint=hint)
+        return "there is no such file", hint
     if error.errno in (errno.EACCES, errno.EPERM):
-        hint = "Let everyone who may drop jobs read it."
-        return Problem(file=name, message="the runner may not read the file", hint=hint)
-    return Problem(file=name, message=f"the file could not be read ({error.strerror})")
+        return "the runner may not read the file", "Let everyone who may drop jobs read it."
+    return f"the file could not be read ({error.strerror})", "Copy it anew and drop the spec again."
 
 
 def _copy(

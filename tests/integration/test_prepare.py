@@ -7,7 +7,7 @@ import pytest
 from datasets import load_from_disk
 from transformers import AutoTokenizer
 
-from runner.contract.errors import DataError, SpecError
+from runner.contract.errors import DataError, InputError, SpecError
 from runner.contract.layout import Outputs, new_run_id
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
 from runner.training.prepare import IGNORED, prepare, total_steps
@@ -31,11 +31,11 @@ class Box:
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         (self.inbox / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    def prepare(self, spec, **plan):
+    def prepare(self, spec, *, model="tiny", **plan):
         """Run the stage on a new run of this spec."""
         self.run = self.outputs.run("job", new_run_id())
         self.run.prepared.mkdir(parents=True)
-        self.run.spec.write_text(f"model: tiny\n{spec}\n", encoding="utf-8")
+        self.run.spec.write_text(f"model: {model}\n{spec}\n", encoding="utf-8")
         said = PreparePlan(models_dir=str(self.models), jobs_dir=str(self.inbox), **plan)
         write_message(self.run.prepared / "plan.json", said)
         prepare(self.run.prepared)
@@ -179,6 +179,15 @@ def test_all_that_is_wrong_is_found_in_one_pass(box):
         box.prepare("data: [a.jsonl, b.jsonl]")
     found = {(p.file, p.line, p.count) for p in caught.value.problems}
     assert found == {("a.jsonl", 2, 2), ("a.jsonl", 5, 1), ("b.jsonl", 1, 1)}
+
+
+def test_a_missing_model_or_file_hides_no_other_problem(box):
+    """Files that can be read are checked although another, and the model, is missing."""
+    box.put("a.jsonl", [qa(1), "{", qa(2)])
+    with pytest.raises(InputError) as caught:
+        box.prepare("data: [none.jsonl, a.jsonl]", model="absent")
+    told = [(p.field or p.file, p.line) for p in caught.value.problems]
+    assert told == [("model", None), ("none.jsonl", None), ("a.jsonl", 2)]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from runner.contract.states import Stage
 from runner.training import __main__ as top
 from runner.training.checkpoint import prune, seal
 from runner.training.export import CONFIG, WEIGHTS, export
+from runner.training.rows import Findings
 from runner.training.snapshot import take_snapshot
 
 TOTAL_STEPS = 12
@@ -78,6 +79,7 @@ def _prepare(folder: Path, run: RunFolder) -> None:
         inbox=Path(plan.jobs_dir),
         spec_folder=plan.spec_folder,
         target=run.data,
+        findings=Findings(),
         known=[Path(known) for known in plan.known_data],
     )
     (folder / "tokenizer").mkdir()

@@ -48,7 +48,7 @@ def test_an_end_says_what_to_do_next() -> None:
     error = ErrorFacts(kind="diverged", message="The loss is NaN.", advice="Lower the rate.")
     text = answer(record(state=State.FAILED, error=error))
     assert "The loss is NaN.\nWhat to do: Lower the rate." in text
-    assert "drop the (mended) spec into the inbox" in text
+    assert "drop the spec into the inbox" in text
 
 
 def test_status_opens_with_what_needs_a_person() -> None:

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from runner.contract.errors import DataError
+from runner.training.rows import Findings
 from runner.training.snapshot import take_snapshot
 
 
@@ -22,10 +23,19 @@ def inbox(tmp_path):
 
 
 def snapshot(inbox, *named, spec_folder=".", known=(), target="run"):
-    """Take a snapshot beside the inbox."""
-    return take_snapshot(
-        named, inbox=inbox, spec_folder=spec_folder, target=inbox.parent / target, known=known
+    """Take a snapshot beside the inbox; what is wrong is raised together, as a stage does."""
+    findings = Findings()
+    copies = take_snapshot(
+        named,
+        inbox=inbox,
+        spec_folder=spec_folder,
+        target=inbox.parent / target,
+        findings=findings,
+        known=known,
     )
+    if findings.problems:
+        raise DataError(findings.problems)
+    return copies
 
 
 def test_hash_and_size_are_those_of_the_copied_bytes(inbox):
