@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from runner.commands.demo import SPEC, packaged_data
-from runner.commands.fetch import DEMO_MODEL
+from runner.contract.models import DEMO_MODEL
 
 MODELS = Path("models")
 
@@ -49,7 +49,7 @@ def measure() -> dict[str, float]:
             child.wait(120)
     found = {"first_step": round(first, 1)}
     for event in events:
-        when = event.get("timestamp") or event.get("time")
+        when = event["time"]
         name = event["event"].split(": ", 1)[-1]
         found[name] = round(datetime.fromisoformat(when).timestamp() - dropped, 1)
     return found

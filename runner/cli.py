@@ -194,12 +194,15 @@ def submit(
     from runner.commands.submit import submit as drop
     from runner.contract.layout import Outputs
     from runner.contract.states import State
+    from runner.daemon.lock import Lock
 
     since = clock()
     target, brought = drop(spec, jobs_dir, replace=replace_data)
     answer: dict[str, Any] = {"file": str(target), "data_copied": brought}
     if not as_json:
         print(f"Dropped {target}" + (f" with {', '.join(brought)}" if brought else ""))
+        if not Lock.is_held(Outputs(outputs_dir).lock):
+            print("No daemon runs here yet: `runner watch` takes it.")
     succeeded = True
     if wait:
         run, record = wait_until_over(Outputs(outputs_dir), target.name, since)

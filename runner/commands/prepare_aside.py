@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner.commands.validate import read_file
+from runner.commands.validate import data_folder, read_file
 from runner.contract.errors import RunnerError
 from runner.contract.layout import RunFolder, StageFolder, new_run_id
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
@@ -31,7 +31,7 @@ def prepared_from(spec_file: Path, models_dir: Path, jobs_dir: Path | None) -> I
         RunnerError: the spec or data cannot be used; the message is the stage's own.
     """
     spec = read_file(spec_file)
-    folder = spec_file.absolute().parent
+    folder = data_folder(spec_file)
     root = (jobs_dir or folder).absolute()
     inside = folder == root or root in folder.parents
     with tempfile.TemporaryDirectory(prefix="runner-aside-") as temporary:

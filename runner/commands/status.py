@@ -23,6 +23,7 @@ from runner.contract.states import State
 
 LATEST = 5  # finished runs shown when --all is not given
 REFRESH_SECONDS = 1.0
+STARTING = "loading the model and trying the largest batch"
 
 STYLES = {
     State.SUCCEEDED: "green",
@@ -141,14 +142,16 @@ def _running(standing: Standing) -> RenderableType:
     lines: list[RenderableType] = [head]
     if record.total_steps:
         bar = Table.grid(padding=(0, 1))
-        eta = f"ETA {duration(progress.eta_seconds)}" if record.state is State.TRAINING else ""
+        left = progress.eta_seconds
+        eta = f"ETA {duration(left)}" if left is not None else ""
         bar.add_row(
             ProgressBar(total=record.total_steps, completed=progress.step, width=30),
             f"{progress.step}/{record.total_steps} steps",
             f"{progress.share:.0%}",
             eta,
         )
-        lines += [bar, Text(facts_of(progress, record.batch_plan))]
+        starting = record.state is State.TRAINING and progress.loss is None
+        lines += [bar, Text(STARTING if starting else facts_of(progress, record.batch_plan))]
     if record.waiting:
         lines.append(Text(visible(record.waiting.reason), style="yellow"))
     story = memory_story(record)

@@ -8,7 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
-from runner.commands.validate import read_file
+from runner.commands.validate import data_folder, read_file
 from runner.contract.durable import sync_folder, write_bytes
 from runner.contract.errors import DamagedError, RunnerError
 from runner.contract.layout import Outputs, RunFolder
@@ -98,7 +98,7 @@ def submit(spec_file: Path, inbox: Path, *, replace: bool = False) -> tuple[Path
             advice="Is `runner watch` running? Otherwise rename the spec and submit it again.",
         )
     wanted = [*spec.data, *(spec.eval_data or [])]
-    brought = bring_data(wanted, spec_file.absolute().parent, inbox, replace=replace)
+    brought = bring_data(wanted, data_folder(spec_file), inbox, replace=replace)
     if not target.exists():
         write_bytes(target, spec_file.read_bytes(), mode=0o664)
     return target, brought

@@ -9,11 +9,14 @@ from typing import Any
 from runner.contract.beneath import Folder
 from runner.contract.errors import InputError, Problem, SpecError, UnsafePathError
 from runner.contract.forecast import cap_problem
+from runner.contract.layout import STATE_FOLDERS, Inbox
 from runner.contract.model_shape import read_shape
 from runner.contract.models import find_model, read_config
 from runner.contract.read_spec import read_spec
 from runner.contract.spec import JobSpec
+from runner.contract.spec_names import is_spec_name, naming_problem
 
+NO_SPEC = "a job spec's name ends in .yaml, .yml or .json"
 SPEC_BYTES = 1024 * 1024  # more than read_spec accepts; it then says what the limit is
 
 
@@ -67,8 +70,10 @@ def read_file(path: Path) -> JobSpec:
     """Read a spec from a file.
 
     Raises:
-        SpecError: it cannot be used; every problem at once.
+        SpecError: it cannot be used, or not under this name; every problem at once.
     """
+    if not is_spec_name(path.name):
+        raise SpecError([naming_problem(path.name) or Problem(message=NO_SPEC, file=path.name)])
     try:
         with path.open("rb") as file:
             content = file.read(SPEC_BYTES + 1)
@@ -77,6 +82,13 @@ def read_file(path: Path) -> JobSpec:
             [Problem(message=f"cannot be read: {error.strerror}", file=str(path))]
         ) from error
     return read_spec(content, file_name=path.name)
+
+
+def data_folder(spec_file: Path) -> Path:
+    """Give the folder that a spec's data paths start at: its own, or the inbox it was moved in."""
+    folder = spec_file.absolute().parent
+    claimed = folder.name in STATE_FOLDERS and Inbox(folder.parent).marker.exists()
+    return folder.parent if claimed else folder
 
 
 def validate(path: Path, models_dir: Path, *, inputs: bool = True) -> Validated:
@@ -88,7 +100,7 @@ def validate(path: Path, models_dir: Path, *, inputs: bool = True) -> Validated:
     problems: list[Problem] = []
     if inputs:
         wanted = [*spec.data, *(spec.eval_data or [])]
-        problems += missing_data(wanted, path.absolute().parent, path.name)
+        problems += missing_data(wanted, data_folder(path), path.name)
         try:
             config = read_config(find_model(models_dir, spec.model), spec.model)
             if too_low := cap_problem(spec, read_shape(config)):

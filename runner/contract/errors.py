@@ -124,7 +124,7 @@ class UnsafePathError(RunnerError):
     kind = "unsafe_path"
 
     def __init__(self, path: str, what: str, *, advice: str) -> None:
-        """Take the path and, apart, what is wrong with it: some callers name the file themselves."""
+        """Take the path and, apart from it, what is wrong: some callers name the file."""
         self.what = what
         super().__init__(f"{path!r} {what}", advice=advice)
 

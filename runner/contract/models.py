@@ -18,11 +18,20 @@ from runner.contract.record import ModelFacts
 
 _CONFIG_BYTES = 4 * 1024 * 1024  # configs are a few KB; index files of large models under 1 MB
 _HEADER_BYTES = 100 * 1024 * 1024  # the limit that safetensors itself sets
+DEMO_MODEL = "smollm2-135m-instruct"
+"""What `runner fetch demo` puts on the box."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def _refuse(name: str, message: str, *, hint: str | None = None) -> ModelError:
     return ModelError([Problem(field="model", found=name, message=message, hint=hint)])
+
+
+def fetch_command(name: str) -> str:
+    """Give the command that brings a model; a name without its organisation is no hub id."""
+    if name == DEMO_MODEL:
+        return "runner fetch demo"
+    return f"runner fetch {name if '/' in name else f'ORGANISATION/{name}'}"
 
 
 def models_on_box(models_dir: Path) -> list[str]:
@@ -53,11 +62,11 @@ def find_model(models_dir: Path, name: str) -> Path:
     folder = models_dir.joinpath(*parts)
     if not folder.is_dir():
         near = difflib.get_close_matches(name, models_on_box(models_dir), n=1)
-        fetch = f"Fetch it with: runner fetch {name}"
         raise _refuse(
             name,
             "the model is not on this box",
-            hint=f"Did you mean {near[0]!r}? Otherwise: runner fetch {name}" if near else fetch,
+            hint=(f"Did you mean {near[0]}? Otherwise fetch" if near else "Fetch")
+            + f" it with: {fetch_command(name)}",
         )
     _refuse_links_that_leave(models_dir, folder, name)
     _require_causal_lm(read_config(folder, name), name)
@@ -114,7 +123,7 @@ def _refuse_links_that_leave(models_dir: Path, folder: Path, name: str) -> None:
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:
-    again = f"Fetch it again with: runner fetch {name}"
+    again = f"Fetch it again with: {fetch_command(name)}"
     try:
         if path.stat().st_size > _CONFIG_BYTES:
             raise _refuse(name, f"{path.name} is far larger than such a file can be", hint=again)
@@ -140,7 +149,7 @@ def _require_causal_lm(config: dict[str, Any], name: str) -> None:
 
 
 def _require_whole_weights(folder: Path, name: str) -> None:
-    again = f"Fetch it again with: runner fetch {name}"
+    again = f"Fetch it again with: {fetch_command(name)}"
     index = folder / "model.safetensors.index.json"
     if index.exists():
         weight_map = _read_json(index, name).get("weight_map")
@@ -157,7 +166,7 @@ def _require_whole_weights(folder: Path, name: str) -> None:
         raise _refuse(
             name,
             f"the model's folder has {what}; weights must be .safetensors",
-            hint=f"Fetch a safetensors version of it with: runner fetch {name}",
+            hint=f"Fetch a safetensors version of it with: {fetch_command(name)}",
         )
     for path in weights:
         _read_header(path, name)
@@ -168,7 +177,7 @@ def _read_header(path: Path, name: str) -> dict[str, Any]:
     broken = _refuse(
         name,
         f"{path.name} is cut off or damaged",
-        hint=f"Fetch it again with: runner fetch {name}",
+        hint=f"Fetch it again with: {fetch_command(name)}",
     )
     try:
         with path.open("rb") as file:

@@ -630,5 +630,5 @@ def _place(path: str) -> str:
 
 def shown_hint(hint: str) -> str:
     """Escape a hint that repeats a part of the file; clipped later than a value is."""
-    head, tail = hint[:100], hint[100:]
-    return "".join(shown(part) for part in (head[:50], head[50:])) + ("…" if tail else "")
+    parts = [hint[at : at + 50] for at in (0, 50, 100)]
+    return "".join(map(shown, parts)) + ("…" if len(hint) > 150 else "")

@@ -52,6 +52,21 @@ class Lock:
             os.pwrite(descriptor, f"{text}\n".encode(), 0)
         return cls(descriptor, path)
 
+    @staticmethod
+    def is_held(path: Path) -> bool:
+        """Tell whether somebody holds the lock; asked without taking it from anybody."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     @property
     def descriptor(self) -> int:
         """To hand to a child, which then holds the lock as well."""

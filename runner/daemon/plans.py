@@ -109,7 +109,7 @@ def make_plan(
             trust_remote_code=trust,
             device=device,
             checkpoint=str(record.metrics["best_checkpoint"]),
-            facts=record.model_dump(mode="json"),
+            facts={**record.model_dump(mode="json"), "method": spec.method},
         )
     return EvaluatePlan(
         models_dir=models,

@@ -32,6 +32,8 @@ FIXED = {
     "HF_DATASETS_OFFLINE": "1",
     # The tokenizer's own threads and forked workers deadlock together.
     "TOKENIZERS_PARALLELISM": "false",
+    # A stage's log is read by people: bars that redraw themselves are no lines.
+    "TQDM_DISABLE": "1",
     # Fragmentation looks like a lack of memory; segments that grow avoid most of it.
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
 }

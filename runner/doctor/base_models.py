@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.contract.errors import RunnerError
-from runner.contract.models import find_model, models_on_box
+from runner.contract.models import fetch_command, find_model, models_on_box
 from runner.doctor.finding import Finding, Level
 
 _SHOWN = 3  # names in a sentence
@@ -49,7 +49,7 @@ def judge_base_models(facts: BaseModels) -> Finding:
         return _finding(
             Level.ADVICE if facts.usable else Level.TROUBLE,
             f"{name} cannot be used: {problem}",
-            f"runner fetch {name}",
+            fetch_command(name),
         )
     names = ", ".join(facts.usable[:_SHOWN])
     more = len(facts.usable) - _SHOWN

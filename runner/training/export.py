@@ -99,7 +99,11 @@ def _base_model(run: RunFolder, facts: dict[str, Any]) -> str:
 def _card(run: RunFolder, base: str, config: dict[str, Any], facts: dict[str, Any]) -> str:
     """Word the model card: facts of this run, no row of its data."""
     flat = {**facts, **_part(facts, "metrics"), "model": base}
-    rows = [(title, str(flat[name])) for name, title in _FACTS_SHOWN if flat.get(name) is not None]
+    rows = [
+        (title, f"{fact:.4f}" if isinstance(fact, float) else str(fact))
+        for name, title in _FACTS_SHOWN
+        if (fact := flat.get(name)) is not None
+    ]
     rows.append(("LoRA", f"r {config.get('r')}, alpha {config.get('lora_alpha')}"))
     environment = _part(facts, "environment")
     rows += [(name, str(environment[name])) for name in sorted(environment)]

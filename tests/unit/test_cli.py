@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from runner import cli
-from runner.commands.demo import daemon_is_running
 from runner.commands.logs import human
 from runner.commands.progress import progress_of, read_tail, seconds_left
 from runner.commands.status import read_overview
@@ -19,8 +18,10 @@ from runner.commands.submit import clock, newest_run_of
 from runner.commands.words import duration, visible
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder
+from runner.contract.models import find_model
 from runner.contract.record import Attempt, ErrorFacts, RunRecord, write_record
 from runner.contract.states import State
+from runner.daemon.lock import Lock
 
 START = datetime(2026, 11, 23, 22, 10, 5, tzinfo=UTC)
 SPEC = b"model: tiny\ndata: rows.jsonl\n"
@@ -283,6 +284,25 @@ def test_submit_refuses_a_bad_spec_and_a_missing_inbox(capsys, tmp_path):
     spec.write_bytes(SPEC)
     (tmp_path / "rows.jsonl").write_text("{}\n")
     assert call(capsys, "submit", str(spec), "--jobs-dir", str(tmp_path / "none"))[0] == 1
+    spec.rename(tmp_path / "job.yaml.txt")
+    status, _, err = call(
+        capsys, "submit", str(tmp_path / "job.yaml.txt"), "--jobs-dir", str(inbox)
+    )
+    assert (status, "rename it to job.yaml" in err) == (1, True)
+    assert list(inbox.iterdir()) == []
+
+
+def test_a_spec_that_was_moved_still_finds_its_data(capsys, tmp_path):
+    """A rejected spec can be looked at where it lies: its data is where it was dropped."""
+    for folder in ("rejected", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / ".runner-inbox").write_text("x")
+    (tmp_path / "data" / "rows.jsonl").write_text("{}\n")
+    spec = tmp_path / "rejected" / "job--20261123T221001Z-k3f9.yaml"
+    spec.write_text("model: tiny\ndata: data/rows.jsonl\n")
+    _, out, _ = call(capsys, "validate", str(spec), "--models-dir", str(tmp_path))
+    assert "the model is not on this box" in out
+    assert "rows.jsonl" not in out
 
 
 def test_a_submitted_run_is_found_by_name_and_time(tmp_path):
@@ -357,7 +377,7 @@ def test_fetch_refuses_what_is_no_hub_id(capsys, tmp_path):
 def test_a_running_daemon_is_noticed_by_its_lock(tmp_path):
     """The lock decides, not the file: a daemon that died does not count."""
     outputs = Outputs(tmp_path)
-    assert not daemon_is_running(outputs)
+    assert not Lock.is_held(outputs.lock)
     outputs.private.mkdir()
     script = (
         "import fcntl, os, sys\n"
@@ -369,8 +389,8 @@ def test_a_running_daemon_is_noticed_by_its_lock(tmp_path):
     ) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        assert daemon_is_running(outputs)
-    assert not daemon_is_running(outputs)
+        assert Lock.is_held(outputs.lock)
+    assert not Lock.is_held(outputs.lock)
 
 
 def test_words_for_people():
@@ -465,6 +485,20 @@ def test_try_answers_with_base_and_adapter(tiny_model, tmp_path):
     (answer,) = json.loads(answered.stdout)
     assert answer["question"] == "What is a permit?"
     assert answer["base"] == answer["adapter"]
+
+
+def test_a_broken_model_is_fetched_anew(tmp_path):
+    """Fetch mends what its advice is given for; a whole model is left alone."""
+    broken = tmp_path / "smollm2-135m-instruct"
+    broken.mkdir()
+    (broken / "config.json").write_text("{")
+    words = [sys.executable, "-m", "runner.cli", "fetch", "demo", "--models-dir", str(tmp_path)]
+    first = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "is ready" in first.stdout
+    assert first.stderr == ""
+    assert find_model(tmp_path, broken.name) == broken
+    assert [path.name for path in tmp_path.iterdir()] == [broken.name]
+    assert "was there" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def test_fetch_without_a_network_says_so(tmp_path):

@@ -45,8 +45,10 @@ def test_a_missing_model_names_the_command(models):
     """And the near one that is there."""
     with pytest.raises(ModelError, match="runner fetch org/big"):
         find_model(models, "org/big")
-    with pytest.raises(ModelError, match="Did you mean 'tiny'"):
+    with pytest.raises(ModelError, match=r"Did you mean tiny\?.* runner fetch ORGANISATION/tinny"):
         find_model(models, "tinny")
+    with pytest.raises(ModelError, match="runner fetch demo"):
+        find_model(models, "smollm2-135m-instruct")
 
 
 def config(models, **changes):
