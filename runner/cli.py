@@ -232,7 +232,7 @@ def validate(
         runner validate jobs/examples/*.yaml --spec-only
     """
     from runner.commands.validate import validate as check
-    from runner.commands.words import visible_lines
+    from runner.contract.words import visible_lines
 
     answers = [check(spec, models_dir, inputs=not spec_only) for spec in specs]
     if as_json:
@@ -523,7 +523,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments, prog_name="runner")
     except RunnerError as error:
-        from runner.commands.words import visible_lines
+        from runner.contract.words import visible_lines
 
         print(f"runner: {visible_lines(error.message)}", file=sys.stderr)
         if error.advice:

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from runner.commands.words import visible
+from runner.contract.words import visible
 from runner.daemon.settings import Settings
 from runner.doctor.engine import examine_engine
 from runner.doctor.examine import examine_card, examine_lightly

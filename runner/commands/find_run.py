@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runner.commands.words import visible
 from runner.contract.errors import RunnerError
 from runner.contract.layout import Outputs, RunFolder, job_name
+from runner.contract.words import visible
 
 
 class NoSuchRunError(RunnerError):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from runner.commands.words import visible_lines
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.stage_io import PrepareResult, read_message
+from runner.contract.words import visible_lines
 
 
 def summary(result: PrepareResult) -> str:

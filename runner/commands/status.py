@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.commands.progress import Progress, read_progress
-from runner.commands.words import duration, memory, number, visible
 from runner.contract.batch import BatchPlan
 from runner.contract.errors import DamagedError
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.memory_story import memory_story
 from runner.contract.record import RunRecord, now, read_record
 from runner.contract.states import State
+from runner.contract.words import duration, memory, number, visible
 
 LATEST = 5  # finished runs shown when --all is not given
 REFRESH_SECONDS = 1.0

@@ -13,11 +13,11 @@ from rich.panel import Panel
 from rich.text import Text
 
 from runner.commands.fetch import quieten
-from runner.commands.words import visible_lines
 from runner.contract.errors import RunnerError
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import find_model
 from runner.contract.read_spec import read_spec
+from runner.contract.words import visible_lines
 from runner.daemon.lock import Lock
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 from runner.contract.memory_story import memory_story
 from runner.contract.record import RunRecord
 from runner.contract.states import State
+from runner.contract.words import roughly, visible_lines
 from runner.daemon.progress import Progress
 
 _WORDS = {
@@ -24,24 +24,6 @@ _WORDS = {
 }
 
 
-def shown(text: str) -> str:
-    """Escape control and bidirectional characters, which could make a line say something else."""
-    return "".join(
-        char
-        if char == "\n" or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        else f"\\u{ord(char):04x}"
-        for char in text
-    )
-
-
-def duration(seconds: float) -> str:
-    """Say a length of time as people do."""
-    if seconds < 90:
-        return f"{max(0, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def progress_line(record: RunRecord, progress: Progress) -> str:
     """Say in one line how far training is and how long it will take."""
     text = f"step {progress.step} of {record.total_steps or '?'}"
@@ -49,7 +31,7 @@ def progress_line(record: RunRecord, progress: Progress) -> str:
         text += f", loss {progress.loss:.3f}"
     if progress.seconds_per_step is not None and record.total_steps:
         left = max(0, record.total_steps - progress.step) * progress.seconds_per_step
-        text += f", about {duration(left)} left"
+        text += f", about {roughly(left)} left"
     return text
 
 
@@ -77,7 +59,7 @@ def answer(record: RunRecord, *, place: int | None = None, progress: Progress | 
     elif record.state is not State.SUCCEEDED:
         lines += ["", "To try again, drop the spec into the inbox."]
     lines.append(f"Everything about it: outputs/{record.job}/{record.run_id}/")
-    return shown("\n".join(lines)) + "\n"
+    return visible_lines("\n".join(lines)) + "\n"
 
 
 def _outcome(record: RunRecord) -> list[str]:
@@ -86,14 +68,14 @@ def _outcome(record: RunRecord) -> list[str]:
     if isinstance(before, float) and isinstance(after, float):
         lines.append(f"Loss on held-out rows: {before:.3f} before, {after:.3f} after")
     if record.started_at and record.ended_at:
-        lines.append(f"It took {duration((record.ended_at - record.started_at).total_seconds())}.")
+        lines.append(f"It took {roughly((record.ended_at - record.started_at).total_seconds())}.")
     return lines
 
 
 def rejection(file_name: str, message: str) -> str:
     """Write why a spec was not accepted."""
     lines = [f"{file_name}: rejected", "", message, "", "Mend it and drop it into the inbox again."]
-    return shown("\n".join(lines)) + "\n"
+    return visible_lines("\n".join(lines)) + "\n"
 
 
 def status(
@@ -116,4 +98,4 @@ def status(
             + (f", {record.ended_at:%Y-%m-%d %H:%M} UTC" if record.ended_at else "")
             for record in ended
         ]
-    return shown("\n".join(lines)) + "\n"
+    return visible_lines("\n".join(lines)) + "\n"

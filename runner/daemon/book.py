@@ -15,7 +15,8 @@ from runner.contract.layout import RunFolder, new_run_id
 from runner.contract.record import ErrorFacts, RunRecord, Waiting, now, write_record
 from runner.contract.spec import JobSpec
 from runner.contract.states import Stage, State
-from runner.daemon import answer, claim, outcome
+from runner.contract.words import visible, visible_lines
+from runner.daemon import claim, outcome
 from runner.daemon.data_ready import DataWatch, named_files
 from runner.daemon.gpu import GpuWatch
 from runner.daemon.gpu_watch import GpuGuard
@@ -121,7 +122,8 @@ class Book:
         live.record = record
         self.next_look = time.monotonic()
         if record.state != before:
-            self.say(live, f"{record.job}: {record.state}", state=record.state.value)
+            why = {"reason": record.error.message} if record.error else {}
+            self.say(live, f"{record.job}: {record.state}", state=record.state.value, **why)
 
     def wait(self, live: Live, reason: str) -> None:
         """Record why a run that could go on does not."""
@@ -188,7 +190,7 @@ class Book:
         """Note that a spec became no run."""
         self.all_succeeded = False
         self.log.say(
-            f"{answer.shown(refused.file_name)}: rejected",
+            f"{visible(refused.file_name)}: rejected",
             level="warning",
-            reason=answer.shown(refused.message),
+            reason=visible_lines(refused.message),
         )

@@ -6,7 +6,8 @@ from runner.contract.beneath import Folder
 from runner.contract.errors import RunnerError
 from runner.contract.read_spec import read_spec
 from runner.contract.spec_names import is_spec_name, naming_problem
-from runner.daemon import answer, claim
+from runner.contract.words import visible
+from runner.daemon import claim
 from runner.daemon.book import Book
 from runner.daemon.data_ready import named_files
 from runner.daemon.settle import Look, Seen, is_settled, look_again
@@ -93,7 +94,7 @@ class Intake:
         except OSError as error:  # one file that cannot be moved must not hold up the others
             # Where it was moved already, it is adopted from queued/ as soon as that is possible.
             book.known_ids.discard(run_id)
-            reason = f"{answer.shown(name)} cannot be claimed: {error.strerror}"
+            reason = f"{visible(name)} cannot be claimed: {error.strerror}"
             if self.unclaimable.get(name) != reason:
                 self.unclaimable[name] = reason
                 book.all_succeeded = False

@@ -12,6 +12,10 @@ from typing import Any
 import structlog
 
 from runner.contract.record import now
+from runner.contract.words import visible
+
+_PROSE = ("reason", "mend")  # sentences and commands: shown unquoted
+_INDENT = " " * 9  # below the event, beside the time
 
 
 class Log:
@@ -25,7 +29,7 @@ class Log:
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-                structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
+                _ForPeople(colors=sys.stderr.isatty()),
             ],
         )
         self._render = structlog.processors.JSONRenderer(serializer=_dump)
@@ -42,6 +46,18 @@ class Log:
                 with contextlib.suppress(OSError):  # a full disk: the line is shown below
                     _append(path, f"{line!s}\n".encode())
         getattr(self._shown, level)(event, **facts)
+
+
+class _ForPeople:
+    """Renders an event as a line, and what is written for people as lines of their own below it."""
+
+    def __init__(self, *, colors: bool) -> None:
+        self._line = structlog.dev.ConsoleRenderer(colors=colors, pad_level=False, pad_event_to=0)
+
+    def __call__(self, logger: Any, name: str, event: structlog.typing.EventDict) -> str:
+        prose = [f"{key}: {event.pop(key)}" for key in _PROSE if event.get(key)]
+        below = [_INDENT + visible(line) for text in prose for line in text.splitlines()]
+        return "\n".join([self._line(logger, name, event), *below])
 
 
 def _append(path: Path, line: bytes) -> None:

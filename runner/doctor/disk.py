@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from runner.commands.words import GIB, memory
+from runner.contract.words import GIB, memory
 from runner.doctor.finding import Finding, Level
 
 ADVISED_FREE_BYTES = 20 * GIB

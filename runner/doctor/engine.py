@@ -9,7 +9,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from runner.commands.words import visible
+from runner.contract.words import visible
 from runner.doctor.finding import Finding, Level
 
 TITLE = "org.opencontainers.image.title=finetuning-box"

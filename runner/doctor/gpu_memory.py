@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.commands.words import GIB, memory, visible
+from runner.contract.words import GIB, memory, visible
 from runner.daemon.gpu import SMALL_SHARE, GpuMemory
 from runner.doctor.finding import Finding, Level
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.commands.words import GIB, memory
+from runner.contract.words import GIB, memory
 from runner.doctor.finding import Finding, Level
 
 ADVISED_BYTES = 32 * GIB

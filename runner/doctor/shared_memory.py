@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.commands.words import GIB, memory
+from runner.contract.words import GIB, memory
 from runner.doctor.finding import Finding, Level
 
 ADVISED_BYTES = GIB

@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.contract.record import ErrorFacts, RunRecord, Waiting, now
 from runner.contract.states import State
-from runner.daemon.answer import answer, duration, shown, status
+from runner.daemon.answer import answer, status
 from runner.daemon.progress import Progress
 
 
@@ -56,13 +56,3 @@ def test_status_opens_with_what_needs_a_person() -> None:
     text = status(needs_person=["The queue is held: no GPU."], live=[record()], ended=[])
     assert text.startswith("Needs a person:\n  The queue is held: no GPU.\n")
     assert status(needs_person=[], live=[], ended=[]).startswith("Nothing needs a person.")
-
-
-def test_text_from_outside_cannot_hide_or_reorder_words() -> None:
-    """Control and bidirectional characters are shown escaped."""
-    assert shown("a\u202eb\x1b[2Jc") == "a\\u202eb\\u001b[2Jc"
-
-
-def test_durations_read_as_people_say_them() -> None:
-    """Seconds, minutes, hours."""
-    assert [duration(s) for s in (5, 600, 9000)] == ["5 s", "10 min", "2 h 30 min"]

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from runner.commands.doctor import as_json, render, verdict
-from runner.commands.words import GIB
 from runner.contract.layout import Outputs
+from runner.contract.words import GIB
 from runner.daemon.gpu import GpuMemory, Holder
 from runner.daemon.gpu_answer import Answer, Card
 from runner.daemon.gpu_watch import cards_on_bus

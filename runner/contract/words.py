@@ -34,6 +34,14 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def roughly(seconds: float) -> str:
+    """Say a length of time as people do: ``42 s``, ``10 min``, ``2 h 05 min``."""
+    if seconds < 90:
+        return f"{max(0, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def memory(size: int | None) -> str:
     """Say a number of bytes in GiB; ``–`` when there is none."""
     return "–" if not size else f"{size / GIB:.1f} GiB"
