@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from daemon_box import wait_until
 from train_box import STEPS, Run, assert_same_curve, start
+from trouble import NotANumber
 
 from runner.contract.checkpoints import newest_verified, verified
 from runner.contract.exit_codes import ExitCode
@@ -84,6 +85,31 @@ def test_a_run_that_diverges_ends_with_a_reason(
     assert "learning_rate" in str(result.error.advice)
     last = max(line["step"] for line in run.lines(1))
     assert result.last_step < last <= STEPS
+
+
+def test_a_loss_that_is_no_number_ends_the_run(run: Run) -> None:
+    """NaN ends it at that step, with its own outcome; the newest checkpoint is from before."""
+    status, result = run.train(8, trouble=NotANumber(step=3))
+    assert (status, result.outcome) == (ExitCode.DIVERGED, "diverged")
+    assert [line["step"] for line in run.lines(1)][-1] == 3
+    assert newest_verified(run.run.root) == run.run.checkpoint(2).name
+
+
+def test_the_best_checkpoint_wins(tmp_path: Path, prepared: Path, small_models: Path) -> None:
+    """Where the held-out loss rises again, the checkpoint of its lowest point is kept and named."""
+    spec = (
+        "model: small\ndata: rows.jsonl\n"
+        "training: {epochs: 3, effective_batch_size: 8, learning_rate: 0.05, eval_steps: 1}\n"
+    )
+    run = Run(tmp_path, prepared, small_models, spec)
+    status, result = run.train(8, total_steps=6)
+    evals = {line["step"]: line["eval_loss"] for line in run.lines(1) if "eval_loss" in line}
+    best = min(evals, key=lambda step: evals[step])
+    assert (status, len(evals)) == (ExitCode.OK, 6)
+    assert best < 4, "the lowest point must lie behind the newest checkpoints"
+    assert result.best_eval_loss == evals[best]
+    assert result.best_checkpoint == run.run.checkpoint(best).name
+    assert verified(run.run.checkpoint(best))
 
 
 def test_what_is_exported_is_what_training_measured(run: Run) -> None:

@@ -6,6 +6,7 @@ own allocator fails. What failed is let go of before anything is saved, and so i
 
 from __future__ import annotations
 
+import math
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -163,6 +164,23 @@ class RoomFor:
             recomputes = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
             if len(inputs["input_ids"]) > self.rows or (self.checkpointing and not recomputes):
                 run_out_of_memory()
+
+        around(SFTTrainer, "compute_loss", forward)
+
+
+@dataclass(frozen=True)
+class NotANumber:
+    """From ``step`` on one weight of the adapter is NaN, and with it every loss."""
+
+    step: int
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from trl import SFTTrainer
+
+        def forward(trainer: Any, model: Any, *_: Any, **__: Any) -> None:
+            if trainer.state.global_step + 1 == self.step:
+                next(p for p in model.parameters() if p.requires_grad).data.view(-1)[0] = math.nan
 
         around(SFTTrainer, "compute_loss", forward)
 
