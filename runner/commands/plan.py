@@ -16,7 +16,7 @@ from rich.text import Text
 
 from runner.commands.prepare_aside import prepared_from
 from runner.commands.validate import read_file
-from runner.commands.words import GIB, duration, memory, visible
+from runner.contract.words import GIB, duration, memory, visible
 from runner.contract.batch import BatchPlan
 from runner.contract.errors import ModelError, Problem
 from runner.contract.forecast import Box, Forecast, Parts, Work, alternatives

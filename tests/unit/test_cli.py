@@ -86,7 +86,7 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
 
 COMMANDS = [
     "watch", "submit", "validate", "preview", "plan", "schema", "status", "show", "logs", "cancel",
-    "try", "fetch", "demo",
+    "try", "fetch", "demo", "health", "doctor",
 ]  # fmt: skip
 
 
@@ -96,6 +96,13 @@ def test_every_help_text_carries_an_example(capsys, command):
     status, out, _ = call(capsys, command, "--help")
     assert status == 0
     assert re.search(rf"Example:\n +runner {command}", out)
+
+
+def test_the_list_of_commands_is_readable(capsys):
+    """On an ordinary terminal no command's sentence is cut."""
+    status, out, _ = call(capsys, "--help")
+    assert status == 0
+    assert "..." not in out.partition("Commands:")[2]
 
 
 def test_commands_that_only_read_never_import_torch(training, tmp_path):
