@@ -451,7 +451,12 @@ def try_(
     name: Run,
     question: Annotated[
         list[str] | None,
-        typer.Option("--question", "-q", metavar="TEXT", help="Ask this and leave; may be given several times."),
+        typer.Option(
+            "--question",
+            "-q",
+            metavar="TEXT",
+            help="Ask this and leave; may be given several times.",
+        ),
     ] = None,
     outputs_dir: OutputsDir = OUTPUTS,
     models_dir: ModelsDir = MODELS,

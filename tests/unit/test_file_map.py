@@ -20,4 +20,4 @@ def test_every_module_says_what_it_turns_into_what():
     """The map is of use because each line of it ends as a sentence."""
     lines = re.findall(r"^\| `(\S+)` \| (.*) \|$", PAGE, re.MULTILINE)
     assert len(lines) > 50
-    assert [name for name, sentence in lines if not sentence.endswith(".")] == []
+    assert [name for name, sentence in lines if not sentence.endswith((".", "?"))] == []
