@@ -7,22 +7,20 @@ fields say together. A problem in one field hides none in another: one round of 
 from __future__ import annotations
 
 import codecs
-import difflib
 import json
 import re
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from runner.contract import human_numbers, layout
 from runner.contract.errors import Problem, SpecError
-from runner.contract.spec import DEFAULT_EFFECTIVE_BATCH_SIZE, JobSpec
+from runner.contract.spec import JobSpec
+from runner.contract.spec_contradictions import contradictions
+from runner.contract.spec_fields import FIELDS, UNITS, Kind, allowed, kind_of
+from runner.contract.spec_hints import name_hint, shown_hint, value_hint
 from runner.contract.spec_paths import control_character, data_path_problem, model_problem
 from runner.contract.spec_tree import (
     Block,
@@ -42,63 +40,6 @@ _MOST_PROBLEMS = 40  # a person reads no more; the rest is counted
 _TRUE = frozenset({"true", "yes", "on"})
 _FALSE = frozenset({"false", "no", "off"})
 _MULTILINE = frozenset({"system_prompt", "notes"})
-_UNITS: Mapping[str, human_numbers.Unit] = {
-    "limits.hours": "hours",
-    "limits.gpu_memory_gib": "gib",
-    "limits.disk_gib": "gib",
-    "eval_split": "share",
-    "training.warmup_ratio": "share",
-    "lora.dropout": "share",
-}
-_UNIT_EXAMPLES: Mapping[str, str] = {
-    "hours": ", such as 8, 8h or 90min",
-    "gib": ", such as 20 or 20 GiB",
-    "share": ", such as 0.05 or 5%",
-}
-_OTHER_NAMES = {
-    "base_model": "model",
-    "model_name": "model",
-    "model_name_or_path": "model",
-    "dataset": "data",
-    "datasets": "data",
-    "train_data": "data",
-    "data_path": "data",
-    "validation_data": "eval_data",
-    "val_data": "eval_data",
-    "val_split": "eval_split",
-    "val_set_size": "eval_split",
-    "system": "system_prompt",
-    "num_train_epochs": "training.epochs",
-    "num_epochs": "training.epochs",
-    "lr": "training.learning_rate",
-    "lr_scheduler_type": "training.lr_scheduler",
-    "per_device_train_batch_size": "training.batch_size",
-    "micro_batch_size": "training.batch_size",
-    "gradient_accumulation_steps": "training.gradient_accumulation",
-    "max_seq_length": "training.max_length",
-    "sequence_len": "training.max_length",
-    "gradient_checkpointing": "training.activation_checkpointing",
-    "rank": "lora.r",
-    "lora_r": "lora.r",
-    "lora_alpha": "lora.alpha",
-    "lora_dropout": "lora.dropout",
-    "lora_target_modules": "lora.target_modules",
-    "max_hours": "limits.hours",
-}
-_OTHER_VALUES = {
-    "chatml": "messages",
-    "chat": "messages",
-    "openai": "messages",
-    "conversation": "messages",
-    "instruction": "alpaca",
-    "instruct": "alpaca",
-    "completion": "prompt-completion",
-    "raw": "text",
-    "jsonl": "auto",
-    "json": "auto",
-    "4bit": "qlora",
-    "16bit": "lora",
-}
 
 
 def read_spec(content: bytes, *, file_name: str) -> JobSpec:
@@ -205,108 +146,6 @@ def _decode(content: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Kind:
-    """What a field takes, told from its annotation."""
-
-    section: type[BaseModel] | None = None
-    is_list: bool = False
-    is_text: bool = False
-    number: Literal["int", "float"] | None = None
-    is_bool: bool = False
-    choices: tuple[str, ...] = ()
-    metadata: tuple[Any, ...] = ()
-
-
-def _kind(annotation: Any, metadata: tuple[Any, ...] = ()) -> _Kind:
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        inner, *extra = get_args(annotation)
-        return _kind(inner, (*metadata, *_constraints(extra)))
-    if origin in (Union, types.UnionType):
-        kinds = [_kind(a, metadata) for a in get_args(annotation) if a is not type(None)]
-        return _Kind(
-            section=next((k.section for k in kinds if k.section), None),
-            is_list=any(k.is_list for k in kinds),
-            is_text=any(k.is_text for k in kinds),
-            number=next((k.number for k in kinds if k.number), None),
-            is_bool=any(k.is_bool for k in kinds),
-            choices=tuple(c for k in kinds for c in k.choices),
-            metadata=tuple(m for k in kinds for m in k.metadata),
-        )
-    if origin is Literal:
-        return _Kind(choices=get_args(annotation))
-    if origin is list:
-        return _Kind(is_list=True, metadata=metadata)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return _Kind(section=annotation)
-    if annotation is bool:
-        return _Kind(is_bool=True)
-    if annotation in (int, float):
-        return _Kind(number="int" if annotation is int else "float", metadata=metadata)
-    return _Kind(is_text=True, metadata=metadata)
-
-
-def _constraints(extra: typing.Sequence[Any]) -> list[Any]:
-    found: list[Any] = []
-    for item in extra:
-        found += item.metadata if isinstance(item, FieldInfo) else [item]
-    return found
-
-
-def _kind_of(info: FieldInfo) -> _Kind:
-    return _kind(info.annotation, tuple(info.metadata))
-
-
-def _bound(kind: _Kind, name: str) -> Any:
-    return next((getattr(m, name) for m in kind.metadata if hasattr(m, name)), None)
-
-
-def _allowed(path: str, info: FieldInfo) -> str:
-    """Say in words what a field takes."""
-    kind = _kind_of(info)
-    if path == "model":
-        return "a model on the box: a name under models/, or a hub id fetched before"
-    if path in ("data", "eval_data"):
-        return "a path relative to the spec's folder, or a list of them"
-    if kind.section:
-        return f"a block of its own, indented below: {', '.join(kind.section.model_fields)}"
-    ways = []
-    if kind.number:
-        words = "a whole number" if kind.number == "int" else "a number"
-        low, above = _bound(kind, "ge"), _bound(kind, "gt")
-        high, below = _bound(kind, "le"), _bound(kind, "lt")
-        if low is not None and high is not None:
-            words += f" from {low} to {high}"
-        else:
-            bounds = [
-                f"at least {low}" if low is not None else "",
-                f"above {above}" if above is not None else "",
-                f"at most {high}" if high is not None else "",
-                f"below {below}" if below is not None else "",
-            ]
-            words += "".join(f", {b}" for b in bounds if b).replace(",", "", 1)
-        ways.append(words + _UNIT_EXAMPLES.get(_UNITS.get(path, ""), ""))
-    if kind.is_bool:
-        ways.append("true or false")
-    if kind.choices:
-        ways.append(", ".join(kind.choices))
-    if path == "lora.target_modules":
-        ways.append("all-linear, or a list of layers such as [q_proj, v_proj]")
-    elif kind.is_text:
-        most = _bound(kind, "max_length")
-        ways.append(f"text of at most {most} characters" if most else "text")
-    return " or ".join(ways)
-
-
-_FIELDS: dict[str, FieldInfo] = {}
-for _name, _info in JobSpec.model_fields.items():
-    _FIELDS[_name] = _info
-    _section = _kind_of(_info).section
-    if _section:
-        _FIELDS |= {f"{_name}.{inner}": i for inner, i in _section.model_fields.items()}
-
-
 @dataclass
 class _Reading:
     """One pass over a spec's tree; collects problems as it goes."""
@@ -339,7 +178,7 @@ class _Reading:
                         line=self.lines.get(name),
                         field=name,
                         message="is missing",
-                        allowed=_allowed(name, _FIELDS[name]),
+                        allowed=allowed(name),
                     )
                 )
         stem = PurePosixPath(file_name).name.rpartition(".")[0] or file_name
@@ -347,7 +186,10 @@ class _Reading:
         values["name"] = layout.job_name(values.get("name") or stem)
         self.check_paths(values)
         spec = self.check_fields(values)
-        self.check_together(values)
+        self.problems += [
+            Problem(line=self.lines.get(c.field), field=c.field, message=c.message, hint=c.hint)
+            for c in contradictions(values, self.broken)
+        ]
         return spec
 
     # -- giving each value its field's meaning ---------------------------------------------------
@@ -361,12 +203,12 @@ class _Reading:
                 self.unknown(key, block.key_lines[key], model, prefix)
                 continue
             self.lines[path] = block.key_lines[key]
-            value = self.value(node, path, _kind_of(info))
+            value = self.value(node, path, kind_of(info))
             if value is not None:
                 values[key] = value
         return values
 
-    def value(self, node: Node, path: str, kind: _Kind) -> Any:
+    def value(self, node: Node, path: str, kind: Kind) -> Any:
         """Give a value its field's meaning; None where it is empty or cannot be used."""
         if isinstance(node, Unusable):
             self.broken.add(path)
@@ -415,16 +257,16 @@ class _Reading:
         self.refuse(path, "holds a character that cannot be shown", line=node.line, found=bad)
         return True
 
-    def scalar(self, node: Scalar, path: str, kind: _Kind) -> Any:
+    def scalar(self, node: Scalar, path: str, kind: Kind) -> Any:
         text = node.text.strip()
         if kind.is_bool and text.casefold() in _TRUE | _FALSE:
             return text.casefold() in _TRUE
         if choice := next((c for c in kind.choices if c.casefold() == text.casefold()), None):
             return choice
         if kind.number:
-            number = human_numbers.number(text, _UNITS.get(path, ""))
+            number = human_numbers.number(text, UNITS.get(path, ""))
             if number is None:
-                return self.refuse(path, "is not a number", node=node, hint=self.mend(text, kind))
+                return self.refuse(path, "is not a number", node=node, hint=value_hint(text, kind))
             if kind.number == "float":
                 return float(number)
             if number != int(number):
@@ -433,21 +275,10 @@ class _Reading:
         if kind.is_bool:
             return self.refuse(path, "is neither true nor false", node=node)
         if kind.choices:
-            return self.refuse(path, "is not one of these", node=node, hint=self.mend(text, kind))
+            return self.refuse(path, "is not one of these", node=node, hint=value_hint(text, kind))
         if self.has_control(node, path):
             return None
         return (node.text if path in _MULTILINE else text) or None
-
-    @staticmethod
-    def mend(text: str, kind: _Kind) -> str | None:
-        if kind.number and (written := human_numbers.mend(text)):
-            return written
-        near = _OTHER_VALUES.get(text.casefold())
-        if near not in kind.choices:
-            near = next(
-                iter(difflib.get_close_matches(text.casefold()[:64], kind.choices, n=1)), None
-            )
-        return f"did you mean {near}?" if near else None
 
     # -- problems ---------------------------------------------------------------------------------
 
@@ -475,38 +306,19 @@ class _Reading:
                 field=path,
                 message=message,
                 found=None if found is None else shown(found),
-                allowed=_allowed(path, _FIELDS[path]),
+                allowed=allowed(path),
                 hint=None if hint is None else shown_hint(hint),
             )
         )
 
     def unknown(self, key: str, line: int, model: type[BaseModel], prefix: str) -> None:
-        word = key.strip().casefold()[:64]
-        bare = word.replace("-", "_")
-        here = list(model.model_fields)
-        hint: str | None = None
-        target = _OTHER_NAMES.get(bare)
-        others = [p for p in _FIELDS if p.rpartition(".")[2] == bare]
-        if bare in here:
-            hint = f"did you mean {bare}?"
-        elif others:
-            hint = _place(others[0])
-        elif target:
-            inside, _, name = target.rpartition(".")
-            same = inside == prefix.rstrip(".")
-            hint = f"did you mean {name}?" if same else f"did you mean {name}? {_place(target)}"
-        elif near := difflib.get_close_matches(bare, here, n=1):
-            hint = f"did you mean {near[0]}?"
-        elif near := difflib.get_close_matches(bare, [p.rpartition(".")[2] for p in _FIELDS], n=1):
-            path = next(p for p in _FIELDS if p.rpartition(".")[2] == near[0])
-            hint = f"did you mean {near[0]}? {_place(path)}"
         self.problems.append(
             Problem(
                 line=line,
                 field=shown(prefix + key),
                 message="is not a field of a job spec" if not prefix else "is not a field here",
-                allowed=", ".join(here),
-                hint=hint,
+                allowed=", ".join(model.model_fields),
+                hint=name_hint(key, list(model.model_fields), prefix),
             )
         )
 
@@ -523,7 +335,7 @@ class _Reading:
             path = ""
             for part in wrong["loc"]:
                 longer = f"{path}.{part}" if path else str(part)
-                if longer not in _FIELDS:
+                if longer not in FIELDS:
                     break
                 path = longer
             kind = wrong["type"]
@@ -571,64 +383,3 @@ class _Reading:
                         found=module,
                     )
                     break
-
-    def check_together(self, values: dict[str, Any]) -> None:
-        """Find fields that are each right and together wrong."""
-        training = values.get("training", {})
-        if "epochs" in training and "max_steps" in training:
-            self.clash("training.max_steps", "epochs and max_steps both say when to end")
-        if "eval_data" in values and values.get("eval_split"):
-            self.clash("eval_split", "eval_data and eval_split both say what is held out")
-        holds_out = "eval_data" in values or values.get("eval_split", 1) > 0
-        if "eval_steps" in training and not holds_out:
-            self.clash(
-                "training.eval_steps",
-                "nothing is held out, so there is nothing to measure",
-                hint="leave it out, or give eval_data or an eval_split above 0",
-            )
-        self.check_batch(training)
-
-    def check_batch(self, training: dict[str, Any]) -> None:
-        size, passes = training.get("batch_size"), training.get("gradient_accumulation")
-        given = training.get("effective_batch_size")
-        if any(
-            f"training.{n}" in self.broken
-            for n in ("batch_size", "gradient_accumulation", "effective_batch_size")
-        ):
-            return
-        if size and passes:
-            if given and size * passes != given:
-                self.clash(
-                    "training.effective_batch_size",
-                    f"batch_size {size} × gradient_accumulation {passes} is {size * passes}, "
-                    f"not {given}",
-                )
-            return
-        effective = given or DEFAULT_EFFECTIVE_BATCH_SIZE
-        for name, part in (("batch_size", size), ("gradient_accumulation", passes)):
-            if part and effective % part:
-                other = "gradient_accumulation" if name == "batch_size" else "batch_size"
-                whole = effective + -effective % part
-                default = "" if given else " (the default)"
-                self.clash(
-                    f"training.{name}",
-                    f"effective_batch_size {effective}{default} cannot be cut by {name} {part}",
-                    hint=f"give {other} instead of effective_batch_size, "
-                    f"or write effective_batch_size: {whole}",
-                )
-
-    def clash(self, path: str, message: str, *, hint: str = "leave one of them out") -> None:
-        self.problems.append(
-            Problem(line=self.lines.get(path), field=path, message=message, hint=hint)
-        )
-
-
-def _place(path: str) -> str:
-    section = path.rpartition(".")[0]
-    return f"it belongs under {section}:" if section else "it belongs at the left margin"
-
-
-def shown_hint(hint: str) -> str:
-    """Escape a hint that repeats a part of the file; clipped later than a value is."""
-    parts = [hint[at : at + 50] for at in (0, 50, 100)]
-    return "".join(map(shown, parts)) + ("…" if len(hint) > 150 else "")
