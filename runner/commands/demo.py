@@ -19,7 +19,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from runner.commands.progress import Progress, read_progress
 from runner.commands.show import losses_of, print_samples
 from runner.commands.status import facts_of
 from runner.commands.submit import clock, newest_run_of
@@ -27,6 +26,7 @@ from runner.contract.durable import write_bytes, write_text
 from runner.contract.errors import RunnerError
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import DEMO_MODEL
+from runner.contract.progress import Progress, read_progress
 from runner.contract.record import RunRecord, now, read_record
 from runner.contract.states import State
 from runner.contract.words import duration, visible_lines

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.commands.progress import read_progress
 from runner.commands.status import STYLES, facts_of
 from runner.contract.errors import DamagedError, NewerRecordError
 from runner.contract.layout import RunFolder
+from runner.contract.progress import read_progress
 from runner.contract.record import RunRecord, read_record
 from runner.contract.salvage import salvage
 from runner.contract.states import State

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.contract.memory_story import memory_story
+from runner.contract.progress import STARTING, Progress
 from runner.contract.record import RunRecord
 from runner.contract.states import State
 from runner.contract.words import roughly, visible_lines
-from runner.daemon.progress import Progress
 
 _WORDS = {
     State.QUEUED: "accepted, waiting for its turn",
@@ -27,11 +27,11 @@ _WORDS = {
 def progress_line(record: RunRecord, progress: Progress) -> str:
     """Say in one line how far training is and how long it will take."""
     text = f"step {progress.step} of {record.total_steps or '?'}"
-    if progress.loss is not None:
-        text += f", loss {progress.loss:.3f}"
-    if progress.seconds_per_step is not None and record.total_steps:
-        left = max(0, record.total_steps - progress.step) * progress.seconds_per_step
-        text += f", about {roughly(left)} left"
+    if progress.loss is None:
+        return f"{text}, {STARTING}"
+    text += f", loss {progress.loss:.3f}"
+    if progress.eta_seconds is not None:
+        text += f", about {roughly(progress.eta_seconds)} left"
     return text
 
 

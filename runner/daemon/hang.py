@@ -16,7 +16,7 @@ from runner.contract.states import Stage
 from runner.daemon.answer import duration
 from runner.daemon.book import Book, Live, Stillness
 from runner.daemon.plans import stage_folder
-from runner.daemon.progress import step_times
+from runner.contract.progress import step_times
 
 STEPS_LONG = 10.0
 """A step may take so many times as long as the longest lately."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from runner.contract.beneath import Folder
-from runner.contract.layout import StageFolder
-from runner.contract.states import Stage, State
+from runner.contract.progress import read_progress
+from runner.contract.states import State
 from runner.daemon import answer, view
 from runner.daemon.book import ENDED_SHOWN, Book
-from runner.daemon.plans import stage_folder
-from runner.daemon.progress import read_progress
 from runner.daemon.queue import in_order
 
 _ANSWER_SECONDS = 5.0  # progress in answers is renewed so often
@@ -39,10 +37,8 @@ class Answers:
             key = live.answered[0]
             if not renew and key == f"{record.state}{record.waiting}":
                 continue
-            progress = None
-            if record.state is State.TRAINING and record.attempts:
-                folder = StageFolder(stage_folder(live.run, Stage.TRAIN, record))
-                progress = read_progress(folder.metrics)
+            training = record.state is State.TRAINING
+            progress = read_progress(live.run, record) if training else None
             text = answer.answer(record, place=place, progress=progress)
             if text != live.answered[1]:
                 view.write_answer(inbox, record, text)

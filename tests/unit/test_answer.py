@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.contract.progress import Progress
 from runner.contract.record import ErrorFacts, RunRecord, Waiting, now
 from runner.contract.states import State
 from runner.daemon.answer import answer, status
-from runner.daemon.progress import Progress
 
 
 def record(**changes: Any) -> RunRecord:
@@ -38,9 +38,10 @@ def test_waiting_says_for_what() -> None:
 
 def test_training_shows_progress_and_eta() -> None:
     """Step, loss and the time that is left."""
-    progress = Progress(step=20, loss=1.25, tokens_per_second=900.0, seconds_per_step=6.0)
-    text = answer(record(state=State.TRAINING, total_steps=120), progress=progress)
+    training = record(state=State.TRAINING, total_steps=120)
+    text = answer(training, progress=Progress(step=20, loss=1.25, eta_seconds=600.0))
     assert "step 20 of 120, loss 1.250, about 10 min left" in text
+    assert "step 0 of 120, loading the model" in answer(training, progress=Progress())
 
 
 def test_an_end_says_what_to_do_next() -> None:

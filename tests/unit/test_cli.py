@@ -12,12 +12,12 @@ import pytest
 
 from runner import cli
 from runner.commands.logs import human
-from runner.commands.progress import progress_of, read_tail, seconds_left
 from runner.commands.status import read_overview
 from runner.commands.submit import clock, newest_run_of
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import find_model
+from runner.contract.progress import progress_of, read_tail, seconds_left
 from runner.contract.record import Attempt, ErrorFacts, RunRecord, write_record
 from runner.contract.states import State
 from runner.daemon.lock import Lock

@@ -16,6 +16,8 @@ from runner.contract.record import RunRecord, now
 from runner.contract.states import State
 
 TAIL_BYTES = 64 * 1024  # some 200 lines of metrics: enough for a rate, cheap on a long run
+STARTING = "loading the model and trying the largest batch"
+"""What an attempt does before its first step."""
 RATE_STEPS = 20  # steps that the ETA is taken from: it follows a change of plan within a minute
 
 
@@ -72,6 +74,16 @@ def time_of(line: dict[str, Any]) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def steps_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give the lines that tell of an optimizer step; the others are evaluations."""
+    return [x for x in lines if isinstance(x.get("step"), int) and "loss" in x]
+
+
+def step_times(metrics: Path) -> list[float]:
+    """Give the times (seconds since 1970) at which the newest steps ended."""
+    return [time for x in steps_of(read_tail(metrics)) if (time := time_of(x)) is not None]
+
+
 def seconds_left(steps: list[dict[str, Any]], total: int | None, clock: float) -> float | None:
     """Forecast the rest of a training from its last steps; the median ignores an evaluation."""
     times = [time for line in steps[-RATE_STEPS - 1 :] if (time := time_of(line)) is not None]
@@ -87,7 +99,7 @@ def progress_of(
     lines: list[dict[str, Any]], record: RunRecord, clock: float | None = None
 ) -> Progress:
     """Decide where a run stands from the metrics of its newest attempt."""
-    steps = [x for x in lines if isinstance(x.get("step"), int) and "loss" in x]
+    steps = steps_of(lines)
     evaluations = [x["eval_loss"] for x in lines if isinstance(x.get("eval_loss"), int | float)]
     last = steps[-1] if steps else {}
     done = max((a.last_step or 0 for a in record.attempts), default=0)
