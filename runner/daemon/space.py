@@ -6,13 +6,14 @@ on from, then, oldest run first, those of runs whose adapter is there and whole.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Sequence
 
 from runner.contract.checkpoints import names, newest_verified, sha256_of
 from runner.contract.errors import DamagedError
 from runner.contract.layout import RunFolder
-from runner.contract.record import RunRecord, read_record
+from runner.contract.record import ErrorFacts, RunRecord, read_record
 from runner.contract.salvage import DAMAGED
 from runner.contract.states import Stage, State
 from runner.daemon.book import Book, Live
@@ -61,6 +62,21 @@ def needed_bytes(book: Book, live: Live, *, forecast: int | None, data_bytes: in
         there = tree_bytes(live.run.checkpoints, live.run.prepared, live.run.data)
         return reserve + max(2 * one, forecast - there)
     return reserve + (0 if which is Stage.EVALUATE else 2 * one)
+
+
+def over_disk_limit(live: Live, *, forecast: int | None) -> ErrorFacts | None:
+    """Refuse a run that would take more of the disk than its spec allows; None: it may go on."""
+    limit = live.spec.limits.disk_gib
+    needed = (forecast or 0) + tree_bytes(live.run.data)
+    if limit is None or needed <= limit * _GIB:
+        return None
+    return ErrorFacts(
+        kind="bad_spec",
+        message=f"limits.disk_gib: the run needs {needed / _GIB:.2f} GiB of disk for its data, "
+        f"checkpoints and adapter, and the spec allows {limit:g}",
+        advice=f"Give limits.disk_gib at least {math.ceil(needed / _GIB * 10) / 10:g}, or a "
+        "smaller lora.r.",
+    )
 
 
 def short_of(book: Book, needed: int, at: float) -> str | None:

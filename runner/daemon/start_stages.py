@@ -15,7 +15,7 @@ from runner.contract.crash_points import reached
 from runner.contract.errors import BusyError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import StageFolder
-from runner.contract.record import Attempt, ErrorFacts, RunRecord, now
+from runner.contract.record import Attempt, RunRecord, now
 from runner.contract.stage_io import write_message
 from runner.contract.states import Stage, State
 from runner.daemon import outcome, stage
@@ -30,7 +30,7 @@ from runner.daemon.process import Child
 from runner.daemon.queue import in_order
 from runner.daemon.resume_point import count_up_to, export_point, resume_point
 from runner.daemon.retry import may_start, spares_host_memory
-from runner.daemon.space import needed_bytes, short_of
+from runner.daemon.space import needed_bytes, over_disk_limit, short_of
 from runner.daemon.sweep import sweep_run
 
 
@@ -69,15 +69,8 @@ def _prepare(book: Book, live: Live, blocked: str | None) -> bool:
     assert live.record.waiting is not None
     patience = 0.0 if book.settings.once else book.settings.data_wait_seconds
     if missing and (now() - live.record.waiting.since).total_seconds() >= patience:
-        book.end(
-            live,
-            State.REJECTED,
-            ErrorFacts(
-                kind="bad_data",
-                message=f"The data never came: {reason}.",
-                advice="Put the file where the spec says (relative to the inbox).",
-            ),
-        )
+        # It is refused by the stage, with whatever else is wrong with its data.
+        return _start_or_wait(book, live, blocked)
     return False
 
 
@@ -111,6 +104,10 @@ def _start_or_wait(book: Book, live: Live, blocked: str | None) -> bool:
             gpu = book.gpu.look(time.monotonic())
             ahead = look_ahead(book.settings, live.run, live.record, live.spec, gpu)
             blocked = ahead.waits
+            over = over_disk_limit(live, forecast=ahead.facts.get("disk_bytes"))
+            if over is not None:
+                book.end(live, State.REJECTED, over)
+                return True
         blocked = blocked or _missing_space(book, live, ahead)
         if blocked is not None:
             book.wait(live, blocked)

@@ -76,7 +76,14 @@ def main() -> int:
     script_at = run.root / "script.json"
     if stage == "prepare":
         spec = read_spec(run.spec.read_bytes(), file_name="x.yaml")
-        script_at.write_bytes((Path(plan["jobs_dir"]) / spec.data[0]).read_bytes())
+        try:
+            script_at.write_bytes((Path(plan["jobs_dir"]) / spec.data[0]).read_bytes())
+        except FileNotFoundError:
+            message = f"{spec.data[0]}: there is no such file"
+            folder.result.write_text(
+                json.dumps({"error": {"kind": "bad_data", "message": message}})
+            )
+            return ExitCode.BAD_INPUT
     script = json.loads(script_at.read_text())
     tries_at = run.root / f"tries-{stage}"
     tries = int(tries_at.read_text()) if tries_at.exists() else 0
