@@ -263,7 +263,9 @@ def run_daemon(settings: Settings) -> int:
             polling = light.events.polling if polling is None else polling
         observer = watch(settings.jobs_dir, polling=polling, wake=conductor.book.wakeup.set)
         conductor.book.log.say("watching", inbox=str(settings.jobs_dir), pid=os.getpid())
-        return conductor.work() if conductor.begin() else 1
+        status = conductor.work() if conductor.begin() else 1
+        conductor.book.log.say("ended", exit_code=int(status))
+        return status
     finally:
         if observer is not None:
             observer.stop()
