@@ -26,7 +26,7 @@ from runner.contract.durable import write_bytes, write_text
 from runner.contract.errors import RunnerError
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import DEMO_MODEL
-from runner.contract.progress import Progress, read_progress
+from runner.contract.progress import STARTING, Progress, read_progress
 from runner.contract.record import RunRecord, now, read_record
 from runner.contract.states import State
 from runner.contract.words import duration, visible_lines
@@ -52,7 +52,7 @@ notes: Short on purpose; without max_steps it makes two passes over the data.
 STAGES = {
     State.QUEUED: "waiting in the queue",
     State.PREPARING: "checking and tokenising the data",
-    State.TRAINING: "training",
+    State.TRAINING: STARTING,  # then the steps are told
     State.EXPORTING: "writing the adapter",
     State.EVALUATING: "loading the adapter as its user would, answering held-out questions",
 }
@@ -131,7 +131,7 @@ class Follower:
         words = STAGES.get(record.state, record.state.value)
         if tenth and record.total_steps:
             eta = duration(progress.eta_seconds)
-            words += f", step {progress.step} of {record.total_steps}, ETA {eta}"
+            words = f"training, step {progress.step} of {record.total_steps}, ETA {eta}"
             words += f", {facts_of(progress, None)}"
         self._console.print(f"[{duration(time.monotonic() - self._started)}] {words}", markup=False)
 
