@@ -16,7 +16,6 @@ from rich.text import Text
 
 from runner.commands.prepare_aside import prepared_from
 from runner.commands.validate import read_file
-from runner.contract.words import GIB, duration, memory, visible
 from runner.contract.batch import BatchPlan
 from runner.contract.errors import ModelError, Problem
 from runner.contract.forecast import Box, Forecast, Parts, Work, alternatives
@@ -24,6 +23,7 @@ from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.spec import JobSpec
 from runner.contract.stage_io import PrepareResult, read_message
 from runner.contract.what_fits import gap
+from runner.contract.words import GIB, duration, memory, visible
 from runner.daemon.gpu import read_gpu
 from runner.daemon.look_ahead import as_facts, first_forecast, known_box, read_work
 

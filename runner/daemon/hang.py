@@ -12,11 +12,11 @@ import os
 from collections.abc import Sequence
 
 from runner.contract.layout import StageFolder
+from runner.contract.progress import step_times
 from runner.contract.states import Stage
-from runner.daemon.answer import duration
+from runner.contract.words import duration
 from runner.daemon.book import Book, Live, Stillness
 from runner.daemon.plans import stage_folder
-from runner.contract.progress import step_times
 
 STEPS_LONG = 10.0
 """A step may take so many times as long as the longest lately."""
