@@ -1,5 +1,7 @@
 """Stands in for a machine with little memory: `python -m runner.training`, but training gets less.
 
+    python limited_stage.py MEBIBYTES STAGE FOLDER
+
 The limit is set when the model is loaded, relative to what the process has then; what runs into it
 is the stack's own allocator, wherever it happens to be. fp32, so that the figure means the same on
 every CPU.
@@ -8,8 +10,6 @@ every CPU.
 import resource
 import sys
 from pathlib import Path
-
-TRAINING_BYTES = 740 * 2**20  # two rows with a long one take 550, four take 1,010
 
 
 def data_bytes() -> int:
@@ -22,6 +22,7 @@ def data_bytes() -> int:
 
 def main() -> int:
     """Run one stage."""
+    training_bytes = int(sys.argv.pop(1)) * 2**20
     from runner.training import model
     from runner.training.__main__ import main as stage
 
@@ -33,7 +34,7 @@ def main() -> int:
 
         def on_train_begin(*given: object, **more: object) -> None:
             inner(*given, **more)
-            limit = data_bytes() + TRAINING_BYTES
+            limit = data_bytes() + training_bytes
             resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
 
         Conduct.on_train_begin = on_train_begin

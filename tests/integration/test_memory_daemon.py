@@ -20,22 +20,28 @@ LIMITED = Path(__file__).with_name("limited_stage.py")
 CHANGE = "halved: 4 × 2 → 2 × 4, same effective batch 8"
 
 
-def test_a_dropped_spec_survives_a_machine_with_little_memory(
-    tmp_path: Path, tiny_model: Path
-) -> None:
-    """Real stages, a real allocator's failure where it falls: the run succeeds, and all are told.
-
-    Two rows in forty are long. The limit holds four short rows or two long ones, in every attempt.
-    """
-    box = Box(tmp_path)
-    keep_bytes(tiny_model, box.root / "models" / "m")
+def work_off_walls(
+    root: Path, model: Path, mebibytes: int
+) -> tuple[Box, subprocess.CompletedProcess[str]]:
+    """Drop forty rows, two of them long, where training may take so much memory."""
+    box = Box(root)
+    keep_bytes(model, box.root / "models" / "m")
     rows = [
         {"prompt": f"How high is wall {n}?", "completion": "A foot. " * (90 if n in (7, 31) else 3)}
         for n in range(40)
     ]
     (box.jobs / "walls.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     box.drop_spec("walls", "eval_split: 0.1\ntraining: {epochs: 1, effective_batch_size: 8}\n")
-    done = box.once(stage_command=[sys.executable, str(LIMITED)], device="cpu", timeout=250)
+    stage = [sys.executable, str(LIMITED), str(mebibytes)]
+    return box, box.once(stage_command=stage, device="cpu", timeout=600)
+
+
+def test_a_dropped_spec_survives_a_machine_with_little_memory(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """Real stages, the real allocator fails where it falls: the run succeeds, and all are told."""
+    # Two rows with a long one take 550 MiB, four with a long one 1,010.
+    box, done = work_off_walls(tmp_path, tiny_model, 740)
     record = box.record()
     assert done.returncode == 0, (done.stderr, record.error)
     first, second = record.attempts
@@ -57,6 +63,27 @@ def test_a_dropped_spec_survives_a_machine_with_little_memory(
         and (attempt.first_step or 0) <= json.loads(line)["step"] <= (attempt.last_step or 0)
     ]
     assert steps == list(range(1, (record.total_steps or 0) + 1))
+
+
+def test_a_run_that_does_not_fit_ends_with_a_reason(tmp_path: Path, tiny_model: Path) -> None:
+    """Down the whole ladder, one attempt a rung; then the person learns why, and what to change."""
+    box, done = work_off_walls(tmp_path, tiny_model, 100)  # one long row takes 275
+    record = box.record()
+    assert (done.returncode, record.state) == (1, State.FAILED)
+    assert [str(attempt.batch_plan) for attempt in record.attempts] == [
+        "4 × 2",
+        "2 × 4",
+        "1 × 8",
+        "1 × 8, activation checkpointing",
+    ]
+    assert {attempt.outcome for attempt in record.attempts} == {"out of memory"}
+    assert record.error is not None
+    assert record.error.kind == "out_of_gpu_memory"
+    assert "the longest row, 839 tokens" in record.error.message
+    assert "more memory for the machine" in str(record.error.advice)
+    answer = box.answer("failed")
+    assert record.error.message in answer
+    assert "activation checkpointing switched on at 1 × 8, same effective batch 8" in answer
 
 
 @pytest.fixture
