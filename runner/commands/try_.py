@@ -58,6 +58,8 @@ def try_run(
             advice=f"`runner show {run.job}` tells where it stands.",
         )
     quieten()
+    # As the stages do: threads that wait in a loop starve each other where a run trains meanwhile.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from runner.training.chat import SideBySide  # noqa: PLC0415  they read the above when imported
     from runner.training.model import find_machine  # noqa: PLC0415
 
