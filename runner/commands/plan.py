@@ -181,13 +181,17 @@ def _batches(planned: Planned) -> Table:
     table.add_column("batch", justify="right")
     for name in ("as it is", "activation checkpointing", "and offloading"):
         table.add_column(name)
-    rows: dict[tuple[int, int], dict[int, Text]] = {}
-    for one in planned.alternatives:
-        p = one.batch_plan
-        row = rows.setdefault((p.per_device_batch_size, p.gradient_accumulation_steps), {})
-        row[_column(p)] = _cell(one, chosen=p == planned.chosen.batch_plan)
-    for (size, passes), cells in rows.items():
-        table.add_row(f"{size} × {passes}", *(cells.get(column, "") for column in range(3)))
+    rows: dict[str, dict[int, Text]] = {}
+    shown = list(planned.alternatives)
+    if planned.chosen.batch_plan.tokens_per_pass is not None:  # the table's others have no limit
+        shown.insert(0, planned.chosen)
+    for one in shown:
+        row = rows.setdefault(one.batch_plan.cut, {})
+        row[_column(one.batch_plan)] = _cell(
+            one, chosen=one.batch_plan == planned.chosen.batch_plan
+        )
+    for cut, cells in rows.items():
+        table.add_row(cut, *(cells.get(column, "") for column in range(3)))
     return table
 
 

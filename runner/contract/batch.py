@@ -6,6 +6,8 @@ is a way to cut the same number.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 
@@ -18,6 +20,9 @@ class BatchPlan(BaseModel):
     """Examples in one forward and backward pass."""
     gradient_accumulation_steps: PositiveInt
     """Passes per optimizer step."""
+    tokens_per_pass: PositiveInt | None = None
+    """A pass over so many tokens (rows × the longest, padding included) is cut into several, of
+    rows that are about as long as each other; a row that is longer by itself goes alone."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     activation_offloading: bool = False
@@ -28,8 +33,16 @@ class BatchPlan(BaseModel):
         """Examples per optimizer step."""
         return self.per_device_batch_size * self.gradient_accumulation_steps
 
-    def __str__(self) -> str:
+    @property
+    def cut(self) -> str:
+        """How the effective batch is cut, in words."""
         text = f"{self.per_device_batch_size} × {self.gradient_accumulation_steps}"
+        if self.tokens_per_pass is None:
+            return text
+        return f"{text}, at most {self.tokens_per_pass:,} tokens at once"
+
+    def __str__(self) -> str:
+        text = self.cut
         if self.activation_offloading:
             return text + ", activation checkpointing and offloading"
         return text + (", activation checkpointing" if self.activation_checkpointing else "")
@@ -40,15 +53,57 @@ def largest_divisor_at_most(number: int, limit: int) -> int:
     return max(d for d in range(1, max(1, min(number, limit)) + 1) if number % d == 0)
 
 
-def smaller(plan: BatchPlan, *, may_offload: bool = True) -> BatchPlan | None:
+def cut_by_tokens(lengths: Sequence[int], limit: int | None) -> list[list[int]]:
+    """Cut a micro-batch into passes that hold at most ``limit`` tokens each, padding included.
+
+    Gives the rows' indices, pass by pass, the longest rows first; without a limit one pass in the
+    order given. The loss is a sum over tokens, so the cut changes no number but by rounding.
+    """
+    if limit is None:
+        return [list(range(len(lengths)))]
+    passes: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if passes and (len(passes[-1]) + 1) * lengths[passes[-1][0]] <= limit:
+            passes[-1].append(index)
+        else:
+            passes.append([index])
+    return passes
+
+
+def worst_pass(lengths: Sequence[int], plan: BatchPlan) -> list[int]:
+    """Find the rows that make the largest pass (tokens, padding included) a plan can meet.
+
+    Gives their indices, the longest first; ``lengths`` may be in any order.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    most, size = plan.per_device_batch_size, 0
+    if plan.tokens_per_pass is None:
+        return order[:most]
+    worst: list[int] = []
+    for start, index in enumerate(order):
+        if start and lengths[index] == lengths[order[start - 1]]:
+            continue  # no larger than the pass that began one row earlier
+        rows = min(most, max(1, plan.tokens_per_pass // lengths[index]), len(order) - start)
+        if rows * lengths[index] > size:
+            worst, size = order[start : start + rows], rows * lengths[index]
+        if most * lengths[index] <= size:
+            break  # shorter rows cannot fill more
+    return worst
+
+
+def smaller(plan: BatchPlan, *, may_offload: bool = True, longest: int = 1) -> BatchPlan | None:
     """Give the next plan to try when ``plan`` did not fit; None when there is none.
 
     The per-device batch goes to the largest divisor of the effective batch that is at most half of
-    it. At batch 1, activation checkpointing comes next, then activation offloading, where there is
-    host memory beside the card's to offload to.
+    it; where a limit of tokens binds, the limit is halved instead, down to the longest row. At
+    batch 1, or where each row is alone, activation checkpointing comes next, then activation
+    offloading, where there is host memory beside the card's to offload to.
     """
     effective = plan.effective_batch_size
-    if plan.per_device_batch_size > 1:
+    limit = plan.tokens_per_pass
+    if limit is not None and limit > longest:
+        return plan.model_copy(update={"tokens_per_pass": max(longest, limit // 2)})
+    if limit is None and plan.per_device_batch_size > 1:
         size = largest_divisor_at_most(effective, plan.per_device_batch_size // 2)
         return plan.model_copy(
             update={
@@ -74,6 +129,10 @@ def describe_change(before: BatchPlan, after: BatchPlan) -> str:
         half = 2 * after.per_device_batch_size == before.per_device_batch_size
         how = "halved" if half else "made smaller"
         return f"{how}: {sizes[0]} → {sizes[1]}{more}, {same}"
+    if after.tokens_per_pass != before.tokens_per_pass:
+        old, new = (p.tokens_per_pass or 0 for p in (before, after))
+        how = "halved" if old == 2 * new else "made smaller"
+        return f"{how}: {old:,} → {new:,} tokens at once, {same}"
     size = f"{after.per_device_batch_size} × {after.gradient_accumulation_steps}"
     return f"{_switches(after)} switched on at {size}, {same}"
 

@@ -9,12 +9,13 @@ that had no part in the fit: `benchmarks/forecast.py`, figures in docs/measureme
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel, ConfigDict
 
-from runner.contract.batch import BatchPlan, largest_divisor_at_most
+from runner.contract.batch import BatchPlan, cut_by_tokens, largest_divisor_at_most, worst_pass
 from runner.contract.errors import Problem
 from runner.contract.model_shape import Linear, ModelShape
 from runner.contract.spec import JobSpec
@@ -45,7 +46,11 @@ _SLACK = {("qlora", True): 0.14, ("lora", True): 0.05}
 """What fragments waste of the activations, by method and activation checkpointing."""
 _SLACK_ELSE = 0.02
 
-_PASS_SECONDS_PER_LAYER = 0.0045  # a card waits for Python at least so long, forward and backward
+# A card waits for Python at least so long, forward and backward: 0.017 on the host of an H100,
+# whose processor is slower than a desktop's.
+_PASS_SECONDS_PER_LAYER = 0.012
+_MID_RANGE_FLOPS = 150e12  # about an RTX 4090's: plans are compared where the card's is unknown
+_DRAWS = 48  # micro-batches drawn to tell how plans cut them
 _EFFICIENCY = 0.45  # of the card's dense rate, that matrix products of a training step reach
 _STARTUP_SECONDS = 25.0  # imports, load, export, evaluation: what a run takes beside its steps
 _HOST_BASE_BYTES = 3 * GIB  # Python, torch, CUDA's host side
@@ -242,7 +247,7 @@ def _smallest_plan(work: Work) -> BatchPlan:
 
 def _gpu_memory(work: Work, plan: BatchPlan, box: Box) -> Parts:
     shape = work.shape
-    tokens = _worst_tokens(work, plan.per_device_batch_size)
+    tokens = _worst_tokens(work, plan)
     adapter = work.adapter_parameters
     block = tokens * _kept_per_token(work)
     if plan.activation_checkpointing:
@@ -285,10 +290,12 @@ def _going_back(work: Work, tokens: int) -> float:
     return max(gradients, unpacked + tokens * _BF16 * (shape.intermediate + shape.hidden))
 
 
-def _worst_tokens(work: Work, batch: int) -> int:
-    """Count the tokens of the worst batch, padding included: the longest rows together."""
-    rows = batch if work.packed_to else min(batch, len(work.lengths))
-    return rows * work.longest
+def _worst_tokens(work: Work, plan: BatchPlan) -> int:
+    """Count the tokens of the worst pass, padding included."""
+    if work.packed_to:
+        return plan.per_device_batch_size * work.packed_to
+    rows = worst_pass(work.lengths, plan)
+    return len(rows) * work.lengths[rows[0]]
 
 
 def _kept_per_token(work: Work, *, on_card: bool = True) -> float:
@@ -319,7 +326,7 @@ def _kept_per_token(work: Work, *, on_card: bool = True) -> float:
 def _host_memory(work: Work, plan: BatchPlan) -> int:
     offloaded = 0
     if plan.activation_offloading:
-        tokens = _worst_tokens(work, plan.per_device_batch_size)
+        tokens = _worst_tokens(work, plan)
         offloaded = tokens * work.shape.hidden * _BF16 * work.shape.layers
     return int(_HOST_BASE_BYTES + 3 * _FP32 * work.adapter_parameters + offloaded)
 
@@ -340,32 +347,34 @@ def step_seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
     if box.flops is None:
         return None
     shape = work.shape
-    passes = 4 if plan.activation_checkpointing else 3
-    padded = _mean_padded_tokens(work, plan.per_device_batch_size)
-    per_token = 2 * (shape.layers * shape.block_parameters)
     # Frozen weights have no gradient: a backward pass costs one forward, not two.
+    forwards = 3 if plan.activation_checkpointing else 2
+    per_token = 2 * (shape.layers * shape.block_parameters)
     attention = 2 * shape.layers * shape.attention * _mean_length(work)
-    flops = padded * ((passes - 1) * (per_token + attention) + 3 * 2 * shape.vocabulary)
-    computing = flops / (box.flops * _EFFICIENCY)
-    waiting = shape.layers * _PASS_SECONDS_PER_LAYER * (passes - 1) / 2
-    one_pass = max(computing, waiting)
-    return plan.gradient_accumulation_steps * one_pass * box.learned_time
+    head = 3 * 2 * shape.vocabulary * shape.hidden
+    each_token = (forwards * (per_token + attention) + head) / (box.flops * _EFFICIENCY)
+    waiting = shape.layers * _PASS_SECONDS_PER_LAYER * forwards / 2
+    drawn = _drawn_passes(work, plan)
+    one = sum(max(tokens * each_token, waiting) for passes in drawn for tokens in passes)
+    return plan.gradient_accumulation_steps * one / len(drawn) * box.learned_time
 
 
 def _mean_length(work: Work) -> float:
     return sum(work.lengths) / len(work.lengths)
 
 
-def _mean_padded_tokens(work: Work, batch: int) -> float:
-    """Give the mean size of a micro-batch: as many rows as fit in it, as long as its longest."""
+def _drawn_passes(work: Work, plan: BatchPlan) -> list[list[int]]:
+    """Draw micro-batches and cut them as training does: the tokens of each pass of each."""
+    batch = plan.per_device_batch_size
     if work.packed_to:
-        return float(batch * work.packed_to)
-    count = len(work.lengths)
-    longest = sum(  # the expected maximum of so many draws
-        length * (((count - i) / count) ** batch - ((count - i - 1) / count) ** batch)
-        for i, length in enumerate(work.lengths)
-    )
-    return batch * longest
+        return [[batch * work.packed_to]]
+    dice = random.Random(0)  # noqa: S311  (the same plan for the same rows)
+    found = []
+    for _ in range(_DRAWS):
+        lengths = dice.choices(work.lengths, k=batch)
+        passes = cut_by_tokens(lengths, plan.tokens_per_pass)
+        found.append([len(rows) * max(lengths[row] for row in rows) for rows in passes])
+    return found
 
 
 def candidates(
@@ -404,25 +413,29 @@ def choose(
     work: Work, box: Box, *, batch_size: int | None = None, checkpointing: bool | None = None
 ) -> Forecast:
     """Choose the plan to start with: the quickest of those that surely fit, else the smallest."""
-    all_of_them = [
-        forecast(work, plan, box)
-        for plan in candidates(work, batch_size=batch_size, checkpointing=checkpointing)
-    ]
+    plain = candidates(work, batch_size=batch_size, checkpointing=checkpointing)
     limit = box.limit_bytes
     if limit is None:
-        return all_of_them[0]
-    fitting = [one for one in all_of_them if one.gpu_memory_bytes <= ROOM_SHARE * limit]
+        return forecast(work, plain[0], box)
+    known = [forecast(work, plan, box) for one in plain for plan in (one, *_limited(work, one))]
+    fitting = [one for one in known if one.gpu_memory_bytes <= ROOM_SHARE * limit]
     if not fitting:
-        return min(all_of_them, key=lambda one: one.gpu_memory_bytes)
+        return min(known, key=lambda one: one.gpu_memory_bytes)
+    speed = box if box.flops else replace(box, flops=_MID_RANGE_FLOPS)
     return min(
         fitting,
-        key=lambda one: (_cost(work, one.batch_plan), one.batch_plan.per_device_batch_size),
+        key=lambda one: (step_seconds(work, one.batch_plan, speed) or 0.0, one.gpu_memory_bytes),
     )
 
 
-def _cost(work: Work, plan: BatchPlan) -> float:
-    """Compare plans' speed where the card's own is unknown: a mid-range card's will do."""
-    return _seconds(work, plan, Box(flops=150e12)) or math.inf
+def _limited(work: Work, plan: BatchPlan) -> list[BatchPlan]:
+    """Give the same plan with limits of tokens at once, from the longest row up."""
+    found = []
+    limit = work.longest
+    while not work.packed_to and limit < plan.per_device_batch_size * work.longest:
+        found.append(plan.model_copy(update={"tokens_per_pass": limit}))
+        limit *= 2
+    return found
 
 
 def alternatives(work: Work, box: Box) -> tuple[Forecast, ...]:

@@ -54,7 +54,16 @@ def does_not_fit(
     )
 
 
-def _ways(work: Work, plan: BatchPlan, box: Box, short: float) -> Iterator[str]:
+def _ways(work: Work, smallest: BatchPlan, box: Box, short: float) -> Iterator[str]:
+    # Rows one by one: what the smallest plan comes to, however it is written.
+    plan = smallest.model_copy(
+        update={
+            "per_device_batch_size": 1,
+            "gradient_accumulation_steps": smallest.effective_batch_size,
+            "tokens_per_pass": None,
+        }
+    )
+
     def fits(other: Work, limit: int | None = box.limit_bytes) -> bool:
         needed = forecast(other, plan, box).gpu_memory_bytes * short
         return limit is not None and needed <= ROOM_SHARE * limit

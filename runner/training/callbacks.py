@@ -27,12 +27,14 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from runner.contract.batch import worst_pass
 from runner.contract.checkpoints import Manifest
 from runner.contract.errors import StageError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.record import now
 from runner.training.checkpoint import prune, seal
+from runner.training.cut import LENGTHS
 from runner.training.heldout import held_out_loss
 from runner.training.memory import Meter, classify, let_go, plan_does_not_fit
 
@@ -96,12 +98,16 @@ class RowNotingCollator:
             batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
         return batch
 
+    def with_lengths(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate, and say how long each row is: `CuttingTrainer` cuts by it."""
+        return {**self.pad(rows), LENGTHS: [len(row["input_ids"]) for row in rows]}
+
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate and note."""
         numbers = [row["row"] for row in rows]  # of a packed sequence, a list
         flat = [n for number in numbers for n in (number if isinstance(number, list) else [number])]
         self.noted.append((flat, sum(len(row["input_ids"]) for row in rows)))
-        return self.pad(rows)
+        return self.with_lengths(rows)
 
 
 @dataclass(frozen=True)
@@ -385,7 +391,8 @@ class Conduct(TrainerCallback):
 
     def _eval_batch_size(self) -> int:
         """Read no more tokens at once than training does: then its memory is enough for both."""
-        room = self.trainer.args.per_device_train_batch_size * max(self.lengths)
+        worst = worst_pass(self.lengths, self.trainer.batch_plan)
+        room = len(worst) * self.lengths[worst[0]]
         longest = max(len(ids) for ids in self.eval_rows["input_ids"])
         return max(1, min(self.eval_batch_size, room // longest))
 
@@ -407,15 +414,14 @@ class Conduct(TrainerCallback):
         """
         trainer = self.trainer
         before = RandomState.capture()
-        size = trainer.args.per_device_train_batch_size
-        longest = sorted(range(len(self.lengths)), key=lambda i: -self.lengths[i])[:size]
+        worst = worst_pass(self.lengths, self.trainer.batch_plan)
         trained = [p for p in trainer.model.parameters() if p.requires_grad]
         fits = True
         held: list[Any] = []
         try:
             if self.progress.step == 0:  # the optimizer's two moments do not exist yet
                 held = [torch.empty_like(p) for p in trained for _ in range(2)]
-            inputs = self.collator.pad([trainer.train_dataset[i] for i in longest])
+            inputs = self.collator.with_lengths([trainer.train_dataset[i] for i in worst])
             learned = (inputs["labels"][:, 1:] != -100).sum()
             trainer.current_gradient_accumulation_steps = 1
             trainer.training_step(trainer.model_wrapped, inputs, learned.to(trainer.args.device))

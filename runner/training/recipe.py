@@ -1,7 +1,7 @@
 """Turns prepared rows and a plan into checkpoints of a LoRA adapter: one attempt of a run.
 
 Read it top to bottom: set up, fit, answer. TRL's SFTTrainer does the training; it is configured by
-arguments and callbacks only.
+arguments and callbacks, and one step of it is overridden (cut.py).
 """
 
 from __future__ import annotations
@@ -213,7 +213,9 @@ def _build_trainer(
     conduct: Any,
 ) -> Any:
     from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
+
+    from runner.training.cut import CuttingTrainer
 
     t = spec.training
     arguments = SFTConfig(
@@ -252,13 +254,14 @@ def _build_trainer(
         **_checkpointing(plan.batch_plan.activation_checkpointing),
         activation_offloading=plan.batch_plan.activation_offloading,
     )
-    trainer = SFTTrainer(
+    trainer = CuttingTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
         callbacks=[conduct],
     )
+    trainer.batch_plan = plan.batch_plan
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -281,6 +284,7 @@ def _apply(trainer: Any, plan: BatchPlan) -> None:
     """Let a trainer that exists go on at another plan."""
     from trl.models import get_act_offloading_ctx_manager
 
+    trainer.batch_plan = plan
     arguments = trainer.args
     arguments.per_device_train_batch_size = plan.per_device_batch_size
     arguments.gradient_accumulation_steps = plan.gradient_accumulation_steps
@@ -323,7 +327,8 @@ def _fit(attempt: _Attempt) -> StageError | None:
 
 def _less(attempt: _Attempt) -> BatchPlan | None:
     # On a CPU the activations are in the host's memory already.
-    return smaller(attempt.batch_plan, may_offload=attempt.machine.on_gpu)
+    longest = max(attempt.conduct.lengths)
+    return smaller(attempt.batch_plan, may_offload=attempt.machine.on_gpu, longest=longest)
 
 
 def _try(attempt: _Attempt, checkpoint: str | None) -> StageError | str | None:

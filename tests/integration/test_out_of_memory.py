@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from train_box import EFFECTIVE, STEPS, Run, assert_same_curve
@@ -54,6 +55,22 @@ def test_three_failures(run: Run, undisturbed: Run) -> None:
     assert [line["eval_loss"] for line in run.counted("eval_loss")] == pytest.approx(
         [line["eval_loss"] for line in undisturbed.counted("eval_loss")], rel=1e-3
     )
+
+
+def test_a_limit_of_tokens_at_once_bends_no_curve(
+    run: Run, undisturbed: Run, sentences: list[dict[str, Any]]
+) -> None:
+    """A micro-batch cut into passes by length gives the same curve, and so does a halved limit."""
+    limit = 3 * max(len(row["input_ids"]) for row in sentences)
+    # A second pass of a plan of one: only a micro-batch that was cut has it.
+    trouble = MemoryRunsOut("backward", 6, 2)
+    status, result = run.train(8, trouble=trouble, tokens_per_pass=limit)
+    assert (status, result.last_step) == (ExitCode.OUT_OF_GPU_MEMORY, 5), run.log()
+    less = result.next_batch_plan
+    assert less is not None
+    assert (less.per_device_batch_size, less.tokens_per_pass) == (8, limit // 2)
+    assert run.train(8, tokens_per_pass=less.tokens_per_pass, probe=True)[0] == ExitCode.OK
+    assert_same_curve(run.curve(), undisturbed.curve())
 
 
 def test_uneven_batches(tmp_path: Path, prepared: Path, small_models: Path) -> None:

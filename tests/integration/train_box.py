@@ -83,7 +83,7 @@ class Run:
         stage.root.mkdir(parents=True)
         how = {
             name: wishes.pop(name)
-            for name in ("activation_checkpointing", "activation_offloading")
+            for name in ("activation_checkpointing", "activation_offloading", "tokens_per_pass")
             if name in wishes
         }
         plan = TrainPlan(

@@ -175,3 +175,25 @@ def test_alternatives_name_what_does_not_fit() -> None:
     found = alternatives(work(), Box(gpu_memory_bytes=24 * GIB))
     assert {one.fits for one in found} == {True, False}
     assert {one.batch_plan.per_device_batch_size for one in found} == {1, 2, 4, 8, 16}
+
+
+def test_one_long_row_does_not_make_every_pass_small() -> None:
+    """A long row among short ones limits the tokens at once, not the batch of all other steps."""
+    llama_1b = {
+        **LLAMA_8B,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "head_dim": 64,
+        "tie_word_embeddings": True,
+    }
+    lengths = (8192, *sorted((400 + 7 * i % 200 for i in range(319)), reverse=True))
+    box = Box(gpu_memory_bytes=80 * GIB, budget_bytes=14 * GIB, flops=990e12)
+    chosen = choose(work(llama_1b, lengths=lengths), box, checkpointing=True)
+    assert chosen.fits
+    assert chosen.batch_plan.per_device_batch_size == 16
+    limit = chosen.batch_plan.tokens_per_pass
+    assert limit is not None
+    assert 8192 <= limit < 16 * 8192
+    whole = chosen.batch_plan.model_copy(update={"tokens_per_pass": None})
+    assert not forecast(work(llama_1b, lengths=lengths), whole, box).fits

@@ -1,0 +1,47 @@
+"""Turns one micro-batch into passes that hold no more tokens at once than the batch plan allows.
+
+A long row among short ones pads them all to its own length: fifteen rows of 500 tokens beside one
+of 8,192 are 131,072 tokens instead of 15,692. Rows are cut into passes by length instead, each
+padded to its own longest. The loss of a step is a sum over tokens divided by their number in the
+whole step, which Trainer counts beforehand, so a cut changes gradients by no more than rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl import SFTTrainer
+
+from runner.contract.batch import BatchPlan, cut_by_tokens
+
+LENGTHS = "lengths"
+"""What the collator calls the rows' lengths; no model gets to see it."""
+
+
+class CuttingTrainer(SFTTrainer):
+    """TRL's trainer, its one step overridden as Trainer means it to be."""
+
+    batch_plan: BatchPlan
+    """In force; whoever builds or changes it sets it."""
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Any:
+        """Go forward and backward over a micro-batch, pass by pass; give the sum of losses."""
+        lengths = inputs.pop(LENGTHS)
+        passes = cut_by_tokens(lengths, self.batch_plan.tokens_per_pass)
+        if len(passes) == 1:
+            return super().training_step(model, inputs, num_items_in_batch)
+        losses = [
+            super(CuttingTrainer, self).training_step(
+                model, _take(inputs, rows, lengths), num_items_in_batch
+            )
+            for rows in passes
+        ]
+        return sum(losses)
+
+
+def _take(inputs: dict[str, Any], rows: list[int], lengths: list[int]) -> dict[str, Any]:
+    """Take some rows of a padded batch, and no more padding than they need."""
+    longest = max(lengths[row] for row in rows)
+    return {name: values[rows, :longest] for name, values in inputs.items()}
