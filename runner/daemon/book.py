@@ -82,10 +82,10 @@ class Book:
         self.runs: dict[str, Live] = {}
         self.ended: list[RunRecord] = []
         """The latest, for STATUS.txt."""
-        self.to_heal: list[RunRecord] = []
-        """Runs that ended when nobody showed it in the inbox."""
         self.damaged: list[str] = []
         """What a person must know about runs that nothing can be done with."""
+        self.damaged_now: list[RunRecord] = []
+        """Runs that ended by that; the inbox does not show it yet."""
         self.known_ids: set[str] = set()
         self.sequence = 0
         self.data = DataWatch(settle_seconds=settings.settle_seconds)

@@ -16,6 +16,7 @@ from runner.contract.beneath import Folder
 from runner.contract.errors import RunnerError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import STATE_FOLDERS
+from runner.contract.record import RunRecord
 from runner.daemon import answer, view
 from runner.daemon.book import ENDED_SHOWN, Book
 from runner.daemon.end_stages import reap
@@ -31,7 +32,7 @@ from runner.daemon.settings import Settings
 from runner.daemon.space import watch_space
 from runner.daemon.start_stages import start_what_can
 from runner.daemon.sweep import sweep_inbox
-from runner.daemon.take_up import Specless, mend_spec, take_up
+from runner.daemon.take_up import Specless, mend_specs, show_damaged, take_up
 from runner.daemon.watch import watch
 from runner.daemon.write_answers import Answers
 from runner.doctor.at_start import look_at_start
@@ -48,7 +49,7 @@ class Conductor:
         self.intake = Intake(self.book)
         self.answers = Answers(self.book)
         self.heartbeat = Heartbeat(self.book)
-        self._inbox_is_swept = False
+        self._unhealed: list[RunRecord] | None = None
         self._specless: list[Specless] = []
         self._troubles: set[str] = set()
 
@@ -74,9 +75,8 @@ class Conductor:
         for note in found.notes:
             book.log.say(note, level="warning")
         book.sequence = found.highest_sequence
-        book.damaged = found.damaged
+        book.damaged, book.damaged_now = found.damaged, found.damaged_now
         book.ended = found.ended[-ENDED_SHOWN:]
-        book.to_heal = found.ended
         book.known_ids = {
             *found.unreadable,
             *(record.run_id for record in found.ended),
@@ -84,22 +84,21 @@ class Conductor:
         }
         taken_up = [take_up(book, run, record) for run, record in found.live]
         self._specless = [one for one in taken_up if one is not None]
+        self._unhealed = found.ended
 
     def _heal_ended(self, inbox: Folder) -> None:
         """Bring runs that ended before the start to their place: the last daemon may not have."""
-        if not self._inbox_is_swept:
-            sweep_inbox(inbox)
-            self._inbox_is_swept = True
-        if not self.book.to_heal:
+        if self._unhealed is None:
             return
+        sweep_inbox(inbox)
         where = view.scan_view(inbox)
-        for record in self.book.to_heal:
+        for record in self._unhealed:
             place = where.get(record.run_id)
-            if place is not None and place[0] != record.state.folder:
+            if place is not None and place[0] in ("queued", "running"):
                 run = self.book.outputs.run(record.job, record.run_id)
                 view.show(inbox, record, run, place)
                 view.write_answer(inbox, record, answer.answer(record))
-        self.book.to_heal = []
+        self._unhealed = None
 
     def work(self) -> int:
         """Go round until asked to leave, or, with ``once``, until all is done."""
@@ -172,10 +171,9 @@ class Conductor:
                     inbox.make_folder(name, mode=0o770)
                 if not book.stopping:
                     self.intake.claim_settled(inbox, at)
-                while self._specless:
-                    mend_spec(book, inbox, self._specless[-1])
-                    self._specless.pop()
                 self._heal_ended(inbox)
+                mend_specs(book, inbox, self._specless)
+                show_damaged(book, inbox)
                 follow_view(book, inbox, at)
                 unclaimable = self.intake.unclaimable.values()
                 self.answers.write(inbox, at, unclaimable=unclaimable)

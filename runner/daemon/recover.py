@@ -37,6 +37,8 @@ class Found:
     ended: list[RunRecord]
     damaged: list[str]
     """What a person must know about runs whose record could not be read."""
+    damaged_now: list[RunRecord]
+    """Those of them that were ended by it."""
     unreadable: list[str]
     """Run ids of those that are left as they are: a record may be readable again."""
     highest_sequence: int
@@ -123,7 +125,7 @@ def unfinished(outputs: Outputs) -> bool:
 def recover(outputs: Outputs) -> Found:
     """End orphans, read all records, close what was open, sweep what is unfinished."""
     under_way: list[tuple[RunFolder, RunRecord]] = []
-    ended, damaged, unreadable, notes = [], [], [], []
+    ended, damaged, damaged_now, unreadable, notes = [], [], [], [], []
     orphans = end_orphans(outputs.root, grace_seconds=_ORPHAN_SECONDS)
     notes += [f"{folder}: a stage of an earlier daemon was still running" for folder in orphans]
     sweep_box(outputs)
@@ -143,6 +145,7 @@ def recover(outputs: Outputs) -> Found:
             assert record.error is not None
             damaged.append(f"{run.job} ({run.run_id}): {record.error.message}")
             notes.append(damaged[-1])
+            damaged_now.append(record)
         if record.state.is_final:
             sweep_folder(run.root)  # the rest was swept before it ended
             ended.append(record)
@@ -165,6 +168,7 @@ def recover(outputs: Outputs) -> Found:
         live=live,
         ended=ended,
         damaged=damaged,
+        damaged_now=damaged_now,
         unreadable=unreadable,
         highest_sequence=max((r.sequence for r in (*ended, *(r for _, r in live))), default=0),
         notes=notes,

@@ -14,7 +14,7 @@ from runner.contract.read_spec import read_spec
 from runner.contract.record import ErrorFacts, RunRecord, now, write_record
 from runner.contract.salvage import DAMAGED, what_is_whole
 from runner.contract.states import State
-from runner.daemon import view
+from runner.daemon import answer, view
 from runner.daemon.book import Book, Live
 from runner.daemon.claim import SPEC_BYTES
 from runner.daemon.end_stages import attempt_ended
@@ -48,8 +48,27 @@ def take_up(book: Book, run: RunFolder, record: RunRecord) -> Specless | None:
     return None
 
 
-def mend_spec(book: Book, inbox: Folder, found: Specless) -> None:
-    """Make a run's copy of its spec anew from the claimed file in the inbox, and take it up."""
+def show_damaged(book: Book, inbox: Folder) -> None:
+    """Bring the specs of runs that turned out to be damaged to failed/, wherever they lay."""
+    if not book.damaged_now:
+        return
+    where = view.scan_view(inbox)
+    for record in book.damaged_now:
+        run = book.outputs.run(record.job, record.run_id)
+        if record.run_id in where:
+            view.show(inbox, record, run, where[record.run_id])
+            view.write_answer(inbox, record, answer.answer(record))
+    book.damaged_now = []
+
+
+def mend_specs(book: Book, inbox: Folder, found: list[Specless]) -> None:
+    """Make copies of specs anew from the claimed files in the inbox, and take their runs up."""
+    while found:
+        _mend_spec(book, inbox, found[-1])
+        found.pop()
+
+
+def _mend_spec(book: Book, inbox: Folder, found: Specless) -> None:
     run = found.run
     place = view.scan_view(inbox).get(run.run_id)
     if place is None:
@@ -75,6 +94,6 @@ def _damaged(book: Book, run: RunFolder, record: RunRecord, reason: str) -> None
     write_record(run.record, ended)
     book.all_succeeded = False
     book.ended.append(ended)
-    book.to_heal.append(ended)
+    book.damaged_now.append(ended)
     book.damaged.append(f"{run.job} ({run.run_id}): {message}")
     book.log.say(message, run=run.run_id, level="warning")

@@ -186,3 +186,15 @@ def test_a_run_without_its_spec_is_shown_as_damaged(box: Box) -> None:
     assert error.kind == "damaged"
     assert "checkpoints/step-00000005/" in error.message
     assert "spec.yaml is torn" in (box.jobs / "STATUS.txt").read_text().split("\n\n")[0]
+
+
+def test_a_run_that_had_ended_is_shown_as_damaged_too(box: Box) -> None:
+    """Its spec goes from done/ to failed/, with an answer that says what is whole."""
+    box.drop("contracts")
+    box.once()
+    (run,) = box.outputs.runs()
+    run.record.write_bytes(b"{ half a rec")
+    assert box.once().returncode == 0
+    assert not list((box.jobs / "done").glob("*.yaml"))
+    assert "could not be read" in box.answer("failed")
+    assert run.run_id in (box.jobs / "STATUS.txt").read_text().split("\n\n")[0]

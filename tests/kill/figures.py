@@ -30,6 +30,9 @@ class Figures:
         """Tell a fact that does not add up."""
         self._facts[name] = fact
 
+    def __setitem__(self, name: str, fact: str) -> None:
+        self.tell(name, fact)
+
     def as_json(self) -> dict[str, int | str]:
         """Give all of it, for a file or another process."""
         return {**self._counts, **self._facts}
