@@ -48,9 +48,8 @@ def watch_for_hangs(book: Book, at: float) -> None:
                 live.child.ask_to_stop(at=at, grace_seconds=book.settings.hung_grace_seconds)
             continue
         still = _still_seconds(live, live.stage, at)
-        times = _times(live, live.stage)
         floor = book.settings.stall_seconds
-        if still < patience_seconds(live.stage, times, floor_seconds=floor):
+        if still < floor or still < _patience(live, live.stage, floor):
             continue
         live.hung, live.asked_for_stack_at = f"it showed no progress for {duration(still)}", at
         book.next_look = at + STACK_SECONDS
@@ -66,8 +65,9 @@ def _folder(live: Live, which: Stage) -> StageFolder:
     return StageFolder(stage_folder(live.run, which, live.record))
 
 
-def _times(live: Live, which: Stage) -> list[float]:
-    return step_times(_folder(live, which).metrics) if which is Stage.TRAIN else []
+def _patience(live: Live, which: Stage, floor: float) -> float:
+    times = step_times(_folder(live, which).metrics) if which is Stage.TRAIN else []
+    return patience_seconds(which, times, floor_seconds=floor)
 
 
 def _still_seconds(live: Live, which: Stage, at: float) -> float:
