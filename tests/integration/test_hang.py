@@ -61,16 +61,6 @@ def test_a_run_that_hangs_twice_fails(tmp_path: Path) -> None:
     assert "/attempts/02/train.log" in box.answer("failed")
 
 
-def test_a_stage_without_steps_that_hangs_is_ended_too(tmp_path: Path) -> None:
-    """Prepare, export and evaluate are given a fixed time, longer than any of them takes."""
-    box = Box(tmp_path)
-    box.drop("slow", export=["stubborn", "ok"])
-    done = box.once(stall_seconds=0.05, hung_grace_seconds=0.5)
-    assert done.returncode == 0, done.stderr
-    assert box.record().tries["export"] == 2
-    assert box.in_state(State.SUCCEEDED)
-
-
 @pytest.mark.parametrize(
     ("stage", "times", "patience"),
     [
