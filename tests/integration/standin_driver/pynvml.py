@@ -2,7 +2,8 @@
 
 It answers as nvidia-ml-py does, from the JSON object that the variable STANDIN_DRIVER names:
 ``total`` and ``free`` in bytes, and ``held``, a list of process id, name and bytes. Once a file
-matches its pattern ``when``, what stands in its ``then`` holds.
+matches its pattern ``when``, what stands in its ``then`` holds. With ``code``, NVML's number of an
+error, the card has gone away, as nobody can have a real one do at will.
 """
 
 # ruff: noqa: N802  the names are NVIDIA's
@@ -16,8 +17,15 @@ from types import SimpleNamespace
 NVML_CLOCK_SM = 1
 
 
+NOT_SUPPORTED = 3
+
+
 class NVMLError(Exception):
     """What the driver refuses."""
+
+    def __init__(self, value):
+        super().__init__(f"code {value}")
+        self.value = value
 
 
 def _told():
@@ -26,7 +34,9 @@ def _told():
 
 
 def nvmlInit():
-    """Begin."""
+    """Begin, where there is a card."""
+    if code := _told().get("code"):
+        raise NVMLError(code)
 
 
 def nvmlShutdown():
@@ -71,6 +81,8 @@ def nvmlDeviceGetMaxClockInfo(_handle, _which):
 def nvmlDeviceGetMemoryInfo(_handle):
     """Tell its memory."""
     told = _told()
+    if "total" not in told:
+        raise NVMLError(NOT_SUPPORTED)
     return SimpleNamespace(total=told["total"], free=told["free"])
 
 
@@ -81,7 +93,7 @@ def nvmlDeviceGetComputeRunningProcesses(_handle):
 
 def nvmlDeviceGetGraphicsRunningProcesses(_handle):
     """Refuse: servers' cards do."""
-    raise NVMLError("Not Supported")
+    raise NVMLError(NOT_SUPPORTED)
 
 
 def nvmlSystemGetProcessName(pid):
