@@ -172,8 +172,13 @@ def doctor(
 
 @app.command(hidden=True)
 def make_folders(
-    box: Annotated[Path, typer.Argument(help="The folder that holds jobs/ and the others.")],
-    cache: Annotated[Path, typer.Argument(help="The cache volume.")] = Path("/cache"),
+    # Neither need be readable to a root that has no other capability than to give them away.
+    box: Annotated[
+        Path, typer.Argument(readable=False, help="The folder that holds jobs/ and the others.")
+    ],
+    cache: Annotated[Path, typer.Argument(readable=False, help="The cache volume.")] = Path(
+        "/cache"
+    ),
     uid: Annotated[int, typer.Option(envvar="PUID", min=0)] = 1000,
     gid: Annotated[int, typer.Option(envvar="PGID", min=0)] = 1000,
 ) -> None:

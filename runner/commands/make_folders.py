@@ -21,30 +21,32 @@ CACHE_MODE = 0o700
 
 def make_folders(box: Path, cache: Path, *, uid: int, gid: int) -> list[str]:
     """Make what is missing; give in words what was done and what could not be."""
-    said = []
-    for name, mode in FOLDERS.items():
-        path = box / name
-        try:
-            if path.is_symlink():
-                said.append(f"{name} is a link and was left alone")
-                continue
-            if not path.exists():
-                with _owned(box):
-                    path.mkdir(mode=0o700)
-                _give(path, mode, uid, gid)
-                said.append(f"{name} was made")
-                continue
-            found = path.stat()
-            wanted = found.st_mode | (mode if name == "jobs" else 0)
-            if (found.st_uid, found.st_gid, found.st_mode) != (uid, gid, wanted):
-                _give(path, stat.S_IMODE(wanted), uid, gid)
-                said.append(f"{name} belongs to {uid}:{gid} now")
-        except PermissionError as error:  # a network mount that maps owners, for one
-            said.append(f"{name} cannot be given to {uid}:{gid}: {error.strerror}")
-        except OSError as error:
-            raise RunnerError(f"{name} cannot be made ready: {error.strerror}") from error
+    with _owned(box):
+        said = [line for name in FOLDERS for line in _make(box / name, uid, gid)]
     _give(cache, CACHE_MODE, uid, gid)
     return said
+
+
+def _make(path: Path, uid: int, gid: int) -> list[str]:
+    """Make one folder or set its owner; give what is worth saying."""
+    name, mode = path.name, FOLDERS[path.name]
+    try:
+        if path.is_symlink():
+            return [f"{name} is a link and was left alone"]
+        if not path.exists():
+            path.mkdir(mode=0o700)
+            _give(path, mode, uid, gid)
+            return [f"{name} was made"]
+        found = path.stat()
+        wanted = found.st_mode | (mode if name == "jobs" else 0)
+        if (found.st_uid, found.st_gid, found.st_mode) == (uid, gid, wanted):
+            return []
+        _give(path, stat.S_IMODE(wanted), uid, gid)
+    except PermissionError as error:  # a network mount that maps owners, for one
+        return [f"{name} cannot be given to {uid}:{gid}: {error.strerror}"]
+    except OSError as error:
+        raise RunnerError(f"{name} cannot be made ready: {error.strerror}") from error
+    return [f"{name} belongs to {uid}:{gid} now"]
 
 
 def _give(path: Path, mode: int, uid: int, gid: int) -> None:
@@ -56,11 +58,14 @@ def _give(path: Path, mode: int, uid: int, gid: int) -> None:
 
 @contextmanager
 def _owned(folder: Path) -> Iterator[None]:
-    """Own a folder for a moment: root without its other capabilities may not write elsewhere."""
-    owner = folder.stat().st_uid
-    if owner == os.geteuid():
+    """Own a folder for a moment, where one may not work in it.
+
+    Root without its other capabilities is a stranger in a home of mode 0700.
+    """
+    if os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         yield
         return
+    owner = folder.stat().st_uid
     os.chown(folder, os.geteuid(), -1)
     try:
         yield

@@ -6,6 +6,7 @@ cross a network, so a share is polled; and a periodic look happens in any case.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -48,10 +49,15 @@ class _Handler(FileSystemEventHandler):
             self._wake()
 
 
+def new_observer(*, polling: bool = False) -> BaseObserver:
+    """Give an observer that does not write about its own end into the daemon's output."""
+    logging.getLogger("watchdog").addHandler(logging.NullHandler())
+    return PollingObserver(timeout=_POLL_SECONDS) if polling else Observer()
+
+
 def watch(inbox: Path, *, polling: bool | None, wake: Callable[[], None]) -> BaseObserver | None:
     """Begin to watch the inbox and its state folders; None when even that is not possible."""
-    use_polling = needs_polling(inbox) if polling is None else polling
-    observer: BaseObserver = PollingObserver(timeout=_POLL_SECONDS) if use_polling else Observer()
+    observer = new_observer(polling=needs_polling(inbox) if polling is None else polling)
     handler = _Handler(wake)
     try:
         for folder in (inbox, inbox / "queued", inbox / "running"):

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
 
 from runner.contract.durable import TEMPORARY_PREFIX
-from runner.daemon.watch import needs_polling
+from runner.daemon.watch import needs_polling, new_observer
 from runner.doctor.finding import Finding, Level
 
 _WAIT_SECONDS = 2.0  # an event takes milliseconds
@@ -61,7 +60,7 @@ def try_events(jobs_dir: Path, *, wait_seconds: float = _WAIT_SECONDS) -> Events
         return Events(remote=remote, problem="there is no inbox yet")
     path = jobs_dir / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
     waiting = _Waiting(path.name)
-    observer = Observer()
+    observer = new_observer()
     try:
         observer.schedule(waiting, str(jobs_dir), recursive=False)
         observer.start()
