@@ -88,6 +88,14 @@ def watch(
             help="A daemon that stood still for so long ends, to be started again.",
         ),
     ] = 300.0,
+    gpu_lost_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="RUNNER_GPU_LOST_SECONDS",
+            min=1,
+            help="A daemon whose GPU is gone for so long ends; a new container may be given it.",
+        ),
+    ] = 300.0,
 ) -> None:
     """Watch the inbox and run what is dropped there: the daemon.
 
@@ -109,6 +117,7 @@ def watch(
                 polling=polling,
                 cache_dir=cache_dir.absolute() if cache_dir else None,
                 hang_seconds=hang_seconds,
+                gpu_lost_seconds=gpu_lost_seconds,
             )
         )
     )

@@ -1,0 +1,98 @@
+"""`docker compose up` in an empty folder, a file copied in by a colleague: an adapter for all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from container_box import COLLEAGUE, PGID, PUID, ContainerBox
+
+from runner.contract.record import RunRecord
+
+
+def owner_and_mode(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
+
+
+@pytest.fixture(scope="module")
+def finished(box: ContainerBox, model: Path) -> RunRecord:
+    """A job that a colleague dropped, at its end."""
+    box.put_model(model)
+    box.drop("walls", "max_steps: 3, effective_batch_size: 4")
+    return box.wait_for_end("walls")
+
+
+def test_missing_folders_are_made_for_their_owner(box: ContainerBox) -> None:
+    """The first start makes them for PUID:PGID; the folder around them keeps its owner."""
+    assert owner_and_mode(box.jobs) == (PUID, PGID, 0o2770)
+    assert owner_and_mode(box.outputs.root) == (PUID, PGID, 0o2750)
+    assert owner_and_mode(box.root / "models") == (PUID, PGID, 0o2750)
+    assert owner_and_mode(box.root)[:2] == (0, 0)
+
+
+def test_the_adapter_belongs_to_the_share(box: ContainerBox, finished: RunRecord) -> None:
+    """A colleague's spec, copied in from the host, gives files that the group may read."""
+    run = box.outputs.run("walls", finished.run_id)
+    files = [path for path in run.adapter.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"adapter_model.safetensors", "adapter_config.json"}
+    assert {owner_and_mode(path) for path in files} == {(PUID, PGID, 0o640)}
+    folders = [run.root, run.root.parent, run.adapter]
+    assert {owner_and_mode(path) for path in folders} == {(PUID, PGID, 0o2750)}
+
+
+def test_nothing_in_outputs_is_anybody_elses(box: ContainerBox, finished: RunRecord) -> None:
+    """No file of a run is left to root, or open to those outside the group."""
+    for path in box.outputs.root.rglob("*"):
+        uid, gid, mode = owner_and_mode(path)
+        assert (uid, gid, mode & 0o7) == (PUID, PGID, 0), path
+
+
+def test_the_spec_stays_its_droppers(box: ContainerBox, finished: RunRecord) -> None:
+    """It is moved, not copied: its owner still owns it; the answer beside it is for the group."""
+    (spec,) = (box.jobs / "done").glob("walls--*.yaml")
+    (answer,) = (box.jobs / "done").glob("walls--*.txt")
+    assert spec.stat().st_uid == COLLEAGUE
+    assert spec.stat().st_gid == PGID  # the inbox's set-group bit
+    assert owner_and_mode(answer)[:2] == (PUID, PGID)
+    assert "succeeded" in (box.jobs / "STATUS.txt").read_text()
+
+
+def test_the_drop_was_told_of_and_not_found_by_looking(box: ContainerBox) -> None:
+    """Events of the host arrive through the bind mount: the inbox is not polled."""
+    done = box.compose("run", "--rm", "doctor", "--json", check=False)
+    assert "is told of at once" in done.stdout
+
+
+def test_a_second_start_finds_everything_in_place(box: ContainerBox, finished: RunRecord) -> None:
+    """`down` and `up` change no owner and lose no run."""
+    before = owner_and_mode(box.jobs)
+    box.compose("down", "--timeout", "20")
+    box.up()
+    assert owner_and_mode(box.jobs) == before
+    assert box.record("walls") == finished
+
+
+def test_a_folder_in_a_private_home_does_as_well(make_box: Callable[..., ContainerBox]) -> None:
+    """Mode 0700 keeps out root that has only CHOWN: `init` manages, and hides it again."""
+    private: Any = make_box()
+    private.root.chmod(0o700)
+    home = (31000, 31000, 0o700)
+    os.chown(private.root, *home[:2])
+    private.up()
+    assert owner_and_mode(private.root) == home
+    assert owner_and_mode(private.jobs) == (PUID, PGID, 0o2770)
+
+
+def test_a_box_folder_that_is_missing_is_an_error(make_box: Callable[..., ContainerBox]) -> None:
+    """A mistyped BOX_DIR, or a disk that is not mounted, is said: Docker makes no empty folder."""
+    lost = make_box()
+    lost.settings["BOX_DIR"] = str(lost.root / "not-mounted")
+    done = lost.compose("up", "--detach", "--no-build", check=False)
+    assert done.returncode != 0
+    assert "not-mounted" in done.stderr
+    assert not (lost.root / "not-mounted").exists()
