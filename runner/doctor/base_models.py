@@ -11,7 +11,10 @@ from runner.doctor.finding import Finding, Level
 
 _SHOWN = 3  # names in a sentence
 _WHY = "Every job trains an adapter for a base model, which must be on the box: stages are offline."
-_FETCH = "runner fetch demo    # or: docker compose run --rm fetch ORGANISATION/MODEL"
+_FETCH = "runner fetch demo    # or any of the hub: runner fetch ORGANISATION/MODEL"
+_FETCH_INTO_BOX = (
+    "docker compose run --rm fetch HuggingFaceTB/SmolLM2-135M-Instruct    # a small one"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +25,11 @@ class BaseModels:
     """Names that a spec may hold."""
     broken: tuple[tuple[str, str], ...] = ()
     """Names and what is wrong with them."""
+    in_container: bool = False
+    """No command reaches the hub from there; only the one on the host that starts another."""
 
 
-def read_base_models(models_dir: Path) -> BaseModels:
+def read_base_models(models_dir: Path, *, in_container: bool = False) -> BaseModels:
     """Look at every folder that says it is a model."""
     usable, broken = [], []
     try:
@@ -37,19 +42,20 @@ def read_base_models(models_dir: Path) -> BaseModels:
             usable.append(name)
         except (RunnerError, OSError) as error:
             broken.append((name, str(error).split("\n")[0]))
-    return BaseModels(usable=tuple(usable), broken=tuple(broken))
+    return BaseModels(usable=tuple(usable), broken=tuple(broken), in_container=in_container)
 
 
 def judge_base_models(facts: BaseModels) -> Finding:
     """Decide whether a job would find its model."""
     if not facts.usable and not facts.broken:
-        return _finding(Level.TROUBLE, "There is no base model on the box yet.", _FETCH)
+        mend = _FETCH_INTO_BOX if facts.in_container else _FETCH
+        return _finding(Level.TROUBLE, "There is no base model on the box yet.", mend)
     if facts.broken:
         name, problem = facts.broken[0]
         return _finding(
             Level.ADVICE if facts.usable else Level.TROUBLE,
             f"{name} cannot be used: {problem}",
-            fetch_command(name),
+            f"docker compose run --rm fetch {name}" if facts.in_container else fetch_command(name),
         )
     names = ", ".join(facts.usable[:_SHOWN])
     more = len(facts.usable) - _SHOWN

@@ -71,7 +71,7 @@ def examine_lightly(settings: Settings) -> Light:
         ],
         lambda: [judge_shared_memory(read_shared_memory(in_container=inside))],
         lambda: judge_folders(rights),
-        lambda: [judge_base_models(read_base_models(settings.models_dir))],
+        lambda: [judge_base_models(read_base_models(settings.models_dir, in_container=inside))],
         lambda: [judge_events(events)],
         lambda: [judge_clock(read_clock(settings.outputs))],
         lambda: [judge_offline(read_offline(os.environ, in_container=inside))],

@@ -65,7 +65,7 @@ def judge_host_memory(facts: HostMemory) -> Finding:
             level=Level.ADVICE,
             what=f"{whole}; {ADVISED_BYTES // GIB} GiB are advised.",
             why=_WHY + " Small models do with less.",
-            mend="docker inspect --format '{{.HostConfig.Memory}}' CONTAINER    # raise this limit"
+            mend="docker stats --no-stream    # raise its LIMIT where it was set"
             if facts.limit_bytes
             else "free -h    # add memory, or choose a smaller model",
         )
