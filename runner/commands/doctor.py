@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ from runner.daemon.settings import Settings
 from runner.doctor.engine import examine_engine
 from runner.doctor.examine import examine_card, examine_lightly
 from runner.doctor.finding import Finding, Level, could_run
-from runner.doctor.surroundings import in_container
+from runner.doctor.surroundings import beside_engine
 
 _MARKS = {
     Level.OK: ("✓", "green"),
@@ -34,7 +35,7 @@ def examine(settings: Settings, console: Console) -> list[Finding]:
     where = "card" if light.card_answers else "CPU"
     with console.status(f"Computing a small product on the {where} …"):
         found = [*light.findings, *examine_card(settings, card_answers=light.card_answers)]
-    if not in_container():
+    if beside_engine(os.environ):
         with console.status("Asking Docker …"):
             found += examine_engine(card_on_host=light.card_answers)
     return found

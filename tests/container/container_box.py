@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import secrets
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class ContainerBox:
         """
         self.client, self.checkout, self.root = client, checkout, root
         self.jobs, self.outputs = root / "jobs", Outputs(root / "outputs")
-        self.project = re.sub(r"[^a-z0-9]", "", f"box{root.name}".lower())
+        self.project = f"box-{secrets.token_hex(4)}"
         self.settings = {
             "BOX_DIR": str(root),
             "PUID": str(PUID),
