@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from container_box import COLLEAGUE, PGID, PUID, ContainerBox
+from daemon_box import REPOSITORY
 
 from runner.contract.record import RunRecord
 
@@ -94,5 +96,6 @@ def test_a_box_folder_that_is_missing_is_an_error(make_box: Callable[..., Contai
     lost.settings["BOX_DIR"] = str(lost.root / "not-mounted")
     done = lost.compose("up", "--detach", "--no-build", check=False)
     assert done.returncode != 0
-    assert "not-mounted" in done.stderr
+    (said,) = re.findall(r"invalid mount config.*not exist", done.stderr)
+    assert said in (REPOSITORY / "README.md").read_text()
     assert not (lost.root / "not-mounted").exists()
