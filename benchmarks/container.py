@@ -17,14 +17,14 @@ from pathlib import Path
 
 import docker
 
-REPOSITORY = Path(__file__).parents[1]
-sys.path.insert(0, str(REPOSITORY / "tests" / "integration"))
-sys.path.insert(0, str(REPOSITORY / "tests" / "container"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "container"))
 
 from container_box import IMAGE, ContainerBox  # the path above comes first
+from daemon_box import REPOSITORY
 
-TRIES = 5
-IDLE_SECONDS = 60
+TRIES = 3
+IDLE_SECONDS = 30
 RSS = """
 import os
 for pid in filter(str.isdigit, os.listdir("/proc")):

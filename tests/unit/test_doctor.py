@@ -35,7 +35,7 @@ from runner.doctor.host_memory import HostMemory, judge_host_memory, read_host_m
 from runner.doctor.judge_card import CardFacts, Product, judge_card, runs_on
 from runner.doctor.offline import Offline, judge_offline, read_offline
 from runner.doctor.shared_memory import SharedMemory, judge_shared_memory, read_shared_memory
-from runner.doctor.surroundings import in_container
+from runner.doctor.surroundings import beside_engine, in_container
 
 OK, ADVICE, TROUBLE = Level.OK, Level.ADVICE, Level.TROUBLE
 UNKNOWN, SKIPPED = Level.UNKNOWN, Level.SKIPPED
@@ -725,6 +725,17 @@ def test_the_marks_of_containers(tmp_path: Path) -> None:
     assert not in_container(tmp_path)
     (tmp_path / ".dockerenv").touch()
     assert in_container(tmp_path)
+
+
+def test_an_engine_is_asked_wherever_there_may_be_one(tmp_path: Path) -> None:
+    """On a host always; in a container only if it was given one, as the box's own never are."""
+    assert beside_engine({}, tmp_path)
+    (tmp_path / ".dockerenv").touch()
+    assert not beside_engine({}, tmp_path)
+    assert beside_engine({"DOCKER_HOST": "unix:///somewhere.sock"}, tmp_path)
+    (tmp_path / "var/run").mkdir(parents=True)
+    (tmp_path / "var/run/docker.sock").touch()
+    assert beside_engine({}, tmp_path)
 
 
 # --- Docker --------------------------------------------------------------------------------------
