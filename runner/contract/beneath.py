@@ -13,6 +13,7 @@ import errno
 import os
 import secrets
 import stat
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -26,6 +27,8 @@ _RESOLVE_NO_MAGICLINKS = 0x02  # linux/openat2.h
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
 _RENAME_NOREPLACE = 1  # linux/fs.h
+_FRESH = 0x1000 | 0x2000  # linux/fcntl.h: AT_EMPTY_PATH, AT_STATX_FORCE_SYNC
+_STATX_BASIC_STATS, _STATX_BYTES = 0x7FF, 256  # linux/stat.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -98,6 +101,30 @@ def _open_beneath(folder: int, names: tuple[str, ...], flags: int) -> int:
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), "/".join(names))
 
 
+def _open_named(folder: int, names: tuple[str, ...], flags: int) -> int:
+    """Open what was named, or what is named the same but for how its letters are composed.
+
+    A Mac writes "ü" as u and two dots; whoever names the file in a spec cannot see a difference.
+    """
+    try:
+        return _open_beneath(folder, names, flags)
+    except FileNotFoundError:
+        for form in ("NFC", "NFD"):
+            other = tuple(unicodedata.normalize(form, name) for name in names)
+            if other != names:
+                with contextlib.suppress(FileNotFoundError):
+                    return _open_beneath(folder, other, flags)
+        raise
+
+
+def fresh_stat(descriptor: int) -> os.stat_result:
+    """Describe an open file as its server knows it: shares remember sizes for up to a minute."""
+    answer = ctypes.create_string_buffer(_STATX_BYTES)
+    # Where this is not possible, what is remembered must do.
+    _libc.statx(descriptor, b"", _FRESH, _STATX_BASIC_STATS, answer)
+    return os.fstat(descriptor)
+
+
 class Folder:
     """An open folder; every path given to its methods is relative and stays beneath it."""
 
@@ -133,7 +160,7 @@ class Folder:
         if not names:  # "." : the folder itself
             return os.open(".", flags | os.O_CLOEXEC, dir_fd=self.descriptor)
         try:
-            return _open_beneath(self.descriptor, names, flags)
+            return _open_named(self.descriptor, names, flags)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EXDEV):
                 raise UnsafePathError(
@@ -173,12 +200,11 @@ class Folder:
 
     def stat(self, path: str) -> os.stat_result:
         """Describe what lies at ``path`` without opening it; links are refused on the way."""
-        names = split_relative(path)
-        if len(names) <= 1:
-            name = names[0] if names else "."
-            return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
-        with self.open_folder("/".join(names[:-1])) as parent:
-            return os.stat(names[-1], dir_fd=parent.descriptor, follow_symlinks=False)
+        descriptor = self._open(path, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            return fresh_stat(descriptor)
+        finally:
+            os.close(descriptor)
 
     def scan(self) -> Iterator[os.DirEntry[str]]:
         """List this folder."""

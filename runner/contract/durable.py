@@ -77,10 +77,18 @@ def write_text(path: Path, content: str, *, mode: int = 0o640) -> None:
     write_bytes(path, content.encode(), mode=mode)
 
 
+def as_json(content: Any) -> bytes:
+    """Write indented JSON as bytes.
+
+    Raises:
+        ValueError: it holds what JSON cannot say.
+    """
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
 def write_json(path: Path, content: Any, *, mode: int = 0o640) -> None:
     """Replace ``path`` by indented JSON in one step."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n", mode=mode)
+    write_bytes(path, as_json(content), mode=mode)
 
 
 def rename_durably(source: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +44,9 @@ def job_name(text: str) -> str:
     The result holds letters, digits, ``-``, ``_`` and ``.``; it is never empty, never ``current``,
     never a Windows device name, and never begins or ends with a dot.
     """
-    name = re.sub(r"[^\w.-]+", "-", text.casefold())
+    # Composed: a Mac names "ü" as u and two dots, and it must be the same job as everybody's.
+    text = unicodedata.normalize("NFC", text.casefold())
+    name = re.sub(r"[^\w.-]+", "-", text)
     name = cut_to_bytes(re.sub(r"-{2,}", "-", name), JOB_NAME_BYTES).strip("-. _")
     if not name:
         return "job"
@@ -60,8 +63,13 @@ class Inbox:
 
     @property
     def marker(self) -> Path:
-        """Written once; a missing marker means that the share is not really there."""
+        """Written once; a missing or foreign one means that the share is not really there."""
         return self.root / ".runner-inbox"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one daemon that works on the inbox; its content names the holder."""
+        return self.root / ".runner-lock"
 
     @property
     def status(self) -> Path:
@@ -104,13 +112,18 @@ class Outputs:
 
     @property
     def lock(self) -> Path:
-        """Held (flock) by the one daemon; its content names the holder."""
+        """Held by the one daemon; its content names the holder."""
         return self.private / "lock"
 
     @property
     def gpu_lease(self) -> Path:
-        """Held (flock) by whoever uses the GPU; its content names the holder."""
+        """Held by whoever uses the GPU; its content names the holder."""
         return self.private / "gpu.lease"
+
+    @property
+    def known_inbox(self) -> Path:
+        """The marker of the inbox that the runs were dropped into, as it was read there."""
+        return self.private / "inbox"
 
     @property
     def requests(self) -> Path:

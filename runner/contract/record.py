@@ -11,20 +11,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, ValidationError
 
 from runner.contract.batch import BatchPlan
-from runner.contract.durable import write_json
+from runner.contract.durable import as_json, write_json
 from runner.contract.errors import DamagedError, NewerRecordError
 from runner.contract.states import State
 
 SCHEMA_VERSION = 1
 RECORD_BYTES = 8 * 1024 * 1024  # a larger run.json is damaged or not ours
 
+
+def _in_utc(time: datetime) -> datetime:
+    """Bring a time to UTC; one without a zone is taken for that."""
+    if time.tzinfo is None:
+        return time.replace(tzinfo=UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time before the year 1 or after the year 9999") from None
+
+
 Time = Annotated[
     datetime,
+    AfterValidator(_in_utc),
     PlainSerializer(
-        lambda t: t.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        lambda t: t.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         when_used="json",
     ),
 ]
@@ -157,6 +169,7 @@ def read_record(path: Path) -> RunRecord:
     try:
         # A cut record is no JSON: one that is too large is damaged like any other.
         fields = json.loads(content[:RECORD_BYTES])
+        as_json(fields)  # what could not be written again (NaN, half a character) is not ours
         return RunRecord.model_validate(fields)
     except (ValueError, ValidationError, RecursionError) as error:
         where = f"{path.parent.name}/{path.name}"

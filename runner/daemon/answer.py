@@ -24,6 +24,10 @@ _WORDS = {
 }
 
 
+_PLACES_TOLD = 20
+_RUNS_TOLD = 100  # in STATUS.txt: a person reads no more
+
+
 def progress_line(record: RunRecord, progress: Progress) -> str:
     """Say in one line how far training is and how long it will take."""
     text = f"step {progress.step} of {record.total_steps or '?'}"
@@ -39,7 +43,7 @@ def answer(record: RunRecord, *, place: int | None = None, progress: Progress | 
     """Write what the person who dropped the spec wants to know."""
     lines = [f"{record.job}: {_WORDS[record.state]}"]
     if record.state is State.QUEUED and place is not None:
-        lines.append("It is next." if place == 1 else f"It is number {place} in the queue.")
+        lines.append(_place(place))
     if record.waiting is not None and not record.state.is_final:
         lines.append(f"It waits: {record.waiting.reason} (since {record.waiting.since:%H:%M} UTC)")
     if progress is not None and record.state is State.TRAINING:
@@ -60,6 +64,15 @@ def answer(record: RunRecord, *, place: int | None = None, progress: Progress | 
         lines += ["", "To try again, drop the spec into the inbox."]
     lines.append(f"Everything about it: outputs/{record.job}/{record.run_id}/")
     return visible_lines("\n".join(lines)) + "\n"
+
+
+def _place(place: int) -> str:
+    """Say whose turn it is; far behind, in words that need not be written anew at each step."""
+    if place == 1:
+        return "It is next."
+    if place <= _PLACES_TOLD:
+        return f"It is number {place} in the queue."
+    return f"More than {_PLACES_TOLD} are before it in the queue."
 
 
 def _outcome(record: RunRecord) -> list[str]:
@@ -86,11 +99,13 @@ def status(
     if not needs_person:
         lines = ["Nothing needs a person."]
     lines += ["", "Now:" if live else "Nothing is running or waiting."]
-    for record in live:
+    for record in live[:_RUNS_TOLD]:
         line = f"  {record.job} ({record.run_id}): {_WORDS[record.state]}"
         if record.waiting is not None:
             line += f"; {record.waiting.reason}"
         lines.append(line)
+    if len(live) > _RUNS_TOLD:
+        lines.append(f"  and {len(live) - _RUNS_TOLD} more")
     if ended:
         lines += ["", "Lately ended:"]
         lines += [

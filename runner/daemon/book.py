@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from runner.contract.beneath import Folder
 from runner.contract.layout import RunFolder, new_run_id
 from runner.contract.record import ErrorFacts, RunRecord, Waiting, now, write_record
 from runner.contract.spec import JobSpec
@@ -20,9 +21,11 @@ from runner.daemon import claim, outcome
 from runner.daemon.data_ready import DataWatch, named_files
 from runner.daemon.gpu import GpuWatch
 from runner.daemon.gpu_watch import GpuGuard
+from runner.daemon.inbox import InboxGate
 from runner.daemon.log import Log
 from runner.daemon.process import Child
 from runner.daemon.settings import Settings
+from runner.daemon.settle import Look
 from runner.daemon.sweep import sweep_run
 from runner.daemon.wakeup import Wakeup
 
@@ -66,6 +69,8 @@ class Live:
     """Its child's end was logged; writing the record of it may take more than one try."""
     absent_since: float | None = None
     """Monotonic time of the first scan in a row that did not find the spec."""
+    data_looks: tuple[Look | None, ...] = ()
+    """How its data files looked when its prepare stage began."""
     answered: tuple[str, str] = ("", "")
     """State folder and text of the newest answer."""
 
@@ -88,6 +93,7 @@ class Book:
         """Runs that ended by that; the inbox does not show it yet."""
         self.known_ids: set[str] = set()
         self.sequence = 0
+        self.inbox = InboxGate(settings)
         self.data = DataWatch(settle_seconds=settings.settle_seconds)
         self.gpu = GpuWatch(settings.device)
         self.guard = GpuGuard(
@@ -107,6 +113,14 @@ class Book:
         """Monotonic time of the last search for checkpoints that may go."""
         self.troubles: set[str] = set()
         """What could not be written in this round of the loop, and why."""
+
+    def open_inbox(self) -> Folder:
+        """Open the inbox.
+
+        Raises:
+            RunnerError, OSError: it is not there; nothing may be concluded from what is.
+        """
+        return self.inbox.open(self.runs)  # one that ended stays there until that is shown
 
     def say(self, live: Live, event: str, *, level: str = "info", **facts: Any) -> None:
         """Log an event of a run."""

@@ -49,21 +49,29 @@ def dropped_name(name: str) -> str:
 
 
 def peek(inbox: Folder, name: str) -> SpecError | None:
-    """Read a spec where it lies, to learn whether it may still be incomplete."""
+    """Read a spec where it lies, to learn whether it may still be incomplete.
+
+    Raises:
+        OSError: it is gone, or may not be read: then it is left where it is.
+    """
     try:
         read_spec(inbox.read_file(name, limit_bytes=SPEC_BYTES), file_name=dropped_name(name))
     except SpecError as error:
         return error
-    except (OSError, UnsafePathError):
+    except UnsafePathError:
         return None  # claiming it says what is wrong
     return None
 
 
 def is_json_spec(inbox: Folder, name: str) -> bool:
-    """Whether a .json in the inbox is meant as a spec: an object with ``model`` and ``data``."""
+    """Whether a .json in the inbox is meant as a spec: an object with ``model`` and ``data``.
+
+    Raises:
+        OSError: it is gone, or may not be read.
+    """
     try:
         content = json.loads(inbox.read_file(name, limit_bytes=SPEC_BYTES))
-    except (OSError, UnsafePathError, ValueError, RecursionError):
+    except (UnsafePathError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and {"model", "data"} <= content.keys()
 

@@ -7,16 +7,17 @@ Decisions are made by the pure functions of the neighbouring files.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import time
 
 from runner.contract.beneath import Folder
-from runner.contract.errors import RunnerError
+from runner.contract.errors import BusyError, RunnerError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import STATE_FOLDERS
-from runner.contract.record import RunRecord
+from runner.contract.record import RunRecord, read_record
 from runner.daemon import answer, view
 from runner.daemon.book import ENDED_SHOWN, Book
 from runner.daemon.end_stages import reap
@@ -49,7 +50,6 @@ class Conductor:
         self.intake = Intake(self.book)
         self.answers = Answers(self.book)
         self.heartbeat = Heartbeat(self.book)
-        self._unhealed: list[RunRecord] | None = None
         self._specless: list[Specless] = []
         self._troubles: set[str] = set()
 
@@ -84,21 +84,44 @@ class Conductor:
         }
         taken_up = [take_up(book, run, record) for run, record in found.live]
         self._specless = [one for one in taken_up if one is not None]
-        self._unhealed = found.ended
+        book.to_heal = found.ended
 
     def _heal_ended(self, inbox: Folder) -> None:
-        """Bring runs that ended before the start to their place: the last daemon may not have."""
-        if self._unhealed is None:
+        """Bring runs that have ended to their place.
+
+        The last daemon may not have come to it, or the share was away when they ended.
+        """
+        book = self.book
+        if book.inbox.is_fresh:
+            sweep_inbox(inbox)
+            book.to_heal += self._ended_elsewhere(inbox)
+            book.inbox.is_fresh = False
+        if not book.to_heal:
             return
-        sweep_inbox(inbox)
         where = view.scan_view(inbox)
-        for record in self._unhealed:
+        for record in book.to_heal:
             place = where.get(record.run_id)
             if place is not None and place[0] in ("queued", "running"):
-                run = self.book.outputs.run(record.job, record.run_id)
+                run = book.outputs.run(record.job, record.run_id)
                 view.show(inbox, record, run, place)
                 view.write_answer(inbox, record, answer.answer(record))
-        self._unhealed = None
+        book.to_heal = []
+
+    def _ended_elsewhere(self, inbox: Folder) -> list[RunRecord]:
+        """Find runs that have ended and still show as queued or running."""
+        book = self.book
+        shown = {
+            run_id
+            for run_id, (state_folder, _) in view.scan_view(inbox).items()
+            if state_folder in ("queued", "running")
+        }
+        shown -= {*book.runs, *(record.run_id for record in book.to_heal)}
+        found = []
+        for run in book.outputs.runs() if shown else ():
+            if run.run_id in shown:
+                with contextlib.suppress(OSError, RunnerError):
+                    found.append(read_record(run.record))
+        return [record for record in found if record.state.is_final]
 
     def work(self) -> int:
         """Go round until asked to leave, or, with ``once``, until all is done."""
@@ -161,12 +184,10 @@ class Conductor:
         self.book.wakeup.set()
 
     def _look_at_inbox(self, at: float) -> None:
-        book, inbox_paths = self.book, self.settings.inbox
+        book = self.book
         book.next_look = 0.0
         try:
-            with Folder.open(inbox_paths.root) as inbox:
-                marker = inbox.open_file(inbox_paths.marker.name)
-                os.close(marker)
+            with book.open_inbox() as inbox:
                 for name in STATE_FOLDERS:
                     inbox.make_folder(name, mode=0o770)
                 if not book.stopping:
@@ -214,24 +235,22 @@ class Conductor:
             request.done()
 
 
-def _open_inbox(settings: Settings) -> Lock | None:
-    """Make the inbox's folders and take its marker as a lock; None when it is not really there.
+def _begin_with_inbox(conductor: Conductor) -> None:
+    """Take the inbox before anything is done with it, where it is there already.
 
-    An empty folder in which runs that are not finished should show is a share that is not mounted:
-    a marker written there would prove the wrong thing, and the runs would be taken for cancelled.
+    Raises:
+        BusyError: another daemon has it.
     """
-    settings.jobs_dir.mkdir(parents=True, exist_ok=True)
-    with Folder.open(settings.jobs_dir) as inbox:
-        if not settings.inbox.marker.exists() and unfinished(settings.outputs):
-            try:
-                where = view.scan_view(inbox)
-            except FileNotFoundError:
-                where = {}
-            if not where:
-                return None
-        for name in STATE_FOLDERS:
-            inbox.make_folder(name, mode=0o770)
-    return Lock.take(settings.inbox.marker, what=f"The inbox {settings.jobs_dir}")
+    settings = conductor.settings
+    try:
+        settings.jobs_dir.mkdir(parents=True, exist_ok=True)
+        with conductor.book.inbox.open(unfinished(settings.outputs)) as inbox:
+            for name in STATE_FOLDERS:
+                inbox.make_folder(name, mode=0o770)
+    except BusyError:
+        raise
+    except (OSError, RunnerError):
+        return  # a share that is not mounted yet, or does not answer: the loop says so, and waits
 
 
 def run_daemon(settings: Settings) -> int:
@@ -244,13 +263,11 @@ def run_daemon(settings: Settings) -> int:
     outputs = settings.outputs
     for folder in (outputs.private, outputs.requests, settings.stage_home):
         folder.mkdir(parents=True, exist_ok=True)
-    locks = [Lock.take(outputs.lock, what=f"The outputs folder {settings.outputs_dir}")]
+    lock = Lock.take(outputs.lock, what=f"The outputs folder {settings.outputs_dir}")
+    conductor = Conductor(settings)
     observer = None
     try:
-        inbox_lock = _open_inbox(settings)
-        if inbox_lock is not None:
-            locks.append(inbox_lock)
-        conductor = Conductor(settings)
+        _begin_with_inbox(conductor)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, conductor.ask_to_stop)
         light = look_at_start(settings, conductor.book.log)
@@ -268,5 +285,5 @@ def run_daemon(settings: Settings) -> int:
         if observer is not None:
             observer.stop()
             observer.join(timeout=5.0)
-        for lock in locks:
-            lock.release()
+        conductor.book.inbox.release()
+        lock.release()

@@ -6,6 +6,7 @@ is for the prepare stage to say, all at once.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 
@@ -52,9 +53,21 @@ class DataWatch:
                 continue  # an empty file is refused by prepare, not waited for
             seen = look_again(self._seen.get(path), Look.of(status), at)
             self._seen[path] = seen
-            if not is_settled(seen, at=at, settle_seconds=self._settle_seconds):
+            settled = is_settled(seen, at=at, settle_seconds=self._settle_seconds)
+            if not settled or _is_held_by_its_writer(inbox, path):
                 waits.append((f"waiting for {os.path.basename(path)} until it is complete", False))
         return waits[0] if waits else None
+
+    @staticmethod
+    def looks(inbox: Folder, paths: Iterable[str]) -> tuple[Look | None, ...]:
+        """Give how the files look now, to be compared later."""
+        found: list[Look | None] = []
+        for path in paths:
+            try:
+                found.append(Look.of(inbox.stat(path)))
+            except (OSError, UnsafePathError):
+                found.append(None)
+        return tuple(found)
 
     def size_bytes(self, paths: Iterable[str]) -> int:
         """Sum up the data files as they were last seen."""
@@ -64,3 +77,14 @@ class DataWatch:
         """Drop what is known about files that are no longer waited for."""
         for path in paths:
             self._seen.pop(path, None)
+
+
+def _is_held_by_its_writer(inbox: Folder, path: str) -> bool:
+    """Whether somebody writes to a file who lets nobody else open it: Windows, while it copies."""
+    try:
+        os.close(inbox.open_file(path))
+    except UnsafePathError:
+        return False
+    except OSError as error:
+        return error.errno in (errno.EBUSY, errno.ETXTBSY, errno.EAGAIN)
+    return False

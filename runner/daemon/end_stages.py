@@ -8,6 +8,7 @@ from typing import Any
 
 from runner.contract.batch import describe_change, smaller
 from runner.contract.crash_points import reached
+from runner.contract.errors import RunnerError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts, now
@@ -15,6 +16,7 @@ from runner.contract.stage_io import EvaluateResult, ExportResult, PrepareResult
 from runner.contract.states import Stage, State
 from runner.daemon import outcome
 from runner.daemon.book import Book, Live
+from runner.daemon.data_ready import named_files
 from runner.daemon.follow_plans import plan_in_force
 from runner.daemon.host_memory import kernel_kills, killed_for_memory
 from runner.daemon.look_ahead import learn, look_ahead, why_not
@@ -159,6 +161,12 @@ def _other_ended(book: Book, live: Live, which: Stage, code: int, *, asked: bool
     path = StageFolder(stage_folder(live.run, which, record)).result
     changes: dict[str, Any] = {}
     error: ErrorFacts | None
+    if which is Stage.PREPARE and not live.cancel and (why := _not_its_fault(book, live, code)):
+        before = record.tries.get(which.value, 1) - 1
+        book.set(live, state=State.QUEUED, tries={**record.tries, which.value: before})
+        _forget_child(live)
+        book.wait(live, why)
+        return
     if which is Stage.PREPARE:
         prepared, error = read_answer(path, PrepareResult)
         if code == ExitCode.OK and prepared is not None and prepared.total_steps > 0:
@@ -201,6 +209,22 @@ def _other_ended(book: Book, live: Live, which: Stage, code: int, *, asked: bool
         _forget_child(live)
         return
     _close(book, live, Ended(code=code, asked=asked, then=then, error=error), changes)
+
+
+def _not_its_fault(book: Book, live: Live, code: int) -> str | None:
+    """Say why a prepare stage that has ended says nothing about the run: it is to begin again.
+
+    A share that went away looks like missing data, and an upload that had stalled for longer than
+    files take to settle like bad rows, or, cut between two rows, like good ones.
+    """
+    if code not in (ExitCode.OK, ExitCode.BAD_INPUT, ExitCode.UNEXPECTED):
+        return None
+    try:
+        with book.open_inbox() as inbox:
+            looks = book.data.looks(inbox, named_files(live.spec))
+    except (OSError, RunnerError) as error:
+        return None if code == ExitCode.OK else f"the inbox is unavailable ({error})"
+    return None if looks == live.data_looks else "its data changed while it was copied"
 
 
 @dataclass(frozen=True, kw_only=True)

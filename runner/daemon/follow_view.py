@@ -14,7 +14,7 @@ def follow_view(book: Book, inbox: Folder, at: float) -> None:
     """Adopt claimed files without a record, heal places, and notice specs that were deleted."""
     where = view.scan_view(inbox)
     for run_id, (state_folder, name) in where.items():
-        orphan = state_folder == "queued" and run_id_of(name) == run_id
+        orphan = state_folder == "queued" and run_id_of(name) == run_id and name.isprintable()
         if orphan and run_id not in book.known_ids and not book.stopping:
             with book.noting_trouble():
                 taken = claim.adopt(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
+
 from runner.contract.beneath import Folder
-from runner.contract.errors import RunnerError
+from runner.contract.errors import RunnerError, UnsafePathError
 from runner.contract.read_spec import read_spec
 from runner.contract.spec_names import is_spec_name, naming_problem
 from runner.contract.words import visible
@@ -11,6 +15,11 @@ from runner.daemon import claim
 from runner.daemon.book import Book
 from runner.daemon.data_ready import named_files
 from runner.daemon.settle import Look, Seen, is_settled, look_again
+
+_CLAIM_SECONDS = 2.0
+"""Claiming goes on for so long before the loop looks at everything else: thousands may come."""
+_STILL_WRITTEN = (errno.EBUSY, errno.ETXTBSY, errno.EAGAIN)
+"""How a server says that somebody has a file open who lets nobody else read it meanwhile."""
 
 
 class Intake:
@@ -23,13 +32,15 @@ class Intake:
         self.specs: dict[str, Seen] = {}
         """Files that may become runs."""
         self.unclaimable: dict[str, str] = {}
-        """File name → what a person must know about it: it cannot be moved."""
+        """File name → what a person must know about it: why it does not become a run."""
         self._not_specs: dict[str, Look] = {}
 
     def claim_settled(self, inbox: Folder, at: float) -> None:
         """Claim every spec that has been unchanged for long enough, oldest first."""
+        until = time.monotonic() + _CLAIM_SECONDS
         seen: dict[str, Seen] = {}
         settled: list[tuple[int, str]] = []
+        told: set[str] = set()
         for entry in inbox.scan():
             problem = naming_problem(entry.name)
             if not is_spec_name(entry.name) and problem is None:
@@ -38,12 +49,15 @@ class Intake:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if (why := _never_a_spec(entry)) is not None:
+                told.add(entry.name)
+                self._tell(entry.name, why)
                 continue
             if self._not_specs.get(entry.name) == Look.of(status):
                 continue
             known = look_again(self.specs.get(entry.name), Look.of(status), at)
-            if known is not self.specs.get(entry.name) and problem is None:
+            new = known is not self.specs.get(entry.name)
+            if new and problem is None and time.monotonic() < until:
                 self._look_at_data(inbox, entry.name, at)
             unchanged = known.unchanged_seconds(at)
             settled_now = is_settled(known, at=at, settle_seconds=self.settings.settle_seconds)
@@ -51,9 +65,32 @@ class Intake:
                 settled.append((status.st_mtime_ns, entry.name))
             seen[entry.name] = known
         self.specs = seen
-        self.unclaimable = {name: why for name, why in self.unclaimable.items() if name in seen}
+        self.unclaimable = {
+            name: why for name, why in self.unclaimable.items() if name in seen or name in told
+        }
         for _, name in sorted(settled):
-            self._take(inbox, name, at)
+            if time.monotonic() >= until:
+                self.book.next_look = at  # the rest in the next round, at once
+                break
+            if self._is_as_it_was(inbox, name, at):
+                self._take(inbox, name, at)
+
+    def _is_as_it_was(self, inbox: Folder, name: str, at: float) -> bool:
+        """Ask the share's server, once: a listing tells sizes that may be a minute old."""
+        try:
+            now = look_again(self.specs[name], Look.of(inbox.stat(name)), at)
+        except (OSError, UnsafePathError):
+            return True  # taking it says what is wrong
+        same = now is self.specs[name]
+        self.specs[name] = now
+        return same
+
+    def _tell(self, name: str, why: str) -> None:
+        """Say, once, why a file does not become a run."""
+        reason = f"{visible(name)} {why}"
+        if self.unclaimable.get(name) != reason:
+            self.unclaimable[name] = reason
+            self.book.log.say(reason, level="warning")
 
     def _look_at_data(self, inbox: Folder, name: str, at: float) -> None:
         """Begin to watch a new spec's data at once: it settles while the spec does."""
@@ -82,6 +119,7 @@ class Intake:
                 self._not_specs[name] = self.specs.pop(name).look
                 return
             error = claim.peek(inbox, name)
+            self.unclaimable.pop(name, None)
             unchanged = self.specs[name].unchanged_seconds(at)
             if error is not None and error.may_be_incomplete and unchanged < self._patience:
                 return
@@ -91,16 +129,35 @@ class Intake:
         except FileNotFoundError:
             self.specs.pop(name, None)
             return
-        except OSError as error:  # one file that cannot be moved must not hold up the others
+        except OSError as error:  # one file that cannot be taken must not hold up the others
             # Where it was moved already, it is adopted from queued/ as soon as that is possible.
             book.known_ids.discard(run_id)
-            reason = f"{visible(name)} cannot be claimed: {error.strerror}"
-            if self.unclaimable.get(name) != reason:
-                self.unclaimable[name] = reason
-                book.all_succeeded = False
-                book.log.say(reason, level="warning")
+            if error.errno in _STILL_WRITTEN and not self.settings.once:
+                return
+            self._tell(name, _cannot_be_taken(error))
+            book.all_succeeded = False
             if self.settings.once:
                 self.specs.pop(name, None)
             return
         self.specs.pop(name, None)
         book.enter(taken)
+
+
+def _never_a_spec(entry: os.DirEntry[str]) -> str | None:
+    """Say why what is named like a spec is none, whatever becomes of it; None for a file."""
+    if entry.is_dir(follow_symlinks=False):
+        return "is a folder, not a spec: put the spec itself into the inbox, its data beside it"
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError:
+        return "has a name that is no text (UTF-8): rename it"
+    return None
+
+
+def _cannot_be_taken(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (
+            f"cannot be read or moved ({error.strerror}): let everyone who may drop jobs read and "
+            "change it"
+        )
+    return f"cannot be claimed: {error.strerror}"

@@ -7,16 +7,25 @@ import errno
 import fcntl
 import os
 import socket
+import struct
 from pathlib import Path
 
 from runner.contract.errors import BusyError
 from runner.contract.record import now
 
 _HOLDER_BYTES = 1024  # a line or two; more is not ours
+# One byte far behind the content. SMB servers let nobody else read what is locked, and who is
+# refused must read who the holder is; flock would lock the file whole.
+_LOCKED_BYTE = 1 << 30
+_LOCK = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, _LOCKED_BYTE, 1, 0)  # fcntl.h: flock
 
 
 class Lock:
-    """A held flock; the kernel lets go of it when this process ends, however it ends."""
+    """A held lock; the kernel lets go of it when this process ends, however it ends.
+
+    It belongs to the open file (F_OFD_SETLK), not to the process: children that inherit the
+    descriptor hold it as well, and closing another descriptor of the file does not end it.
+    """
 
     def __init__(self, descriptor: int, path: Path) -> None:
         """Take over a descriptor that is locked already; see ``take``."""
@@ -32,10 +41,10 @@ class Lock:
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _LOCK)
         except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                other = os.pread(descriptor, _HOLDER_BYTES, 0).decode(errors="replace").strip()
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                other = _holder(descriptor)
                 os.close(descriptor)
                 raise BusyError(
                     f"{what} is held by {other or 'another process'}",
@@ -50,6 +59,7 @@ class Lock:
         with contextlib.suppress(OSError):  # the name is a courtesy; a full disk may refuse it
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{text}\n".encode(), 0)
+            os.fsync(descriptor)  # to the server, for whoever is refused on another machine
         return cls(descriptor, path)
 
     @staticmethod
@@ -78,3 +88,11 @@ class Lock:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _holder(descriptor: int) -> str:
+    """Read who holds a lock; empty where that cannot be read."""
+    try:
+        return os.pread(descriptor, _HOLDER_BYTES, 0).decode(errors="replace").strip()
+    except OSError:
+        return ""

@@ -111,15 +111,16 @@ def set_aside(run: RunFolder) -> RunRecord:
     return record
 
 
-def unfinished(outputs: Outputs) -> bool:
-    """Whether any run is not finished yet; its spec should then show in the inbox."""
+def unfinished(outputs: Outputs) -> list[str]:
+    """List the ids of the runs that are not finished: their specs should show in the inbox."""
+    found = []
     for run in outputs.runs():
         try:
             if not read_record(run.record).state.is_final:
-                return True
+                found.append(run.run_id)
         except (OSError, DamagedError):
             continue
-    return False
+    return found
 
 
 def recover(outputs: Outputs) -> Found:

@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runner.contract.beneath import Folder
 from runner.contract.crash_points import reached
-from runner.contract.errors import BusyError
+from runner.contract.errors import BusyError, RunnerError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import StageFolder
 from runner.contract.record import Attempt, RunRecord, now
@@ -60,8 +59,13 @@ def _prepare(book: Book, live: Live, blocked: str | None) -> bool:
     """Start a run's prepare stage; False when it waits for data and another may go first."""
     if book.inbox_problem:
         return _start_or_wait(book, live, book.inbox_problem)
-    with Folder.open(book.settings.jobs_dir) as inbox:
-        waits = book.data.waiting_for(inbox, named_files(live.spec), time.monotonic())
+    files = named_files(live.spec)
+    try:
+        with book.open_inbox() as inbox:
+            waits = book.data.waiting_for(inbox, files, time.monotonic())
+            live.data_looks = book.data.looks(inbox, files)
+    except (OSError, RunnerError) as error:
+        return _start_or_wait(book, live, f"the inbox is unavailable ({error})")
     if waits is None:
         return _start_or_wait(book, live, blocked)
     reason, missing = waits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 
 from runner.contract.beneath import Folder
@@ -12,6 +13,7 @@ from runner.daemon.book import ENDED_SHOWN, Book
 from runner.daemon.queue import in_order
 
 _ANSWER_SECONDS = 5.0  # progress in answers is renewed so often
+_WRITE_SECONDS = 2.0  # answers are written for so long before the loop looks at everything else
 
 
 class Answers:
@@ -31,7 +33,11 @@ class Answers:
             self._renewed_at = at
         ordered = in_order(live.record for live in book.runs.values())
         place = 0
+        until = time.monotonic() + _WRITE_SECONDS
         for record in ordered:
+            if time.monotonic() >= until:
+                book.next_look = at  # the rest in the next round, at once
+                break
             live = book.runs[record.run_id]
             place += record.state is State.QUEUED
             key = live.answered[0]

@@ -18,6 +18,9 @@ from runner.contract.errors import Problem
 
 LINE_BYTES = 64 * 1024 * 1024  # one row; far above any context a model has
 PARQUET_BYTES = 8 * 1024**3  # unpacked; a small file can claim to hold a machine's memory
+PARQUET_RATIO = 200  # bytes unpacked for each packed one; text packs to a tenth
+_PARQUET_SMALL_BYTES = 64 * 1024**2  # so much may come out of any file, however well it packs
+_PARQUET_ROWS = 64  # unpacked at a time: one value can stand for every row of a file
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 _UTF8 = "Save it as UTF-8 (in Excel: 'CSV UTF-8')."
@@ -225,14 +228,37 @@ def _parquet(path: Path, file: str, findings: Findings) -> list[Row]:
     rows: list[Row] = []
     try:
         with parquet.ParquetFile(path) as table:
+            packed = path.stat().st_size
+            most = min(PARQUET_BYTES, max(PARQUET_RATIO * packed, _PARQUET_SMALL_BYTES))
             facts = table.metadata
             groups = range(facts.num_row_groups)
-            if sum(facts.row_group(g).total_byte_size for g in groups) > PARQUET_BYTES:
-                findings.add(file, None, "the file unpacks to more than 8 GiB")
-                return []
-            for batch in table.iter_batches():
-                for value in batch.to_pylist():
+            unpacked = sum(facts.row_group(g).total_byte_size for g in groups)
+            if unpacked > most:
+                return _unpacks_to_too_much(file, findings, most)
+            unpacked = 0  # what the file says of itself need not be true
+            for batch in table.iter_batches(batch_size=_PARQUET_ROWS, use_threads=False):
+                columns = list(zip(batch.schema.names, batch.columns, strict=True))
+                for at in range(batch.num_rows):
+                    value = {name: column[at].as_py() for name, column in columns}
+                    unpacked += _size(value)
+                    if unpacked > most:
+                        return _unpacks_to_too_much(file, findings, most)
                     rows.append(Row(file=file, line=len(rows) + 1, value=value))
     except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError):
         findings.add(file, None, "the file is not valid Parquet")
     return rows
+
+
+def _size(value: Any) -> int:
+    """Count the characters and bytes in a value, and something for whatever else it holds."""
+    if isinstance(value, dict):
+        return sum(_size(key) + _size(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return sum(map(_size, value), 8)
+    return len(value) if isinstance(value, str | bytes) else 8
+
+
+def _unpacks_to_too_much(file: str, findings: Findings, most_bytes: int) -> list[Row]:
+    what = f"the file unpacks to more than {most_bytes / 1024**2:.0f} MiB"
+    findings.add(file, None, what, hint="Write it as JSON Lines, or in several files.")
+    return []

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.contract.beneath import Folder, split_relative
+from runner.contract.beneath import Folder, fresh_stat, split_relative
 from runner.contract.crash_points import reached
 from runner.contract.durable import TEMPORARY_PREFIX, sync_folder
 from runner.contract.errors import UnsafePathError
@@ -24,6 +24,11 @@ from runner.training.rows import Findings
 
 _BLOCK = 1024 * 1024  # bytes read at a time
 _TRIES = 3  # copies of a file that is written to meanwhile
+_FAULTS_OF_THE_FILE = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR),
+    *(errno.EINVAL, errno.ENXIO),
+)
+"""Whoever dropped it can mend these; all others (a share gone, a full disk) speak of the box."""
 _NAME_BYTES = 200  # of the original name; the hash and a dash come before it
 
 
@@ -93,7 +98,7 @@ def take_snapshot(
                 hint = "Drop the spec again once the file is complete."
                 findings.add(name, None, what, hint=hint)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno not in _FAULTS_OF_THE_FILE:
                     raise
                 what, hint = _unreadable(error)
                 findings.add(name, None, what, hint=hint)
@@ -142,7 +147,7 @@ def _copy_once(inbox: Folder, path: str, beside: Path) -> tuple[str, int]:
     """Copy and hash from one descriptor, then see whether the source is still what was read."""
     digest, size = hashlib.sha256(), 0
     with open(inbox.open_file(path), "rb", buffering=0) as source:
-        before = _fingerprint(os.fstat(source.fileno()))
+        before = _fingerprint(fresh_stat(source.fileno()))
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(beside, flags, 0o440), "wb") as copy:
             while block := source.read(_BLOCK):
@@ -151,11 +156,11 @@ def _copy_once(inbox: Folder, path: str, beside: Path) -> tuple[str, int]:
                 size += len(block)
             copy.flush()
             os.fsync(copy.fileno())
-        if _fingerprint(os.fstat(source.fileno())) != before or size != before[2]:
+        if _fingerprint(fresh_stat(source.fileno())) != before or size != before[2]:
             raise _ChangedError
     # The name may meanwhile lead to another file: a sync client replaces rather than writes.
     with open(inbox.open_file(path), "rb", buffering=0) as again:
-        if _fingerprint(os.fstat(again.fileno())) != before:
+        if _fingerprint(fresh_stat(again.fileno())) != before:
             raise _ChangedError
     return digest.hexdigest(), size
 

@@ -58,7 +58,7 @@ class Box:
         self.jobs = root / "jobs"
         self.outputs = Outputs(root / "outputs")
         for folder in (self.jobs, self.outputs.root, root / "models"):
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)  # a share may be mounted there already
 
     def drop(self, name: str, **script: list[Any]) -> None:
         """Drop a spec whose data tells the stand-in how each stage ends."""

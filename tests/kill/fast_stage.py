@@ -46,6 +46,8 @@ SAVE_STEPS = 3
 STEP_SECONDS, SLOW_STEP_SECONDS = 0.01, 0.5
 SLOW = "slow"
 """A file of this name in the box makes steps slow enough to be interrupted."""
+HOLD_COPY, HOLD_PREPARED = "hold-copy", "hold-prepared"
+"""Files of these names in the box make prepare stand still before or after it copies the data."""
 BOX = Path()
 
 
@@ -74,6 +76,7 @@ def as_safetensors(weights: bytes) -> bytes:
 def _prepare(folder: Path, run: RunFolder) -> None:
     plan = read_message(StageFolder(folder).plan, PreparePlan)
     spec = read_spec(run.spec.read_bytes(), file_name="x.yaml")
+    _held(HOLD_COPY)
     copies = take_snapshot(
         list(spec.data),
         inbox=Path(plan.jobs_dir),
@@ -82,11 +85,18 @@ def _prepare(folder: Path, run: RunFolder) -> None:
         findings=Findings(),
         known=[Path(known) for known in plan.known_data],
     )
+    _held(HOLD_PREPARED)
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "tokenizer.json").write_text("{}")
     data = tuple(DataFile(path=c.named, sha256=c.sha256, bytes=c.size, rows=1) for c in copies)
     result = PrepareResult(data=data, train_rows=10, total_steps=TOTAL_STEPS)
     write_message(StageFolder(folder).result, result)
+
+
+def _held(name: str) -> None:
+    """Stand still while the box has a file of this name."""
+    while (BOX / name).exists():
+        time.sleep(0.02)
 
 
 def _journal(run: RunFolder, what: str, step: int) -> None:
