@@ -7,25 +7,16 @@ import errno
 import fcntl
 import os
 import socket
-import struct
 from pathlib import Path
 
 from runner.contract.errors import BusyError
 from runner.contract.record import now
 
 _HOLDER_BYTES = 1024  # a line or two; more is not ours
-# One byte far behind the content. SMB servers let nobody else read what is locked, and who is
-# refused must read who the holder is; flock would lock the file whole.
-_LOCKED_BYTE = 1 << 30
-_LOCK = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, _LOCKED_BYTE, 1, 0)  # fcntl.h: flock
 
 
 class Lock:
-    """A held lock; the kernel lets go of it when this process ends, however it ends.
-
-    It belongs to the open file (F_OFD_SETLK), not to the process: children that inherit the
-    descriptor hold it as well, and closing another descriptor of the file does not end it.
-    """
+    """A held flock; the kernel lets go of it when this process ends, however it ends."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         """Take over a descriptor that is locked already; see ``take``."""
@@ -41,10 +32,10 @@ class Lock:
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
         try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _LOCK)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                other = _holder(descriptor)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):  # the latter: SMB
+                other = _holder(descriptor, path)
                 os.close(descriptor)
                 raise BusyError(
                     f"{what} is held by {other or 'another process'}",
@@ -59,7 +50,7 @@ class Lock:
         with contextlib.suppress(OSError):  # the name is a courtesy; a full disk may refuse it
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{text}\n".encode(), 0)
-            os.fsync(descriptor)  # to the server, for whoever is refused on another machine
+            _beside(path).write_text(f"{text}\n")
         return cls(descriptor, path)
 
     @staticmethod
@@ -71,7 +62,7 @@ class Lock:
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):  # the latter: SMB
             return True
         finally:
             os.close(descriptor)
@@ -90,9 +81,17 @@ class Lock:
             self._descriptor = -1
 
 
-def _holder(descriptor: int) -> str:
+def _beside(path: Path) -> Path:
+    """Where the holder's name stands once more: SMB lets nobody else read what is locked."""
+    return path.with_name(f"{path.name}.holder")
+
+
+def _holder(descriptor: int, path: Path) -> str:
     """Read who holds a lock; empty where that cannot be read."""
     try:
-        return os.pread(descriptor, _HOLDER_BYTES, 0).decode(errors="replace").strip()
+        content = os.pread(descriptor, _HOLDER_BYTES, 0)
     except OSError:
-        return ""
+        content = b""
+    with contextlib.suppress(OSError):
+        content = content or _beside(path).read_bytes()[:_HOLDER_BYTES]
+    return content.decode(errors="replace").strip()

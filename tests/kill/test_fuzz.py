@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from daemon_box import REPOSITORY
+from figures import Figures
 
 INPUTS = 10_000
 PEAK_MIB = 256
@@ -19,7 +20,7 @@ PEAK_MIB = 256
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("reader", ["spec", "data", "record"])
 def test_every_input_gets_an_answer(
-    reader: str, tmp_path: Path, share: float, figures: dict[str, str]
+    reader: str, tmp_path: Path, share: float, figures: Figures
 ) -> None:
     """No spec, data file or record crashes its reader, takes a second, or more than 256 MB."""
     count, seed = max(500, round(INPUTS * share)), random.randrange(2**32)
@@ -40,8 +41,9 @@ def test_every_input_gets_an_answer(
     assert found["taken"] + found["refused"] >= count
     assert found["taken"] > 0
     assert found["peak_mib"] <= PEAK_MIB
-    figures[f"fuzz: {reader}"] = (
-        f"{found['taken'] + found['refused']} inputs, {found['taken']} taken and "
-        f"{found['refused']} refused with reasons, slowest {found['slowest_seconds']} s, "
-        f"peak {found['peak_mib']} MiB, no answer: 0"
+    figures.count(f"inputs: {reader}", found["taken"] + found["refused"])
+    figures.tell(
+        f"fuzz: {reader}",
+        f"{found['taken']} taken and {found['refused']} refused with reasons, slowest "
+        f"{found['slowest_seconds']} s, peak {found['peak_mib']} MiB, without an answer: 0",
     )

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from figures import Figures
 
 sys.path.insert(0, str(Path(__file__).parent / "shares"))
 
@@ -24,7 +25,7 @@ _LONGEST_SECONDS = 1800.0
 @pytest.mark.timeout(_LONGEST_SECONDS + 60)
 @pytest.mark.parametrize("kind", ["smb", "nfs"])
 def test_the_promises_on_shares_hold_on_a_real_server(
-    kind: str, tmp_path: Path, share: float, figures: dict[str, str]
+    kind: str, tmp_path: Path, share: float, figures: Figures
 ) -> None:
     """Everything in shares/ holds as well where the inbox is mounted from a server."""
     if packages := missing():
@@ -39,7 +40,7 @@ def test_the_promises_on_shares_hold_on_a_real_server(
     assert done.status == 0, done.output[-30_000:]
     kept = int(re.search(r"(\d+) passed", done.output)[1])  # type: ignore[index]
     assert kept >= (20 if share == 1 else 5)
-    figures[f"shares: promises kept on a real {kind} server"] = str(kept)
+    figures.tell(f"shares: promises kept on a real {kind} server", str(kept))
     for line in re.findall(r"^shares: .*$", done.output, re.MULTILINE):
         name, value = re.fullmatch(r"(shares: .*?): (.*)", line).groups()  # type: ignore[union-attr]
-        figures[name] = value
+        figures.tell(name, value)
