@@ -45,23 +45,19 @@ def holding(path: Path) -> Iterator[subprocess.Popen[str]]:
         holder.communicate()
 
 
-def test_a_lock_names_its_holder_and_ends_with_it(served: Served, kind: str) -> None:
-    """Whoever comes second reads who is there, on NFS also from elsewhere; kill -9 frees it."""
+def test_a_lock_names_its_holder_and_ends_with_it(served: Served) -> None:
+    """Whoever comes second on this machine reads who is there; kill -9 frees the lock.
+
+    From another machine this is not promised: the kernel's cifs (6.1) keeps a lock to itself under
+    the file's lease, and a second client took it all the same (docs/measurements.md).
+    """
     path = served.here / ".runner-lock"
-    seen_from = [path]
-    if kind == "nfs":
-        # The server itself sees it. Over SMB another machine does not: the kernel's cifs (6.1)
-        # keeps a lock to itself as long as it holds the file's lease, and loses it with that.
-        seen_from.append(served.people / ".runner-lock")
     with holding(path) as holder:
-        for seen in seen_from:
-            with pytest.raises(BusyError, match=f"process {holder.pid} on "):
-                Lock.take(seen, what="The inbox")
+        with pytest.raises(BusyError, match=f"process {holder.pid} on "):
+            Lock.take(path, what="The inbox")
         holder.kill()
         holder.wait()
-        for seen in seen_from:
-            lock = wait_until(lambda at=seen: _taken(at))
-            lock.release()
+        wait_until(lambda: _taken(path)).release()
 
 
 def _taken(path: Path) -> Lock | None:
