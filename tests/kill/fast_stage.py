@@ -20,7 +20,7 @@ from pathlib import Path
 from killing import listen
 
 from runner.contract.checkpoints import Manifest
-from runner.contract.errors import StageError
+from runner.contract.errors import DataError, StageError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.read_spec import read_spec
@@ -77,14 +77,17 @@ def _prepare(folder: Path, run: RunFolder) -> None:
     plan = read_message(StageFolder(folder).plan, PreparePlan)
     spec = read_spec(run.spec.read_bytes(), file_name="x.yaml")
     _held(HOLD_COPY)
+    findings = Findings()
     copies = take_snapshot(
         list(spec.data),
         inbox=Path(plan.jobs_dir),
         spec_folder=plan.spec_folder,
         target=run.data,
-        findings=Findings(),
+        findings=findings,
         known=[Path(known) for known in plan.known_data],
     )
+    if findings.problems:
+        raise DataError(findings.problems)
     _held(HOLD_PREPARED)
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "tokenizer.json").write_text("{}")

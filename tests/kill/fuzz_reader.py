@@ -36,6 +36,7 @@ from runner.training.rows import Findings, read_rows
 MEMORY_BYTES = 256 * 1024**2
 LONGEST_SECONDS = 1.0  # of this process's own time: other processes may keep the cores busy
 _HANG_SECONDS = 30  # by the clock
+_ROUND = 500  # inputs
 
 
 def spec(given_input: tuple[bytes, str], folder: Path) -> str:
@@ -139,15 +140,6 @@ def main(name: str, count: int, seed_number: int, folder: Path) -> None:
     limit = _memory_kib("VmData") * 1024 + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
-    @seed(seed_number)
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategies[name])
     def read_one(one: Any) -> None:
         nonlocal slowest
         signal.alarm(_HANG_SECONDS)
@@ -159,8 +151,17 @@ def main(name: str, count: int, seed_number: int, folder: Path) -> None:
         seen[how] += 1
         assert took < LONGEST_SECONDS, f"it took {took:.2f} s"
 
-    while sum(seen.values()) < count:  # hypothesis may end early where it finds nothing new
-        read_one()
+    rounds = itertools.count(seed_number)
+    while (left := count - sum(seen.values())) > 0:
+        # In rounds: hypothesis remembers a round's inputs, in the same memory that is limited here.
+        hypothesised = settings(
+            max_examples=min(_ROUND, left),
+            database=None,
+            deadline=None,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        )
+        seed(next(rounds))(hypothesised(given(strategies[name])(read_one)))()
     peak = _memory_kib("VmHWM")
     print(json.dumps({**seen, "slowest_seconds": round(slowest, 3), "peak_mib": peak // 1024}))
 
