@@ -48,12 +48,8 @@ def spread(name: str, values: list[float]) -> None:
 
 def copy_of_checkout(target: Path) -> Path:
     """Give a copy whose source may be changed."""
-    names = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=REPOSITORY, check=True, capture_output=True
-    ).stdout
-    copy = ["tar", "--create", "--null", "--files-from=-", "--directory", str(REPOSITORY)]
-    packed = subprocess.run(copy, input=names, check=True, capture_output=True).stdout
-    subprocess.run(["tar", "--extract", "--directory", str(target)], input=packed, check=True)
+    command = ["git", "checkout-index", "--all", f"--prefix={target}/"]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
     return target
 
 
