@@ -87,6 +87,8 @@ class Book:
         self.runs: dict[str, Live] = {}
         self.ended: list[RunRecord] = []
         """The latest, for STATUS.txt."""
+        self.to_heal: list[RunRecord] = []
+        """Runs that ended when nobody showed it in the inbox."""
         self.damaged: list[str] = []
         """What a person must know about runs that nothing can be done with."""
         self.damaged_now: list[RunRecord] = []
