@@ -252,7 +252,9 @@ class Smb(_Network):
         self.mount_at(self.people)
 
     def mount_at(self, at: Path) -> None:
-        options = "user=root,password=x,vers=3.1.1,nosharesock,echo_interval=1,soft"
+        options = "user=root,password=x,vers=3.1.1,iocharset=utf8,nosharesock,echo_interval=1,soft"
+        if at == self.people:
+            options += ",cache=none,actimeo=0"  # they open a file anew each time they look
         end = time.monotonic() + 10
         while True:
             done = subprocess.run(
