@@ -318,7 +318,7 @@ def plan(
     models_dir: ModelsDir = MODELS,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run would need (memory by part, disk, time) and which batches fit; no GPU needed.
+    """Say what a run would need, and which batches fit; no GPU needed.
 
     \b
     Example:
