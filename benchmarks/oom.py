@@ -333,7 +333,7 @@ def main() -> None:
     parser.add_argument("--hf-repeat", type=int, default=1)
     parser.add_argument("--only", nargs="*", choices=["ours", "faults", "hf"])
     parser.add_argument("--shape", default="1B")
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--cap", type=float, default=14.0, help="GiB")
     parser.add_argument("--long", type=int, default=8192, help="tokens of the long row")
     parser.add_argument("--short", type=int, default=500, help="tokens of the others, about")
