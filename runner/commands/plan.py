@@ -182,10 +182,7 @@ def _batches(planned: Planned) -> Table:
     for name in ("as it is", "activation checkpointing", "and offloading"):
         table.add_column(name)
     rows: dict[str, dict[int, Text]] = {}
-    shown = list(planned.alternatives)
-    if planned.chosen.batch_plan.tokens_per_pass is not None:  # the table's others have no limit
-        shown.insert(0, planned.chosen)
-    for one in shown:
+    for one in planned.alternatives:
         row = rows.setdefault(one.batch_plan.cut, {})
         row[_column(one.batch_plan)] = _cell(
             one, chosen=one.batch_plan == planned.chosen.batch_plan
@@ -210,6 +207,8 @@ def _cell(one: Forecast, *, chosen: bool) -> Text:
 
 def _notes(planned: Planned) -> list[str]:
     notes = []
+    if planned.chosen.batch_plan.tokens_per_pass is not None:
+        notes.append("It starts with a limit of tokens at once: long rows do not pad short ones.")
     if planned.what_if:
         notes.append("Times are for a card as fast as an RTX 4090.")
     elif planned.box.limit_bytes is None:

@@ -222,7 +222,7 @@ def cap_problem(spec: JobSpec, shape: ModelShape | None) -> Problem | None:
     if cap_gib is None or shape is None:
         return None
     work = Work.of(spec, shape, [1], total_steps=1)
-    parts = _gpu_memory(work, _smallest_plan(work), Box())
+    parts = _gpu_memory(work, smallest_plan(work), Box())
     if cap_gib * GIB >= parts.weights + parts.context:
         return None
     needed = math.ceil(2 * parts.total / GIB) / 2
@@ -236,7 +236,8 @@ def cap_problem(spec: JobSpec, shape: ModelShape | None) -> Problem | None:
     )
 
 
-def _smallest_plan(work: Work) -> BatchPlan:
+def smallest_plan(work: Work) -> BatchPlan:
+    """Give the plan below which there is none."""
     return BatchPlan(
         per_device_batch_size=1,
         gradient_accumulation_steps=work.effective_batch_size,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from runner.contract.batch import BatchPlan
-from runner.contract.forecast import GIB, ROOM_SHARE, Box, Work, forecast
+from runner.contract.forecast import GIB, ROOM_SHARE, Box, Work, forecast, smallest_plan
 from runner.contract.record import ErrorFacts
 
 CARDS = (8, 12, 16, 24, 32, 48, 80, 96, 141)  # GiB: what is sold
@@ -100,6 +100,19 @@ def _smaller_runs(work: Work, fits: Callable[[Work], bool]) -> Iterator[str]:
         longer = sum(one > length for one in work.lengths)
         rows = f"rows longer than that: {longer:,} of {len(work.lengths):,}"
         yield f"training.max_length: {length}{also} ({rows})"
+
+
+def longest_row(work: Work, box: Box) -> int | None:
+    """Give the longest row that this box can train, in tokens; None where every row fits, or none.
+
+    At the smallest plan there is; the other rows of the run make no difference then.
+    """
+    plan, limit = smallest_plan(work), box.limit_bytes
+
+    def fits(other: Work) -> bool:
+        return limit is None or forecast(other, plan, box).gpu_memory_bytes <= ROOM_SHARE * limit
+
+    return None if fits(work) else _longest_that_fits(work, fits)
 
 
 def _longest_that_fits(work: Work, fits: Callable[[Work], bool]) -> int | None:

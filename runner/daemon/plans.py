@@ -72,6 +72,7 @@ def make_plan(
     record: RunRecord,
     spec: JobSpec,
     resume_from: str | None = None,
+    card_bytes: int | None = None,
 ) -> StagePlan:
     """Write down what a stage is asked; for training, the newest attempt is the open one."""
     gib = spec.limits.gpu_memory_gib
@@ -85,7 +86,7 @@ def make_plan(
             device=device,
             jobs_dir=str(settings.jobs_dir.resolve()),
             known_data=_known_data(settings.outputs, run),
-            gpu_memory_bytes=memory,
+            gpu_memory_bytes=card_bytes,
         )
     if stage is Stage.TRAIN:
         attempt = record.attempts[-1]

@@ -15,6 +15,7 @@ from runner.contract.errors import BusyError, RunnerError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import StageFolder
 from runner.contract.record import Attempt, RunRecord, now
+from runner.contract.spec import JobSpec
 from runner.contract.stage_io import write_message
 from runner.contract.states import Stage, State
 from runner.daemon import outcome, stage
@@ -23,7 +24,7 @@ from runner.daemon.data_ready import named_files
 from runner.daemon.end_stages import stage_ended
 from runner.daemon.host_memory import kernel_kills
 from runner.daemon.lock import Lock
-from runner.daemon.look_ahead import Ahead, look_ahead
+from runner.daemon.look_ahead import Ahead, known_box, look_ahead
 from runner.daemon.plans import STATE_DURING, make_plan, next_stage, stage_folder
 from runner.daemon.process import Child
 from runner.daemon.queue import in_order
@@ -222,6 +223,12 @@ def _start(book: Book, live: Live, lease: Lock | None, ahead: Ahead | None) -> N
     book.say(live, f"{live.record.job}: {which} started", pid=live.child.pid)
 
 
+def _card_bytes(book: Book, spec: JobSpec) -> int | None:
+    """Say what a run may use of the card; None: there is none."""
+    gpu = book.gpu.look(time.monotonic())
+    return None if gpu is None else known_box(book.outputs, spec, gpu).limit_bytes
+
+
 def _write_plan(
     book: Book, live: Live, which: Stage, planned: RunRecord, resume_from: str | None
 ) -> Path:
@@ -243,6 +250,7 @@ def _write_plan(
         record=planned,
         spec=live.spec,
         resume_from=resume_from,
+        card_bytes=_card_bytes(book, live.spec) if which is Stage.PREPARE else None,
     )
     write_message(StageFolder(folder).plan, plan)
     return folder

@@ -26,13 +26,14 @@ from runner.contract.errors import (
     StageError,
 )
 from runner.contract.exit_codes import ExitCode
-from runner.contract.forecast import cap_problem
+from runner.contract.forecast import Box, Work, cap_problem
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.model_shape import read_shape
 from runner.contract.models import describe_model, find_model, longest_context, read_config
 from runner.contract.record import DataFile
 from runner.contract.spec import JobSpec
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
+from runner.contract.what_fits import longest_row
 from runner.training.formats import Conversation, to_conversations
 from runner.training.pack import count_sequences
 from runner.training.rows import Findings, read_rows
@@ -83,15 +84,15 @@ def _prepare(folder: Path) -> None:
 
     stage, run = StageFolder(folder), RunFolder.containing(folder)
     plan = read_message(stage.plan, PreparePlan)
-    spec_name = f"{run.job}.yaml"
-    spec = read_spec(run.spec.read_bytes(), file_name=spec_name)
+    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
     model, conversations, copies, counts = _inputs(spec, plan, run)
-    if too_low := cap_problem(spec, read_shape(read_config(model, spec.model))):
-        raise SpecError([replace(too_low, file=spec_name)])
     template = Template(_load_tokenizer(model, plan), name=spec.model)
     train, held_out, shortfalls = _divide(spec, conversations)
     tokenised = _tokenise(template, [*train, *held_out])
-    limit = _max_length(spec, tokenised, longest_context(read_config(model, spec.model)))
+    config = read_config(model, spec.model)
+    limit = _max_length(
+        spec, tokenised, longest_context(config), _card_length(spec, tokenised, config, plan)
+    )
     kept, left_out = _leave_out_longer(tokenised, limit)
     held_rows = {conversation.row for conversation in held_out}
     learn = [row for row in kept if row.source.row not in held_rows]
@@ -156,8 +157,12 @@ def _inputs(
     unusable: ModelError | None = None
     try:
         model = find_model(Path(plan.models_dir), spec.model)
+        config = read_config(model, spec.model)
     except ModelError as error:
         unusable = error
+    else:
+        if too_low := cap_problem(spec, read_shape(config)):
+            raise SpecError([replace(too_low, file=f"{run.job}.yaml")])
     copies = take_snapshot(
         list(dict.fromkeys([*spec.data, *(spec.eval_data or ())])),
         inbox=Path(plan.jobs_dir),
@@ -244,18 +249,41 @@ def _tokenise(template: Template, conversations: Sequence[Conversation]) -> list
     return rows
 
 
-def _max_length(spec: JobSpec, rows: Sequence[Tokenised], context: int | None) -> int:
-    """Choose the length limit: what the spec says, or the longest row that the model can read."""
+def _max_length(
+    spec: JobSpec, rows: Sequence[Tokenised], context: int | None, card: int | None
+) -> int:
+    """Choose the length limit: what the spec says, or the longest row that can be trained.
+
+    Args:
+        spec: the job's.
+        rows: all of them.
+        context: tokens that the model reads at most.
+        card: tokens that the card has the memory for. Where that would leave out more than a few
+            rows it does not count: the run's own end then tells every way to make it fit.
+    """
     longest = max(row.longest for row in rows)
     wanted = spec.training.max_length
     if wanted == "auto":
-        return min(longest, context or longest)
+        if card and sum(row.longest > card for row in rows) > LEFT_OUT_SHARE * len(rows):
+            card = None
+        return min(longest, context or longest, card or longest)
     if context is not None and wanted > context:
         what = f"max_length is {wanted}, but the model reads at most {context} tokens"
         raise DataError(
             [Problem(field="training.max_length", message=what, allowed=f"≤ {context}")]
         )
     return wanted
+
+
+def _card_length(
+    spec: JobSpec, rows: Sequence[Tokenised], config: dict[str, Any], plan: PreparePlan
+) -> int | None:
+    """Forecast the longest row that the card has the memory for; None: every row, or not known."""
+    shape = read_shape(config)
+    if shape is None or plan.gpu_memory_bytes is None:
+        return None
+    work = Work.of(spec, shape, [row.longest for row in rows], total_steps=1)
+    return longest_row(work, Box(budget_bytes=plan.gpu_memory_bytes))
 
 
 def _leave_out_longer(

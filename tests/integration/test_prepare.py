@@ -127,6 +127,22 @@ def test_many_long_rows_refuse_the_job_with_the_length_that_would_do(box):
     assert box.prepare(f"data: a.jsonl\ntraining: {{max_length: {length}}}").left_out_rows == 0
 
 
+def test_auto_covers_what_the_card_allows(box):
+    """A row that the card has no memory for, at any plan, is left out and named; many are not."""
+    rows = [qa(i) for i in range(40)]
+    rows[6]["output"] = "word " * 6000
+    box.put("a.jsonl", rows)
+    room = int(1.0 * 2**30)  # at the smallest plan the long row is forecast to take 1.05 GiB
+    result = box.prepare("data: a.jsonl", gpu_memory_bytes=room)
+    assert result.left_out_rows == 1
+    assert "a.jsonl line 7" in result.shortfalls[-1]
+    assert box.prepare("data: a.jsonl", gpu_memory_bytes=80 * 2**30).left_out_rows == 0
+    rows[7]["output"] = rows[8]["output"] = "word " * 6000
+    box.put("a.jsonl", rows)
+    result = box.prepare("data: a.jsonl", gpu_memory_bytes=room)
+    assert result.left_out_rows == 0, "three of 40: the run is to say what would fit"
+
+
 def test_packed_sequences_are_counted_as_the_trainer_packs_them(box):
     """The steps of a packed run are those of its sequences."""
     box.put("a.jsonl", [qa(i) for i in range(40)])
