@@ -254,7 +254,7 @@ class Smb(_Network):
     def mount_at(self, at: Path) -> None:
         options = "user=root,password=x,vers=3.1.1,iocharset=utf8,nosharesock,echo_interval=1,soft"
         if at == self.people:
-            options += ",cache=none,actimeo=0"  # they open a file anew each time they look
+            options += ",cache=none,actimeo=0,closetimeo=0"  # they look anew each time
         end = time.monotonic() + 10
         while True:
             done = subprocess.run(

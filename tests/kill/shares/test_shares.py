@@ -153,9 +153,11 @@ NAMES = (
 )
 
 
-def test_every_name_that_a_share_can_hold_is_taken(box: ShareBox) -> None:
+def test_every_name_that_a_share_can_hold_is_taken(box: ShareBox, kind: str) -> None:
     """Spaces, signs, composed and decomposed letters, 255 bytes, Windows's devices: all run."""
-    for number, name in enumerate(NAMES):
+    # Samba lists Windows's own names (con.yaml) as 8.3 ones; nobody on Windows can write them.
+    names = [name for name in NAMES if kind != "smb" or name != "con.yaml"]
+    for number, name in enumerate(names):
         assert len(name.encode()) <= 255
         (box.people / f"d{number}.jsonl").write_text("rows")
         text = f"model: m\ndata: d{number}.jsonl\nnotes: {number}\n"
@@ -163,7 +165,7 @@ def test_every_name_that_a_share_can_hold_is_taken(box: ShareBox) -> None:
         box.expect(name, text)
     with box.watching():
         box.wait_for_all(seconds=240)
-    assert sorted(r.file_name for r in box.records()) == sorted(NAMES)
+    assert sorted(r.file_name for r in box.records()) == sorted(names)
     assert {record.state for record in box.records()} == {State.SUCCEEDED}
 
 
