@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +21,7 @@ _CONFIG_BYTES = 4 * 1024 * 1024  # configs are a few KB; index files of large mo
 _HEADER_BYTES = 100 * 1024 * 1024  # the limit that safetensors itself sets
 DEMO_MODEL = "smollm2-135m-instruct"
 """What `runner fetch demo` puts on the box."""
+_IMAGE_PREFIX = "/opt/runner"  # where the Dockerfile puts the packages
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -29,9 +31,10 @@ def _refuse(name: str, message: str, *, hint: str | None = None) -> ModelError:
 
 def fetch_command(name: str) -> str:
     """Give the command that brings a model; a name without its organisation is no hub id."""
-    if name == DEMO_MODEL:
-        return "runner fetch demo"
-    return f"runner fetch {name if '/' in name else f'ORGANISATION/{name}'}"
+    hub_id = name if "/" in name else f"ORGANISATION/{name}"
+    if sys.prefix == _IMAGE_PREFIX:  # the runner there has no network: a service of its own has
+        return f"docker compose run --rm fetch {hub_id}"
+    return "runner fetch demo" if name == DEMO_MODEL else f"runner fetch {hub_id}"
 
 
 def models_on_box(models_dir: Path) -> list[str]:

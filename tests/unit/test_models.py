@@ -3,11 +3,18 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from runner.contract.errors import ModelError
-from runner.contract.models import describe_model, find_model, longest_context, models_on_box
+from runner.contract.models import (
+    describe_model,
+    fetch_command,
+    find_model,
+    longest_context,
+    models_on_box,
+)
 
 
 @pytest.fixture
@@ -122,3 +129,12 @@ def test_the_context_is_read_where_the_config_tells_it():
     assert longest_context({"max_position_embeddings": 8192}) == 8192
     assert longest_context({"n_positions": 1024}) == 1024
     assert longest_context({"max_position_embeddings": True}) is None
+
+
+def test_the_image_names_the_service_that_has_a_network(monkeypatch):
+    """An answer written in the container names a command that works there."""
+    assert fetch_command("org/model") == "runner fetch org/model"
+    monkeypatch.setattr("sys.prefix", "/opt/runner")
+    assert fetch_command("org/model") == "docker compose run --rm fetch org/model"
+    text = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    assert "python -m venv /opt/runner" in text
