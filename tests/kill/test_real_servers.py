@@ -17,8 +17,6 @@ sys.path.insert(0, str(Path(__file__).parent / "shares"))
 
 from machine import missing, run_tests
 
-SHORT = "slow_writer or comes_back or unmounted or every_name or kill or holder or not_be_read"
-"""What a short budget runs of it."""
 _LONGEST_SECONDS = 1800.0
 
 
@@ -28,18 +26,18 @@ def test_the_promises_on_shares_hold_on_a_real_server(
     kind: str, tmp_path: Path, share: float, figures: Figures
 ) -> None:
     """Everything in shares/ holds as well where the inbox is mounted from a server."""
+    if share < 1:
+        pytest.skip("REAL SERVERS TAKE MANY MINUTES: the full form tries them (make test-kill)")
     if packages := missing():
         pytest.skip(
             f"NO REAL {kind.upper()} SERVER HERE: run .ci/share-servers first; these Debian "
             f"packages are missing: {' '.join(packages)}"
         )
-    tests = [str(Path(__file__).parent / "shares"), "--budget", str(share * 1800)]
-    if share < 1:
-        tests += ["-k", SHORT]
+    tests = [str(Path(__file__).parent / "shares"), "--budget", "1800"]
     done = run_tests(tmp_path, tests, seconds=_LONGEST_SECONDS, RUNNER_TEST_SHARES=kind)
     assert done.status == 0, done.output[-30_000:]
     kept = int(re.search(r"(\d+) passed", done.output)[1])  # type: ignore[index]
-    assert kept >= (20 if share == 1 else 5)
+    assert kept >= 20
     figures.tell(f"shares: promises kept on a real {kind} server", str(kept))
     for line in re.findall(r"^shares: .*$", done.output, re.MULTILINE):
         name, value = re.fullmatch(r"(shares: .*?): (.*)", line).groups()  # type: ignore[union-attr]
