@@ -1,6 +1,6 @@
 """Turns a table of configurations into forecast against measured peak GPU memory, on this card.
 
-    python benchmarks/forecast.py [--only fit|check] [--json FILE]
+    python benchmarks/forecast.py [--only fit|check] [--rows 1 2 ...] [--json FILE]
 
 Each row is the product's own train stage on random weights of the shape: the probe's worst batch,
 then two optimizer steps. The constants of `runner/contract/forecast.py` were fitted to the rows
@@ -127,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", choices=["fit", "check"])
     parser.add_argument("--shape", help="only this shape")
+    parser.add_argument("--rows", type=int, nargs="*", help="only these, counted from 1")
     parser.add_argument("--json", type=Path, help="write every figure here")
     parser.add_argument("--work", type=Path, help="where models and runs are made")
     given = parser.parse_args()
@@ -134,8 +135,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.work) as temporary:
         root = Path(temporary)
         models = (given.work or root) / "models"
-        for row in ROWS:
+        for number, row in enumerate(ROWS, start=1):
             if given.only not in (None, row.part) or given.shape not in (None, row.shape):
+                continue
+            if given.rows and number not in given.rows:
                 continue
             make_model(models, row.shape)
             found.append(measure(row, models, root / str(len(found))))

@@ -338,9 +338,11 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=8192, help="tokens of the long row")
     parser.add_argument("--short", type=int, default=500, help="tokens of the others, about")
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="every figure; one that is there is gone on from")
     given = parser.parse_args()
     found: list[dict[str, Any]] = []
+    if given.json and given.json.exists():
+        found = [json.loads(line) for line in given.json.read_text().splitlines()]
     with tempfile.TemporaryDirectory(dir=given.work) as temporary:
         root = Path(temporary)
         models = (given.work or root) / "models"
