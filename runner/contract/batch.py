@@ -56,17 +56,30 @@ def largest_divisor_at_most(number: int, limit: int) -> int:
 def cut_by_tokens(lengths: Sequence[int], limit: int | None) -> list[list[int]]:
     """Cut a micro-batch into passes that hold at most ``limit`` tokens each, padding included.
 
-    Gives the rows' indices, pass by pass, the longest rows first; without a limit one pass in the
-    order given. The loss is a sum over tokens, so the cut changes no number but by rounding.
+    As few passes as can be, and of such cuts the one that pads least. Gives the rows' indices, pass
+    by pass, the longest rows first; without a limit one pass in the order given. The loss is a sum
+    over tokens, so the cut changes no number but by rounding.
     """
     if limit is None:
         return [list(range(len(lengths)))]
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    # Rows that share a pass stand together in the order of lengths. `best` holds, for the first so
+    # many of them: the passes needed, their tokens, and where the last one of them starts.
+    best = [(0, 0, 0)]
+    for end in range(1, len(order) + 1):
+        found = []
+        for start in range(end - 1, -1, -1):
+            tokens = (end - start) * lengths[order[start]]
+            if tokens > limit and start < end - 1:
+                break  # a row more, and longer ones: never fewer tokens
+            found.append((best[start][0] + 1, best[start][1] + tokens, start))
+        best.append(min(found))
     passes: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if passes and (len(passes[-1]) + 1) * lengths[passes[-1][0]] <= limit:
-            passes[-1].append(index)
-        else:
-            passes.append([index])
+    end = len(order)
+    while end:
+        start = best[end][2]
+        passes.insert(0, order[start:end])
+        end = start
     return passes
 
 
@@ -91,24 +104,30 @@ def worst_pass(lengths: Sequence[int], plan: BatchPlan) -> list[int]:
     return worst
 
 
-def smaller(plan: BatchPlan, *, may_offload: bool = True, longest: int = 1) -> BatchPlan | None:
+def smaller(
+    plan: BatchPlan, *, may_offload: bool = True, lengths: Sequence[int] = ()
+) -> BatchPlan | None:
     """Give the next plan to try when ``plan`` did not fit; None when there is none.
 
     The per-device batch goes to the largest divisor of the effective batch that is at most half of
-    it; where a limit of tokens binds, the limit is halved instead, down to the longest row. At
+    it. Where few rows are much longer than the others (``lengths``: of all rows), the batch stays
+    and only passes that hold more tokens than that half of the longest would are cut: most steps
+    stay as quick as they were. A limit of tokens is halved in its turn, down to the longest row. At
     batch 1, or where each row is alone, activation checkpointing comes next, then activation
     offloading, where there is host memory beside the card's to offload to.
     """
-    effective = plan.effective_batch_size
-    limit = plan.tokens_per_pass
+    effective, size = plan.effective_batch_size, plan.per_device_batch_size
+    limit, longest = plan.tokens_per_pass, max(lengths, default=1)
     if limit is not None and limit > longest:
         return plan.model_copy(update={"tokens_per_pass": max(longest, limit // 2)})
-    if limit is None and plan.per_device_batch_size > 1:
-        size = largest_divisor_at_most(effective, plan.per_device_batch_size // 2)
+    if limit is None and size > 1:
+        half = largest_divisor_at_most(effective, size // 2)
+        if lengths and size * sorted(lengths)[len(lengths) // 2] <= half * longest:
+            return plan.model_copy(update={"tokens_per_pass": half * longest})
         return plan.model_copy(
             update={
-                "per_device_batch_size": size,
-                "gradient_accumulation_steps": effective // size,
+                "per_device_batch_size": half,
+                "gradient_accumulation_steps": effective // half,
             }
         )
     if not plan.activation_checkpointing:
@@ -130,6 +149,8 @@ def describe_change(before: BatchPlan, after: BatchPlan) -> str:
         how = "halved" if half else "made smaller"
         return f"{how}: {sizes[0]} → {sizes[1]}{more}, {same}"
     if after.tokens_per_pass != before.tokens_per_pass:
+        if before.tokens_per_pass is None:
+            return f"halved for the longest rows: {after.cut}, {same}"
         old, new = (p.tokens_per_pass or 0 for p in (before, after))
         how = "halved" if old == 2 * new else "made smaller"
         return f"{how}: {old:,} → {new:,} tokens at once, {same}"

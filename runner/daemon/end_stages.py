@@ -90,8 +90,8 @@ def attempt_ended(
     plan = result.batch_plan if result else plan_in_force(folder) or attempt.batch_plan
     next_plan = None
     if code == ExitCode.OUT_OF_GPU_MEMORY:
-        longest = int(record.forecast.get("longest", 1))
-        next_plan = smaller(plan, longest=longest) if result is None else result.next_batch_plan
+        longest = [int(record.forecast.get("longest", 1))]
+        next_plan = smaller(plan, lengths=longest) if result is None else result.next_batch_plan
     reason: str | None = error.message if error else outcome.how(code)
     hung = bool(live.hung) and not asked
     if hung and code != ExitCode.OK:

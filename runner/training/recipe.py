@@ -326,9 +326,12 @@ def _fit(attempt: _Attempt) -> StageError | None:
 
 
 def _less(attempt: _Attempt) -> BatchPlan | None:
-    # On a CPU the activations are in the host's memory already.
-    longest = max(attempt.conduct.lengths)
-    return smaller(attempt.batch_plan, may_offload=attempt.machine.on_gpu, longest=longest)
+    # On a CPU the activations are in the host's memory already. Packed rows are all as long as the
+    # longest, and are never cut apart by length.
+    lengths = attempt.conduct.lengths
+    if attempt.spec.training.packing:
+        lengths = [max(lengths)]
+    return smaller(attempt.batch_plan, may_offload=attempt.machine.on_gpu, lengths=lengths)
 
 
 def _try(attempt: _Attempt, checkpoint: str | None) -> StageError | str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -26,6 +27,8 @@ def plan(batch: int, steps: int, limit: int | None, *, checkpointing: bool = Fal
         ([5, 3, 4], 100, [[0, 2, 1]]),
         ([100, 10, 11, 12], 100, [[0], [3, 2, 1]]),
         ([10, 10, 10, 10], 20, [[0, 1], [2, 3]]),
+        ([100, 10, 11, 12], 200, [[0], [3, 2, 1]]),  # not the longest and one more, padded to it
+        ([9, 9, 5, 5, 5], 27, [[0, 1], [2, 3, 4]]),
         ([300, 10], 100, [[0], [1]]),  # longer than the limit: alone
         ([7], 1, [[0]]),
     ],
@@ -68,7 +71,7 @@ def test_a_limit_that_does_not_fit_is_halved_down_to_the_longest_row() -> None:
     one: BatchPlan | None = plan(16, 1, 32_768)
     while one is not None:
         steps.append(str(one))
-        one = smaller(one, longest=9000)
+        one = smaller(one, lengths=[9000])
     assert steps == [
         "16 × 1, at most 32,768 tokens at once",
         "16 × 1, at most 16,384 tokens at once",
@@ -76,6 +79,48 @@ def test_a_limit_that_does_not_fit_is_halved_down_to_the_longest_row() -> None:
         "16 × 1, at most 9,000 tokens at once, activation checkpointing",
         "16 × 1, at most 9,000 tokens at once, activation checkpointing and offloading",
     ]
+
+
+def brute_force(lengths: list[int], limit: int) -> tuple[int, int]:
+    """Try every cut of the rows in the order of their lengths: passes, then tokens."""
+    rows = sorted(lengths, reverse=True)
+    found = []
+    for cuts in range(2 ** (len(rows) - 1)):
+        edges = [0, *(i + 1 for i in range(len(rows) - 1) if cuts >> i & 1), len(rows)]
+        parts = [rows[a:b] for a, b in pairwise(edges)]
+        if all(len(part) == 1 or len(part) * part[0] <= limit for part in parts):
+            found.append((len(parts), sum(len(part) * part[0] for part in parts)))
+    return min(found)
+
+
+def test_no_cut_has_fewer_passes_or_as_few_and_less_padding() -> None:
+    """Passes cost time by themselves and padding costs the card's: the fewest, then the least."""
+    dice = random.Random(3)
+    for _ in range(200):
+        lengths = [dice.choice([2, 30, 31, 500, 4000]) for _ in range(dice.randint(1, 9))]
+        limit = dice.choice([1, 100, 1500, 9000])
+        passes = cut_by_tokens(lengths, limit)
+        tokens = sum(len(rows) * max(lengths[row] for row in rows) for rows in passes)
+        assert (len(passes), tokens) == brute_force(lengths, limit)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "then"),
+    [
+        ([500] * 100 + [8000], "16 × 1, at most 64,000 tokens at once"),
+        ([500] * 100 + [900], "8 × 2"),  # a typical pass would be cut as well
+        ([8000] * 60 + [500] * 40, "8 × 2"),
+        ([], "8 × 2"),
+    ],
+)
+def test_few_long_rows_cost_the_others_nothing(lengths: list[int], then: str) -> None:
+    """Where few rows are too long, only their passes are cut; else the batch is halved."""
+    less = smaller(plan(16, 1, None), lengths=lengths)
+    assert str(less) == then
+    assert less is not None
+    told = describe_change(plan(16, 1, None), less)
+    assert told.endswith(", same effective batch 16")
+    assert then in told
 
 
 def test_a_smaller_limit_is_told_in_one_line() -> None:
