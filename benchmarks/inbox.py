@@ -1,6 +1,6 @@
 """Turns an empty box into the daemon's figures: idle cost, drop to claim, 1,000 specs at once.
 
-    .venv/bin/python benchmarks/inbox.py
+    .venv/bin/python benchmarks/inbox.py [--polling]   # as on a share, where no event comes
 
 It starts real daemons on temporary folders. The specs name data that never comes: they are claimed,
 recorded and answered, and then wait, so that only the inbox is measured.
@@ -32,7 +32,7 @@ def daemon() -> Iterator[tuple[int, Path, Path]]:
     """Run a daemon; give its pid, inbox and outputs folder."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        words = [sys.executable, "-m", "runner.cli", "watch"]
+        words = [sys.executable, "-m", "runner.cli", "watch", *sys.argv[1:]]
         for name in ("jobs", "outputs", "models"):
             (root / name).mkdir()
             words += [f"--{name}-dir", str(root / name)]

@@ -34,7 +34,7 @@ from runner.daemon.space import watch_space
 from runner.daemon.start_stages import start_what_can
 from runner.daemon.sweep import sweep_inbox
 from runner.daemon.take_up import Specless, mend_specs, show_damaged, take_up
-from runner.daemon.watch import watch
+from runner.daemon.watch import POLL_SECONDS, watch
 from runner.daemon.write_answers import Answers
 from runner.doctor.at_start import look_at_start
 
@@ -50,6 +50,8 @@ class Conductor:
         self.intake = Intake(self.book)
         self.answers = Answers(self.book)
         self.heartbeat = Heartbeat(self.book)
+        self.hears_of_changes = False
+        """Whether events tell of what comes into the inbox; else it is looked at more often."""
         self._specless: list[Specless] = []
         self._troubles: set[str] = set()
 
@@ -164,6 +166,8 @@ class Conductor:
         book = self.book
         settle = self.settings.settle_seconds
         waits = [self.settings.rescan_seconds]
+        if not self.hears_of_changes:
+            waits.append(POLL_SECONDS)
         if busy or book.troubles:
             waits.append(_BUSY_WAIT_SECONDS)
         waits += [
@@ -277,6 +281,7 @@ def run_daemon(settings: Settings) -> int:
                 conductor.book.guard.take(light.answer, time.monotonic())
             polling = light.events.polling if polling is None else polling
         observer = watch(settings.jobs_dir, polling=polling, wake=conductor.book.wakeup.set)
+        conductor.hears_of_changes = observer is not None
         conductor.book.log.say("watching", inbox=str(settings.jobs_dir), pid=os.getpid())
         status = conductor.work() if conductor.begin() else 1
         conductor.book.log.say("ended", exit_code=int(status))

@@ -83,7 +83,9 @@ def try_events(jobs_dir: Path, *, wait_seconds: float = _WAIT_SECONDS) -> Events
 def judge_events(facts: Events) -> Finding:
     """Say how drops are noticed; both ways work."""
     if facts.remote:
-        return _finding(Level.OK, "jobs/ is a network or shared folder: the runner polls it.")
+        return _finding(
+            Level.OK, "jobs/ is a network or shared folder: the runner looks at it every second."
+        )
     if facts.arrived:
         return _finding(Level.OK, "A file dropped into jobs/ is told of at once.")
     if facts.no_watches_left:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from daemon_box import Box
+from daemon_box import Box, wait_until
 
 from runner.contract.states import State
 
@@ -33,6 +33,14 @@ def test_a_drop_becomes_a_run_that_succeeds(box: Box) -> None:
     assert "Nothing needs a person." in (box.jobs / "STATUS.txt").read_text()
     assert not list((box.jobs / "queued").iterdir())
     assert not list((box.jobs / "running").iterdir())
+
+
+def test_a_drop_that_no_event_tells_of_is_seen(box: Box) -> None:
+    """On a share no event comes from another machine: the inbox is looked at every second."""
+    with box.watching(polling=True, rescan_seconds=3600):
+        wait_until((box.jobs / "STATUS.txt").exists)
+        box.drop("contracts")
+        wait_until(lambda: box.in_state(State.SUCCEEDED))
 
 
 def test_the_daemon_never_imports_torch(box: Box) -> None:
