@@ -17,7 +17,7 @@ from runner.contract.layout import StageFolder
 from runner.contract.states import State
 
 LIMITED = Path(__file__).with_name("limited_stage.py")
-CHANGE = "halved: 4 × 2 → 2 × 4, same effective batch 8"
+CHANGE = "halved for the longest rows: 4 × 2, at most 1,678 tokens at once, same effective batch 8"
 
 
 def work_off_walls(
@@ -72,9 +72,9 @@ def test_a_run_that_does_not_fit_ends_with_a_reason(tmp_path: Path, tiny_model: 
     assert (done.returncode, record.state) == (1, State.FAILED)
     assert [str(attempt.batch_plan) for attempt in record.attempts] == [
         "4 × 2",
-        "2 × 4",
-        "1 × 8",
-        "1 × 8, activation checkpointing",
+        "4 × 2, at most 1,678 tokens at once",
+        "4 × 2, at most 839 tokens at once",
+        "4 × 2, at most 839 tokens at once, activation checkpointing",
     ]
     assert {attempt.outcome for attempt in record.attempts} == {"out of memory"}
     assert record.error is not None
@@ -83,7 +83,7 @@ def test_a_run_that_does_not_fit_ends_with_a_reason(tmp_path: Path, tiny_model: 
     assert "more memory for the machine" in str(record.error.advice)
     answer = box.answer("failed")
     assert record.error.message in answer
-    assert "activation checkpointing switched on at 1 × 8, same effective batch 8" in answer
+    assert "activation checkpointing switched on at 4 × 2, same effective batch 8" in answer
 
 
 @pytest.fixture
