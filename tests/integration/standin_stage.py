@@ -43,7 +43,7 @@ def checkpoint(run: RunFolder, step: int) -> str:
     return final.name
 
 
-def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int) -> dict:
+def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int, lengths: list[int]) -> dict:
     """Leave the lines and the checkpoint of some steps."""
     first = int((plan["resume_from"] or "step-0").rpartition("-")[2]) + 1
     last = min(TOTAL_STEPS, first + steps - 1)
@@ -53,7 +53,7 @@ def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int) -> dict:
                 json.dumps({"step": step, "loss": 3.0 - step / 10, "time": time.time()}) + "\n"
             )
     name = checkpoint(run, last) if last >= first else plan["resume_from"]
-    less = smaller(BatchPlan.model_validate(plan["batch_plan"]))
+    less = smaller(BatchPlan.model_validate(plan["batch_plan"]), lengths=lengths)
     return {
         "outcome": "succeeded",
         "batch_plan": plan["batch_plan"],
@@ -101,7 +101,7 @@ def main() -> int:
         if way.startswith("train "):
             _, count, _, way = way.split(" ", 3)
             steps = int(count)
-        results["train"] = train(folder, run, plan, steps)
+        results["train"] = train(folder, run, plan, steps, script.get("lengths", []))
         results["train"]["peak_gpu_memory_bytes"] = script.get("peak")
     if stage == "prepare" and "lengths" in script:
         (folder.root / "lengths.json").write_text(json.dumps(script["lengths"]))

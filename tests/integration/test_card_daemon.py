@@ -200,6 +200,6 @@ def test_a_forecast_that_was_too_low_is_said_to_be(box: CardBox) -> None:
     record = box.run("contracts", train=[OOM])
     assert record.state is State.FAILED
     plans = [str(attempt.batch_plan) for attempt in record.attempts]
-    assert plans[-1] == "1 × 16, activation checkpointing and offloading"
+    assert plans[-1].endswith("activation checkpointing and offloading"), plans
     assert record.error is not None
     assert "took more than the 23.8 GiB that may be used" in record.error.message
