@@ -138,6 +138,11 @@ class Folder:
         """Open a root folder; the root itself is the box owner's and may be a link."""
         return cls(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), shown_as=str(root))
 
+    @property
+    def name(self) -> str:
+        """Its own name, without the folders above it."""
+        return self.shown_as.rpartition("/")[2]
+
     def __enter__(self) -> Folder:
         return self
 
@@ -231,7 +236,7 @@ class Folder:
                 file.write(content.encode(errors="backslashreplace"))
                 file.flush()
                 os.fsync(file.fileno())
-            reached("answer written")
+            reached("answer written", self.name)
             os.rename(beside, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
         except BaseException:
             with contextlib.suppress(OSError):

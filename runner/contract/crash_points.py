@@ -46,7 +46,7 @@ _visit: Callable[[Point, str], None] | None = None
 
 
 def reached(point: Point, what: str = "") -> None:
-    """Say that a point is reached; ``what`` is the file's name, where one point has many."""
+    """Say that a point is reached; ``what`` is the file or the folder, where one point has many."""
     if _visit is not None:
         _visit(point, what)
 

@@ -42,7 +42,7 @@ def show(inbox: Folder, record: RunRecord, run: RunFolder, where: tuple[str, str
             with inbox.open_folder(where[0]) as source:
                 if where[0] != target_folder:  # first: an answer without its spec answers nobody
                     source.remove_file(f"{name}.txt")
-                reached("spec shown")
+                reached("spec shown", target_folder)
                 # Taken: somebody copied it there. Gone: deleted just now, the next scan sees it.
                 with contextlib.suppress(FileExistsError, FileNotFoundError):
                     source.move(where[1], target, name)
