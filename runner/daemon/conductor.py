@@ -18,7 +18,7 @@ from runner.contract.errors import BusyError, RunnerError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import STATE_FOLDERS
 from runner.contract.record import RunRecord, read_record
-from runner.daemon import answer, view
+from runner.daemon import view
 from runner.daemon.book import ENDED_SHOWN, Book
 from runner.daemon.end_stages import reap
 from runner.daemon.follow_plans import follow_plans
@@ -100,24 +100,18 @@ class Conductor:
             book.inbox.is_fresh = False
         if not book.to_heal:
             return
-        where = view.scan_view(inbox)
+        where = view.scan_under_way(inbox)
         for record in book.to_heal:
-            place = where.get(record.run_id)
-            if place is not None and place[0] in ("queued", "running"):
+            if record.run_id in where:
                 run = book.outputs.run(record.job, record.run_id)
-                view.show(inbox, record, run, place)
-                view.write_answer(inbox, record, answer.answer(record))
+                view.conclude(inbox, record, run, where[record.run_id])
         book.to_heal = []
 
     def _ended_elsewhere(self, inbox: Folder) -> list[RunRecord]:
         """Find runs that have ended and still show as queued or running."""
         book = self.book
-        shown = {
-            run_id
-            for run_id, (state_folder, _) in view.scan_view(inbox).items()
-            if state_folder in ("queued", "running")
-        }
-        shown -= {*book.runs, *(record.run_id for record in book.to_heal)}
+        known = {*book.runs, *(record.run_id for record in book.to_heal)}
+        shown = view.scan_under_way(inbox).keys() - known
         found = []
         for run in book.outputs.runs() if shown else ():
             if run.run_id in shown:
@@ -199,9 +193,9 @@ class Conductor:
                 self._heal_ended(inbox)
                 mend_specs(book, inbox, self._specless)
                 show_damaged(book, inbox)
-                follow_view(book, inbox, at)
+                where = follow_view(book, inbox, at)
                 unclaimable = self.intake.unclaimable.values()
-                self.answers.write(inbox, at, unclaimable=unclaimable)
+                self.answers.write(inbox, at, where=where, unclaimable=unclaimable)
             self._inbox_problem("")
         except (OSError, RunnerError) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

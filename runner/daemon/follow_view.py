@@ -10,8 +10,11 @@ from runner.daemon.book import Book
 _SCANS_APART_SECONDS = 1.0  # an absence must hold in two scans at least so far apart
 
 
-def follow_view(book: Book, inbox: Folder, at: float) -> None:
-    """Adopt claimed files without a record, heal places, and notice specs that were deleted."""
+def follow_view(book: Book, inbox: Folder, at: float) -> dict[str, tuple[str, str]]:
+    """Adopt claimed files without a record, heal places, and notice specs that were deleted.
+
+    Gives where the specs lay: that of a run that has ended stays there until it is answered.
+    """
     where = view.scan_view(inbox)
     for run_id, (state_folder, name) in where.items():
         orphan = state_folder == "queued" and run_id_of(name) == run_id and name.isprintable()
@@ -28,10 +31,12 @@ def follow_view(book: Book, inbox: Folder, at: float) -> None:
                 book.known_ids.add(run_id)
                 book.enter(taken)
     for run_id, live in list(book.runs.items()):
+        if live.record.state.is_final:
+            continue
         place = where.get(run_id)
-        if live.record.state.is_final or place is not None:
+        if place is not None:
             live.absent_since = None
-            view.show(inbox, live.record, live.run, place)
+            view.show(inbox, live.record, place)
         elif live.cancel:
             continue
         elif live.absent_since is None:
@@ -39,3 +44,4 @@ def follow_view(book: Book, inbox: Folder, at: float) -> None:
             book.next_look = at + _SCANS_APART_SECONDS
         elif at - live.absent_since >= _SCANS_APART_SECONDS:
             book.cancel(live, "its spec was deleted from the inbox")
+    return where

@@ -14,7 +14,7 @@ from runner.contract.read_spec import read_spec
 from runner.contract.record import ErrorFacts, RunRecord, now, write_record
 from runner.contract.salvage import DAMAGED, what_is_whole
 from runner.contract.states import State
-from runner.daemon import answer, view
+from runner.daemon import view
 from runner.daemon.book import Book, Live
 from runner.daemon.claim import SPEC_BYTES
 from runner.daemon.end_stages import attempt_ended
@@ -56,8 +56,7 @@ def show_damaged(book: Book, inbox: Folder) -> None:
     for record in book.damaged_now:
         run = book.outputs.run(record.job, record.run_id)
         if record.run_id in where:
-            view.show(inbox, record, run, where[record.run_id])
-            view.write_answer(inbox, record, answer.answer(record))
+            view.conclude(inbox, record, run, where[record.run_id])
     book.damaged_now = []
 
 

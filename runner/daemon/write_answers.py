@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from runner.contract.beneath import Folder
 from runner.contract.progress import read_progress
@@ -25,7 +25,14 @@ class Answers:
         self._status_text = ""
         self._renewed_at = 0.0
 
-    def write(self, inbox: Folder, at: float, *, unclaimable: Collection[str]) -> None:
+    def write(
+        self,
+        inbox: Folder,
+        at: float,
+        *,
+        where: Mapping[str, tuple[str, str]],
+        unclaimable: Collection[str],
+    ) -> None:
         """Write what has changed; a run that has ended leaves the book with its last answer."""
         book = self.book
         renew = at - self._renewed_at >= _ANSWER_SECONDS
@@ -39,6 +46,11 @@ class Answers:
                 book.next_look = at  # the rest in the next round, at once
                 break
             live = book.runs[record.run_id]
+            if record.state.is_final:
+                view.conclude(inbox, record, live.run, where.get(record.run_id))
+                del book.runs[record.run_id]
+                book.ended = [*book.ended, record][-ENDED_SHOWN:]
+                continue
             place += record.state is State.QUEUED
             key = live.answered[0]
             if not renew and key == f"{record.state}{record.waiting}":
@@ -49,9 +61,6 @@ class Answers:
             if text != live.answered[1]:
                 view.write_answer(inbox, record, text)
             live.answered = (f"{record.state}{record.waiting}", text)
-            if record.state.is_final:
-                del book.runs[record.run_id]
-                book.ended = [*book.ended, record][-ENDED_SHOWN:]
         text = answer.status(
             needs_person=self._needs_person(unclaimable),
             live=in_order(live.record for live in book.runs.values()),

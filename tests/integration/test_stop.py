@@ -75,7 +75,7 @@ def test_deleting_the_spec_of_a_running_job_keeps_it_too(box: Box) -> None:
 
 
 def test_deleting_a_queued_spec_cancels_it(box: Box) -> None:
-    """A job that waits for its turn never runs; the one before it is not disturbed."""
+    """A job that waits for its turn never runs; its spec lies beside its answer afterwards."""
     box.drop("first", train=["train 2 then hang"])
     with box.watching(rescan_seconds=0.2):
         wait_until(lambda: _hangs(box))
@@ -85,6 +85,8 @@ def test_deleting_a_queued_spec_cancels_it(box: Box) -> None:
         wait_until(lambda: [r.state for r in box.records()] == [State.TRAINING, State.CANCELLED])
     assert not box.records()[1].attempts
     assert "Nothing was trained yet" in box.answer("cancelled")
+    (answer,) = (box.jobs / "cancelled").glob("second*.txt")
+    assert answer.with_suffix("").read_text() == "model: m\ndata: second.jsonl\n"
 
 
 def test_a_cancellation_outlives_a_power_cut(box: Box) -> None:
