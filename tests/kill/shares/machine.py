@@ -26,6 +26,8 @@ NEEDED = {
     "bindfs": "bindfs",
 }
 _MEMORY = "1G"
+_TOO_OLD = "ptrace set fp regs failed"
+"""What an old kernel (6.1) says of a processor with more floating-point state (Intel's AMX)."""
 _INIT = """#!/bin/bash
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/run/tmp
 export LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 {environment}
@@ -53,6 +55,8 @@ class Done:
 
     status: int
     output: str
+    never_began: str = ""
+    """Why this machine's processor lets no such kernel start its first program."""
 
 
 def missing() -> list[str]:
@@ -102,7 +106,14 @@ def run_tests(folder: Path, arguments: list[str], *, seconds: float, **environme
             machine.wait()
     said, status = folder / "output", folder / "status"
     text = said.read_text(errors="replace") if said.exists() else ""
-    if not status.exists():
-        text += f"\nTHE MACHINE DID NOT COME TO ITS END\n{console.read_text(errors='replace')}"
-        return Done(status=-1, output=text)
-    return Done(status=int(status.read_text()), output=text)
+    if status.exists():
+        return Done(status=int(status.read_text()), output=text)
+    printed = console.read_text(errors="replace")
+    text += f"\nTHE MACHINE DID NOT COME TO ITS END\n{printed}"
+    return Done(status=-1, output=text, never_began="" if said.exists() else too_old(printed))
+
+
+def too_old(printed: str) -> str:
+    """Give the kernel's own words, where it panicked because it is older than the processor."""
+    words = [line for line in printed.splitlines() if _TOO_OLD in line]
+    return words[0] if words and "Kernel panic" in printed else ""
