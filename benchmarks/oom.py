@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,18 @@ def compare(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> dict[s
     }
 
 
+def where_time_went(run: RunFolder, attempt: Any) -> dict[str, float]:
+    """Give the seconds from an attempt's start to its first step, its last step and its end."""
+    path = run.attempt(attempt.number) / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    times = [datetime.fromisoformat(line["time"]).timestamp() for line in lines if "loss" in line]
+    told = {"end": attempt.ended_at.timestamp()} if attempt.ended_at else {}
+    if times:
+        told |= {"first step": times[0], "last step": times[-1]}
+    start = attempt.started_at.timestamp()
+    return {name: round(at - start, 2) for name, at in sorted(told.items(), key=lambda x: x[1])}
+
+
 class StepGoesWrong:
     """The fault that the comparison must see: one optimizer step left out, or made twice."""
 
@@ -230,7 +243,8 @@ def ours(
         run, record = run_ours(folder, models, rows, shape=given.shape, rate=given.rate, **how)
         if kind == "uncapped" and not (root / "reference").exists():
             (root / "reference").symlink_to(run.root)
-        yield describe(kind, record, curve(run, record), reference_curve(root))
+        answer = describe(kind, record, curve(run, record), reference_curve(root))
+        yield answer | {"until": [where_time_went(run, one) for one in record.attempts]}
         if record.state.value != "succeeded":
             for log in sorted(run.root.rglob("*.log")):
                 print(f"--- {log.name}\n{log.read_text()[-1500:]}", flush=True)
