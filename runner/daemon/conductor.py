@@ -219,6 +219,9 @@ class Conductor:
         if problem != self.book.inbox_problem:
             self.book.log.say(problem or "the inbox is there again", level="warning")
             self.book.inbox_problem = problem
+            if not problem:  # what was half-written when it went could not be removed then
+                self.book.inbox.is_fresh = True
+                self.book.next_look = time.monotonic()
 
     def _carry_out_requests(self) -> None:
         book = self.book

@@ -37,7 +37,7 @@ class InboxGate:
         self._settings = settings
         self._lock: Lock | None = None
         self.is_fresh = True
-        """Whether another folder than before was opened: a share that was mounted, or came back."""
+        """Whether it must be looked through: a share that was mounted, or came back."""
 
     def open(self, unfinished: Collection[str]) -> Folder:
         """Open the inbox; ``unfinished`` are the ids of the runs that must show in it.

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import signal
 import time
 import unicodedata
 from pathlib import Path
@@ -16,6 +17,7 @@ from fast_stage import HOLD_COPY, HOLD_PREPARED, SLOW
 from figures import Figures
 from share_box import SETTLE_SECONDS, ShareBox
 
+from runner.contract.durable import TEMPORARY_PREFIX
 from runner.contract.states import State
 
 
@@ -375,8 +377,12 @@ def test_a_state_folder_replaced_by_a_link_is_noticed(box: ShareBox, tmp_path: P
         pause_for(3.0, itertools.count())
         assert State.CANCELLED not in [record.state for record in box.records()]
         assert [p.name for p in elsewhere.iterdir()] == ["mine.yaml"]
+        # As an answer is left that was half-written when the folder went.
+        (backing / "was queued" / f"{TEMPORARY_PREFIX}0123456789ab").write_text("a: tr")
+        daemon.send_signal(signal.SIGSTOP)  # it would make the folder anew in between
         (backing / "queued").unlink()
         (backing / "was queued").rename(backing / "queued")
+        daemon.send_signal(signal.SIGCONT)
         (box.root / SLOW).unlink()
         box.wait_for_all(seconds=60)
         assert daemon.poll() is None
