@@ -140,20 +140,20 @@ def smaller(
 def describe_change(before: BatchPlan, after: BatchPlan) -> str:
     """Say in one line how a plan was made smaller, as answers, status, log and record show it."""
     same = f"same effective batch {after.effective_batch_size}"
+    more = "" if _switches(after) == _switches(before) else f" ({_switches(after)} on)"
     if after.per_device_batch_size != before.per_device_batch_size:
         sizes = [
             f"{p.per_device_batch_size} × {p.gradient_accumulation_steps}" for p in (before, after)
         ]
-        more = "" if _switches(after) == _switches(before) else f" ({_switches(after)} on)"
         half = 2 * after.per_device_batch_size == before.per_device_batch_size
         how = "halved" if half else "made smaller"
         return f"{how}: {sizes[0]} → {sizes[1]}{more}, {same}"
     if after.tokens_per_pass != before.tokens_per_pass:
         if before.tokens_per_pass is None:
-            return f"halved for the longest rows: {after.cut}, {same}"
+            return f"halved for the longest rows: {after.cut}{more}, {same}"
         old, new = (p.tokens_per_pass or 0 for p in (before, after))
         how = "halved" if old == 2 * new else "made smaller"
-        return f"{how}: {old:,} → {new:,} tokens at once, {same}"
+        return f"{how}: {old:,} → {new:,} tokens at once{more}, {same}"
     size = f"{after.per_device_batch_size} × {after.gradient_accumulation_steps}"
     return f"{_switches(after)} switched on at {size}, {same}"
 

@@ -129,5 +129,15 @@ def test_a_smaller_limit_is_told_in_one_line() -> None:
     assert told == "halved: 32,768 → 16,384 tokens at once, same effective batch 16"
     told = describe_change(plan(16, 1, 16_384), plan(16, 1, 9000))
     assert told == "made smaller: 16,384 → 9,000 tokens at once, same effective batch 16"
+    told = describe_change(plan(16, 1, 16_384), plan(16, 1, 9000, checkpointing=True))
+    assert told == (
+        "made smaller: 16,384 → 9,000 tokens at once (activation checkpointing on), "
+        "same effective batch 16"
+    )
+    told = describe_change(plan(16, 1, None), plan(16, 1, 9000, checkpointing=True))
+    assert told == (
+        "halved for the longest rows: 16 × 1, at most 9,000 tokens at once "
+        "(activation checkpointing on), same effective batch 16"
+    )
     told = describe_change(plan(16, 1, 9000), plan(16, 1, 9000, checkpointing=True))
     assert told == ("activation checkpointing switched on at 16 × 1, same effective batch 16")
