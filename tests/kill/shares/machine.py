@@ -33,7 +33,7 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 export LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 {environment}
 mount -t proc proc /proc
 mount -t sysfs sys /sys
-for at in /run /var/lib/nfs /dev/shm; do mount -t tmpfs -o mode=0755 tmpfs $at; done
+for at in /run /var/lib/nfs /dev/shm; do mkdir -p $at; mount -t tmpfs -o mode=0755 tmpfs $at; done
 mkdir -p /run/tmp /run/host /run/kernel/lib
 mount -t hostfs none /run/host -o {folder}
 ln -s {modules} /run/kernel/lib/modules
