@@ -80,7 +80,8 @@ def test_deleting_a_queued_spec_cancels_it(box: Box) -> None:
     with box.watching(rescan_seconds=0.2):
         wait_until(lambda: _hangs(box))
         box.drop("second")
-        (spec,) = wait_until(lambda: list((box.jobs / "queued").glob("second*.yaml")))
+        wait_until(lambda: len(box.records()) == 2)  # before that there is nothing to cancel
+        (spec,) = (box.jobs / "queued").glob("second*.yaml")
         spec.unlink()
         wait_until(lambda: [r.state for r in box.records()] == [State.TRAINING, State.CANCELLED])
     assert not box.records()[1].attempts
