@@ -391,7 +391,9 @@ def test_a_state_folder_replaced_by_a_link_is_noticed(box: ShareBox, tmp_path: P
 
 def test_ten_thousand_files_at_once(box: ShareBox, share: float, figures: Figures) -> None:
     """They are all seen, every spec among them is claimed and answered, and the loop goes on."""
-    specs = max(150, round(1000 * share))
+    # A real server's machine is emulated, on one core that the runs' own stages share.
+    emulated = box.served.kind in ("smb", "nfs")
+    specs = 150 if emulated else max(150, round(1000 * share))
     (box.people / "r.jsonl").write_text("rows")
     for number in range(10_000 - specs):
         (box.served.backing / f"scan {number:05d}.pdf").write_text("a person's")
