@@ -114,7 +114,8 @@ def test_low_space_frees_old_checkpoints_pauses_and_goes_on(tmp_path: Path) -> N
             assert not [p for old_run in old for p in old_run.checkpoints.glob("step-*")]
             assert list(run.checkpoints.glob("step-*"))
             assert sizes == {p: p.stat().st_size for p in disk.rglob("adapter/*")}
-            assert "nearly full" in (box.jobs / "STATUS.txt").read_text()
+            # The record first; people are told in the loop's next round.
+            wait_until(lambda: "nearly full" in (box.jobs / "STATUS.txt").read_text())
             assert daemon.poll() is None
             (box.root / SLOW).unlink()
             make_room(disk)
