@@ -128,20 +128,23 @@ def main() -> None:
     parser.add_argument("--only", choices=["fit", "check"])
     parser.add_argument("--shape", help="only this shape")
     parser.add_argument("--rows", type=int, nargs="*", help="only these, counted from 1")
-    parser.add_argument("--json", type=Path, help="write every figure here")
+    parser.add_argument("--json", type=Path, help="every figure; one that is there is gone on from")
     parser.add_argument("--work", type=Path, help="where models and runs are made")
     given = parser.parse_args()
-    found = []
+    found: list[dict[str, Any]] = []
+    if given.json and given.json.exists():
+        found = [json.loads(line) for line in given.json.read_text().splitlines()]
+    measured = {one["row"] for one in found}
     with tempfile.TemporaryDirectory(dir=given.work) as temporary:
         root = Path(temporary)
         models = (given.work or root) / "models"
         for number, row in enumerate(ROWS, start=1):
             if given.only not in (None, row.part) or given.shape not in (None, row.shape):
                 continue
-            if given.rows and number not in given.rows:
+            if number in measured or (given.rows and number not in given.rows):
                 continue
             make_model(models, row.shape)
-            found.append(measure(row, models, root / str(len(found))))
+            found.append({"row": number} | measure(row, models, root / str(number)))
             print(json.dumps(found[-1]), flush=True)
             if given.json:
                 given.json.write_text("\n".join(json.dumps(one) for one in found) + "\n")

@@ -283,7 +283,9 @@ class Nfs(_Network):
             _do("rpc.mountd", "-N", "2", "-N", "3")
         who = f"all_squash,anonuid={SERVED_AS},anongid={SERVED_AS}"
         _do("exportfs", "-o", f"rw,{who},fsid=0,no_subtree_check", f"127.0.0.1:{self.backing}")
-        _do("rpc.nfsd", "-N", "3", "-V", "4", "-G", "1", "-L", "1", "4")
+        # The least that the kernel takes; of less it says nothing and stays at 90 s, for so long
+        # a server that has just started grants no lock.
+        _do("rpc.nfsd", "-N", "3", "-V", "4", "-G", "10", "-L", "10", "4")
 
     def serve_no_more(self) -> None:
         _do("rpc.nfsd", "0")
