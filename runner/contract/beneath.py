@@ -14,9 +14,11 @@ import os
 import secrets
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
+from typing import Protocol, TypeVar
 
 from runner.contract.crash_points import reached
 from runner.contract.durable import TEMPORARY_PREFIX
@@ -30,6 +32,20 @@ _RENAME_NOREPLACE = 1  # linux/fs.h
 _FRESH = 0x1000 | 0x2000  # linux/fcntl.h: AT_EMPTY_PATH, AT_STATX_FORCE_SYNC
 _STATX_BASIC_STATS, _STATX_BYTES = 0x7FF, 256  # linux/stat.h
 _libc = ctypes.CDLL(None, use_errno=True)
+_T = TypeVar("_T")
+
+
+class Calls(Protocol):
+    """How calls are made into a file system; the daemon's give up one that is not answered."""
+
+    def __call__(self, call: Callable[[], _T], *, undo: Callable[[_T], object] | None = None) -> _T:
+        """Make a call; ``undo`` is for what one gives that comes back when nobody waits for it."""
+        ...
+
+
+def at_once(call: Callable[[], _T], *, undo: Callable[[_T], object] | None = None) -> _T:  # noqa: ARG001 - nobody leaves here
+    """Make a call where it stands, however long it takes."""
+    return call()
 
 
 class _OpenHow(ctypes.Structure):
@@ -128,15 +144,18 @@ def fresh_stat(descriptor: int) -> os.stat_result:
 class Folder:
     """An open folder; every path given to its methods is relative and stays beneath it."""
 
-    def __init__(self, descriptor: int, *, shown_as: str = ".") -> None:
+    def __init__(self, descriptor: int, *, shown_as: str = ".", calls: Calls = at_once) -> None:
         """Take ownership of an open folder descriptor."""
         self.descriptor = descriptor
         self.shown_as = shown_as
+        self._calls = calls
 
     @classmethod
-    def open(cls, root: Path) -> Folder:
+    def open(cls, root: Path, *, calls: Calls = at_once) -> Folder:
         """Open a root folder; the root itself is the box owner's and may be a link."""
-        return cls(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), shown_as=str(root))
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        descriptor = calls(lambda: os.open(root, flags), undo=os.close)
+        return cls(descriptor, shown_as=str(root), calls=calls)
 
     @property
     def name(self) -> str:
@@ -155,7 +174,7 @@ class Folder:
         self.close()
 
     def close(self) -> None:
-        """Close the descriptor; safe to call twice."""
+        """Close the descriptor; safe to call twice. No server is asked to close a folder."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -175,13 +194,7 @@ class Folder:
                 ) from error
             raise
 
-    def open_file(self, path: str) -> int:
-        """Open a regular file for reading and give its descriptor.
-
-        Raises:
-            UnsafePathError: a link at any component, or a pipe, device, socket or folder.
-            OSError: missing or unreadable.
-        """
+    def _open_file(self, path: str) -> int:
         # O_NONBLOCK: opening a pipe must not wait for a writer; a plain file ignores it.
         descriptor = self._open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -193,65 +206,118 @@ class Folder:
             )
         return descriptor
 
+    def open_file(self, path: str) -> int:
+        """Open a regular file for reading and give its descriptor.
+
+        Raises:
+            UnsafePathError: a link at any component, or a pipe, device, socket or folder.
+            OSError: missing or unreadable.
+        """
+        return self._calls(lambda: self._open_file(path), undo=os.close)
+
+    def try_file(self, path: str) -> None:
+        """Open a regular file and close it again.
+
+        Raises:
+            UnsafePathError, OSError: as ``open_file``.
+        """
+        self._calls(lambda: os.close(self._open_file(path)))
+
     def read_file(self, path: str, *, limit_bytes: int) -> bytes:
         """Read at most ``limit_bytes`` + 1 bytes of a regular file (one more tells "too large")."""
-        with open(self.open_file(path), "rb") as file:
-            return file.read(limit_bytes + 1)
+
+        def read() -> bytes:
+            with open(self._open_file(path), "rb") as file:
+                return file.read(limit_bytes + 1)
+
+        return self._calls(read)
 
     def open_folder(self, path: str) -> Folder:
         """Open a folder beneath this one."""
-        descriptor = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
-        return Folder(descriptor, shown_as=f"{self.shown_as}/{path}")
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        descriptor = self._calls(lambda: self._open(path, flags), undo=os.close)
+        return Folder(descriptor, shown_as=f"{self.shown_as}/{path}", calls=self._calls)
 
     def stat(self, path: str) -> os.stat_result:
         """Describe what lies at ``path`` without opening it; links are refused on the way."""
-        descriptor = self._open(path, os.O_PATH | os.O_NOFOLLOW)
-        try:
-            return fresh_stat(descriptor)
-        finally:
-            os.close(descriptor)
 
-    def scan(self) -> Iterator[os.DirEntry[str]]:
+        def look() -> os.stat_result:
+            descriptor = self._open(path, os.O_PATH | os.O_NOFOLLOW)
+            try:
+                return fresh_stat(descriptor)
+            finally:
+                os.close(descriptor)
+
+        return self._calls(look)
+
+    def scan(self) -> list[os.DirEntry[str]]:
         """List this folder."""
-        with os.scandir(self.descriptor) as entries:
-            yield from entries
+
+        def names() -> list[os.DirEntry[str]]:
+            with os.scandir(self.descriptor) as entries:
+                return list(entries)
+
+        return self._calls(names)
+
+    def scan_status(
+        self, wanted: Callable[[str], bool]
+    ) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
+        """List what has a name that is wanted, with what the listing knows of it; links as such."""
+        for entry in self.scan():
+            if wanted(entry.name):
+                with contextlib.suppress(FileNotFoundError):
+                    yield entry, self._calls(partial(entry.stat, follow_symlinks=False))
 
     def make_folder(self, name: str, *, mode: int = 0o750) -> None:
         """Make a folder directly in this one; one that is there is left alone."""
         try:
-            os.mkdir(name, mode, dir_fd=self.descriptor)
+            self._calls(lambda: os.mkdir(name, mode, dir_fd=self.descriptor))
         except FileExistsError:
             return
         with self.open_folder(name) as made:
             # The process's mask must not take from the share's group what it is meant to have.
-            os.fchmod(made.descriptor, mode | os.fstat(made.descriptor).st_mode & stat.S_ISGID)
+            self._calls(
+                lambda: os.fchmod(
+                    made.descriptor, mode | os.fstat(made.descriptor).st_mode & stat.S_ISGID
+                )
+            )
 
     def write_text(self, name: str, content: str, *, mode: int = 0o640) -> None:
         """Replace a file directly in this folder by UTF-8 text in one step."""
         beside = f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(beside, flags, mode, dir_fd=self.descriptor)
-        try:
+
+        def write() -> None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(beside, flags, mode, dir_fd=self.descriptor)
             with open(descriptor, "wb") as file:
                 file.write(content.encode(errors="backslashreplace"))
                 file.flush()
                 os.fsync(file.fileno())
-            reached("answer written", self.name)
+
+        def name_it() -> None:
             os.rename(beside, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(beside, dir_fd=self.descriptor)
+
+        try:
+            self._calls(write, undo=lambda _: self._discard(beside))
+            reached("answer written", self.name)
+            self._calls(name_it)
+        except OSError:
+            self._calls(lambda: self._discard(beside))
             raise
+
+    def _discard(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=self.descriptor)
 
     def sync(self) -> None:
         """Make this folder's entries durable, where the file system can."""
         with contextlib.suppress(OSError):
-            os.fsync(self.descriptor)
+            self._calls(lambda: os.fsync(self.descriptor))
 
     def remove_file(self, name: str) -> None:
         """Remove a file directly in this folder; a missing one is fine."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self.descriptor)
+            self._calls(lambda: os.unlink(name, dir_fd=self.descriptor))
 
     def move(self, name: str, target: Folder, new_name: str) -> None:
         """Move a file into ``target`` without ever replacing what is there, durably.
@@ -260,6 +326,11 @@ class Folder:
             FileExistsError: ``new_name`` is taken.
             FileNotFoundError: ``name`` is gone.
         """
+        self._calls(lambda: self._move(name, target, new_name))
+        target.sync()
+        self.sync()
+
+    def _move(self, name: str, target: Folder, new_name: str) -> None:
         result = int(
             _libc.renameat2(
                 self.descriptor,
@@ -280,5 +351,3 @@ class Folder:
                 os.rename(name, new_name, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor)
             else:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new_name)
-        target.sync()
-        self.sync()

@@ -6,6 +6,7 @@ RunnerError
 │   ├── DataError         the rows
 │   └── ModelError        the base model
 ├── UnsafePathError       a path that leaves its folder, a link, a pipe, a device
+├── UnansweredError       a file system that does not answer
 ├── BusyError             a lock or the GPU is held by somebody else, who is named
 ├── DamagedError          a record or checkpoint that cannot be trusted
 │   └── NewerRecordError  a record that a newer version of the runner wrote
@@ -127,6 +128,12 @@ class UnsafePathError(RunnerError):
         """Take the path and, apart from it, what is wrong: some callers name the file."""
         self.what = what
         super().__init__(f"{path!r} {what}", advice=advice)
+
+
+class UnansweredError(RunnerError):
+    """A file system that did not answer in time: what was asked of it may yet happen."""
+
+    kind = "unanswered"
 
 
 class BusyError(RunnerError):

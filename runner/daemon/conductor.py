@@ -14,7 +14,7 @@ import signal
 import time
 
 from runner.contract.beneath import Folder
-from runner.contract.errors import BusyError, RunnerError
+from runner.contract.errors import BusyError, RunnerError, UnansweredError
 from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import STATE_FOLDERS
 from runner.contract.record import RunRecord, read_record
@@ -236,22 +236,27 @@ class Conductor:
             request.done()
 
 
-def _begin_with_inbox(conductor: Conductor) -> None:
+def _begin_with_inbox(conductor: Conductor) -> bool:
     """Take the inbox before anything is done with it, where it is there already.
+
+    False: whoever asks it for anything waits, perhaps for ever.
 
     Raises:
         BusyError: another daemon has it.
     """
     settings = conductor.settings
     try:
-        settings.jobs_dir.mkdir(parents=True, exist_ok=True)
+        conductor.book.inbox.make()
         with conductor.book.inbox.open(unfinished(settings.outputs)) as inbox:
             for name in STATE_FOLDERS:
                 inbox.make_folder(name, mode=0o770)
     except BusyError:
         raise
+    except UnansweredError:
+        return False
     except (OSError, RunnerError):
-        return  # a share that is not mounted yet, or does not answer: the loop says so, and waits
+        pass  # a share that is not mounted yet, or is broken: the loop says so, and waits
+    return True
 
 
 def run_daemon(settings: Settings) -> int:
@@ -268,11 +273,11 @@ def run_daemon(settings: Settings) -> int:
     conductor = Conductor(settings)
     observer = None
     try:
-        _begin_with_inbox(conductor)
+        answers = _begin_with_inbox(conductor)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, conductor.ask_to_stop)
-        light = look_at_start(settings, conductor.book.log)
-        polling = settings.polling
+        light = look_at_start(settings, conductor.book.log) if answers else None
+        polling = settings.polling if answers else True
         if light is not None:
             if light.answer is not None:
                 conductor.book.guard.take(light.answer, time.monotonic())

@@ -82,7 +82,7 @@ class DataWatch:
 def _is_held_by_its_writer(inbox: Folder, path: str) -> bool:
     """Whether somebody writes to a file who lets nobody else open it: Windows, while it copies."""
     try:
-        os.close(inbox.open_file(path))
+        inbox.try_file(path)
     except UnsafePathError:
         return False
     except OSError as error:

@@ -14,10 +14,11 @@ from collections.abc import Collection
 
 from runner.contract.beneath import Folder
 from runner.contract.durable import write_text
-from runner.contract.errors import RunnerError
+from runner.contract.errors import RunnerError, UnansweredError
 from runner.contract.record import now
 from runner.daemon import view
 from runner.daemon.lock import Lock
+from runner.daemon.patient_calls import PatientCalls
 from runner.daemon.settings import Settings
 
 _MARKER_BYTES = 1024  # a line; more is not ours
@@ -35,6 +36,7 @@ class InboxGate:
     def __init__(self, settings: Settings) -> None:
         """Nothing is opened yet."""
         self._settings = settings
+        self.calls = PatientCalls(settings.share_seconds)
         self._lock: Lock | None = None
         self.is_fresh = True
         """Whether it must be looked through: a share that was mounted, or came back."""
@@ -45,9 +47,10 @@ class InboxGate:
         Raises:
             InboxGoneError: another folder lies there.
             BusyError: another daemon holds it.
+            UnansweredError: it does not answer.
             OSError: it cannot be read.
         """
-        folder = Folder.open(self._settings.jobs_dir)
+        folder = Folder.open(self._settings.jobs_dir, calls=self.calls)
         try:
             self._recognise(folder, unfinished)
             self._hold()
@@ -56,11 +59,20 @@ class InboxGate:
             raise
         return folder
 
+    def make(self) -> None:
+        """Make the folder, where it is missing.
+
+        Raises:
+            UnansweredError, OSError: as ``open``.
+        """
+        self.calls(lambda: self._settings.jobs_dir.mkdir(parents=True, exist_ok=True))
+
     def release(self) -> None:
-        """Let go of the lock."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Let go of the lock; where nobody answers, it goes with this process."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with contextlib.suppress(UnansweredError):
+                self.calls(lock.release)
 
     def _recognise(self, folder: Folder, unfinished: Collection[str]) -> None:
         known_at = self._settings.outputs.known_inbox
@@ -85,11 +97,13 @@ class InboxGate:
         path = self._settings.inbox.lock
         if self._lock is not None:
             with contextlib.suppress(OSError):
-                if os.path.samestat(os.stat(path), os.fstat(self._lock.descriptor)):
+                held = self._lock.descriptor
+                if self.calls(lambda: os.path.samestat(os.stat(path), os.fstat(held))):
                     return
             self.release()
         self.is_fresh = True
-        self._lock = Lock.take(path, what=f"The inbox {self._settings.jobs_dir}")
+        what = f"The inbox {self._settings.jobs_dir}"
+        self._lock = self.calls(lambda: Lock.take(path, what=what), undo=Lock.release)
 
 
 def _shows(folder: Folder, unfinished: Collection[str]) -> bool:

@@ -7,7 +7,7 @@ import os
 import time
 
 from runner.contract.beneath import Folder
-from runner.contract.errors import RunnerError, UnsafePathError
+from runner.contract.errors import RunnerError, UnansweredError, UnsafePathError
 from runner.contract.read_spec import read_spec
 from runner.contract.spec_names import is_spec_name, naming_problem
 from runner.contract.words import visible
@@ -41,14 +41,10 @@ class Intake:
         seen: dict[str, Seen] = {}
         settled: list[tuple[int, str]] = []
         told: set[str] = set()
-        for entry in inbox.scan():
+        for entry, status in inbox.scan_status(
+            lambda n: is_spec_name(n) or bool(naming_problem(n))
+        ):
             problem = naming_problem(entry.name)
-            if not is_spec_name(entry.name) and problem is None:
-                continue
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
             if (why := _never_a_spec(entry)) is not None:
                 told.add(entry.name)
                 self._tell(entry.name, why)
@@ -129,6 +125,9 @@ class Intake:
         except FileNotFoundError:
             self.specs.pop(name, None)
             return
+        except UnansweredError:
+            book.known_ids.discard(run_id)  # as below: what is moved in the end is adopted
+            raise
         except OSError as error:  # one file that cannot be taken must not hold up the others
             # Where it was moved already, it is adopted from queued/ as soon as that is possible.
             book.known_ids.discard(run_id)

@@ -84,7 +84,7 @@ def make_plan(
             models_dir=models,
             trust_remote_code=trust,
             device=device,
-            jobs_dir=str(settings.jobs_dir.resolve()),
+            jobs_dir=str(settings.jobs_dir.absolute()),
             known_data=_known_data(settings.outputs, run),
             gpu_memory_bytes=card_bytes,
         )

@@ -45,6 +45,9 @@ class Settings:
     times as long, and another stage 36 times."""
     hung_grace_seconds: float = 30.0
     """A child that hangs gets so long to leave a checkpoint all the same."""
+    share_seconds: float = 20.0
+    """What the shared folder has not answered for so long is given up; runs go on without it. Disks
+    of a storage box that must start up first take 10 s and more."""
     hang_seconds: float = 300.0
     """A daemon whose loop stood still for so long ends itself, to be started again."""
     look_ahead: bool = True

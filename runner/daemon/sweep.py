@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def sweep_inbox(inbox: Folder) -> None:
     """Remove half-written answers. A state folder that cannot be opened is left alone."""
     for name in (".", *STATE_FOLDERS):
         with contextlib.suppress(OSError), inbox.open_folder(name) as folder:
-            for entry in folder.scan():
-                if _OURS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            for entry, status in folder.scan_status(lambda n: bool(_OURS.fullmatch(n))):
+                if stat.S_ISREG(status.st_mode):
                     with contextlib.suppress(OSError):
                         folder.remove_file(entry.name)

@@ -118,7 +118,11 @@ class Box:
         finally:
             if daemon.poll() is None:
                 daemon.send_signal(signal.SIGTERM)
-            daemon.wait(timeout=20)
+            try:
+                daemon.wait(timeout=20)
+            finally:  # a test that fails must not leave its daemon to the next one
+                daemon.kill()
+                daemon.wait()
 
     def records(self) -> list[RunRecord]:
         """Read all records, in the order of their claim."""

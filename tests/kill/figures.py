@@ -10,6 +10,7 @@ KINDS = {
     "hangs": "hangs",
     "disk": "full disks",
     "torn": "torn files",
+    "shares that": "silences of a share",
     "inputs": "inputs",
 }
 """What a count's name begins with, and what it is called in the summary."""

@@ -67,6 +67,14 @@ class Served(ABC):
     def mount(self) -> None:
         """Mount it again."""
 
+    def hang(self) -> None:
+        """Let whoever asks the share for anything wait, as behind a hard mount."""
+        raise NotImplementedError
+
+    def hang_no_more(self) -> None:
+        """Answer again, those who wait first."""
+        raise NotImplementedError
+
 
 class Local(Served):
     """No share at all: what every kind must do at least as well as."""
@@ -124,6 +132,12 @@ class Fuse(Served):
     def go_away(self) -> None:
         self._here.kill()
         self._here.wait()
+
+    def hang(self) -> None:
+        self._here.send_signal(signal.SIGSTOP)
+
+    def hang_no_more(self) -> None:
+        self._here.send_signal(signal.SIGCONT)
 
     def come_back(self) -> None:
         self.unmount()

@@ -49,11 +49,14 @@ class ShareBox(KillBox):
 
     def all_over(self) -> bool:
         """Whether every spec has ended and its answer is written."""
-        shown = [
-            path.name
-            for state in (State.SUCCEEDED, State.REJECTED, State.FAILED, State.CANCELLED)
-            for path in (self.people / state.folder).glob("*.txt")
-        ]
+        try:
+            shown = [
+                path.name
+                for state in (State.SUCCEEDED, State.REJECTED, State.FAILED, State.CANCELLED)
+                for path in (self.people / state.folder).glob("*.txt")
+            ]
+        except BlockingIOError:  # cifs says so, rarely, of a folder that is just being changed
+            return False
         return len(shown) >= len(self.dropped) and all(r.state.is_final for r in self.records())
 
     def wait_for_all(self, *, seconds: float = 60) -> None:

@@ -10,6 +10,7 @@ import signal
 import time
 import unicodedata
 from pathlib import Path
+from random import Random
 
 import pytest
 from daemon_box import wait_until
@@ -296,6 +297,60 @@ def test_a_share_that_goes_away_while_data_is_copied_rejects_nothing(box: ShareB
         box.served.come_back()
         box.wait_for_all(seconds=120)
         assert daemon.poll() is None
+    assert box.lost() == []
+
+
+def test_a_share_that_answers_nobody_costs_no_run(box: ShareBox, kind: str) -> None:
+    """Behind a hard mount a server that is gone holds whoever asks it: the daemon is not held.
+
+    The run ends meanwhile, SIGTERM is obeyed, the next daemon goes on with what it can.
+    """
+    if kind != "fuse":
+        pytest.skip("the others answer with an error or cannot be held; their server goes above")
+    (box.root / SLOW).touch()
+    box.put("a.yaml")
+    box.put("b.yaml")
+    with box.watching(share_seconds=1.0) as daemon:
+        wait_until(lambda: State.TRAINING in [r.state for r in box.records()], seconds=60)
+        wait_until(lambda: len(box.records()) == 2)
+        box.served.hang()
+        wait_until(lambda: "the inbox is unavailable (no answer within 1 s)" in box.said())
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(timeout=20) == 0
+    (box.root / SLOW).unlink()
+    with box.watching(share_seconds=1.0) as daemon:
+        wait_until(lambda: State.SUCCEEDED in [r.state for r in box.records()], seconds=60)
+        assert daemon.poll() is None
+        box.served.hang_no_more()
+        wait_until(lambda: "the inbox is there again" in box.said(), seconds=60)
+        box.put("c.yaml")
+        box.wait_for_all(seconds=60)
+        assert daemon.poll() is None
+    assert [record.state for record in box.records()] == [State.SUCCEEDED] * 3
+    assert box.lost() == []
+
+
+def test_a_share_that_stops_answering_at_any_moment_loses_nothing(
+    box: ShareBox, kind: str, share: float, figures: Figures
+) -> None:
+    """What was asked of it and given up happens all the same, later, or not: both are made good."""
+    if kind != "fuse":
+        pytest.skip("only a server in user space can be held at a moment of our choice")
+    moments, ticks = Random(20261125), itertools.count()
+    pauses = max(12, round(60 * share))
+    with box.watching(share_seconds=0.1) as daemon:
+        for number in range(pauses):
+            if number % 3 == 0:
+                box.put(f"{number}.yaml")
+            pause_for(moments.uniform(0.0, 0.6), ticks)
+            box.served.hang()
+            pause_for(0.4, ticks)
+            box.served.hang_no_more()
+        box.wait_for_all(seconds=120)
+        assert daemon.poll() is None
+    assert box.said().count("no answer within") >= pauses / 4, "it was seldom noticed"
+    assert {record.state for record in box.records()} == {State.SUCCEEDED}
+    figures.count("shares that stopped answering, at random moments", pauses)
     assert box.lost() == []
 
 
