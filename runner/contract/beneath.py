@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import secrets
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Protocol, TypeVar
@@ -31,6 +31,8 @@ _RESOLVE_BENEATH = 0x08
 _RENAME_NOREPLACE = 1  # linux/fs.h
 _FRESH = 0x1000 | 0x2000  # linux/fcntl.h: AT_EMPTY_PATH, AT_STATX_FORCE_SYNC
 _STATX_BASIC_STATS, _STATX_BYTES = 0x7FF, 256  # linux/stat.h
+_AT_ONCE = 500
+"""Entries listed in one call: a large folder takes long to list, and that is no silence."""
 _libc = ctypes.CDLL(None, use_errno=True)
 _T = TypeVar("_T")
 
@@ -250,23 +252,42 @@ class Folder:
 
         return self._calls(look)
 
-    def scan(self) -> list[os.DirEntry[str]]:
+    def scan(self) -> Iterator[os.DirEntry[str]]:
         """List this folder."""
-
-        def names() -> list[os.DirEntry[str]]:
-            with os.scandir(self.descriptor) as entries:
-                return list(entries)
-
-        return self._calls(names)
+        return self._list(lambda entry: entry)
 
     def scan_status(
         self, wanted: Callable[[str], bool]
     ) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-        """List what has a name that is wanted, with what the listing knows of it; links as such."""
-        for entry in self.scan():
-            if wanted(entry.name):
-                with contextlib.suppress(FileNotFoundError):
-                    yield entry, self._calls(partial(entry.stat, follow_symlinks=False))
+        """List what has a name that is wanted, with what its server says of it; links as such."""
+
+        def look(entry: os.DirEntry[str]) -> tuple[os.DirEntry[str], os.stat_result] | None:
+            if not wanted(entry.name):
+                return None
+            try:
+                # At once: a share's client forgets within a second what came with the listing.
+                return entry, entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+
+        return self._list(look)
+
+    def _list(self, look: Callable[[os.DirEntry[str]], _T | None]) -> Iterator[_T]:
+        """Give what ``look`` makes of the entries, in calls that are each short."""
+        entries = self._calls(lambda: os.scandir(self.descriptor))
+
+        def some() -> tuple[bool, list[_T | None]]:
+            part = list(itertools.islice(entries, _AT_ONCE))
+            return bool(part), [look(entry) for entry in part]
+
+        more = True
+        while more:
+            more, found = self._calls(some)
+            try:
+                yield from (one for one in found if one is not None)
+            except GeneratorExit:  # only here is it sure that nobody is reading on
+                entries.close()
+                raise
 
     def make_folder(self, name: str, *, mode: int = 0o750) -> None:
         """Make a folder directly in this one; one that is there is left alone."""

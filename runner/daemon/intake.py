@@ -64,6 +64,7 @@ class Intake:
         self.unclaimable = {
             name: why for name, why in self.unclaimable.items() if name in seen or name in told
         }
+        until = time.monotonic() + _CLAIM_SECONDS  # its own, however long the listing took
         for _, name in sorted(settled):
             if time.monotonic() >= until:
                 self.book.next_look = at  # the rest in the next round, at once
