@@ -265,10 +265,12 @@ class Smb(_Network):
     def mount_for_people(self) -> None:
         self.mount_at(self.people)
 
-    def mount_at(self, at: Path) -> None:
+    def mount_at(self, at: Path, *, more: str = "") -> None:
+        """Mount it; ``more``: further options, each after a comma."""
         options = "user=root,password=x,vers=3.1.1,iocharset=utf8,nosharesock,echo_interval=1,soft"
         if at == self.people:
             options += ",cache=none,actimeo=0,closetimeo=0"  # they look anew each time
+        options += more
         end = time.monotonic() + 10
         while True:
             done = subprocess.run(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from daemon_box import REPOSITORY, wait_until
 from kill_box import KillBox
-from served import KINDS, Served
+from served import KINDS, Served, Smb
 
 from runner.contract.errors import BusyError
 from runner.daemon.lock import Lock
@@ -46,11 +46,7 @@ def holding(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_lock_names_its_holder_and_ends_with_it(served: Served) -> None:
-    """Whoever comes second on this machine reads who is there; kill -9 frees the lock.
-
-    From another machine this is not promised: the kernel's cifs (6.1) keeps a lock to itself under
-    the file's lease, and a second client took it all the same (docs/measurements.md).
-    """
+    """Whoever comes second on this machine reads who is there; kill -9 frees the lock."""
     path = served.here / ".runner-lock"
     with holding(path) as holder:
         with pytest.raises(BusyError, match=f"process {holder.pid} on "):
@@ -58,6 +54,30 @@ def test_a_lock_names_its_holder_and_ends_with_it(served: Served) -> None:
         holder.kill()
         holder.wait()
         wait_until(lambda: _taken(path)).release()
+
+
+def test_two_machines_on_an_smb_share_are_kept_apart(kind: str, tmp_path: Path) -> None:
+    """Mounted with nolease, as docs/share.md says: cifs keeps a lock under a lease to itself."""
+    if kind != "smb":
+        pytest.skip("two clients of one server in one kernel can be had with SMB only")
+    share = Smb(tmp_path / "share", tmp_path / "here")
+    share.start()
+    boxes = [tmp_path / "one", tmp_path / "other"]
+    try:
+        for box in boxes:
+            box.mkdir()
+            share.mount_at(box, more=",nolease")
+        one, other = (box / ".runner-lock" for box in boxes)
+        with holding(one) as holder:
+            with pytest.raises(BusyError, match=f"process {holder.pid} on "):
+                Lock.take(other, what="The inbox")
+            holder.kill()
+            holder.wait()
+            wait_until(lambda: _taken(other)).release()
+    finally:
+        for box in boxes:
+            subprocess.run(["umount", box], check=False)
+        share.stop()
 
 
 def _taken(path: Path) -> Lock | None:
