@@ -57,8 +57,8 @@ def test_nothing_in_outputs_is_anybody_elses(box: ContainerBox, finished: RunRec
 def test_the_spec_stays_its_droppers(box: ContainerBox, finished: RunRecord) -> None:
     """It is moved, not copied: its owner still owns it; the answer beside it is for the group."""
     # The record is the truth, and its view follows it.
-    (answer,) = wait_until(lambda: list((box.jobs / "done").glob("walls--*.txt")))
-    (spec,) = (box.jobs / "done").glob("walls--*.yaml")
+    (spec,) = wait_until(lambda: list((box.jobs / "done").glob("walls--*.yaml")))
+    (answer,) = (box.jobs / "done").glob("walls--*.txt")  # written before the spec moves
     assert spec.stat().st_uid == COLLEAGUE
     assert spec.stat().st_gid == PGID  # the inbox's set-group bit
     assert owner_and_mode(answer)[:2] == (PUID, PGID)
