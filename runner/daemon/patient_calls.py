@@ -85,4 +85,6 @@ class PatientCalls:
             self._calls.get().make()
 
     def _unanswered(self) -> UnansweredError:
-        return UnansweredError(f"no answer within {self._seconds:g} s")
+        return UnansweredError(
+            f"no answer within {self._seconds:g} s; runs go on; is its server on and reached?"
+        )

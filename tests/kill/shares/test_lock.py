@@ -48,12 +48,7 @@ def holding(path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_lock_names_its_holder_and_ends_with_it(served: Served) -> None:
     """Whoever comes second on this machine reads who is there; kill -9 frees the lock."""
     path = served.here / ".runner-lock"
-    with holding(path) as holder:
-        with pytest.raises(BusyError, match=f"process {holder.pid} on "):
-            Lock.take(path, what="The inbox")
-        holder.kill()
-        holder.wait()
-        wait_until(lambda: _taken(path)).release()
+    _refused_while_held(path, path)
 
 
 def test_two_machines_on_an_smb_share_are_kept_apart(kind: str, tmp_path: Path) -> None:
@@ -67,17 +62,21 @@ def test_two_machines_on_an_smb_share_are_kept_apart(kind: str, tmp_path: Path) 
         for box in boxes:
             box.mkdir()
             share.mount_at(box, more=",nolease")
-        one, other = (box / ".runner-lock" for box in boxes)
-        with holding(one) as holder:
-            with pytest.raises(BusyError, match=f"process {holder.pid} on "):
-                Lock.take(other, what="The inbox")
-            holder.kill()
-            holder.wait()
-            wait_until(lambda: _taken(other)).release()
+        _refused_while_held(*(box / ".runner-lock" for box in boxes))
     finally:
         for box in boxes:
             subprocess.run(["umount", box], check=False)
         share.stop()
+
+
+def _refused_while_held(one: Path, other: Path) -> None:
+    """Hold the lock by its one path; by the other it is refused, until its holder is killed."""
+    with holding(one) as holder:
+        with pytest.raises(BusyError, match=f"process {holder.pid} on "):
+            Lock.take(other, what="The inbox")
+        holder.kill()
+        holder.wait()
+        wait_until(lambda: _taken(other)).release()
 
 
 def _taken(path: Path) -> Lock | None:

@@ -314,7 +314,7 @@ def test_a_share_that_answers_nobody_costs_no_run(box: ShareBox, kind: str) -> N
         wait_until(lambda: State.TRAINING in [r.state for r in box.records()], seconds=60)
         wait_until(lambda: len(box.records()) == 2)
         box.served.hang()
-        wait_until(lambda: "the inbox is unavailable (no answer within 1 s)" in box.said())
+        wait_until(lambda: "the inbox is unavailable (no answer within 1 s;" in box.said())
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(timeout=20) == 0
     (box.root / SLOW).unlink()
