@@ -18,9 +18,9 @@ from typing import Any
 
 from runner.contract.batch import BatchPlan
 from runner.contract.checkpoints import newest_verified
-from runner.contract.errors import DamagedError
 from runner.contract.layout import RunFolder, StageFolder, new_run_id
 from runner.contract.stage_io import TrainPlan, TrainResult, read_message, write_message
+from runner.errors import DamagedError
 
 WORDS = 64  # the language of the rows has so many
 FIRST_WORD = 259  # the first one's token: three special ones and 256 bytes come before

@@ -34,9 +34,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gpu_box import TrainBox, learnable_words, make_model, word_of
 
 from runner.contract.batch import BatchPlan
-from runner.contract.forecast import GIB
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import RunRecord, read_record
+from runner.forecast.forecast import GIB
 
 STEPS, EFFECTIVE, LONG_STEP = 20, 16, 15
 TOLERANCE = 1e-2  # relative, of losses in bf16
@@ -57,12 +57,12 @@ training:
 _DAEMON = """
 import json, sys
 from pathlib import Path
-from runner.daemon.conductor import run_daemon
-from runner.daemon.settings import Settings
+from runner.commands.watch import watch
+from runner.contract.settings import Settings
 given = json.loads(sys.argv[1])
 for name in ("jobs_dir", "outputs_dir", "models_dir"):
     given[name] = Path(given[name])
-sys.exit(run_daemon(Settings(**given, once=True, settle_seconds=0.1, min_free_bytes=0)))
+sys.exit(watch(Settings(**given, once=True, settle_seconds=0.1, min_free_bytes=0)))
 """
 _HF = """
 import json, os, sys, time

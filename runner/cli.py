@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runner.contract.errors import RunnerError
+from runner.errors import RunnerError
 
 app = typer.Typer(
     name="runner",
@@ -103,8 +103,8 @@ def watch(
     Example:
         runner watch --jobs-dir /srv/share/jobs
     """
-    from runner.daemon.conductor import run_daemon
-    from runner.daemon.settings import Settings
+    from runner.commands.watch import watch as run_daemon
+    from runner.contract.settings import Settings
 
     raise typer.Exit(
         run_daemon(
@@ -162,7 +162,7 @@ def doctor(
     """
     from runner.commands.doctor import as_json as to_json
     from runner.commands.doctor import print_findings, run_doctor
-    from runner.daemon.settings import Settings
+    from runner.contract.settings import Settings
     from runner.doctor.finding import could_run
 
     settings = Settings(
@@ -219,7 +219,7 @@ def submit(
     from runner.commands.submit import submit as drop
     from runner.contract.layout import Outputs
     from runner.contract.states import State
-    from runner.daemon.lock import Lock
+    from runner.files.lock import Lock
 
     since = clock()
     target, brought = drop(spec, jobs_dir, replace=replace_data)
@@ -259,7 +259,7 @@ def validate(
         runner validate jobs/examples/*.yaml --spec-only
     """
     from runner.commands.validate import validate as check
-    from runner.contract.words import visible_lines
+    from runner.words import visible_lines
 
     answers = [check(spec, models_dir, inputs=not spec_only) for spec in specs]
     if as_json:
@@ -296,7 +296,7 @@ def preview(
         if as_json:
             from dataclasses import asdict
 
-            from runner.training.preview import read_rows
+            from runner.training.data.preview import read_rows
 
             _print_json([asdict(row) for row in read_rows(run.prepared, rows)])
         else:
@@ -345,7 +345,7 @@ def schema() -> None:
     Example:
         runner schema > job-spec.schema.json
     """
-    from runner.contract.spec_schema import schema as job_schema
+    from runner.spec.schema import schema as job_schema
 
     _print_json(job_schema())
 
@@ -563,7 +563,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments, prog_name="runner")
     except RunnerError as error:
-        from runner.contract.words import visible_lines
+        from runner.words import visible_lines
 
         print(f"runner: {visible_lines(error.message)}", file=sys.stderr)
         if error.advice:

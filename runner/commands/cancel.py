@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runner.contract.errors import RunnerError
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import read_record
-from runner.daemon.requests import leave_request
+from runner.contract.requests import leave_request
+from runner.errors import RunnerError
 
 
 def cancel(outputs: Outputs, run: RunFolder) -> None:

@@ -19,19 +19,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from runner.clock import now
 from runner.commands.fetch import DEMO_PACKAGES
 from runner.commands.show import losses_of, print_samples
 from runner.commands.status import facts_of
 from runner.commands.submit import clock, newest_run_of
-from runner.contract.durable import write_bytes, write_text
-from runner.contract.errors import RunnerError
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import DEMO_MODEL
 from runner.contract.progress import STARTING, Progress, read_progress
-from runner.contract.record import RunRecord, now, read_record
+from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
-from runner.contract.words import duration, visible_lines
-from runner.daemon.lock import Lock
+from runner.errors import RunnerError
+from runner.files.durable import write_bytes, write_text
+from runner.files.lock import Lock
+from runner.words import duration, visible_lines
 
 DATA_PACKAGE = "zaragoza_construction_faq"
 STEPS = 16  # some four seconds each on two cores

@@ -12,12 +12,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from runner.contract.words import visible
-from runner.daemon.settings import Settings
+from runner.contract.settings import Settings
 from runner.doctor.engine import examine_engine
 from runner.doctor.examine import examine_card, examine_lightly
 from runner.doctor.finding import Finding, Level, could_run
 from runner.doctor.surroundings import beside_engine
+from runner.words import visible
 
 _MARKS = {
     Level.OK: ("✓", "green"),

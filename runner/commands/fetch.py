@@ -16,10 +16,10 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.contract.durable import TEMPORARY_PREFIX, sync_tree, write_json
-from runner.contract.errors import ModelError, RunnerError
 from runner.contract.models import DEMO_MODEL, find_model
 from runner.doctor.surroundings import in_container
+from runner.errors import ModelError, RunnerError
+from runner.files.durable import TEMPORARY_PREFIX, sync_tree, write_json
 
 DEMO_PACKAGES = (
     "`make setup` in a checkout installs them; the image does without. The same model comes from "

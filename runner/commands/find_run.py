@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runner.contract.errors import RunnerError
 from runner.contract.layout import Outputs, RunFolder, job_name
-from runner.contract.words import visible
+from runner.errors import RunnerError
+from runner.words import visible
 
 
 class NoSuchRunError(RunnerError):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from runner.clock import now
 from runner.contract.layout import Outputs
-from runner.contract.record import now
 
 STALE_SECONDS = 35.0  # three beats of ten seconds missed, and a little for a busy disk
 

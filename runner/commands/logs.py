@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from runner.contract.errors import DamagedError, RunnerError
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.record import read_record
 from runner.contract.states import Stage
-from runner.contract.words import visible
+from runner.errors import DamagedError, RunnerError
+from runner.words import visible
 
 POLL_SECONDS = 0.5
 _SHOWN_APART = {"event", "level", "time"}

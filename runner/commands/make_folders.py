@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner.contract.errors import RunnerError
+from runner.errors import RunnerError
 
 FOLDERS = {"jobs": 0o2770, "outputs": 0o2750, "models": 0o2750}
 """Modes of new folders. The set-group bit lets what is dropped belong to the share's group."""

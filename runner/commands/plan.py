@@ -14,18 +14,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from runner.card.memory import read_gpu
 from runner.commands.prepare_aside import prepared_from
 from runner.commands.validate import read_file
 from runner.contract.batch import BatchPlan
-from runner.contract.errors import ModelError, Problem
-from runner.contract.forecast import Box, Forecast, Parts, Work, alternatives
 from runner.contract.layout import Outputs, RunFolder, StageFolder
-from runner.contract.spec import JobSpec
 from runner.contract.stage_io import PrepareResult, read_message
-from runner.contract.what_fits import gap
-from runner.contract.words import GIB, duration, memory, visible
-from runner.daemon.gpu import read_gpu
-from runner.daemon.look_ahead import as_facts, first_forecast, known_box, read_work
+from runner.daemon.stages.look_ahead import as_facts, first_forecast, known_box, read_work
+from runner.errors import ModelError, Problem
+from runner.forecast.forecast import Box, Forecast, Parts, Work, alternatives
+from runner.forecast.what_fits import gap
+from runner.spec.spec import JobSpec
+from runner.words import GIB, duration, memory, visible
 
 WHAT_IF_FLOPS = 150e12  # about an RTX 4090's, for a card of which only the size is known
 _BAR = 24  # characters

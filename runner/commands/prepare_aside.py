@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runner.commands.validate import data_folder, read_file
-from runner.contract.errors import RunnerError
 from runner.contract.layout import RunFolder, StageFolder, new_run_id
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
 from runner.contract.states import Stage
+from runner.errors import RunnerError
 
 LOG_LINES = 15  # of the stage's log, shown when it fell over without an answer
 

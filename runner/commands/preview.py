@@ -7,7 +7,7 @@ from rich.text import Text
 
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.stage_io import PrepareResult, read_message
-from runner.contract.words import visible_lines
+from runner.words import visible_lines
 
 
 def summary(result: PrepareResult) -> str:
@@ -27,7 +27,7 @@ def summary(result: PrepareResult) -> str:
 
 def print_preview(run: RunFolder, rows: int) -> None:
     """Print the first rows, learned tokens in green and underlined, the rest dimmed."""
-    from runner.training.preview import read_rows  # noqa: PLC0415  loads the tokenizer's library
+    from runner.training.data.preview import read_rows  # noqa: PLC0415  loads the tokenizer's library
 
     console = Console(highlight=False)
     console.print(Text(summary(read_message(StageFolder(run.prepared).result, PrepareResult))))

@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.commands.status import STYLES, facts_of
-from runner.contract.errors import DamagedError, NewerRecordError
 from runner.contract.layout import RunFolder
 from runner.contract.progress import read_progress
 from runner.contract.record import RunRecord, read_record
 from runner.contract.salvage import salvage
 from runner.contract.states import State
-from runner.contract.words import duration, memory, number, visible, visible_lines
+from runner.errors import DamagedError, NewerRecordError
+from runner.words import duration, memory, number, visible, visible_lines
 
 
 def samples_of(run: RunFolder) -> list[dict[str, Any]]:

@@ -12,14 +12,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from runner.clock import now
 from runner.contract.batch import BatchPlan
-from runner.contract.errors import DamagedError
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import STARTING, Progress, read_progress
-from runner.contract.record import RunRecord, now, read_record
+from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
-from runner.contract.words import duration, memory, number, visible
+from runner.errors import DamagedError
+from runner.words import duration, memory, number, visible
 
 LATEST = 5  # finished runs shown when --all is not given
 REFRESH_SECONDS = 1.0

@@ -8,11 +8,12 @@ import shutil
 import time
 from pathlib import Path
 
+from runner.clock import now
 from runner.commands.validate import data_folder, read_file
-from runner.contract.durable import sync_folder, write_bytes
-from runner.contract.errors import DamagedError, RunnerError
 from runner.contract.layout import Outputs, RunFolder
-from runner.contract.record import RunRecord, now, read_record
+from runner.contract.record import RunRecord, read_record
+from runner.errors import DamagedError, RunnerError
+from runner.files.durable import sync_folder, write_bytes
 
 POLL_SECONDS = 0.5
 

@@ -13,12 +13,12 @@ from rich.panel import Panel
 from rich.text import Text
 
 from runner.commands.fetch import quieten
-from runner.contract.errors import RunnerError
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import find_model
-from runner.contract.read_spec import read_spec
-from runner.contract.words import visible_lines
-from runner.daemon.lock import Lock
+from runner.errors import RunnerError
+from runner.files.lock import Lock
+from runner.spec.read_spec import read_spec
+from runner.words import visible_lines
 
 
 def _questions(console: Console, given: tuple[str, ...]) -> Iterator[str]:
@@ -60,8 +60,8 @@ def try_run(
     quieten()
     # As the stages do: threads that wait in a loop starve each other where a run trains meanwhile.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from runner.training.chat import SideBySide  # noqa: PLC0415  they read the above when imported
-    from runner.training.model import find_machine  # noqa: PLC0415
+    from runner.training.evaluate.chat import SideBySide  # noqa: PLC0415  they read the above when imported
+    from runner.training.fit.model import find_machine  # noqa: PLC0415
 
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
     console = Console(highlight=False, stderr=as_json)

@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runner.contract.beneath import Folder
-from runner.contract.errors import InputError, Problem, SpecError, UnsafePathError
-from runner.contract.forecast import cap_problem
 from runner.contract.layout import STATE_FOLDERS, Inbox
-from runner.contract.model_shape import read_shape
 from runner.contract.models import find_model, read_config
-from runner.contract.read_spec import read_spec
-from runner.contract.spec import JobSpec
-from runner.contract.spec_names import is_spec_name, naming_problem
+from runner.errors import InputError, Problem, SpecError, UnsafePathError
+from runner.files.beneath import Folder
+from runner.forecast.forecast import cap_problem
+from runner.forecast.model_shape import read_shape
+from runner.spec.names import is_spec_name, naming_problem
+from runner.spec.read_spec import read_spec
+from runner.spec.spec import JobSpec
 
 NO_SPEC = "a job spec's name ends in .yaml, .yml or .json"
 SPEC_BYTES = 1024 * 1024  # more than read_spec accepts; it then says what the limit is

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from runner.contract.errors import DamagedError
+from runner.errors import DamagedError
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{8})")

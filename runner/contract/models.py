@@ -14,8 +14,8 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from runner.contract.errors import ModelError, Problem
 from runner.contract.record import ModelFacts
+from runner.errors import ModelError, Problem
 
 _CONFIG_BYTES = 4 * 1024 * 1024  # configs are a few KB; index files of large models under 1 MB
 _HEADER_BYTES = 100 * 1024 * 1024  # the limit that safetensors itself sets

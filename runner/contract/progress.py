@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from runner.clock import now
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.record import RunRecord, now
+from runner.contract.record import RunRecord
 from runner.contract.states import State
 
 TAIL_BYTES = 64 * 1024  # some 200 lines of metrics: enough for a rate, cheap on a long run

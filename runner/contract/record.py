@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, ValidationError
 
 from runner.contract.batch import BatchPlan
-from runner.contract.durable import as_json, write_json
-from runner.contract.errors import DamagedError, NewerRecordError
 from runner.contract.states import State
+from runner.errors import DamagedError, NewerRecordError
+from runner.files.durable import as_json, write_json
 
 SCHEMA_VERSION = 1
 RECORD_BYTES = 8 * 1024 * 1024  # a larger run.json is damaged or not ours
@@ -41,11 +41,6 @@ Time = Annotated[
     ),
 ]
 """UTC, ISO 8601 with milliseconds."""
-
-
-def now() -> datetime:
-    """Give the current time, in UTC."""
-    return datetime.now(UTC)
 
 
 class _Part(BaseModel):

@@ -11,12 +11,13 @@ import json
 import re
 from datetime import UTC, datetime
 
+from runner.clock import now
 from runner.contract.checkpoints import newest_verified, sha256_of, step_of
-from runner.contract.errors import DamagedError
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.record import RECORD_BYTES, ErrorFacts, RunRecord, now
+from runner.contract.record import RECORD_BYTES, ErrorFacts, RunRecord
 from runner.contract.stage_io import ExportResult, read_message
 from runner.contract.states import State
+from runner.errors import DamagedError
 
 DAMAGED = "damaged"
 """Kind of the error in a record that was made anew."""

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.contract.batch import BatchPlan
-from runner.contract.durable import write_json
-from runner.contract.errors import DamagedError
 from runner.contract.record import DataFile, ErrorFacts, ModelFacts
+from runner.errors import DamagedError
+from runner.files.durable import write_json
 
 PARENT = "RUNNER_DAEMON_PID"
 """Variable of a stage's environment: who started it, and without whom it must not run."""

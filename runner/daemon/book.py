@@ -11,23 +11,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from runner.contract.beneath import Folder
+from runner.card.memory import GpuWatch
+from runner.clock import now
 from runner.contract.layout import RunFolder, new_run_id
-from runner.contract.record import ErrorFacts, RunRecord, Waiting, now, write_record
-from runner.contract.spec import JobSpec
+from runner.contract.record import ErrorFacts, RunRecord, Waiting, write_record
+from runner.contract.settings import Settings
 from runner.contract.states import Stage, State
-from runner.contract.words import visible, visible_lines
-from runner.daemon import claim, outcome
-from runner.daemon.data_ready import DataWatch, named_files
-from runner.daemon.gpu import GpuWatch
-from runner.daemon.gpu_watch import GpuGuard
-from runner.daemon.inbox import InboxGate
+from runner.daemon.gpu_guard import GpuGuard
+from runner.daemon.inbox import claim
+from runner.daemon.inbox.data_ready import DataWatch, named_files
+from runner.daemon.inbox.gate import InboxGate
+from runner.daemon.leftovers import sweep_run
 from runner.daemon.log import Log
-from runner.daemon.process import Child
-from runner.daemon.settings import Settings
-from runner.daemon.settle import Look
-from runner.daemon.sweep import sweep_run
+from runner.daemon.stages import outcome
+from runner.daemon.stages.process import Child
 from runner.daemon.wakeup import Wakeup
+from runner.files.beneath import Folder
+from runner.files.settle import Look
+from runner.spec.spec import JobSpec
+from runner.words import visible, visible_lines
 
 ENDED_SHOWN = 10  # runs in STATUS.txt that have ended
 

@@ -13,30 +13,30 @@ import os
 import signal
 import time
 
-from runner.contract.beneath import Folder
-from runner.contract.errors import BusyError, RunnerError, UnansweredError
-from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import STATE_FOLDERS
 from runner.contract.record import RunRecord, read_record
-from runner.daemon import view
+from runner.contract.requests import read_requests
+from runner.contract.settings import Settings
 from runner.daemon.book import ENDED_SHOWN, Book
-from runner.daemon.end_stages import reap
-from runner.daemon.follow_plans import follow_plans
-from runner.daemon.follow_view import follow_view
-from runner.daemon.hang import watch_for_hangs
 from runner.daemon.heartbeat import Heartbeat
-from runner.daemon.intake import Intake
-from runner.daemon.lock import Lock
-from runner.daemon.recover import recover, unfinished
-from runner.daemon.requests import read_requests
-from runner.daemon.settings import Settings
-from runner.daemon.space import watch_space
-from runner.daemon.start_stages import start_what_can
-from runner.daemon.sweep import sweep_inbox
-from runner.daemon.take_up import Specless, mend_specs, show_damaged, take_up
-from runner.daemon.watch import POLL_SECONDS, watch
-from runner.daemon.write_answers import Answers
-from runner.doctor.at_start import look_at_start
+from runner.daemon.inbox import view
+from runner.daemon.inbox.follow_view import follow_view
+from runner.daemon.inbox.intake import Intake
+from runner.daemon.inbox.watch import POLL_SECONDS, watch
+from runner.daemon.inbox.write_answers import Answers
+from runner.daemon.leftovers import sweep_inbox
+from runner.daemon.stages.end import reap
+from runner.daemon.stages.follow_plans import follow_plans
+from runner.daemon.stages.hang import watch_for_hangs
+from runner.daemon.stages.space import watch_space
+from runner.daemon.stages.start import start_what_can
+from runner.daemon.start.at_start import Examine
+from runner.daemon.start.recover import recover, unfinished
+from runner.daemon.start.take_up import Specless, mend_specs, show_damaged, take_up
+from runner.errors import BusyError, RunnerError, UnansweredError
+from runner.exit_codes import ExitCode
+from runner.files.beneath import Folder
+from runner.files.lock import Lock
 
 _BUSY_WAIT_SECONDS = 1.0  # the longest wait while a child runs
 
@@ -259,8 +259,12 @@ def _begin_with_inbox(conductor: Conductor) -> bool:
     return True
 
 
-def run_daemon(settings: Settings) -> int:
+def run_daemon(settings: Settings, *, examine: Examine | None = None) -> int:
     """Run the daemon until it is asked to stop, or with ``once`` until all is done.
+
+    Args:
+        settings: the box owner's.
+        examine: looks at the box before the first round.
 
     Raises:
         BusyError: another daemon has the outputs folder or the inbox.
@@ -276,12 +280,12 @@ def run_daemon(settings: Settings) -> int:
         answers = _begin_with_inbox(conductor)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, conductor.ask_to_stop)
-        light = look_at_start(settings, conductor.book.log) if answers else None
+        light = examine(settings, conductor.book.log) if examine and answers else None
         polling = settings.polling if answers else True
         if light is not None:
             if light.answer is not None:
                 conductor.book.guard.take(light.answer, time.monotonic())
-            polling = light.events.polling if polling is None else polling
+            polling = light.polling if polling is None else polling
         observer = watch(settings.jobs_dir, polling=polling, wake=conductor.book.wakeup.set)
         conductor.hears_of_changes = observer is not None
         conductor.book.log.say("watching", inbox=str(settings.jobs_dir), pid=os.getpid())

@@ -12,9 +12,9 @@ import sys
 import threading
 import time
 
-from runner.contract.durable import write_json
-from runner.contract.record import now
+from runner.clock import now
 from runner.daemon.book import Book
+from runner.files.durable import write_json
 
 BEAT_SECONDS = 10.0
 """The file is rewritten so often; `runner health` takes three missed beats for a hang."""

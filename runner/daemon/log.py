@@ -11,8 +11,8 @@ from typing import Any
 
 import structlog
 
-from runner.contract.record import now
-from runner.contract.words import visible
+from runner.clock import now
+from runner.words import visible
 
 _PROSE = ("reason", "mend")  # sentences and commands: shown unquoted
 _INDENT = " " * 9  # below the event, beside the time

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.contract.errors import BusyError
 from runner.contract.layout import Outputs
-from runner.daemon.lock import Lock
-from runner.daemon.stage import environment
+from runner.contract.stage_environment import environment
 from runner.doctor.finding import Finding, Level
 from runner.doctor.judge_card import CardFacts
+from runner.errors import BusyError
+from runner.files.lock import Lock
 
 _LIMIT_SECONDS = 300.0  # a cold disk needs a minute for torch alone
 _TAIL_LINES = 1

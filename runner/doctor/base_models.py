@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.contract.errors import RunnerError
 from runner.contract.models import fetch_command, find_model, models_on_box
 from runner.doctor.finding import Finding, Level
+from runner.errors import RunnerError
 
 _SHOWN = 3  # names in a sentence
 _WHY = "Every job trains an adapter for a base model, which must be on the box: stages are offline."

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from runner.contract.words import GIB, memory
 from runner.doctor.finding import Finding, Level
+from runner.words import GIB, memory
 
 ADVISED_FREE_BYTES = 20 * GIB
 _WHY = "Weights are read from it at every start of a stage, and checkpoints wait for it to write."

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.daemon.gpu_answer import Answer, Gpu, meaning
+from runner.card.answer import Answer, Gpu, meaning
 from runner.doctor.finding import Finding, Level
 
 _NEEDED = {13: 580, 12: 525, 11: 450}

@@ -9,8 +9,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from runner.contract.words import visible
 from runner.doctor.finding import Finding, Level
+from runner.words import visible
 
 TITLE = "org.opencontainers.image.title=finetuning-box"
 """The label of the project's image, which its containers inherit."""

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 
-from runner.contract.durable import TEMPORARY_PREFIX
-from runner.daemon.watch import needs_polling, new_observer
 from runner.doctor.finding import Finding, Level
+from runner.files.durable import TEMPORARY_PREFIX
+from runner.files.mounts import needs_polling
+from runner.files.observer import new_observer
 
 _WAIT_SECONDS = 2.0  # an event takes milliseconds
 _WHY = (

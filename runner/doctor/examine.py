@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner.daemon.gpu import GpuMemory, read_gpu
-from runner.daemon.gpu_answer import NOBODY, Answer
-from runner.daemon.gpu_watch import ask_driver, cards_on_bus, signs_of_a_card
-from runner.daemon.settings import Settings
+from runner.card.answer import NOBODY, Answer
+from runner.card.ask import ask_driver, cards_on_bus, signs_of_a_card
+from runner.card.memory import GpuMemory, read_gpu
+from runner.contract.settings import Settings
 from runner.doctor.ask_card import NoCardFacts, ask_card, judge_no_card_facts
 from runner.doctor.base_models import judge_base_models, read_base_models
 from runner.doctor.clock import judge_clock, read_clock

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.contract.durable import TEMPORARY_PREFIX
 from runner.doctor.finding import Finding, Level
+from runner.files.durable import TEMPORARY_PREFIX
 
 _WHY = {
     "jobs": "Specs are renamed and answered there.",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runner.contract.words import GIB, memory, visible
-from runner.daemon.gpu import SMALL_SHARE, GpuMemory
+from runner.card.memory import SMALL_SHARE, GpuMemory
 from runner.doctor.finding import Finding, Level
+from runner.words import GIB, memory, visible
 
 NEEDED_BYTES = 2 * GIB  # CUDA's own share and the smallest model
 _SHOWN = 3  # holders in a sentence

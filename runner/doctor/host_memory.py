@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.contract.words import GIB, memory
 from runner.doctor.finding import Finding, Level
+from runner.words import GIB, memory
 
 ADVISED_BYTES = 32 * GIB
 _ALMOST = 0.9  # a machine sold with 32 GiB shows less: firmware and kernel keep some of it

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.contract.words import GIB, memory
 from runner.doctor.finding import Finding, Level
+from runner.words import GIB, memory
 
 ADVISED_BYTES = GIB
 _WHY = "Processes of one stage hand each other rows through it; Docker gives 64 MiB by default."

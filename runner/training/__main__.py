@@ -13,12 +13,12 @@ import sys
 import traceback
 from pathlib import Path
 
-from runner.contract.errors import HOST_MEMORY_ADVICE, InputError, RunnerError, StageError
-from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
 from runner.contract.stage_io import PARENT, STACK_SIGNAL, StageFailure, write_message
 from runner.contract.states import Stage
+from runner.errors import HOST_MEMORY_ADVICE, InputError, RunnerError, StageError
+from runner.exit_codes import ExitCode
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SPEAKING = (RuntimeError, OSError, ImportError, MemoryError)
@@ -62,25 +62,25 @@ def main(arguments: list[str]) -> int:
 
 def _run(stage: Stage, folder: Path) -> None:
     if stage is Stage.PREPARE:
-        from runner.training.prepare import prepare
+        from runner.training.data.prepare import prepare
 
         prepare(folder)
     elif stage is Stage.TRAIN:
-        from runner.training.recipe import train
+        from runner.training.fit.train import train
 
         train(folder)
     elif stage is Stage.EXPORT:
-        from runner.training.export import export
+        from runner.training.export.export import export
 
         export(folder)
     else:
-        from runner.training.evaluate import evaluate
+        from runner.training.evaluate.evaluate import evaluate
 
         evaluate(folder)
 
 
 def _machine_trouble(error: BaseException, stage: Stage) -> tuple[ExitCode, ErrorFacts]:
-    from runner.training.memory import Lost, classify
+    from runner.training.fit.memory import Lost, classify
 
     lost = classify(error)
     if lost is Lost.GPU_MEMORY:

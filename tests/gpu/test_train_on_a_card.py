@@ -12,11 +12,11 @@ import pytest
 from gpu_box import TrainBox
 
 from runner.contract.batch import BatchPlan
-from runner.contract.exit_codes import ExitCode
-from runner.contract.forecast import GIB
 from runner.contract.layout import Outputs
 from runner.contract.record import read_record
 from runner.contract.states import State
+from runner.exit_codes import ExitCode
+from runner.forecast.forecast import GIB
 
 REPOSITORY = Path(__file__).parents[2]
 SPEC = """\

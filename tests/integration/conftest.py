@@ -10,7 +10,7 @@ import pytest
 from small_model import keep_words
 from train_box import ROWS, Run
 
-from runner.contract.exit_codes import ExitCode
+from runner.exit_codes import ExitCode
 
 HELD_OUT = 4
 

@@ -22,15 +22,15 @@ REPOSITORY = Path(__file__).parents[2]
 _DRIVER = """
 import json, sys
 from pathlib import Path
-from runner.daemon.settings import Settings
-from runner.daemon.conductor import run_daemon
-from runner.contract.errors import BusyError
+from runner.contract.settings import Settings
+from runner.commands.watch import watch
+from runner.errors import BusyError
 given = json.loads(sys.argv[1])
 for name in ("jobs_dir", "outputs_dir", "models_dir"):
     given[name] = Path(given[name])
 given["stage_command"] = tuple(given["stage_command"])
 try:
-    status = run_daemon(Settings(**given))
+    status = watch(Settings(**given))
 except BusyError as error:
     print(error.message, file=sys.stderr)
     status = 3

@@ -23,12 +23,12 @@ def data_bytes() -> int:
 def main() -> int:
     """Run one stage."""
     training_bytes = int(sys.argv.pop(1)) * 2**20
-    from runner.training import model
     from runner.training.__main__ import main as stage
+    from runner.training.fit import model
 
     model._cpu_has_bf16 = lambda: False
     if sys.argv[1] == "train":
-        from runner.training.callbacks import Conduct
+        from runner.training.fit.callbacks import Conduct
 
         inner = Conduct.on_train_begin
 

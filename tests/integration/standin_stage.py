@@ -20,10 +20,10 @@ from pathlib import Path
 
 from runner.contract.batch import BatchPlan, smaller
 from runner.contract.checkpoints import MANIFEST, CheckpointFile, Manifest
-from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.read_spec import read_spec
 from runner.contract.stage_io import STACK_SIGNAL
+from runner.exit_codes import ExitCode
+from runner.spec.read_spec import read_spec
 
 PR_SET_PDEATHSIG = 1
 TOTAL_STEPS = 8

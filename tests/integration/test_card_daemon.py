@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from daemon_box import REPOSITORY, Box, wait_until
 
-from runner.contract.exit_codes import ExitCode
-from runner.contract.forecast import GIB
 from runner.contract.record import RunRecord
 from runner.contract.states import State
+from runner.exit_codes import ExitCode
+from runner.forecast.forecast import GIB
 
 DRIVER = Path(__file__).with_name("standin_driver")
 LLAMA_8B = {

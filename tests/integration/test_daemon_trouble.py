@@ -14,8 +14,8 @@ import pytest
 from daemon_box import REPOSITORY, Box, wait_until
 
 from runner.contract.layout import claimed_name
+from runner.contract.requests import leave_request
 from runner.contract.states import State
-from runner.daemon.requests import leave_request
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 from daemon_box import Box, wait_until
 
 from runner.commands.health import health
-from runner.contract.exit_codes import ExitCode
 from runner.contract.states import State
+from runner.exit_codes import ExitCode
 
 DRIVER = Path(__file__).with_name("standin_driver")
 WELL, DEVICES_GONE, MISMATCH = 0, 999, 18

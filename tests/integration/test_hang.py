@@ -13,7 +13,7 @@ import pytest
 from daemon_box import REPOSITORY, Box, wait_until
 
 from runner.contract.states import Stage, State
-from runner.daemon.hang import patience_seconds
+from runner.daemon.stages.hang import patience_seconds
 
 
 def test_a_daemon_that_hangs_ends_itself(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from trouble import EvaluationRunsOut, MemoryRunsOut, RoomFor, RoomForHeldOut, S
 
 from runner.contract.batch import BatchPlan
 from runner.contract.checkpoints import newest_verified, verified
-from runner.contract.exit_codes import ExitCode
+from runner.exit_codes import ExitCode
 
 
 def fail_once(run: Run, batch: int, where: str, step: int, micro_batch: int, **plan: int) -> int:

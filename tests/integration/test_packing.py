@@ -10,8 +10,8 @@ import pytest
 from train_box import ROWS, Run, assert_same_curve, in_a_child
 from trouble import MemoryRunsOut
 
-from runner.contract.exit_codes import ExitCode
 from runner.contract.stage_io import PrepareResult, write_message
+from runner.exit_codes import ExitCode
 
 LIMIT = 100  # tokens: two or three rows
 SPEC = """\
@@ -40,8 +40,8 @@ def measure(models: str, prepared: str, output: str) -> None:
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
     from trl.trainer.utils import add_fused_lm_head
 
-    from runner.training.callbacks import RowNotingCollator
-    from runner.training.pack import attends_across, count_sequences, pack
+    from runner.training.data.pack import attends_across, count_sequences, pack
+    from runner.training.fit.callbacks import RowNotingCollator
 
     def load(attention: str) -> Any:
         model = AutoModelForCausalLM.from_pretrained(

@@ -7,10 +7,10 @@ import pytest
 from datasets import load_from_disk
 from transformers import AutoTokenizer
 
-from runner.contract.errors import DataError, InputError, SpecError
 from runner.contract.layout import Outputs, new_run_id
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
-from runner.training.prepare import IGNORED, prepare, total_steps
+from runner.errors import DataError, InputError, SpecError
+from runner.training.data.prepare import IGNORED, prepare, total_steps
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from daemon_box import Box, wait_until
 
 from runner.commands.show import show_run
 from runner.contract.batch import BatchPlan
-from runner.contract.errors import DamagedError, NewerRecordError
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.record import (
     SCHEMA_VERSION,
@@ -24,6 +23,7 @@ from runner.contract.record import (
 from runner.contract.salvage import salvage, what_is_whole
 from runner.contract.stage_io import ExportResult, write_message
 from runner.contract.states import State
+from runner.errors import DamagedError, NewerRecordError
 
 RECORDS = Path(__file__).parents[1] / "data" / "records"
 FIXTURES = sorted(RECORDS.glob("*.json"), key=lambda path: path.name)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from daemon_box import REPOSITORY, Box, wait_until
 
-from runner.contract.spec_names import is_spec_name
 from runner.contract.states import State
+from runner.spec.names import is_spec_name
 
 PAGE = (REPOSITORY / "docs" / "scheduling.md").read_text()
 

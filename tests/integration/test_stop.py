@@ -9,8 +9,8 @@ import pytest
 from daemon_box import Box, wait_until
 
 from runner.contract.checkpoints import verified
+from runner.contract.requests import leave_request
 from runner.contract.states import State
-from runner.daemon.requests import leave_request
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from train_box import STEPS, Run, assert_same_curve, start
 from trouble import NotANumber
 
 from runner.contract.checkpoints import newest_verified, verified
-from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import StageFolder
 from runner.contract.stage_io import (
     EvaluatePlan,
@@ -25,6 +24,7 @@ from runner.contract.stage_io import (
     read_message,
     write_message,
 )
+from runner.exit_codes import ExitCode
 
 
 def test_a_run_learns_and_keeps_what_can_be_trusted(undisturbed: Run) -> None:

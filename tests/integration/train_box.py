@@ -40,9 +40,9 @@ _warm.set_forkserver_preload(
         "peft",
         "bitsandbytes",
         "datasets",
-        "runner.contract.read_spec",
-        "runner.training.callbacks",
-        "runner.training.recipe",
+        "runner.spec.read_spec",
+        "runner.training.fit.callbacks",
+        "runner.training.fit.train",
     ]
 )
 

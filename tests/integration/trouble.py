@@ -37,17 +37,17 @@ def around(owner: Any, name: str, before: Callable[..., None]) -> None:
 
 def give_back_when_let_go(*, in_evaluation: bool = False) -> None:
     """Lift the limit when the recipe lets go (and, ``in_evaluation``, when that backs off)."""
-    import runner.training.callbacks
-    import runner.training.heldout
-    import runner.training.memory
+    import runner.training.fit.callbacks
+    import runner.training.fit.heldout
+    import runner.training.fit.memory
 
     def lift() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, NO_LIMIT)
 
-    around(runner.training.memory, "let_go", lift)
-    around(runner.training.callbacks, "let_go", lift)
+    around(runner.training.fit.memory, "let_go", lift)
+    around(runner.training.fit.callbacks, "let_go", lift)
     if in_evaluation:
-        around(runner.training.heldout, "let_go", lift)
+        around(runner.training.fit.heldout, "let_go", lift)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class EvaluationRunsOut:
 
     def __call__(self) -> None:
         """Arrange it."""
-        from runner.training.callbacks import Conduct
+        from runner.training.fit.callbacks import Conduct
 
         give_back_when_let_go(in_evaluation=not self.at_any_batch)
         tried: list[int] = []
@@ -132,7 +132,7 @@ class RoomForHeldOut:
 
     def __call__(self) -> None:
         """Arrange it."""
-        from runner.training.callbacks import Conduct
+        from runner.training.fit.callbacks import Conduct
 
         give_back_when_let_go(in_evaluation=True)
 

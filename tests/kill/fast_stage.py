@@ -20,10 +20,7 @@ from pathlib import Path
 from killing import listen
 
 from runner.contract.checkpoints import Manifest
-from runner.contract.errors import DataError, StageError
-from runner.contract.exit_codes import ExitCode
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.read_spec import read_spec
 from runner.contract.record import DataFile
 from runner.contract.stage_io import (
     EvaluateResult,
@@ -35,11 +32,14 @@ from runner.contract.stage_io import (
     write_message,
 )
 from runner.contract.states import Stage
+from runner.errors import DataError, StageError
+from runner.exit_codes import ExitCode
+from runner.spec.read_spec import read_spec
 from runner.training import __main__ as top
-from runner.training.checkpoint import prune, seal
-from runner.training.export import CONFIG, WEIGHTS, export
-from runner.training.rows import Findings
-from runner.training.snapshot import take_snapshot
+from runner.training.data.rows import Findings
+from runner.training.data.snapshot import take_snapshot
+from runner.training.export.export import CONFIG, WEIGHTS, export
+from runner.training.fit.checkpoint import prune, seal
 
 TOTAL_STEPS = 12
 SAVE_STEPS = 3

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from runner.contract.spec import JobSpec, Limits, Lora, Training
+from runner.spec.spec import JobSpec, Limits, Lora, Training
 
 FIELDS = [
     *JobSpec.model_fields,

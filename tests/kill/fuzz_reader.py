@@ -24,14 +24,14 @@ import fuzz_inputs
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from runner.contract.batch import BatchPlan
-from runner.contract.errors import DamagedError, SpecError
-from runner.contract.read_spec import is_json_spec, read_spec
 from runner.contract.record import Attempt, RunRecord, read_record, write_record
 from runner.contract.states import State
-from runner.daemon import answer
-from runner.daemon.plans import next_stage
-from runner.training.formats import to_conversations
-from runner.training.rows import Findings, read_rows
+from runner.daemon.inbox import answer
+from runner.daemon.stages.plans import next_stage
+from runner.errors import DamagedError, SpecError
+from runner.spec.read_spec import is_json_spec, read_spec
+from runner.training.data.formats import to_conversations
+from runner.training.data.rows import Findings, read_rows
 
 MEMORY_BYTES = 256 * 1024**2
 LONGEST_SECONDS = 1.0  # of this process's own time: other processes may keep the cores busy

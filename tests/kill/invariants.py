@@ -11,11 +11,11 @@ from typing import Any
 
 from fast_stage import TOTAL_STEPS, as_safetensors, first_weights, loss_of, next_weights
 
-from runner.contract.durable import TEMPORARY_PREFIX
-from runner.contract.errors import DamagedError
 from runner.contract.layout import STATE_FOLDERS, Outputs, RunFolder, claimed_name
 from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
+from runner.errors import DamagedError
+from runner.files.durable import TEMPORARY_PREFIX
 
 
 def digest(path: Path) -> str:

@@ -15,7 +15,7 @@ import signal
 import threading
 from pathlib import Path
 
-from runner.contract import crash_points
+from runner.files import crash_points
 
 ARMED, HITS, VISITS = "armed.json", "hits", "visits"
 FILLER = "filler"

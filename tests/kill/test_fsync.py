@@ -13,12 +13,12 @@ from kill_box import KillBox
 from system_calls import COUNTS, TRACES, judge_all, kinds, needs_strace, traced
 
 _NO_FOLDER_SYNC = """
-import runner.contract.durable as planted
+import runner.files.durable as planted
 planted.sync_folder = lambda folder: None
 """
 _NO_FILE_SYNC = """
 import os
-import runner.contract.durable as planted
+import runner.files.durable as planted
 class _Os:
     def __getattr__(self, name):
         return getattr(os, name)

@@ -28,7 +28,7 @@ def test_a_child_that_hangs_loses_nothing(tmp_path: Path, point: str, figures: F
 
 def test_a_stage_without_steps_that_hangs_is_ended_too(tmp_path: Path, figures: Figures) -> None:
     """Prepare, export and evaluate are given a fixed time: hours, but here seconds."""
-    hurried = "import runner.daemon.hang as planted; planted.OTHER_STAGES_FACTOR = 3.0"
+    hurried = "import runner.daemon.stages.hang as planted; planted.OTHER_STAGES_FACTOR = 3.0"
     box = KillBox(tmp_path / "box", jobs=1, fault=hurried)
     box.arm([AtPoint(side="child", point="adapter begun", victims="hang")])
     with box.daemon(stall_seconds=2, hung_grace_seconds=0.5) as daemon:

@@ -11,7 +11,7 @@ import pytest
 from figures import Figures
 from kill_box import AtPoint, Kill, KillBox, Side, draw
 
-from runner.contract.crash_points import POINTS
+from runner.files.crash_points import POINTS
 
 POINTS_WANTED = 200
 KILLS_IN_A_CHAIN = 3

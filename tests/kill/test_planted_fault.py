@@ -8,17 +8,17 @@ import pytest
 from kill_box import AtPoint, Kill, KillBox
 
 _NOT_ADOPTED = """
-import runner.daemon.follow_view as planted
+import runner.daemon.inbox.follow_view as planted
 planted.run_id_of = lambda name: None
 """
 _FROM_THE_START = """
-import runner.daemon.start_stages as planted
-from runner.daemon.resume_point import ResumePoint
+import runner.daemon.stages.start as planted
+from runner.daemon.stages.resume_point import ResumePoint
 planted.resume_point = lambda run: ResumePoint(checkpoint=None)
 """
 _IN_PLACE = """
-import runner.contract.durable as planted
-from runner.contract.crash_points import reached
+import runner.files.durable as planted
+from runner.files.crash_points import reached
 def write_in_place(path, content, mode=0o640):
     with path.open("wb", buffering=0) as file:
         file.write(content[:40])

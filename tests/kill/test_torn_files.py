@@ -8,7 +8,7 @@ import pytest
 from figures import Figures
 from kill_box import AtPoint, KillBox
 
-from runner.contract.durable import TEMPORARY_PREFIX
+from runner.files.durable import TEMPORARY_PREFIX
 
 _BEFORE_A_RENAME = [
     ("daemon", "file written", "spec.yaml", 1),

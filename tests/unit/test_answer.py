@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.clock import now
 from runner.contract.progress import Progress
-from runner.contract.record import ErrorFacts, RunRecord, Waiting, now
+from runner.contract.record import ErrorFacts, RunRecord, Waiting
 from runner.contract.states import State
-from runner.daemon.answer import answer, status
+from runner.daemon.inbox.answer import answer, status
 
 
 def record(**changes: Any) -> RunRecord:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from runner.clock import now
 from runner.contract.batch import BatchPlan
 from runner.contract.checkpoints import MANIFEST, Manifest, names, verified
-from runner.contract.errors import StageError
 from runner.contract.layout import RunFolder
-from runner.contract.record import Attempt, now
-from runner.daemon.resume_point import TORN_KEPT, count_up_to, resume_point, torn_checkpoints
-from runner.training.checkpoint import KEEP_NEWEST, loads, prune, seal
+from runner.contract.record import Attempt
+from runner.daemon.stages.resume_point import TORN_KEPT, count_up_to, resume_point, torn_checkpoints
+from runner.errors import StageError
+from runner.training.fit.checkpoint import KEEP_NEWEST, loads, prune, seal
 
 HEADER = json.dumps({"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
 WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER + b"abcd"

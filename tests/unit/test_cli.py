@@ -20,7 +20,7 @@ from runner.contract.models import find_model
 from runner.contract.progress import progress_of, read_tail, seconds_left
 from runner.contract.record import Attempt, ErrorFacts, RunRecord, write_record
 from runner.contract.states import State
-from runner.daemon.lock import Lock
+from runner.files.lock import Lock
 
 START = datetime(2026, 11, 23, 22, 10, 5, tzinfo=UTC)
 SPEC = b"model: tiny\ndata: rows.jsonl\n"
@@ -468,8 +468,8 @@ def test_try_answers_with_base_and_adapter(tiny_model, tmp_path):
     assert (refused.returncode, "has no adapter" in refused.stderr) == (1, True)
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from runner.contract.read_spec import read_spec\n"
-        "from runner.training.model import add_adapter, find_machine, load_base\n"
+        "from runner.spec.read_spec import read_spec\n"
+        "from runner.training.fit.model import add_adapter, find_machine, load_base\n"
         "from transformers import AutoTokenizer\n"
         "model, run = Path(sys.argv[1]), Path(sys.argv[2])\n"
         "spec = read_spec((run / 'spec.yaml').read_bytes(), file_name='job.yaml')\n"

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from runner.clock import now
 from runner.contract.batch import BatchPlan, describe_change, smaller
-from runner.contract.beneath import Folder
-from runner.contract.durable import write_json
-from runner.contract.errors import DamagedError, UnsafePathError
 from runner.contract.layout import FILE_NAME_BYTES, claimed_name, job_name, new_run_id, run_id_of
-from runner.contract.record import RunRecord, now, read_record, write_record
+from runner.contract.record import RunRecord, read_record, write_record
 from runner.contract.states import State
+from runner.errors import DamagedError, UnsafePathError
+from runner.files.beneath import Folder
+from runner.files.durable import write_json
 
 
 def plans_after(size: int, steps: int) -> list[tuple[int, int]]:

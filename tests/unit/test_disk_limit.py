@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from runner.clock import now
 from runner.contract.layout import Outputs
-from runner.contract.read_spec import read_spec
-from runner.contract.record import RunRecord, now
+from runner.contract.record import RunRecord
 from runner.contract.states import State
 from runner.daemon.book import Live
-from runner.daemon.space import over_disk_limit
+from runner.daemon.stages.space import over_disk_limit
+from runner.spec.read_spec import read_spec
 
 
 @pytest.mark.parametrize(

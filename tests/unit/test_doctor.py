@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from runner.card.answer import Answer, Card
+from runner.card.ask import cards_on_bus
+from runner.card.memory import GpuMemory, Holder
 from runner.commands.doctor import as_json, render, verdict
 from runner.contract.layout import Outputs
-from runner.contract.words import GIB
-from runner.daemon.gpu import GpuMemory, Holder
-from runner.daemon.gpu_answer import Answer, Card
-from runner.daemon.gpu_watch import cards_on_bus
 from runner.doctor.ask_card import NoCardFacts, judge_no_card_facts
 from runner.doctor.base_models import BaseModels, judge_base_models, read_base_models
 from runner.doctor.clock import Clock, judge_clock, read_clock
@@ -36,6 +35,7 @@ from runner.doctor.judge_card import CardFacts, Product, judge_card, runs_on
 from runner.doctor.offline import Offline, judge_offline, read_offline
 from runner.doctor.shared_memory import SharedMemory, judge_shared_memory, read_shared_memory
 from runner.doctor.surroundings import beside_engine, in_container
+from runner.words import GIB
 
 OK, ADVICE, TROUBLE = Level.OK, Level.ADVICE, Level.TROUBLE
 UNKNOWN, SKIPPED = Level.UNKNOWN, Level.SKIPPED

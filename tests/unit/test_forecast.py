@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from runner.contract.batch import BatchPlan
-from runner.contract.forecast import GIB, Box, Work, alternatives, choose, forecast
-from runner.contract.model_shape import read_shape
+from runner.forecast.forecast import GIB, Box, Work, alternatives, choose, forecast
+from runner.forecast.model_shape import read_shape
 
 LLAMA_8B = {
     "hidden_size": 4096,
@@ -69,7 +69,7 @@ def test_kept_activations_are_counted_right(method: str, tmp_path: Path) -> None
     shape = read_shape(json.loads((tmp_path / "2" / "config.json").read_text()))
     assert shape is not None
     small = work(json.loads((tmp_path / "2" / "config.json").read_text()), method=method)
-    from runner.contract.forecast import _kept_per_token
+    from runner.forecast.forecast import _kept_per_token
 
     adapters = small.adapter_parameters // shape.layers * 2  # their copies in 16 bits
     assert two - one - adapters == pytest.approx(
@@ -82,8 +82,8 @@ def _kept_bytes(method: str, layers: int, folder: Path) -> int:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from runner.contract.read_spec import read_spec
-    from runner.training.model import Machine, add_adapter, load_base, use_fp32_adapters
+    from runner.spec.read_spec import read_spec
+    from runner.training.fit.model import Machine, add_adapter, load_base, use_fp32_adapters
 
     config = LlamaConfig(
         hidden_size=128,

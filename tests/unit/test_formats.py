@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from runner.training.formats import detect, to_conversations
-from runner.training.rows import Findings, Row, read_rows
+from runner.training.data.formats import detect, to_conversations
+from runner.training.data.rows import Findings, Row, read_rows
 
 ANSWERED = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 

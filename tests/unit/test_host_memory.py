@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.daemon.host_memory import kernel_kills, killed_for_memory
+from runner.daemon.stages.host_memory import kernel_kills, killed_for_memory
 
 EVENTS = "low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 0\n"
 
@@ -74,7 +74,7 @@ def test_a_real_kill_is_counted() -> None:
     child = (
         "import os, sys\n"
         "open(sys.argv[1], 'w').write(str(os.getpid()))\n"
-        "from runner.daemon.host_memory import kernel_kills\n"
+        "from runner.daemon.stages.host_memory import kernel_kills\n"
         "print(kernel_kills(), flush=True)\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.contract.lessons import (
+from runner.forecast.lessons import (
     KEPT,
     Lesson,
     add_lesson,

@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from runner.training.memory import (
+from runner.training.fit.memory import (
     GPU_LOST,
     GPU_MEMORY,
     HOST_MEMORY,
@@ -142,7 +142,7 @@ def test_a_wrapped_failure_is_found() -> None:
 
 def test_classifying_needs_no_torch() -> None:
     """An attempt that died while it imported the stack is told like any other."""
-    source = "import runner.training.memory, sys; sys.exit('torch' in sys.modules)"
+    source = "import runner.training.fit.memory, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0
 
 

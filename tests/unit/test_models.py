@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from runner.contract.errors import ModelError
 from runner.contract.models import (
     describe_model,
     fetch_command,
@@ -15,6 +14,7 @@ from runner.contract.models import (
     longest_context,
     models_on_box,
 )
+from runner.errors import ModelError
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.contract.beneath import Folder
-from runner.contract.errors import UnansweredError
-from runner.daemon.patient_calls import PatientCalls
+from runner.errors import UnansweredError
+from runner.files.beneath import Folder
+from runner.files.patient_calls import PatientCalls
 
 
 def test_answers_and_errors_come_back() -> None:

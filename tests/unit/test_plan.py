@@ -15,9 +15,9 @@ from rich.console import Console
 from runner import cli
 from runner.commands.plan import Planned, render
 from runner.contract.batch import BatchPlan
-from runner.contract.forecast import GIB, Box, Work, alternatives, choose
-from runner.contract.model_shape import read_shape
-from runner.contract.read_spec import read_spec
+from runner.forecast.forecast import GIB, Box, Work, alternatives, choose
+from runner.forecast.model_shape import read_shape
+from runner.spec.read_spec import read_spec
 
 LLAMA_8B = {
     "hidden_size": 4096,
@@ -130,7 +130,7 @@ def test_plan_reads_no_weights(spec: Path, tiny_model: Path) -> None:
     """Neither the command nor the stage that it runs loads torch: a plan costs seconds."""
     source = (
         "import runpy, sys\n"
-        "from runner.contract.errors import RunnerError\n"
+        "from runner.errors import RunnerError\n"
         "from runner.commands.plan import Asked, plan\n"
         "from runner.contract.layout import Outputs\n"
         "from pathlib import Path\n"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from runner.contract.errors import Problem, SpecError
-from runner.contract.read_spec import SPEC_LIMIT_BYTES, is_json_spec, read_spec
-from runner.contract.spec import JobSpec
-from runner.contract.spec_schema import schema, schema_text
+from runner.errors import Problem, SpecError
+from runner.spec.read_spec import SPEC_LIMIT_BYTES, is_json_spec, read_spec
+from runner.spec.schema import schema, schema_text
+from runner.spec.spec import JobSpec
 
 EXAMPLES = Path(__file__).parents[2] / "jobs" / "examples"
 TWO = "model: m\ndata: d.jsonl\n"
@@ -381,7 +381,7 @@ def test_the_examples_are_valid_and_point_at_the_schema(path):
 
 
 def test_the_examples_schema_is_current():
-    """`python -m runner.contract.spec_schema > jobs/examples/job-spec.schema.json` renews it."""
+    """`python -m runner.spec.schema > jobs/examples/job-spec.schema.json` renews it."""
     assert (EXAMPLES / "job-spec.schema.json").read_text(encoding="utf-8") == schema_text()
 
 

@@ -6,15 +6,16 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
+from runner.clock import now
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs
-from runner.contract.read_spec import read_spec
-from runner.contract.record import Attempt, RunRecord, now
+from runner.contract.record import Attempt, RunRecord
+from runner.contract.settings import Settings
 from runner.contract.stage_io import TrainPlan
 from runner.contract.states import Stage, State
-from runner.daemon.plans import make_plan
-from runner.daemon.recover import revive
-from runner.daemon.settings import Settings
+from runner.daemon.stages.plans import make_plan
+from runner.daemon.start.recover import revive
+from runner.spec.read_spec import read_spec
 
 PLAN = BatchPlan(per_device_batch_size=1, gradient_accumulation_steps=1)
 TWO_DAYS, TEN_MINUTES = timedelta(days=2), timedelta(minutes=10)

@@ -6,11 +6,11 @@ import signal
 
 import pytest
 
+from runner.clock import now
 from runner.contract.batch import BatchPlan
-from runner.contract.exit_codes import ExitCode
-from runner.contract.record import Attempt, now
+from runner.contract.record import Attempt
 from runner.contract.states import Stage
-from runner.daemon.retry import (
+from runner.daemon.stages.retry import (
     ASKED,
     RULES,
     Next,
@@ -22,6 +22,7 @@ from runner.daemon.retry import (
     stalled,
     tries_after_the_box_fell,
 )
+from runner.exit_codes import ExitCode
 
 PLAN = BatchPlan(per_device_batch_size=4, gradient_accumulation_steps=4)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.daemon.settle import Look, is_settled, look_again
+from runner.files.settle import Look, is_settled, look_again
 
 
 def look(size: int = 10, mtime: int = 1, inode: int = 1) -> Look:

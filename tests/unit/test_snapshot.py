@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from runner.contract.errors import DataError
-from runner.training.rows import Findings
-from runner.training.snapshot import take_snapshot
+from runner.errors import DataError
+from runner.training.data.rows import Findings
+from runner.training.data.snapshot import take_snapshot
 
 
 @pytest.fixture

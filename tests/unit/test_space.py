@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from runner.clock import now
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import RunFolder
-from runner.contract.read_spec import read_spec
-from runner.contract.record import Attempt, RunRecord, now
+from runner.contract.record import Attempt, RunRecord
+from runner.contract.settings import Settings
 from runner.contract.states import State
 from runner.daemon.book import Book, Live
-from runner.daemon.settings import Settings
-from runner.daemon.space import may_go, needed_bytes, short_of
+from runner.daemon.stages.space import may_go, needed_bytes, short_of
+from runner.spec.read_spec import read_spec
 
 RESERVE = 1000
 PLAN = BatchPlan(per_device_batch_size=1, gradient_accumulation_steps=1)

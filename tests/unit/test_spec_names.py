@@ -2,7 +2,7 @@
 
 import pytest
 
-from runner.contract.spec_names import is_spec_name, naming_problem
+from runner.spec.names import is_spec_name, naming_problem
 
 
 @pytest.mark.parametrize("name", ["contracts.yaml", "A b.YML", "job.json", "v1.2.yaml", "ä.yaml"])

@@ -5,8 +5,8 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.training.formats import Conversation
-from runner.training.split import normalised_prompt, position, shared_prompts, split
+from runner.training.data.formats import Conversation
+from runner.training.data.split import normalised_prompt, position, shared_prompts, split
 
 
 def asked(*questions):

@@ -8,9 +8,9 @@ import trl
 from tokenizers import AddedToken, Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
-from runner.contract.errors import ModelError
-from runner.training.formats import Conversation
-from runner.training.template import IGNORED, Template, UnlearnableRowError
+from runner.errors import ModelError
+from runner.training.data.formats import Conversation
+from runner.training.data.template import IGNORED, Template, UnlearnableRowError
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 MISTRAL = (

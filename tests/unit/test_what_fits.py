@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from test_forecast import work
 
-from runner.contract.forecast import GIB, ROOM_SHARE, Box, candidates, forecast
-from runner.contract.what_fits import does_not_fit
+from runner.forecast.forecast import GIB, ROOM_SHARE, Box, candidates, forecast
+from runner.forecast.what_fits import does_not_fit
 
 LONG = tuple([60_000, 30_000] + [900] * 798)
 

@@ -1,6 +1,6 @@
 """Says durations, sizes and untrusted text as people read them."""
 
-from runner.contract.words import duration, memory, number, roughly, visible, visible_lines
+from runner.words import duration, memory, number, roughly, visible, visible_lines
 
 
 def test_durations_read_as_people_say_them():

@@ -13,13 +13,13 @@ from daemon_box import REPOSITORY, wait_until
 from kill_box import KillBox
 from served import KINDS, Served, Smb
 
-from runner.contract.errors import BusyError
-from runner.daemon.lock import Lock
+from runner.errors import BusyError
+from runner.files.lock import Lock
 
 _HOLD = """
 import sys
 from pathlib import Path
-from runner.daemon.lock import Lock
+from runner.files.lock import Lock
 lock = Lock.take(Path(sys.argv[1]), what="it")
 print("held", flush=True)
 sys.stdin.read()

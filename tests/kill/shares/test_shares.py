@@ -18,8 +18,8 @@ from fast_stage import HOLD_COPY, HOLD_PREPARED, SLOW
 from figures import Figures
 from share_box import SETTLE_SECONDS, ShareBox
 
-from runner.contract.durable import TEMPORARY_PREFIX
 from runner.contract.states import State
+from runner.files.durable import TEMPORARY_PREFIX
 
 
 def write_slowly(path: Path, content: bytes, *, pieces: int, pause: float) -> None:

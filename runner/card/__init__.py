@@ -1,0 +1,1 @@
+"""The NVIDIA card as its driver shows it: memory, holders, errors."""

@@ -1,0 +1,57 @@
+"""Turns what a command wants into a file, and that file into something for the daemon to do.
+
+Commands never write records: they leave a request, and the daemon, the only writer, carries it out.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.contract.layout import Outputs
+from runner.files.durable import write_json
+
+_REQUEST_BYTES = 65_536  # larger is not ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Something that a command wants of the daemon."""
+
+    path: Path
+    verb: str
+    args: dict[str, Any]
+
+    def done(self) -> None:
+        """Take the request away: it was carried out, or cannot be."""
+        self.path.unlink(missing_ok=True)
+
+
+def leave_request(outputs: Outputs, verb: str, **args: Any) -> Path:
+    """Leave a request for the daemon."""
+    outputs.requests.mkdir(parents=True, exist_ok=True)
+    path = outputs.requests / f"{time.time_ns():020d}-{secrets.token_hex(4)}.json"
+    write_json(path, {"verb": verb, "args": args})
+    return path
+
+
+def read_requests(outputs: Outputs) -> list[Request]:
+    """Read what was asked, oldest first; a file that is no request is read as the verb ''."""
+    try:
+        paths = sorted(path for path in outputs.requests.iterdir() if path.suffix == ".json")
+    except FileNotFoundError:
+        return []
+    found = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                content = json.loads(file.read(_REQUEST_BYTES))
+            verb, args = str(content["verb"]), dict(content["args"])
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            verb, args = "", {}
+        found.append(Request(path=path, verb=verb, args=args))
+    return found

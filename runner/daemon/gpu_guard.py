@@ -1,0 +1,148 @@
+"""Turns the driver's answers into whether runs may start, and a lost GPU into the daemon's end.
+
+A GPU goes away under a running container: after an update of the driver, or when the host's systemd
+reloads and takes the right to the devices back. Every job would fail, or compute on the CPU for
+days. So the queue is held, `runner health` says unwell, and after five minutes the daemon ends:
+Docker starts the container anew, which gives it the devices back. A driver that waits for a reboot
+would refuse that new container, so then the daemon stays and says so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runner.card.answer import Answer, Gpu, Verdict, meaning
+from runner.card.ask import ask_driver, expects_gpu, signs_of_a_card
+
+_IDLE_SECONDS = 60.0
+_LOST_SECONDS = 15.0  # how soon is seen that it is back
+_FRESH_SECONDS = 10.0  # no older answer lets a stage start on the card
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What the daemon does about its GPU."""
+
+    problem: str = ""
+    """Why nothing starts; empty: what waits may start."""
+    must_end: bool = False
+    """Only a new container can bring the GPU back."""
+
+
+def decide(
+    verdict: Verdict, *, stage_said: str, lost_seconds: float, patience_seconds: float
+) -> Standing:
+    """Decide what follows from the driver's state and from what the last stage said of it.
+
+    Args:
+        verdict: what the driver's newest answer means.
+        stage_said: how a stage lost the GPU, where the driver has not explained it; or empty.
+        lost_seconds: for how long it has been lost.
+        patience_seconds: after so long the daemon ends.
+    """
+    over = lost_seconds >= patience_seconds
+    if verdict.gpu is Gpu.REBOOT:  # a new container would be refused: stay, and say so
+        return Standing(problem=f"{verdict.message} ({verdict.mend})")
+    if verdict.gpu is Gpu.LOST:
+        return Standing(problem=f"{verdict.message}; to mend it: {verdict.mend}", must_end=over)
+    return Standing(problem=stage_said, must_end=over) if stage_said else Standing()
+
+
+class GpuGuard:
+    """Knows how the GPU is, and asks again in time."""
+
+    def __init__(
+        self,
+        *,
+        device: str,
+        patience_seconds: float,
+        say: Callable[..., None],
+        ask: Callable[[], Answer | None] = ask_driver,
+    ) -> None:
+        """Begin with no answer.
+
+        Args:
+            device: ``cpu`` on a box that leaves its card alone.
+            patience_seconds: so long after its loss the daemon ends.
+            say: the daemon's log.
+            ask: how the driver is asked.
+        """
+        self._wanted = device != "cpu"
+        self._patience_seconds = patience_seconds
+        self._say = say
+        self._ask = ask
+        self._signs = signs_of_a_card(os.environ)
+        self._expected = expects_gpu(os.environ)
+        self._verdict: Verdict | None = None
+        self._asked_at = 0.0
+        self._lost_since: float | None = None
+        self._stage_said = ""
+        self._explained = False
+        """The driver was seen lost after the stage said so: when it is back, that is over."""
+        self.standing = Standing()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether there is a card and the driver answers for it."""
+        return self._verdict is not None and self._verdict.gpu is Gpu.WELL
+
+    def take(self, answer: Answer, at: float) -> None:
+        """Take an answer that somebody else heard just now."""
+        self._asked_at = at
+        self._verdict = meaning(answer, expected=self._expected)
+        if self._verdict.gpu is not Gpu.NONE:
+            self._expected = True
+        if self._verdict.gpu in (Gpu.LOST, Gpu.REBOOT):
+            self._explained = True
+        elif self._explained:
+            self._stage_said, self._explained = "", False
+        self._judge(at)
+
+    def stage_lost_it(self, message: str, at: float) -> None:
+        """Take note that a stage ended because its GPU went away."""
+        self._stage_said, self._explained = message, False
+        self._lost_since = at if self._lost_since is None else self._lost_since
+        self._judge(at)
+
+    def look(self, at: float, *, about_to_start: bool = False) -> Standing:
+        """Ask the driver if it is time to, and decide.
+
+        Args:
+            at: monotonic time.
+            about_to_start: a stage that needs the card is next: an old answer will not do.
+        """
+        if self._is_time(at, about_to_start=about_to_start):
+            self._asked_at = at
+            answer = self._ask()
+            if answer is not None:
+                self.take(answer, at)
+        self._judge(at)
+        return self.standing
+
+    def _is_time(self, at: float, *, about_to_start: bool) -> bool:
+        if not self._wanted or not self._signs:
+            return False
+        if self._verdict is None:
+            return True
+        if self._verdict.gpu is Gpu.NONE:  # cards do not come while a machine runs
+            return False
+        wait = _LOST_SECONDS if self.standing.problem else _IDLE_SECONDS
+        return at - self._asked_at >= (min(wait, _FRESH_SECONDS) if about_to_start else wait)
+
+    def _judge(self, at: float) -> None:
+        verdict = self._verdict or Verdict(gpu=Gpu.NONE)
+        if verdict.gpu not in (Gpu.LOST, Gpu.REBOOT) and not self._stage_said:
+            self._lost_since = None
+        elif self._lost_since is None:
+            self._lost_since = at
+        before = self.standing
+        self.standing = decide(
+            verdict,
+            stage_said=self._stage_said,
+            lost_seconds=0.0 if self._lost_since is None else at - self._lost_since,
+            patience_seconds=self._patience_seconds,
+        )
+        if self.standing.problem != before.problem:
+            self._say(self.standing.problem or "the GPU is back", level="warning")

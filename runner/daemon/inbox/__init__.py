@@ -1,0 +1,1 @@
+"""The shared folder jobs/: what is dropped there, and the answers that are written there."""

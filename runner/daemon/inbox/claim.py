@@ -1,0 +1,154 @@
+"""Turns a settled file in the inbox into a run: renamed first, then read, then recorded.
+
+The rename comes first, so that whatever is read afterwards is what was claimed; a crash in between
+leaves a file in queued/ without a record, which the next start adopts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+
+from runner.clock import now
+from runner.contract.layout import RUN_ID, Outputs, RunFolder, claimed_name
+from runner.contract.record import RunRecord, write_record
+from runner.contract.states import State
+from runner.daemon.inbox.answer import rejection
+from runner.errors import Problem, SpecError, UnsafePathError
+from runner.files.beneath import Folder
+from runner.files.crash_points import reached
+from runner.files.durable import sync_folder, write_bytes
+from runner.spec.read_spec import read_spec
+from runner.spec.spec import JobSpec
+
+SPEC_BYTES = 1024 * 1024  # read_spec refuses far less; this bounds what is read at all
+_CLAIMED = re.compile(rf"--{RUN_ID.pattern}(?=\.[^.]*$)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """A run that has just begun to exist."""
+
+    record: RunRecord
+    spec: JobSpec
+    run: RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A spec that went to rejected/ with its reasons beside it."""
+
+    file_name: str
+    message: str
+
+
+def dropped_name(name: str) -> str:
+    """Give the name a file was first dropped under; one dragged back keeps its job's name."""
+    return _CLAIMED.sub("", name)
+
+
+def peek(inbox: Folder, name: str) -> SpecError | None:
+    """Read a spec where it lies, to learn whether it may still be incomplete.
+
+    Raises:
+        OSError: it is gone, or may not be read: then it is left where it is.
+    """
+    try:
+        read_spec(inbox.read_file(name, limit_bytes=SPEC_BYTES), file_name=dropped_name(name))
+    except SpecError as error:
+        return error
+    except UnsafePathError:
+        return None  # claiming it says what is wrong
+    return None
+
+
+def is_json_spec(inbox: Folder, name: str) -> bool:
+    """Whether a .json in the inbox is meant as a spec: an object with ``model`` and ``data``.
+
+    Raises:
+        OSError: it is gone, or may not be read.
+    """
+    try:
+        content = json.loads(inbox.read_file(name, limit_bytes=SPEC_BYTES))
+    except (UnsafePathError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"model", "data"} <= content.keys()
+
+
+def claim(
+    inbox: Folder, outputs: Outputs, name: str, *, run_id: str, sequence: int
+) -> Claimed | Refused:
+    """Take a spec out of the inbox.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    claimed = claimed_name(dropped_name(name), run_id)
+    with inbox.open_folder("queued") as queued:
+        inbox.move(name, queued, claimed)
+    reached("spec moved")
+    return adopt(
+        inbox,
+        outputs,
+        claimed,
+        file_name=dropped_name(name),
+        run_id=run_id,
+        sequence=sequence,
+    )
+
+
+def adopt(
+    inbox: Folder, outputs: Outputs, claimed: str, *, file_name: str, run_id: str, sequence: int
+) -> Claimed | Refused:
+    """Make the run of a spec that lies in queued/."""
+    with inbox.open_folder("queued") as queued:
+        try:
+            content = queued.read_file(claimed, limit_bytes=SPEC_BYTES)
+            spec = read_spec(content, file_name=file_name)
+        except SpecError as error:
+            return refuse(inbox, "queued", claimed, file_name=file_name, message=error.message)
+        except UnsafePathError as error:
+            problem = Problem(file=file_name, message=error.what, hint=error.advice)
+            return refuse(inbox, "queued", claimed, file_name=file_name, message=str(problem))
+    run = outputs.run(spec.name, run_id)
+    run.root.mkdir(parents=True, exist_ok=True)
+    sync_folder(outputs.root)
+    sync_folder(run.root.parent)
+    reached("run folder made")
+    write_bytes(run.spec, content)
+    record = RunRecord(
+        job=spec.name,
+        run_id=run_id,
+        state=State.QUEUED,
+        file_name=file_name,
+        priority=spec.priority,
+        sequence=sequence,
+        created_at=now(),
+        spec_sha256=hashlib.sha256(content).hexdigest(),
+        effective_batch_size=spec.effective_batch_size,
+    )
+    write_record(run.record, record)
+    reached("claim recorded")
+    return Claimed(record=record, spec=spec, run=run)
+
+
+def refuse(inbox: Folder, folder: str, name: str, *, file_name: str, message: str) -> Refused:
+    """Move a file to rejected/ and say why beside it."""
+    with inbox.open_folder(folder) as source, inbox.open_folder("rejected") as rejected:
+        # The reasons first: whoever sees the file in rejected/ finds them there.
+        rejected.write_text(f"{name}.txt", rejection(file_name, message))
+        reached("refusal written")
+        source.move(name, rejected, name)
+    return Refused(file_name=file_name, message=message)
+
+
+def refuse_name(inbox: Folder, name: str, problem: Problem, *, run_id: str) -> Refused:
+    """Reject a file in the inbox's root for its name alone."""
+    new_name = claimed_name(name, run_id)
+    with inbox.open_folder("rejected") as rejected:
+        rejected.write_text(f"{new_name}.txt", rejection(name, str(problem)))
+        reached("refusal written")
+        inbox.move(name, rejected, new_name)
+    return Refused(file_name=name, message=str(problem))

@@ -1,0 +1,90 @@
+"""Turns the data that a spec names into whether it lies there, whole, or what is waited for.
+
+Only sizes and times are looked at: the daemon reads no data. What is wrong with a path or a file
+is for the prepare stage to say, all at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+
+from runner.errors import UnsafePathError
+from runner.files.beneath import Folder
+from runner.files.settle import Look, Seen, is_settled, look_again
+from runner.spec.spec import JobSpec
+
+
+def named_files(spec: JobSpec) -> list[str]:
+    """List the data files that a spec names."""
+    return [*spec.data, *(spec.eval_data or [])]
+
+
+class DataWatch:
+    """Remembers how the data files looked, from one scan to the next."""
+
+    def __init__(self, *, settle_seconds: float) -> None:
+        self._settle_seconds = settle_seconds
+        self._seen: dict[str, Seen] = {}
+
+    def waiting_for(
+        self, inbox: Folder, paths: Iterable[str], at: float
+    ) -> tuple[str, bool] | None:
+        """Say what is waited for and whether it is missing; None when all is there.
+
+        Every file is looked at each time, so that they settle side by side.
+        """
+        waits: list[tuple[str, bool]] = []
+        for path in paths:
+            try:
+                status = inbox.stat(path)
+            except UnsafePathError:
+                continue  # prepare refuses it with the reason
+            except FileNotFoundError:
+                self._seen.pop(path, None)
+                waits.append(
+                    (f"waiting for {os.path.basename(path)}, which is not there yet", True)
+                )
+                continue
+            except OSError:
+                continue  # a link or a file on the way: prepare refuses it with the reason
+            if status.st_size == 0:
+                continue  # an empty file is refused by prepare, not waited for
+            seen = look_again(self._seen.get(path), Look.of(status), at)
+            self._seen[path] = seen
+            settled = is_settled(seen, at=at, settle_seconds=self._settle_seconds)
+            if not settled or _is_held_by_its_writer(inbox, path):
+                waits.append((f"waiting for {os.path.basename(path)} until it is complete", False))
+        return waits[0] if waits else None
+
+    @staticmethod
+    def looks(inbox: Folder, paths: Iterable[str]) -> tuple[Look | None, ...]:
+        """Give how the files look now, to be compared later."""
+        found: list[Look | None] = []
+        for path in paths:
+            try:
+                found.append(Look.of(inbox.stat(path)))
+            except (OSError, UnsafePathError):
+                found.append(None)
+        return tuple(found)
+
+    def size_bytes(self, paths: Iterable[str]) -> int:
+        """Sum up the data files as they were last seen."""
+        return sum(seen.look.size_bytes for path in paths if (seen := self._seen.get(path)))
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Drop what is known about files that are no longer waited for."""
+        for path in paths:
+            self._seen.pop(path, None)
+
+
+def _is_held_by_its_writer(inbox: Folder, path: str) -> bool:
+    """Whether somebody writes to a file who lets nobody else open it: Windows, while it copies."""
+    try:
+        inbox.try_file(path)
+    except UnsafePathError:
+        return False
+    except OSError as error:
+        return error.errno in (errno.EBUSY, errno.ETXTBSY, errno.EAGAIN)
+    return False

@@ -1,0 +1,163 @@
+"""Turns what lies in the inbox's root into runs: seen, settled, claimed, or answered."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from runner.daemon.book import Book
+from runner.daemon.inbox import claim
+from runner.daemon.inbox.data_ready import named_files
+from runner.errors import RunnerError, UnansweredError, UnsafePathError
+from runner.files.beneath import Folder
+from runner.files.settle import Look, Seen, is_settled, look_again
+from runner.spec.names import is_spec_name, naming_problem
+from runner.spec.read_spec import read_spec
+from runner.words import visible
+
+_CLAIM_SECONDS = 2.0
+"""Claiming goes on for so long before the loop looks at everything else: thousands may come."""
+_STILL_WRITTEN = (errno.EBUSY, errno.ETXTBSY, errno.EAGAIN)
+"""How a server says that somebody has a file open who lets nobody else read it meanwhile."""
+
+
+class Intake:
+    """Remembers what was seen in the root from one scan to the next."""
+
+    def __init__(self, book: Book) -> None:
+        """Begin with an inbox that was never looked at."""
+        self.book = book
+        self.settings = book.settings
+        self.specs: dict[str, Seen] = {}
+        """Files that may become runs."""
+        self.unclaimable: dict[str, str] = {}
+        """File name → what a person must know about it: why it does not become a run."""
+        self._not_specs: dict[str, Look] = {}
+
+    def claim_settled(self, inbox: Folder, at: float) -> None:
+        """Claim every spec that has been unchanged for long enough, oldest first."""
+        until = time.monotonic() + _CLAIM_SECONDS
+        seen: dict[str, Seen] = {}
+        settled: list[tuple[int, str]] = []
+        told: set[str] = set()
+        for entry, status in inbox.scan_status(
+            lambda n: is_spec_name(n) or bool(naming_problem(n))
+        ):
+            problem = naming_problem(entry.name)
+            if (why := _never_a_spec(entry)) is not None:
+                told.add(entry.name)
+                self._tell(entry.name, why)
+                continue
+            if self._not_specs.get(entry.name) == Look.of(status):
+                continue
+            known = look_again(self.specs.get(entry.name), Look.of(status), at)
+            new = known is not self.specs.get(entry.name)
+            if new and problem is None and time.monotonic() < until:
+                self._look_at_data(inbox, entry.name, at)
+            unchanged = known.unchanged_seconds(at)
+            settled_now = is_settled(known, at=at, settle_seconds=self.settings.settle_seconds)
+            if settled_now or unchanged >= self._patience:  # the latter: empty for good
+                settled.append((status.st_mtime_ns, entry.name))
+            seen[entry.name] = known
+        self.specs = seen
+        self.unclaimable = {
+            name: why for name, why in self.unclaimable.items() if name in seen or name in told
+        }
+        until = time.monotonic() + _CLAIM_SECONDS  # its own, however long the listing took
+        for _, name in sorted(settled):
+            if time.monotonic() >= until:
+                self.book.next_look = at  # the rest in the next round, at once
+                break
+            if self._is_as_it_was(inbox, name, at):
+                self._take(inbox, name, at)
+
+    def _is_as_it_was(self, inbox: Folder, name: str, at: float) -> bool:
+        """Ask the share's server, once: a listing tells sizes that may be a minute old."""
+        try:
+            now = look_again(self.specs[name], Look.of(inbox.stat(name)), at)
+        except (OSError, UnsafePathError):
+            return True  # taking it says what is wrong
+        same = now is self.specs[name]
+        self.specs[name] = now
+        return same
+
+    def _tell(self, name: str, why: str) -> None:
+        """Say, once, why a file does not become a run."""
+        reason = f"{visible(name)} {why}"
+        if self.unclaimable.get(name) != reason:
+            self.unclaimable[name] = reason
+            self.book.log.say(reason, level="warning")
+
+    def _look_at_data(self, inbox: Folder, name: str, at: float) -> None:
+        """Begin to watch a new spec's data at once: it settles while the spec does."""
+        try:
+            content = inbox.read_file(name, limit_bytes=claim.SPEC_BYTES)
+            spec = read_spec(content, file_name=claim.dropped_name(name))
+        except (OSError, RunnerError):
+            return  # half written, or wrong: the claim has the last word
+        self.book.data.waiting_for(inbox, named_files(spec), at)
+
+    @property
+    def _patience(self) -> float:
+        s = self.settings
+        return s.settle_seconds if s.once else max(s.settle_seconds, s.broken_spec_seconds)
+
+    def _take(self, inbox: Folder, name: str, at: float) -> None:
+        book = self.book
+        run_id = book.new_id()
+        try:
+            problem = naming_problem(name)
+            if problem is not None:
+                book.refused(claim.refuse_name(inbox, name, problem, run_id=run_id))
+                self.specs.pop(name, None)
+                return
+            if name.lower().endswith(".json") and not claim.is_json_spec(inbox, name):
+                self._not_specs[name] = self.specs.pop(name).look
+                return
+            error = claim.peek(inbox, name)
+            self.unclaimable.pop(name, None)
+            unchanged = self.specs[name].unchanged_seconds(at)
+            if error is not None and error.may_be_incomplete and unchanged < self._patience:
+                return
+            taken = claim.claim(
+                inbox, book.outputs, name, run_id=run_id, sequence=book.sequence + 1
+            )
+        except FileNotFoundError:
+            self.specs.pop(name, None)
+            return
+        except UnansweredError:
+            book.known_ids.discard(run_id)  # as below: what is moved in the end is adopted
+            raise
+        except OSError as error:  # one file that cannot be taken must not hold up the others
+            # Where it was moved already, it is adopted from queued/ as soon as that is possible.
+            book.known_ids.discard(run_id)
+            if error.errno in _STILL_WRITTEN and not self.settings.once:
+                return
+            self._tell(name, _cannot_be_taken(error))
+            book.all_succeeded = False
+            if self.settings.once:
+                self.specs.pop(name, None)
+            return
+        self.specs.pop(name, None)
+        book.enter(taken)
+
+
+def _never_a_spec(entry: os.DirEntry[str]) -> str | None:
+    """Say why what is named like a spec is none, whatever becomes of it; None for a file."""
+    if entry.is_dir(follow_symlinks=False):
+        return "is a folder, not a spec: put the spec itself into the inbox, its data beside it"
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError:
+        return "has a name that is no text (UTF-8): rename it"
+    return None
+
+
+def _cannot_be_taken(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (
+            f"cannot be read or moved ({error.strerror}): let everyone who may drop jobs read and "
+            "change it"
+        )
+    return f"cannot be claimed: {error.strerror}"

@@ -1,0 +1,45 @@
+"""Leftovers: what a killed process left half-written in a run, the box or the inbox is removed."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import stat
+
+from runner.contract.layout import STATE_FOLDERS, Outputs, RunFolder
+from runner.files.beneath import Folder
+from runner.files.sweep import OURS, sweep_folder
+
+
+def sweep_run(run: RunFolder) -> None:
+    """Remove everything unfinished in a run that no child works on."""
+    for folder in (
+        run.root,
+        run.data,
+        run.prepared,
+        run.checkpoints,
+        run.export,
+        run.evaluation,
+    ):
+        sweep_folder(folder)
+    with contextlib.suppress(FileNotFoundError):
+        for attempt in run.attempts.iterdir():
+            sweep_folder(attempt)
+            # Trainer writes its checkpoints here; what was not moved away is torn.
+            shutil.rmtree(attempt / "work", ignore_errors=True)
+
+
+def sweep_box(outputs: Outputs) -> None:
+    """Remove what the daemon itself and commands left half-written."""
+    sweep_folder(outputs.private)
+    sweep_folder(outputs.requests)
+
+
+def sweep_inbox(inbox: Folder) -> None:
+    """Remove half-written answers. A state folder that cannot be opened is left alone."""
+    for name in (".", *STATE_FOLDERS):
+        with contextlib.suppress(OSError), inbox.open_folder(name) as folder:
+            for entry, status in folder.scan_status(lambda n: bool(OURS.fullmatch(n))):
+                if stat.S_ISREG(status.st_mode):
+                    with contextlib.suppress(OSError):
+                        folder.remove_file(entry.name)

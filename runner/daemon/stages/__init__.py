@@ -1,0 +1,1 @@
+"""The stages of a run as children: started, watched, ended, retried."""

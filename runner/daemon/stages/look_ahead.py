@@ -1,0 +1,188 @@
+"""Turns a prepared run and the card into the first plan, its forecast, or a reason to wait."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from runner.card.memory import GpuMemory, why_wait
+from runner.contract.batch import BatchPlan
+from runner.contract.layout import Outputs, RunFolder
+from runner.contract.models import read_config
+from runner.contract.record import ErrorFacts, RunRecord
+from runner.contract.settings import Settings
+from runner.contract.stage_io import TrainResult
+from runner.daemon.stages.plans import first_plan
+from runner.errors import InputError
+from runner.forecast.forecast import (
+    CONTEXT_BYTES,
+    GIB,
+    Box,
+    Forecast,
+    Work,
+    alternatives,
+    choose,
+    forecast,
+    lesson_key,
+    step_seconds,
+)
+from runner.forecast.lessons import (
+    Lesson,
+    add_lesson,
+    context_of,
+    memory_factors,
+    read_lessons,
+    time_factor,
+)
+from runner.forecast.model_shape import read_shape
+from runner.forecast.what_fits import does_not_fit
+from runner.spec.spec import JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ahead:
+    """What the next attempt will need."""
+
+    plan: BatchPlan
+    facts: dict[str, Any] = field(default_factory=dict)
+    """As the record keeps it; empty where the model's config tells too little."""
+    waits: str | None = None
+    """Who holds the memory that the attempt needs."""
+
+
+def look_ahead(
+    settings: Settings, run: RunFolder, record: RunRecord, spec: JobSpec, gpu: GpuMemory | None
+) -> Ahead:
+    """Choose the first plan, or keep the plan in force, and say what it needs."""
+    work = read_work(settings.models_dir, run, spec, total_steps=record.total_steps or 0)
+    if work is None or not settings.look_ahead:
+        return Ahead(plan=record.batch_plan or first_plan(spec))
+    box = known_box(settings.outputs, spec, gpu)
+    if record.batch_plan is not None:
+        found = forecast(work, record.batch_plan, box)
+    else:
+        found = first_forecast(spec, work, box)
+    facts = as_facts(found, alternatives(work, box), box)
+    waits = None
+    if gpu is not None:
+        limit = box.limit_bytes or found.gpu_memory_bytes
+        waits = why_wait(gpu, min(found.gpu_memory_bytes, limit))
+    return Ahead(plan=found.batch_plan, facts=facts, waits=waits)
+
+
+def why_not(
+    settings: Settings, run: RunFolder, record: RunRecord, spec: JobSpec, gpu: GpuMemory | None
+) -> ErrorFacts | str | None:
+    """Say why a run did not fit at the smallest plan, and what would fit.
+
+    A sentence instead: another program has taken what it needs, and it only has to wait. None: the
+    model's config tells too little.
+    """
+    work = read_work(settings.models_dir, run, spec, total_steps=record.total_steps or 0)
+    plan = record.batch_plan
+    if work is None or plan is None:
+        return None
+    box = known_box(settings.outputs, spec, gpu)
+    beside = ""
+    if gpu is not None and gpu.is_shared:
+        if waits := why_wait(gpu, forecast(work, plan, box).gpu_memory_bytes):
+            return waits
+        box = replace(box, gpu_memory_bytes=gpu.free_bytes)
+        beside = gpu.held_by()
+    step = record.attempts[-1].last_step or 0
+    return does_not_fit(work, plan, box, after_step=step, beside=beside)
+
+
+def first_forecast(spec: JobSpec, work: Work, box: Box) -> Forecast:
+    """Choose what a first attempt starts with; on a CPU no card's memory decides it."""
+    if box.gpu_memory_bytes is None:
+        return forecast(work, first_plan(spec), box)
+    switch = spec.training.activation_checkpointing
+    return choose(
+        work,
+        box,
+        batch_size=spec.batch_size_limit,
+        checkpointing=None if switch == "auto" else switch,
+    )
+
+
+def as_facts(found: Forecast, others: Sequence[Forecast], box: Box) -> dict[str, Any]:
+    """Give a forecast and its alternatives as records and scripts read them."""
+    return {
+        **found.model_dump(mode="json"),
+        "gpu": box.gpu_name,
+        "limit_bytes": box.limit_bytes,
+        "alternatives": [
+            one.model_dump(
+                mode="json", include={"batch_plan", "gpu_memory_bytes", "seconds", "fits"}
+            )
+            for one in others
+        ],
+    }
+
+
+def read_work(models_dir: Path, run: RunFolder, spec: JobSpec, *, total_steps: int) -> Work | None:
+    """Read what is trained from the model's config and the prepared rows' lengths."""
+    try:
+        shape = read_shape(read_config(models_dir / spec.model, spec.model))
+        lengths = json.loads((run.prepared / "lengths.json").read_bytes())
+    except (InputError, OSError, ValueError):
+        return None
+    if shape is None or not isinstance(lengths, list) or not lengths:
+        return None
+    return Work.of(spec, shape, lengths, total_steps=total_steps)
+
+
+def known_box(outputs: Outputs, spec: JobSpec, gpu: GpuMemory | None) -> Box:
+    """Put together what the driver says, what the spec allows and what past runs taught."""
+    cap = spec.limits.gpu_memory_gib
+    budget = int(cap * GIB) if cap else None
+    if gpu is None:
+        return Box(budget_bytes=budget)
+    lessons = read_lessons(outputs.lessons)
+    return gpu.box(
+        budget_bytes=budget,
+        context_bytes=context_of(lessons, gpu=gpu.name) or CONTEXT_BYTES,
+        learned_memory=memory_factors(lessons, gpu=gpu.name),
+        learned_time=time_factor(lessons, gpu=gpu.name),
+    )
+
+
+def learn(
+    settings: Settings,
+    run: RunFolder,
+    record: RunRecord,
+    spec: JobSpec,
+    result: TrainResult,
+    *,
+    gpu: GpuMemory | None,
+) -> None:
+    """Keep what an attempt took beside what was forecast for the plan that it ended with."""
+    work = read_work(settings.models_dir, run, spec, total_steps=record.total_steps or 0)
+    measured = result.peak_gpu_memory_bytes
+    if work is None or measured is None or gpu is None:
+        return
+    context = result.environment.get("gpu_context_bytes") or CONTEXT_BYTES
+    box = Box(flops=gpu.flops, context_bytes=context)
+    found = forecast(work, result.batch_plan, box)
+    each = step_seconds(work, result.batch_plan, box)
+    steps = result.last_step - (result.first_step or 1) + 1
+    tokens = float(result.metrics.get("tokens_seen") or 0)
+    speed = float(result.metrics.get("tokens_per_second") or 0)
+    whole = result.first_step == 1 and tokens > 0 and speed > 0
+    add_lesson(
+        settings.outputs.lessons,
+        Lesson(
+            key=lesson_key(work.method, result.batch_plan),
+            gpu=gpu.name,
+            forecast_bytes=found.gpu_memory_bytes,
+            steady_bytes=found.gpu_memory.weights + found.gpu_memory.context,
+            measured_bytes=measured,
+            context_bytes=context,
+            forecast_seconds=each * steps if each and whole else None,
+            measured_seconds=tokens / speed if whole else None,
+        ),
+    )

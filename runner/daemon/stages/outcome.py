@@ -1,0 +1,109 @@
+"""Turns how a stage ended and what it left into the words and fields of the record."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from runner.contract.checkpoints import newest_verified, step_of
+from runner.contract.layout import RunFolder
+from runner.contract.record import ErrorFacts, RunRecord
+from runner.contract.stage_io import PrepareResult
+from runner.contract.states import Stage, State
+from runner.daemon.stages.plans import stage_folder
+from runner.daemon.stages.retry import ATTEMPTS_WITHOUT_PROGRESS, rule_for
+from runner.errors import HOST_MEMORY_ADVICE
+from runner.exit_codes import ExitCode
+
+
+def prepared(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
+    """Turn what prepare found into changes of the record."""
+    numbers = result.model_dump(
+        include={
+            "train_rows",
+            "eval_rows",
+            "left_out_rows",
+            "train_tokens",
+            "learned_tokens",
+            "longest",
+            "max_length",
+            "chat_template",
+        }
+    )
+    return {
+        "state": State.QUEUED,
+        "data": result.data,
+        "model": result.model,
+        "total_steps": result.total_steps,
+        "shortfalls": joined(record.shortfalls, result.shortfalls),
+        "metrics": {**record.metrics, **numbers},
+    }
+
+
+def joined(before: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    """Add sentences that are not there yet."""
+    return (*before, *(sentence for sentence in more if sentence not in before))
+
+
+def how(code: int) -> str:
+    """Say how a child ended."""
+    if code == ExitCode.OUT_OF_HOST_MEMORY:
+        return "ended by the kernel because the machine's own memory ran out"
+    if code < 0:
+        try:
+            return f"ended by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"ended by signal {-code}"
+    return f"ended with exit code {code} ({rule_for(code).outcome})"
+
+
+def facts(which: Stage, code: int, run: RunFolder, record: RunRecord) -> ErrorFacts:
+    """Say why a stage failed, where it could not say so itself."""
+    folder = stage_folder(run, which, record).relative_to(run.root)
+    where = f"outputs/{record.job}/{record.run_id}/{folder}/{which}.log"
+    by_others = code < 0 or code == ExitCode.OUT_OF_HOST_MEMORY
+    return ErrorFacts(
+        kind=rule_for(code).outcome.replace(" ", "_"),
+        message=f"The {which} stage {'was ' if by_others else ''}{how(code)}.",
+        advice=HOST_MEMORY_ADVICE
+        if code == ExitCode.OUT_OF_HOST_MEMORY
+        else f"Its log tells more: {where}",
+    )
+
+
+def hung(which: Stage, seen: str, run: RunFolder, record: RunRecord) -> ErrorFacts:
+    """Say that a stage stood still."""
+    folder = stage_folder(run, which, record).relative_to(run.root)
+    return ErrorFacts(
+        kind="hung",
+        message=f"The {which} stage hung, for the second time: {seen}.",
+        advice="Where it stood, thread by thread, is in its log: "
+        f"outputs/{record.job}/{record.run_id}/{folder}/{which}.log. If the card's driver hangs, "
+        "`runner doctor` tells.",
+    )
+
+
+def fell_with_the_box(which: Stage, run: RunFolder, record: RunRecord) -> ErrorFacts:
+    """Say that a stage went down with the daemon or the machine too often."""
+    folder = stage_folder(run, which, record).relative_to(run.root)
+    return ErrorFacts(
+        kind="killed",
+        message=f"The {which} stage was cut off {ATTEMPTS_WITHOUT_PROGRESS} times in a row without "
+        "getting any further: the machine or the runner went down each time.",
+        advice="If the machine switches itself off under load, its power supply or cooling needs a "
+        f"look. The last log: outputs/{record.job}/{record.run_id}/{folder}/{which}.log",
+    )
+
+
+def cancelled(reason: str, run: RunFolder) -> ErrorFacts:
+    """Say why a run was cancelled, and where what it had trained is kept."""
+    kept = newest_verified(run.root)
+    if kept is None:
+        return ErrorFacts(
+            kind="cancelled", message=f"Cancelled: {reason}. Nothing was trained yet."
+        )
+    return ErrorFacts(
+        kind="cancelled",
+        message=f"Cancelled: {reason}. The adapter of its step {step_of(kept)} is kept: "
+        f"outputs/{run.job}/{run.run_id}/checkpoints/{kept}/",
+    )

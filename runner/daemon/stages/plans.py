@@ -1,0 +1,150 @@
+"""Turns a run's record into its next stage, that stage's folder and the plan written there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runner.contract.batch import BatchPlan, largest_divisor_at_most
+from runner.contract.layout import Outputs, RunFolder
+from runner.contract.record import ErrorFacts, RunRecord
+from runner.contract.settings import Settings
+from runner.contract.stage_io import (
+    EvaluatePlan,
+    ExportPlan,
+    M,
+    PreparePlan,
+    StageFailure,
+    StagePlan,
+    TrainPlan,
+    read_message,
+)
+from runner.contract.states import Stage, State
+from runner.daemon.stages.retry import spares_host_memory
+from runner.errors import DamagedError
+from runner.spec.spec import JobSpec
+
+FIRST_BATCH = 4  # examples per pass to start from; the probe and retries go down from there
+_GIB = 1024**3
+KNOWN_DATA_RUNS = 20  # earlier runs whose snapshots are offered for hard links
+
+STATE_DURING = {
+    Stage.PREPARE: State.PREPARING,
+    Stage.TRAIN: State.TRAINING,
+    Stage.EXPORT: State.EXPORTING,
+    Stage.EVALUATE: State.EVALUATING,
+}
+
+
+def next_stage(record: RunRecord) -> Stage:
+    """Find the stage that a run needs next, from what its record already holds."""
+    if record.total_steps is None:
+        return Stage.PREPARE
+    if not any(attempt.outcome == "succeeded" for attempt in record.attempts):
+        return Stage.TRAIN
+    if "adapter_files" not in record.metrics:
+        return Stage.EXPORT
+    return Stage.EVALUATE
+
+
+def stage_folder(run: RunFolder, stage: Stage, record: RunRecord) -> Path:
+    """Find the folder that a stage works in; for training, that of the newest attempt."""
+    if stage is Stage.TRAIN:
+        return run.attempt(len(record.attempts))
+    return {Stage.PREPARE: run.prepared, Stage.EXPORT: run.export}.get(stage, run.evaluation)
+
+
+def first_plan(spec: JobSpec) -> BatchPlan:
+    """Cut the effective batch for a first attempt."""
+    effective = spec.effective_batch_size
+    size = largest_divisor_at_most(effective, spec.batch_size_limit or FIRST_BATCH)
+    return BatchPlan(
+        per_device_batch_size=size,
+        gradient_accumulation_steps=effective // size,
+        activation_checkpointing=spec.training.activation_checkpointing is True,
+    )
+
+
+def make_plan(
+    stage: Stage,
+    *,
+    settings: Settings,
+    run: RunFolder,
+    record: RunRecord,
+    spec: JobSpec,
+    resume_from: str | None = None,
+    card_bytes: int | None = None,
+) -> StagePlan:
+    """Write down what a stage is asked; for training, the newest attempt is the open one."""
+    gib = spec.limits.gpu_memory_gib
+    memory = int(gib * _GIB) if gib else None
+    models = str(settings.models_dir.resolve())
+    trust, device = settings.trust_remote_code, settings.device
+    if stage is Stage.PREPARE:
+        return PreparePlan(
+            models_dir=models,
+            trust_remote_code=trust,
+            device=device,
+            jobs_dir=str(settings.jobs_dir.absolute()),
+            known_data=_known_data(settings.outputs, run),
+            gpu_memory_bytes=card_bytes,
+        )
+    if stage is Stage.TRAIN:
+        attempt = record.attempts[-1]
+        return TrainPlan(
+            models_dir=models,
+            trust_remote_code=trust,
+            device=device,
+            number=attempt.number,
+            batch_plan=attempt.batch_plan,
+            total_steps=record.total_steps or 0,
+            resume_from=resume_from,
+            gpu_memory_bytes=memory,
+            seconds_left=_seconds_left(record, spec),
+            spare_host_memory=spares_host_memory(record.attempts),
+            # Whoever ran out once is probed: it must not happen again half an hour later.
+            probe=None if settings.look_ahead or len(record.attempts) > 1 else False,
+        )
+    if stage is Stage.EXPORT:
+        return ExportPlan(
+            models_dir=models,
+            trust_remote_code=trust,
+            device=device,
+            checkpoint=str(record.metrics["best_checkpoint"]),
+            facts={**record.model_dump(mode="json"), "method": spec.method},
+        )
+    return EvaluatePlan(
+        models_dir=models,
+        trust_remote_code=trust,
+        device=device,
+        gpu_memory_bytes=memory,
+        expected_eval_loss=record.metrics.get("best_eval_loss"),
+    )
+
+
+def _seconds_left(record: RunRecord, spec: JobSpec) -> float | None:
+    if spec.limits.hours is None:
+        return None
+    spent = sum(
+        (attempt.ended_at - attempt.started_at).total_seconds()
+        for attempt in record.attempts
+        if attempt.ended_at is not None
+    )
+    return max(0.0, spec.limits.hours * 3600 - spent)
+
+
+def _known_data(outputs: Outputs, run: RunFolder) -> tuple[str, ...]:
+    earlier = [other.data for other in outputs.runs() if other.root != run.root]
+    return tuple(str(data.resolve()) for data in earlier[-KNOWN_DATA_RUNS:] if data.is_dir())
+
+
+def read_answer(path: Path, kind: type[M]) -> tuple[M | None, ErrorFacts | None]:
+    """Read a stage's result as far as there is one: the whole of it, or only its error."""
+    try:
+        result = read_message(path, kind)
+        return result, getattr(result, "error", None)
+    except (OSError, DamagedError):
+        pass
+    try:
+        return None, read_message(path, StageFailure).error
+    except (OSError, DamagedError):
+        return None, None

@@ -1,0 +1,165 @@
+"""Turns the free space under outputs/ into go on, make room, pause or wait.
+
+What is the runner's to free are old checkpoints and nothing else: first those that no run would go
+on from, then, oldest run first, those of runs whose adapter is there and whole.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Sequence
+
+from runner.contract.checkpoints import names, newest_verified, sha256_of
+from runner.contract.layout import RunFolder
+from runner.contract.record import ErrorFacts, RunRecord, read_record
+from runner.contract.salvage import DAMAGED
+from runner.contract.states import Stage, State
+from runner.daemon.book import Book, Live
+from runner.daemon.stages.plans import next_stage
+from runner.daemon.stages.resume_point import torn_checkpoints
+from runner.daemon.stages.retry import LOW_SPACE
+from runner.errors import DamagedError
+from runner.files.sweep import discard_folder
+
+_GIB = 1024**3
+_DATA_FACTOR = 5  # bytes on disk for a byte of data: the copy, and tokens and labels as int32
+_MAKE_ROOM_SECONDS = 30.0  # looking through all runs takes time: not in each round
+
+
+def free_bytes(book: Book) -> int:
+    """Tell how much may still be written under outputs/."""
+    facts = os.statvfs(book.settings.outputs_dir)
+    return facts.f_bavail * facts.f_frsize
+
+
+def tree_bytes(*folders: os.PathLike[str]) -> int:
+    """Sum up what lies below folders; a file that goes meanwhile does not count."""
+    total = 0
+    for folder in folders:
+        for root, _, files in os.walk(folder):
+            for name in files:
+                try:
+                    total += os.lstat(os.path.join(root, name)).st_size
+                except OSError:
+                    continue
+    return total
+
+
+def checkpoint_bytes(run: RunFolder) -> int:
+    """Tell the size of a run's newest checkpoint; 0 before the first."""
+    found = names(run.root)
+    return tree_bytes(run.checkpoints / found[0]) if found else 0
+
+
+def needed_bytes(book: Book, live: Live, *, forecast: int | None, data_bytes: int) -> int:
+    """Forecast what must be free for the run's next stage, the box owner's reserve included."""
+    reserve, which = book.settings.min_free_bytes, next_stage(live.record)
+    if which is Stage.PREPARE:
+        return reserve + _DATA_FACTOR * data_bytes
+    one = checkpoint_bytes(live.run)
+    if which is Stage.TRAIN and forecast:
+        there = tree_bytes(live.run.checkpoints, live.run.prepared, live.run.data)
+        return reserve + max(2 * one, forecast - there)
+    return reserve + (0 if which is Stage.EVALUATE else 2 * one)
+
+
+def over_disk_limit(live: Live, *, forecast: int | None) -> ErrorFacts | None:
+    """Refuse a run that would take more of the disk than its spec allows; None: it may go on."""
+    limit = live.spec.limits.disk_gib
+    needed = (forecast or 0) + tree_bytes(live.run.data)
+    if limit is None or needed <= limit * _GIB:
+        return None
+    return ErrorFacts(
+        kind="bad_spec",
+        message=f"limits.disk_gib: the run needs {needed / _GIB:.2f} GiB of disk for its data, "
+        f"checkpoints and adapter, and the spec allows {limit:g}",
+        advice=f"Give limits.disk_gib at least {math.ceil(needed / _GIB * 10) / 10:g}, or a "
+        "smaller lora.r.",
+    )
+
+
+def short_of(book: Book, needed: int, at: float) -> str | None:
+    """Say that space is missing, after old checkpoints have gone; None when there is enough."""
+    if free_bytes(book) >= needed:
+        return None
+    _make_room(book, needed, at)
+    free = free_bytes(book)
+    if free >= needed:
+        return None
+    return (
+        f"the disk is nearly full ({free / _GIB:.1f} GiB free, {needed / _GIB:.1f} GiB needed): "
+        "it goes on by itself when there is room"
+    )
+
+
+def watch_space(book: Book, at: float) -> None:
+    """Pause a training run while there is still room for its checkpoint."""
+    for live in book.runs.values():
+        if live.child is None or live.stage is not Stage.TRAIN or live.child.is_stopping:
+            continue
+        low = book.settings.min_free_bytes // 2 + checkpoint_bytes(live.run)
+        if free_bytes(book) >= low or short_of(book, low, at) is None:
+            continue
+        live.pause = LOW_SPACE
+        book.say(live, f"{live.record.job}: paused, {LOW_SPACE}", level="warning")
+        live.child.ask_to_stop(at=at, grace_seconds=book.settings.grace_seconds)
+
+
+def may_go(
+    there: Sequence[str], *, newest_good: str | None, best: str | None, adapter_is_whole: bool
+) -> list[str]:
+    """Decide which checkpoints of a run that has ended may go, oldest first."""
+    keep = set() if adapter_is_whole else {newest_good, best}
+    if newest_good is None and not adapter_is_whole:
+        return []  # not one of them can be trusted: a person may still want to look
+    return [name for name in sorted(there) if name not in keep]
+
+
+def _make_room(book: Book, needed: int, at: float) -> None:
+    if at - book.room_made_at < _MAKE_ROOM_SECONDS and book.room_made_at:
+        return
+    book.room_made_at = at
+    for last_resort in (False, True):
+        for run in book.outputs.runs():
+            if free_bytes(book) >= needed:
+                return
+            if run.run_id not in book.runs:
+                _free(book, run, last_resort=last_resort)
+
+
+def _free(book: Book, run: RunFolder, *, last_resort: bool) -> None:
+    there, torn = names(run.root), torn_checkpoints(run)
+    if not there and not torn:
+        return
+    try:
+        record = read_record(run.record)
+    except (OSError, DamagedError):
+        return  # what can be recovered of it, a person decides
+    if not record.state.is_final or (record.error and record.error.kind == DAMAGED):
+        return
+    gone = torn + may_go(
+        there,
+        newest_good=newest_verified(run.root),
+        best=record.metrics.get("best_checkpoint"),
+        adapter_is_whole=last_resort and adapter_is_whole(run, record),
+    )
+    _remove(run, gone)
+    if gone:
+        book.log.say("old checkpoints were removed to make room", run=run.run_id, removed=gone)
+
+
+def _remove(run: RunFolder, gone: Collection[str]) -> None:
+    for name in gone:
+        discard_folder(run.checkpoints / name)
+
+
+def adapter_is_whole(run: RunFolder, record: RunRecord) -> bool:
+    """Whether a run's product stands without its checkpoints."""
+    files = record.metrics.get("adapter_files")
+    if record.state is not State.SUCCEEDED or not isinstance(files, dict) or not files:
+        return False
+    try:
+        return all(sha256_of(run.adapter / name) == sha256 for name, sha256 in files.items())
+    except OSError:
+        return False

@@ -1,0 +1,258 @@
+"""Turns waiting runs into running stages: one that trains, one that prepares the next."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runner.clock import now
+from runner.contract import stage_environment as stage
+from runner.contract.layout import StageFolder
+from runner.contract.record import Attempt, RunRecord
+from runner.contract.stage_io import write_message
+from runner.contract.states import Stage, State
+from runner.daemon.book import Book, Live
+from runner.daemon.inbox.data_ready import named_files
+from runner.daemon.leftovers import sweep_run
+from runner.daemon.queue import in_order
+from runner.daemon.stages import outcome
+from runner.daemon.stages.end import stage_ended
+from runner.daemon.stages.host_memory import kernel_kills
+from runner.daemon.stages.look_ahead import Ahead, known_box, look_ahead
+from runner.daemon.stages.plans import STATE_DURING, make_plan, next_stage, stage_folder
+from runner.daemon.stages.process import Child
+from runner.daemon.stages.resume_point import count_up_to, export_point, resume_point
+from runner.daemon.stages.retry import may_start, spares_host_memory
+from runner.daemon.stages.space import needed_bytes, over_disk_limit, short_of
+from runner.errors import BusyError, RunnerError
+from runner.exit_codes import ExitCode
+from runner.files.crash_points import reached
+from runner.files.lock import Lock
+from runner.spec.spec import JobSpec
+
+
+def start_what_can(book: Book, at: float) -> None:
+    """Start the next stage of whoever is next, and prepare one run while another one trains."""
+    if book.hold is not None and at >= book.hold[0]:
+        book.hold = None
+    book.guard.look(at)
+    waiting = [
+        live
+        for record in in_order(live.record for live in book.runs.values())
+        if (live := book.runs[record.run_id]).child is None and not record.state.is_final
+    ]
+    blocked = _box_problem(book)
+    running = [live.stage for live in book.runs.values() if live.child is not None]
+    prepared = [live for live in waiting if next_stage(live.record) is not Stage.PREPARE]
+    if prepared and all(stage_now is Stage.PREPARE for stage_now in running):
+        _start_or_wait(book, prepared[0], blocked)
+    if Stage.PREPARE in running or len(prepared) > (not running):
+        return
+    for live in waiting:
+        if next_stage(live.record) is Stage.PREPARE and _prepare(book, live, blocked):
+            return
+
+
+def _prepare(book: Book, live: Live, blocked: str | None) -> bool:
+    """Start a run's prepare stage; False when it waits for data and another may go first."""
+    if book.inbox_problem:
+        return _start_or_wait(book, live, book.inbox_problem)
+    files = named_files(live.spec)
+    try:
+        with book.open_inbox() as inbox:
+            waits = book.data.waiting_for(inbox, files, time.monotonic())
+            live.data_looks = book.data.looks(inbox, files)
+    except (OSError, RunnerError) as error:
+        return _start_or_wait(book, live, f"the inbox is unavailable ({error})")
+    if waits is None:
+        return _start_or_wait(book, live, blocked)
+    reason, missing = waits
+    book.wait(live, reason)
+    assert live.record.waiting is not None
+    patience = 0.0 if book.settings.once else book.settings.data_wait_seconds
+    if missing and (now() - live.record.waiting.since).total_seconds() >= patience:
+        # It is refused by the stage, with whatever else is wrong with its data.
+        return _start_or_wait(book, live, blocked)
+    return False
+
+
+def _box_problem(book: Book) -> str | None:
+    if book.hold is not None:
+        return book.hold[1]
+    try:
+        return short_of(book, book.settings.min_free_bytes, time.monotonic())
+    except OSError as error:
+        return f"the outputs folder cannot be used ({error.strerror})"
+
+
+def _start_or_wait(book: Book, live: Live, blocked: str | None) -> bool:
+    """Start the run's next stage, or record why it waits; True: it was its turn."""
+    lease = None
+    if blocked is None and next_stage(live.record) is Stage.EXPORT:
+        _mend_export(book, live)
+    on_card = next_stage(live.record) in (Stage.TRAIN, Stage.EVALUATE)
+    if blocked is None and on_card:
+        blocked = book.guard.look(time.monotonic(), about_to_start=True).problem or None
+    if blocked is None and on_card:
+        try:
+            lease = Lock.take(
+                book.outputs.gpu_lease, what="the GPU", holder=f"run {live.record.run_id}"
+            )
+        except BusyError as error:
+            blocked = error.message
+    try:
+        ahead = None
+        if blocked is None and next_stage(live.record) is Stage.TRAIN:
+            gpu = book.gpu.look(time.monotonic())
+            ahead = look_ahead(book.settings, live.run, live.record, live.spec, gpu)
+            blocked = ahead.waits
+            over = over_disk_limit(live, forecast=ahead.facts.get("disk_bytes"))
+            if over is not None:
+                book.end(live, State.REJECTED, over)
+                return True
+        blocked = blocked or _missing_space(book, live, ahead)
+        if blocked is not None:
+            book.wait(live, blocked)
+        elif _may_go_on(book, live):
+            _start(book, live, lease, ahead)
+    finally:
+        if lease is not None:
+            lease.release()  # the child has inherited it and holds it as long as it lives
+    return True
+
+
+def _missing_space(book: Book, live: Live, ahead: Ahead | None) -> str | None:
+    forecast = ahead.facts.get("disk_bytes") if ahead else None
+    data_bytes = book.data.size_bytes(named_files(live.spec))
+    needed = needed_bytes(book, live, forecast=forecast, data_bytes=data_bytes)
+    return short_of(book, needed, time.monotonic())
+
+
+def _mend_export(book: Book, live: Live) -> None:
+    """Where the best checkpoint is torn, export the last one; train on where that is torn too."""
+    record = live.record
+    found = export_point(live.run, str(record.metrics["best_checkpoint"]))
+    if not found.torn:
+        return
+    *earlier, last = record.attempts
+    changes: dict[str, Any] = {
+        "shortfalls": outcome.joined(record.shortfalls, found.notes),
+        "metrics": {**record.metrics, "best_checkpoint": found.checkpoint, "best_eval_loss": None},
+    }
+    if found.step < (last.last_step or 0):
+        again = {"outcome": "damaged", "reason": "its last checkpoint was not as it was written"}
+        attempts = (*earlier, last.model_copy(update=again))
+        changes["attempts"] = count_up_to(attempts, found.step)
+        changes["state"] = State.INTERRUPTED
+    for note in found.notes:
+        book.say(live, note, level="warning")
+    book.set(live, **changes)
+
+
+def _may_go_on(book: Book, live: Live) -> bool:
+    which, record = next_stage(live.record), live.record
+    tries = record.tries.get(which.value, 0)
+    if may_start(which, attempts=record.attempts, tries=tries):
+        return True
+    book.end(live, State.FAILED, outcome.fell_with_the_box(which, live.run, record))
+    return False
+
+
+def _start(book: Book, live: Live, lease: Lock | None, ahead: Ahead | None) -> None:
+    which = next_stage(live.record)
+    record = live.record
+    changes: dict[str, Any] = {
+        "state": STATE_DURING[which],
+        "waiting": None,
+        "started_at": record.started_at or now(),
+    }
+    resume_from = None
+    if which is Stage.TRAIN:
+        assert ahead is not None
+        found = resume_point(live.run)
+        resume_from = found.checkpoint
+        plan = ahead.plan
+        attempt = Attempt(
+            number=len(record.attempts) + 1,
+            batch_plan=plan,
+            started_at=now(),
+            first_step=found.step + 1,
+        )
+        changes |= {
+            "attempts": (*count_up_to(record.attempts, found.step), attempt),
+            "batch_plan": plan,
+            "forecast": ahead.facts,
+            "shortfalls": outcome.joined(record.shortfalls, found.notes),
+        }
+        for note in found.notes:
+            book.say(live, note, level="warning")
+    else:
+        tries = record.tries.get(which.value, 0) + 1
+        changes["tries"] = {**record.tries, which.value: tries}
+    planned = record.but(**changes)
+    folder = _write_plan(book, live, which, planned, resume_from)
+    reached("stage planned")
+    book.set(live, **changes)
+    reached("stage recorded")
+    live.stage = which
+    live.kernel_kills = kernel_kills()
+    try:
+        live.child = Child(
+            stage.command(book.settings.stage_command, which, folder.resolve()),
+            environment=stage.environment(
+                os.environ,
+                home=book.settings.stage_home.resolve(),
+                spare_host_memory=spares_host_memory(record.attempts)
+                if which is Stage.TRAIN
+                else live.record.tries[which.value] > 1,
+            ),
+            folder=folder,
+            log=StageFolder(folder).log(which.value),
+            on_exit=book.wakeup.set,
+            inherited=(lease.descriptor,) if lease else (),
+        )
+    except OSError as error:
+        book.say(live, f"{record.job}: {which} could not be started", reason=str(error))
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        code = ExitCode.DISK_FULL if full else ExitCode.UNEXPECTED
+        stage_ended(book, live, which, code, asked=False)
+        return
+    book.say(live, f"{live.record.job}: {which} started", pid=live.child.pid)
+
+
+def _card_bytes(book: Book, spec: JobSpec) -> int | None:
+    """Say what a run may use of the card; None: there is none."""
+    gpu = book.gpu.look(time.monotonic())
+    return None if gpu is None else known_box(book.outputs, spec, gpu).limit_bytes
+
+
+def _write_plan(
+    book: Book, live: Live, which: Stage, planned: RunRecord, resume_from: str | None
+) -> Path:
+    """Make the stage's folder; before the record says so, for the disk may be full."""
+    sweep_run(live.run)
+    folder = stage_folder(live.run, which, planned)
+    if folder.exists():  # a try that ended early, or was never recorded: none of it is trusted
+        shutil.rmtree(folder)
+    if which is Stage.PREPARE and live.run.data.exists():
+        shutil.rmtree(live.run.data)
+    folder.mkdir(parents=True)
+    settings = book.settings
+    if book.guard.is_well:  # the card, and never the CPU in its place: that would take days
+        settings = replace(settings, device="cuda")
+    plan = make_plan(
+        which,
+        settings=settings,
+        run=live.run,
+        record=planned,
+        spec=live.spec,
+        resume_from=resume_from,
+        card_bytes=_card_bytes(book, live.spec) if which is Stage.PREPARE else None,
+    )
+    write_message(StageFolder(folder).plan, plan)
+    return folder

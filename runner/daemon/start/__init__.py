@@ -1,0 +1,1 @@
+"""What a new daemon takes up from the one before it."""

@@ -1,0 +1,178 @@
+"""Turns what a dead daemon left behind into a state that a living one can go on from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runner.clock import now
+from runner.contract.checkpoints import verified
+from runner.contract.layout import Outputs, RunFolder, StageFolder
+from runner.contract.record import RunRecord, read_record, write_record
+from runner.contract.salvage import salvage
+from runner.contract.stage_io import TrainResult
+from runner.contract.states import Stage, State
+from runner.daemon.leftovers import sweep_box, sweep_run
+from runner.daemon.stages.outcome import joined
+from runner.daemon.stages.plans import read_answer
+from runner.daemon.stages.resume_point import resume_point
+from runner.daemon.stages.retry import tries_after_the_box_fell
+from runner.daemon.start.end_orphans import end_orphans
+from runner.errors import DamagedError, NewerRecordError
+from runner.files.crash_points import reached
+from runner.files.durable import sync_file
+from runner.files.sweep import sweep_folder
+
+_ORPHAN_SECONDS = 30.0  # time for a stage left over from a dead daemon to leave a checkpoint
+_ON_THE_CARD = (State.TRAINING, State.EXPORTING, State.EVALUATING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What lies in the outputs folder at the start."""
+
+    live: list[tuple[RunFolder, RunRecord]]
+    ended: list[RunRecord]
+    damaged: list[str]
+    """What a person must know about runs whose record could not be read."""
+    damaged_now: list[RunRecord]
+    """Those of them that were ended by it."""
+    unreadable: list[str]
+    """Run ids of those that are left as they are: a record may be readable again."""
+    highest_sequence: int
+    notes: list[str]
+
+
+def last_seen(folder: Path, *, since: datetime) -> datetime:
+    """Tell when an attempt last wrote anything: the box may have been off since."""
+    written = [since.timestamp()]
+    with contextlib.suppress(OSError):
+        written += [entry.stat(follow_symlinks=False).st_mtime for entry in os.scandir(folder)]
+    return min(datetime.fromtimestamp(max(written), UTC), now())
+
+
+def close_attempts(run: RunFolder, record: RunRecord, *, durable_step: int) -> RunRecord:
+    """Close attempts that were open when the daemon died, at the newest durable step."""
+    attempts = tuple(
+        attempt
+        if attempt.outcome is not None
+        else attempt.model_copy(
+            update={
+                "outcome": "killed",
+                "ended_at": last_seen(run.attempt(attempt.number), since=attempt.started_at),
+                "last_step": durable_step,
+                "reason": "the daemon or the machine went down",
+            }
+        )
+        for attempt in record.attempts
+    )
+    return record.but(attempts=attempts)
+
+
+def finished(run: RunFolder, record: RunRecord) -> bool:
+    """Whether an attempt left open came to its end: only the record of it is missing."""
+    if not record.attempts or record.attempts[-1].outcome is not None:
+        return False
+    result, error = read_answer(StageFolder(run.attempt(len(record.attempts))).result, TrainResult)
+    return (
+        error is None
+        and result is not None
+        and result.outcome == "succeeded"
+        and result.best_checkpoint is not None
+        and verified(run.checkpoints / result.best_checkpoint)
+    )
+
+
+def revive(run: RunFolder, record: RunRecord, *, another_trained: bool) -> RunRecord:
+    """Bring a run that was under way into a state from which the loop goes on with it."""
+    if record.state is State.PREPARING:
+        tries = record.tries.get(Stage.PREPARE.value, 1)
+        counted = tries_after_the_box_fell(tries, another_trained=another_trained)
+        return record.but(state=State.QUEUED, tries={**record.tries, Stage.PREPARE.value: counted})
+    if record.state is State.QUEUED or finished(run, record):
+        return record
+    if any(attempt.outcome is None for attempt in record.attempts):
+        found = resume_point(run)
+        record = close_attempts(run, record, durable_step=found.step)
+        record = record.but(shortfalls=joined(record.shortfalls, found.notes))
+    return record.but(state=State.INTERRUPTED)
+
+
+def set_aside(run: RunFolder) -> RunRecord:
+    """Keep an unreadable record beside a new one, which says what can be recovered."""
+    aside = run.record.with_name(f"{run.record.name}.damaged-{now():%Y%m%dT%H%M%SZ}")
+    aside.unlink(missing_ok=True)
+    shutil.copyfile(run.record, aside)  # never a moment without a record: it would be adopted anew
+    sync_file(aside)
+    record = salvage(run)
+    write_record(run.record, record)
+    return record
+
+
+def unfinished(outputs: Outputs) -> list[str]:
+    """List the ids of the runs that are not finished: their specs should show in the inbox."""
+    found = []
+    for run in outputs.runs():
+        try:
+            if not read_record(run.record).state.is_final:
+                found.append(run.run_id)
+        except (OSError, DamagedError):
+            continue
+    return found
+
+
+def recover(outputs: Outputs) -> Found:
+    """End orphans, read all records, close what was open, sweep what is unfinished."""
+    under_way: list[tuple[RunFolder, RunRecord]] = []
+    ended, damaged, damaged_now, unreadable, notes = [], [], [], [], []
+    orphans = end_orphans(outputs.root, grace_seconds=_ORPHAN_SECONDS)
+    notes += [f"{folder}: a stage of an earlier daemon was still running" for folder in orphans]
+    sweep_box(outputs)
+    for run in outputs.runs():
+        try:
+            record = read_record(run.record)
+        except FileNotFoundError:
+            sweep_folder(run.root)
+            continue  # killed before the record was written: the file in queued/ is adopted
+        except (NewerRecordError, OSError) as error:
+            damaged.append(f"The record of {run.job} ({run.run_id}) cannot be read: {error}")
+            unreadable.append(run.run_id)
+            notes.append(damaged[-1])
+            continue
+        except DamagedError:
+            record = set_aside(run)
+            assert record.error is not None
+            damaged.append(f"{run.job} ({run.run_id}): {record.error.message}")
+            notes.append(damaged[-1])
+            damaged_now.append(record)
+        if record.state.is_final:
+            sweep_folder(run.root)  # the rest was swept before it ended
+            ended.append(record)
+        else:
+            under_way.append((run, record))
+    live = []
+    trained = any(record.state in _ON_THE_CARD for _, record in under_way)
+    for run, record in under_way:
+        sweep_run(run)
+        revived = revive(run, record, another_trained=trained)
+        if revived != record:
+            write_record(run.record, revived)
+            reached("attempts closed")
+            notes.append(f"{run.run_id}: was {record.state}, goes on")
+            notes += [
+                f"{run.run_id}: {s}" for s in revived.shortfalls if s not in record.shortfalls
+            ]
+        live.append((run, revived))
+    return Found(
+        live=live,
+        ended=ended,
+        damaged=damaged,
+        damaged_now=damaged_now,
+        unreadable=unreadable,
+        highest_sequence=max((r.sequence for r in (*ended, *(r for _, r in live))), default=0),
+        notes=notes,
+    )

@@ -1,0 +1,99 @@
+"""Turns bytes into a file that is either there whole or not there, even after a power cut.
+
+Written beside, fsync, rename, fsync of the folder: the order that POSIX needs for a rename to
+survive a power cut together with what it names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from runner.files.crash_points import reached
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Every unfinished file of the runner begins so; leftovers are swept at the daemon's start."""
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable. File systems that cannot (some shares) are left alone."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # FUSE and SMB mounts may refuse to sync a folder; there is no other call to make.
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make one file and its name durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_folder(path.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file below ``folder``, and the folders themselves, durable."""
+    for root, _folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            descriptor = os.open(Path(root) / name, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(Path(root))
+
+
+def write_bytes(path: Path, content: bytes, *, mode: int = 0o640) -> None:
+    """Replace ``path`` by ``content`` in one step; the folder must exist."""
+    beside = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    try:
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        reached("file written", path.name)
+        os.rename(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    reached("file renamed", path.name)
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, content: str, *, mode: int = 0o640) -> None:
+    """Replace ``path`` by UTF-8 text in one step."""
+    write_bytes(path, content.encode(), mode=mode)
+
+
+def as_json(content: Any) -> bytes:
+    """Write indented JSON as bytes.
+
+    Raises:
+        ValueError: it holds what JSON cannot say.
+    """
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def write_json(path: Path, content: Any, *, mode: int = 0o640) -> None:
+    """Replace ``path`` by indented JSON in one step."""
+    write_bytes(path, as_json(content), mode=mode)
+
+
+def rename_durably(source: Path, target: Path) -> None:
+    """Rename within one file system and make both folders durable; the content must be synced."""
+    os.rename(source, target)
+    sync_folder(target.parent)
+    if source.parent != target.parent:
+        sync_folder(source.parent)

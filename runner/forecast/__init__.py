@@ -1,0 +1,1 @@
+"""GPU memory and time of a run, by arithmetic, before anything is started."""

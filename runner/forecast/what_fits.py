@@ -1,0 +1,138 @@
+"""Turns a run that did not fit into how much is missing, and into what would fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from runner.contract.batch import BatchPlan
+from runner.contract.record import ErrorFacts
+from runner.forecast.forecast import GIB, ROOM_SHARE, Box, Work, forecast, smallest_plan
+
+CARDS = (8, 12, 16, 24, 32, 48, 80, 96, 141)  # GiB: what is sold
+_STEP = 64  # tokens: lengths are suggested in round numbers
+_RANKS = (256, 128, 64, 32, 16, 8, 4)
+
+
+def does_not_fit(
+    work: Work, plan: BatchPlan, box: Box, *, after_step: int, beside: str = ""
+) -> ErrorFacts:
+    """Say by how much a run misses at the smallest plan there is, and what would fit.
+
+    ``beside`` names who else holds memory of the card; what they hold is no part of ``box``.
+    """
+    needed = forecast(work, plan, box).gpu_memory_bytes
+    limit = box.limit_bytes if box.gpu_memory_bytes is not None else None  # else it is a CPU
+    tokens = f"the longest row, {work.longest:,} tokens"
+    if limit is None:
+        message = (
+            f"The machine's own memory does not hold this run, not even at the smallest plan "
+            f"({plan}; {tokens}), after step {after_step}."
+        )
+    elif needed > limit:
+        need, room, missing = gap(needed, limit)
+        message = (
+            f"This run does not fit, not even at the smallest plan ({plan}; {tokens}), after step "
+            f"{after_step}: it needs {need:.1f} GiB, {room:.1f} GiB may be used, "
+            f"{missing:.1f} GiB are missing."
+        )
+    else:
+        message = (
+            f"This run does not fit, not even at the smallest plan ({plan}; {tokens}), after step "
+            f"{after_step}: {needed / GIB:.1f} GiB were forecast, and it took more than the "
+            f"{limit / GIB:.1f} GiB that may be used."
+        )
+    # Where the forecast was too low, what it says of other runs is too low by as much at least.
+    short = max(1.0, limit / needed) if limit is not None else 1.0
+    ways = list(_ways(work, plan, box, short))
+    ways.append("a smaller model")
+    if beside:
+        ways.insert(0, f"to end what else uses the GPU ({beside})")
+    return ErrorFacts(
+        kind="out_of_gpu_memory", message=message, advice=f"Any of these helps: {'; '.join(ways)}."
+    )
+
+
+def _ways(work: Work, smallest: BatchPlan, box: Box, short: float) -> Iterator[str]:
+    # Rows one by one: what the smallest plan comes to, however it is written.
+    plan = smallest.model_copy(
+        update={
+            "per_device_batch_size": 1,
+            "gradient_accumulation_steps": smallest.effective_batch_size,
+            "tokens_per_pass": None,
+        }
+    )
+
+    def fits(other: Work, limit: int | None = box.limit_bytes) -> bool:
+        needed = forecast(other, plan, box).gpu_memory_bytes * short
+        return limit is not None and needed <= ROOM_SHARE * limit
+
+    if box.gpu_memory_bytes is None:
+        yield "more memory for the machine, or fewer other programs on it"
+    else:
+        yield from _smaller_runs(work, fits)
+        if box.limit_bytes == box.budget_bytes:
+            needed = forecast(work, plan, box).gpu_memory_bytes * short / ROOM_SHARE
+            if _up(needed, 0.5) * GIB <= box.gpu_memory_bytes:
+                yield f"limits.gpu_memory_gib: {_up(needed, 0.5):g}"
+                return
+    have = (box.gpu_memory_bytes or 0) / GIB
+    for gib in CARDS:
+        if gib > have + 1 and fits(work, Box(gpu_memory_bytes=gib * GIB).limit_bytes):
+            yield f"a card with {gib} GiB"
+            return
+
+
+def _smaller_runs(work: Work, fits: Callable[[Work], bool]) -> Iterator[str]:
+    quantised = replace(work, method="qlora")
+    if work.method != "qlora" and fits(quantised):
+        yield "method: qlora"
+    for rank in _RANKS:
+        if rank < work.rank and fits(replace(work, rank=rank)):
+            yield f"lora.r: {rank}"
+            break
+    length = _longest_that_fits(work, fits)
+    also = ""
+    if length is None and work.method != "qlora" and not fits(quantised):
+        length, also = _longest_that_fits(quantised, fits), " with method: qlora"
+    if length is not None:
+        longer = sum(one > length for one in work.lengths)
+        rows = f"rows longer than that: {longer:,} of {len(work.lengths):,}"
+        yield f"training.max_length: {length}{also} ({rows})"
+
+
+def longest_row(work: Work, box: Box) -> int | None:
+    """Give the longest row that this box can train, in tokens; None where every row fits, or none.
+
+    At the smallest plan there is; the other rows of the run make no difference then.
+    """
+    plan, limit = smallest_plan(work), box.limit_bytes
+
+    def fits(other: Work) -> bool:
+        return limit is None or forecast(other, plan, box).gpu_memory_bytes <= ROOM_SHARE * limit
+
+    return None if fits(work) else _longest_that_fits(work, fits)
+
+
+def _longest_that_fits(work: Work, fits: Callable[[Work], bool]) -> int | None:
+    low, high = 0, math.ceil(work.longest / _STEP)  # in steps: low fits, high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(_cut(work, middle * _STEP)) else (low, middle)
+    return low * _STEP or None
+
+
+def _cut(work: Work, length: int) -> Work:
+    packed = None if work.packed_to is None else min(work.packed_to, length)
+    return replace(work, lengths=tuple(min(one, length) for one in work.lengths), packed_to=packed)
+
+
+def gap(needed: int, limit: int) -> tuple[float, float, float]:
+    """Give GiB needed, GiB there and GiB missing, so rounded that the sum is right and never 0."""
+    need, room = _up(needed), math.floor(limit / GIB * 10) / 10
+    return need, room, need - room
+
+
+def _up(size: float, step: float = 0.1) -> float:
+    return math.ceil(round(size / GIB / step, 6)) * step

@@ -1,0 +1,66 @@
+"""Turns the fields of a spec that are each right into why they are wrong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+from runner.spec.spec import DEFAULT_EFFECTIVE_BATCH_SIZE
+
+_BATCH = ("batch_size", "gradient_accumulation", "effective_batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contradiction:
+    """Fields that say different things of the same."""
+
+    field: str
+    """The one that the message is shown at."""
+    message: str
+    hint: str = "leave one of them out"
+
+
+def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Contradiction]:
+    """Find them all; fields that are ``broken`` on their own are not spoken of again."""
+    training = values.get("training", {})
+    if "epochs" in training and "max_steps" in training:
+        what = "epochs and max_steps both say when to end"
+        yield Contradiction(field="training.max_steps", message=what)
+    if "eval_data" in values and values.get("eval_split"):
+        what = "eval_data and eval_split both say what is held out"
+        yield Contradiction(field="eval_split", message=what)
+    holds_out = "eval_data" in values or values.get("eval_split", 1) > 0
+    if "eval_steps" in training and not holds_out:
+        yield Contradiction(
+            field="training.eval_steps",
+            message="nothing is held out, so there is nothing to measure",
+            hint="leave it out, or give eval_data or an eval_split above 0",
+        )
+    if not broken & {f"training.{name}" for name in _BATCH}:
+        yield from _batch(*(training.get(name) for name in _BATCH))
+
+
+def _batch(size: int | None, passes: int | None, given: int | None) -> Iterator[Contradiction]:
+    if size and passes:
+        if given and size * passes != given:
+            yield Contradiction(
+                field="training.effective_batch_size",
+                message=f"batch_size {size} × gradient_accumulation {passes} is {size * passes}, "
+                f"not {given}",
+            )
+        return
+    effective = given or DEFAULT_EFFECTIVE_BATCH_SIZE
+    for name, other, part in (
+        ("batch_size", "gradient_accumulation", size),
+        ("gradient_accumulation", "batch_size", passes),
+    ):
+        if part and effective % part:
+            whole = effective + -effective % part
+            default = "" if given else " (the default)"
+            yield Contradiction(
+                field=f"training.{name}",
+                message=f"effective_batch_size {effective}{default} cannot be cut by {name} {part}",
+                hint=f"give {other} instead of effective_batch_size, "
+                f"or write effective_batch_size: {whole}",
+            )

@@ -1,0 +1,104 @@
+"""Turns a name or a value that a spec cannot hold into what its writer surely meant.
+
+Slips of the pen, and the names that other tools have for the same thing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from runner.spec import human_numbers
+from runner.spec.fields import FIELDS, Kind
+from runner.spec.tree import shown
+
+_OTHER_NAMES = {
+    "base_model": "model",
+    "model_name": "model",
+    "model_name_or_path": "model",
+    "dataset": "data",
+    "datasets": "data",
+    "train_data": "data",
+    "data_path": "data",
+    "validation_data": "eval_data",
+    "val_data": "eval_data",
+    "val_split": "eval_split",
+    "val_set_size": "eval_split",
+    "system": "system_prompt",
+    "num_train_epochs": "training.epochs",
+    "num_epochs": "training.epochs",
+    "lr": "training.learning_rate",
+    "lr_scheduler_type": "training.lr_scheduler",
+    "per_device_train_batch_size": "training.batch_size",
+    "micro_batch_size": "training.batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation",
+    "max_seq_length": "training.max_length",
+    "sequence_len": "training.max_length",
+    "gradient_checkpointing": "training.activation_checkpointing",
+    "rank": "lora.r",
+    "lora_r": "lora.r",
+    "lora_alpha": "lora.alpha",
+    "lora_dropout": "lora.dropout",
+    "lora_target_modules": "lora.target_modules",
+    "max_hours": "limits.hours",
+}
+_OTHER_VALUES = {
+    "chatml": "messages",
+    "chat": "messages",
+    "openai": "messages",
+    "conversation": "messages",
+    "instruction": "alpaca",
+    "instruct": "alpaca",
+    "completion": "prompt-completion",
+    "raw": "text",
+    "jsonl": "auto",
+    "json": "auto",
+    "4bit": "qlora",
+    "16bit": "lora",
+}
+
+
+def name_hint(key: str, here: Sequence[str], prefix: str) -> str | None:
+    """Say which field was meant, and in which block it belongs.
+
+    Args:
+        key: the name that is none.
+        here: the fields of the block that it stands in.
+        prefix: that block, such as ``training.``; empty at the left margin.
+    """
+    word = key.strip().casefold()[:64].replace("-", "_")
+    names = {path: path.rpartition(".")[2] for path in FIELDS}
+    if word in here:
+        return f"did you mean {word}?"
+    if elsewhere := [path for path, name in names.items() if name == word]:
+        return _place(elsewhere[0])
+    if target := _OTHER_NAMES.get(word):
+        same = target.rpartition(".")[0] == prefix.rstrip(".")
+        return f"did you mean {names[target]}?" + ("" if same else f" {_place(target)}")
+    if near := difflib.get_close_matches(word, here, n=1):
+        return f"did you mean {near[0]}?"
+    if near := difflib.get_close_matches(word, names.values(), n=1):
+        path = next(path for path, name in names.items() if name == near[0])
+        return f"did you mean {near[0]}? {_place(path)}"
+    return None
+
+
+def value_hint(text: str, kind: Kind) -> str | None:
+    """Say which value was meant, or how a number would have to be written."""
+    if kind.number and (written := human_numbers.mend(text)):
+        return written
+    near = _OTHER_VALUES.get(text.casefold())
+    if near not in kind.choices:
+        near = next(iter(difflib.get_close_matches(text.casefold()[:64], kind.choices, n=1)), None)
+    return f"did you mean {near}?" if near else None
+
+
+def _place(path: str) -> str:
+    section = path.rpartition(".")[0]
+    return f"it belongs under {section}:" if section else "it belongs at the left margin"
+
+
+def shown_hint(hint: str) -> str:
+    """Escape a hint that repeats a part of the file; clipped later than a value is."""
+    parts = [hint[at : at + 50] for at in (0, 50, 100)]
+    return "".join(map(shown, parts)) + ("…" if len(hint) > 150 else "")

@@ -1,0 +1,386 @@
+"""Turns the untrusted bytes of a dropped file into a `JobSpec`, or into every problem it has.
+
+Read the text, give each value the meaning that its field has, check each field, then check what the
+fields say together. A problem in one field hides none in another: one round of mending is enough.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from runner.contract import layout
+from runner.errors import Problem, SpecError
+from runner.spec import human_numbers
+from runner.spec.contradictions import contradictions
+from runner.spec.fields import FIELDS, UNITS, Kind, allowed, kind_of
+from runner.spec.hints import name_hint, shown_hint, value_hint
+from runner.spec.paths import control_character, data_path_problem, model_problem
+from runner.spec.spec import JobSpec
+from runner.spec.tree import (
+    Block,
+    Items,
+    Node,
+    Scalar,
+    UnreadableError,
+    Unusable,
+    read_tree,
+    shown,
+)
+
+SPEC_LIMIT_BYTES = 64 * 1024
+"""A spec is a page of settings; whatever is larger is something else."""
+_MOST_PROBLEMS = 40  # a person reads no more; the rest is counted
+
+_TRUE = frozenset({"true", "yes", "on"})
+_FALSE = frozenset({"false", "no", "off"})
+_MULTILINE = frozenset({"system_prompt", "notes"})
+
+
+def read_spec(content: bytes, *, file_name: str) -> JobSpec:
+    """Read and check a job spec.
+
+    Raises:
+        SpecError: with every problem; ``may_be_incomplete`` where the rest of an upload could mend
+            them.
+    """
+    shown_name = shown(file_name)
+    try:
+        text = _decode(content)
+        root, problems = read_tree(text, must_be_json=file_name.lower().endswith(".json"))
+    except UnreadableError as unreadable:
+        failure = (unreadable.problem, unreadable.may_be_incomplete)
+    else:
+        reading = _Reading(problems=problems)
+        spec = reading.spec(root, file_name)
+        if spec is not None and not reading.problems:
+            return spec
+        cut = not text.endswith("\n") and any(
+            p.line == text.count("\n") + 1 for p in reading.problems
+        )
+        raise SpecError(
+            _tidy(reading.problems, shown_name), may_be_incomplete=reading.lacks_required or cut
+        )
+    # Raised out here, so that no traceback chains to a parser's error that quotes the file.
+    raise SpecError(_tidy([failure[0]], shown_name), may_be_incomplete=failure[1])
+
+
+def is_json_spec(content: bytes) -> bool:
+    """Whether a .json file in the inbox's root is a spec and not data that lies there.
+
+    It is one when it is an object with ``model`` and ``data``, also when a slip keeps it from
+    being JSON: then its owner gets an answer.
+    """
+    if len(content) > SPEC_LIMIT_BYTES:
+        return False
+    try:
+        text = _decode(content)
+        value = json.loads(text, parse_int=str, parse_float=str)
+    except UnreadableError:
+        return False
+    except (ValueError, RecursionError):
+        return text.lstrip().startswith("{") and all(
+            re.search(rf'^\s*\{{?\s*"{key}"\s*:', text, re.MULTILINE) for key in ("model", "data")
+        )
+    return isinstance(value, dict) and "model" in value and "data" in value
+
+
+def _tidy(problems: list[Problem], file_name: str) -> list[Problem]:
+    ordered = sorted(problems, key=lambda p: p.line or 0)
+    tidy = [
+        Problem(
+            file=file_name,
+            line=p.line,
+            field=p.field,
+            message=p.message,
+            found=p.found,
+            allowed=p.allowed,
+            hint=p.hint,
+        )
+        for p in ordered[:_MOST_PROBLEMS]
+    ]
+    if len(ordered) > _MOST_PROBLEMS:
+        more = len(ordered) - _MOST_PROBLEMS
+        tidy.append(Problem(file=file_name, message=f"and {more} more problems"))
+    return tidy
+
+
+def _decode(content: bytes) -> str:
+    """Decode what Windows editors write: a byte-order mark, UTF-16 with one, CRLF."""
+    if len(content) > SPEC_LIMIT_BYTES:
+        raise UnreadableError(
+            Problem(
+                message="the file is too large for a job spec",
+                allowed=f"at most {SPEC_LIMIT_BYTES // 1024} KiB",
+                hint="data goes into a file of its own, which the spec names",
+            ),
+            may_be_incomplete=False,
+        )
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding, hint = "utf-16", "save the file as UTF-8"
+    else:
+        encoding, hint = "utf-8-sig", "save the file as UTF-8 (in Notepad: Save as, Encoding)"
+    bad_at = None
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        bad_at = error.start
+    if bad_at is not None:
+        raise UnreadableError(
+            Problem(
+                line=content.count(b"\n", 0, bad_at) + 1,
+                message="a character is not UTF-8",
+                found=f"byte 0x{content[bad_at]:02x}",
+                hint=hint,
+            ),
+            may_be_incomplete=True,
+        )
+    if not text.strip("\0 \t\r\n"):
+        # Some servers show a file at its full size, filled with zeros, before its bytes arrive.
+        raise UnreadableError(Problem(message="the file is empty"), may_be_incomplete=True)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+@dataclass
+class _Reading:
+    """One pass over a spec's tree; collects problems as it goes."""
+
+    problems: list[Problem] = field(default_factory=list)
+    lines: dict[str, int] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    lacks_required: bool = False
+
+    def spec(self, root: Node | None, file_name: str) -> JobSpec | None:
+        if not isinstance(root, Block):
+            line = root.line if root else None
+            if not isinstance(root, Unusable):
+                self.problems.append(
+                    Problem(
+                        line=line,
+                        message="a spec is a list of fields",
+                        allowed="at least 'model: NAME' and 'data: FILE', each on its own line",
+                    )
+                )
+            self.lacks_required = not isinstance(root, Items)
+            return None
+        values = self.block(root, JobSpec, "")
+        for name in ("model", "data"):
+            if name not in values and name not in self.broken:
+                self.lacks_required = True
+                self.problems.append(
+                    Problem(
+                        line=self.lines.get(name),
+                        field=name,
+                        message="is missing",
+                        allowed=allowed(name),
+                    )
+                )
+        stem = PurePosixPath(file_name).name.rpartition(".")[0] or file_name
+        stem = re.sub(rf"--{layout.RUN_ID.pattern}$", "", stem)
+        values["name"] = layout.job_name(values.get("name") or stem)
+        self.check_paths(values)
+        spec = self.check_fields(values)
+        self.problems += [
+            Problem(line=self.lines.get(c.field), field=c.field, message=c.message, hint=c.hint)
+            for c in contradictions(values, self.broken)
+        ]
+        return spec
+
+    # -- giving each value its field's meaning ---------------------------------------------------
+
+    def block(self, block: Block, model: type[BaseModel], prefix: str) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, node in block.values.items():
+            path = prefix + key
+            info = model.model_fields.get(key)
+            if info is None:
+                self.unknown(key, block.key_lines[key], model, prefix)
+                continue
+            self.lines[path] = block.key_lines[key]
+            value = self.value(node, path, kind_of(info))
+            if value is not None:
+                values[key] = value
+        return values
+
+    def value(self, node: Node, path: str, kind: Kind) -> Any:
+        """Give a value its field's meaning; None where it is empty or cannot be used."""
+        if isinstance(node, Unusable):
+            self.broken.add(path)
+            return None
+        if isinstance(node, Scalar) and node.is_null:
+            return None  # a field left empty takes its default
+        if kind.section:
+            if isinstance(node, Block):
+                return self.block(node, kind.section, f"{path}.")
+            return self.refuse(path, "takes settings of its own", node=node)
+        if isinstance(node, Block):
+            return self.refuse(path, "takes no settings of its own", node=node)
+        if isinstance(node, Items):
+            if not kind.is_list:
+                return self.refuse(path, "takes one value, not a list", node=node)
+            return self.items(node, path)
+        self.texts[path] = node.text
+        self.lines[path] = node.line
+        if path == "lora.target_modules":
+            whole = node.text.strip().casefold() == "all-linear"
+            return "all-linear" if whole else self.items(Items(items=(node,), line=node.line), path)
+        if kind.is_list:
+            return self.items(Items(items=(node,), line=node.line), path)
+        return self.scalar(node, path, kind)
+
+    def items(self, node: Items, path: str) -> list[str] | None:
+        values: list[str] = []
+        for item in node.items:
+            if not isinstance(item, Scalar) or item.is_null:
+                if not isinstance(item, Unusable):
+                    self.refuse(path, "each entry of the list is one text", line=item.line)
+                self.broken.add(path)
+                return None
+            self.lines.setdefault(f"{path}.{len(values)}", item.line)
+            if self.has_control(item, path):
+                return None
+            values.append(item.text)
+        if not values:
+            self.refuse(path, "the list is empty", line=node.line)
+        return values or None
+
+    def has_control(self, node: Scalar, path: str) -> bool:
+        bad = control_character(node.text, multiline=path in _MULTILINE)
+        if bad is None:
+            return False
+        self.refuse(path, "holds a character that cannot be shown", line=node.line, found=bad)
+        return True
+
+    def scalar(self, node: Scalar, path: str, kind: Kind) -> Any:
+        text = node.text.strip()
+        if kind.is_bool and text.casefold() in _TRUE | _FALSE:
+            return text.casefold() in _TRUE
+        if choice := next((c for c in kind.choices if c.casefold() == text.casefold()), None):
+            return choice
+        if kind.number:
+            number = human_numbers.number(text, UNITS.get(path, ""))
+            if number is None:
+                return self.refuse(path, "is not a number", node=node, hint=value_hint(text, kind))
+            if kind.number == "float":
+                return float(number)
+            if number != int(number):
+                return self.refuse(path, "is not a whole number", node=node)
+            return int(number)
+        if kind.is_bool:
+            return self.refuse(path, "is neither true nor false", node=node)
+        if kind.choices:
+            return self.refuse(path, "is not one of these", node=node, hint=value_hint(text, kind))
+        if self.has_control(node, path):
+            return None
+        return (node.text if path in _MULTILINE else text) or None
+
+    # -- problems ---------------------------------------------------------------------------------
+
+    def refuse(
+        self,
+        path: str,
+        message: str,
+        *,
+        node: Node | None = None,
+        line: int | None = None,
+        found: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        """Note a problem of one field, and that nothing more need be said about it."""
+        self.broken.add(path)
+        if isinstance(node, Scalar):
+            found = node.text
+        elif node is not None and found is None:
+            found = "a list" if isinstance(node, Items) else "a block of settings"
+        if line is None:
+            line = self.lines.get(path) if node is None else node.line
+        self.problems.append(
+            Problem(
+                line=line,
+                field=path,
+                message=message,
+                found=None if found is None else shown(found),
+                allowed=allowed(path),
+                hint=None if hint is None else shown_hint(hint),
+            )
+        )
+
+    def unknown(self, key: str, line: int, model: type[BaseModel], prefix: str) -> None:
+        self.problems.append(
+            Problem(
+                line=line,
+                field=shown(prefix + key),
+                message="is not a field of a job spec" if not prefix else "is not a field here",
+                allowed=", ".join(model.model_fields),
+                hint=name_hint(key, list(model.model_fields), prefix),
+            )
+        )
+
+    # -- checks -----------------------------------------------------------------------------------
+
+    def check_fields(self, values: dict[str, Any]) -> JobSpec | None:
+        errors: list[Any] = []
+        spec: JobSpec | None = None
+        try:
+            spec = JobSpec.model_validate(values)
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_context=False, include_input=False)
+        for wrong in errors:
+            path = ""
+            for part in wrong["loc"]:
+                longer = f"{path}.{part}" if path else str(part)
+                if longer not in FIELDS:
+                    break
+                path = longer
+            kind = wrong["type"]
+            if path in self.broken or kind == "missing":
+                continue
+            message = "is not allowed here"
+            if kind.startswith("greater_than"):
+                message = "is too small"
+            elif kind.startswith("less_than"):
+                message = "is too large"
+            elif kind.endswith("too_long"):
+                message = "is too long"
+            found = None if path in _MULTILINE else self.texts.get(path)
+            self.refuse(path, message, found=found)
+        return spec
+
+    def check_paths(self, values: dict[str, Any]) -> None:
+        model = values.get("model")
+        if model is not None and (wrong := model_problem(model)):
+            self.refuse("model", wrong[0], found=model, hint=wrong[1])
+        seen: dict[str, str] = {}
+        for name in ("data", "eval_data"):
+            tidy: list[str] = []
+            for number, path in enumerate(values.get(name, ())):
+                line = self.lines.get(f"{name}.{number}")
+                if wrong := data_path_problem(path):
+                    self.refuse(name, wrong[0], line=line, found=path, hint=wrong[1])
+                    continue
+                tidy.append(str(PurePosixPath(path)))
+                other = seen.setdefault(tidy[-1], name)
+                if other != name:
+                    message = "these rows would be trained on and held out at once"
+                    self.refuse(name, message, line=line, found=path)
+                elif tidy[-1] in tidy[:-1]:
+                    self.refuse(name, "the same file is named twice", line=line, found=path)
+            if tidy:
+                values[name] = tidy
+        modules = values.get("lora", {}).get("target_modules")
+        if isinstance(modules, list):
+            for module in modules:
+                if not re.fullmatch(r"[A-Za-z0-9_.]{1,128}", module):
+                    self.refuse(
+                        "lora.target_modules",
+                        "this is no name of a layer; patterns are not read",
+                        found=module,
+                    )
+                    break

@@ -1,0 +1,288 @@
+"""Turns the text of a spec (YAML 1.2 or JSON) into a tree that knows the line of every value.
+
+The tree keeps each scalar as it was written: what ``1e-4`` or ``yes`` means depends on the field it
+stands in, which contract/read_spec.py knows. Nothing is constructed from tags, and anchors and
+aliases are refused, so that a small file cannot become a large tree.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    DocumentEndEvent,
+    DocumentStartEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+)
+
+from runner.errors import Problem
+
+DEEPEST = 10
+"""Levels of nesting; a spec needs three."""
+_SHOWN = 60  # characters of a value that a message repeats
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+
+
+class UnreadableError(Exception):
+    """The text is no YAML that a spec may be; carries the problem and whether more bytes help."""
+
+    def __init__(self, problem: Problem, *, may_be_incomplete: bool) -> None:
+        """Take the one problem that ended the reading."""
+        self.problem = problem
+        self.may_be_incomplete = may_be_incomplete
+        super().__init__(problem.message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scalar:
+    """A value as it was written."""
+
+    text: str
+    line: int
+    is_null: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """A list."""
+
+    items: tuple[Node, ...]
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A mapping."""
+
+    values: dict[str, Node]
+    key_lines: dict[str, int]
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unusable:
+    """A value whose problem has been reported already."""
+
+    line: int
+
+
+Node = Scalar | Items | Block | Unusable
+
+
+def shown(text: str) -> str:
+    """Clip a value and escape what a terminal or editor would not show as it is."""
+    clipped = text if len(text) <= _SHOWN else text[: _SHOWN - 1]
+    safe = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in clipped
+    )
+    return safe if clipped is text or clipped == text else safe + "…"
+
+
+@dataclass
+class _Reader:
+    events: Iterator[Any]
+    problems: list[Problem] = field(default_factory=list)
+
+    def node(self, event: Any, depth: int) -> Node:
+        line = event.start_mark.line + 1
+        if depth > DEEPEST:
+            raise UnreadableError(
+                Problem(
+                    line=line,
+                    message="the spec is nested too deeply",
+                    allowed=f"at most {DEEPEST} levels; a spec needs three",
+                ),
+                may_be_incomplete=False,
+            )
+        if isinstance(event, AliasEvent):
+            self._refuse(
+                line,
+                "an alias (*name) is not read in a spec",
+                found=f"*{shown(str(event.anchor))}",
+                hint="write the value itself; patterns such as *.jsonl are not read either",
+            )
+            return Unusable(line=line)
+        usable = True
+        if event.anchor is not None:
+            self._refuse(
+                line,
+                "an anchor (&name) is not read in a spec",
+                found=f"&{shown(str(event.anchor))}",
+                hint="leave it out; text that begins with & goes in quotes",
+            )
+            usable = False
+        if event.tag is not None:
+            self._refuse(
+                line,
+                "a tag (!name) is not read in a spec",
+                found=shown(str(event.tag)),
+                hint="leave it out; text that begins with ! goes in quotes",
+            )
+            usable = False
+        node: Node
+        if isinstance(event, ScalarEvent):
+            node = self._scalar(event, line)
+        elif isinstance(event, SequenceStartEvent):
+            items = []
+            while not isinstance(event := next(self.events), SequenceEndEvent):
+                items.append(self.node(event, depth + 1))
+            node = Items(items=tuple(items), line=line)
+        else:
+            assert isinstance(event, MappingStartEvent)
+            node = self._block(line, depth)
+        return node if usable else Unusable(line=line)
+
+    def _scalar(self, event: Any, line: int) -> Scalar:
+        text = str(event.value)
+        if any("\ud800" <= c <= "\udfff" for c in text):  # JSON writes 😀 as two escapes
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        plain = event.style in (None, "")
+        return Scalar(text=text, line=line, is_null=plain and text in _NULLS)
+
+    def _block(self, line: int, depth: int) -> Block:
+        values: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        while not isinstance(event := next(self.events), MappingEndEvent):
+            key = self.node(event, depth + 1)
+            value = self.node(next(self.events), depth + 1)
+            if isinstance(key, Unusable):
+                continue
+            if not isinstance(key, Scalar):
+                self._refuse(key.line, "a field's name must be a word")
+            elif key.text in values:
+                self._refuse(
+                    key.line,
+                    f"{shown(key.text)} stands here twice: "
+                    f"on line {lines[key.text]} and on line {key.line}",
+                    hint="keep one of the two",
+                )
+            else:
+                values[key.text] = value
+                lines[key.text] = key.line
+        return Block(values=values, key_lines=lines, line=line)
+
+    def _refuse(
+        self, line: int, message: str, *, found: str | None = None, hint: str | None = None
+    ) -> None:
+        self.problems.append(Problem(line=line, message=message, found=found, hint=hint))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _check_json(text: str) -> None:
+    try:
+        json.loads(text, parse_int=str, parse_float=str)
+    except json.JSONDecodeError as error:
+        message, line = error.msg, error.lineno
+    except (ValueError, RecursionError):
+        return  # too deep, which the tree's own limit says better
+    else:
+        return
+    raise UnreadableError(
+        Problem(line=line, message=f"this is not JSON: {message}"), may_be_incomplete=True
+    )
+
+
+def _syntax_problem(error: YAMLError, text: str) -> Problem:
+    """Say where YAML's rules were broken, in words for people who do not know them."""
+    mark = None
+    if isinstance(error, MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+    lines = text.split("\n")
+    if mark is None:
+        bad = re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]", text)
+        return Problem(
+            line=text.count("\n", 0, bad.start()) + 1 if bad else None,
+            message="a character that no text file should hold",
+            found=shown(bad[0]) if bad else None,
+            hint="save the file as plain text (UTF-8)",
+        )
+    number = min(mark.line + 1, len(lines))
+    for at in (number, number - 1):
+        if at >= 1 and "\t" in re.match(r"\s*", lines[at - 1])[0]:  # type: ignore[index]
+            return Problem(
+                line=at,
+                message="the line is indented with a tab",
+                hint="indent with spaces; YAML does not read tabs",
+            )
+    if "\\t" in str(getattr(error, "problem", "")):
+        return Problem(
+            line=number,
+            message="a tab stands where a space is needed",
+            hint="write a space instead; YAML does not read tabs",
+        )
+    reason = error.problem if isinstance(error, MarkedYAMLError) and error.problem else "unclear"
+    reason = re.sub(r"%?'([^']*)'", lambda m: f"'{shown(m[1])}'", str(reason).splitlines()[0])
+    hint = None
+    for at in (number, number - 1):
+        if at >= 1 and re.match(r"\s*\w+:[^\s/\\]", lines[at - 1]):
+            return Problem(
+                line=at, message="a colon without a space after it", hint="leave a space"
+            )
+    if "mapping values are not allowed" in reason:
+        hint = "put text that holds ': ' in quotes, and line up the fields of a block"
+    elif "cannot start any token" in reason or "alias" in reason:
+        hint = "put text that begins with a special character in quotes"
+    return Problem(line=number, message=f"this is not YAML: {reason[:160]}", found=None, hint=hint)
+
+
+def read_tree(text: str, *, must_be_json: bool) -> tuple[Node | None, list[Problem]]:
+    """Read a spec's text; the problems are those that did not end the reading.
+
+    Raises:
+        UnreadableError: it cannot be read to its end.
+    """
+    if must_be_json:
+        _check_json(text)
+    if text.lstrip().startswith("{") and _is_json(text):
+        text = text.replace("\t", " ")  # JSON may be indented with tabs; its strings hold none
+    try:
+        return _read(text)
+    except UnreadableError:
+        raise
+    except YAMLError as error:
+        problem = _syntax_problem(error, text)
+    except Exception:  # a parser's own defect must not stop the daemon: the file is at fault
+        problem = Problem(message="this cannot be read as YAML")
+    raise UnreadableError(problem, may_be_incomplete=True)
+
+
+def _read(text: str) -> tuple[Node | None, list[Problem]]:
+    reader = _Reader(iter(YAML(typ="safe", pure=True).parse(text)))
+    root: Node | None = None
+    documents = 0
+    for event in reader.events:
+        if isinstance(event, DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                raise UnreadableError(
+                    Problem(
+                        line=event.start_mark.line + 1,
+                        message="a second document begins here (---)",
+                        hint="one file holds one spec; put the other into a file of its own",
+                    ),
+                    may_be_incomplete=False,
+                )
+            root = reader.node(next(reader.events), 1)
+        elif isinstance(event, (StreamEndEvent, DocumentEndEvent)):
+            continue
+    return root, reader.problems

@@ -1,0 +1,1 @@
+"""From data files to tokenised rows: the prepare stage."""

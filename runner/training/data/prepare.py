@@ -1,0 +1,354 @@
+"""Turns a job spec and the files it names into tokenised rows that a run can be trained on.
+
+    python -m runner.training prepare RUN/prepared
+
+Read `prepare` top to bottom: snapshot, rows, conversations, split, tokens, lengths, records.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.models import describe_model, find_model, longest_context, read_config
+from runner.contract.record import DataFile
+from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
+from runner.errors import (
+    DataError,
+    InputError,
+    ModelError,
+    Problem,
+    SpecError,
+    StageError,
+)
+from runner.exit_codes import ExitCode
+from runner.files.durable import sync_tree, write_json
+from runner.forecast.forecast import Box, Work, cap_problem
+from runner.forecast.model_shape import read_shape
+from runner.forecast.what_fits import longest_row
+from runner.spec.spec import JobSpec
+from runner.training.data.formats import Conversation, to_conversations
+from runner.training.data.pack import count_sequences
+from runner.training.data.rows import Findings, read_rows
+from runner.training.data.snapshot import Copied, take_snapshot
+from runner.training.data.split import shared_prompts, split
+from runner.training.data.template import IGNORED, Example, Template, UnlearnableRowError
+
+LEFT_OUT_SHARE = 0.05  # of the rows; more than that is not what the job's owner meant
+SAMPLES = 3  # held-out questions that are answered before and after
+_NAMED = 20  # lines named in one sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenised:
+    """One row with its examples."""
+
+    source: Conversation
+    examples: list[Example]
+
+    @property
+    def longest(self) -> int:
+        """Tokens in its longest example."""
+        return max(len(example.input_ids) for example in self.examples)
+
+
+def prepare(folder: Path) -> None:
+    """Carry out the prepare stage whose plan lies in ``folder``.
+
+    Raises:
+        InputError: the spec, data or model cannot be used; every problem found is named.
+        StageError: the disk is full.
+    """
+    try:
+        _prepare(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StageError(
+            "no space was left while the data was prepared",
+            exit_code=ExitCode.DISK_FULL,
+            kind="disk_full",
+            advice="Free space in the outputs folder; the run then goes on.",
+        ) from error
+
+
+def _prepare(folder: Path) -> None:
+    from runner.spec.read_spec import read_spec
+
+    stage, run = StageFolder(folder), RunFolder.containing(folder)
+    plan = read_message(stage.plan, PreparePlan)
+    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    model, conversations, copies, counts = _inputs(spec, plan, run)
+    template = Template(_load_tokenizer(model, plan), name=spec.model)
+    train, held_out, shortfalls = _divide(spec, conversations)
+    tokenised = _tokenise(template, [*train, *held_out])
+    config = read_config(model, spec.model)
+    limit = _max_length(
+        spec, tokenised, longest_context(config), _card_length(spec, tokenised, config, plan)
+    )
+    kept, left_out = _leave_out_longer(tokenised, limit)
+    held_rows = {conversation.row for conversation in held_out}
+    learn = [row for row in kept if row.source.row not in held_rows]
+    measure = [row for row in kept if row.source.row in held_rows]
+    if not learn:
+        raise DataError([Problem(message="no row is left to learn from")])
+    if left_out:
+        shortfalls.append(_name_left_out(left_out, limit))
+
+    lengths = _save(folder / "train", learn)
+    _save(folder / "eval", measure)
+    write_json(folder / "lengths.json", lengths)
+    write_json(folder / "samples.json", _samples(template, measure))
+    template.tokenizer.save_pretrained(folder / "tokenizer")
+    sync_tree(folder)
+
+    sequences = count_sequences(lengths, limit) if spec.training.packing else len(lengths)
+    learned = sum(
+        label != IGNORED for row in learn for example in row.examples for label in example.labels
+    )
+    write_message(
+        stage.result,
+        PrepareResult(
+            data=tuple(
+                DataFile(path=c.named, sha256=c.sha256, bytes=c.size, rows=counts[c.named])
+                for c in copies
+            ),
+            model=describe_model(model, spec.model),
+            train_rows=sequences,
+            eval_rows=sum(len(row.examples) for row in measure),
+            left_out_rows=len(left_out),
+            train_tokens=sum(lengths),
+            learned_tokens=learned,
+            longest=max(row.longest for row in kept),
+            max_length=limit,
+            chat_template=template.chat_template,
+            total_steps=total_steps(
+                sequences,
+                effective_batch_size=spec.effective_batch_size,
+                epochs=spec.epochs,
+                max_steps=spec.training.max_steps,
+            ),
+            shortfalls=(*template.shortfalls, *shortfalls),
+        ),
+    )
+
+
+def total_steps(
+    rows: int, *, effective_batch_size: int, epochs: float, max_steps: int | None
+) -> int:
+    """Count optimizer steps as Trainer does: whole steps an epoch, the last window partial."""
+    if max_steps is not None:
+        return max_steps
+    return math.ceil(epochs * math.ceil(rows / effective_batch_size))
+
+
+def _inputs(
+    spec: JobSpec, plan: PreparePlan, run: RunFolder
+) -> tuple[Path, list[Conversation], list[Copied], dict[str, int]]:
+    """Find the model and read every file; what is wrong with any of them is told together."""
+    findings = Findings()
+    unusable: ModelError | None = None
+    try:
+        model = find_model(Path(plan.models_dir), spec.model)
+        config = read_config(model, spec.model)
+    except ModelError as error:
+        unusable = error
+    else:
+        if too_low := cap_problem(spec, read_shape(config)):
+            raise SpecError([replace(too_low, file=f"{run.job}.yaml")])
+    copies = take_snapshot(
+        list(dict.fromkeys([*spec.data, *(spec.eval_data or ())])),
+        inbox=Path(plan.jobs_dir),
+        spec_folder=plan.spec_folder,
+        target=run.data,
+        findings=findings,
+        known=[Path(known) for known in plan.known_data],
+    )
+    conversations, counts = _read(spec, copies, findings)
+    if unusable and findings.problems:
+        raise InputError([*unusable.problems, *findings.problems])
+    if unusable:
+        raise unusable
+    if findings.problems:
+        raise DataError(findings.problems)
+    return model, conversations, copies, counts
+
+
+def _read(
+    spec: JobSpec, copies: Sequence[Copied], findings: Findings
+) -> tuple[list[Conversation], dict[str, int]]:
+    """Read and check every file; count the rows of each."""
+    per_file = {c.named: read_rows(c.path, shown_as=c.named, findings=findings) for c in copies}
+    conversations = to_conversations(
+        [row for rows in per_file.values() for row in rows],
+        data_format=spec.format,
+        system_prompt=spec.system_prompt,
+        findings=findings,
+    )
+    return conversations, {named: len(rows) for named, rows in per_file.items()}
+
+
+def _load_tokenizer(model: Path, plan: PreparePlan) -> Any:
+    if _tokenizer_class(model) in ("PreTrainedTokenizerFast", "TokenizersBackend"):
+        # What AutoTokenizer would choose as well, but it imports torch to get there: 3.5 s.
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(model, local_files_only=True)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(
+        model, local_files_only=True, trust_remote_code=plan.trust_remote_code
+    )
+
+
+def _tokenizer_class(model: Path) -> str | None:
+    try:
+        settings = json.loads((model / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError):
+        return None  # AutoTokenizer says what is wrong
+    named = settings.get("tokenizer_class") if isinstance(settings, dict) else None
+    return named if isinstance(named, str) and (model / "tokenizer.json").exists() else None
+
+
+def _divide(
+    spec: JobSpec, conversations: Sequence[Conversation]
+) -> tuple[list[Conversation], list[Conversation], list[str]]:
+    """Say which rows are learned and which are held out."""
+    if spec.eval_data:
+        held = [c for c in conversations if c.file in spec.eval_data]
+        train = [c for c in conversations if c.file not in spec.eval_data]
+        shared = shared_prompts(train, held)
+        told = f"{shared} of {len(held)} rows of eval_data ask what is also learned"
+        return train, held, [told] if shared else []
+    parts = split(conversations, spec.eval_split)
+    train = [conversations[i] for i in parts.train]
+    held = [conversations[i] for i in parts.held_out]
+    if spec.eval_split > 0 and not held:
+        return train, held, ["no row is held out: all of them ask the same"]
+    few = f"the data is small: {len(held)} held out, so the held-out loss says little"
+    return train, held, [few] if parts.borrowed else []
+
+
+def _tokenise(template: Template, conversations: Sequence[Conversation]) -> list[Tokenised]:
+    findings = Findings()
+    rows: list[Tokenised] = []
+    for conversation in conversations:
+        try:
+            rows.append(Tokenised(source=conversation, examples=template.encode(conversation)))
+        except UnlearnableRowError as error:
+            findings.add(conversation.file, conversation.line, str(error))
+    if findings.problems:
+        raise DataError(findings.problems)
+    return rows
+
+
+def _max_length(
+    spec: JobSpec, rows: Sequence[Tokenised], context: int | None, card: int | None
+) -> int:
+    """Choose the length limit: what the spec says, or the longest row that can be trained.
+
+    Args:
+        spec: the job's.
+        rows: all of them.
+        context: tokens that the model reads at most.
+        card: tokens that the card has the memory for. Where that would leave out more than a few
+            rows it does not count: the run's own end then tells every way to make it fit.
+    """
+    longest = max(row.longest for row in rows)
+    wanted = spec.training.max_length
+    if wanted == "auto":
+        if card and sum(row.longest > card for row in rows) > LEFT_OUT_SHARE * len(rows):
+            card = None
+        return min(longest, context or longest, card or longest)
+    if context is not None and wanted > context:
+        what = f"max_length is {wanted}, but the model reads at most {context} tokens"
+        raise DataError(
+            [Problem(field="training.max_length", message=what, allowed=f"≤ {context}")]
+        )
+    return wanted
+
+
+def _card_length(
+    spec: JobSpec, rows: Sequence[Tokenised], config: dict[str, Any], plan: PreparePlan
+) -> int | None:
+    """Forecast the longest row that the card has the memory for; None: every row, or not known."""
+    shape = read_shape(config)
+    if shape is None or plan.gpu_memory_bytes is None:
+        return None
+    work = Work.of(spec, shape, [row.longest for row in rows], total_steps=1)
+    return longest_row(work, Box(budget_bytes=plan.gpu_memory_bytes))
+
+
+def _leave_out_longer(
+    rows: Sequence[Tokenised], limit: int
+) -> tuple[list[Tokenised], list[Tokenised]]:
+    """Part the rows that fit from those that would lose tokens.
+
+    Raises:
+        DataError: more than 5% would be left out.
+    """
+    kept = [row for row in rows if row.longest <= limit]
+    left_out = [row for row in rows if row.longest > limit]
+    if len(left_out) > LEFT_OUT_SHARE * len(rows):
+        by_length = sorted(row.longest for row in rows)
+        enough = by_length[math.ceil((1 - LEFT_OUT_SHARE) * len(rows)) - 1]
+        first = min(left_out, key=lambda row: row.source.row).source
+        what = f"{len(left_out)} of {len(rows)} rows are longer than {limit} tokens"
+        hint = f"max_length: {by_length[-1]} keeps every row, {enough} keeps 95% of them."
+        place = Problem(file=first.file, line=first.line, message=what, hint=hint)
+        raise DataError([place])
+    return kept, left_out
+
+
+def _name_left_out(rows: Sequence[Tokenised], limit: int) -> str:
+    places: dict[str, list[int]] = {}
+    for row in sorted(rows, key=lambda row: row.source.row):
+        places.setdefault(row.source.file, []).append(row.source.line)
+    named = "; ".join(
+        f"{file} line{'s' * (len(lines) > 1)} {', '.join(map(str, lines[:_NAMED]))}"
+        + (f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else "")
+        for file, lines in places.items()
+    )
+    count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+    return f"{count} longer than {limit} tokens left out: {named}"
+
+
+def _save(target: Path, rows: Sequence[Tokenised]) -> list[int]:
+    """Write the examples of the rows as a data set and give their lengths."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    shutil.rmtree(target, ignore_errors=True)  # of an earlier try
+    pairs = [(row.source.row, example) for row in rows for example in row.examples]
+    if not pairs:
+        return []  # an empty data set can be saved, but not loaded again
+    features = datasets.Features(
+        {
+            "input_ids": datasets.List(datasets.Value("int32")),
+            "labels": datasets.List(datasets.Value("int32")),
+            "row": datasets.Value("int64"),
+        }
+    )
+    columns = {
+        "input_ids": [example.input_ids for _, example in pairs],
+        "labels": [example.labels for _, example in pairs],
+        "row": [row for row, _ in pairs],
+    }
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(target)
+    return [len(example.input_ids) for _, example in pairs]
+
+
+def _samples(template: Template, rows: Sequence[Tokenised]) -> list[dict[str, Any]]:
+    """Choose held-out questions to answer before and after."""
+    asked = [row.source for row in rows if row.source.messages][:SAMPLES]
+    return [
+        {"messages": template.prompt_messages(c), "reference": c.messages[-1]["content"]}
+        for c in asked
+    ]

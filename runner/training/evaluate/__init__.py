@@ -1,0 +1,1 @@
+"""From an adapter to held-out losses and answers: the evaluate stage."""

@@ -1,0 +1,142 @@
+"""Turns ``adapter/`` and the held-out rows into evidence: loss and answers, before and after.
+
+The adapter is loaded as its user would load it; what it reaches here must be what training saw.
+Command: `python -m runner.training evaluate outputs/contracts/20261123T221005Z-k3f9/evaluation`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.models import find_model
+from runner.contract.stage_io import EvaluatePlan, EvaluateResult, read_message, write_message
+from runner.errors import StageError
+from runner.exit_codes import ExitCode
+from runner.files.durable import write_json
+
+BATCH_SIZE = 8  # rows; halved where it does not fit
+ANSWER_TOKENS = 96  # of each answer shown
+TOLERANCE = {"float32": 2e-3, "bfloat16": 2e-2, "float16": 2e-2}  # relative
+
+
+def evaluate(folder: Path) -> None:
+    """Measure the exported adapter against the base model it stands on.
+
+    Raises:
+        StageError: the adapter does not reach the loss that training measured.
+    """
+    from runner.spec.read_spec import read_spec
+    from runner.training.fit.memory import Meter
+    from runner.training.fit.model import find_machine, load_base
+
+    run, stage = RunFolder.containing(folder), StageFolder(folder)
+    plan = read_message(stage.plan, EvaluatePlan)
+    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    machine = find_machine(plan.device, plan.compute)
+    # Before the stack is imported: bitsandbytes makes the card's context, which is measured here.
+    meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
+
+    from datasets import load_from_disk
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+    from trl.trainer.utils import add_fused_lm_head
+
+    from runner.training.evaluate.answers import autocast
+    from runner.training.fit.heldout import HeldOut, held_out_loss
+
+    tokenizer = AutoTokenizer.from_pretrained(run.adapter, local_files_only=True)
+    base = load_base(
+        find_model(Path(plan.models_dir), spec.model),
+        method=spec.method,
+        machine=machine,
+        trust_remote_code=plan.trust_remote_code,
+    )
+    add_fused_lm_head(base)
+    model = PeftModel.from_pretrained(base, run.adapter).eval()
+
+    before: HeldOut | None = None
+    after: HeldOut | None = None
+    rows = run.prepared / "eval"
+    if (rows / "state.json").is_file() and len(held := load_from_disk(str(rows))) > 0:
+        collator = DataCollatorForLanguageModeling(
+            pad_token_id=tokenizer.pad_token_id, padding_free="seq_lengths" in held.column_names
+        )
+        known = {"input_ids", "labels", "seq_lengths"}
+        held = held.remove_columns([c for c in held.column_names if c not in known])
+
+        def measure() -> HeldOut:
+            with autocast(machine):
+                return held_out_loss(
+                    model, held, collator, batch_size=BATCH_SIZE, device=model.device
+                )
+
+        with model.disable_adapter():
+            before = measure()
+        after = measure()
+
+    shortfalls = _answer_samples(run, model, tokenizer, machine)
+    write_message(
+        stage.result,
+        EvaluateResult(
+            eval_loss_before=before and before.loss,
+            eval_loss_after=after and after.loss,
+            eval_tokens=after.tokens if after else 0,
+            peak_gpu_memory_bytes=meter.peak_bytes(),
+            shortfalls=tuple(shortfalls),
+        ),
+    )
+    wanted = plan.expected_eval_loss
+    if after and wanted is not None:
+        tolerance = TOLERANCE[machine.compute]
+        if not math.isclose(after.loss, wanted, rel_tol=tolerance, abs_tol=tolerance):
+            raise StageError(
+                f"The exported adapter reaches a held-out loss of {after.loss:.4f}; training "
+                f"measured {wanted:.4f}.",
+                exit_code=ExitCode.UNEXPECTED,
+                kind="adapter_differs",
+                advice="Do not use this adapter; please report it with the run's record.",
+            )
+
+
+def _answer_samples(run: RunFolder, model: Any, tokenizer: Any, machine: Any) -> list[str]:
+    """Write evaluation/samples.json; give what fell short."""
+    from runner.training.evaluate.answers import answers, unpack_for_answers
+    from runner.training.fit.memory import classify, let_go, plan_does_not_fit
+
+    try:
+        samples = json.loads((run.prepared / "samples.json").read_bytes())
+    except FileNotFoundError:
+        return []
+    how: dict[str, Any] = {"machine": machine, "tokens": ANSWER_TOKENS}
+    conversations = [sample["messages"] for sample in samples]
+    found: dict[str, list[str]] = {"before": [], "after": []}
+    failed = False
+    try:
+        if samples:
+            unpack_for_answers(model, machine)
+            with model.disable_adapter():
+                before = answers(model, tokenizer, conversations, **how)
+            found = {"before": before, "after": answers(model, tokenizer, conversations, **how)}
+    except Exception as error:  # samples are a courtesy: what the run is about stands without
+        if not plan_does_not_fit(classify(error), on_gpu=machine.on_gpu):
+            raise
+        failed, samples = True, []
+    let_go()
+    shown = [
+        {
+            "question": str(sample["messages"][-1]["content"]),
+            "reference": str(sample["reference"]),
+            "before": before,
+            "after": after,
+        }
+        for sample, before, after in zip(samples, found["before"], found["after"], strict=True)
+    ]
+    write_json(run.evaluation / "samples.json", shown)
+    if failed:
+        return ["Memory ran out while answering held-out questions; the answers are missing."]
+    return []

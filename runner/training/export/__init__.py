@@ -1,0 +1,1 @@
+"""From the best checkpoint to adapter/: the export stage."""

@@ -1,0 +1,1 @@
+"""From tokenised rows to checkpoints of a LoRA adapter: the train stage."""

@@ -1,0 +1,479 @@
+"""Turns Trainer's events into metrics, held-out losses, checkpoints, the probe and a clean stop.
+
+Trainer knows nothing of batch plans that shrink or of attempts: what must survive those is kept in
+`Progress` and travels in each checkpoint's manifest.
+"""
+
+# ruff: noqa: ARG002  (Trainer calls every event with the same arguments)
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import random
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from runner.clock import now
+from runner.contract.batch import worst_pass
+from runner.contract.checkpoints import Manifest
+from runner.contract.layout import RunFolder, StageFolder
+from runner.errors import StageError
+from runner.exit_codes import ExitCode
+from runner.training.fit.checkpoint import prune, seal
+from runner.training.fit.cut import LENGTHS
+from runner.training.fit.heldout import held_out_loss
+from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
+
+NOTED_STEPS = (0, 1, 9)  # of an attempt: memory grows in the first two, and then should not
+_TOUCH_SECONDS = 5.0  # a step may be long, a pass hardly
+DIVERGED_WINDOW = 10  # steps
+DIVERGED_FACTOR = 1.5  # times the loss of guessing every token, ln(vocabulary): worse than chance
+
+
+class Interrupted(Exception):  # noqa: N818  (not a fault)
+    """The daemon asked this attempt to stop."""
+
+
+class ProbeDoesNotFit(Exception):  # noqa: N818  (a finding)
+    """The worst batch does not fit at this plan."""
+
+
+class StopFlag:
+    """Set by SIGTERM; looked at between passes, where a checkpoint can be made."""
+
+    def __init__(self) -> None:
+        """Start listening."""
+        self.is_set = False
+        self.shows_life_in: Path | None = None
+        """A file that is touched between passes: the daemon takes its standing still for a hang."""
+        self._touched = 0.0
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.is_set = True
+
+    def check(self) -> None:
+        """Show that the process lives; raise Interrupted when the flag is set."""
+        at = time.monotonic()
+        if self.shows_life_in is not None and at - self._touched >= _TOUCH_SECONDS:
+            self._touched = at
+            with contextlib.suppress(OSError):
+                os.utime(self.shows_life_in)
+        if self.is_set:
+            raise Interrupted
+
+
+class RowNotingCollator:
+    """TRL's collator, and a note of which rows went into each micro-batch, first in first out."""
+
+    def __init__(self, inner: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        """Wrap TRL's own."""
+        self.inner = inner
+        self.noted: deque[tuple[list[Any], int]] = deque()
+
+    def pad(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate without a note.
+
+        Padding comes after a row's own tokens, so causal attention never sees it and nothing is
+        learned from it: a mask that says so would change no number, and would cost a matrix of
+        length by length for each row and block, slower kernels and repeated keys.
+        """
+        batch = self.inner([{k: v for k, v in row.items() if k != "row"} for row in rows])
+        if "attention_mask" in batch:
+            batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
+        return batch
+
+    def with_lengths(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate, and say how long each row is: `CuttingTrainer` cuts by it."""
+        return {**self.pad(rows), LENGTHS: [len(row["input_ids"]) for row in rows]}
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate and note."""
+        numbers = [row["row"] for row in rows]  # of a packed sequence, a list
+        flat = [n for number in numbers for n in (number if isinstance(number, list) else [number])]
+        self.noted.append((flat, sum(len(row["input_ids"]) for row in rows)))
+        return self.with_lengths(rows)
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """Every random state that training draws from."""
+
+    python: Any
+    numpy: Any
+    torch: Any
+    cuda: Any
+
+    @classmethod
+    def capture(cls) -> RandomState:
+        """Take the present one."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)  # noqa: NPY002
+
+    def restore(self) -> None:
+        """Put it back."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)  # noqa: NPY002
+        torch.set_rng_state(self.torch)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state_all(self.cuda)
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where the attempt stands; the part that a resume needs goes into each checkpoint."""
+
+    steps_per_epoch: int
+    total_steps: int
+    step: int = 0
+    tokens_seen: int = 0
+    evaluation_due: bool = False
+    eval_loss: float | None = None
+    best_step: int | None = None
+    best_eval_loss: float | None = None
+    sealed: str | None = None
+    """The newest checkpoint."""
+    sealed_step: int = 0
+    boundary: RandomState | None = None
+    """Random state at the end of the last finished step; None before the first of this attempt."""
+    in_optimizer: bool = False
+    """The weights may be half changed."""
+    in_evaluation: bool = False
+    """A held-out loss is being measured."""
+    evaluates: bool = True
+    """Held-out losses are measured; False once one did not fit with nothing beside it."""
+    shortfalls: list[str] = field(default_factory=list)
+    first_step: int | None = None
+    out_of_time: bool = False
+    losses: list[float] = field(default_factory=list)
+    eval_losses: list[dict[str, float]] = field(default_factory=list)
+    trained_tokens: int = 0
+    trained_seconds: float = 0.0
+
+    def manifest(self) -> Manifest:
+        """Give what goes into a checkpoint of the present step."""
+        return Manifest(
+            step=self.step,
+            tokens_seen=self.tokens_seen,
+            evaluation_due=self.evaluation_due,
+            evaluates=self.evaluates,
+            eval_loss=self.eval_loss,
+            best_step=self.best_step,
+            best_eval_loss=self.best_eval_loss,
+        )
+
+    def resume(self, manifest: Manifest, name: str) -> None:
+        """Take up where a checkpoint left off."""
+        self.step = self.sealed_step = manifest.step
+        self.tokens_seen = manifest.tokens_seen
+        self.evaluation_due = manifest.evaluation_due
+        self.evaluates = manifest.evaluates
+        self.eval_loss = manifest.eval_loss
+        self.best_step, self.best_eval_loss = manifest.best_step, manifest.best_eval_loss
+        self.sealed = name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """When to evaluate, save and end."""
+
+    eval_steps: int | None
+    save_steps: int | None
+    checkpoint_seconds: float
+    seconds_left: float | None
+    probe: bool
+    eval_batch_size: int
+
+
+class Conduct(TrainerCallback):
+    """Everything that happens around Trainer's steps."""
+
+    def __init__(
+        self,
+        *,
+        run: RunFolder,
+        folder: StageFolder,
+        progress: Progress,
+        wishes: Wishes,
+        stop: StopFlag,
+        meter: Meter,
+        eval_rows: Any,
+    ) -> None:
+        """Take what the recipe has set up; `bind` gives the trainer."""
+        self.run, self.folder, self.progress, self.wishes = run, folder, progress, wishes
+        self.stop, self.meter, self.eval_rows = stop, meter, eval_rows
+        self.eval_batch_size = wishes.eval_batch_size
+        self.metrics = folder.metrics.open("a", encoding="utf-8")
+        stop.shows_life_in = folder.metrics
+        self.started = self.last_save = self.last_step = time.monotonic()
+        self.micro_batches = 0
+        self.probed = not wishes.probe
+
+    def bind(self, trainer: Any, collator: RowNotingCollator, lengths: list[int]) -> None:
+        """Give the trainer that this conducts, its collator and the train rows' lengths."""
+        self.trainer, self.collator, self.lengths = trainer, collator, lengths
+
+    # Trainer's events, in the order in which they come.
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Probe, and make up for a held-out loss that an earlier attempt owes."""
+        self.stop.check()
+        self.collator.noted.clear()
+        self.micro_batches = 0
+        if not self.probed:
+            self._probe()
+            self.probed = True
+            self.meter.note("in the probe")
+        if self.progress.evaluation_due and state.global_step > 0:
+            self._evaluate_what_is_owed()
+            self._reseal(state)
+        self.last_step = time.monotonic()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Between micro-batches."""
+        self.micro_batches += 1
+        self.stop.check()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """From here the weights change."""
+        self.progress.in_optimizer = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """One optimizer step is finished: the boundary that a checkpoint may be made of."""
+        progress, wishes = self.progress, self.wishes
+        rows: list[Any] = []
+        tokens = 0
+        for _micro_batch in range(self.micro_batches + 1):
+            more, count = self.collator.noted.popleft()
+            rows += more
+            tokens += count
+        self.micro_batches = 0
+        progress.step = state.global_step
+        progress.first_step = progress.first_step or progress.step
+        progress.tokens_seen += tokens
+        progress.boundary = RandomState.capture()
+        progress.in_optimizer = False
+        if progress.step - progress.first_step in NOTED_STEPS:
+            self.meter.note(f"after step {progress.step}")
+        at = time.monotonic()
+        seconds, self.last_step = at - self.last_step, at
+        progress.trained_tokens += tokens
+        progress.trained_seconds += seconds
+        self.line = {"tokens_per_second": round(tokens / max(seconds, 1e-9), 1), "rows": rows}
+
+        last = progress.step >= progress.total_steps
+        if wishes.seconds_left is not None and at - self.started > wishes.seconds_left and not last:
+            progress.out_of_time = True
+        ending = last or progress.out_of_time
+        every = wishes.eval_steps or progress.steps_per_epoch
+        progress.evaluation_due = (
+            self.eval_rows is not None
+            and progress.evaluates
+            and (ending or progress.step % every == 0)
+        )
+        control.should_save = (
+            ending
+            or progress.evaluation_due
+            or (wishes.save_steps is not None and progress.step % wishes.save_steps == 0)
+            or at - self.last_save > wishes.checkpoint_seconds
+        )
+        control.should_training_stop = control.should_training_stop or ending
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        """Write the step's line; then, because a checkpoint should know it, the held-out loss."""
+        if not logs or "loss" not in logs:
+            return  # the summary at the end
+        progress = self.progress
+        loss, norm = float(logs["loss"]), _number(logs.get("grad_norm"))
+        self._write(
+            step=progress.step,
+            epoch=round(progress.step / progress.steps_per_epoch, 6),
+            loss=_number(loss),
+            learning_rate=_number(logs.get("learning_rate")),
+            grad_norm=norm,
+            tokens_seen=progress.tokens_seen,
+            gpu_memory_bytes=self.meter.now_bytes(),
+            **self.line,
+        )
+        self._check_divergence(loss, norm, may_overflow=bool(args.fp16))
+        self.stop.check()
+        if progress.evaluation_due:
+            self._evaluate()
+        self.last_step = time.monotonic()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move what Trainer wrote to its place and trust it from now on."""
+        progress = self.progress
+        written = self.folder.root / "work" / f"checkpoint-{state.global_step}"
+        progress.sealed = seal(written, self.run, progress.manifest())
+        progress.sealed_step = progress.step
+        prune(self.run, best_step=progress.best_step)
+        self.last_save = self.last_step = time.monotonic()
+
+    # What these do.
+
+    def _write(self, **line: Any) -> None:
+        line["time"] = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self.metrics.write(json.dumps(line) + "\n")
+        self.metrics.flush()
+
+    def _check_divergence(self, loss: float, norm: float | None, *, may_overflow: bool) -> None:
+        losses = self.progress.losses
+        losses.append(loss)
+        chance = math.log(max(2, self.trainer.model.config.get_text_config().vocab_size))
+        recent = losses[-DIVERGED_WINDOW:]
+        exploded = (
+            len(recent) == DIVERGED_WINDOW
+            and sum(recent) / len(recent) > DIVERGED_FACTOR * chance
+            and recent[-1] > losses[0]
+        )
+        # With fp16 an overflowing gradient is the scaler's daily bread: the step is skipped.
+        if not math.isfinite(loss) or (norm is None and not may_overflow) or exploded:
+            raise _diverged(self.progress.step)
+
+    def _evaluate_what_is_owed(self) -> None:
+        """Measure what an earlier attempt could not; give up where not even this has the memory."""
+        progress = self.progress
+        try:
+            self._evaluate()
+            return
+        except Exception as error:
+            if not plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu):
+                raise
+            traceback.clear_frames(error.__traceback__)
+        let_go()
+        progress.evaluates = progress.evaluation_due = progress.in_evaluation = False
+        progress.shortfalls.append(
+            f"No held-out loss from step {progress.step} on: a held-out row needs more memory "
+            "than there is, even alone."
+        )
+
+    def _evaluate(self) -> None:
+        progress = self.progress
+        trainer = self.trainer
+        progress.in_evaluation = True
+        with trainer.compute_loss_context_manager():
+            found = held_out_loss(
+                trainer.model,
+                self.eval_rows,
+                self.collator.pad,
+                batch_size=self._eval_batch_size(),
+                device=trainer.args.device,
+                check=self.stop.check,
+            )
+        progress.in_evaluation = False
+        self.eval_batch_size = found.batch_size
+        if not math.isfinite(found.loss):
+            raise _diverged(progress.step)
+        progress.evaluation_due = False
+        progress.eval_loss = found.loss
+        progress.eval_losses.append({"step": progress.step, "eval_loss": found.loss})
+        if progress.best_eval_loss is None or found.loss < progress.best_eval_loss:
+            progress.best_step, progress.best_eval_loss = progress.step, found.loss
+        self._write(step=progress.step, eval_loss=found.loss)
+
+    def _eval_batch_size(self) -> int:
+        """Read no more tokens at once than training does: then its memory is enough for both."""
+        worst = worst_pass(self.lengths, self.trainer.batch_plan)
+        room = len(worst) * self.lengths[worst[0]]
+        longest = max(len(ids) for ids in self.eval_rows["input_ids"])
+        return max(1, min(self.eval_batch_size, room // longest))
+
+    def _reseal(self, state: Any) -> None:
+        """Note a late evaluation in the manifest of the checkpoint it belongs to."""
+        from runner.contract.checkpoints import MANIFEST, read_manifest
+        from runner.files.durable import write_json
+
+        folder = self.run.checkpoint(state.global_step)
+        files = read_manifest(folder).files
+        full = self.progress.manifest().model_copy(update={"files": files})
+        write_json(folder / MANIFEST, full.model_dump(mode="json"))
+
+    def _probe(self) -> None:
+        """Try the longest rows together, as if in training; leave no trace.
+
+        Raises:
+            ProbeDoesNotFit: the plan is too large.
+        """
+        trainer = self.trainer
+        before = RandomState.capture()
+        worst = worst_pass(self.lengths, self.trainer.batch_plan)
+        trained = [p for p in trainer.model.parameters() if p.requires_grad]
+        fits = True
+        held: list[Any] = []
+        try:
+            if self.progress.step == 0:  # the optimizer's two moments do not exist yet
+                held = [torch.empty_like(p) for p in trained for _ in range(2)]
+            inputs = self.collator.with_lengths([trainer.train_dataset[i] for i in worst])
+            learned = (inputs["labels"][:, 1:] != -100).sum()
+            trainer.current_gradient_accumulation_steps = 1
+            trainer.training_step(trainer.model_wrapped, inputs, learned.to(trainer.args.device))
+            if self.eval_rows is not None:
+                self._probe_evaluation()
+        except Exception as error:
+            if not plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu):
+                raise
+            fits = False
+        del held
+        trainer.model.zero_grad(set_to_none=True)
+        trainer._metrics["train"].clear()  # noqa: SLF001  (no public way to forget a batch)
+        trainer._metrics["eval"].clear()  # noqa: SLF001
+        trainer._total_train_tokens = 0  # noqa: SLF001  (ours are counted in Progress)
+        before.restore()
+        if not fits:
+            raise ProbeDoesNotFit
+        let_go()
+
+    def _probe_evaluation(self) -> None:
+        """Find the batch that the longest held-out rows fit with, beside the gradients."""
+        self.trainer.model.zero_grad(set_to_none=False)
+        try:
+            with self.trainer.compute_loss_context_manager():
+                self.eval_batch_size = held_out_loss(
+                    self.trainer.model,
+                    self.eval_rows,
+                    self.collator.pad,
+                    batch_size=self._eval_batch_size(),
+                    device=self.trainer.args.device,
+                    worst_only=True,
+                ).batch_size
+        except Exception as error:
+            if not plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            self.eval_batch_size = 1  # a smaller plan for training would be no help
+
+
+def _number(value: Any) -> float | None:
+    """Give a finite number; None for what JSON cannot say."""
+    if value is None:
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _diverged(step: int) -> StageError:
+    return StageError(
+        f"The loss became useless (not a number, or worse than guessing) at step {step}.",
+        exit_code=ExitCode.DIVERGED,
+        kind="diverged",
+        advice="Lower training.learning_rate (a third of what it was) and drop the spec again; "
+        "look at the data if it happens again.",
+    )

@@ -1,0 +1,136 @@
+"""Turns a folder under models/ into a model that trains: quantised or not, with a fresh adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.errors import ModelError, Problem, StageError
+from runner.exit_codes import ExitCode
+from runner.spec.spec import JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where the model computes, and in what."""
+
+    device: str
+    """``cuda`` or ``cpu``."""
+    compute: str
+    """``bfloat16``; without it ``float16`` on a card and ``float32`` on a CPU."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether there is a card."""
+        return self.device != "cpu"
+
+
+def find_machine(device: str, compute: str = "auto") -> Machine:
+    """Choose the card where torch sees one, and the number format that it computes well in.
+
+    Args:
+        device: ``auto``; ``cpu`` to not look for a card; ``cuda`` where the driver shows one, so
+            that a card which torch cannot reach is not replaced by a CPU in silence.
+        compute: ``auto``, or ``float32`` where rounding must not hide a difference.
+    """
+    import torch
+
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if device == "cuda" and torch.version.cuda and not on_gpu:
+        raise StageError(
+            "The driver shows a card, and torch cannot reach it.",
+            exit_code=ExitCode.GPU_LOST,
+            kind="gpu_lost",
+            advice="Run `runner doctor`.",
+        )
+    if compute != "auto":
+        return Machine(device="cuda" if on_gpu else "cpu", compute=compute)
+    if on_gpu:
+        # Cards before Ampere emulate bf16, slowly: torch says they support it.
+        has_bf16 = torch.cuda.get_device_capability()[0] >= 8
+        return Machine(device="cuda", compute="bfloat16" if has_bf16 else "float16")
+    return Machine(device="cpu", compute="bfloat16" if _cpu_has_bf16() else "float32")
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 by itself; others emulate it, slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return " avx512_bf16" in flags or " amx_bf16" in flags
+
+
+def load_base(
+    folder: Path, *, method: str, machine: Machine, trust_remote_code: bool = False
+) -> Any:
+    """Load a base model: NF4 with double quantisation for ``qlora``, 16 bits for ``lora``."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    compute = getattr(torch, machine.compute)
+    options: dict[str, Any] = {"dtype": compute}
+    if method == "qlora":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        device_map={"": 0 if machine.on_gpu else "cpu"},
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=trust_remote_code,
+        **options,
+    )
+    model.config.use_cache = False
+    # bitsandbytes repacks NF4 weights at their first use outside training on a CPU with bf16: other
+    # numbers (7e-4 of a loss) from then on, in training too. A probe would leave a trace.
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def add_adapter(model: Any, spec: JobSpec) -> Any:
+    """Put a fresh LoRA adapter on the model; seed torch first."""
+    from peft import LoraConfig, get_peft_model
+
+    wanted = spec.lora.target_modules
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=spec.lora.r,
+        lora_alpha=spec.lora.alpha,  # a float is fine: the scale is alpha / r
+        lora_dropout=spec.lora.dropout,
+        target_modules=wanted if isinstance(wanted, str) else list(wanted),
+        use_rslora=spec.lora.use_rslora,
+        bias="none",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        if "not found in the base model" not in str(error):
+            raise
+        raise ModelError(
+            [
+                Problem(
+                    message="the model has none of these layers",
+                    field="lora.target_modules",
+                    found=str(wanted),
+                    hint="write all-linear, or names of linear layers of this model",
+                )
+            ]
+        ) from error
+
+
+def use_fp32_adapters(model: Any) -> None:
+    """Let every trainable weight be fp32: TRL makes QLoRA's bf16, and a resume would not."""
+    import torch
+
+    for weight in model.parameters():
+        if weight.requires_grad and weight.dtype != torch.float32:
+            weight.data = weight.data.float()

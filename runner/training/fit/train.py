@@ -1,0 +1,481 @@
+"""Turns prepared rows and a plan into checkpoints of a LoRA adapter: one attempt of a run.
+
+Read it top to bottom: set up, fit, answer. TRL's SFTTrainer does the training; it is configured by
+arguments and callbacks, and one step of it is overridden (cut.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.contract.batch import BatchPlan, describe_change, smaller
+from runner.contract.checkpoints import read_manifest, verified
+from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.models import find_model
+from runner.contract.record import ErrorFacts
+from runner.contract.stage_io import (
+    PrepareResult,
+    TrainPlan,
+    TrainResult,
+    read_message,
+    write_message,
+)
+from runner.errors import (
+    HOST_MEMORY_ADVICE,
+    ModelError,
+    Problem,
+    RunnerError,
+    StageError,
+)
+from runner.exit_codes import ExitCode
+from runner.spec.spec import JobSpec
+
+STACK = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
+
+
+def train(folder: Path) -> None:
+    """Run the attempt whose plan lies in ``folder``.
+
+    Raises:
+        StageError: it did not come to its end; the result says why and what is safe.
+    """
+    attempt = _set_up(folder)
+    started = time.monotonic()
+    trouble = _fit(attempt)
+    attempt.meter.note("in all")
+    _answer(attempt, trouble, seconds=time.monotonic() - started)
+    if trouble is not None:
+        raise trouble
+
+
+@dataclass(kw_only=True)
+class _Attempt:
+    run: RunFolder
+    folder: StageFolder
+    spec: JobSpec
+    plan: TrainPlan
+    batch_plan: BatchPlan
+    """The plan in force; the probe may make it smaller."""
+    machine: Any
+    meter: Any
+    stop: Any
+    progress: Any
+    conduct: Any
+    trainer: Any
+    notes: list[str]
+
+
+def _set_up(folder: Path) -> _Attempt:
+    # Torch reads it when the allocator starts; it makes room that fragments would waste.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    from runner.spec.read_spec import read_spec
+    from runner.training.fit.memory import Meter
+    from runner.training.fit.model import add_adapter, find_machine, load_base, use_fp32_adapters
+
+    run, stage = RunFolder.containing(folder), StageFolder(folder)
+    plan = read_message(stage.plan, TrainPlan)
+    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    machine = find_machine(plan.device, plan.compute)
+    # First of all: it measures the card's context, and importing bitsandbytes (which much of the
+    # stack does) makes one.
+    meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
+
+    from datasets import load_from_disk
+    from transformers import AutoTokenizer, set_seed
+
+    from runner.training.data.pack import pack
+    from runner.training.fit.callbacks import Conduct, Progress, RowNotingCollator, StopFlag, Wishes
+
+    stop = StopFlag()
+    if plan.spare_host_memory and not machine.on_gpu:
+        less = smaller(plan.batch_plan, may_offload=False) or plan.batch_plan
+        plan = plan.model_copy(update={"batch_plan": less})
+        write_message(stage.batch_plan, less)
+    train_rows = load_from_disk(str(run.prepared / "train"))
+    eval_rows = load_from_disk(str(run.prepared / "eval")) if _has_rows(run, "eval") else None
+    known = {"input_ids", "labels", "row"}
+    train_rows = train_rows.remove_columns([c for c in train_rows.column_names if c not in known])
+    if spec.training.packing:
+        prepared = read_message(StageFolder(run.prepared).result, PrepareResult)
+        train_rows = pack(train_rows, prepared.max_length)
+    tokenizer = AutoTokenizer.from_pretrained(run.prepared / "tokenizer", local_files_only=True)
+
+    set_seed(spec.training.seed)  # the adapter's first weights are drawn from it
+    base = load_base(
+        find_model(Path(plan.models_dir), spec.model),
+        method=spec.method,
+        machine=machine,
+        trust_remote_code=plan.trust_remote_code,
+    )
+    model = add_adapter(base, spec)
+    meter.note("after loading")
+
+    progress = Progress(
+        steps_per_epoch=math.ceil(len(train_rows) / plan.batch_plan.effective_batch_size),
+        total_steps=plan.total_steps,
+    )
+    if plan.resume_from is not None:
+        checkpoint = run.checkpoints / plan.resume_from
+        if not verified(checkpoint):
+            raise StageError(
+                f"Checkpoint {plan.resume_from} is damaged.",
+                exit_code=ExitCode.UNEXPECTED,
+                kind="damaged",
+            )
+        progress.resume(read_manifest(checkpoint), plan.resume_from)
+        if progress.best_step and not verified(run.checkpoint(progress.best_step)):
+            progress.best_step = progress.best_eval_loss = None  # torn, and set aside
+    conduct = Conduct(
+        run=run,
+        folder=stage,
+        progress=progress,
+        wishes=Wishes(
+            eval_steps=spec.training.eval_steps,
+            save_steps=spec.training.save_steps,
+            checkpoint_seconds=plan.checkpoint_seconds,
+            seconds_left=plan.seconds_left,
+            probe=machine.on_gpu if plan.probe is None else plan.probe,
+            eval_batch_size=max(8, plan.batch_plan.per_device_batch_size),
+        ),
+        stop=stop,
+        meter=meter,
+        eval_rows=eval_rows,
+    )
+    trainer = _build_trainer(
+        model, tokenizer, train_rows, spec=spec, plan=plan, machine=machine, conduct=conduct
+    )
+    collator = RowNotingCollator(trainer.data_collator)
+    trainer.data_collator = collator
+    use_fp32_adapters(trainer.model)
+    conduct.bind(trainer, collator, [len(ids) for ids in train_rows["input_ids"]])
+    if spec.training.packing:
+        _refuse_if_rows_see_each_other(trainer, train_rows)
+    return _Attempt(
+        run=run,
+        folder=stage,
+        spec=spec,
+        plan=plan,
+        batch_plan=plan.batch_plan,
+        machine=machine,
+        meter=meter,
+        stop=stop,
+        progress=progress,
+        conduct=conduct,
+        trainer=trainer,
+        notes=[],
+    )
+
+
+def _refuse_if_rows_see_each_other(trainer: Any, rows: Any) -> None:
+    """Try it on the model that will train: not every architecture minds where a row begins."""
+    from runner.training.data.pack import attends_across
+
+    joined = [i for i, lengths in enumerate(rows["seq_lengths"]) if len(lengths) > 1]
+    if not joined:
+        return
+    shortest = rows[min(joined, key=lambda i: sum(rows[i]["seq_lengths"]))]
+    with trainer.compute_loss_context_manager():
+        found = attends_across(trainer.model, shortest, trainer.data_collator.pad)
+    if found:
+        what = "this model mixes up rows that are packed into one sequence"
+        raise ModelError(
+            [Problem(field="training.packing", message=what, hint="Leave packing out.")]
+        )
+
+
+def _has_rows(run: RunFolder, name: str) -> bool:
+    folder = run.prepared / name
+    if not (folder / "state.json").is_file():
+        return False
+    from datasets import load_from_disk
+
+    return len(load_from_disk(str(folder))) > 0
+
+
+def _build_trainer(
+    model: Any,
+    tokenizer: Any,
+    rows: Any,
+    *,
+    spec: JobSpec,
+    plan: TrainPlan,
+    machine: Any,
+    conduct: Any,
+) -> Any:
+    from transformers import PrinterCallback
+    from trl import SFTConfig
+
+    from runner.training.fit.cut import CuttingTrainer
+
+    t = spec.training
+    arguments = SFTConfig(
+        output_dir=str(conduct.folder.root / "work"),
+        max_steps=plan.total_steps,
+        per_device_train_batch_size=plan.batch_plan.per_device_batch_size,
+        gradient_accumulation_steps=plan.batch_plan.gradient_accumulation_steps,
+        learning_rate=t.learning_rate,
+        lr_scheduler_type="constant_with_warmup"
+        if t.lr_scheduler == "constant"
+        else t.lr_scheduler,
+        warmup_steps=math.ceil(t.warmup_ratio * plan.total_steps),
+        weight_decay=t.weight_decay,
+        max_grad_norm=t.max_grad_norm,
+        optim="adamw_torch_fused" if machine.on_gpu else "adamw_torch",
+        seed=t.seed,
+        data_seed=t.seed,
+        bf16=machine.compute == "bfloat16",
+        fp16=machine.compute == "float16",
+        use_cpu=not machine.on_gpu,
+        # The rows are tokenised, masked and short enough already: TRL must not touch them.
+        max_length=None,
+        padding_free="seq_lengths" in rows.column_names,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,  # the row ids travel with the rows, up to our collator
+        dataloader_num_workers=0,  # the collator's notes are made in this process, in order
+        dataloader_pin_memory=machine.on_gpu and not plan.spare_host_memory,
+        logging_steps=1,  # any other window is wrong after a resume
+        logging_nan_inf_filter=False,  # a NaN must be seen
+        # Our callback decides when to evaluate and save; Trainer's own loss depends on the batch.
+        eval_strategy="no",
+        save_strategy="no",
+        restore_callback_states_from_checkpoint=False,
+        report_to="none",
+        disable_tqdm=True,
+        **_checkpointing(plan.batch_plan.activation_checkpointing),
+        activation_offloading=plan.batch_plan.activation_offloading,
+    )
+    trainer = CuttingTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[conduct],
+    )
+    trainer.batch_plan = plan.batch_plan
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _checkpointing(on: bool) -> dict[str, Any]:  # noqa: FBT001
+    """Name the setting as this version of transformers does: 5.23 renamed it."""
+    from trl import SFTConfig
+
+    names = {field.name for field in dataclasses.fields(SFTConfig)}
+    how = {"use_reentrant": False}
+    settings: dict[str, Any] = {"gradient_checkpointing": on}
+    if "activation_checkpointing" in names:
+        settings |= {"activation_checkpointing": on, "activation_checkpointing_kwargs": how}
+    else:
+        settings |= {"gradient_checkpointing_kwargs": how}
+    return settings
+
+
+def _apply(trainer: Any, plan: BatchPlan) -> None:
+    """Let a trainer that exists go on at another plan."""
+    from trl.models import get_act_offloading_ctx_manager
+
+    trainer.batch_plan = plan
+    arguments = trainer.args
+    arguments.per_device_train_batch_size = plan.per_device_batch_size
+    arguments.gradient_accumulation_steps = plan.gradient_accumulation_steps
+    trainer._train_batch_size = plan.per_device_batch_size  # noqa: SLF001  (tried: facts in docs)
+    for name, value in _checkpointing(plan.activation_checkpointing).items():
+        setattr(arguments, name, value)
+    if plan.activation_offloading and not arguments.activation_offloading:
+        arguments.activation_offloading = True
+        trainer.maybe_activation_offload_context = get_act_offloading_ctx_manager(
+            model=trainer.model
+        )
+
+
+def _fit(attempt: _Attempt) -> StageError | None:
+    """Train until the end or until something is in the way; give what it was."""
+    from runner.training.fit.memory import let_go
+
+    resume = attempt.plan.resume_from
+    checkpoint = str(attempt.run.checkpoints / resume) if resume else None
+    while True:
+        trouble = _try(attempt, checkpoint)
+        attempt.trainer.model.zero_grad(set_to_none=True)
+        let_go()  # only here: inside an except the error still holds the tensors
+        if trouble != "probe":
+            break
+        attempt.meter.forget_peak()
+        less = _less(attempt)
+        if less is None:
+            return _out_of_memory(attempt)
+        change = describe_change(attempt.batch_plan, less)
+        print(f"the worst batch does not fit; {change}", flush=True)
+        attempt.notes.append(change)
+        attempt.batch_plan = less
+        write_message(attempt.folder.batch_plan, less)  # the daemon tells of it at once
+        _apply(attempt.trainer, less)
+    if isinstance(trouble, StageError) and trouble.exit_code != ExitCode.DIVERGED:
+        _save_last_step(attempt)  # useless weights would become the newest checkpoint
+    return trouble if isinstance(trouble, StageError) else None
+
+
+def _less(attempt: _Attempt) -> BatchPlan | None:
+    # On a CPU the activations are in the host's memory already. Packed rows are all as long as the
+    # longest, and are never cut apart by length.
+    lengths = attempt.conduct.lengths
+    if attempt.spec.training.packing:
+        lengths = [max(lengths)]
+    return smaller(attempt.batch_plan, may_offload=attempt.machine.on_gpu, lengths=lengths)
+
+
+def _try(attempt: _Attempt, checkpoint: str | None) -> StageError | str | None:
+    """Call the trainer once, and turn what it raises into words; nothing of the error survives."""
+    from runner.training.fit.callbacks import Interrupted, ProbeDoesNotFit
+    from runner.training.fit.memory import Lost, classify, plan_does_not_fit
+
+    try:
+        attempt.trainer.train(resume_from_checkpoint=checkpoint)
+    except ProbeDoesNotFit as error:
+        traceback.clear_frames(error.__traceback__)
+        return "probe"
+    except Interrupted:
+        return StageError(
+            f"Stopped after step {attempt.progress.step}.",
+            exit_code=ExitCode.INTERRUPTED,
+            kind="interrupted",
+        )
+    except RunnerError as error:
+        if not isinstance(error, StageError):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        return error.with_traceback(None)
+    except Exception as error:
+        lost = classify(error)
+        on_gpu = attempt.machine.on_gpu
+        if lost is not Lost.HOST_MEMORY and not plan_does_not_fit(lost, on_gpu=on_gpu):
+            raise
+        traceback.print_tb(error.__traceback__)
+        print(f"{type(error).__name__}: {error}", flush=True)
+        traceback.clear_frames(error.__traceback__)
+        if not plan_does_not_fit(lost, on_gpu=on_gpu):
+            return StageError(
+                f"The machine's own memory ran out after step {attempt.progress.step}.",
+                exit_code=ExitCode.OUT_OF_HOST_MEMORY,
+                kind="out_of_host_memory",
+                advice=HOST_MEMORY_ADVICE,
+            )
+        return _out_of_memory(attempt)
+    return None
+
+
+def _out_of_memory(attempt: _Attempt) -> StageError:
+    progress = attempt.progress
+    where = "in the held-out loss" if progress.in_evaluation else f"at {attempt.batch_plan}"
+    return StageError(
+        f"Memory ran out {where}, after step {progress.step}.",
+        exit_code=ExitCode.OUT_OF_GPU_MEMORY,
+        kind="out_of_gpu_memory",
+        advice="A smaller training.max_length or lora.r, or method: qlora, needs less."
+        if _next_plan(attempt) is None
+        else None,
+    )
+
+
+def _next_plan(attempt: _Attempt) -> BatchPlan | None:
+    """Choose what the next attempt runs: an evaluation that failed does not speak against a plan.
+
+    It is tried again at the start of the next attempt, where nothing else needs memory, and given
+    up if it fails there: so this never goes round in circles.
+    """
+    return attempt.batch_plan if attempt.progress.in_evaluation else _less(attempt)
+
+
+def _save_last_step(attempt: _Attempt) -> None:
+    """Save a checkpoint of the last finished step, if the weights are still its own.
+
+    An error inside the optimizer step leaves weights half changed: then the last durable
+    checkpoint stands.
+    """
+    progress, trainer = attempt.progress, attempt.trainer
+    if progress.boundary is None or progress.in_optimizer or progress.step <= progress.sealed_step:
+        return
+    progress.boundary.restore()
+    try:
+        # Private, but what the library's own signal checkpoint calls; it does not fire on_save.
+        trainer._save_checkpoint(trainer.model, trial=None)  # noqa: SLF001
+        trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
+    except Exception as error:  # a full disk, memory still short: the last durable one stands
+        traceback.print_tb(error.__traceback__)
+        print(f"no checkpoint of step {progress.step}: {type(error).__name__}", flush=True)
+
+
+def _answer(attempt: _Attempt, trouble: StageError | None, *, seconds: float) -> None:
+    import shutil
+
+    progress = attempt.progress
+    shutil.rmtree(attempt.folder.root / "work", ignore_errors=True)
+    shortfalls = list(progress.shortfalls)
+    if progress.out_of_time:
+        shortfalls.append(
+            f"The time limit ended training after step {progress.step} of {progress.total_steps}."
+        )
+    best = progress.best_step or (progress.sealed_step or None)
+    outcomes = {
+        ExitCode.OUT_OF_GPU_MEMORY: "out of memory",
+        ExitCode.INTERRUPTED: "interrupted",
+        ExitCode.DIVERGED: "diverged",
+    }
+    write_message(
+        attempt.folder.result,
+        TrainResult(
+            outcome="succeeded" if trouble is None else outcomes.get(trouble.exit_code, "failed"),
+            batch_plan=attempt.batch_plan,
+            next_batch_plan=_next_plan(attempt)
+            if trouble is not None and trouble.exit_code == ExitCode.OUT_OF_GPU_MEMORY
+            else None,
+            first_step=progress.first_step,
+            last_step=progress.sealed_step,
+            checkpoint=progress.sealed,
+            best_checkpoint=attempt.run.checkpoint(best).name if best else None,
+            best_eval_loss=progress.best_eval_loss,
+            peak_gpu_memory_bytes=attempt.meter.peak_bytes(),
+            peak_gpu_allocated_bytes=attempt.meter.peak_allocated_bytes(),
+            metrics={
+                "train_loss": progress.losses[-1] if progress.losses else None,
+                "eval_loss": progress.eval_loss,
+                "eval_losses": progress.eval_losses,
+                "tokens_seen": progress.tokens_seen,
+                "tokens_per_second": round(
+                    progress.trained_tokens / max(progress.trained_seconds, 1e-9), 1
+                ),
+                "seconds": round(seconds, 3),
+                "plan_changes": attempt.notes,
+                "gpu_memory": attempt.meter.notes,
+            },
+            environment=_environment(attempt),
+            shortfalls=tuple(shortfalls),
+            error=trouble
+            and ErrorFacts(kind=trouble.kind, message=trouble.message, advice=trouble.advice),
+        ),
+    )
+
+
+def _environment(attempt: _Attempt) -> dict[str, Any]:
+    import torch
+
+    facts: dict[str, Any] = {name: importlib.metadata.version(name) for name in STACK}
+    facts |= {
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(0) if attempt.machine.on_gpu else "cpu",
+        "compute": attempt.machine.compute,
+    }
+    if attempt.machine.on_gpu:
+        facts["cuda"] = torch.version.cuda
+        facts["gpu_context_bytes"] = attempt.meter.context_bytes
+    return json.loads(json.dumps(facts))
