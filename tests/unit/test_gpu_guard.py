@@ -10,6 +10,7 @@ import pytest
 from runner.card import ask
 from runner.card.answer import NO_ANSWER, Answer, Card, Gpu, Verdict, meaning
 from runner.card.ask import ask_driver, expects_gpu
+from runner.daemon import gpu_guard
 from runner.daemon.gpu_guard import GpuGuard, Standing, decide
 
 WELL = Answer(driver="580.95.05", cards=(Card(name="NVIDIA RTX A4000", capability="8.6"),))
@@ -123,7 +124,7 @@ class Driver:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A machine with a card, and what is logged about it."""
-    monkeypatch.setattr(gpu_watch, "signs_of_a_card", lambda _: True)
+    monkeypatch.setattr(gpu_guard, "signs_of_a_card", lambda _: True)
     monkeypatch.delenv("NVIDIA_VISIBLE_DEVICES", raising=False)
     return []
 
