@@ -103,7 +103,7 @@ class GpuWatch:
         self.answer: GpuMemory | None = None
         self.until = 0.0
 
-    def look(self, at: float, *, anew: bool = False) -> GpuMemory | None:
+    def memory_at(self, at: float, *, anew: bool = False) -> GpuMemory | None:
         """Give the card as it is (``anew``) or was a few seconds ago; None: there is none."""
         if self.device == "cpu":
             return None

@@ -106,7 +106,7 @@ class GpuGuard:
         self._lost_since = at if self._lost_since is None else self._lost_since
         self._judge(at)
 
-    def look(self, at: float, *, about_to_start: bool = False) -> Standing:
+    def standing_at(self, at: float, *, about_to_start: bool = False) -> Standing:
         """Ask the driver if it is time to, and decide.
 
         Args:

@@ -13,7 +13,7 @@ import threading
 import time
 
 from runner.clock import now
-from runner.daemon.book import Book
+from runner.daemon.daemon import Daemon
 from runner.files.durable import write_json
 
 BEAT_SECONDS = 10.0
@@ -24,9 +24,9 @@ _TICK_SECONDS = 1.0
 class Heartbeat:
     """Beats once a round; without rounds it ends the process."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, daemon: Daemon) -> None:
         """Nothing is watched before the first beat: recovery takes its time."""
-        self._book = book
+        self._daemon = daemon
         self._written_at = 0.0
         self._rounds = 0
 
@@ -38,29 +38,29 @@ class Heartbeat:
         if at - self._written_at < BEAT_SECONDS and self._written_at:
             return
         self._written_at = at
-        book = self._book
-        running = [live.record.run_id for live in book.runs.values() if live.child]
+        daemon = self._daemon
+        running = [live.record.run_id for live in daemon.book.runs.values() if live.child]
         try:
             write_json(
-                book.outputs.heartbeat,
+                daemon.outputs.heartbeat,
                 {
                     "time": now().isoformat(),
                     "pid": os.getpid(),
                     "running": running,
-                    "waiting": len(book.runs) - len(running),
-                    "inbox": book.inbox_problem or "available",
-                    "held": book.hold[1] if book.hold else None,
-                    "unwell": book.guard.standing.problem or None,
+                    "waiting": len(daemon.book.runs) - len(running),
+                    "inbox": daemon.inbox_problem or "available",
+                    "held": daemon.hold[1] if daemon.hold else None,
+                    "unwell": daemon.guard.standing.problem or None,
                 },
             )
         except OSError as error:
-            book.log.say("the heartbeat could not be written", level="warning", reason=str(error))
+            daemon.log.say("the heartbeat could not be written", level="warning", reason=str(error))
 
     def _watch(self) -> None:
         # Ticks of this thread are counted, not time: a process that was paused as a whole (a
         # machine asleep, a debugger) has not hung; as many ticks are missing here as rounds there.
         rounds, still_seconds = self._rounds, 0.0
-        while still_seconds < self._book.settings.hang_seconds:
+        while still_seconds < self._daemon.settings.hang_seconds:
             time.sleep(_TICK_SECONDS)
             still_seconds = 0.0 if self._rounds != rounds else still_seconds + _TICK_SECONDS
             rounds = self._rounds
@@ -70,10 +70,10 @@ class Heartbeat:
         # Only what cannot block: what the loop hangs on may be the very file system of the log.
         print(f"the loop stood still for {still_seconds:.0f} s; this is where:", file=sys.stderr)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        children = [live.child for live in list(self._book.runs.values()) if live.child]
+        children = [live.child for live in list(self._daemon.book.runs.values()) if live.child]
         for child in children:
             child.ask_to_stop(at=0.0, grace_seconds=0.0)
-        end = time.monotonic() + self._book.settings.grace_seconds
+        end = time.monotonic() + self._daemon.settings.grace_seconds
         for child in children:
             child.wait(max(0.0, end - time.monotonic()))
         os._exit(1)  # the loop's thread cannot be ended otherwise

@@ -39,7 +39,7 @@ _INPUTS, _OUTPUTS, _ROWS = 512, 1024, 24  # small, and every dimension different
 _SEED = 20261123
 
 
-def look(device: str) -> CardFacts:
+def facts_of_card(device: str) -> CardFacts:
     """Ask torch and bitsandbytes what they see, and let them multiply."""
     import torch  # noqa: PLC0415
 
@@ -139,4 +139,4 @@ def _error(got: Any, expected: Any) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(look(sys.argv[1] if len(sys.argv) > 1 else "auto"))))
+    print(json.dumps(asdict(facts_of_card(sys.argv[1] if len(sys.argv) > 1 else "auto"))))

@@ -243,14 +243,14 @@ class Folder:
     def stat(self, path: str) -> os.stat_result:
         """Describe what lies at ``path`` without opening it; links are refused on the way."""
 
-        def look() -> os.stat_result:
+        def status() -> os.stat_result:
             descriptor = self._open(path, os.O_PATH | os.O_NOFOLLOW)
             try:
                 return fresh_stat(descriptor)
             finally:
                 os.close(descriptor)
 
-        return self._calls(look)
+        return self._calls(status)
 
     def scan(self) -> Iterator[os.DirEntry[str]]:
         """List this folder."""
@@ -261,7 +261,7 @@ class Folder:
     ) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
         """List what has a name that is wanted, with what its server says of it; links as such."""
 
-        def look(entry: os.DirEntry[str]) -> tuple[os.DirEntry[str], os.stat_result] | None:
+        def status_of(entry: os.DirEntry[str]) -> tuple[os.DirEntry[str], os.stat_result] | None:
             if not wanted(entry.name):
                 return None
             try:
@@ -270,15 +270,15 @@ class Folder:
             except FileNotFoundError:
                 return None
 
-        return self._list(look)
+        return self._list(status_of)
 
-    def _list(self, look: Callable[[os.DirEntry[str]], _T | None]) -> Iterator[_T]:
-        """Give what ``look`` makes of the entries, in calls that are each short."""
+    def _list(self, pick: Callable[[os.DirEntry[str]], _T | None]) -> Iterator[_T]:
+        """Give what ``pick`` makes of the entries, in calls that are each short."""
         entries = self._calls(lambda: os.scandir(self.descriptor))
 
         def some() -> tuple[bool, list[_T | None]]:
             part = list(itertools.islice(entries, _AT_ONCE))
-            return bool(part), [look(entry) for entry in part]
+            return bool(part), [pick(entry) for entry in part]
 
         more = True
         while more:

@@ -140,18 +140,18 @@ def test_a_card_that_comes_back_frees_the_queue(said: list[str]) -> None:
     """The loss and the return are logged once each, and the five minutes begin anew."""
     driver = Driver(WELL)
     guard = guard_of(driver, said)
-    assert guard.look(0.0) == Standing()
+    assert guard.standing_at(0.0) == Standing()
     assert guard.is_well
     driver.answer = DEVICES_GONE
-    assert guard.look(100.0).problem
-    assert guard.look(115.0).problem
+    assert guard.standing_at(100.0).problem
+    assert guard.standing_at(115.0).problem
     assert not guard.is_well
     driver.answer = WELL
-    assert guard.look(399.0) == Standing()
+    assert guard.standing_at(399.0) == Standing()
     driver.answer = DEVICES_GONE
-    assert not guard.look(500.0).must_end
-    assert guard.look(799.0).must_end is False
-    assert guard.look(800.0).must_end is True
+    assert not guard.standing_at(500.0).must_end
+    assert guard.standing_at(799.0).must_end is False
+    assert guard.standing_at(800.0).must_end is True
     assert [line == "the GPU is back" for line in said] == [False, True, False]
 
 
@@ -160,16 +160,16 @@ def test_the_driver_is_asked_seldom_and_just_before_a_start(said: list[str]) -> 
     driver = Driver(WELL)
     guard = guard_of(driver, said)
     for second in range(60):
-        guard.look(float(second))
+        guard.standing_at(float(second))
     assert driver.asked == 1
-    guard.look(60.0)
-    guard.look(65.0, about_to_start=True)
+    guard.standing_at(60.0)
+    guard.standing_at(65.0, about_to_start=True)
     assert driver.asked == 2
-    guard.look(70.0, about_to_start=True)
+    guard.standing_at(70.0, about_to_start=True)
     assert driver.asked == 3
     driver.answer = DEVICES_GONE
     for second in range(130, 160):
-        guard.look(float(second))
+        guard.standing_at(float(second))
     assert driver.asked == 5
 
 
@@ -177,11 +177,11 @@ def test_a_stage_that_lost_the_card_is_believed(said: list[str]) -> None:
     """A driver that answers for a card on which nothing computes does not start the next job."""
     driver = Driver(WELL)
     guard = guard_of(driver, said)
-    guard.look(0.0)
+    guard.standing_at(0.0)
     guard.stage_lost_it("CUDA error: unknown error", 10.0)
-    assert guard.look(11.0, about_to_start=True).problem == "CUDA error: unknown error"
-    assert guard.look(309.0).must_end is False
-    assert guard.look(310.0).must_end is True
+    assert guard.standing_at(11.0, about_to_start=True).problem == "CUDA error: unknown error"
+    assert guard.standing_at(309.0).must_end is False
+    assert guard.standing_at(310.0).must_end is True
 
 
 def test_what_the_stage_said_is_over_once_the_driver_lost_and_found_the_card(
@@ -190,22 +190,22 @@ def test_what_the_stage_said_is_over_once_the_driver_lost_and_found_the_card(
     """The loss is explained by the driver, so its return ends it."""
     driver = Driver(WELL)
     guard = guard_of(driver, said)
-    guard.look(0.0)
+    guard.standing_at(0.0)
     guard.stage_lost_it("CUDA error: unknown error", 10.0)
     driver.answer = DEVICES_GONE
-    assert "daemon-reload" in guard.look(30.0).problem
+    assert "daemon-reload" in guard.standing_at(30.0).problem
     driver.answer = WELL
-    assert guard.look(60.0) == Standing()
+    assert guard.standing_at(60.0) == Standing()
 
 
 def test_a_mismatch_waits_for_the_reboot_however_long(said: list[str]) -> None:
     """The daemon stays to say what is needed."""
     driver = Driver(WELL)
     guard = guard_of(driver, said)
-    guard.look(0.0)
+    guard.standing_at(0.0)
     driver.answer = MISMATCH
     for hour in range(1, 100):
-        standing = guard.look(hour * 3600.0)
+        standing = guard.standing_at(hour * 3600.0)
         assert "reboot the machine" in standing.problem
         assert not standing.must_end
     assert len(said) == 1
@@ -215,9 +215,9 @@ def test_no_answer_to_be_had_changes_nothing(said: list[str]) -> None:
     """A machine that can start no process for the moment says nothing about its card."""
     driver = Driver(WELL)
     guard = guard_of(driver, said)
-    guard.look(0.0)
+    guard.standing_at(0.0)
     driver.answer = None
-    assert guard.look(100.0) == Standing()
+    assert guard.standing_at(100.0) == Standing()
     assert guard.is_well
 
 
@@ -226,7 +226,7 @@ def test_a_box_without_a_card_asks_once(said: list[str]) -> None:
     driver = Driver(NO_DRIVER)
     guard = guard_of(driver, said)
     for second in range(0, 10000, 60):
-        assert guard.look(float(second), about_to_start=True) == Standing()
+        assert guard.standing_at(float(second), about_to_start=True) == Standing()
     assert driver.asked == 1
 
 
@@ -234,7 +234,7 @@ def test_a_box_that_leaves_its_card_alone_never_asks(said: list[str]) -> None:
     """`--device cpu` holds no queue for a card that nobody uses."""
     driver = Driver(DEVICES_GONE)
     guard = guard_of(driver, said, device="cpu")
-    assert guard.look(0.0, about_to_start=True) == Standing()
+    assert guard.standing_at(0.0, about_to_start=True) == Standing()
     assert driver.asked == 0
 
 
@@ -243,7 +243,7 @@ def test_a_card_that_was_given_and_never_seen_is_lost(
 ) -> None:
     """A container that starts after the loss does not take itself for one without a card."""
     monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "0")
-    assert guard_of(Driver(NO_DRIVER), said).look(0.0).problem
+    assert guard_of(Driver(NO_DRIVER), said).standing_at(0.0).problem
 
 
 def test_a_driver_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -144,6 +144,6 @@ def test_no_driver_no_card(refused: str) -> None:
 def test_a_box_told_to_leave_its_card_alone_never_asks() -> None:
     """With --device cpu no process is started to ask a driver."""
     watch = GpuWatch("cpu")
-    assert watch.look(0.0) is None
-    assert watch.look(1e9, anew=True) is None
+    assert watch.memory_at(0.0) is None
+    assert watch.memory_at(1e9, anew=True) is None
     assert watch.until == 0.0

@@ -12,7 +12,8 @@ from runner.contract.layout import RunFolder
 from runner.contract.record import Attempt, RunRecord
 from runner.contract.settings import Settings
 from runner.contract.states import State
-from runner.daemon.book import Book, Live
+from runner.daemon.book import Live
+from runner.daemon.daemon import Daemon
 from runner.daemon.stages.space import may_go, needed_bytes, short_of
 from runner.spec.read_spec import read_spec
 
@@ -21,8 +22,8 @@ PLAN = BatchPlan(per_device_batch_size=1, gradient_accumulation_steps=1)
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Book:
-    """The book of an empty box."""
+def daemon(tmp_path: Path) -> Daemon:
+    """The daemon of an empty box."""
     settings = Settings(
         jobs_dir=tmp_path / "jobs",
         outputs_dir=tmp_path / "outputs",
@@ -31,12 +32,14 @@ def book(tmp_path: Path) -> Book:
         min_free_bytes=RESERVE,
     )
     settings.outputs.private.mkdir(parents=True)
-    return Book(settings)
+    return Daemon(settings)
 
 
-def live(book: Book, *, trained: bool = False, exported: bool = False, **fields: object) -> Live:
+def live(
+    daemon: Daemon, *, trained: bool = False, exported: bool = False, **fields: object
+) -> Live:
     """Give a run that has come so far."""
-    run = book.outputs.run("job", "20261123T221005Z-k3f9")
+    run = daemon.outputs.run("job", "20261123T221005Z-k3f9")
     run.root.mkdir(parents=True)
     attempt = Attempt(number=1, batch_plan=PLAN, started_at=now(), outcome="succeeded")
     record = RunRecord(
@@ -60,38 +63,38 @@ def checkpoint(run: RunFolder, size: int) -> None:
     (run.checkpoint(3) / "state").write_bytes(b"x" * size)
 
 
-def test_before_prepare_there_is_room_for_the_copy_and_the_tokens(book: Book) -> None:
+def test_before_prepare_there_is_room_for_the_copy_and_the_tokens(daemon: Daemon) -> None:
     """Five times the data, and the box owner's reserve."""
-    assert needed_bytes(book, live(book), forecast=None, data_bytes=100) == RESERVE + 500
+    assert needed_bytes(daemon, live(daemon), forecast=None, data_bytes=100) == RESERVE + 500
 
 
-def test_before_training_there_is_room_for_what_is_forecast(book: Book) -> None:
+def test_before_training_there_is_room_for_what_is_forecast(daemon: Daemon) -> None:
     """What the run will take in all, less what already lies there."""
-    run = live(book, total_steps=10)
-    assert needed_bytes(book, run, forecast=900, data_bytes=0) == RESERVE + 900
+    run = live(daemon, total_steps=10)
+    assert needed_bytes(daemon, run, forecast=900, data_bytes=0) == RESERVE + 900
     run.run.prepared.mkdir()
     (run.run.prepared / "rows").write_bytes(b"x" * 300)
-    assert needed_bytes(book, run, forecast=900, data_bytes=0) == RESERVE + 600
+    assert needed_bytes(daemon, run, forecast=900, data_bytes=0) == RESERVE + 600
 
 
-def test_there_is_always_room_for_two_more_checkpoints(book: Book) -> None:
+def test_there_is_always_room_for_two_more_checkpoints(daemon: Daemon) -> None:
     """Whatever the forecast said: the newest one's size is what the next will take."""
-    run = live(book, total_steps=10)
+    run = live(daemon, total_steps=10)
     checkpoint(run.run, 700)
-    assert needed_bytes(book, run, forecast=900, data_bytes=0) == RESERVE + 1400
-    assert needed_bytes(book, run, forecast=None, data_bytes=0) == RESERVE + 1400
+    assert needed_bytes(daemon, run, forecast=900, data_bytes=0) == RESERVE + 1400
+    assert needed_bytes(daemon, run, forecast=None, data_bytes=0) == RESERVE + 1400
 
 
-def test_an_evaluation_needs_next_to_nothing(book: Book) -> None:
+def test_an_evaluation_needs_next_to_nothing(daemon: Daemon) -> None:
     """Only the reserve: it writes a few answers."""
-    run = live(book, trained=True, exported=True, total_steps=10)
-    assert needed_bytes(book, run, forecast=900, data_bytes=0) == RESERVE
+    run = live(daemon, trained=True, exported=True, total_steps=10)
+    assert needed_bytes(daemon, run, forecast=900, data_bytes=0) == RESERVE
 
 
-def test_missing_space_is_told_with_both_figures(book: Book) -> None:
+def test_missing_space_is_told_with_both_figures(daemon: Daemon) -> None:
     """How much is free, how much is needed, and that nobody need do more than make room."""
-    assert short_of(book, 1, 0.0) is None
-    said = short_of(book, 2**60, 0.0)
+    assert short_of(daemon, 1, 0.0) is None
+    said = short_of(daemon, 2**60, 0.0)
     assert said is not None
     assert "GiB free, 1073741824.0 GiB needed" in said
     assert "goes on by itself" in said

@@ -6,9 +6,10 @@ import errno
 import os
 import time
 
-from runner.daemon.book import Book
+from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import claim
 from runner.daemon.inbox.data_ready import named_files
+from runner.daemon.inbox.enter import enter, note_refusal
 from runner.errors import RunnerError, UnansweredError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.settle import Look, Seen, is_settled, look_again
@@ -25,10 +26,10 @@ _STILL_WRITTEN = (errno.EBUSY, errno.ETXTBSY, errno.EAGAIN)
 class Intake:
     """Remembers what was seen in the root from one scan to the next."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, daemon: Daemon) -> None:
         """Begin with an inbox that was never looked at."""
-        self.book = book
-        self.settings = book.settings
+        self.daemon = daemon
+        self.settings = daemon.settings
         self.specs: dict[str, Seen] = {}
         """Files that may become runs."""
         self.unclaimable: dict[str, str] = {}
@@ -67,7 +68,7 @@ class Intake:
         until = time.monotonic() + _CLAIM_SECONDS  # its own, however long the listing took
         for _, name in sorted(settled):
             if time.monotonic() >= until:
-                self.book.next_look = at  # the rest in the next round, at once
+                self.daemon.next_look = at  # the rest in the next round, at once
                 break
             if self._is_as_it_was(inbox, name, at):
                 self._take(inbox, name, at)
@@ -87,7 +88,7 @@ class Intake:
         reason = f"{visible(name)} {why}"
         if self.unclaimable.get(name) != reason:
             self.unclaimable[name] = reason
-            self.book.log.say(reason, level="warning")
+            self.daemon.log.say(reason, level="warning")
 
     def _look_at_data(self, inbox: Folder, name: str, at: float) -> None:
         """Begin to watch a new spec's data at once: it settles while the spec does."""
@@ -96,7 +97,7 @@ class Intake:
             spec = read_spec(content, file_name=claim.dropped_name(name))
         except (OSError, RunnerError):
             return  # half written, or wrong: the claim has the last word
-        self.book.data.waiting_for(inbox, named_files(spec), at)
+        self.daemon.data.waiting_for(inbox, named_files(spec), at)
 
     @property
     def _patience(self) -> float:
@@ -104,12 +105,12 @@ class Intake:
         return s.settle_seconds if s.once else max(s.settle_seconds, s.broken_spec_seconds)
 
     def _take(self, inbox: Folder, name: str, at: float) -> None:
-        book = self.book
-        run_id = book.new_id()
+        daemon = self.daemon
+        run_id = daemon.book.new_id()
         try:
             problem = naming_problem(name)
             if problem is not None:
-                book.refused(claim.refuse_name(inbox, name, problem, run_id=run_id))
+                note_refusal(daemon, claim.refuse_name(inbox, name, problem, run_id=run_id))
                 self.specs.pop(name, None)
                 return
             if name.lower().endswith(".json") and not claim.is_json_spec(inbox, name):
@@ -121,26 +122,26 @@ class Intake:
             if error is not None and error.may_be_incomplete and unchanged < self._patience:
                 return
             taken = claim.claim(
-                inbox, book.outputs, name, run_id=run_id, sequence=book.sequence + 1
+                inbox, daemon.outputs, name, run_id=run_id, sequence=daemon.book.sequence + 1
             )
         except FileNotFoundError:
             self.specs.pop(name, None)
             return
         except UnansweredError:
-            book.known_ids.discard(run_id)  # as below: what is moved in the end is adopted
+            daemon.book.known_ids.discard(run_id)  # as below: what is moved in the end is adopted
             raise
         except OSError as error:  # one file that cannot be taken must not hold up the others
             # Where it was moved already, it is adopted from queued/ as soon as that is possible.
-            book.known_ids.discard(run_id)
+            daemon.book.known_ids.discard(run_id)
             if error.errno in _STILL_WRITTEN and not self.settings.once:
                 return
             self._tell(name, _cannot_be_taken(error))
-            book.all_succeeded = False
+            daemon.book.all_succeeded = False
             if self.settings.once:
                 self.specs.pop(name, None)
             return
         self.specs.pop(name, None)
-        book.enter(taken)
+        enter(daemon, taken)
 
 
 def _never_a_spec(entry: os.DirEntry[str]) -> str | None:

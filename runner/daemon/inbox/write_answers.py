@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 
 from runner.contract.progress import read_progress
 from runner.contract.states import State
-from runner.daemon.book import ENDED_SHOWN, Book
+from runner.daemon.book import ENDED_SHOWN
+from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import answer, view
 from runner.daemon.queue import in_order
 from runner.files.beneath import Folder
@@ -19,9 +20,9 @@ _WRITE_SECONDS = 2.0  # answers are written for so long before the loop looks at
 class Answers:
     """Remembers what was written, so that nothing is written twice."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, daemon: Daemon) -> None:
         """Begin with nothing written."""
-        self.book = book
+        self.daemon = daemon
         self._status_text = ""
         self._renewed_at = 0.0
 
@@ -34,22 +35,22 @@ class Answers:
         unclaimable: Collection[str],
     ) -> None:
         """Write what has changed; a run that has ended leaves the book with its last answer."""
-        book = self.book
+        daemon = self.daemon
         renew = at - self._renewed_at >= _ANSWER_SECONDS
         if renew:
             self._renewed_at = at
-        ordered = in_order(live.record for live in book.runs.values())
+        ordered = in_order(live.record for live in daemon.book.runs.values())
         place = 0
         until = time.monotonic() + _WRITE_SECONDS
         for record in ordered:
             if time.monotonic() >= until:
-                book.next_look = at  # the rest in the next round, at once
+                daemon.next_look = at  # the rest in the next round, at once
                 break
-            live = book.runs[record.run_id]
+            live = daemon.book.runs[record.run_id]
             if record.state.is_final:
                 view.conclude(inbox, record, live.run, where.get(record.run_id))
-                del book.runs[record.run_id]
-                book.ended = [*book.ended, record][-ENDED_SHOWN:]
+                del daemon.book.runs[record.run_id]
+                daemon.book.ended = [*daemon.book.ended, record][-ENDED_SHOWN:]
                 continue
             place += record.state is State.QUEUED
             key = live.answered[0]
@@ -63,27 +64,27 @@ class Answers:
             live.answered = (f"{record.state}{record.waiting}", text)
         text = answer.status(
             needs_person=self._needs_person(unclaimable),
-            live=in_order(live.record for live in book.runs.values()),
-            ended=list(reversed(book.ended)),
+            live=in_order(live.record for live in daemon.book.runs.values()),
+            ended=list(reversed(daemon.book.ended)),
         )
         if text != self._status_text:
-            inbox.write_text(book.settings.inbox.status.name, text)
+            inbox.write_text(daemon.settings.inbox.status.name, text)
             self._status_text = text
 
     def _needs_person(self, unclaimable: Collection[str]) -> list[str]:
-        book = self.book
+        daemon = self.daemon
         lines = []
-        if book.hold is not None:
-            lines.append(f"The queue is held: {book.hold[1]}.")
-        if book.guard.standing.problem:
-            lines.append(f"The queue is held: {book.guard.standing.problem}.")
+        if daemon.hold is not None:
+            lines.append(f"The queue is held: {daemon.hold[1]}.")
+        if daemon.guard.standing.problem:
+            lines.append(f"The queue is held: {daemon.guard.standing.problem}.")
         lines += sorted(unclaimable)
-        lines += sorted(book.troubles)
-        lines += book.damaged
+        lines += sorted(daemon.troubles)
+        lines += daemon.book.damaged
         lines += [
             f"{record.job} ({record.run_id}) {record.state}: "
             + (record.error.message.splitlines()[0] if record.error else "see its answer")
-            for record in reversed(book.ended)
+            for record in reversed(daemon.book.ended)
             if record.state in (State.FAILED, State.REJECTED)
         ]
         return lines

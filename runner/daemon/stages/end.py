@@ -12,7 +12,9 @@ from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
 from runner.contract.stage_io import EvaluateResult, ExportResult, PrepareResult, TrainResult
 from runner.contract.states import Stage, State
-from runner.daemon.book import Book, Live
+from runner.daemon.book import Live
+from runner.daemon.change_run import change, end_run, keep_waiting
+from runner.daemon.daemon import Daemon
 from runner.daemon.inbox.data_ready import named_files
 from runner.daemon.stages import outcome
 from runner.daemon.stages.follow_plans import plan_in_force
@@ -34,20 +36,20 @@ from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
 
 
-def reap(book: Book, at: float) -> None:
+def reap(daemon: Daemon, at: float) -> None:
     """Take up every child that has ended; hurry those that were asked to."""
-    for live in list(book.runs.values()):
-        with book.noting_trouble():
+    for live in list(daemon.book.runs.values()):
+        with daemon.noting_trouble():
             if live.child is not None:
-                _look_at_child(book, live, live.child, at)
+                _follow_child(daemon, live, live.child, at)
             elif live.cancel and not live.record.state.is_final:  # could not be written before
-                book.end(live, State.CANCELLED, outcome.cancelled(live.cancel, live.run))
+                end_run(daemon, live, State.CANCELLED, outcome.cancelled(live.cancel, live.run))
 
 
-def _look_at_child(book: Book, live: Live, child: Child, at: float) -> None:
-    if book.stopping:
-        child.ask_to_stop(at=at, grace_seconds=book.settings.grace_seconds)
-    if book.hurry:
+def _follow_child(daemon: Daemon, live: Live, child: Child, at: float) -> None:
+    if daemon.stopping:
+        child.ask_to_stop(at=at, grace_seconds=daemon.settings.grace_seconds)
+    if daemon.hurry:
         child.kill()
     child.enforce(at)
     code = child.poll()
@@ -56,32 +58,32 @@ def _look_at_child(book: Book, live: Live, child: Child, at: float) -> None:
     assert live.stage is not None
     reached("stage ended", str(live.stage))
     if not live.end_said:
-        book.say(live, f"{live.record.job}: {live.stage} ended", exit_code=code)
+        daemon.say(live, f"{live.record.job}: {live.stage} ended", exit_code=code)
         live.end_said = True
     meant = code
     if not child.is_stopping and killed_for_memory(
         code, before=live.kernel_kills, after=kernel_kills()
     ):
         meant = ExitCode.OUT_OF_HOST_MEMORY
-    asked = child.is_stopping and not (live.hung and not book.stopping)
-    stage_ended(book, live, live.stage, meant, asked=asked, status=code)
+    asked = child.is_stopping and not (live.hung and not daemon.stopping)
+    stage_ended(daemon, live, live.stage, meant, asked=asked, status=code)
 
 
 def stage_ended(
-    book: Book, live: Live, which: Stage, code: int, *, asked: bool, status: int | None = None
+    daemon: Daemon, live: Live, which: Stage, code: int, *, asked: bool, status: int | None = None
 ) -> None:
     """Close a stage; its child is forgotten only once the record says how it ended.
 
     ``code`` is what its end means; ``status``, where another, is how the child ended.
     """
     if which is Stage.TRAIN:
-        attempt_ended(book, live, code, asked=asked, status=status)
+        attempt_ended(daemon, live, code, asked=asked, status=status)
     else:
-        _other_ended(book, live, which, code, asked=asked)
+        _other_ended(daemon, live, which, code, asked=asked)
 
 
 def attempt_ended(
-    book: Book, live: Live, code: int, *, asked: bool, status: int | None = None
+    daemon: Daemon, live: Live, code: int, *, asked: bool, status: int | None = None
 ) -> None:
     """Close the newest attempt by its exit status and by what it left."""
     record = live.record
@@ -128,16 +130,16 @@ def attempt_ended(
         "batch_plan": next_plan or plan,
         "shortfalls": outcome.joined(record.shortfalls, notes),
     }
-    gpu = book.gpu.look(time.monotonic(), anew=code == ExitCode.OUT_OF_GPU_MEMORY)
+    gpu = daemon.gpu.memory_at(time.monotonic(), anew=code == ExitCode.OUT_OF_GPU_MEMORY)
     if result is not None:
         if code == ExitCode.OK and result.peak_gpu_memory_bytes is not None:
             facts = record.forecast
             if plan != attempt.batch_plan:  # the probe made it smaller: compare like with like
                 now_in_force = record.but(batch_plan=plan)
-                facts = look_ahead(book.settings, live.run, now_in_force, live.spec, gpu).facts
+                facts = look_ahead(daemon.settings, live.run, now_in_force, live.spec, gpu).facts
             peak = result.peak_gpu_memory_bytes
             changes["forecast"] = {**facts, "measured_gpu_memory_bytes": peak}
-            learn(book.settings, live.run, record, live.spec, result, gpu=gpu)
+            learn(daemon.settings, live.run, record, live.spec, result, gpu=gpu)
         changes |= {
             "environment": {**record.environment, **result.environment},
             "metrics": {
@@ -149,7 +151,7 @@ def attempt_ended(
         }
     then = after_attempt(code, attempts=changes["attempts"], smaller_exists=next_plan is not None)
     if then is Next.FAIL and code == ExitCode.OUT_OF_GPU_MEMORY:
-        why = why_not(book.settings, live.run, record.but(**changes), live.spec, gpu)
+        why = why_not(daemon.settings, live.run, record.but(**changes), live.spec, gpu)
         if isinstance(why, str):
             then = Next.SMALLER_PLAN  # as soon as there is room: the next start waits for it
         else:
@@ -159,21 +161,21 @@ def attempt_ended(
     elif asked or then not in (Next.REJECT, Next.FAIL):
         changes["state"] = State.INTERRUPTED
     error = error or outcome.facts(Stage.TRAIN, code, live.run, record)
-    _close(book, live, Ended(code=code, asked=asked, then=then, error=error), changes)
+    _close(daemon, live, Ended(code=code, asked=asked, then=then, error=error), changes)
     if reason and then is not Next.GO_ON:
-        book.say(live, f"{record.job}: attempt {attempt.number} ended", reason=reason)
+        daemon.say(live, f"{record.job}: attempt {attempt.number} ended", reason=reason)
 
 
-def _other_ended(book: Book, live: Live, which: Stage, code: int, *, asked: bool) -> None:
+def _other_ended(daemon: Daemon, live: Live, which: Stage, code: int, *, asked: bool) -> None:
     record = live.record
     path = StageFolder(stage_folder(live.run, which, record)).result
     changes: dict[str, Any] = {}
     error: ErrorFacts | None
-    if which is Stage.PREPARE and not live.cancel and (why := _not_its_fault(book, live, code)):
+    if which is Stage.PREPARE and not live.cancel and (why := _not_its_fault(daemon, live, code)):
         before = record.tries.get(which.value, 1) - 1
-        book.set(live, state=State.QUEUED, tries={**record.tries, which.value: before})
+        change(daemon, live, state=State.QUEUED, tries={**record.tries, which.value: before})
         _forget_child(live)
-        book.wait(live, why)
+        keep_waiting(daemon, live, why)
         return
     if which is Stage.PREPARE:
         prepared, error = read_answer(path, PrepareResult)
@@ -213,13 +215,13 @@ def _other_ended(book: Book, live: Live, which: Stage, code: int, *, asked: bool
         changes["tries"] = {**record.tries, which.value: tries}
     error = error or outcome.facts(which, code, live.run, record)
     if which is Stage.EVALUATE and then is Next.GO_ON and not live.cancel:
-        book.end(live, State.SUCCEEDED, changes=changes)
+        end_run(daemon, live, State.SUCCEEDED, changes=changes)
         _forget_child(live)
         return
-    _close(book, live, Ended(code=code, asked=asked, then=then, error=error), changes)
+    _close(daemon, live, Ended(code=code, asked=asked, then=then, error=error), changes)
 
 
-def _not_its_fault(book: Book, live: Live, code: int) -> str | None:
+def _not_its_fault(daemon: Daemon, live: Live, code: int) -> str | None:
     """Say why a prepare stage that has ended says nothing about the run: it is to begin again.
 
     A share that went away looks like missing data, and an upload that had stalled for longer than
@@ -228,8 +230,8 @@ def _not_its_fault(book: Book, live: Live, code: int) -> str | None:
     if code not in (ExitCode.OK, ExitCode.BAD_INPUT, ExitCode.UNEXPECTED):
         return None
     try:
-        with book.open_inbox() as inbox:
-            looks = book.data.looks(inbox, named_files(live.spec))
+        with daemon.open_inbox() as inbox:
+            looks = daemon.data.looks(inbox, named_files(live.spec))
     except (OSError, RunnerError) as error:
         return None if code == ExitCode.OK else f"the inbox is unavailable ({error})"
     return None if looks == live.data_looks else "its data changed while it was copied"
@@ -246,28 +248,30 @@ class Ended:
     error: ErrorFacts
 
 
-def _close(book: Book, live: Live, ended: Ended, changes: dict[str, Any]) -> None:
+def _close(daemon: Daemon, live: Live, ended: Ended, changes: dict[str, Any]) -> None:
     """Write how a stage ended and what that means for its run, in one step."""
     if live.cancel:
-        book.end(live, State.CANCELLED, outcome.cancelled(live.cancel, live.run), changes=changes)
+        end_run(
+            daemon, live, State.CANCELLED, outcome.cancelled(live.cancel, live.run), changes=changes
+        )
     elif not ended.asked and ended.then in (Next.REJECT, Next.FAIL):
         state = State.REJECTED if ended.then is Next.REJECT else State.FAILED
-        book.end(live, state, ended.error, changes=changes)
+        end_run(daemon, live, state, ended.error, changes=changes)
     else:
-        book.set(live, **changes)
+        change(daemon, live, **changes)
     _forget_child(live)
     if not ended.asked and ended.then is Next.HOLD and not live.record.state.is_final:
-        _hold(book, live, ended)
+        _hold(daemon, live, ended)
 
 
-def _hold(book: Book, live: Live, ended: Ended) -> None:
+def _hold(daemon: Daemon, live: Live, ended: Ended) -> None:
     at, why = time.monotonic(), ended.error.message
     if ended.code == ExitCode.GPU_LOST:
-        book.guard.stage_lost_it(why, at)
-        why = book.guard.standing.problem
+        daemon.guard.stage_lost_it(why, at)
+        why = daemon.guard.standing.problem
     else:
-        book.hold = (at + book.settings.hold_seconds, why)
-    book.wait(live, why)
+        daemon.hold = (at + daemon.settings.hold_seconds, why)
+    keep_waiting(daemon, live, why)
 
 
 def _forget_child(live: Live) -> None:

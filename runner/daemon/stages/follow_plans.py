@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from runner.contract.batch import BatchPlan, describe_change
 from runner.contract.layout import StageFolder
 from runner.contract.states import Stage
-from runner.daemon.book import Book
+from runner.daemon.change_run import change
+from runner.daemon.daemon import Daemon
 from runner.daemon.stages.plans import stage_folder
 
 
@@ -21,14 +22,14 @@ def plan_in_force(folder: StageFolder) -> BatchPlan | None:
         return None
 
 
-def follow_plans(book: Book) -> None:
+def follow_plans(daemon: Daemon) -> None:
     """Tell of a smaller plan while the attempt goes on, not hours later."""
-    for live in book.runs.values():
+    for live in daemon.book.runs.values():
         if live.child is None or live.stage is not Stage.TRAIN:
             continue
         before = live.record.batch_plan
         folder = StageFolder(stage_folder(live.run, Stage.TRAIN, live.record))
         after = plan_in_force(folder)
         if before is not None and after is not None and after != before:
-            book.set(live, batch_plan=after)
-            book.say(live, f"{live.record.job}: {describe_change(before, after)}")
+            change(daemon, live, batch_plan=after)
+            daemon.say(live, f"{live.record.job}: {describe_change(before, after)}")

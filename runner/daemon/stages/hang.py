@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from runner.contract.layout import StageFolder
 from runner.contract.progress import step_times
 from runner.contract.states import Stage
-from runner.daemon.book import Book, Live, Stillness
+from runner.daemon.book import Live, Stillness
+from runner.daemon.daemon import Daemon
 from runner.daemon.stages.plans import stage_folder
 from runner.words import duration
 
@@ -38,22 +39,22 @@ def patience_seconds(which: Stage, times: Sequence[float], *, floor_seconds: flo
     return max(floor_seconds, STEPS_LONG * longest)
 
 
-def watch_for_hangs(book: Book, at: float) -> None:
+def watch_for_hangs(daemon: Daemon, at: float) -> None:
     """Ask every child that stands still for its stack, and then to leave."""
-    for live in book.runs.values():
+    for live in daemon.book.runs.values():
         if live.child is None or live.stage is None or live.child.is_stopping:
             continue
         if live.hung:
             if at >= live.asked_for_stack_at + STACK_SECONDS:
-                live.child.ask_to_stop(at=at, grace_seconds=book.settings.hung_grace_seconds)
+                live.child.ask_to_stop(at=at, grace_seconds=daemon.settings.hung_grace_seconds)
             continue
         still = _still_seconds(live, live.stage, at)
-        floor = book.settings.stall_seconds
+        floor = daemon.settings.stall_seconds
         if still < floor or still < _patience(live, live.stage, floor):
             continue
         live.hung, live.asked_for_stack_at = f"it showed no progress for {duration(still)}", at
-        book.next_look = at + STACK_SECONDS
-        book.say(
+        daemon.next_look = at + STACK_SECONDS
+        daemon.say(
             live,
             f"{live.record.job}: {live.stage} hangs: {live.hung}; where is in {live.stage}.log",
             level="warning",

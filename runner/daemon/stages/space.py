@@ -15,7 +15,8 @@ from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord, read_record
 from runner.contract.salvage import DAMAGED
 from runner.contract.states import Stage, State
-from runner.daemon.book import Book, Live
+from runner.daemon.book import Live
+from runner.daemon.daemon import Daemon
 from runner.daemon.stages.plans import next_stage
 from runner.daemon.stages.resume_point import torn_checkpoints
 from runner.daemon.stages.retry import LOW_SPACE
@@ -27,9 +28,9 @@ _DATA_FACTOR = 5  # bytes on disk for a byte of data: the copy, and tokens and l
 _MAKE_ROOM_SECONDS = 30.0  # looking through all runs takes time: not in each round
 
 
-def free_bytes(book: Book) -> int:
+def free_bytes(daemon: Daemon) -> int:
     """Tell how much may still be written under outputs/."""
-    facts = os.statvfs(book.settings.outputs_dir)
+    facts = os.statvfs(daemon.settings.outputs_dir)
     return facts.f_bavail * facts.f_frsize
 
 
@@ -52,9 +53,9 @@ def checkpoint_bytes(run: RunFolder) -> int:
     return tree_bytes(run.checkpoints / found[0]) if found else 0
 
 
-def needed_bytes(book: Book, live: Live, *, forecast: int | None, data_bytes: int) -> int:
+def needed_bytes(daemon: Daemon, live: Live, *, forecast: int | None, data_bytes: int) -> int:
     """Forecast what must be free for the run's next stage, the box owner's reserve included."""
-    reserve, which = book.settings.min_free_bytes, next_stage(live.record)
+    reserve, which = daemon.settings.min_free_bytes, next_stage(live.record)
     if which is Stage.PREPARE:
         return reserve + _DATA_FACTOR * data_bytes
     one = checkpoint_bytes(live.run)
@@ -79,12 +80,12 @@ def over_disk_limit(live: Live, *, forecast: int | None) -> ErrorFacts | None:
     )
 
 
-def short_of(book: Book, needed: int, at: float) -> str | None:
+def short_of(daemon: Daemon, needed: int, at: float) -> str | None:
     """Say that space is missing, after old checkpoints have gone; None when there is enough."""
-    if free_bytes(book) >= needed:
+    if free_bytes(daemon) >= needed:
         return None
-    _make_room(book, needed, at)
-    free = free_bytes(book)
+    _make_room(daemon, needed, at)
+    free = free_bytes(daemon)
     if free >= needed:
         return None
     return (
@@ -93,17 +94,17 @@ def short_of(book: Book, needed: int, at: float) -> str | None:
     )
 
 
-def watch_space(book: Book, at: float) -> None:
+def watch_space(daemon: Daemon, at: float) -> None:
     """Pause a training run while there is still room for its checkpoint."""
-    for live in book.runs.values():
+    for live in daemon.book.runs.values():
         if live.child is None or live.stage is not Stage.TRAIN or live.child.is_stopping:
             continue
-        low = book.settings.min_free_bytes // 2 + checkpoint_bytes(live.run)
-        if free_bytes(book) >= low or short_of(book, low, at) is None:
+        low = daemon.settings.min_free_bytes // 2 + checkpoint_bytes(live.run)
+        if free_bytes(daemon) >= low or short_of(daemon, low, at) is None:
             continue
         live.pause = LOW_SPACE
-        book.say(live, f"{live.record.job}: paused, {LOW_SPACE}", level="warning")
-        live.child.ask_to_stop(at=at, grace_seconds=book.settings.grace_seconds)
+        daemon.say(live, f"{live.record.job}: paused, {LOW_SPACE}", level="warning")
+        live.child.ask_to_stop(at=at, grace_seconds=daemon.settings.grace_seconds)
 
 
 def may_go(
@@ -116,19 +117,19 @@ def may_go(
     return [name for name in sorted(there) if name not in keep]
 
 
-def _make_room(book: Book, needed: int, at: float) -> None:
-    if at - book.room_made_at < _MAKE_ROOM_SECONDS and book.room_made_at:
+def _make_room(daemon: Daemon, needed: int, at: float) -> None:
+    if at - daemon.room_made_at < _MAKE_ROOM_SECONDS and daemon.room_made_at:
         return
-    book.room_made_at = at
+    daemon.room_made_at = at
     for last_resort in (False, True):
-        for run in book.outputs.runs():
-            if free_bytes(book) >= needed:
+        for run in daemon.outputs.runs():
+            if free_bytes(daemon) >= needed:
                 return
-            if run.run_id not in book.runs:
-                _free(book, run, last_resort=last_resort)
+            if run.run_id not in daemon.book.runs:
+                _free(daemon, run, last_resort=last_resort)
 
 
-def _free(book: Book, run: RunFolder, *, last_resort: bool) -> None:
+def _free(daemon: Daemon, run: RunFolder, *, last_resort: bool) -> None:
     there, torn = names(run.root), torn_checkpoints(run)
     if not there and not torn:
         return
@@ -146,7 +147,7 @@ def _free(book: Book, run: RunFolder, *, last_resort: bool) -> None:
     )
     _remove(run, gone)
     if gone:
-        book.log.say("old checkpoints were removed to make room", run=run.run_id, removed=gone)
+        daemon.log.say("old checkpoints were removed to make room", run=run.run_id, removed=gone)
 
 
 def _remove(run: RunFolder, gone: Collection[str]) -> None:

@@ -16,7 +16,9 @@ from runner.contract.layout import StageFolder
 from runner.contract.record import Attempt, RunRecord
 from runner.contract.stage_io import write_message
 from runner.contract.states import Stage, State
-from runner.daemon.book import Book, Live
+from runner.daemon.book import Live
+from runner.daemon.change_run import change, end_run, keep_waiting
+from runner.daemon.daemon import Daemon
 from runner.daemon.inbox.data_ready import named_files
 from runner.daemon.leftovers import sweep_run
 from runner.daemon.queue import in_order
@@ -36,104 +38,104 @@ from runner.files.lock import Lock
 from runner.spec.spec import JobSpec
 
 
-def start_what_can(book: Book, at: float) -> None:
+def start_what_can(daemon: Daemon, at: float) -> None:
     """Start the next stage of whoever is next, and prepare one run while another one trains."""
-    if book.hold is not None and at >= book.hold[0]:
-        book.hold = None
-    book.guard.look(at)
+    if daemon.hold is not None and at >= daemon.hold[0]:
+        daemon.hold = None
+    daemon.guard.standing_at(at)
     waiting = [
         live
-        for record in in_order(live.record for live in book.runs.values())
-        if (live := book.runs[record.run_id]).child is None and not record.state.is_final
+        for record in in_order(live.record for live in daemon.book.runs.values())
+        if (live := daemon.book.runs[record.run_id]).child is None and not record.state.is_final
     ]
-    blocked = _box_problem(book)
-    running = [live.stage for live in book.runs.values() if live.child is not None]
+    blocked = _box_problem(daemon)
+    running = [live.stage for live in daemon.book.runs.values() if live.child is not None]
     prepared = [live for live in waiting if next_stage(live.record) is not Stage.PREPARE]
     if prepared and all(stage_now is Stage.PREPARE for stage_now in running):
-        _start_or_wait(book, prepared[0], blocked)
+        _start_or_wait(daemon, prepared[0], blocked)
     if Stage.PREPARE in running or len(prepared) > (not running):
         return
     for live in waiting:
-        if next_stage(live.record) is Stage.PREPARE and _prepare(book, live, blocked):
+        if next_stage(live.record) is Stage.PREPARE and _prepare(daemon, live, blocked):
             return
 
 
-def _prepare(book: Book, live: Live, blocked: str | None) -> bool:
+def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     """Start a run's prepare stage; False when it waits for data and another may go first."""
-    if book.inbox_problem:
-        return _start_or_wait(book, live, book.inbox_problem)
+    if daemon.inbox_problem:
+        return _start_or_wait(daemon, live, daemon.inbox_problem)
     files = named_files(live.spec)
     try:
-        with book.open_inbox() as inbox:
-            waits = book.data.waiting_for(inbox, files, time.monotonic())
-            live.data_looks = book.data.looks(inbox, files)
+        with daemon.open_inbox() as inbox:
+            waits = daemon.data.waiting_for(inbox, files, time.monotonic())
+            live.data_looks = daemon.data.looks(inbox, files)
     except (OSError, RunnerError) as error:
-        return _start_or_wait(book, live, f"the inbox is unavailable ({error})")
+        return _start_or_wait(daemon, live, f"the inbox is unavailable ({error})")
     if waits is None:
-        return _start_or_wait(book, live, blocked)
+        return _start_or_wait(daemon, live, blocked)
     reason, missing = waits
-    book.wait(live, reason)
+    keep_waiting(daemon, live, reason)
     assert live.record.waiting is not None
-    patience = 0.0 if book.settings.once else book.settings.data_wait_seconds
+    patience = 0.0 if daemon.settings.once else daemon.settings.data_wait_seconds
     if missing and (now() - live.record.waiting.since).total_seconds() >= patience:
         # It is refused by the stage, with whatever else is wrong with its data.
-        return _start_or_wait(book, live, blocked)
+        return _start_or_wait(daemon, live, blocked)
     return False
 
 
-def _box_problem(book: Book) -> str | None:
-    if book.hold is not None:
-        return book.hold[1]
+def _box_problem(daemon: Daemon) -> str | None:
+    if daemon.hold is not None:
+        return daemon.hold[1]
     try:
-        return short_of(book, book.settings.min_free_bytes, time.monotonic())
+        return short_of(daemon, daemon.settings.min_free_bytes, time.monotonic())
     except OSError as error:
         return f"the outputs folder cannot be used ({error.strerror})"
 
 
-def _start_or_wait(book: Book, live: Live, blocked: str | None) -> bool:
+def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     """Start the run's next stage, or record why it waits; True: it was its turn."""
     lease = None
     if blocked is None and next_stage(live.record) is Stage.EXPORT:
-        _mend_export(book, live)
+        _mend_export(daemon, live)
     on_card = next_stage(live.record) in (Stage.TRAIN, Stage.EVALUATE)
     if blocked is None and on_card:
-        blocked = book.guard.look(time.monotonic(), about_to_start=True).problem or None
+        blocked = daemon.guard.standing_at(time.monotonic(), about_to_start=True).problem or None
     if blocked is None and on_card:
         try:
             lease = Lock.take(
-                book.outputs.gpu_lease, what="the GPU", holder=f"run {live.record.run_id}"
+                daemon.outputs.gpu_lease, what="the GPU", holder=f"run {live.record.run_id}"
             )
         except BusyError as error:
             blocked = error.message
     try:
         ahead = None
         if blocked is None and next_stage(live.record) is Stage.TRAIN:
-            gpu = book.gpu.look(time.monotonic())
-            ahead = look_ahead(book.settings, live.run, live.record, live.spec, gpu)
+            gpu = daemon.gpu.memory_at(time.monotonic())
+            ahead = look_ahead(daemon.settings, live.run, live.record, live.spec, gpu)
             blocked = ahead.waits
             over = over_disk_limit(live, forecast=ahead.facts.get("disk_bytes"))
             if over is not None:
-                book.end(live, State.REJECTED, over)
+                end_run(daemon, live, State.REJECTED, over)
                 return True
-        blocked = blocked or _missing_space(book, live, ahead)
+        blocked = blocked or _missing_space(daemon, live, ahead)
         if blocked is not None:
-            book.wait(live, blocked)
-        elif _may_go_on(book, live):
-            _start(book, live, lease, ahead)
+            keep_waiting(daemon, live, blocked)
+        elif _may_go_on(daemon, live):
+            _start(daemon, live, lease, ahead)
     finally:
         if lease is not None:
             lease.release()  # the child has inherited it and holds it as long as it lives
     return True
 
 
-def _missing_space(book: Book, live: Live, ahead: Ahead | None) -> str | None:
+def _missing_space(daemon: Daemon, live: Live, ahead: Ahead | None) -> str | None:
     forecast = ahead.facts.get("disk_bytes") if ahead else None
-    data_bytes = book.data.size_bytes(named_files(live.spec))
-    needed = needed_bytes(book, live, forecast=forecast, data_bytes=data_bytes)
-    return short_of(book, needed, time.monotonic())
+    data_bytes = daemon.data.size_bytes(named_files(live.spec))
+    needed = needed_bytes(daemon, live, forecast=forecast, data_bytes=data_bytes)
+    return short_of(daemon, needed, time.monotonic())
 
 
-def _mend_export(book: Book, live: Live) -> None:
+def _mend_export(daemon: Daemon, live: Live) -> None:
     """Where the best checkpoint is torn, export the last one; train on where that is torn too."""
     record = live.record
     found = export_point(live.run, str(record.metrics["best_checkpoint"]))
@@ -150,20 +152,20 @@ def _mend_export(book: Book, live: Live) -> None:
         changes["attempts"] = count_up_to(attempts, found.step)
         changes["state"] = State.INTERRUPTED
     for note in found.notes:
-        book.say(live, note, level="warning")
-    book.set(live, **changes)
+        daemon.say(live, note, level="warning")
+    change(daemon, live, **changes)
 
 
-def _may_go_on(book: Book, live: Live) -> bool:
+def _may_go_on(daemon: Daemon, live: Live) -> bool:
     which, record = next_stage(live.record), live.record
     tries = record.tries.get(which.value, 0)
     if may_start(which, attempts=record.attempts, tries=tries):
         return True
-    book.end(live, State.FAILED, outcome.fell_with_the_box(which, live.run, record))
+    end_run(daemon, live, State.FAILED, outcome.fell_with_the_box(which, live.run, record))
     return False
 
 
-def _start(book: Book, live: Live, lease: Lock | None, ahead: Ahead | None) -> None:
+def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None) -> None:
     which = next_stage(live.record)
     record = live.record
     changes: dict[str, Any] = {
@@ -190,49 +192,49 @@ def _start(book: Book, live: Live, lease: Lock | None, ahead: Ahead | None) -> N
             "shortfalls": outcome.joined(record.shortfalls, found.notes),
         }
         for note in found.notes:
-            book.say(live, note, level="warning")
+            daemon.say(live, note, level="warning")
     else:
         tries = record.tries.get(which.value, 0) + 1
         changes["tries"] = {**record.tries, which.value: tries}
     planned = record.but(**changes)
-    folder = _write_plan(book, live, which, planned, resume_from)
+    folder = _write_plan(daemon, live, which, planned, resume_from)
     reached("stage planned")
-    book.set(live, **changes)
+    change(daemon, live, **changes)
     reached("stage recorded")
     live.stage = which
     live.kernel_kills = kernel_kills()
     try:
         live.child = Child(
-            stage.command(book.settings.stage_command, which, folder.resolve()),
+            stage.command(daemon.settings.stage_command, which, folder.resolve()),
             environment=stage.environment(
                 os.environ,
-                home=book.settings.stage_home.resolve(),
+                home=daemon.settings.stage_home.resolve(),
                 spare_host_memory=spares_host_memory(record.attempts)
                 if which is Stage.TRAIN
                 else live.record.tries[which.value] > 1,
             ),
             folder=folder,
             log=StageFolder(folder).log(which.value),
-            on_exit=book.wakeup.set,
+            on_exit=daemon.wakeup.set,
             inherited=(lease.descriptor,) if lease else (),
         )
     except OSError as error:
-        book.say(live, f"{record.job}: {which} could not be started", reason=str(error))
+        daemon.say(live, f"{record.job}: {which} could not be started", reason=str(error))
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         code = ExitCode.DISK_FULL if full else ExitCode.UNEXPECTED
-        stage_ended(book, live, which, code, asked=False)
+        stage_ended(daemon, live, which, code, asked=False)
         return
-    book.say(live, f"{live.record.job}: {which} started", pid=live.child.pid)
+    daemon.say(live, f"{live.record.job}: {which} started", pid=live.child.pid)
 
 
-def _card_bytes(book: Book, spec: JobSpec) -> int | None:
+def _card_bytes(daemon: Daemon, spec: JobSpec) -> int | None:
     """Say what a run may use of the card; None: there is none."""
-    gpu = book.gpu.look(time.monotonic())
-    return None if gpu is None else known_box(book.outputs, spec, gpu).limit_bytes
+    gpu = daemon.gpu.memory_at(time.monotonic())
+    return None if gpu is None else known_box(daemon.outputs, spec, gpu).limit_bytes
 
 
 def _write_plan(
-    book: Book, live: Live, which: Stage, planned: RunRecord, resume_from: str | None
+    daemon: Daemon, live: Live, which: Stage, planned: RunRecord, resume_from: str | None
 ) -> Path:
     """Make the stage's folder; before the record says so, for the disk may be full."""
     sweep_run(live.run)
@@ -242,8 +244,8 @@ def _write_plan(
     if which is Stage.PREPARE and live.run.data.exists():
         shutil.rmtree(live.run.data)
     folder.mkdir(parents=True)
-    settings = book.settings
-    if book.guard.is_well:  # the card, and never the CPU in its place: that would take days
+    settings = daemon.settings
+    if daemon.guard.is_well:  # the card, and never the CPU in its place: that would take days
         settings = replace(settings, device="cuda")
     plan = make_plan(
         which,
@@ -252,7 +254,7 @@ def _write_plan(
         record=planned,
         spec=live.spec,
         resume_from=resume_from,
-        card_bytes=_card_bytes(book, live.spec) if which is Stage.PREPARE else None,
+        card_bytes=_card_bytes(daemon, live.spec) if which is Stage.PREPARE else None,
     )
     write_message(StageFolder(folder).plan, plan)
     return folder

@@ -1,4 +1,4 @@
-"""Turns the records of runs under way into runs of the book, with the specs that were claimed."""
+"""Turns the records of runs under way into runs of the daemon, with the specs that were claimed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord, write_record
 from runner.contract.salvage import DAMAGED, what_is_whole
 from runner.contract.states import State
-from runner.daemon.book import Book, Live
+from runner.daemon.book import Live
+from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import view
 from runner.daemon.inbox.claim import SPEC_BYTES
 from runner.daemon.stages.end import attempt_ended
@@ -30,7 +31,7 @@ class Specless:
     record: RunRecord
 
 
-def take_up(book: Book, run: RunFolder, record: RunRecord) -> Specless | None:
+def take_up(daemon: Daemon, run: RunFolder, record: RunRecord) -> Specless | None:
     """Go on with a run; Specless when its own copy of the spec is not what was claimed."""
     try:
         content = run.spec.read_bytes()
@@ -41,59 +42,61 @@ def take_up(book: Book, run: RunFolder, record: RunRecord) -> Specless | None:
     try:
         spec = read_spec(content, file_name=record.file_name)
     except RunnerError as error:  # of an older runner, which allowed something else
-        _damaged(book, run, record, f"its spec is not understood any more ({error.message})")
+        _damaged(daemon, run, record, f"its spec is not understood any more ({error.message})")
         return None
-    live = book.runs[run.run_id] = Live(run=run, record=record, spec=spec)
+    live = daemon.book.runs[run.run_id] = Live(run=run, record=record, spec=spec)
     if finished(run, record):
-        attempt_ended(book, live, ExitCode.OK, asked=False)
+        attempt_ended(daemon, live, ExitCode.OK, asked=False)
     return None
 
 
-def show_damaged(book: Book, inbox: Folder) -> None:
+def show_damaged(daemon: Daemon, inbox: Folder) -> None:
     """Bring the specs of runs that turned out to be damaged to failed/, wherever they lay."""
-    if not book.damaged_now:
+    if not daemon.book.damaged_now:
         return
     where = view.scan_view(inbox)
-    for record in book.damaged_now:
-        run = book.outputs.run(record.job, record.run_id)
+    for record in daemon.book.damaged_now:
+        run = daemon.outputs.run(record.job, record.run_id)
         if record.run_id in where:
             view.conclude(inbox, record, run, where[record.run_id])
-    book.damaged_now = []
+    daemon.book.damaged_now = []
 
 
-def mend_specs(book: Book, inbox: Folder, found: list[Specless]) -> None:
+def mend_specs(daemon: Daemon, inbox: Folder, found: list[Specless]) -> None:
     """Make copies of specs anew from the claimed files in the inbox, and take their runs up."""
     while found:
-        _mend_spec(book, inbox, found[-1])
+        _mend_spec(daemon, inbox, found[-1])
         found.pop()
 
 
-def _mend_spec(book: Book, inbox: Folder, found: Specless) -> None:
+def _mend_spec(daemon: Daemon, inbox: Folder, found: Specless) -> None:
     run = found.run
     place = view.scan_view(inbox).get(run.run_id)
     if place is None:
-        _damaged(book, run, found.record, "its spec.yaml is torn and the claimed file is gone")
+        _damaged(daemon, run, found.record, "its spec.yaml is torn and the claimed file is gone")
         return
     with inbox.open_folder(place[0]) as folder:
         content = folder.read_file(place[1], limit_bytes=SPEC_BYTES)
     if hashlib.sha256(content).hexdigest() != found.record.spec_sha256:
         _damaged(
-            book, run, found.record, f"its spec.yaml is torn and {place[0]}/ holds another text"
+            daemon, run, found.record, f"its spec.yaml is torn and {place[0]}/ holds another text"
         )
         return
     write_bytes(run.spec, content)
-    book.log.say("the copy of a spec was torn and was made again", run=run.run_id, level="warning")
-    take_up(book, run, found.record)
+    daemon.log.say(
+        "the copy of a spec was torn and was made again", run=run.run_id, level="warning"
+    )
+    take_up(daemon, run, found.record)
 
 
-def _damaged(book: Book, run: RunFolder, record: RunRecord, reason: str) -> None:
+def _damaged(daemon: Daemon, run: RunFolder, record: RunRecord, reason: str) -> None:
     """End a run that nobody knows any more what was wanted of."""
     message = f"It cannot go on: {reason}. {what_is_whole(run)}"
     error = ErrorFacts(kind=DAMAGED, message=message, advice="Drop its spec again to run it anew.")
     ended = record.but(state=State.FAILED, ended_at=now(), waiting=None, error=error)
     write_record(run.record, ended)
-    book.all_succeeded = False
-    book.ended.append(ended)
-    book.damaged_now.append(ended)
-    book.damaged.append(f"{run.job} ({run.run_id}): {message}")
-    book.log.say(message, run=run.run_id, level="warning")
+    daemon.book.all_succeeded = False
+    daemon.book.ended.append(ended)
+    daemon.book.damaged_now.append(ended)
+    daemon.book.damaged.append(f"{run.job} ({run.run_id}): {message}")
+    daemon.log.say(message, run=run.run_id, level="warning")

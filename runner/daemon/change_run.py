@@ -1,0 +1,52 @@
+"""A run's record changes here: on disk first, then in the book, then in the log."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from runner.clock import now
+from runner.contract.record import ErrorFacts, Waiting, write_record
+from runner.contract.states import State
+from runner.daemon.book import Live
+from runner.daemon.daemon import Daemon
+from runner.daemon.inbox.data_ready import named_files
+from runner.daemon.leftovers import sweep_run
+
+
+def change(daemon: Daemon, live: Live, **changes: Any) -> None:
+    """Change a run's record, on disk first."""
+    before = live.record.state
+    record = live.record.but(**changes)
+    if record == live.record:
+        return
+    write_record(live.run.record, record)
+    live.record = record
+    daemon.next_look = time.monotonic()
+    if record.state != before:
+        why = {"reason": record.error.message} if record.error else {}
+        daemon.say(live, f"{record.job}: {record.state}", state=record.state.value, **why)
+
+
+def keep_waiting(daemon: Daemon, live: Live, reason: str) -> None:
+    """Record why a run that could go on does not."""
+    if live.record.waiting is None or live.record.waiting.reason != reason:
+        daemon.say(live, f"{live.record.job}: {reason}")
+        change(daemon, live, waiting=Waiting(reason=reason, since=now()))
+
+
+def end_run(
+    daemon: Daemon,
+    live: Live,
+    state: State,
+    error: ErrorFacts | None = None,
+    *,
+    changes: dict[str, Any] | None = None,
+) -> None:
+    """Bring a run to a final state, together with other changes of its record."""
+    if state is not State.SUCCEEDED:
+        daemon.book.all_succeeded = False
+    daemon.data.forget(named_files(live.spec))
+    sweep_run(live.run)
+    final = {"state": state, "ended_at": now(), "waiting": None, "error": error}
+    change(daemon, live, **{**(changes or {}), **final})
