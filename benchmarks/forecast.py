@@ -3,7 +3,7 @@
     python benchmarks/forecast.py [--only fit|check] [--rows 1 2 ...] [--json FILE]
 
 Each row is the product's own train stage on random weights of the shape: the probe's worst batch,
-then two optimizer steps. The constants of `runner/forecast/forecast.py` were fitted to the rows
+then two optimizer steps. The constants of `runner/forecast/memory.py` were fitted to the rows
 marked ``fit``; the others had no part in it.
 """
 
@@ -22,8 +22,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gpu_box import TrainBox, config_of, make_model
 
 from runner.contract.batch import BatchPlan
-from runner.forecast.forecast import GIB, Box, Work, choose, forecast
+from runner.forecast.choose import choose
+from runner.forecast.forecast import forecast
 from runner.forecast.model_shape import read_shape
+from runner.forecast.work import GIB, Box, Work
 from runner.spec.read_spec import read_spec
 
 

@@ -36,7 +36,7 @@ from gpu_box import TrainBox, learnable_words, make_model, word_of
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import RunRecord, read_record
-from runner.forecast.forecast import GIB
+from runner.forecast.work import GIB
 
 STEPS, EFFECTIVE, LONG_STEP = 20, 16, 15
 TOLERANCE = 1e-2  # relative, of losses in bf16

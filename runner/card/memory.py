@@ -15,7 +15,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from runner.forecast.forecast import GIB, Box
+from runner.forecast.work import GIB, Box
 
 ANSWER_SECONDS = 20.0  # a driver that takes longer is not well; the attempt itself will tell
 FRESH_SECONDS = 5.0  # while a run waits for memory, the driver is asked so often

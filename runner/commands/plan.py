@@ -22,8 +22,11 @@ from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.stage_io import PrepareResult, read_message
 from runner.daemon.stages.look_ahead import as_facts, first_forecast, known_box, read_work
 from runner.errors import ModelError, Problem
-from runner.forecast.forecast import Box, Forecast, Parts, Work, alternatives
+from runner.forecast.choose import alternatives
+from runner.forecast.forecast import Forecast
+from runner.forecast.memory import Parts
 from runner.forecast.what_fits import gap
+from runner.forecast.work import Box, Work
 from runner.spec.spec import JobSpec
 from runner.words import GIB, duration, memory, visible
 

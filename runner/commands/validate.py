@@ -10,8 +10,8 @@ from runner.contract.layout import STATE_FOLDERS, Inbox
 from runner.contract.models import find_model, read_config
 from runner.errors import InputError, Problem, SpecError, UnsafePathError
 from runner.files.beneath import Folder
-from runner.forecast.forecast import cap_problem
 from runner.forecast.model_shape import read_shape
+from runner.forecast.what_fits import cap_problem
 from runner.spec.names import is_spec_name, naming_problem
 from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec

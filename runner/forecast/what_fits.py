@@ -1,4 +1,4 @@
-"""Turns a run that did not fit into how much is missing, and into what would fit."""
+"""What fits: by how much a run misses the memory that it may use, and what would fit instead."""
 
 from __future__ import annotations
 
@@ -8,11 +8,37 @@ from dataclasses import replace
 
 from runner.contract.batch import BatchPlan
 from runner.contract.record import ErrorFacts
-from runner.forecast.forecast import GIB, ROOM_SHARE, Box, Work, forecast, smallest_plan
+from runner.errors import Problem
+from runner.forecast.choose import ROOM_SHARE, smallest_plan
+from runner.forecast.forecast import forecast
+from runner.forecast.memory import gpu_memory
+from runner.forecast.model_shape import ModelShape
+from runner.forecast.work import GIB, Box, Work
+from runner.spec.spec import JobSpec
 
 CARDS = (8, 12, 16, 24, 32, 48, 80, 96, 141)  # GiB: what is sold
 _STEP = 64  # tokens: lengths are suggested in round numbers
 _RANKS = (256, 128, 64, 32, 16, 8, 4)
+
+
+def cap_problem(spec: JobSpec, shape: ModelShape | None) -> Problem | None:
+    """Say that a cap on GPU memory is below what the model's weights take; None where it is not."""
+    cap_gib = spec.limits.gpu_memory_gib
+    if cap_gib is None or shape is None:
+        return None
+    work = Work.of(spec, shape, [1], total_steps=1)
+    parts = gpu_memory(work, smallest_plan(work), Box())
+    if cap_gib * GIB >= parts.weights + parts.context:
+        return None
+    needed = math.ceil(2 * parts.total / GIB) / 2
+    others = "" if spec.method == "qlora" else ", or method: qlora, or a smaller model"
+    return Problem(
+        field="limits.gpu_memory_gib",
+        found=f"{cap_gib:g}",
+        message=f"the cap is {cap_gib:g} GiB, but the model's weights alone take "
+        f"{parts.weights / GIB:.1f} GiB ({spec.method}) and CUDA {parts.context / GIB:.1f} GiB",
+        hint=f"give at least {needed:g}" + (others or ", or choose a smaller model"),
+    )
 
 
 def does_not_fit(

@@ -16,7 +16,7 @@ from runner.contract.layout import Outputs
 from runner.contract.record import read_record
 from runner.contract.states import State
 from runner.exit_codes import ExitCode
-from runner.forecast.forecast import GIB
+from runner.forecast.work import GIB
 
 REPOSITORY = Path(__file__).parents[2]
 SPEC = """\

@@ -19,7 +19,7 @@ from daemon_box import REPOSITORY, Box, wait_until
 from runner.contract.record import RunRecord
 from runner.contract.states import State
 from runner.exit_codes import ExitCode
-from runner.forecast.forecast import GIB
+from runner.forecast.work import GIB
 
 DRIVER = Path(__file__).with_name("standin_driver")
 LLAMA_8B = {

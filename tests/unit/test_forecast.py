@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from runner.contract.batch import BatchPlan
-from runner.forecast.forecast import GIB, Box, Work, alternatives, choose, forecast
+from runner.forecast.choose import alternatives, choose
+from runner.forecast.forecast import forecast
 from runner.forecast.model_shape import read_shape
+from runner.forecast.work import GIB, Box, Work
 
 LLAMA_8B = {
     "hidden_size": 4096,
@@ -69,7 +71,7 @@ def test_kept_activations_are_counted_right(method: str, tmp_path: Path) -> None
     shape = read_shape(json.loads((tmp_path / "2" / "config.json").read_text()))
     assert shape is not None
     small = work(json.loads((tmp_path / "2" / "config.json").read_text()), method=method)
-    from runner.forecast.forecast import _kept_per_token
+    from runner.forecast.memory import _kept_per_token
 
     adapters = small.adapter_parameters // shape.layers * 2  # their copies in 16 bits
     assert two - one - adapters == pytest.approx(

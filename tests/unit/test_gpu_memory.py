@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runner.card.memory import GpuMemory, GpuWatch, Holder, ask_driver, from_json, why_wait
-from runner.forecast.forecast import GIB
+from runner.forecast.work import GIB
 
 
 def card(free: float, *holders: tuple[str, float], total: float = 24) -> GpuMemory:

@@ -15,8 +15,9 @@ from rich.console import Console
 from runner import cli
 from runner.commands.plan import Planned, render
 from runner.contract.batch import BatchPlan
-from runner.forecast.forecast import GIB, Box, Work, alternatives, choose
+from runner.forecast.choose import alternatives, choose
 from runner.forecast.model_shape import read_shape
+from runner.forecast.work import GIB, Box, Work
 from runner.spec.read_spec import read_spec
 
 LLAMA_8B = {

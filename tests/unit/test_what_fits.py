@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from test_forecast import work
 
-from runner.forecast.forecast import GIB, ROOM_SHARE, Box, candidates, forecast
+from runner.forecast.choose import ROOM_SHARE, candidates
+from runner.forecast.forecast import forecast
 from runner.forecast.what_fits import does_not_fit
+from runner.forecast.work import GIB, Box
 
 LONG = tuple([60_000, 30_000] + [900] * 798)
 

@@ -17,18 +17,8 @@ from runner.contract.settings import Settings
 from runner.contract.stage_io import TrainResult
 from runner.daemon.stages.plans import first_plan
 from runner.errors import InputError
-from runner.forecast.forecast import (
-    CONTEXT_BYTES,
-    GIB,
-    Box,
-    Forecast,
-    Work,
-    alternatives,
-    choose,
-    forecast,
-    lesson_key,
-    step_seconds,
-)
+from runner.forecast.choose import alternatives, choose
+from runner.forecast.forecast import Forecast, forecast, lesson_key
 from runner.forecast.lessons import (
     Lesson,
     add_lesson,
@@ -38,7 +28,9 @@ from runner.forecast.lessons import (
     time_factor,
 )
 from runner.forecast.model_shape import read_shape
+from runner.forecast.seconds import step_seconds
 from runner.forecast.what_fits import does_not_fit
+from runner.forecast.work import CONTEXT_BYTES, GIB, Box, Work
 from runner.spec.spec import JobSpec
 
 

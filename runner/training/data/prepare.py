@@ -30,9 +30,9 @@ from runner.errors import (
 )
 from runner.exit_codes import ExitCode
 from runner.files.durable import sync_tree, write_json
-from runner.forecast.forecast import Box, Work, cap_problem
 from runner.forecast.model_shape import read_shape
-from runner.forecast.what_fits import longest_row
+from runner.forecast.what_fits import cap_problem, longest_row
+from runner.forecast.work import Box, Work
 from runner.spec.spec import JobSpec
 from runner.training.data.formats import Conversation, to_conversations
 from runner.training.data.pack import count_sequences

@@ -1,0 +1,159 @@
+"""Memory that a run needs: on the card by part, on the host and on the disk.
+
+By arithmetic alone. What each layer keeps for the backward pass was counted on the real stack,
+tensor by tensor (`tests/unit/test_forecast.py` counts again). What only a card can tell was fitted
+on one and checked on configurations that had no part in the fit: `benchmarks/forecast.py`; its
+figures stand in docs/measurements.md ("the forecast against a card").
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from runner.contract.batch import BatchPlan, worst_pass
+from runner.forecast.work import BF16, FP32, GIB, MIB, Box, Work
+
+_HEAD_TILE = (4096, 32768)
+"""Tokens × words of logits that TRL's fused head holds at once: its own tile sizes."""
+_ATTENTION_OUTPUT = "attention's output"
+_READS = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "first norm's output"),
+    **dict.fromkeys(("gate_proj", "up_proj"), "second norm's output"),
+    "o_proj": _ATTENTION_OUTPUT,
+}
+"""Layers of a block that read the same tensor. Adapters over NF4 on a card share its one copy; that
+was found when the first forecasts with NF4 were up to 20% too high."""
+
+_WORKSPACE_BYTES = 64 * MIB
+"""cuBLAS's workspaces, and what the allocator's rounding takes. Fitted on a card."""
+_BACKWARD = {"qlora": (3.7, 3.5), "lora": (8.0, 3.0)}
+"""Bytes a token and MLP width, and a token and hidden size: alive while a block goes backward.
+Fitted to rows of the table that are marked `fit`."""
+_SLACK = {("qlora", True): 0.14, ("lora", True): 0.05}
+"""What fragments waste of the activations, by method and activation checkpointing. Fitted: with
+checkpointing, blocks of memory come and go layer by layer."""
+_SLACK_ELSE = 0.02
+"""The same without checkpointing: what is kept stays where it is, and little is wasted."""
+_OFFLOADED_LEFT = 0.1
+"""Of what checkpointing keeps, the share that is on the card while the rest is offloaded to the
+host: the layers on their way. An estimate: no row of the table offloads."""
+_HOST_BASE_BYTES = 3 * GIB
+"""Host memory of the train stage before its rows: Python, torch, CUDA's host side. An estimate with
+room to spare: the imports alone make the process 1.4 GiB large (550 MiB of it resident)."""
+_CHECKPOINTS_KEPT = 3
+"""On the disk at once: the two newest and the best; a fourth while it is being written."""
+
+
+class Parts(BaseModel):
+    """GPU memory at a run's highest point, in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    context: int
+    """CUDA's own, cuBLAS's workspaces and what the allocator cannot use."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(getattr(self, name) for name in type(self).model_fields)
+
+
+def gpu_memory(work: Work, plan: BatchPlan, box: Box) -> Parts:
+    """Count what a run takes of the card at its highest point."""
+    shape = work.shape
+    tokens = _worst_tokens(work, plan)
+    adapter = work.adapter_parameters
+    block = tokens * _kept_per_token(work)
+    if plan.activation_checkpointing:
+        inputs = tokens * shape.hidden * BF16 * shape.layers
+        kept = _OFFLOADED_LEFT * inputs if plan.activation_offloading else 1.0 * inputs
+        in_blocks = kept + block + _going_back(work, tokens)
+    else:
+        kept = block * shape.layers
+        in_blocks = kept + _going_back(work, tokens)
+    # The last norm's input and output; the chosen rows, their gradient and its cast; the logits.
+    head = tokens * shape.hidden * (FP32 + BF16)
+    tile = min(tokens, _HEAD_TILE[0]) * _HEAD_TILE[1] * BF16
+    logits = tile + tokens * shape.hidden * (BF16 + FP32 + BF16)
+    activations = max(in_blocks, kept + head)
+    # The head's logits are gone when the blocks go backward: they count where they tower above.
+    towering = max(0.0, kept + head + logits - activations)
+    slack = _SLACK.get((work.method, plan.activation_checkpointing), _SLACK_ELSE)
+    # With one pass a step, the peak comes when the first block back has its gradients, no other.
+    blocks_with_gradients = shape.layers if plan.gradient_accumulation_steps > 1 else 1
+    return Parts(
+        weights=work.weight_bytes,
+        adapter=adapter * (FP32 + BF16),  # autocast keeps a copy in 16 bits
+        gradients=adapter * FP32 * blocks_with_gradients // shape.layers,
+        optimizer=adapter * 2 * FP32,
+        activations=int(activations),
+        logits=int(towering),
+        context=int(box.context_bytes + _WORKSPACE_BYTES + slack * (activations + towering)),
+    )
+
+
+def _going_back(work: Work, tokens: int) -> float:
+    """Count the bytes beside what was kept while one block goes backward."""
+    shape = work.shape
+    wide, narrow = _BACKWARD[work.method]
+    gradients = tokens * (wide * shape.intermediate + narrow * shape.hidden)
+    if work.method != "qlora":
+        return gradients
+    # Few tokens: the weights of its largest layer, unpacked, weigh more.
+    unpacked = BF16 * max(one.parameters for one in shape.linears)
+    return max(gradients, unpacked + tokens * BF16 * (shape.intermediate + shape.hidden))
+
+
+def _worst_tokens(work: Work, plan: BatchPlan) -> int:
+    """Count the tokens of the worst pass, padding included."""
+    if work.packed_to:
+        return plan.per_device_batch_size * work.packed_to
+    rows = worst_pass(work.lengths, plan)
+    return len(rows) * work.lengths[rows[0]]
+
+
+def _kept_per_token(work: Work, *, on_card: bool = True) -> float:
+    """Count the bytes that one block keeps of one token for the backward pass.
+
+    The norms keep their input in fp32; each adapter a narrow product and its layer's input;
+    attention its queries, keys, values, outputs and sums; the MLP what its non-linearity and
+    product need. PEFT casts the input for each adapter anew, except over NF4 on a card: there
+    adapters that read one tensor share it.
+    """
+    shape = work.shape
+    norms = 2 * (FP32 * shape.hidden + FP32)
+    per_adapter = BF16 * work.rank * len(work.adapted)
+    if work.method == "qlora" and on_card:
+        inputs = {_READS.get(one.name, one.name): one.inputs for one in work.adapted}
+        inputs.pop(_ATTENTION_OUTPUT, None)  # counted with attention
+        copies = BF16 * sum(inputs.values())
+    else:
+        copies = BF16 * sum(one.inputs for one in work.adapted)
+    if work.dropout:
+        copies += sum(one.inputs * (BF16 + 1) for one in work.adapted)
+    attention = BF16 * (2 * shape.attention + 2 * shape.kv) + FP32 * shape.heads
+    gated = any(one.name == "gate_proj" for one in shape.linears) or shape.expert_parameters
+    mlp = (3 if gated else 1) * BF16 * shape.intermediate
+    return float(norms + per_adapter + copies + attention + mlp)
+
+
+def host_memory(work: Work, plan: BatchPlan) -> int:
+    """Count the bytes that the train stage takes of the machine's own memory."""
+    offloaded = 0
+    if plan.activation_offloading:
+        tokens = _worst_tokens(work, plan)
+        offloaded = tokens * work.shape.hidden * BF16 * work.shape.layers
+    return int(_HOST_BASE_BYTES + 3 * FP32 * work.adapter_parameters + offloaded)
+
+
+def disk(work: Work) -> int:
+    """Count the bytes that a run takes of the disk: checkpoints, adapter and tokenised rows."""
+    checkpoint = 3 * FP32 * work.adapter_parameters
+    rows = sum(work.lengths) * 2 * 4  # two columns of 32-bit numbers
+    return int(checkpoint * (_CHECKPOINTS_KEPT + 1) + FP32 * work.adapter_parameters + rows)

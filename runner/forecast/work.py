@@ -1,0 +1,123 @@
+"""The work and the box: what a forecast is made from.
+
+`Work` is everything of a run that its batch plan does not say: the model's sizes, the adapter, the
+rows' real lengths. `Box` is what is known of the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from runner.forecast.model_shape import Linear, ModelShape
+from runner.spec.spec import JobSpec
+
+GIB = 1024**3
+MIB = 1024**2
+
+CONTEXT_BYTES = 600 * MIB
+"""CUDA's own share of a card, before this box has told its own: 0.60 GiB on an H100."""
+CARD_RESERVE_BYTES = 256 * MIB
+"""Of the whole card: the driver keeps some for itself, and says so only as memory that is used."""
+FP32, BF16 = 4, 2
+"""Bytes of one number. The adapter, its gradients and the optimizer are in fp32, all else in 16
+bits."""
+_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of one weight in bitsandbytes' NF4 with double quantisation: four bits, a byte of scale for
+each block of 64 weights, and four bytes for each 256 of those scales."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is trained: everything of a run that its batch plan does not say."""
+
+    shape: ModelShape
+    method: str
+    rank: int
+    target_modules: str | tuple[str, ...]
+    dropout: float
+    lengths: tuple[int, ...]
+    """Tokens of each row trained on, longest first."""
+    effective_batch_size: int
+    total_steps: int
+    packed_to: int | None = None
+    """Rows are joined into sequences of so many tokens."""
+
+    @classmethod
+    def of(
+        cls, spec: JobSpec, shape: ModelShape, lengths: Sequence[int], *, total_steps: int
+    ) -> Work:
+        """Take it from a spec and the prepared rows' lengths."""
+        wanted = spec.lora.target_modules
+        longest = max(lengths, default=1)
+        limit = spec.training.max_length
+        return cls(
+            shape=shape,
+            method=spec.method,
+            rank=spec.lora.r,
+            target_modules=wanted if isinstance(wanted, str) else tuple(wanted),
+            dropout=spec.lora.dropout,
+            lengths=tuple(sorted(lengths, reverse=True)) or (1,),
+            effective_batch_size=spec.effective_batch_size,
+            total_steps=total_steps,
+            packed_to=(longest if limit == "auto" else min(limit, max(longest, 1)))
+            if spec.training.packing
+            else None,
+        )
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.packed_to or self.lengths[0]
+
+    @property
+    def adapted(self) -> tuple[Linear, ...]:
+        """The linear layers of a block that get an adapter."""
+        if self.target_modules == "all-linear":
+            return self.shape.linears
+        named = (
+            (self.target_modules,) if isinstance(self.target_modules, str) else self.target_modules
+        )
+        found = tuple(one for one in self.shape.linears if one.name in named)
+        return found or self.shape.linears  # names of another family: count them all
+
+    @property
+    def adapter_parameters(self) -> int:
+        """Weights that are trained."""
+        each = sum(self.rank * (one.inputs + one.outputs) for one in self.adapted)
+        return each * self.shape.layers
+
+    @property
+    def weight_bytes(self) -> int:
+        """The base model on the card."""
+        shape = self.shape
+        per_weight = _NF4_BYTES if self.method == "qlora" else float(BF16)
+        blocks = shape.layers * shape.block_parameters
+        rest = shape.parameters - blocks  # embeddings, head, norms, experts
+        return int(blocks * per_weight + rest * BF16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """What is known of the machine; everything may be unknown."""
+
+    gpu_name: str | None = None
+    gpu_memory_bytes: int | None = None
+    """The whole card's."""
+    budget_bytes: int | None = None
+    """What a run may use of it; None: the whole card."""
+    flops: float | None = None
+    """Dense 16-bit rate of the card."""
+    context_bytes: int = CONTEXT_BYTES
+    learned_memory: dict[str, float] = field(default_factory=dict)
+    """Measured over forecast, by what `lesson_key` gives."""
+    learned_time: float = 1.0
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """The most that a process may take, its context included."""
+        whole = None
+        if self.gpu_memory_bytes is not None:
+            whole = self.gpu_memory_bytes - CARD_RESERVE_BYTES
+        known = [one for one in (whole, self.budget_bytes) if one is not None]
+        return min(known) if known else None
