@@ -102,7 +102,7 @@ def validate(path: Path, models_dir: Path, *, inputs: bool = True) -> Validated:
         wanted = [*spec.data, *(spec.eval_data or [])]
         problems += missing_data(wanted, data_folder(path), path.name)
         try:
-            config = read_config(find_model(models_dir, spec.model), spec.model)
+            config = read_config(find_model(models_dir, spec.model, method=spec.method), spec.model)
             if too_low := cap_problem(spec, read_shape(config)):
                 problems.append(replace(too_low, file=path.name))
         except InputError as error:

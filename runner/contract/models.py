@@ -1,4 +1,4 @@
-"""Turns the model name of a spec into a folder on the box that surely holds a usable base model.
+"""Base models on the box: find the one that a spec names, and check that it is whole and usable.
 
 No torch here: a folder is judged by its config.json and by the headers of its safetensors files.
 """
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from runner.contract.model_kind import Method, adapter_base, kind_problem
 from runner.contract.record import ModelFacts
 from runner.errors import ModelError, Problem
 
@@ -22,7 +23,7 @@ _HEADER_BYTES = 100 * 1024 * 1024  # the limit that safetensors itself sets
 DEMO_MODEL = "smollm2-135m-instruct"
 """What `runner fetch demo` puts on the box."""
 _IMAGE_PREFIX = "/opt/runner"  # where the Dockerfile puts the packages
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 
 def _refuse(name: str, message: str, *, hint: str | None = None) -> ModelError:
@@ -47,8 +48,13 @@ def models_on_box(models_dir: Path) -> list[str]:
     return sorted(name for name in found if not name.startswith("."))
 
 
-def find_model(models_dir: Path, name: str) -> Path:
+def find_model(models_dir: Path, name: str, *, method: Method | None = None) -> Path:
     """Give the folder of a base model that is on the box and can be fine-tuned.
+
+    Args:
+        models_dir: the box's models folder.
+        name: as a spec has it.
+        method: the spec's; None where none is known yet.
 
     Raises:
         ModelError: it is not there (names ``runner fetch``), is no causal language model, has no
@@ -72,7 +78,22 @@ def find_model(models_dir: Path, name: str) -> Path:
             + f" it with: {fetch_command(name)}",
         )
     _refuse_links_that_leave(models_dir, folder, name)
-    _require_causal_lm(read_config(folder, name), name)
+    if not (folder / "config.json").is_file() and any(folder.glob("*.gguf")):
+        raise _refuse(
+            name,
+            "this folder holds a model for llama.cpp and Ollama (.gguf), which cannot be trained",
+            hint=f"Fetch the original model (safetensors) with: {fetch_command(name)}",
+        )
+    if adapter_base(folder):
+        raise _refuse(
+            name,
+            "this folder holds an adapter (adapter_config.json), not a base model",
+            hint="Name the base model that the adapter was made for.",
+        )
+    files = sorted(path.name for path in folder.iterdir())
+    problem = kind_problem(name, read_config(folder, name), files=files, method=method)
+    if problem is not None:
+        raise ModelError([problem])
     _require_whole_weights(folder, name)
     return folder
 
@@ -140,17 +161,6 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _require_causal_lm(config: dict[str, Any], name: str) -> None:
-    architectures = config.get("architectures")
-    first = architectures[0] if isinstance(architectures, list) and architectures else None
-    if not isinstance(first, str) or not first.endswith("ForCausalLM"):
-        raise _refuse(
-            name,
-            f"this is not a text-generating language model (its config says {first!r})",
-            hint="Choose a model whose architecture ends in ForCausalLM.",
-        )
-
-
 def _require_whole_weights(folder: Path, name: str) -> None:
     again = f"Fetch it again with: {fetch_command(name)}"
     index = folder / "model.safetensors.index.json"
@@ -164,8 +174,10 @@ def _require_whole_weights(folder: Path, name: str) -> None:
             raise _refuse(name, f"weight files are missing, {missing[0]} first", hint=again)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        pickled = any(path.suffix in _PICKLES for path in folder.iterdir())
-        what = "only pickled weights, which can run code" if pickled else "no weights"
+        suffixes = {path.suffix for path in folder.iterdir()}
+        what = "only pickled weights, which can run code" if suffixes & _PICKLES else "no weights"
+        if ".gguf" in suffixes:  # quantised for inference, and read by other programs
+            what = "weights for llama.cpp and Ollama alone (.gguf)"
         raise _refuse(
             name,
             f"the model's folder has {what}; weights must be .safetensors",

@@ -156,7 +156,7 @@ def _inputs(
     findings = Findings()
     unusable: ModelError | None = None
     try:
-        model = find_model(Path(plan.models_dir), spec.model)
+        model = find_model(Path(plan.models_dir), spec.model, method=spec.method)
         config = read_config(model, spec.model)
     except ModelError as error:
         unusable = error

@@ -1,0 +1,156 @@
+"""Judges config.json alone: quantised, pictures, sound, encoders, heads; each refused truly."""
+
+import json
+import shutil
+
+import pytest
+
+from runner.commands.validate import validate
+from runner.contract.model_kind import kind_problem, quantisation
+from runner.contract.models import find_model
+from runner.errors import ModelError
+
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+
+
+def quantised(**how):
+    """Give a Llama's config that says it is quantised so."""
+    return {**LLAMA, "quantization_config": how}
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (quantised(quant_method="gptq", bits=4), "gptq"),
+        (quantised(quant_method="awq", bits=4), "awq"),
+        (quantised(quant_method="fp8", activation_scheme="dynamic"), "fp8"),
+        (quantised(quant_method="fbgemm_fp8"), "fbgemm_fp8"),
+        (quantised(quant_method="compressed-tensors", format="pack-quantized"), "compressed-"),
+        (quantised(quant_method="mxfp4"), "mxfp4"),
+        (quantised(quant_method="modelopt"), "modelopt"),
+        (quantised(quant_method="hqq"), "hqq"),
+        (quantised(quant_method="bitnet"), "bitnet"),
+        (quantised(quant_method="exl2", bits=5.0), "exl2"),
+        (quantised(quant_method="bitsandbytes", load_in_8bit=True), "bitsandbytes, 8 bits"),
+        (quantised(bits=4, group_size=128), "unknown method"),
+        ({**LLAMA, "compression_config": {"quant_method": "compressed-tensors"}}, "compressed-"),
+        ({**LLAMA, "quantization": {"group_size": 64, "bits": 4}}, "mlx"),
+        ({**LLAMA, "text_config": {"quantization_config": {"quant_method": "awq"}}}, "awq"),
+    ],
+)
+@pytest.mark.parametrize("method", ["qlora", "lora", None])
+def test_a_quantised_base_is_named_and_refused(config, named, method):
+    """Whatever the way and the method: training needs the 16-bit weights."""
+    problem = kind_problem("m", config, method=method)
+    assert problem is not None
+    assert f"this model is already quantised ({named}" in problem.message
+    assert "choose the version in 16 bits" in problem.message
+    assert problem.hint
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("quantize_config.json", "gptq"),
+        ("quant_config.json", "awq"),
+        ("hf_quant_config.json", "mo"),
+    ],
+)
+def test_older_repositories_say_it_in_a_file_of_its_own(file, named):
+    """Their config.json says nothing of it."""
+    assert (quantisation(LLAMA, [file]) or "").startswith(named)
+    assert quantisation(LLAMA, ["generation_config.json"]) is None
+
+
+def test_four_bits_of_bitsandbytes_suit_qlora_alone():
+    """They are what qlora would make itself; lora wants 16 bits and says which method takes them."""
+    config = quantised(quant_method="bitsandbytes", load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    assert kind_problem("m", config, method="qlora") is None
+    assert kind_problem("m", config) is None
+    problem = kind_problem("m", config, method="lora")
+    assert problem is not None
+    assert "Write method: qlora" in (problem.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"architectures": ["Gemma3ForConditionalGeneration"]}, "of this family gemma-3-1b-it"),
+        ({"architectures": ["Qwen2_5_VLForConditionalGeneration"]}, "Qwen2.5-7B-Instruct"),
+        ({"architectures": ["Mistral3ForConditionalGeneration"]}, "Mistral-Small-24B"),
+        ({"architectures": ["MllamaForConditionalGeneration"]}, "Llama-3.1-8B-Instruct"),
+        ({"architectures": ["Qwen3_5ForConditionalGeneration"]}, "also reads pictures"),
+        ({"architectures": ["LlavaNextForConditionalGeneration"]}, "also reads pictures"),
+        ({"architectures": ["LlavaLlamaForCausalLM"]}, "also reads pictures"),
+        ({"architectures": ["Phi3VForCausalLM"]}, "Phi-3.5-mini-instruct"),
+        ({"architectures": ["Phi4MMForCausalLM"]}, "Phi-4-mini-instruct"),
+        ({"architectures": ["InternVLChatModel"], "vision_config": {"x": 1}}, "reads pictures"),
+        ({"architectures": ["QWenLMHeadModel"], "visual": {"layers": 48}}, "also reads pictures"),
+        ({"architectures": ["Qwen2_5OmniModel"]}, "also reads pictures"),
+        ({"architectures": ["WhisperForConditionalGeneration"]}, "works with sound"),
+        ({"architectures": ["Qwen2AudioForConditionalGeneration"]}, "works with sound"),
+        ({"architectures": ["OddForCausalLM"], "audio_config": {"x": 1}}, "works with sound"),
+        ({"architectures": ["T5ForConditionalGeneration"]}, "encoder-decoder"),
+        ({"architectures": ["BartForConditionalGeneration"]}, "encoder-decoder"),
+        ({"architectures": ["MarianMTModel"]}, "encoder-decoder"),
+        ({"architectures": ["OddForCausalLM"], "is_encoder_decoder": True}, "encoder-decoder"),
+        ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, "from both sides"),
+        ({"architectures": ["BertLMHeadModel"], "model_type": "bert"}, "from both sides"),
+        ({"architectures": ["RobertaForCausalLM"], "model_type": "roberta"}, "from both sides"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "sorts texts into classes"),
+        ({"architectures": ["Qwen2ForTokenClassification"]}, "labels single words"),
+        ({"architectures": ["Qwen2ForRewardModel"]}, "grades answers"),
+        ({"architectures": ["MistralModel"]}, "no output layer"),
+        ({"architectures": ["Strange"]}, "not a text-generating"),
+        ({"architectures": []}, "no architectures"),
+        ({}, "no architectures"),
+    ],
+)
+def test_other_kinds_of_models_are_named_as_what_they_are(config, said):
+    """With something to choose instead."""
+    problem = kind_problem("m", config)
+    assert problem is not None
+    assert said in problem.message
+    assert problem.hint
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LLAMA,
+        {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"},
+        {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"},
+        {"architectures": ["ModernBertDecoderForCausalLM"], "model_type": "modernbert-decoder"},
+        {"architectures": ["RobertaForCausalLM"], "model_type": "roberta", "is_decoder": True},
+        {"architectures": ["OddForCausalLM"], "vision_config": None, "auto_map": {"x": "y"}},
+    ],
+)
+def test_text_generating_models_pass(config):
+    """GPT-2 among them, whose class is named otherwise."""
+    assert kind_problem("m", config) is None
+
+
+def test_validate_says_it_before_anything_is_dropped(tmp_path, tiny_model):
+    """The same words as prepare's, from config.json alone."""
+    folder = tmp_path / "models" / "some-model-gptq"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (tmp_path / "job.yaml").write_text("model: some-model-gptq\ndata: rows.jsonl\n")
+    found = validate(tmp_path / "job.yaml", tmp_path / "models")
+    assert [problem.message for problem in found.problems] == [
+        "this model is already quantised (gptq): choose the version in 16 bits"
+    ]
+
+
+def test_an_adapter_and_a_gguf_are_no_base_models(tmp_path):
+    """A folder that holds something else says what it is."""
+    for name, file in (("adapter", "adapter_config.json"), ("llama-GGUF", "model.Q4_K_M.gguf")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("{}")
+    with pytest.raises(ModelError, match="holds an adapter"):
+        find_model(tmp_path, "adapter")
+    with pytest.raises(ModelError, match=r"\.gguf\), which cannot be trained"):
+        find_model(tmp_path, "llama-GGUF")
