@@ -222,11 +222,8 @@ def _quantised(how: str, method: Method | None) -> tuple[str, str] | None:
     if how == "bitsandbytes, 4 bits":
         if method != "lora":
             return None
-        return (
-            "this model is already quantised (bitsandbytes, 4 bits), and method: lora trains "
-            "models in 16 bits",
-            "Write method: qlora, or choose the version in 16 bits.",
-        )
+        what = "this model is already quantised (bitsandbytes, 4 bits); method: lora takes 16 bits"
+        return what, "Write method: qlora, or choose the version in 16 bits."
     return (
         f"this model is already quantised ({how}): choose the version in 16 bits",
         _SIXTEEN_BITS,
@@ -247,11 +244,9 @@ def _other_kind(first: str, config: Mapping[str, Any]) -> tuple[str | None, str]
     if first.startswith(_SOUND) or (not conditional and _names(config, _SOUND_KEYS)):
         return f"this model works with sound ({first}); only text models are trained here", instead
     if _is_seq_to_seq(first, config):
-        return (
-            f"this model rewrites one text into another (encoder-decoder, {first}); only models "
-            "that write on from a text are trained here",
-            "Choose a model whose class ends in ForCausalLM, such as one named -Instruct.",
-        )
+        what = f"this model rewrites one text into another (encoder-decoder, {first}); only models"
+        what += " that continue a text are trained here"
+        return what, "Choose a model whose class ends in ForCausalLM, such as one named -Instruct."
     reads = conditional or "Omni" in first or first.startswith(_PICTURE_CLASSES)
     if reads or _names(config, _PICTURE_KEYS):
         what = f"this model also reads pictures ({first}); only text models are trained here"

@@ -63,7 +63,7 @@ def test_older_repositories_say_it_in_a_file_of_its_own(file, named):
 
 
 def test_four_bits_of_bitsandbytes_suit_qlora_alone():
-    """They are what qlora would make itself; lora wants 16 bits and says which method takes them."""
+    """They are what qlora makes by itself; lora wants 16 bits, and says what takes 4."""
     config = quantised(quant_method="bitsandbytes", load_in_4bit=True, bnb_4bit_quant_type="nf4")
     assert kind_problem("m", config, method="qlora") is None
     assert kind_problem("m", config) is None
