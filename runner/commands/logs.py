@@ -6,8 +6,13 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-from runner.contract.layout import RunFolder, StageFolder
+import typer
+
+from runner.commands.find_run import find_run
+from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run
+from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.record import read_record
 from runner.contract.states import Stage
 from runner.errors import DamagedError, RunnerError
@@ -91,3 +96,28 @@ def print_logs(run: RunFolder, *, stage: Stage | None, follow: bool, as_json: bo
             print(line, flush=True)
         else:
             print(human(line) if stage is None else visible(line), flush=True)
+
+
+def command(
+    name: Run,
+    outputs_dir: OutputsDir = OUTPUTS,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    stage: Annotated[
+        str | None, typer.Option(help="A stage's own log: prepare, train, export or evaluate.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a run's log, or a stage's own.
+
+    With --json the events are printed as they are stored.
+
+    \b
+    Example:
+        runner logs contracts -f
+    """
+    try:
+        chosen = Stage(stage) if stage else None
+    except ValueError as error:
+        raise typer.BadParameter(f"one of {', '.join(Stage)}", param_hint="--stage") from error
+    run = find_run(Outputs(outputs_dir), name)
+    print_logs(run, stage=chosen, follow=follow, as_json=as_json)

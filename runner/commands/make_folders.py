@@ -11,6 +11,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from runner.errors import RunnerError
 
@@ -71,3 +74,19 @@ def _owned(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chown(folder, owner, -1)
+
+
+def command(
+    # Neither need be readable to a root that has no other capability than to give them away.
+    box: Annotated[
+        Path, typer.Argument(readable=False, help="The folder that holds jobs/ and the others.")
+    ],
+    cache: Annotated[Path, typer.Argument(readable=False, help="The cache volume.")] = Path(
+        "/cache"
+    ),
+    uid: Annotated[int, typer.Option(envvar="PUID", min=0)] = 1000,
+    gid: Annotated[int, typer.Option(envvar="PGID", min=0)] = 1000,
+) -> None:
+    """Make the box's folders and give them to their owner: Compose's `init` service."""
+    for line in make_folders(box, cache, uid=uid, gid=gid):
+        print(line)

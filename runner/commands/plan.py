@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from runner.card.memory import read_gpu
+from runner.commands.options import MODELS, OUTPUTS, AsJson, ModelsDir, OutputsDir, print_json
 from runner.commands.prepare_aside import prepared_from
 from runner.commands.validate import read_file
 from runner.contract.batch import BatchPlan
@@ -219,3 +221,32 @@ def _notes(planned: Planned) -> list[str]:
     if planned.box.learned_memory:
         notes.append("Corrected by what past runs took on this card.")
     return notes
+
+
+def command(
+    spec: Annotated[Path, typer.Argument(help="The spec; its data lies beside it.")],
+    card: Annotated[
+        float | None,
+        typer.Option("--card", min=1, help="Ask for a card of so many GiB instead of this box's."),
+    ] = None,
+    jobs_dir: Annotated[
+        Path | None,
+        typer.Option("--jobs-dir", envvar="RUNNER_JOBS_DIR", help="The inbox, if it lies in one."),
+    ] = None,
+    outputs_dir: OutputsDir = OUTPUTS,
+    models_dir: ModelsDir = MODELS,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would need, and which batches fit; no GPU needed.
+
+    \b
+    Example:
+        runner plan contracts.yaml
+        runner plan contracts.yaml --card 24
+    """
+    asked = Asked(models_dir=models_dir, jobs_dir=jobs_dir, card_gib=card)
+    planned = plan(spec, Outputs(outputs_dir), asked)
+    if as_json:
+        print_json(planned.as_json())
+    else:
+        print_planned(planned)

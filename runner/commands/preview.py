@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
 from rich.console import Console
 from rich.text import Text
 
+from runner.commands.options import MODELS, AsJson, ModelsDir, print_json
+from runner.commands.prepare_aside import prepared_from
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.stage_io import PrepareResult, read_message
+from runner.training.data.preview import read_rows
 from runner.words import visible_lines
 
 
@@ -45,3 +53,26 @@ def print_preview(run: RunFolder, rows: int) -> None:
             else:
                 text.append(shown, style="dim")
         console.print(text)
+
+
+def command(
+    spec: Annotated[Path, typer.Argument(help="The spec; its data lies beside it.")],
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many rows to show.")] = 3,
+    jobs_dir: Annotated[
+        Path | None,
+        typer.Option("--jobs-dir", envvar="RUNNER_JOBS_DIR", help="The inbox, if it lies in one."),
+    ] = None,
+    models_dir: ModelsDir = MODELS,
+    as_json: AsJson = False,
+) -> None:
+    """Show rows as the model sees them, the learned tokens marked.
+
+    \b
+    Example:
+        runner preview contracts.yaml --rows 5
+    """
+    with prepared_from(spec, models_dir, jobs_dir) as run:
+        if as_json:
+            print_json([asdict(row) for row in read_rows(run.prepared, rows)])
+        else:
+            print_preview(run, rows)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runner.commands.find_run import find_run
+from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run, print_json
 from runner.commands.status import STYLES, facts_of
-from runner.contract.layout import RunFolder
+from runner.contract.layout import Outputs, RunFolder
 from runner.contract.progress import read_progress
 from runner.contract.record import RunRecord, read_record
 from runner.contract.salvage import salvage
@@ -126,3 +129,24 @@ def show_run(run: RunFolder, *, samples: bool) -> None:
     console.print(grid, soft_wrap=False)
     if samples:
         print_samples(console, run)
+
+
+def command(
+    name: Run,
+    outputs_dir: OutputsDir = OUTPUTS,
+    samples: Annotated[
+        bool, typer.Option("--samples", help="Also the held-out questions and answers.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show one run: outcome, attempts, losses, places.
+
+    \b
+    Example:
+        runner show contracts --samples
+    """
+    run = find_run(Outputs(outputs_dir), name)
+    if as_json:
+        print_json(read_record(run.record).model_dump(mode="json"))
+        return
+    show_run(run, samples=samples)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.clock import now
+from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.memory_story import memory_story
@@ -226,3 +228,23 @@ def show_status(outputs: Outputs, *, every: bool, follow: bool) -> None:
         while True:
             live.update(render(read_overview(outputs, every=every)), refresh=True)
             time.sleep(REFRESH_SECONDS)
+
+
+def command(
+    outputs_dir: OutputsDir = OUTPUTS,
+    every: Annotated[bool, typer.Option("--all", "-a", help="Show every finished run.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep it up to date.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the queue and how far the running job is.
+
+    Its progress, loss, tokens a second, memory and ETA.
+
+    \b
+    Example:
+        runner status --follow
+    """
+    if as_json:
+        print_json(read_overview(Outputs(outputs_dir), every=every).as_json())
+        return
+    show_status(Outputs(outputs_dir), every=every, follow=follow)

@@ -7,13 +7,19 @@ import secrets
 import shutil
 import time
 from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from runner.clock import now
+from runner.commands.options import JOBS, OUTPUTS, AsJson, JobsDir, OutputsDir, print_json
 from runner.commands.validate import data_folder, read_file
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import RunRecord, read_record
+from runner.contract.states import State
 from runner.errors import DamagedError, RunnerError
 from runner.files.durable import sync_folder, write_bytes
+from runner.files.lock import Lock
 
 POLL_SECONDS = 0.5
 
@@ -132,3 +138,39 @@ def wait_until_over(outputs: Outputs, file_name: str, since: float) -> tuple[Run
 def clock() -> float:
     """Give the time that a claim right after is surely not older than (records hold ms)."""
     return now().timestamp() - 0.001
+
+
+def command(
+    spec: Annotated[Path, typer.Argument(help="The spec, anywhere on this machine.")],
+    jobs_dir: JobsDir = JOBS,
+    outputs_dir: OutputsDir = OUTPUTS,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; 0 if succeeded.")] = False,
+    replace_data: Annotated[
+        bool, typer.Option("--replace-data", help="Replace data of the same name in the inbox.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a spec, copy it and its data into the inbox.
+
+    \b
+    Example:
+        runner submit contracts.yaml --wait
+    """
+    since = clock()
+    target, brought = submit(spec, jobs_dir, replace=replace_data)
+    answer: dict[str, Any] = {"file": str(target), "data_copied": brought}
+    if not as_json:
+        print(f"Dropped {target}" + (f" with {', '.join(brought)}" if brought else ""))
+        if not Lock.is_held(Outputs(outputs_dir).lock):
+            print("No daemon runs here yet: `runner watch` takes it.")
+    succeeded = True
+    if wait:
+        run, record = wait_until_over(Outputs(outputs_dir), target.name, since)
+        succeeded = record.state is State.SUCCEEDED
+        answer |= {"job": record.job, "run_id": record.run_id, "state": record.state.value}
+        answer |= {"folder": str(run.root)}
+        if not as_json:
+            print(f"{record.state.value}: {run.root}")
+    if as_json:
+        print_json(answer)
+    raise typer.Exit(0 if succeeded else 1)

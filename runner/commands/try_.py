@@ -6,13 +6,17 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
 from runner.commands.fetch import quieten
+from runner.commands.find_run import find_run
+from runner.commands.options import MODELS, OUTPUTS, AsJson, Device, ModelsDir, OutputsDir, Run
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import find_model
 from runner.errors import RunnerError
@@ -111,3 +115,38 @@ def try_run(
     finally:
         if lease:
             lease.release()
+
+
+def command(
+    name: Run,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--question",
+            "-q",
+            metavar="TEXT",
+            help="Ask this and leave; may be given several times.",
+        ),
+    ] = None,
+    outputs_dir: OutputsDir = OUTPUTS,
+    models_dir: ModelsDir = MODELS,
+    device: Device = "auto",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Chat with the base model and the adapter side by side.
+
+    \b
+    Example:
+        runner try contracts -q "What does clause 7 mean?"
+    """
+    outputs = Outputs(outputs_dir)
+    try_run(
+        outputs,
+        find_run(outputs, name),
+        models_dir.absolute(),
+        questions=tuple(question or ()),
+        device=device,
+        max_new_tokens=max_new_tokens,
+        as_json=as_json,
+    )

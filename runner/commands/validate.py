@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from runner.commands.options import MODELS, AsJson, ModelsDir, print_json
 from runner.contract.layout import STATE_FOLDERS, Inbox
 from runner.contract.models import find_model, read_config
 from runner.errors import InputError, Problem, SpecError, UnsafePathError
@@ -15,6 +18,7 @@ from runner.forecast.what_fits import cap_problem
 from runner.spec.names import is_spec_name, naming_problem
 from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
+from runner.words import visible_lines
 
 NO_SPEC = "a job spec's name ends in .yaml, .yml or .json"
 SPEC_BYTES = 1024 * 1024  # more than read_spec accepts; it then says what the limit is
@@ -108,3 +112,30 @@ def validate(path: Path, models_dir: Path, *, inputs: bool = True) -> Validated:
         except InputError as error:
             problems += error.problems
     return Validated(path=path, spec=spec, problems=tuple(problems))
+
+
+def command(
+    specs: Annotated[list[Path], typer.Argument(metavar="SPEC", help="One or several.")],
+    models_dir: ModelsDir = MODELS,
+    spec_only: Annotated[
+        bool, typer.Option("--spec-only", help="Do not look for the model and the data.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Name every problem of a spec, with its line.
+
+    It exits with 1 when there are any.
+
+    \b
+    Example:
+        runner validate jobs/examples/*.yaml --spec-only
+    """
+    answers = [validate(spec, models_dir, inputs=not spec_only) for spec in specs]
+    if as_json:
+        print_json([answer.as_json() for answer in answers])
+    else:
+        for answer in answers:
+            print(f"{answer.path}: {'ok' if not answer.problems else 'cannot be used'}")
+            for problem in answer.problems:
+                print("  " + visible_lines(problem).replace("\n", "\n  "))
+    raise typer.Exit(1 if any(answer.problems for answer in answers) else 0)

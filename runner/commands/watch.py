@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner.commands.options import JOBS, MODELS, OUTPUTS, Device, JobsDir, ModelsDir, OutputsDir
 from runner.contract.settings import Settings
 from runner.daemon.conductor import run_daemon
 from runner.daemon.log import Log
@@ -36,3 +42,65 @@ def _examine(settings: Settings, log: Log) -> AtStart | None:
                 mend=finding.mend,
             )
     return AtStart(polling=light.events.polling, answer=light.answer)
+
+
+def command(
+    jobs_dir: JobsDir = JOBS,
+    outputs_dir: OutputsDir = OUTPUTS,
+    models_dir: ModelsDir = MODELS,
+    once: Annotated[
+        bool, typer.Option("--once", help="Work off what is there and leave; 0 if all succeeded.")
+    ] = False,
+    device: Device = "auto",
+    polling: Annotated[
+        bool | None,
+        typer.Option(
+            "--polling/--no-polling",
+            help="Look at the inbox instead of listening (default: where events do not travel).",
+        ),
+    ] = None,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="RUNNER_CACHE_DIR",
+            help="Home of the stages: what Triton compiles, for one (default: in outputs).",
+        ),
+    ] = None,
+    hang_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="RUNNER_HANG_SECONDS",
+            min=1,
+            help="A daemon that stood still for so long ends, to be started again.",
+        ),
+    ] = 300.0,
+    gpu_lost_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="RUNNER_GPU_LOST_SECONDS",
+            min=1,
+            help="A daemon whose GPU is gone for so long ends; a new container may be given it.",
+        ),
+    ] = 300.0,
+) -> None:
+    """Watch the inbox and run what is dropped there: the daemon.
+
+    \b
+    Example:
+        runner watch --jobs-dir /srv/share/jobs
+    """
+    raise typer.Exit(
+        watch(
+            Settings(
+                jobs_dir=jobs_dir.absolute(),
+                outputs_dir=outputs_dir.absolute(),
+                models_dir=models_dir.absolute(),
+                once=once,
+                device=device,
+                polling=polling,
+                cache_dir=cache_dir.absolute() if cache_dir else None,
+                hang_seconds=hang_seconds,
+                gpu_lost_seconds=gpu_lost_seconds,
+            )
+        )
+    )

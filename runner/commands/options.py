@@ -1,0 +1,34 @@
+"""Options that several commands share, and how a command prints JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+JobsDir = Annotated[
+    Path, typer.Option("--jobs-dir", envvar="RUNNER_JOBS_DIR", help="The inbox that people share.")
+]
+OutputsDir = Annotated[
+    Path, typer.Option("--outputs-dir", envvar="RUNNER_OUTPUTS_DIR", help="Where results go.")
+]
+ModelsDir = Annotated[
+    Path, typer.Option("--models-dir", envvar="RUNNER_MODELS_DIR", help="The base models.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A job's name (its newest run), a run id, or its end.")
+]
+Device = Annotated[
+    str, typer.Option(help="auto takes the GPU where there is one; cpu does not look.")
+]
+
+JOBS, OUTPUTS, MODELS = Path("jobs"), Path("outputs"), Path("models")
+"""Where the folders lie when nothing else is said: in the working directory."""
+
+
+def print_json(value: Any) -> None:
+    """Print for a script."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
