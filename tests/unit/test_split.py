@@ -5,7 +5,7 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.training.data.formats import Conversation
+from runner.training.data.conversation import Conversation
 from runner.training.data.split import normalised_prompt, position, shared_prompts, split
 
 

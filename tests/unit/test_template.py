@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from runner.errors import ModelError
-from runner.training.data.formats import Conversation
+from runner.training.data.conversation import Conversation
 from runner.training.data.template import IGNORED, Template, UnlearnableRowError
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"

@@ -13,12 +13,11 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from runner.training.data.conversation import Conversation, Message
 from runner.training.data.rows import Findings, Row
-
-Message = dict[str, str]
 
 _ROLES = {
     "system": "system",
@@ -47,19 +46,6 @@ _COLUMNS = (
 
 class _BadRowError(Exception):
     """What is wrong with a row, in words without its content."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conversation:
-    """One row, ready to be rendered."""
-
-    file: str
-    line: int
-    row: int
-    """The row's place in the data, counted over all files from 0."""
-    messages: tuple[Message, ...] = ()
-    text: str | None = None
-    """Instead of messages: a text that is learned whole."""
 
 
 def detect(value: dict[str, Any]) -> str | None:

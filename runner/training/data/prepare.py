@@ -34,12 +34,13 @@ from runner.forecast.model_shape import read_shape
 from runner.forecast.what_fits import cap_problem, longest_row
 from runner.forecast.work import Box, Work
 from runner.spec.spec import JobSpec
-from runner.training.data.formats import Conversation, to_conversations
+from runner.training.data.conversation import Conversation, UnlearnableRowError
+from runner.training.data.formats import to_conversations
 from runner.training.data.pack import count_sequences
 from runner.training.data.rows import Findings, read_rows
 from runner.training.data.snapshot import Copied, take_snapshot
 from runner.training.data.split import shared_prompts, split
-from runner.training.data.template import IGNORED, Example, Template, UnlearnableRowError
+from runner.training.data.template import IGNORED, Example, Template
 
 LEFT_OUT_SHARE = 0.05  # of the rows; more than that is not what the job's owner meant
 SAMPLES = 3  # held-out questions that are answered before and after
@@ -243,7 +244,7 @@ def _tokenise(template: Template, conversations: Sequence[Conversation]) -> list
         try:
             rows.append(Tokenised(source=conversation, examples=template.encode(conversation)))
         except UnlearnableRowError as error:
-            findings.add(conversation.file, conversation.line, str(error))
+            findings.add(conversation.file, conversation.line, str(error), hint=error.hint)
     if findings.problems:
         raise DataError(findings.problems)
     return rows
@@ -347,7 +348,7 @@ def _save(target: Path, rows: Sequence[Tokenised]) -> list[int]:
 
 def _samples(template: Template, rows: Sequence[Tokenised]) -> list[dict[str, Any]]:
     """Choose held-out questions to answer before and after."""
-    asked = [row.source for row in rows if row.source.messages][:SAMPLES]
+    asked = [row.source for row in rows if row.source.askable][:SAMPLES]
     return [
         {"messages": template.prompt_messages(c), "reference": c.messages[-1]["content"]}
         for c in asked

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner.training.data.formats import Conversation
+from runner.training.data.conversation import Conversation
 
 
 def normalised_prompt(conversation: Conversation) -> str:

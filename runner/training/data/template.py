@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import ModelError, Problem
-from runner.training.data.formats import Conversation, Message
+from runner.training.data.conversation import Conversation, Message, UnlearnableRowError
+from runner.training.data.extras import Extras
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
@@ -33,10 +34,6 @@ _PAD_NAMES = (
     "<unk>",
 )
 _PROBE = "Zqx"  # stands in for a text whose place in a rendering is looked for
-
-
-class UnlearnableRowError(Exception):
-    """A row that cannot be rendered exactly; the message holds nothing of its content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +74,8 @@ class Template:
         if not tokenizer.chat_template:
             self._use_chatml()
         self._folds_system = not self._renders_system()
+        self._extras = Extras(lambda messages, tools: self.render(messages, tools=tools))
+        self.end_ids: set[int] = set()
         self.end_ids = self._check_template()
         self._choose_pad()
 
@@ -86,26 +85,35 @@ class Template:
         Raises:
             UnlearnableRowError: the row cannot be rendered exactly.
         """
-        texts = [message["content"] for message in conversation.messages]
-        texts += [conversation.text] if conversation.text is not None else []
-        if any(self._control.search(text) for text in texts):
+        if any(self._control.search(text) for text in conversation.texts()):
             raise UnlearnableRowError("the row spells one of the model's control tokens")
         if conversation.text is not None:
             return [self._encode_text(conversation.text)]
-        return self._encode_messages(self._prepared(conversation.messages))
+        conversation = self._extras.fit(conversation)
+        messages = self._prepared(conversation.messages)
+        return self._encode_messages(messages, conversation.tools, conversation.unlearned)
 
-    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        generation_prompt: bool = False,
+    ) -> str:
         """Render messages as the model sees them."""
         from jinja2.exceptions import TemplateError
 
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    list(messages), tokenize=False, add_generation_prompt=generation_prompt
+                    list(messages),
+                    tools=list(tools) or None,
+                    tokenize=False,
+                    add_generation_prompt=generation_prompt,
                 )
             )
-        except TemplateError:
-            # The template's own words may quote the row.
+        except (TemplateError, TypeError, ValueError, AttributeError):
+            # Templates that get what they were not written for; their own words may quote the row.
             raise UnlearnableRowError("the model's chat template refuses the row") from None
 
     def prompt_messages(self, conversation: Conversation) -> list[Message]:
@@ -126,7 +134,7 @@ class Template:
             self.shortfalls.append(folded)
         system, first, *rest = messages
         content = f"{system['content']}\n\n{first['content']}"
-        return ({"role": first["role"], "content": content}, *rest)
+        return ({**first, "content": content}, *rest)
 
     def _encode_text(self, text: str) -> Example:
         ids = self._ids(text)
@@ -134,11 +142,20 @@ class Template:
         end = [self.tokenizer.eos_token_id]
         return Example(input_ids=bos + ids + end, labels=[IGNORED] * len(bos) + ids + end)
 
-    def _encode_messages(self, messages: tuple[Message, ...]) -> list[Example]:
+    def _encode_messages(
+        self,
+        messages: tuple[Message, ...],
+        tools: Sequence[dict[str, Any]] = (),
+        unlearned: frozenset[int] = frozenset(),
+    ) -> list[Example]:
         answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        whole = self.render(messages)
+        answers = [i for place, i in enumerate(answers) if place not in unlearned]
+        whole = self.render(messages, tools=tools)
         cuts = [
-            (self.render(messages[:i], generation_prompt=True), self.render(messages[: i + 1]))
+            (
+                self.render(messages[:i], tools=tools, generation_prompt=True),
+                self.render(messages[: i + 1], tools=tools),
+            )
             for i in answers
         ]
         if all(whole.startswith(a) and whole.startswith(b) and len(a) < len(b) for a, b in cuts):
@@ -167,14 +184,19 @@ class Template:
             said = message["content"].strip()
             at = whole.rfind(said, len(before), stop)
             content_end = at + len(said) if at >= 0 else len(before) + 1
-            end = next(
-                (
-                    k
-                    for k in range(start, len(ids))
-                    if ids[k] in self._special and content_end <= offsets[k][0] < stop
-                ),
-                None,
-            )
+            for call in message.get("tool_calls") or ():
+                at = whole.rfind(call["function"]["name"], len(before), stop)
+                content_end = max(content_end, at + 1)
+            after = [
+                k
+                for k in range(start, len(ids))
+                if ids[k] in self._special and content_end <= offsets[k][0] < stop
+            ]
+            if message.get("tool_calls"):
+                # Some templates write control tokens within a call: it ends where an answer does,
+                # or (gpt-oss) with an end of its own, which comes last.
+                after = [k for k in after if ids[k] in self.end_ids] or after[-1:]
+            end = after[0] if after else None
             if end is None:
                 raise UnlearnableRowError("the template ends an answer with no token of its own")
             labels[start : end + 1] = ids[start : end + 1]
