@@ -1,4 +1,4 @@
-"""Turns what went wrong into words that a person can act on.
+"""Errors: what went wrong, in words that a person can act on.
 
 RunnerError
 ├── InputError            a spec, data file or model that cannot be used; never retried
@@ -22,13 +22,13 @@ from runner.exit_codes import ExitCode
 
 HOST_MEMORY_ADVICE = (
     "Close other programs on this machine, or give the runner (its container, or the machine) more "
-    "memory; docs/out-of-memory.md tells what takes it."
+    "memory; docs/out-of-memory.md says what uses it."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong with an input, where it is, and how to mend it."""
+    """One thing that is wrong with an input, where it is, and how to fix it."""
 
     message: str
     """What is wrong, in one sentence, without any content of a data row."""
@@ -59,11 +59,11 @@ class Problem:
         if self.count > 1:
             text += f" ({self.count} places; the first is shown)"
         if self.found is not None:
-            text += f"\n    found:   {self.found}"
+            text += f"\n    Found: {self.found}"
         if self.allowed is not None:
-            text += f"\n    allowed: {self.allowed}"
+            text += f"\n    Allowed: {self.allowed}"
         if self.hint is not None:
-            text += f"\n    mend:    {self.hint}"
+            text += f"\n    How to fix: {self.hint}"
         return text
 
 
@@ -85,7 +85,7 @@ class InputError(RunnerError):
     kind = "bad_input"
 
     def __init__(self, problems: Sequence[Problem], *, advice: str | None = None) -> None:
-        """Take every problem at once, so that one round of mending is enough."""
+        """Take every problem at once, so that all are corrected in one go."""
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems), advice=advice)
 
@@ -102,7 +102,7 @@ class SpecError(InputError):
         may_be_incomplete: bool = False,
         advice: str | None = None,
     ) -> None:
-        """Take the problems, and whether more bytes of the same file could mend them."""
+        """Take the problems, and whether more bytes of the same file could set it right."""
         self.may_be_incomplete = may_be_incomplete
         super().__init__(problems, advice=advice)
 

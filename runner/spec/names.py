@@ -1,12 +1,15 @@
-"""Turns a file's name in the inbox into whether it is a spec, or how to rename a near miss."""
+"""Names of files in the inbox: which are specs, how to rename a near miss, which are strays."""
 
 from __future__ import annotations
 
 import re
 
 from runner.errors import Problem
+from runner.spec.file_kinds import ROWS, SAVE_AS, ending
 from runner.spec.tree import shown
 
+OWN_FILES = frozenset({"status.txt", "howto.txt", "readme.txt", "readme.md", "readme"})
+"""Texts that belong in the inbox; in small letters."""
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 
 _TEMPORARY = re.compile(
@@ -18,6 +21,7 @@ _TEMPORARY = re.compile(
     r"|.*[-.]sync-conflict-\d.*|.* \(conflicted copy .*|.*\(.*'s conflicted copy .*",
     re.IGNORECASE | re.DOTALL,
 )
+_PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".tar", ".bz2", ".xz")
 _NEAR_MISS = re.compile(
     r"(.+?\.(?:yaml|yml|json))[ .]*(?:\.(?:txt|text|doc|docx|rtf))?[ .]*"
     r"|(.+)\.(?:yaml|yml|ymal|yalm|yaml1|yam)(?: ?\(\d+\))?",
@@ -55,3 +59,41 @@ def naming_problem(name: str) -> Problem | None:
         hint=f"rename it to {shown(good)} (Windows hides the last ending: in the Explorer, "
         "View > Show > File name extensions)",
     )
+
+
+def may_hold_spec(name: str) -> bool:
+    """Whether a file may be a spec by its content: Notepad's default ending, or none at all."""
+    return (
+        not is_temporary_name(name)
+        and name.lower() not in OWN_FILES
+        and ending(name) in ("", ".txt", ".text")
+        and naming_problem(name) is None
+    )
+
+
+def text_problem(name: str) -> Problem:
+    """Say how to rename a text file that holds a spec."""
+    stem = name[: len(name) - len(ending(name))] if ending(name) else name
+    return Problem(
+        file=shown(name),
+        message="this is a job spec, but its name does not end in .yaml",
+        hint=f"rename it to {shown(stem.rstrip('. '))}.yaml (in Notepad: Save as, Save as type: "
+        "All files; in the Explorer: View > Show > File name extensions)",
+    )
+
+
+def stray_reason(name: str) -> str | None:
+    """Say what to do with a file that no spec names; None for one that nobody need care about."""
+    kind = ending(name)
+    if is_temporary_name(name) or is_spec_name(name) or name.lower() in OWN_FILES:
+        return None
+    if kind in _PACKED:
+        return "is no spec and no spec names it: unpack it into data/ and drop a spec"
+    if kind in ROWS:
+        return "is no spec and no spec names it: move it into data/ and drop a spec that names it"
+    if kind in SAVE_AS and kind not in (".txt", ".text", ".log", ".md"):
+        return (
+            f"is no spec and no spec names it, and {kind} files are not read: {SAVE_AS[kind]}; put "
+            "that into data/ and drop a spec that names it"
+        )
+    return None

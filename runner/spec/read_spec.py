@@ -1,7 +1,7 @@
-"""Turns the untrusted bytes of a dropped file into a `JobSpec`, or into every problem it has.
+"""Read a spec: the untrusted bytes of a dropped file become a `JobSpec`, or every problem it has.
 
 Read the text, give each value the meaning that its field has, check each field, then check what the
-fields say together. A problem in one field hides none in another: one round of mending is enough.
+fields say together. A problem in one field hides none in another: all are reported together.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,8 +21,15 @@ from runner.errors import Problem, SpecError
 from runner.spec import human_numbers
 from runner.spec.contradictions import contradictions
 from runner.spec.fields import FIELDS, UNITS, Kind, allowed, kind_of
+from runner.spec.file_kinds import ROWS, ending, looks_like_a_file
 from runner.spec.hints import name_hint, shown_hint, value_hint
-from runner.spec.paths import control_character, data_path_problem, model_problem
+from runner.spec.paths import (
+    control_character,
+    data_path_problem,
+    model_problem,
+    tidy_model,
+    tidy_path,
+)
 from runner.spec.spec import JobSpec
 from runner.spec.tree import (
     Block,
@@ -41,14 +49,29 @@ _MOST_PROBLEMS = 40  # a person reads no more; the rest is counted
 _TRUE = frozenset({"true", "yes", "on"})
 _FALSE = frozenset({"false", "no", "off"})
 _MULTILINE = frozenset({"system_prompt", "notes"})
+_PATHS = frozenset({"data", "eval_data"})
+_NEEDED = ("model", "data")
 
 
-def read_spec(content: bytes, *, file_name: str) -> JobSpec:
+Exists = Callable[[str], bool]
+"""Whether a file lies at a path that starts at the spec's folder."""
+
+
+def _unknown(_path: str) -> bool:
+    return False
+
+
+def read_spec(content: bytes, *, file_name: str, exists: Exists = _unknown) -> JobSpec:
     """Read and check a job spec.
 
+    Args:
+        content: the file's bytes.
+        file_name: the name it was dropped under.
+        exists: tells which files lie there, so that a hint can name one; nothing depends on it.
+
     Raises:
-        SpecError: with every problem; ``may_be_incomplete`` where the rest of an upload could mend
-            them.
+        SpecError: with every problem; ``may_be_incomplete`` where the rest of an upload could set
+            them right.
     """
     shown_name = shown(file_name)
     try:
@@ -57,7 +80,7 @@ def read_spec(content: bytes, *, file_name: str) -> JobSpec:
     except UnreadableError as unreadable:
         failure = (unreadable.problem, unreadable.may_be_incomplete)
     else:
-        reading = _Reading(problems=problems)
+        reading = _Reading(problems=problems, exists=exists)
         spec = reading.spec(root, file_name)
         if spec is not None and not reading.problems:
             return spec
@@ -75,7 +98,7 @@ def is_json_spec(content: bytes) -> bool:
     """Whether a .json file in the inbox's root is a spec and not data that lies there.
 
     It is one when it is an object with ``model`` and ``data``, also when a slip keeps it from
-    being JSON: then its owner gets an answer.
+    being JSON: then its owner gets an answer. So is YAML that was saved under that ending.
     """
     if len(content) > SPEC_LIMIT_BYTES:
         return False
@@ -85,10 +108,29 @@ def is_json_spec(content: bytes) -> bool:
     except UnreadableError:
         return False
     except (ValueError, RecursionError):
-        return text.lstrip().startswith("{") and all(
-            re.search(rf'^\s*\{{?\s*"{key}"\s*:', text, re.MULTILINE) for key in ("model", "data")
-        )
+        return _means_a_spec(text)
     return isinstance(value, dict) and "model" in value and "data" in value
+
+
+def is_text_spec(content: bytes) -> bool:
+    """Whether a file without a spec's ending holds one: Notepad saves everything as .txt."""
+    if len(content) > SPEC_LIMIT_BYTES:
+        return False
+    try:
+        return _means_a_spec(_decode(content))
+    except UnreadableError:
+        return False
+
+
+def _means_a_spec(text: str) -> bool:
+    """Whether a text has both required fields where a spec has them, whatever slips it has."""
+    body = text.strip()
+    if not body.startswith("{"):
+        return all(re.search(rf"^[\"']?{key}[\"']?[ \t]*:", body, re.MULTILINE) for key in _NEEDED)
+    rows = [line for line in body.split("\n") if line.strip()]
+    if len(rows) > 1 and all(row.strip().startswith("{") for row in rows):
+        return False  # JSON Lines: rows that happen to have such columns
+    return all(re.search(rf"[{{,\s][\"'“”]?{key}[\"'“”]?\s*:", body) for key in _NEEDED)
 
 
 def _tidy(problems: list[Problem], file_name: str) -> list[Problem]:
@@ -107,7 +149,13 @@ def _tidy(problems: list[Problem], file_name: str) -> list[Problem]:
     ]
     if len(ordered) > _MOST_PROBLEMS:
         more = len(ordered) - _MOST_PROBLEMS
-        tidy.append(Problem(file=file_name, message=f"and {more} more problems"))
+        tidy.append(
+            Problem(
+                file=file_name,
+                message=f"and {more} more problems",
+                hint="correct these first; a spec needs only model and data",
+            )
+        )
     return tidy
 
 
@@ -143,7 +191,12 @@ def _decode(content: bytes) -> str:
         )
     if not text.strip("\0 \t\r\n"):
         # Some servers show a file at its full size, filled with zeros, before its bytes arrive.
-        raise UnreadableError(Problem(message="the file is empty"), may_be_incomplete=True)
+        raise UnreadableError(
+            Problem(
+                message="the file is empty", hint="write 'model: NAME' and 'data: FILE' into it"
+            ),
+            may_be_incomplete=True,
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -152,6 +205,7 @@ class _Reading:
     """One pass over a spec's tree; collects problems as it goes."""
 
     problems: list[Problem] = field(default_factory=list)
+    exists: Exists = _unknown
     lines: dict[str, int] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
@@ -171,7 +225,7 @@ class _Reading:
             self.lacks_required = not isinstance(root, Items)
             return None
         values = self.block(root, JobSpec, "")
-        for name in ("model", "data"):
+        for name in _NEEDED:
             if name not in values and name not in self.broken:
                 self.lacks_required = True
                 self.problems.append(
@@ -214,6 +268,8 @@ class _Reading:
         if isinstance(node, Unusable):
             self.broken.add(path)
             return None
+        if isinstance(node, Scalar) and self.is_cut_by_remark(node, path, self.lines.get(path)):
+            return None
         if isinstance(node, Scalar) and node.is_null:
             return None  # a field left empty takes its default
         if kind.section:
@@ -238,6 +294,8 @@ class _Reading:
     def items(self, node: Items, path: str) -> list[str] | None:
         values: list[str] = []
         for item in node.items:
+            if isinstance(item, Scalar) and self.is_cut_by_remark(item, path, item.line):
+                return None
             if not isinstance(item, Scalar) or item.is_null:
                 if not isinstance(item, Unusable):
                     self.refuse(path, "each entry of the list is one text", line=item.line)
@@ -251,11 +309,39 @@ class _Reading:
             self.refuse(path, "the list is empty", line=node.line)
         return values or None
 
+    def is_cut_by_remark(self, node: Scalar, path: str, line: int | None) -> bool:
+        """Refuse a path whose end YAML took for a remark: ``data/akten #12.jsonl``."""
+        if path not in _PATHS or not looks_like_a_file(node.remark):
+            return False
+        whole = ("" if node.is_null else node.text) + node.remark
+        whole = whole.strip()
+        if ending(node.text) in ROWS and not (self.exists(whole) and not self.exists(node.text)):
+            return False  # a remark that happens to end so
+        hint = f'put the path in quotes: "{whole}"'
+        if self.exists(whole):
+            hint += f" (a file {PurePosixPath(whole).name} lies there)"
+        self.refuse(
+            path,
+            "what follows a # is a remark, and the path ends before it",
+            line=line,
+            found=node.text,
+            hint=hint,
+        )
+        return True
+
     def has_control(self, node: Scalar, path: str) -> bool:
         bad = control_character(node.text, multiline=path in _MULTILINE)
         if bad is None:
             return False
-        self.refuse(path, "holds a character that cannot be shown", line=node.line, found=bad)
+        self.refuse(
+            path,
+            "holds a character that cannot be shown",
+            line=node.line,
+            found=bad,
+            hint="write / instead of \\, which makes such characters inside double quotes"
+            if path in _PATHS
+            else "write it anew by hand, without line breaks",
+        )
         return True
 
     def scalar(self, node: Scalar, path: str, kind: Kind) -> Any:
@@ -354,7 +440,8 @@ class _Reading:
         return spec
 
     def check_paths(self, values: dict[str, Any]) -> None:
-        model = values.get("model")
+        if (model := values.get("model")) is not None:
+            model = values["model"] = tidy_model(model)
         if model is not None and (wrong := model_problem(model)):
             self.refuse("model", wrong[0], found=model, hint=wrong[1])
         seen: dict[str, str] = {}
@@ -365,13 +452,17 @@ class _Reading:
                 if wrong := data_path_problem(path):
                     self.refuse(name, wrong[0], line=line, found=path, hint=wrong[1])
                     continue
-                tidy.append(str(PurePosixPath(path)))
+                tidy.append(str(PurePosixPath(tidy_path(path))))
                 other = seen.setdefault(tidy[-1], name)
                 if other != name:
-                    message = "these rows would be trained on and held out at once"
-                    self.refuse(name, message, line=line, found=path)
+                    message = "these rows would be both trained on and held out"
+                    hint = "name this file in data or in eval_data, not in both"
+                    self.refuse(name, message, line=line, found=path, hint=hint)
                 elif tidy[-1] in tidy[:-1]:
-                    self.refuse(name, "the same file is named twice", line=line, found=path)
+                    hint = "keep one of the two"
+                    self.refuse(
+                        name, "the same file is named twice", line=line, found=path, hint=hint
+                    )
             if tidy:
                 values[name] = tidy
         modules = values.get("lora", {}).get("target_modules")
@@ -380,7 +471,8 @@ class _Reading:
                 if not re.fullmatch(r"[A-Za-z0-9_.]{1,128}", module):
                     self.refuse(
                         "lora.target_modules",
-                        "this is no name of a layer; patterns are not read",
+                        "this is not the name of a layer",
                         found=module,
+                        hint="write all-linear, or names such as q_proj; patterns are not read",
                     )
                     break

@@ -1,7 +1,7 @@
-"""Turns the text of a spec (YAML 1.2 or JSON) into a tree that knows the line of every value.
+"""YAML and JSON: the text of a spec as a tree that knows the line of every value.
 
 The tree keeps each scalar as it was written: what ``1e-4`` or ``yes`` means depends on the field it
-stands in, which contract/read_spec.py knows. Nothing is constructed from tags, and anchors and
+stands in, which spec/read_spec.py knows. Nothing is constructed from tags, and anchors and
 aliases are refused, so that a small file cannot become a large tree.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -32,6 +32,8 @@ from runner.errors import Problem
 DEEPEST = 10
 """Levels of nesting; a spec needs three."""
 _SHOWN = 60  # characters of a value that a message repeats
+_HASH = re.compile(r"\[[^\]]*\s#")
+"""A list in brackets that a remark cuts off."""
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
@@ -52,6 +54,8 @@ class Scalar:
     text: str
     line: int
     is_null: bool = False
+    remark: str = ""
+    """The rest of its line from the blank before a #: YAML reads none of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,7 @@ def shown(text: str) -> str:
 @dataclass
 class _Reader:
     events: Iterator[Any]
+    lines: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     def node(self, event: Any, depth: int) -> Node:
@@ -150,14 +155,23 @@ class _Reader:
         if any("\ud800" <= c <= "\udfff" for c in text):  # JSON writes 😀 as two escapes
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         plain = event.style in (None, "")
-        return Scalar(text=text, line=line, is_null=plain and text in _NULLS)
+        remark = self._remark(event.end_mark) if plain else ""
+        return Scalar(text=text, line=line, is_null=plain and text in _NULLS, remark=remark)
+
+    def _remark(self, mark: Any) -> str:
+        rest = self.lines[mark.line][mark.column :] if mark.line < len(self.lines) else ""
+        match = re.match(r":?(\s*#.*)", rest)
+        return match[1].rstrip() if match else ""
 
     def _block(self, line: int, depth: int) -> Block:
         values: dict[str, Node] = {}
         lines: dict[str, int] = {}
         while not isinstance(event := next(self.events), MappingEndEvent):
-            key = self.node(event, depth + 1)
+            key, after_key = self.node(event, depth + 1), event.end_mark
             value = self.node(next(self.events), depth + 1)
+            if isinstance(value, Scalar) and value.is_null:
+                # The mark of a value that is not there lies on some later line.
+                value = replace(value, remark=self._remark(after_key))
             if isinstance(key, Unusable):
                 continue
             if not isinstance(key, Scalar):
@@ -198,7 +212,13 @@ def _check_json(text: str) -> None:
     else:
         return
     raise UnreadableError(
-        Problem(line=line, message=f"this is not JSON: {message}"), may_be_incomplete=True
+        Problem(
+            line=line,
+            message=f"this is not JSON: {message}",
+            hint="mind the commas and the quotes before this place; or write it as YAML, in a file "
+            "that ends in .yaml",
+        ),
+        may_be_incomplete=True,
     )
 
 
@@ -242,6 +262,20 @@ def _syntax_problem(error: YAMLError, text: str) -> Problem:
         hint = "put text that holds ': ' in quotes, and line up the fields of a block"
     elif "cannot start any token" in reason or "alias" in reason:
         hint = "put text that begins with a special character in quotes"
+    elif "unknown escape character" in reason:
+        return Problem(
+            line=number,
+            message="a backslash means something else inside double quotes",
+            hint="write / instead of \\ in paths: data/contracts.jsonl",
+        )
+    elif "','" in reason and (cut := next((x for x in lines[:number] if _HASH.search(x)), None)):
+        return Problem(
+            line=lines.index(cut) + 1,
+            message="what follows a # is a remark, so this list is never closed",
+            hint='put each path that holds a # in quotes: ["data/akten #12.jsonl"]',
+        )
+    elif "quoted scalar" in str(getattr(error, "context", "")):
+        hint = "close the quotes that begin here, on the same line"
     return Problem(line=number, message=f"this is not YAML: {reason[:160]}", found=None, hint=hint)
 
 
@@ -267,7 +301,8 @@ def read_tree(text: str, *, must_be_json: bool) -> tuple[Node | None, list[Probl
 
 
 def _read(text: str) -> tuple[Node | None, list[Problem]]:
-    reader = _Reader(iter(YAML(typ="safe", pure=True).parse(text)))
+    events = iter(YAML(typ="safe", pure=True).parse(text))
+    reader = _Reader(events, lines=text.split("\n"))
     root: Node | None = None
     documents = 0
     for event in reader.events:
