@@ -18,6 +18,7 @@ from runner.contract.progress import read_progress
 from runner.contract.record import RunRecord, read_record
 from runner.contract.salvage import salvage
 from runner.contract.states import State
+from runner.contract.verdict import Verdict
 from runner.errors import DamagedError, NewerRecordError
 from runner.words import duration, memory, number, visible, visible_lines
 
@@ -49,7 +50,7 @@ def losses_of(record: RunRecord) -> str | None:
     before, after = (record.metrics.get(f"eval_loss_{when}") for when in ("before", "after"))
     if not isinstance(after, int | float):
         return None
-    return f"{number(before)} before → {number(after)} after (nats per token)"
+    return f"{number(before)} before → {number(after)} after (nats per token; lower is better)"
 
 
 def forecast_of(record: RunRecord) -> str | None:
@@ -62,6 +63,11 @@ def forecast_of(record: RunRecord) -> str | None:
         text += f" of {memory(told['limit_bytes'])}"
     peak = told.get("measured_gpu_memory_bytes")
     return f"{text}, {memory(peak)} measured" if peak else text
+
+
+def _verdict(verdict: Verdict) -> str:
+    outcome = verdict.outcome.value.replace("_", " ")
+    return visible(f"{outcome if verdict.changed is not False else 'unchanged'}. {verdict.reason}")
 
 
 def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
@@ -90,6 +96,8 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
         facts.append(("now", facts_of(progress, None)))
     if losses := losses_of(record):
         facts.append(("held-out loss", losses))
+    if record.verdict:
+        facts.append(("verdict", _verdict(record.verdict)))
     return facts
 
 

@@ -58,6 +58,7 @@ class Standing:
             "waiting": record.waiting.reason if record.waiting else None,
             "attempts": len(record.attempts),
             "memory": memory_story(record),
+            "verdict": record.verdict.model_dump(mode="json") if record.verdict else None,
             "progress": asdict(self.progress),
             "error": record.error.model_dump() if record.error else None,
             "folder": str(self.run.root),
@@ -169,7 +170,11 @@ def _outcome(standing: Standing) -> str:
     record = standing.record
     if record.error:
         return visible(record.error.message.split("\n")[0])
+    if record.verdict and record.verdict.needs_person:
+        return visible(record.verdict.reason)
     parts = []
+    if record.verdict:
+        parts.append(record.verdict.outcome.value.replace("_", " "))
     before, after = (record.metrics.get(f"eval_loss_{when}") for when in ("before", "after"))
     if isinstance(after, int | float):
         parts.append(f"held-out loss {number(before)} → {number(after)}")

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, Val
 
 from runner.contract.batch import BatchPlan
 from runner.contract.states import State
+from runner.contract.verdict import Verdict
 from runner.errors import DamagedError, NewerRecordError
 from runner.files.durable import as_json, write_json
 
@@ -135,6 +136,8 @@ class RunRecord(_Part):
     environment: dict[str, Any] = {}
     forecast: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+    verdict: Verdict | None = None
+    """Whether its adapter is better than what was before; None until it has been measured."""
     shortfalls: tuple[str, ...] = ()
     """What the run did not do as one might expect, in sentences: rows left out, ChatML used, …"""
     error: ErrorFacts | None = None

@@ -154,7 +154,17 @@ class EvaluateResult(_Message):
 
     eval_loss_before: float | None = None
     eval_loss_after: float | None = None
+    """Nats per token. Where there are rows and no loss, it was not a number."""
     eval_tokens: int = 0
+    eval_rows: int = 0
+    """Held-out rows measured; `evaluation/losses.json` has each one's losses."""
+    rows_changed: int | None = None
+    """Those whose loss is another with the adapter."""
+    change_low: float | None = None
+    """Where the change of the loss lies, with 95% confidence over the rows."""
+    change_high: float | None = None
+    adapter_is_zero: bool | None = None
+    """Every B matrix of the adapter is zero: it adds nothing to any layer."""
     peak_gpu_memory_bytes: int | None = None
     shortfalls: tuple[str, ...] = ()
     error: ErrorFacts | None = None

@@ -5,7 +5,8 @@ child can end, kill -9 included, in seconds. The real stages under the real daem
 test_whole_path. The "data" of these tests is a JSON object: stage → list of ways to end, one for
 each try; a way is "ok", an exit code, "hang" (until asked to stop), "stubborn" (even then), "eat"
 (all the memory there is), or "train N then WAY" to leave N steps first. Beside the stages it may
-hold ``lengths`` (of the prepared rows) and ``peak`` (bytes of GPU memory that an attempt took).
+hold ``lengths`` (of the prepared rows), ``peak`` (bytes of GPU memory that an attempt took) and
+``measured`` (fields of the evaluate stage's result).
 """
 
 import ctypes
@@ -94,7 +95,14 @@ def main() -> int:
     results = {
         "prepare": {"total_steps": TOTAL_STEPS, "train_rows": 10},
         "export": {"files": {"adapter_model.safetensors": "0" * 64}},
-        "evaluate": {"eval_loss_before": 3.0, "eval_loss_after": 1.5},
+        "evaluate": {
+            "eval_loss_before": 3.0,
+            "eval_loss_after": 1.5,
+            "eval_rows": 40,
+            "change_low": -1.7,
+            "change_high": -1.3,
+            **script.get("measured", {}),
+        },
     }
     if stage == "train":
         steps = TOTAL_STEPS if way == "ok" else 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +75,39 @@ def test_a_stage_sees_only_the_environment_that_is_meant_for_it(box: Box) -> Non
     assert "HF_TOKEN" not in seen
     assert seen["HF_HUB_OFFLINE"] == "1"
     assert seen["HOME"] == str(box.outputs.cache)
+
+
+@pytest.mark.parametrize(
+    ("measured", "sentence"),
+    [
+        ({"adapter_is_zero": True}, "This run changed nothing: "),
+        ({"eval_loss_after": 48.913, "change_low": 1.0, "change_high": 90.0}, "Careful: "),
+        ({"eval_loss_after": None, "change_low": None, "change_high": None}, "Careful: "),
+        ({"eval_loss_after": 3.0, "change_low": -0.1, "change_high": 0.1}, "Careful: "),
+    ],
+)
+def test_a_run_that_nobody_should_use_unseen_needs_a_person(
+    box: Box, measured: dict[str, object], sentence: str
+) -> None:
+    """It succeeded, but the record, STATUS.txt, `status` and `show` say that it did no good."""
+    (box.jobs / "contracts.jsonl").write_text(json.dumps({"measured": measured}))
+    box.drop_spec("contracts")
+    assert box.once().returncode == 0
+    record = box.record()
+    assert record.state is State.SUCCEEDED
+    assert record.verdict is not None
+    assert record.verdict.needs_person
+    assert record.verdict.reason.startswith(sentence)
+    status = (box.jobs / "STATUS.txt").read_text()
+    assert status.startswith(f"Needs a person:\n  contracts ({record.run_id}): {sentence}")
+    for command in (["status"], ["show", "contracts"]):
+        words = [sys.executable, "-m", "runner.cli", *command]
+        told = subprocess.run(
+            words,
+            cwd=box.root,
+            env={**os.environ, "COLUMNS": "400", "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert sentence in told.stdout, command

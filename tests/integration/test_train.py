@@ -135,7 +135,34 @@ def test_what_is_exported_is_what_training_measured(run: Run) -> None:
     found = read_message(StageFolder(run.run.evaluation).result, EvaluateResult)
     assert found.eval_loss_after == pytest.approx(trained.best_eval_loss, rel=1e-3)
     assert (found.eval_loss_before or 0) > (found.eval_loss_after or 0)
+    rows = json.loads((run.run.evaluation / "losses.json").read_text())
+    assert (found.eval_rows, found.rows_changed, found.adapter_is_zero) == (4, 4, False)
+    assert sum(row["tokens"] for row in rows) == found.eval_tokens
+    for name, loss in (("before", found.eval_loss_before), ("after", found.eval_loss_after)):
+        total = sum(row[name] * row["tokens"] for row in rows)
+        assert total / found.eval_tokens == pytest.approx(loss, rel=1e-5)
+    change = (found.eval_loss_after or 0) - (found.eval_loss_before or 0)
+    assert (found.change_low or 0) < change < (found.change_high or 0)
     assert (run.run.adapter / "adapter_model.safetensors").is_file()
     assert not list(run.run.adapter.rglob("*.bin"))
     config = json.loads((run.run.adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "small"
+
+
+def test_an_adapter_of_zeros_is_known_by_its_weights(tmp_path: Path) -> None:
+    """Only B matrices count: A is drawn at random and says nothing; one number in a B is enough."""
+    import torch
+    from safetensors.torch import save_file
+
+    from runner.training.evaluate.evaluate import adapter_is_zero
+
+    names = [f"layers.{n}.q_proj.lora_{which}.weight" for n in (0, 1) for which in "AB"]
+    tensors = {name: torch.full((2, 3), float("lora_A" in name)) for name in names}
+    file = tmp_path / "adapter_model.safetensors"
+    save_file(tensors, file)
+    assert adapter_is_zero(tmp_path) is True
+    tensors["layers.1.q_proj.lora_B.weight"][1, 2] = 1e-30
+    save_file(tensors, file)
+    assert adapter_is_zero(tmp_path) is False
+    save_file({"layers.0.other": torch.zeros(2)}, file)
+    assert adapter_is_zero(tmp_path) is None

@@ -171,7 +171,14 @@ def _run(stage: Stage, folder: Path) -> None:
     elif stage is Stage.EXPORT:
         export(folder)
     else:
-        result = EvaluateResult(eval_loss_before=3.0, eval_loss_after=1.5, eval_tokens=10)
+        result = EvaluateResult(
+            eval_loss_before=3.0,
+            eval_loss_after=1.5,
+            eval_tokens=10,
+            eval_rows=40,
+            change_low=-1.7,
+            change_high=-1.3,
+        )
         write_message(StageFolder(folder).result, result)
 
 

@@ -87,4 +87,9 @@ class Answers:
             for record in reversed(daemon.book.ended)
             if record.state in (State.FAILED, State.REJECTED)
         ]
+        lines += [
+            f"{record.job} ({record.run_id}): {record.verdict.reason}"
+            for record in reversed(book.ended)
+            if record.state is State.SUCCEEDED and record.verdict and record.verdict.needs_person
+        ]
         return lines

@@ -191,15 +191,7 @@ def _other_ended(daemon: Daemon, live: Live, which: Stage, code: int, *, asked: 
     else:
         evaluated, error = read_answer(path, EvaluateResult)
         if code == ExitCode.OK and evaluated is not None:
-            changes = {
-                "shortfalls": outcome.joined(record.shortfalls, evaluated.shortfalls),
-                "metrics": {
-                    **record.metrics,
-                    "eval_loss_before": evaluated.eval_loss_before,
-                    "eval_loss_after": evaluated.eval_loss_after,
-                    "eval_tokens": evaluated.eval_tokens,
-                },
-            }
+            changes = outcome.evaluated(record, evaluated)
     if code == ExitCode.OK and not changes:
         code = ExitCode.UNEXPECTED  # it said ok and left nothing to go on with
     changes_done = bool(changes)

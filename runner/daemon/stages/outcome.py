@@ -8,8 +8,9 @@ from typing import Any
 from runner.contract.checkpoints import newest_verified, step_of
 from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord
-from runner.contract.stage_io import PrepareResult
+from runner.contract.stage_io import EvaluateResult, PrepareResult
 from runner.contract.states import Stage, State
+from runner.contract.verdict import Figures, judge
 from runner.daemon.stages.plans import stage_folder
 from runner.daemon.stages.retry import ATTEMPTS_WITHOUT_PROGRESS, rule_for
 from runner.errors import HOST_MEMORY_ADVICE
@@ -37,6 +38,29 @@ def prepared(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
         "total_steps": result.total_steps,
         "shortfalls": joined(record.shortfalls, result.shortfalls),
         "metrics": {**record.metrics, **numbers},
+    }
+
+
+def evaluated(record: RunRecord, result: EvaluateResult) -> dict[str, Any]:
+    """Turn what evaluate measured into changes of the record, the verdict among them."""
+    figures = Figures(
+        loss_before=result.eval_loss_before,
+        loss_after=result.eval_loss_after,
+        held_out_rows=result.eval_rows,
+        change_low=result.change_low,
+        change_high=result.change_high,
+    )
+    return {
+        "verdict": judge(
+            figures, adapter_is_zero=result.adapter_is_zero, rows_changed=result.rows_changed
+        ),
+        "shortfalls": joined(record.shortfalls, result.shortfalls),
+        "metrics": {
+            **record.metrics,
+            "eval_loss_before": result.eval_loss_before,
+            "eval_loss_after": result.eval_loss_after,
+            "eval_tokens": result.eval_tokens,
+        },
     }
 
 

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.models import find_model
 from runner.contract.stage_io import EvaluatePlan, EvaluateResult, read_message, write_message
+from runner.contract.verdict import paired_interval
 from runner.errors import StageError
 from runner.exit_codes import ExitCode
 from runner.files.durable import write_json
+
+if TYPE_CHECKING:
+    from runner.training.fit.heldout import HeldOut
 
 BATCH_SIZE = 8  # rows; halved where it does not fit
 ANSWER_TOKENS = 96  # of each answer shown
@@ -47,7 +54,7 @@ def evaluate(folder: Path) -> None:
     from trl.trainer.utils import add_fused_lm_head
 
     from runner.training.evaluate.answers import autocast
-    from runner.training.fit.heldout import HeldOut, held_out_loss
+    from runner.training.fit.heldout import held_out_loss
 
     tokenizer = AutoTokenizer.from_pretrained(run.adapter, local_files_only=True)
     base = load_base(
@@ -67,31 +74,39 @@ def evaluate(folder: Path) -> None:
             pad_token_id=tokenizer.pad_token_id, padding_free="seq_lengths" in held.column_names
         )
         known = {"input_ids", "labels", "seq_lengths"}
-        held = held.remove_columns([c for c in held.column_names if c not in known])
+        inputs = held.remove_columns([c for c in held.column_names if c not in known])
 
         def measure() -> HeldOut:
             with autocast(machine):
                 return held_out_loss(
-                    model, held, collator, batch_size=BATCH_SIZE, device=model.device
+                    model, inputs, collator, batch_size=BATCH_SIZE, device=model.device
                 )
 
         with model.disable_adapter():
             before = measure()
         after = measure()
 
+    paired = _paired(held["row"], before, after) if before and after else None
+    if paired:
+        write_json(run.evaluation / "losses.json", paired.as_json())
     shortfalls = _answer_samples(run, model, tokenizer, machine)
     write_message(
         stage.result,
         EvaluateResult(
-            eval_loss_before=before and before.loss,
-            eval_loss_after=after and after.loss,
+            eval_loss_before=_finite(before),
+            eval_loss_after=_finite(after),
             eval_tokens=after.tokens if after else 0,
+            eval_rows=len(paired.rows) if paired else 0,
+            rows_changed=paired and paired.changed,
+            change_low=paired and paired.interval and paired.interval[0],
+            change_high=paired and paired.interval and paired.interval[1],
+            adapter_is_zero=adapter_is_zero(run.adapter),
             peak_gpu_memory_bytes=meter.peak_bytes(),
             shortfalls=tuple(shortfalls),
         ),
     )
     wanted = plan.expected_eval_loss
-    if after and wanted is not None:
+    if after and math.isfinite(after.loss) and wanted is not None:
         tolerance = TOLERANCE[machine.compute]
         if not math.isclose(after.loss, wanted, rel_tol=tolerance, abs_tol=tolerance):
             raise StageError(
@@ -101,6 +116,75 @@ def evaluate(folder: Path) -> None:
                 kind="adapter_differs",
                 advice="Do not use this adapter; please report it with the run's record.",
             )
+
+
+def adapter_is_zero(adapter: Path) -> bool | None:
+    """Say whether an adapter adds nothing to any layer: each of its B matrices is zero.
+
+    None: it has no B matrices, so it is of a kind that this does not know.
+    """
+    from safetensors import safe_open
+
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as tensors:
+        names = [n for n in tensors.keys() if "lora_B" in n or "lora_embedding_B" in n]  # noqa: SIM118
+        if not names:
+            return None
+        return not any(bool(tensors.get_tensor(name).any()) for name in names)
+
+
+def _finite(found: HeldOut | None) -> float | None:
+    """Give a loss that JSON can say; None for what is no number."""
+    return found.loss if found and math.isfinite(found.loss) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Paired:
+    """Each held-out row's summed loss before and after."""
+
+    rows: tuple[int, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def changed(self) -> int:
+        """How many rows have another loss than before."""
+        return sum(b != a for b, a in zip(self.before, self.after, strict=True))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the change of the loss lies."""
+        return paired_interval(self.before, self.after, self.tokens)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Give one object for each row: its number among the data's rows, and losses per token."""
+        columns = zip(self.rows, self.before, self.after, self.tokens, strict=True)
+        return [
+            {"row": row, "before": _per(before, n), "after": _per(after, n), "tokens": n}
+            for row, before, after, n in columns
+        ]
+
+
+def _per(total: float, tokens: int) -> float | None:
+    return round(total / tokens, 6) if tokens and math.isfinite(total) else None
+
+
+def _paired(rows: Sequence[int], before: HeldOut, after: HeldOut) -> _Paired:
+    """Put the examples of one row together: they are not independent of each other."""
+    sums: dict[int, list[float]] = {}
+    counts: Counter[int] = Counter()
+    examples = zip(rows, before.sums, after.sums, after.counts, strict=True)
+    for row, lost_before, lost_after, tokens in examples:
+        both = sums.setdefault(row, [0.0, 0.0])
+        both[0] += lost_before
+        both[1] += lost_after
+        counts[row] += tokens
+    return _Paired(
+        rows=tuple(sums),
+        before=tuple(pair[0] for pair in sums.values()),
+        after=tuple(pair[1] for pair in sums.values()),
+        tokens=tuple(counts[row] for row in sums),
+    )
 
 
 def _answer_samples(run: RunFolder, model: Any, tokenizer: Any, machine: Any) -> list[str]:

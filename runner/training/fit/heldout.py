@@ -24,6 +24,10 @@ class HeldOut:
     tokens: int
     batch_size: int
     """The batch that fitted; start with it next time."""
+    sums: tuple[float, ...] = ()
+    """Each row's summed loss, in the order of the rows that were given."""
+    counts: tuple[int, ...] = ()
+    """Each row's learned tokens."""
 
 
 def held_out_loss(
@@ -52,7 +56,7 @@ def held_out_loss(
     """
     lengths = [len(ids) for ids in rows["input_ids"]]
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    total, tokens, done = 0.0, 0, 0
+    sums, counts, done = [0.0] * len(order), [0] * len(order), 0
     was_training = model.training
     model.eval()
     try:
@@ -64,14 +68,21 @@ def held_out_loss(
                 let_go()
                 batch_size = max(1, batch_size // 2)
                 continue
-            total += result[0]
-            tokens += result[1]
+            for i, total, learned in zip(order[done:], *result, strict=False):
+                sums[i], counts[i] = total, learned
             done += len(batch)
             if worst_only:
                 break
     finally:
         model.train(was_training)
-    return HeldOut(loss=total / max(1, tokens), tokens=tokens, batch_size=batch_size)
+    tokens = sum(counts)
+    return HeldOut(
+        loss=sum(sums) / max(1, tokens),
+        tokens=tokens,
+        batch_size=batch_size,
+        sums=tuple(sums),
+        counts=tuple(counts),
+    )
 
 
 def on_device(inputs: dict[str, Any], device: Any) -> dict[str, Any]:
@@ -83,15 +94,16 @@ def on_device(inputs: dict[str, Any], device: Any) -> dict[str, Any]:
 
 def _try_batch(
     model: Any, inputs: dict[str, Any], device: Any, *, may_shrink: bool
-) -> tuple[float, int] | None:
-    """Sum the loss over a batch's learned tokens; None: it did not fit and may be smaller."""
+) -> tuple[list[float], list[int]] | None:
+    """Sum each row's loss over its learned tokens; None: it did not fit and may be smaller."""
     import torch
 
     with contextlib.suppress(_DoesNotFit):
         try:
             with torch.inference_mode():
                 found = model(**on_device(inputs, device), use_cache=False, fused_lm_head=True)
-                return -float(found.log_probs.double().sum()), int(found.label_mask.sum())
+                losses = -found.log_probs.double().sum(dim=-1)
+                return losses.tolist(), found.label_mask.sum(dim=-1).tolist()
         except Exception as error:
             fits_not = plan_does_not_fit(classify(error), on_gpu=torch.device(device).type != "cpu")
             if not (may_shrink and fits_not):

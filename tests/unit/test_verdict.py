@@ -1,0 +1,165 @@
+"""The verdict: what the figures of an evaluation mean, in words that a lawyer can act on."""
+
+from __future__ import annotations
+
+import math
+import random
+from statistics import NormalDist
+from typing import Any
+
+import pytest
+
+from runner.contract.verdict import (
+    Figures,
+    Outcome,
+    Verdict,
+    judge,
+    paired_interval,
+    smallest_points,
+)
+
+
+def verdict(
+    before: float | None,
+    after: float | None,
+    rows: int = 100,
+    interval: tuple[float, float] | None = None,
+    **more: Any,
+) -> Verdict:
+    """Judge some figures."""
+    low, high = interval or (None, None)
+    figures = Figures(
+        loss_before=before,
+        loss_after=after,
+        held_out_rows=rows,
+        change_low=low,
+        change_high=high,
+    )
+    return judge(figures, **{"adapter_is_zero": False, "rows_changed": rows, **more})
+
+
+CASES = {
+    "better": (verdict(2.0, 1.5, interval=(-0.6, -0.4)), Outcome.BETTER, False),
+    "lower, but it may be chance": (
+        verdict(2.0, 1.8, rows=5, interval=(-0.5, 0.1)),
+        Outcome.CANNOT_TELL,
+        False,
+    ),
+    "lower on a single row": (verdict(2.0, 1.0, rows=1), Outcome.CANNOT_TELL, False),
+    "so close that it makes no difference": (
+        verdict(2.0, 1.999, interval=(-0.01, 0.01)),
+        Outcome.NO_DIFFERENCE,
+        True,
+    ),
+    "equal": (verdict(4.497, 4.497, interval=(-0.1, 0.1)), Outcome.NO_DIFFERENCE, True),
+    "higher, but it may be chance": (
+        verdict(2.0, 2.01, interval=(-0.1, 0.1)),
+        Outcome.NO_DIFFERENCE,
+        True,
+    ),
+    "surely higher": (verdict(2.0, 2.1, interval=(0.05, 0.15)), Outcome.WORSE, True),
+    "higher on a single row": (verdict(2.0, 2.1, rows=1), Outcome.WORSE, True),
+    "far higher, on very few rows": (
+        verdict(4.497, 48.913, rows=2, interval=(-100.0, 190.0)),
+        Outcome.WORSE,
+        True,
+    ),
+    "not a number": (verdict(2.0, None), Outcome.WORSE, True),
+    "infinite": (verdict(2.0, math.inf), Outcome.WORSE, True),
+    "a base that gives no number": (verdict(None, 2.0), Outcome.CANNOT_TELL, False),
+    "nothing held out": (verdict(None, None, rows=0), Outcome.CANNOT_TELL, False),
+    "all zeros": (verdict(2.0, 2.0, adapter_is_zero=True), Outcome.NO_DIFFERENCE, True),
+    "all zeros, nothing held out": (
+        verdict(None, None, rows=0, adapter_is_zero=True),
+        Outcome.NO_DIFFERENCE,
+        True,
+    ),
+    "without effect": (verdict(2.0, 2.0, rows_changed=0), Outcome.NO_DIFFERENCE, True),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_the_figures_mean(name: str) -> None:
+    """Each kind of end has its outcome, and those that nobody should use unseen need a person."""
+    found, outcome, needs_person = CASES[name]
+    assert found.outcome is outcome
+    assert found.needs_person is needs_person
+
+
+def test_the_sentences_say_what_to_do() -> None:
+    """A run that made it worse, or changed nothing, says so first and in plain words."""
+    worse = CASES["far higher, on very few rows"][0].reason
+    assert worse.startswith(
+        "Careful: on held-out rows the adapter is far worse than its base (4.497 before, 48.913 "
+        "after): the learning rate is probably too high. Do not use it."
+    )
+    assert CASES["equal"][0].reason.startswith("Careful: ")
+    assert "(4.497 before, 4.497 after)" in CASES["equal"][0].reason
+    for name in ("all zeros", "all zeros, nothing held out", "without effect"):
+        found = CASES[name][0]
+        assert found.reason.startswith("This run changed nothing: ")
+        assert found.changed is False
+    for found, _outcome, _needs in CASES.values():
+        if " before, " in found.reason and found.changed is not False:
+            assert "lower is better" in found.reason
+        assert "nan" not in found.reason.lower().split()
+        assert found.reason.rstrip(")").endswith(".")
+
+
+def test_two_losses_that_differ_never_look_equal() -> None:
+    """The sentence shows as many places as the difference needs."""
+    assert "(2.00000 before, 1.99996 after)" in verdict(2.0, 1.99996, rows=3).reason
+
+
+@pytest.mark.parametrize(("rows", "points"), [(40, 24), (120, 14), (200, 11)])
+def test_how_small_a_difference_so_many_rows_show(rows: int, points: int) -> None:
+    """The figures that the share of held-out rows was chosen with."""
+    found = smallest_points(rows)
+    assert found is not None
+    assert round(found) == points
+
+
+def test_the_smallest_difference_is_shown_four_times_in_five() -> None:
+    """Drawn at random, a difference of that size is found by McNemar's test at 80% power."""
+    rows, dice = 120, random.Random(3)
+    points = smallest_points(rows)
+    assert points is not None
+    delta, share, shown, draws = points / 100, 0.3, 0, 2000
+    z = NormalDist().inv_cdf(0.975)
+    for _ in range(draws):
+        only_new = only_old = 0
+        for _row in range(rows):
+            at = dice.random()
+            only_new += at < (share + delta) / 2
+            only_old += (share + delta) / 2 <= at < share
+        shown += (only_new - only_old) ** 2 > z**2 * (only_new + only_old)
+    assert 0.77 < shown / draws < 0.84
+
+
+def test_too_few_rows_show_nothing() -> None:
+    """With no row or three, not even every answer mended is beyond chance."""
+    assert [smallest_points(rows) for rows in (0, 1, 3)] == [None, None, None]
+    assert (smallest_points(6) or 0) > 60
+    falling = [smallest_points(rows) or 101 for rows in range(4, 300)]
+    assert falling == sorted(falling, reverse=True)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8, 40])
+def test_the_interval_holds_the_truth_as_often_as_it_says(rows: int) -> None:
+    """Over many draws of rows of unequal length, about 95 in 100 intervals hold the true change."""
+    dice, held, draws = random.Random(rows), 0, 1500
+    for _ in range(draws):
+        tokens = [dice.randint(15, 25) for _ in range(rows)]
+        before = [dice.gauss(2.0, 0.5) * n for n in tokens]
+        after = [b + dice.gauss(-0.3, 0.4) * n for b, n in zip(before, tokens, strict=True)]
+        found = paired_interval(before, after, tokens)
+        assert found is not None
+        held += found[0] <= -0.3 <= found[1]
+    assert 0.92 < held / draws < 0.98
+
+
+def test_no_interval_from_what_says_nothing() -> None:
+    """One row, no learned token, or a loss that is no number."""
+    assert paired_interval([1.0], [2.0], [3]) is None
+    assert paired_interval([1.0, 1.0], [2.0, math.nan], [3, 3]) is None
+    assert paired_interval([0.0, 0.0], [0.0, 0.0], [0, 0]) is None
