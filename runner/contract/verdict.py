@@ -18,8 +18,8 @@ VERSION = 1
 CONFIDENCE = 0.95
 POWER = 0.8  # the usual chance that a difference of that size shows itself
 DISCORDANT = 0.3
-"""Share of held-out rows that only one of two models gets right, where nothing better is known: with
-it 40, 120 and 200 rows show 24, 14 and 11 points, the figures that this project was planned with."""
+"""Share of held-out rows that only one of two models gets right, where nothing better is known:
+with it 40, 120 and 200 rows show 24, 14 and 11 points, the figures that this was planned with."""
 FAR_WORSE = 1.1  # times the loss before: too much for chance, however few the rows are
 SAME = 0.01  # of the loss before: an interval within it on both sides shows that nothing changed
 

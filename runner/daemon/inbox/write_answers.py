@@ -89,7 +89,7 @@ class Answers:
         ]
         lines += [
             f"{record.job} ({record.run_id}): {record.verdict.reason}"
-            for record in reversed(book.ended)
+            for record in reversed(daemon.book.ended)
             if record.state is State.SUCCEEDED and record.verdict and record.verdict.needs_person
         ]
         return lines
