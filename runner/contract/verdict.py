@@ -84,17 +84,13 @@ def judge(figures: Figures, *, adapter_is_zero: bool | None, rows_changed: int |
             "This run changed nothing: all of the adapter's weights are still zero, so the model "
             "answers exactly as it did before. The learning rate was probably 0."
         )
-        return Verdict(
-            outcome=Outcome.NO_DIFFERENCE, changed=False, reason=reason, figures=figures
-        )
+        return Verdict(outcome=Outcome.NO_DIFFERENCE, changed=False, reason=reason, figures=figures)
     if figures.held_out_rows and rows_changed == 0:
         reason = (
             "This run changed nothing: the adapter has no effect on any held-out row "
             f"{_losses(figures)}. Raise the learning rate, or train for more steps."
         )
-        return Verdict(
-            outcome=Outcome.NO_DIFFERENCE, changed=False, reason=reason, figures=figures
-        )
+        return Verdict(outcome=Outcome.NO_DIFFERENCE, changed=False, reason=reason, figures=figures)
     outcome, reason = _compare(figures)
     changed = True if rows_changed or adapter_is_zero is False else None
     return Verdict(outcome=outcome, changed=changed, reason=reason, figures=figures)
