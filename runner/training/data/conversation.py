@@ -31,6 +31,8 @@ class Conversation:
     messages: tuple[Message, ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
     """The tools that may be called, as JSON Schemas; templates show them before the messages."""
+    tool_words: tuple[str, ...] = ()
+    """What the row itself calls its tools, calls and results, such as ``function_call``."""
     unlearned: frozenset[int] = frozenset()
     """Answers that are read but not learned: their places among the answers, from 0. (Places among
     all messages would shift where a template takes the system message into the first question.)"""

@@ -62,7 +62,8 @@ class Extras:
             *(["messages of the role tool"] if results and not self._shows_results else []),
         ]
         if lost:
-            what = f"the row calls tools ({', '.join(lost)}), which the model's template leaves out"
+            named = ", ".join(conversation.tool_words or lost)
+            what = f"the row calls tools ({named}), and the model's chat template leaves them out"
             raise UnlearnableRowError(what, hint=_NO_TOOLS)
         if not any("reasoning_content" in message for message in messages):
             return conversation
@@ -74,7 +75,8 @@ class Extras:
         key = self._thinking_key
         if key is None:
             raise UnlearnableRowError(
-                "the row holds thinking (reasoning_content), which the model's template leaves out",
+                "the row holds thinking (reasoning_content), and the model's chat template leaves "
+                "it out",
                 hint="Delete reasoning_content from the rows (only the answer is then learned), or "
                 "choose a model whose chat template shows it.",
             )

@@ -183,7 +183,7 @@ class Template:
             start = self._border(whole, len(before), ids, offsets)
             said = message["content"].strip()
             at = whole.rfind(said, len(before), stop)
-            content_end = at + len(said) if at >= 0 else len(before) + 1
+            content_end = at + len(said) if said and at >= 0 else len(before) + 1
             for call in message.get("tool_calls") or ():
                 at = whole.rfind(call["function"]["name"], len(before), stop)
                 content_end = max(content_end, at + 1)
