@@ -271,9 +271,9 @@ class StageFolder:
         return self.root / "result.json"
 
     @property
-    def batch_plan(self) -> Path:
+    def smaller_plan(self) -> Path:
         """The batch plan in force, where the attempt chose a smaller one than it was given."""
-        return self.root / "batch_plan.json"
+        return self.root / "smaller_plan.json"
 
     @property
     def metrics(self) -> Path:

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, ValidationError
 
 from runner.contract.batch import BatchPlan
-from runner.contract.states import State
+from runner.contract.states import Stage, State
 from runner.contract.verdict import Verdict
 from runner.errors import DamagedError, NewerRecordError
 from runner.files.durable import as_json, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORD_BYTES = 8 * 1024 * 1024  # a larger run.json is damaged or not ours
 
 
@@ -111,6 +111,8 @@ class RunRecord(_Part):
     job: str
     run_id: str
     state: State
+    next_stage: Stage | None = None
+    """What is to be done next, or is under way; None once the run is over."""
     trigger: str = "drop"
     """What started the run: ``drop``, ``schedule``, ``submit``."""
     file_name: str
@@ -153,6 +155,24 @@ def write_record(path: Path, record: RunRecord) -> None:
     write_json(path, record.model_dump(mode="json"))
 
 
+def upgraded(record: RunRecord, *, version: object) -> RunRecord:
+    """Bring a record of an older schema to this one.
+
+    Version 2 names the next stage. Before, it followed from what the earlier stages had left.
+    """
+    if record.state.is_final or record.next_stage is not None:
+        wanted = record.next_stage
+    elif record.total_steps is None:
+        wanted = Stage.PREPARE
+    elif not any(attempt.outcome == "succeeded" for attempt in record.attempts):
+        wanted = Stage.TRAIN
+    else:
+        wanted = Stage.EVALUATE if "adapter_files" in record.metrics else Stage.EXPORT
+    is_older = isinstance(version, int) and version < SCHEMA_VERSION
+    changes = {"schema_version": SCHEMA_VERSION} if is_older else {}
+    return record.but(next_stage=wanted, **changes) if changes or wanted else record
+
+
 def read_record(path: Path) -> RunRecord:
     """Read a record of any schema version.
 
@@ -168,7 +188,7 @@ def read_record(path: Path) -> RunRecord:
         # A cut record is no JSON: one that is too large is damaged like any other.
         fields = json.loads(content[:RECORD_BYTES])
         as_json(fields)  # what could not be written again (NaN, half a character) is not ours
-        return RunRecord.model_validate(fields)
+        return upgraded(RunRecord.model_validate(fields), version=fields.get("schema_version"))
     except (ValueError, ValidationError, RecursionError) as error:
         where = f"{path.parent.name}/{path.name}"
         version = fields.get("schema_version") if isinstance(fields, dict) else None

@@ -99,6 +99,17 @@ class TrainPlan(StagePlan):
     process that takes too much: no allocator says no, and a probe would find nothing out.)"""
 
 
+class SmallerPlan(_Message):
+    """What an attempt leaves in `smaller_plan.json` when it cuts its batch plan in mid-attempt.
+
+    The way back of a batch plan from the child while that runs: the daemon looks for the file in
+    each round and writes the plan into the record, so that people need not wait for the result. An
+    attempt that dies without a result has run this plan, and the next one starts from it.
+    """
+
+    batch_plan: BatchPlan
+
+
 class TrainResult(_Message):
     """How an attempt ended."""
 

@@ -56,6 +56,12 @@ class Live:
     answered: tuple[str, str] = ("", "")
     """State folder and text of the newest answer."""
 
+    @property
+    def next_stage(self) -> Stage:
+        """What is to be done next; a run that is over has nothing to ask it for."""
+        assert self.record.next_stage is not None
+        return self.record.next_stage
+
 
 class Book:
     """Every run that is not over, and what is known of those that are."""

@@ -48,5 +48,11 @@ def end_run(
         daemon.book.all_succeeded = False
     daemon.data.forget(named_files(live.spec))
     sweep_run(live.run)
-    final = {"state": state, "ended_at": now(), "waiting": None, "error": error}
+    final = {
+        "state": state,
+        "next_stage": None,
+        "ended_at": now(),
+        "waiting": None,
+        "error": error,
+    }
     change(daemon, live, **{**(changes or {}), **final})

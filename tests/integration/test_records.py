@@ -22,7 +22,7 @@ from runner.contract.record import (
 )
 from runner.contract.salvage import salvage, what_is_whole
 from runner.contract.stage_io import ExportResult, write_message
-from runner.contract.states import State
+from runner.contract.states import Stage, State
 from runner.errors import DamagedError, NewerRecordError
 
 RECORDS = Path(__file__).parents[1] / "data" / "records"
@@ -67,7 +67,40 @@ def test_old_records_stay_readable_and_lose_nothing(tmp_path: Path, path: Path) 
     assert [attempt.last_step for attempt in record.attempts] == [37, 150]
     write_record(tmp_path / "run.json", record)
     before, after = (json.loads(p.read_bytes()) for p in (path, tmp_path / "run.json"))
+    assert after.pop("schema_version") == SCHEMA_VERSION
+    assert before.pop("schema_version") <= SCHEMA_VERSION
     assert holds(after, before)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"state": "queued"}, Stage.PREPARE),
+        ({"state": "interrupted", "total_steps": 9}, Stage.TRAIN),
+        ({"state": "exporting", "total_steps": 9, "outcome": "succeeded"}, Stage.EXPORT),
+        (
+            {
+                "state": "evaluating",
+                "total_steps": 9,
+                "outcome": "succeeded",
+                "metrics": {"adapter_files": {"a": "b"}},
+            },
+            Stage.EVALUATE,
+        ),
+        ({"state": "failed", "total_steps": 9}, None),
+    ],
+)
+def test_a_record_of_version_1_learns_its_next_stage(
+    tmp_path: Path, fields: dict, wanted: Stage | None
+) -> None:
+    """A run that an older runner left under way goes on with the stage that it was at."""
+    old = json.loads(FIXTURES[0].read_bytes()) | {"total_steps": None, "metrics": {}} | fields
+    for attempt in old["attempts"]:
+        attempt["outcome"] = fields.get("outcome", "killed")
+    (tmp_path / "run.json").write_text(json.dumps(old))
+    read = read_record(tmp_path / "run.json")
+    assert read.next_stage == wanted
+    assert read.schema_version == SCHEMA_VERSION
 
 
 def test_fields_of_a_newer_runner_are_kept(tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ from runner.contract.batch import BatchPlan
 from runner.contract.record import Attempt, RunRecord, read_record, write_record
 from runner.contract.states import State
 from runner.daemon.inbox import answer
-from runner.daemon.stages.plans import next_stage
 from runner.errors import DamagedError, SpecError
 from runner.spec.read_spec import is_json_spec, read_spec
 from runner.training.data.formats import to_conversations
@@ -83,7 +82,7 @@ def record(content: bytes, folder: Path) -> str:
         return "refused"
     answer.answer(read, place=1)
     answer.status(needs_person=[], live=[read], ended=[read])
-    next_stage(read)
+    assert read.state.is_final or read.next_stage is not None
     write_record(path, read.but(state=State.INTERRUPTED))
     assert read_record(path).run_id == read.run_id
     return "taken"

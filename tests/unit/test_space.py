@@ -11,7 +11,7 @@ from runner.contract.batch import BatchPlan
 from runner.contract.layout import RunFolder
 from runner.contract.record import Attempt, RunRecord
 from runner.contract.settings import Settings
-from runner.contract.states import State
+from runner.contract.states import Stage, State
 from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages.space import may_go, needed_bytes, short_of
@@ -42,6 +42,9 @@ def live(
     run = daemon.outputs.run("job", "20261123T221005Z-k3f9")
     run.root.mkdir(parents=True)
     attempt = Attempt(number=1, batch_plan=PLAN, started_at=now(), outcome="succeeded")
+    stage = Stage.TRAIN if fields.get("total_steps") else Stage.PREPARE
+    if trained:
+        stage = Stage.EVALUATE if exported else Stage.EXPORT
     record = RunRecord(
         job="job",
         run_id=run.run_id,
@@ -50,6 +53,7 @@ def live(
         created_at=now(),
         spec_sha256="",
         attempts=(attempt,) if trained else (),
+        next_stage=stage,
         metrics={"adapter_files": {"a": "b"}} if exported else {},
         **fields,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from runner.clock import now
 from runner.contract.layout import RUN_ID, Outputs, RunFolder, claimed_name
 from runner.contract.record import RunRecord, write_record
-from runner.contract.states import State
+from runner.contract.states import Stage, State
 from runner.daemon.inbox.answer import rejection
 from runner.errors import Problem, SpecError, UnsafePathError
 from runner.files.beneath import Folder
@@ -122,6 +122,7 @@ def adopt(
         job=spec.name,
         run_id=run_id,
         state=State.QUEUED,
+        next_stage=Stage.PREPARE,
         file_name=file_name,
         priority=spec.priority,
         sequence=sequence,

@@ -1,36 +1,30 @@
-"""Turns the ends of children into what their runs' records say and into what comes next."""
+"""A child has ended: its end is judged, written into the record, and followed up."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.clock import now
-from runner.contract.batch import describe_change, smaller
+from runner.card.memory import GpuMemory
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
-from runner.contract.stage_io import EvaluateResult, ExportResult, PrepareResult, TrainResult
+from runner.contract.stage_io import TrainResult
 from runner.contract.states import Stage, State
 from runner.daemon.book import Live
 from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox.data_ready import named_files
 from runner.daemon.stages import outcome
-from runner.daemon.stages.follow_plans import plan_in_force
+from runner.daemon.stages.follow_plans import smaller_plan
 from runner.daemon.stages.host_memory import kernel_kills, killed_for_memory
+from runner.daemon.stages.judge_attempt import AttemptEnd, attempt_changes, judge_attempt
+from runner.daemon.stages.judge_stage import StageEnd, judge_stage, read_end
 from runner.daemon.stages.look_ahead import learn, look_ahead, why_not
 from runner.daemon.stages.plans import read_answer, stage_folder
 from runner.daemon.stages.process import Child
 from runner.daemon.stages.resume_point import resume_point
-from runner.daemon.stages.retry import (
-    ASKED,
-    NOT_THE_RUN,
-    Next,
-    after_attempt,
-    after_stage,
-    rule_for,
-)
+from runner.daemon.stages.retry import Next
 from runner.errors import RunnerError
 from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
@@ -86,131 +80,88 @@ def attempt_ended(
     daemon: Daemon, live: Live, code: int, *, asked: bool, status: int | None = None
 ) -> None:
     """Close the newest attempt by its exit status and by what it left."""
-    record = live.record
-    attempt = record.attempts[-1]
-    folder = StageFolder(stage_folder(live.run, Stage.TRAIN, record))
+    end = _read_attempt(live, code, asked=asked, status=status)
+    verdict = judge_attempt(end)
+    changes = attempt_changes(end, verdict)
+    ended = Ended(code=end.code, asked=asked, then=verdict.then, error=verdict.error)
+    gpu = daemon.gpu.memory_at(time.monotonic(), anew=end.code == ExitCode.OUT_OF_GPU_MEMORY)
+    if end.code == ExitCode.OK:
+        changes |= _lesson(daemon, live, end, gpu)
+    elif verdict.then is Next.FAIL and end.code == ExitCode.OUT_OF_GPU_MEMORY:
+        why = why_not(daemon.settings, live.run, live.record.but(**changes), live.spec, gpu)
+        if isinstance(why, str):  # as soon as there is room: the next start waits for it
+            changes["state"] = State.INTERRUPTED
+            ended = replace(ended, then=Next.SMALLER_PLAN)
+        else:
+            ended = replace(ended, error=why or ended.error)
+    _close(daemon, live, ended, changes)
+    if verdict.reason and ended.then is not Next.GO_ON:
+        event = f"{live.record.job}: attempt {verdict.attempt.number} ended"
+        daemon.say(live, event, reason=verdict.reason)
+
+
+def _read_attempt(live: Live, code: int, *, asked: bool, status: int | None) -> AttemptEnd:
+    """Put together what is known of an attempt's end."""
+    folder = StageFolder(stage_folder(live.run, Stage.TRAIN, live.record))
     result, error = read_answer(folder.result, TrainResult)
     if code == ExitCode.OK and (result is None or result.best_checkpoint is None):
         code, result = ExitCode.UNEXPECTED, None
-    if code == ExitCode.OK and result is not None:
-        durable, notes = result.last_step, result.shortfalls
-    else:
-        found = resume_point(live.run)
-        durable, notes = found.step, (*(result.shortfalls if result else ()), *found.notes)
-    plan = result.batch_plan if result else plan_in_force(folder) or attempt.batch_plan
-    next_plan = None
-    if code == ExitCode.OUT_OF_GPU_MEMORY:
-        longest = [int(record.forecast.get("longest", 1))]
-        next_plan = smaller(plan, lengths=longest) if result is None else result.next_batch_plan
-    reason: str | None = error.message if error else outcome.how(code)
-    hung = bool(live.hung) and not asked
-    if hung and code != ExitCode.OK:
-        reason = f"{live.hung}; where it stood is in its {Stage.TRAIN}.log"
-        error = outcome.hung(Stage.TRAIN, live.hung, live.run, record)
-    elif asked and code != ExitCode.OK:
-        reason = live.pause or ASKED
-    elif next_plan is not None and next_plan != plan:
-        reason = describe_change(plan, next_plan)
-    elif code == ExitCode.OK:
-        reason = None if plan == attempt.batch_plan else describe_change(attempt.batch_plan, plan)
-    closed = attempt.model_copy(
-        update={
-            "ended_at": now(),
-            "outcome": "interrupted"
-            if reason in NOT_THE_RUN
-            else rule_for(code, hung=hung).outcome,
-            "exit_code": code if status is None else status,
-            "last_step": durable,
-            "peak_gpu_memory_bytes": result.peak_gpu_memory_bytes if result else None,
-            "reason": reason,
-        }
+    return AttemptEnd(
+        run=live.run,
+        record=live.record,
+        code=code,
+        status=code if status is None else status,
+        asked=asked,
+        hung="" if asked else live.hung,
+        pause=live.pause,
+        result=result,
+        error=error,
+        smaller_plan=smaller_plan(folder),
+        resumes=None if code == ExitCode.OK else resume_point(live.run),
     )
-    changes: dict[str, Any] = {
-        "attempts": (*record.attempts[:-1], closed),
-        "batch_plan": next_plan or plan,
-        "shortfalls": outcome.joined(record.shortfalls, notes),
-    }
-    gpu = daemon.gpu.memory_at(time.monotonic(), anew=code == ExitCode.OUT_OF_GPU_MEMORY)
-    if result is not None:
-        if code == ExitCode.OK and result.peak_gpu_memory_bytes is not None:
-            facts = record.forecast
-            if plan != attempt.batch_plan:  # the probe made it smaller: compare like with like
-                now_in_force = record.but(batch_plan=plan)
-                facts = look_ahead(daemon.settings, live.run, now_in_force, live.spec, gpu).facts
-            peak = result.peak_gpu_memory_bytes
-            changes["forecast"] = {**facts, "measured_gpu_memory_bytes": peak}
-            learn(daemon.settings, live.run, record, live.spec, result, gpu=gpu)
-        changes |= {
-            "environment": {**record.environment, **result.environment},
-            "metrics": {
-                **record.metrics,
-                **result.metrics,
-                "best_checkpoint": result.best_checkpoint,
-                "best_eval_loss": result.best_eval_loss,
-            },
-        }
-    then = after_attempt(code, attempts=changes["attempts"], smaller_exists=next_plan is not None)
-    if then is Next.FAIL and code == ExitCode.OUT_OF_GPU_MEMORY:
-        why = why_not(daemon.settings, live.run, record.but(**changes), live.spec, gpu)
-        if isinstance(why, str):
-            then = Next.SMALLER_PLAN  # as soon as there is room: the next start waits for it
-        else:
-            error = why or error
-    if then is Next.GO_ON:
-        changes["state"] = State.EXPORTING
-    elif asked or then not in (Next.REJECT, Next.FAIL):
-        changes["state"] = State.INTERRUPTED
-    error = error or outcome.facts(Stage.TRAIN, code, live.run, record)
-    _close(daemon, live, Ended(code=code, asked=asked, then=then, error=error), changes)
-    if reason and then is not Next.GO_ON:
-        daemon.say(live, f"{record.job}: attempt {attempt.number} ended", reason=reason)
+
+
+def _lesson(daemon: Daemon, live: Live, end: AttemptEnd, gpu: GpuMemory | None) -> dict[str, Any]:
+    """Keep what a finished attempt took beside what was forecast, for the forecasts to come."""
+    record, result = live.record, end.result
+    if result is None or result.peak_gpu_memory_bytes is None:
+        return {}
+    facts = record.forecast
+    if end.batch_plan != end.attempt.batch_plan:  # made smaller: compare like with like
+        in_force = record.but(batch_plan=end.batch_plan)
+        facts = look_ahead(daemon.settings, live.run, in_force, live.spec, gpu).facts
+    learn(daemon.settings, live.run, record, live.spec, result, gpu=gpu)
+    return {"forecast": {**facts, "measured_gpu_memory_bytes": result.peak_gpu_memory_bytes}}
 
 
 def _other_ended(daemon: Daemon, live: Live, which: Stage, code: int, *, asked: bool) -> None:
     record = live.record
-    path = StageFolder(stage_folder(live.run, which, record)).result
-    changes: dict[str, Any] = {}
-    error: ErrorFacts | None
     if which is Stage.PREPARE and not live.cancel and (why := _not_its_fault(daemon, live, code)):
         before = record.tries.get(which.value, 1) - 1
         change(daemon, live, state=State.QUEUED, tries={**record.tries, which.value: before})
         _forget_child(live)
         keep_waiting(daemon, live, why)
         return
-    if which is Stage.PREPARE:
-        prepared, error = read_answer(path, PrepareResult)
-        if code == ExitCode.OK and prepared is not None and prepared.total_steps > 0:
-            changes = outcome.prepared(record, prepared)
-    elif which is Stage.EXPORT:
-        exported, error = read_answer(path, ExportResult)
-        if code == ExitCode.OK and exported is not None:
-            changes = {
-                "state": State.EVALUATING,
-                "metrics": {**record.metrics, "adapter_files": exported.files},
-            }
-    else:
-        evaluated, error = read_answer(path, EvaluateResult)
-        if code == ExitCode.OK and evaluated is not None:
-            changes = outcome.evaluated(record, evaluated)
-    if code == ExitCode.OK and not changes:
-        code = ExitCode.UNEXPECTED  # it said ok and left nothing to go on with
-    changes_done = bool(changes)
-    if not changes_done:
-        # The record tells that no child works on it: a prepare starts over, others go on.
-        changes["state"] = State.QUEUED if which is Stage.PREPARE else State.INTERRUPTED
-    hung = bool(live.hung) and not asked
-    then = after_stage(which, code, tries=record.tries.get(which.value, 1), hung=hung)
-    if hung and code != ExitCode.OK:
-        error = outcome.hung(which, live.hung, live.run, record)
-    if not changes_done and (asked or then is Next.HOLD):  # it does not speak against the run
-        tries = record.tries.get(which.value, 1) - 1
-        changes["tries"] = {**record.tries, which.value: tries}
-    error = error or outcome.facts(which, code, live.run, record)
-    if which is Stage.EVALUATE and then is Next.GO_ON and not live.cancel:
-        end_run(daemon, live, State.SUCCEEDED, changes=changes)
+    folder = StageFolder(stage_folder(live.run, which, record))
+    found, error = read_end(folder.result, which, record)
+    verdict = judge_stage(
+        StageEnd(
+            run=live.run,
+            record=record,
+            stage=which,
+            code=code,
+            asked=asked,
+            hung="" if asked else live.hung,
+            found=found if code == ExitCode.OK else None,
+            error=error,
+        )
+    )
+    if which is Stage.EVALUATE and verdict.then is Next.GO_ON and not live.cancel:
+        end_run(daemon, live, State.SUCCEEDED, changes=verdict.changes)
         _forget_child(live)
         return
-    _close(daemon, live, Ended(code=code, asked=asked, then=then, error=error), changes)
+    ended = Ended(code=verdict.code, asked=asked, then=verdict.then, error=verdict.error)
+    _close(daemon, live, ended, verdict.changes)
 
 
 def _not_its_fault(daemon: Daemon, live: Live, code: int) -> str | None:

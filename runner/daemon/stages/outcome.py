@@ -8,7 +8,7 @@ from typing import Any
 from runner.contract.checkpoints import newest_verified, step_of
 from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord
-from runner.contract.stage_io import EvaluateResult, PrepareResult
+from runner.contract.stage_io import EvaluateResult, ExportResult, PrepareResult
 from runner.contract.states import Stage, State
 from runner.contract.verdict import Figures, judge
 from runner.daemon.stages.plans import stage_folder
@@ -33,11 +33,21 @@ def prepared(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
     )
     return {
         "state": State.QUEUED,
+        "next_stage": Stage.TRAIN,
         "data": result.data,
         "model": result.model,
         "total_steps": result.total_steps,
         "shortfalls": joined(record.shortfalls, result.shortfalls),
         "metrics": {**record.metrics, **numbers},
+    }
+
+
+def exported(record: RunRecord, result: ExportResult) -> dict[str, Any]:
+    """Turn what export left into changes of the record."""
+    return {
+        "state": State.EVALUATING,
+        "next_stage": Stage.EVALUATE,
+        "metrics": {**record.metrics, "adapter_files": result.files},
     }
 
 

@@ -35,17 +35,6 @@ STATE_DURING = {
 }
 
 
-def next_stage(record: RunRecord) -> Stage:
-    """Find the stage that a run needs next, from what its record already holds."""
-    if record.total_steps is None:
-        return Stage.PREPARE
-    if not any(attempt.outcome == "succeeded" for attempt in record.attempts):
-        return Stage.TRAIN
-    if "adapter_files" not in record.metrics:
-        return Stage.EXPORT
-    return Stage.EVALUATE
-
-
 def stage_folder(run: RunFolder, stage: Stage, record: RunRecord) -> Path:
     """Find the folder that a stage works in; for training, that of the newest attempt."""
     if stage is Stage.TRAIN:

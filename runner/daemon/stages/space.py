@@ -17,7 +17,6 @@ from runner.contract.salvage import DAMAGED
 from runner.contract.states import Stage, State
 from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
-from runner.daemon.stages.plans import next_stage
 from runner.daemon.stages.resume_point import torn_checkpoints
 from runner.daemon.stages.retry import LOW_SPACE
 from runner.errors import DamagedError
@@ -55,7 +54,7 @@ def checkpoint_bytes(run: RunFolder) -> int:
 
 def needed_bytes(daemon: Daemon, live: Live, *, forecast: int | None, data_bytes: int) -> int:
     """Forecast what must be free for the run's next stage, the box owner's reserve included."""
-    reserve, which = daemon.settings.min_free_bytes, next_stage(live.record)
+    reserve, which = daemon.settings.min_free_bytes, live.next_stage
     if which is Stage.PREPARE:
         return reserve + _DATA_FACTOR * data_bytes
     one = checkpoint_bytes(live.run)

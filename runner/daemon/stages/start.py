@@ -26,7 +26,7 @@ from runner.daemon.stages import outcome
 from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.host_memory import kernel_kills
 from runner.daemon.stages.look_ahead import Ahead, known_box, look_ahead
-from runner.daemon.stages.plans import STATE_DURING, make_plan, next_stage, stage_folder
+from runner.daemon.stages.plans import STATE_DURING, make_plan, stage_folder
 from runner.daemon.stages.process import Child
 from runner.daemon.stages.resume_point import count_up_to, export_point, resume_point
 from runner.daemon.stages.retry import may_start, spares_host_memory
@@ -50,13 +50,13 @@ def start_what_can(daemon: Daemon, at: float) -> None:
     ]
     blocked = _box_problem(daemon)
     running = [live.stage for live in daemon.book.runs.values() if live.child is not None]
-    prepared = [live for live in waiting if next_stage(live.record) is not Stage.PREPARE]
+    prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
     if prepared and all(stage_now is Stage.PREPARE for stage_now in running):
         _start_or_wait(daemon, prepared[0], blocked)
     if Stage.PREPARE in running or len(prepared) > (not running):
         return
     for live in waiting:
-        if next_stage(live.record) is Stage.PREPARE and _prepare(daemon, live, blocked):
+        if live.next_stage is Stage.PREPARE and _prepare(daemon, live, blocked):
             return
 
 
@@ -95,9 +95,9 @@ def _box_problem(daemon: Daemon) -> str | None:
 def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     """Start the run's next stage, or record why it waits; True: it was its turn."""
     lease = None
-    if blocked is None and next_stage(live.record) is Stage.EXPORT:
+    if blocked is None and live.next_stage is Stage.EXPORT:
         _mend_export(daemon, live)
-    on_card = next_stage(live.record) in (Stage.TRAIN, Stage.EVALUATE)
+    on_card = live.next_stage in (Stage.TRAIN, Stage.EVALUATE)
     if blocked is None and on_card:
         blocked = daemon.guard.standing_at(time.monotonic(), about_to_start=True).problem or None
     if blocked is None and on_card:
@@ -109,7 +109,7 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
             blocked = error.message
     try:
         ahead = None
-        if blocked is None and next_stage(live.record) is Stage.TRAIN:
+        if blocked is None and live.next_stage is Stage.TRAIN:
             gpu = daemon.gpu.memory_at(time.monotonic())
             ahead = look_ahead(daemon.settings, live.run, live.record, live.spec, gpu)
             blocked = ahead.waits
@@ -150,14 +150,14 @@ def _mend_export(daemon: Daemon, live: Live) -> None:
         again = {"outcome": "damaged", "reason": "its last checkpoint was not as it was written"}
         attempts = (*earlier, last.model_copy(update=again))
         changes["attempts"] = count_up_to(attempts, found.step)
-        changes["state"] = State.INTERRUPTED
+        changes |= {"state": State.INTERRUPTED, "next_stage": Stage.TRAIN}
     for note in found.notes:
         daemon.say(live, note, level="warning")
     change(daemon, live, **changes)
 
 
 def _may_go_on(daemon: Daemon, live: Live) -> bool:
-    which, record = next_stage(live.record), live.record
+    which, record = live.next_stage, live.record
     tries = record.tries.get(which.value, 0)
     if may_start(which, attempts=record.attempts, tries=tries):
         return True
@@ -166,7 +166,7 @@ def _may_go_on(daemon: Daemon, live: Live) -> bool:
 
 
 def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None) -> None:
-    which = next_stage(live.record)
+    which = live.next_stage
     record = live.record
     changes: dict[str, Any] = {
         "state": STATE_DURING[which],

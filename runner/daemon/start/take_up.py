@@ -93,7 +93,9 @@ def _damaged(daemon: Daemon, run: RunFolder, record: RunRecord, reason: str) -> 
     """End a run that nobody knows any more what was wanted of."""
     message = f"It cannot go on: {reason}. {what_is_whole(run)}"
     error = ErrorFacts(kind=DAMAGED, message=message, advice="Drop its spec again to run it anew.")
-    ended = record.but(state=State.FAILED, ended_at=now(), waiting=None, error=error)
+    ended = record.but(
+        state=State.FAILED, next_stage=None, ended_at=now(), waiting=None, error=error
+    )
     write_record(run.record, ended)
     daemon.book.all_succeeded = False
     daemon.book.ended.append(ended)

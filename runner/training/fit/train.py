@@ -25,6 +25,7 @@ from runner.contract.models import find_model
 from runner.contract.record import ErrorFacts
 from runner.contract.stage_io import (
     PrepareResult,
+    SmallerPlan,
     TrainPlan,
     TrainResult,
     read_message,
@@ -100,7 +101,7 @@ def _set_up(folder: Path) -> _Attempt:
     if plan.spare_host_memory and not machine.on_gpu:
         less = smaller(plan.batch_plan, may_offload=False) or plan.batch_plan
         plan = plan.model_copy(update={"batch_plan": less})
-        write_message(stage.batch_plan, less)
+        write_message(stage.smaller_plan, SmallerPlan(batch_plan=less))
     train_rows = load_from_disk(str(run.prepared / "train"))
     eval_rows = load_from_disk(str(run.prepared / "eval")) if _has_rows(run, "eval") else None
     known = {"input_ids", "labels", "row"}
@@ -318,7 +319,7 @@ def _fit(attempt: _Attempt) -> StageError | None:
         print(f"the worst batch does not fit; {change}", flush=True)
         attempt.notes.append(change)
         attempt.batch_plan = less
-        write_message(attempt.folder.batch_plan, less)  # the daemon tells of it at once
+        write_message(attempt.folder.smaller_plan, SmallerPlan(batch_plan=less))
         _apply(attempt.trainer, less)
     if isinstance(trouble, StageError) and trouble.exit_code != ExitCode.DIVERGED:
         _save_last_step(attempt)  # useless weights would become the newest checkpoint
