@@ -32,10 +32,11 @@ VERBS = {
     "doctor": "doctor",
     "health": "health",
     "make-folders": "make_folders",
+    "check-box": "check_box",
 }
 """Each verb and its module in `runner/commands/`, in the order of `runner --help`."""
 
-_HIDDEN = frozenset({"make-folders"})  # for Compose's `init` service
+_HIDDEN = frozenset({"make-folders", "check-box"})  # for Compose's `init` and `check` services
 
 _HELP = """Drop a job spec into a folder, get a fine-tuned LoRA adapter. Nothing leaves the box.
 

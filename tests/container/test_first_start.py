@@ -100,3 +100,21 @@ def test_a_box_folder_that_is_missing_is_an_error(make_box: Callable[..., Contai
     (said,) = re.findall(r"invalid mount config.*not exist", done.stderr)
     assert said in (REPOSITORY / "README.md").read_text()
     assert not (lost.root / "not-mounted").exists()
+
+
+def test_a_second_checkout_of_the_same_name_leaves_the_first_alone(
+    make_box: Callable[..., ContainerBox],
+) -> None:
+    """Its `up` is refused with both folders' names; the first box's container goes on as it was."""
+    first, second = make_box(), make_box()
+    first.up()
+    before = first.runner.id, first.runner.attrs["State"]["StartedAt"]
+    second.project = first.project
+    refused = second.compose("up", "--detach", "--no-build", check=False)
+    assert refused.returncode != 0
+    said = second.compose("logs", "check").stdout
+    assert f"BOX_DIR is {second.root}" in said
+    assert f"lie in {first.root}" in said
+    assert "BOX_NAME" in said
+    assert (first.runner.id, first.runner.attrs["State"]["StartedAt"]) == before
+    assert first.runner.attrs["State"]["Running"]
