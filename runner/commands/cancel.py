@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from runner.commands.find_run import find_run
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run, print_json
+from runner.commands.which_box import hint
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import read_record
 from runner.contract.requests import leave_request
@@ -38,3 +39,5 @@ def command(name: Run, outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = Fals
         print_json({"job": run.job, "run_id": run.run_id, "requested": "cancel"})
     else:
         print(f"Asked to cancel {run.job}/{run.run_id}; `runner status` shows when it is done.")
+        if said := hint(outputs):
+            print(said)

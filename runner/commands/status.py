@@ -15,6 +15,7 @@ from rich.text import Text
 
 from runner.clock import now
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
+from runner.commands.which_box import hint
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.memory_story import memory_story
@@ -253,3 +254,5 @@ def command(
         print_json(read_overview(Outputs(outputs_dir), every=every).as_json())
         return
     show_status(Outputs(outputs_dir), every=every, follow=follow)
+    if said := hint(Outputs(outputs_dir)):
+        print(said)

@@ -14,12 +14,12 @@ import typer
 from runner.clock import now
 from runner.commands.options import JOBS, OUTPUTS, AsJson, JobsDir, OutputsDir, print_json
 from runner.commands.validate import data_folder, read_file
+from runner.commands.which_box import hint
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
 from runner.errors import DamagedError, RunnerError
 from runner.files.durable import sync_folder, write_bytes
-from runner.files.lock import Lock
 
 POLL_SECONDS = 0.5
 
@@ -161,8 +161,8 @@ def command(
     answer: dict[str, Any] = {"file": str(target), "data_copied": brought}
     if not as_json:
         print(f"Dropped {target}" + (f" with {', '.join(brought)}" if brought else ""))
-        if not Lock.is_held(Outputs(outputs_dir).lock):
-            print("No daemon runs here yet: `runner watch` takes it.")
+        if said := hint(Outputs(outputs_dir)):
+            print(said)
     succeeded = True
     if wait:
         run, record = wait_until_over(Outputs(outputs_dir), target.name, since)

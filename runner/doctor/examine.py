@@ -59,7 +59,7 @@ def examine_lightly(settings: Settings) -> Light:
     events = try_events(settings.jobs_dir)
     folders = (settings.jobs_dir, settings.outputs_dir, settings.models_dir)
     rights = [
-        try_folder(path, name, writes=name != "models")
+        try_folder(path, name, writes=name != "models", in_container=inside)
         for path, name in zip(folders, ("jobs", "outputs", "models"), strict=True)
     ]
     checks: list[Callable[[], list[Finding]]] = [

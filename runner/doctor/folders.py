@@ -6,11 +6,12 @@ import errno
 import os
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.doctor.finding import Finding, Level
 from runner.files.durable import TEMPORARY_PREFIX
+from runner.files.mounts import place_of
 
 _WHY = {
     "jobs": "Specs are renamed and answered there.",
@@ -38,10 +39,26 @@ class FolderRights:
     mode: int = 0
     me: str = ""
     """uid:gid of this process."""
+    on_host: str = ""
+    """Where it lies on the machine, also when asked in a container; empty: not known."""
 
 
-def try_folder(path: Path, name: str, *, writes: bool) -> FolderRights:
+def try_folder(path: Path, name: str, *, writes: bool, in_container: bool = False) -> FolderRights:
     """List the folder and, with ``writes``, make, rename and remove a file in it."""
+    facts = _try_folder(path, name, writes=writes)
+    return replace(facts, on_host=_on_host(path, in_container=in_container))
+
+
+def _on_host(path: Path, *, in_container: bool) -> str:
+    if not in_container:
+        return str(path.absolute())
+    try:
+        return place_of(path).path
+    except (OSError, IndexError):
+        return ""
+
+
+def _try_folder(path: Path, name: str, *, writes: bool) -> FolderRights:
     me = f"{os.geteuid()}:{os.getegid()}"
     try:
         found = path.stat()
@@ -88,6 +105,9 @@ def judge_folders(rights: Sequence[FolderRights]) -> list[Finding]:
     if any(finding.level is not Level.OK for finding in found) or any(r.missing for r in rights):
         return found
     what = "jobs/ and outputs/ can be written to, models/ can be read."
+    places = [facts.on_host for facts in rights]
+    if all(places):
+        what += f" On this machine: {', '.join(places)}."
     why = "The runner moves specs, writes results and reads base models."
     return [Finding(check="Folders", level=Level.OK, what=what, why=why)]
 
