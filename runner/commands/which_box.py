@@ -51,7 +51,10 @@ def describe(looked_at: Path, found: tuple[Watcher, ...]) -> str:
 
 
 def _may_ask() -> bool:
-    return not in_container() and ("DOCKER_HOST" in os.environ or _SOCKET.exists())
+    """Whether an engine could answer: without its socket the SDK is not even imported."""
+    host = os.environ.get("DOCKER_HOST") or f"unix://{_SOCKET}"
+    there = not host.startswith("unix://") or os.path.exists(host.removeprefix("unix://"))
+    return there and not in_container()
 
 
 def watchers() -> tuple[Watcher, ...]:

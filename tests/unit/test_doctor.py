@@ -13,7 +13,7 @@ from rich.console import Console
 from runner.card.answer import Answer, Card
 from runner.card.ask import cards_on_bus
 from runner.card.memory import GpuMemory, Holder
-from runner.commands.doctor import as_json, render, verdict
+from runner.commands.doctor import findings_as_json, render, verdict
 from runner.contract.layout import Outputs
 from runner.doctor.ask_card import NoCardFacts, judge_no_card_facts
 from runner.doctor.base_models import BaseModels, judge_base_models, read_base_models
@@ -76,7 +76,7 @@ def test_the_verdict(levels: list[Level], says: str, *, runs: bool | None) -> No
     """A job could run only where nothing is trouble and nothing that matters is unknown."""
     assert could_run(of(*levels)) is runs
     assert verdict(of(*levels))[0] == says
-    assert as_json(of(*levels))["could_run"] is runs
+    assert findings_as_json(of(*levels))["could_run"] is runs
 
 
 def shown(findings: Iterable[Finding], width: int = 80) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from runner.commands import which_box
 from runner.commands.which_box import Watcher, describe, hint
 from runner.contract.layout import Outputs
 from runner.files.lock import Lock
@@ -42,5 +41,4 @@ def test_an_engine_that_does_not_answer_costs_nothing(
 ) -> None:
     """The hint is a courtesy: no Docker, no error."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    assert which_box.watchers() == ()
     assert "docker compose up -d" in hint(Outputs(tmp_path))
