@@ -1,4 +1,4 @@
-"""Turns one micro-batch into passes that hold no more tokens at once than the batch plan allows.
+"""Passes: a micro-batch is cut so that no pass holds more tokens than the batch plan allows.
 
 A long row among short ones pads them all to its own length: fifteen rows of 500 tokens beside one
 of 8,192 are 131,072 tokens instead of 15,692. Rows are cut into passes by length instead, each
@@ -13,16 +13,29 @@ from typing import Any
 from trl import SFTTrainer
 
 from runner.contract.batch import BatchPlan, cut_by_tokens
+from runner.training.fit.schedule import scheduler
 
 LENGTHS = "lengths"
 """What the collator calls the rows' lengths; no model gets to see it."""
 
 
 class CuttingTrainer(SFTTrainer):
-    """TRL's trainer, its one step overridden as Trainer means it to be."""
+    """TRL's trainer; its step and its schedule overridden as Trainer means them to be."""
 
     batch_plan: BatchPlan
     """In force; whoever builds or changes it sets it."""
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Make the learning rate follow our schedule: the library's begins with a lost step."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = scheduler(
+                self.optimizer if optimizer is None else optimizer,
+                total_steps=num_training_steps,
+                warmup=int(self.args.warmup_steps),
+                shape=str(self.args.lr_scheduler_type.value),
+            )
+            self._created_lr_scheduler = True  # Trainer forgets it before it trains again
+        return self.lr_scheduler
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None

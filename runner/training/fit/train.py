@@ -217,6 +217,7 @@ def _build_trainer(
     from trl import SFTConfig
 
     from runner.training.fit.cut import CuttingTrainer
+    from runner.training.fit.schedule import warmup_steps
 
     t = spec.training
     arguments = SFTConfig(
@@ -225,10 +226,8 @@ def _build_trainer(
         per_device_train_batch_size=plan.batch_plan.per_device_batch_size,
         gradient_accumulation_steps=plan.batch_plan.gradient_accumulation_steps,
         learning_rate=t.learning_rate,
-        lr_scheduler_type="constant_with_warmup"
-        if t.lr_scheduler == "constant"
-        else t.lr_scheduler,
-        warmup_steps=math.ceil(t.warmup_ratio * plan.total_steps),
+        lr_scheduler_type=t.lr_scheduler,  # our own: see schedule.py
+        warmup_steps=warmup_steps(plan.total_steps, t.warmup_ratio),
         weight_decay=t.weight_decay,
         max_grad_norm=t.max_grad_norm,
         optim="adamw_torch_fused" if machine.on_gpu else "adamw_torch",
