@@ -20,9 +20,7 @@ def rates(total: int, ratio: float, shape: str) -> list[float]:
     ]
 
 
-@given(
-    st.integers(1, 400), st.floats(0, 0.999), st.sampled_from(["constant", "linear", "cosine"])
-)
+@given(st.integers(1, 400), st.floats(0, 0.999), st.sampled_from(["constant", "linear", "cosine"]))
 def test_every_step_learns_and_one_has_the_peak(total: int, ratio: float, shape: str) -> None:
     """The rate is above 0 in each step, rises to the peak, and then never rises again."""
     found = rates(total, ratio, shape)

@@ -24,6 +24,7 @@ class CuttingTrainer(SFTTrainer):
 
     batch_plan: BatchPlan
     """In force; whoever builds or changes it sets it."""
+    lr_scheduler: Any
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Make the learning rate follow our schedule: the library's begins with a lost step."""
