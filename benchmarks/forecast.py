@@ -24,6 +24,7 @@ from gpu_box import TrainBox, config_of, make_model
 from runner.contract.batch import BatchPlan
 from runner.forecast.choose import choose
 from runner.forecast.forecast import forecast
+from runner.forecast.lengths import Lengths
 from runner.forecast.model_shape import read_shape
 from runner.forecast.work import GIB, Box, Work
 from runner.spec.read_spec import read_spec
@@ -84,7 +85,9 @@ def measure(row: Row, models: Path, root: Path) -> dict[str, Any]:
     )
     shape = read_shape(config_of(row.shape))
     assert shape is not None
-    work = Work.of(read_spec(spec.encode(), file_name="job.yaml"), shape, lengths, total_steps=2)
+    work = Work.of(
+        read_spec(spec.encode(), file_name="job.yaml"), shape, Lengths.of(lengths), total_steps=2
+    )
     cap = int(row.cap_gib * GIB) if row.cap_gib else None
     box = Box(budget_bytes=cap)
     if row.batch is None:

@@ -64,7 +64,7 @@ class Planned:
             "job": self.spec.name,
             "model": self.spec.model,
             "method": self.spec.method,
-            "rows": len(self.work.lengths),
+            "rows": self.work.lengths.rows,
             "total_steps": self.work.total_steps,
             "effective_batch_size": self.work.effective_batch_size,
             "assumed_flops": WHAT_IF_FLOPS if self.what_if else None,
@@ -130,7 +130,7 @@ def _head(planned: Planned) -> Text:
     size = work.shape.parameters
     shown = f"{size / 1e9:.1f} billion" if size >= 1e9 else f"{size / 1e6:.0f} million"
     what = f"{visible(spec.model)} ({shown} weights), {work.method}, rank {work.rank}"
-    rows = f"{len(work.lengths):,} rows, the longest {work.longest:,} tokens"
+    rows = f"{work.lengths.rows:,} rows, the longest {work.longest:,} tokens"
     steps = f"{work.total_steps:,} steps of {work.effective_batch_size}"
     return Text.assemble((spec.name, "bold"), f": {what}\n{rows}; {steps}")
 

@@ -6,6 +6,7 @@ is a way to cut the same number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
@@ -50,7 +51,9 @@ class BatchPlan(BaseModel):
 
 def largest_divisor_at_most(number: int, limit: int) -> int:
     """Give the largest divisor of ``number`` that is at most ``limit`` (at least 1)."""
-    return max(d for d in range(1, max(1, min(number, limit)) + 1) if number % d == 0)
+    limit = max(1, min(number, limit))
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return max(d for one in small for d in (one, number // one) if d <= limit)
 
 
 def cut_by_tokens(lengths: Sequence[int], limit: int | None) -> list[list[int]]:

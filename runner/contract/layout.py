@@ -221,6 +221,11 @@ class RunFolder:
         return self.root / "prepared"
 
     @property
+    def lengths(self) -> Path:
+        """How many rows have which length: what the daemon plans from."""
+        return self.prepared / "lengths.json"
+
+    @property
     def attempts(self) -> Path:
         """Parent of the train stage's folders."""
         return self.root / "attempts"

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from runner.contract.batch import BatchPlan, largest_divisor_at_most
-from runner.forecast.forecast import Forecast, forecast
+from runner.forecast.forecast import Forecast, forecast, memory_bytes
 from runner.forecast.seconds import MID_RANGE_FLOPS, step_seconds
 from runner.forecast.work import Box, Work
 
 ROOM_SHARE = 0.94
 """Of the memory that may be used: a plan whose forecast is above it is not chosen. The forecast was
 off by up to 1.9% on one card; other drivers and libraries need their share of the room."""
+LARGEST_BATCH = 1024
+"""Rows of a pass: more make no card busier, and plans for them would only be compared in vain."""
 
 
 def smallest_plan(work: Work) -> BatchPlan:
@@ -35,7 +37,7 @@ def candidates(
         checkpointing: what the spec says of it; None: either.
     """
     effective = work.effective_batch_size
-    limit = min(effective, batch_size or effective)
+    limit = min(effective, batch_size or effective, LARGEST_BATCH)
     sizes: list[int] = []
     while limit >= 1:
         sizes.append(largest_divisor_at_most(effective, limit))
@@ -64,15 +66,14 @@ def choose(
     limit = box.limit_bytes
     if limit is None:
         return forecast(work, plain[0], box)
-    known = [forecast(work, plan, box) for one in plain for plan in (one, *_limited(work, one))]
-    fitting = [one for one in known if one.gpu_memory_bytes <= ROOM_SHARE * limit]
+    plans = [plan for one in plain for plan in (one, *_limited(work, one))]
+    known = [(memory_bytes(work, plan, box)[0], plan) for plan in plans]
+    fitting = [one for one in known if one[0] <= ROOM_SHARE * limit]
     if not fitting:
-        return min(known, key=lambda one: one.gpu_memory_bytes)
+        return forecast(work, min(known, key=lambda one: one[0])[1], box)
     speed = box if box.flops else replace(box, flops=MID_RANGE_FLOPS)
-    return min(
-        fitting,
-        key=lambda one: (step_seconds(work, one.batch_plan, speed) or 0.0, one.gpu_memory_bytes),
-    )
+    chosen = min(fitting, key=lambda one: (step_seconds(work, one[1], speed) or 0.0, one[0]))
+    return forecast(work, chosen[1], box)
 
 
 def _limited(work: Work, plan: BatchPlan) -> list[BatchPlan]:

@@ -34,12 +34,17 @@ def lesson_key(method: str, plan: BatchPlan) -> str:
     return f"{method}, checkpointing {'on' if plan.activation_checkpointing else 'off'}"
 
 
-def forecast(work: Work, plan: BatchPlan, box: Box) -> Forecast:
-    """Say what a run needs at one batch plan."""
+def memory_bytes(work: Work, plan: BatchPlan, box: Box) -> tuple[int, Parts]:
+    """Say what a plan takes of the card, by what this box has learned, and its parts without."""
     parts = gpu_memory(work, plan, box)
     factor = box.learned_memory.get(lesson_key(work.method, plan), 1.0)
     steady = parts.weights + parts.context
-    total = int(steady + (parts.total - steady) * factor)
+    return int(steady + (parts.total - steady) * factor), parts
+
+
+def forecast(work: Work, plan: BatchPlan, box: Box) -> Forecast:
+    """Say what a run needs at one batch plan."""
+    total, parts = memory_bytes(work, plan, box)
     limit = box.limit_bytes
     return Forecast(
         batch_plan=plan,

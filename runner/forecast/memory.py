@@ -8,9 +8,12 @@ figures stand in docs/measurements.md ("the forecast against a card").
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from pydantic import BaseModel, ConfigDict
 
-from runner.contract.batch import BatchPlan, worst_pass
+from runner.contract.batch import BatchPlan
+from runner.forecast.lengths import Lengths
 from runner.forecast.work import BF16, FP32, GIB, MIB, Box, Work
 
 _HEAD_TILE = (4096, 32768)
@@ -114,8 +117,25 @@ def _worst_tokens(work: Work, plan: BatchPlan) -> int:
     """Count the tokens of the worst pass, padding included."""
     if work.packed_to:
         return plan.per_device_batch_size * work.packed_to
-    rows = worst_pass(work.lengths, plan)
-    return len(rows) * work.lengths[rows[0]]
+    return worst_tokens(work.lengths, plan.per_device_batch_size, plan.tokens_per_pass)
+
+
+@lru_cache(maxsize=256)
+def worst_tokens(lengths: Lengths, most: int, limit: int | None) -> int:
+    """Count the tokens of the largest pass that can come: what `batch.worst_pass` finds.
+
+    Of at most ``most`` rows and, where there is more than one, at most ``limit`` tokens.
+    """
+    if limit is None:
+        return min(most, lengths.rows) * lengths.longest
+    worst, left = 0, lengths.rows
+    for tokens, rows in lengths.steps:
+        if most * tokens <= worst:
+            break  # shorter rows cannot fill more
+        if limit - limit % tokens > worst or tokens > limit:
+            worst = max(worst, min(most, max(1, limit // tokens), left) * tokens)
+        left -= rows
+    return worst
 
 
 def _kept_per_token(work: Work, *, on_card: bool = True) -> float:
@@ -155,5 +175,5 @@ def host_memory(work: Work, plan: BatchPlan) -> int:
 def disk(work: Work) -> int:
     """Count the bytes that a run takes of the disk: checkpoints, adapter and tokenised rows."""
     checkpoint = 3 * FP32 * work.adapter_parameters
-    rows = sum(work.lengths) * 2 * 4  # two columns of 32-bit numbers
+    rows = work.lengths.tokens * 2 * 4  # two columns of 32-bit numbers
     return int(checkpoint * (_CHECKPOINTS_KEPT + 1) + FP32 * work.adapter_parameters + rows)

@@ -11,6 +11,7 @@ from runner.contract.record import ErrorFacts
 from runner.errors import Problem
 from runner.forecast.choose import ROOM_SHARE, smallest_plan
 from runner.forecast.forecast import forecast
+from runner.forecast.lengths import Lengths
 from runner.forecast.memory import gpu_memory
 from runner.forecast.model_shape import ModelShape
 from runner.forecast.work import GIB, Box, Work
@@ -26,7 +27,7 @@ def cap_problem(spec: JobSpec, shape: ModelShape | None) -> Problem | None:
     cap_gib = spec.limits.gpu_memory_gib
     if cap_gib is None or shape is None:
         return None
-    work = Work.of(spec, shape, [1], total_steps=1)
+    work = Work.of(spec, shape, Lengths.of([1]), total_steps=1)
     parts = gpu_memory(work, smallest_plan(work), Box())
     if cap_gib * GIB >= parts.weights + parts.context:
         return None
@@ -123,8 +124,9 @@ def _smaller_runs(work: Work, fits: Callable[[Work], bool]) -> Iterator[str]:
     if length is None and work.method != "qlora" and not fits(quantised):
         length, also = _longest_that_fits(quantised, fits), " with method: qlora"
     if length is not None:
-        longer = sum(one > length for one in work.lengths)
-        rows = f"rows longer than that: {longer:,} of {len(work.lengths):,}"
+        about = "about " if work.lengths.rounded else ""
+        longer = f"{about}{work.lengths.longer_than(length):,}"
+        rows = f"rows longer than that: {longer} of {work.lengths.rows:,}"
         yield f"training.max_length: {length}{also} ({rows})"
 
 
@@ -151,7 +153,7 @@ def _longest_that_fits(work: Work, fits: Callable[[Work], bool]) -> int | None:
 
 def _cut(work: Work, length: int) -> Work:
     packed = None if work.packed_to is None else min(work.packed_to, length)
-    return replace(work, lengths=tuple(min(one, length) for one in work.lengths), packed_to=packed)
+    return replace(work, lengths=work.lengths.cut(length), packed_to=packed)
 
 
 def gap(needed: int, limit: int) -> tuple[float, float, float]:

@@ -6,9 +6,9 @@ rows' real lengths. `Box` is what is known of the machine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from runner.forecast.lengths import Lengths
 from runner.forecast.model_shape import Linear, ModelShape
 from runner.spec.spec import JobSpec
 
@@ -36,20 +36,18 @@ class Work:
     rank: int
     target_modules: str | tuple[str, ...]
     dropout: float
-    lengths: tuple[int, ...]
-    """Tokens of each row trained on, longest first."""
+    lengths: Lengths
+    """Of the rows that are trained on."""
     effective_batch_size: int
     total_steps: int
     packed_to: int | None = None
     """Rows are joined into sequences of so many tokens."""
 
     @classmethod
-    def of(
-        cls, spec: JobSpec, shape: ModelShape, lengths: Sequence[int], *, total_steps: int
-    ) -> Work:
+    def of(cls, spec: JobSpec, shape: ModelShape, lengths: Lengths, *, total_steps: int) -> Work:
         """Take it from a spec and the prepared rows' lengths."""
         wanted = spec.lora.target_modules
-        longest = max(lengths, default=1)
+        longest = lengths.longest
         limit = spec.training.max_length
         return cls(
             shape=shape,
@@ -57,10 +55,10 @@ class Work:
             rank=spec.lora.r,
             target_modules=wanted if isinstance(wanted, str) else tuple(wanted),
             dropout=spec.lora.dropout,
-            lengths=tuple(sorted(lengths, reverse=True)) or (1,),
+            lengths=lengths,
             effective_batch_size=spec.effective_batch_size,
             total_steps=total_steps,
-            packed_to=(longest if limit == "auto" else min(limit, max(longest, 1)))
+            packed_to=(longest if limit == "auto" else min(limit, longest))
             if spec.training.packing
             else None,
         )
@@ -68,7 +66,7 @@ class Work:
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
-        return self.packed_to or self.lengths[0]
+        return self.packed_to or self.lengths.longest
 
     @property
     def adapted(self) -> tuple[Linear, ...]:

@@ -11,6 +11,7 @@ import pytest
 from runner.contract.batch import BatchPlan
 from runner.forecast.choose import alternatives, choose
 from runner.forecast.forecast import forecast
+from runner.forecast.lengths import Lengths
 from runner.forecast.model_shape import read_shape
 from runner.forecast.work import GIB, Box, Work
 
@@ -35,11 +36,14 @@ def work(config: dict[str, Any] = LLAMA_8B, **changes: Any) -> Work:
         "rank": 16,
         "target_modules": "all-linear",
         "dropout": 0.0,
-        "lengths": tuple(sorted((300 + 7 * i % 1700 for i in range(800)), reverse=True)),
+        "lengths": tuple(300 + 7 * i % 1700 for i in range(800)),
         "effective_batch_size": 16,
         "total_steps": 100,
     }
-    return Work(**{**given, **changes})
+    given |= changes
+    if not isinstance(given["lengths"], Lengths):
+        given["lengths"] = Lengths.of(given["lengths"])
+    return Work(**given)
 
 
 def plan(batch: int, *, effective: int = 16, checkpointing: bool = False) -> BatchPlan:

@@ -16,6 +16,7 @@ from runner import cli
 from runner.commands.plan import Planned, render
 from runner.contract.batch import BatchPlan
 from runner.forecast.choose import alternatives, choose
+from runner.forecast.lengths import Lengths
 from runner.forecast.model_shape import read_shape
 from runner.forecast.work import GIB, Box, Work
 from runner.spec.read_spec import read_spec
@@ -35,7 +36,7 @@ def planned(gib: float | None, *, longest: int = 2000, **known: object) -> Plann
     spec = read_spec(b"model: llama\ndata: a.jsonl\n", file_name="contracts.yaml")
     shape = read_shape(LLAMA_8B)
     assert shape is not None
-    work = Work.of(spec, shape, [longest - i for i in range(800)], total_steps=100)
+    work = Work.of(spec, shape, Lengths.of(longest - i for i in range(800)), total_steps=100)
     box = Box(gpu_memory_bytes=int(gib * GIB) if gib else None, **known)  # type: ignore[arg-type]
     return Planned(
         spec=spec,

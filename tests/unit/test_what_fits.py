@@ -83,7 +83,7 @@ def _followed(run: Any, way: str) -> Any:
     if rank := re.match(r"lora.r: (\d+)", way):
         run = replace(run, rank=int(rank[1]))
     if length := re.match(r"training.max_length: (\d+)", way):
-        run = replace(run, lengths=tuple(min(one, int(length[1])) for one in run.lengths))
+        run = replace(run, lengths=run.lengths.cut(int(length[1])))
     return run
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from runner.daemon.stages.plans import first_plan
 from runner.errors import InputError
 from runner.forecast.choose import alternatives, choose
 from runner.forecast.forecast import Forecast, forecast, lesson_key
+from runner.forecast.lengths import read_lengths
 from runner.forecast.lessons import (
     Lesson,
     add_lesson,
@@ -120,10 +120,10 @@ def read_work(models_dir: Path, run: RunFolder, spec: JobSpec, *, total_steps: i
     """Read what is trained from the model's config and the prepared rows' lengths."""
     try:
         shape = read_shape(read_config(models_dir / spec.model, spec.model))
-        lengths = json.loads((run.prepared / "lengths.json").read_bytes())
     except (InputError, OSError, ValueError):
         return None
-    if shape is None or not isinstance(lengths, list) or not lengths:
+    lengths = read_lengths(run.lengths)
+    if shape is None or lengths is None:
         return None
     return Work.of(spec, shape, lengths, total_steps=total_steps)
 

@@ -30,6 +30,7 @@ from runner.errors import (
 )
 from runner.exit_codes import ExitCode
 from runner.files.durable import sync_tree, write_json
+from runner.forecast.lengths import Lengths, write_lengths
 from runner.forecast.model_shape import read_shape
 from runner.forecast.what_fits import cap_problem, longest_row
 from runner.forecast.work import Box, Work
@@ -105,7 +106,7 @@ def _prepare(folder: Path) -> None:
 
     lengths = _save(folder / "train", learn)
     _save(folder / "eval", measure)
-    write_json(folder / "lengths.json", lengths)
+    write_lengths(run.lengths, lengths)
     write_json(folder / "samples.json", _samples(template, measure))
     template.tokenizer.save_pretrained(folder / "tokenizer")
     sync_tree(folder)
@@ -283,7 +284,7 @@ def _card_length(
     shape = read_shape(config)
     if shape is None or plan.gpu_memory_bytes is None:
         return None
-    work = Work.of(spec, shape, [row.longest for row in rows], total_steps=1)
+    work = Work.of(spec, shape, Lengths.of(row.longest for row in rows), total_steps=1)
     return longest_row(work, Box(budget_bytes=plan.gpu_memory_bytes))
 
 
