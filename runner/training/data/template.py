@@ -1,4 +1,4 @@
-"""Turns a conversation into token ids and labels in which only the answers are learned.
+"""Chat template: a conversation's token ids, and labels by which only the answers are learned.
 
 The model's own chat template renders; nothing is known about any template by name. An answer is
 what a rendering has beyond the same conversation with the generation prompt at its end, up to and
@@ -8,16 +8,20 @@ reason.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import ModelError, Problem
+from runner.training.data.control_tokens import Offsets, Reader, Readers, RefusedByTemplateError
 from runner.training.data.conversation import Conversation, Message, UnlearnableRowError
 from runner.training.data.extras import Extras
+from runner.words import visible
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
+
+Tools = Sequence[dict[str, Any]]
 
 _CHATML = (
     "{{% for message in messages %}}{{{{ {bos}'<|im_start|>' + message['role'] + '\n'"
@@ -34,6 +38,11 @@ _PAD_NAMES = (
     "<unk>",
 )
 _PROBE = "Zqx"  # stands in for a text whose place in a rendering is looked for
+_TOKENS_NAMED = 6  # control tokens named in one note
+
+
+class _BorderError(UnlearnableRowError):
+    """An answer does not begin with a token of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +54,43 @@ class Example:
     """The same ids where they are learned, ``IGNORED`` elsewhere."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """Where an answer stands in a rendering."""
+
+    prompt: str
+    """What stands before it: the rendering with the generation prompt at its end."""
+    end: str
+    """The rendering up to and with the answer and what the template puts after it."""
+    text_end: int
+    """Where the answer's own text ends and what the template puts after it begins."""
+    calls_tools: bool
+
+
 class Template:
     """A tokenizer and its chat template, checked once and then applied to every row."""
 
-    def __init__(self, tokenizer: Any, *, name: str) -> None:
+    def __init__(self, tokenizer: Any, *, name: str, embedding_rows: int | None = None) -> None:
         """Make the tokenizer ready for training: a chat template, and a pad that ends nothing.
+
+        Args:
+            tokenizer: the base model's; it is changed.
+            name: the model, as the spec says it.
+            embedding_rows: token ids that the model has a row for, where its config tells.
 
         Raises:
             ModelError: answers cannot be told apart exactly in this template.
         """
         self.tokenizer = tokenizer
         self.model_name = name
-        self.shortfalls: list[str] = []
         self.chat_template = "model's own"
+        self.end_ids: set[int] = set()
+        self.learned_ends: set[int] = set()
+        """Ends of all that was encoded so far: what generation has to stop at."""
+        self._notes: list[str] = []
+        self._plain_rows: Counter[str] = Counter()  # rows that spell a control token, by its name
+        self._rows_read_plain = self._rows_cut = 0
+        self._tails: dict[tuple[Any, ...], str] = {}
         if not getattr(tokenizer, "is_fast", False):
             raise self._refusal("its tokenizer cannot say where each token came from (not 'fast')")
         self._bos = tokenizer.bos_token_id
@@ -67,17 +100,28 @@ class Template:
             for number, token in tokenizer.added_tokens_decoder.items()
             if token.special or number == tokenizer.eos_token_id
         }
-        # A row that spells a control token would be read as that token.
-        spelled = [t.content for n, t in tokenizer.added_tokens_decoder.items() if t.special]
-        spelled += [t for t in tokenizer.all_special_tokens if t not in spelled]
-        self._control = re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))))
+        self._readers = Readers(tokenizer)
+        usual = self._readers.usual
         if not tokenizer.chat_template:
             self._use_chatml()
-        self._folds_system = not self._renders_system()
-        self._extras = Extras(lambda messages, tools: self.render(messages, tools=tools))
-        self.end_ids: set[int] = set()
-        self.end_ids = self._check_template()
-        self._choose_pad()
+        self.folds_system = not renders_system(usual)
+        self._extras = Extras(lambda messages, tools: _render(usual, messages, tools))
+        self._check_template()
+        self._choose_pad(embedding_rows)
+
+    @property
+    def shortfalls(self) -> list[str]:
+        """What the owner of the job should know; complete once every row is encoded."""
+        notes = list(self._notes)
+        if self._plain_rows:
+            notes.append(_plain_note(self._rows_read_plain, self._plain_rows))
+        if self._rows_cut:
+            rows = "1 row" if self._rows_cut == 1 else f"{self._rows_cut} rows"
+            notes.append(
+                f"{rows}: blank space at the beginning of an answer was cut off, because this "
+                "model's tokenizer would join it with the end of the question"
+            )
+        return notes
 
     def encode(self, conversation: Conversation) -> list[Example]:
         """Give the examples of a row: one, or one for each answer where the template needs it.
@@ -85,36 +129,17 @@ class Template:
         Raises:
             UnlearnableRowError: the row cannot be rendered exactly.
         """
-        if any(self._control.search(text) for text in conversation.texts()):
-            raise UnlearnableRowError("the row spells one of the model's control tokens")
+        spelled = self._readers.spelled_in(conversation.texts())
+        reader = self._readers.plain if spelled else self._readers.usual
         if conversation.text is not None:
-            return [self._encode_text(conversation.text)]
-        conversation = self._extras.fit(conversation)
-        messages = self._prepared(conversation.messages)
-        return self._encode_messages(messages, conversation.tools, conversation.unlearned)
-
-    def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[dict[str, Any]] = (),
-        generation_prompt: bool = False,
-    ) -> str:
-        """Render messages as the model sees them."""
-        from jinja2.exceptions import TemplateError
-
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    list(messages),
-                    tools=list(tools) or None,
-                    tokenize=False,
-                    add_generation_prompt=generation_prompt,
-                )
-            )
-        except (TemplateError, TypeError, ValueError, AttributeError):
-            # Templates that get what they were not written for; their own words may quote the row.
-            raise UnlearnableRowError("the model's chat template refuses the row") from None
+            examples = [self._encode_text(conversation.text, reader)]
+        else:
+            examples = self._encode_turns(self._extras.fit(conversation), reader)
+        self._rows_read_plain += bool(spelled)
+        self._plain_rows.update(spelled)
+        for example in examples:
+            self.learned_ends.update(_ends_of(example))
+        return examples
 
     def prompt_messages(self, conversation: Conversation) -> list[Message]:
         """Give the messages before the last answer, as the model should be asked."""
@@ -122,89 +147,122 @@ class Template:
 
     # -- one row ---------------------------------------------------------------------------------
 
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
     def _prepared(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Move a system message into the first question where the template has no place for it."""
-        if not self._folds_system or messages[0]["role"] != "system":
+        if not self.folds_system or not messages or messages[0]["role"] != "system":
             return tuple(messages)
         folded = "the template has no system role: system prompts stand before the first question"
-        if folded not in self.shortfalls:
-            self.shortfalls.append(folded)
-        system, first, *rest = messages
-        content = f"{system['content']}\n\n{first['content']}"
-        return ({**first, "content": content}, *rest)
+        if folded not in self._notes:
+            self._notes.append(folded)
+        return fold_system(messages)
 
-    def _encode_text(self, text: str) -> Example:
-        ids = self._ids(text)
+    def _encode_text(self, text: str, reader: Reader) -> Example:
+        end = self.tokenizer.eos_token_id
+        if end is None:
+            raise UnlearnableRowError("the model has no end token to learn after a text")
+        ids = [*reader.ids(text), end]
         bos = [self._bos] if self._adds_bos else []
-        end = [self.tokenizer.eos_token_id]
-        return Example(input_ids=bos + ids + end, labels=[IGNORED] * len(bos) + ids + end)
+        return Example(input_ids=bos + ids, labels=[IGNORED] * len(bos) + ids)
+
+    def _encode_turns(self, conversation: Conversation, reader: Reader) -> list[Example]:
+        messages = self._prepared(conversation.messages)
+
+        def encode(messages: tuple[Message, ...]) -> list[Example]:
+            return self._encode_messages(
+                messages, reader, tools=conversation.tools, unlearned=conversation.unlearned
+            )
+
+        try:
+            return encode(messages)
+        except _BorderError:
+            cut = tuple(map(_without_leading_blank, messages))
+            if cut == messages:
+                raise
+            # Blank space that the tokenizer joins with the line break before the answer.
+            examples = encode(cut)
+            self._rows_cut += 1
+            return examples
 
     def _encode_messages(
         self,
         messages: tuple[Message, ...],
-        tools: Sequence[dict[str, Any]] = (),
+        reader: Reader,
+        *,
+        tools: Tools = (),
         unlearned: frozenset[int] = frozenset(),
     ) -> list[Example]:
-        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        answers = [i for place, i in enumerate(answers) if place not in unlearned]
-        whole = self.render(messages, tools=tools)
-        cuts = [
-            (
-                self.render(messages[:i], tools=tools, generation_prompt=True),
-                self.render(messages[: i + 1], tools=tools),
-            )
-            for i in answers
-        ]
-        if all(whole.startswith(a) and whole.startswith(b) and len(a) < len(b) for a, b in cuts):
-            spans = [(a, len(b), messages[i]) for (a, b), i in zip(cuts, answers, strict=True)]
-            return [self._mark(whole, spans)]
+        places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        places = [i for number, i in enumerate(places) if number not in unlearned]
+        if not places:
+            raise UnlearnableRowError("no answer of the row is to be learned")
+        answers = [self._find_answer(messages[: i + 1], reader, tools) for i in places]
+        whole = _render(reader, messages, tools)
+        if all(whole.startswith(a.prompt) and whole.startswith(a.end) for a in answers):
+            return [self._mark(whole, answers, reader)]
         # The template shows earlier turns differently once the conversation has gone on (thinking
         # that is dropped, an end that moves): each answer is learned as it was first seen.
-        examples: list[Example] = []
-        for (a, b), i in zip(cuts, answers, strict=True):
-            if not b.startswith(a) or len(a) >= len(b):
-                raise UnlearnableRowError(
-                    "the template's generation prompt is not how it begins an answer"
-                )
-            examples.append(self._mark(b, [(a, len(b), messages[i])]))
-        return examples
+        return [self._mark(answer.end, [answer], reader) for answer in answers]
 
-    def _mark(self, whole: str, spans: list[tuple[str, int, Message]]) -> Example:
-        """Tokenise once and label each span up to and with the token that ends it."""
-        encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-        ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
+    def _find_answer(self, messages: tuple[Message, ...], reader: Reader, tools: Tools) -> _Answer:
+        prompt = _render(reader, messages[:-1], tools, generation_prompt=True)
+        end = _render(reader, messages, tools)
+        if not end.startswith(prompt) or len(end) <= len(prompt):
+            raise UnlearnableRowError(
+                "the template's generation prompt is not how it begins an answer"
+            )
+        calls_tools = bool(messages[-1].get("tool_calls"))
+        tail = "" if calls_tools else self._tail(messages, reader, tools)
+        if not end.endswith(tail):
+            raise UnlearnableRowError("the template ends this answer as it ends no other")
+        text_end = len(prompt) if calls_tools else len(end) - len(tail)
+        return _Answer(prompt=prompt, end=end, text_end=text_end, calls_tools=calls_tools)
+
+    def _tail(self, messages: tuple[Message, ...], reader: Reader, tools: Tools) -> str:
+        """Give what the template puts after the last answer's text, whatever that text is.
+
+        It is measured once for each sequence of roles, with another text in the answer's place.
+        """
+        key = (reader is self._readers.usual, bool(tools), *map(_kind_of, messages))
+        if key not in self._tails:
+            probed = (*messages[:-1], {**messages[-1], "content": _PROBE})
+            _, found, tail = _render(reader, probed, tools).rpartition(_PROBE)
+            if not found:
+                raise UnlearnableRowError("its template does not show answers as they are")
+            self._tails[key] = tail
+        return self._tails[key]
+
+    def _mark(self, whole: str, answers: Sequence[_Answer], reader: Reader) -> Example:
+        """Tokenise once and label each answer up to and with the token that ends it."""
+        ids, offsets = reader.read(whole)
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:
             raise UnlearnableRowError("the template begins with two begin-of-text tokens")
         labels = [IGNORED] * len(ids)
-        for before, stop, message in spans:
-            start = self._border(whole, len(before), ids, offsets)
-            said = message["content"].strip()
-            at = whole.rfind(said, len(before), stop)
-            content_end = at + len(said) if said and at >= 0 else len(before) + 1
-            for call in message.get("tool_calls") or ():
-                at = whole.rfind(call["function"]["name"], len(before), stop)
-                content_end = max(content_end, at + 1)
-            after = [
-                k
-                for k in range(start, len(ids))
-                if ids[k] in self._special and content_end <= offsets[k][0] < stop
-            ]
-            if message.get("tool_calls"):
-                # Some templates write control tokens within a call: it ends where an answer does,
-                # or (gpt-oss) with an end of its own, which comes last.
-                after = [k for k in after if ids[k] in self.end_ids] or after[-1:]
-            end = after[0] if after else None
-            if end is None:
-                raise UnlearnableRowError("the template ends an answer with no token of its own")
+        for answer in answers:
+            start = self._border(whole, len(answer.prompt), ids, offsets, reader)
+            end = self._end_token(answer, start, ids, offsets)
             labels[start : end + 1] = ids[start : end + 1]
         return Example(input_ids=ids, labels=labels)
 
-    def _border(self, whole: str, at: int, ids: list[int], offsets: list[tuple[int, int]]) -> int:
+    def _end_token(self, answer: _Answer, start: int, ids: list[int], offsets: Offsets) -> int:
+        """Find the token that ends an answer: the first control token after the answer's text.
+
+        A token may swallow blanks before it, so it is its own end that lies behind the text. After
+        tool calls, which hold control tokens of their own, it is the last one that ends an answer.
+        """
+        control = [
+            k
+            for k in range(start, len(ids))
+            if ids[k] in self._special and answer.text_end < offsets[k][1] <= len(answer.end)
+        ]
+        if answer.calls_tools:
+            control = [k for k in control if ids[k] in self.end_ids][-1:] or control[-1:]
+        if not control:
+            raise UnlearnableRowError("the template ends an answer with no token of its own")
+        return control[0]
+
+    def _border(self, whole: str, at: int, ids: list[int], offsets: Offsets, reader: Reader) -> int:
         """Find the first token of an answer that begins at character ``at``."""
-        prompt = self._prompt_ids(whole, at, ids, offsets)
+        prompt = self._prompt_ids(whole, at, ids, offsets, reader)
         if ids[: len(prompt)] == prompt:
             return len(prompt)  # the very tokens that the model is given at use
         # Some tokenizers join line breaks otherwise when text follows. Such a prompt still masks
@@ -216,11 +274,11 @@ class Template:
             spelled = str(self.tokenizer.convert_ids_to_tokens(ids[start]))
             across = spelled.startswith(("Ġ", "Ċ", "▁", " ", "\n"))
         if across or start == len(ids):
-            raise UnlearnableRowError("a token stands across the border of an answer")
+            raise _BorderError("a token stands across the border of an answer")
         return start
 
     def _prompt_ids(
-        self, whole: str, at: int, ids: list[int], offsets: list[tuple[int, int]]
+        self, whole: str, at: int, ids: list[int], offsets: Offsets, reader: Reader
     ) -> list[int]:
         """Tokenise the text before ``at`` as if nothing followed.
 
@@ -230,8 +288,8 @@ class Template:
         for k in range(len(ids) - 1, -1, -1):
             begin, end = offsets[k]
             if end <= at and ids[k] in self._special:
-                return ids[:k] + self._ids(whole[begin:at])
-        return self._ids(whole[:at])
+                return ids[:k] + reader.ids(whole[begin:at])
+        return reader.ids(whole[:at])
 
     # -- the template, once ----------------------------------------------------------------------
 
@@ -256,52 +314,110 @@ class Template:
         bos = "(bos_token if loop.first else '') + " if self._adds_bos else ""
         self.tokenizer.chat_template = _CHATML.format(bos=bos, end=end)
         self.chat_template = "ChatML"
-        self.shortfalls.append(
+        self._notes.append(
             f"the model has no chat template: ChatML is used, with {end} as the end of a turn"
         )
 
-    def _renders_system(self) -> bool:
-        """Tell whether a system message reaches the model: some templates refuse or drop it."""
-        question = {"role": "user", "content": "Q"}
-        try:
-            return _PROBE in self.render([{"role": "system", "content": _PROBE}, question])
-        except UnlearnableRowError:
-            return False
-
-    def _check_template(self) -> set[int]:
+    def _check_template(self) -> None:
         """Mark a small conversation, so that a template that cannot be exact is refused at once."""
         turns: tuple[Message, ...] = (
             {"role": "user", "content": "Is this a question?"},
-            {"role": "assistant", "content": f"Yes, {_PROBE}."},
+            {"role": "assistant", "content": "Yes, Yqz."},
             {"role": "user", "content": "And this?"},
-            {"role": "assistant", "content": f"It is {_PROBE} too."},
+            {"role": "assistant", "content": "It is Yqz too."},
         )
-        ends: set[int] = set()
         try:
             for messages in (turns[:2], turns):
-                for example in self._encode_messages(messages):
+                for example in self._encode_messages(messages, self._readers.usual):
                     learned = [label for label in example.labels if label != IGNORED]
-                    said = self.tokenizer.decode(learned)
-                    if _PROBE not in said:
+                    if "Yqz" not in self.tokenizer.decode(learned):
                         raise self._refusal("its template does not show answers as they are")
-                    ends.add(learned[-1])
+                    self.end_ids.add(learned[-1])
         except UnlearnableRowError as error:
             raise self._refusal(str(error)) from None
-        return ends
 
-    def _choose_pad(self) -> None:
+    def _choose_pad(self, embedding_rows: int | None) -> None:
         """Pad with a token that ends nothing: a learned pad would never be told from an end."""
         tokenizer = self.tokenizer
         taken = {tokenizer.eos_token_id, *self.end_ids}
-        if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in taken:
+
+        def fits(number: int) -> bool:
+            return number not in taken and (embedding_rows is None or number < embedding_rows)
+
+        if tokenizer.pad_token_id is not None and fits(tokenizer.pad_token_id):
             return
         vocabulary = tokenizer.get_vocab()
         names = [name for name in _PAD_NAMES if name in vocabulary]
         names += [tokenizer.unk_token] if tokenizer.unk_token else []
         names += [str(tokenizer.convert_ids_to_tokens(n)) for n in sorted(self._special)]
-        free = [name for name in names if vocabulary[name] not in {*taken, self._bos}]
         # Padding is masked out of attention and loss, so a begin-of-text token can serve as well.
-        free += [name for name in names if vocabulary[name] not in taken]
+        free = [name for name in names if fits(vocabulary[name])]
+        free.sort(key=lambda name: vocabulary[name] == self._bos)
         if not free:
             raise self._refusal("its tokenizer has no token that can pad rows and ends nothing")
         tokenizer.pad_token = free[0]
+
+
+def renders_system(reader: Reader) -> bool:
+    """Tell whether a system message reaches the model: some templates refuse or drop it."""
+    question = {"role": "user", "content": "Q"}
+    try:
+        return _PROBE in reader.render([{"role": "system", "content": _PROBE}, question])
+    except RefusedByTemplateError:
+        return False
+
+
+def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Let a system message stand before the first question, in the same message."""
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return tuple(messages)
+    system, first, *rest = messages
+    return ({**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest)
+
+
+def _render(
+    reader: Reader,
+    messages: Sequence[Message],
+    tools: Tools,
+    *,
+    generation_prompt: bool = False,
+) -> str:
+    try:
+        return reader.render(messages, generation_prompt=generation_prompt, tools=tools)
+    except RefusedByTemplateError as error:
+        why = f": {visible(str(error))}" if str(error) else ""
+        raise UnlearnableRowError(f"the model's chat template refuses the row{why}") from None
+
+
+def _kind_of(message: Message) -> tuple[Any, ...]:
+    """Name what a template may go by other than a message's texts."""
+    return (message["role"], *sorted(key for key, value in message.items() if value))
+
+
+def _without_leading_blank(message: Message) -> Message:
+    content = message.get("content")
+    if message["role"] != "assistant" or not isinstance(content, str):
+        return message
+    return {**message, "content": content.lstrip()}
+
+
+def _ends_of(example: Example) -> set[int]:
+    """Give the last token of each stretch that is learned."""
+    following = [*example.labels[1:], IGNORED]
+    return {
+        label
+        for label, after in zip(example.labels, following, strict=True)
+        if label != IGNORED and after == IGNORED
+    }
+
+
+def _plain_note(rows: int, spelled: Mapping[str, int]) -> str:
+    names = [visible(token) for token, _ in Counter(spelled).most_common(_TOKENS_NAMED)]
+    more = len(spelled) - len(names)
+    named = ", ".join(names) + (f" and {more} more" if more else "")
+    what = "1 row spells" if rows == 1 else f"{rows} rows spell"
+    return (
+        f"{what} control tokens of this model as text ({named}): they are learned as plain text. "
+        "Where they were meant to mark turns or the end of an answer, remove them: the model's "
+        "chat template adds its own"
+    )

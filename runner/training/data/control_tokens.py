@@ -1,0 +1,189 @@
+"""Control tokens: a row that spells one means plain text; only the template gives real ones.
+
+A tokenizer finds its control tokens anywhere in a text: `<s>` on an HTML page would begin a new
+text, `<|im_end|>` in a manual would end an answer. Reading the pieces of a rendering one by one
+would keep them apart, but a tokenizer treats the beginning of a text in ways of its own (a leading
+space, blanks that belong to a token). So the whole is read at once, by a copy of the tokenizer that
+knows each control token under a private name, and only those of the template are given that name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Offsets = list[tuple[int, int]]
+
+# Unicode's noncharacters: no text holds them, no tokenizer's rule is about them, and a chat
+# template that trims or splits leaves them alone.
+_ROW, _ROW_END, _TEMPLATE, _TEMPLATE_END = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
+
+
+class RefusedByTemplateError(Exception):
+    """The chat template cannot render these messages; the words are the template's own, if any."""
+
+
+def control_tokens(tokenizer: Any) -> list[str]:
+    """List the spellings that the tokenizer reads as control tokens, the longest first."""
+    found = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    found += [token for token in tokenizer.all_special_tokens if token not in found]
+    return sorted(found, key=len, reverse=True)
+
+
+class Reader:
+    """Renders messages and reads renderings, exactly as the tokenizer's own template call does."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Hold a fast tokenizer; its chat template may still be set later."""
+        self.tokenizer = tokenizer
+
+    def put_away(self, value: Any) -> Any:
+        """Prepare a row's text, message or list of them for rendering."""
+        return value
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = False,
+        tools: Sequence[Any] | None = None,
+    ) -> str:
+        """Render messages as the model sees them.
+
+        Raises:
+            RefusedByTemplateError: in words that hold nothing of the row.
+        """
+        from jinja2.exceptions import TemplateError
+
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    self.put_away([dict(message) for message in messages]),
+                    tools=self.put_away(list(tools)) if tools else None,
+                    tokenize=False,
+                    add_generation_prompt=generation_prompt,
+                )
+            )
+        except (TemplateError, TypeError, KeyError, AttributeError, ValueError) as error:
+            # What the template says may quote the row; a sentence of its source does not.
+            said = str(error)
+            own = said if " " in said and said in str(self.tokenizer.chat_template) else ""
+            raise RefusedByTemplateError(own) from None
+
+    def read(self, text: str) -> tuple[list[int], Offsets]:
+        """Give the token ids of a rendering, and where in it each token stands."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(encoded["input_ids"]), list(encoded["offset_mapping"])
+
+    def ids(self, text: str) -> list[int]:
+        """Give the token ids of a rendering alone."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+class PlainReader(Reader):
+    """The same for rows that spell control tokens: those stay text, the template's stay tokens.
+
+    Renderings of this reader hold private names and are for its own ``read`` and ``ids`` alone.
+    """
+
+    def __init__(self, tokenizer: Any, tokens: Sequence[str]) -> None:
+        """Copy the tokenizer with private names for these control tokens."""
+        super().__init__(tokenizer)
+        self._tokens = list(tokens)
+        self._place = {token: number for number, token in enumerate(self._tokens)}
+        mark = secrets.token_hex(8)  # nobody can write a row that forges it
+        self._row, self._own = f"{_ROW}{mark}.", f"{_TEMPLATE}{mark}."
+        spelled = "|".join(map(re.escape, self._tokens))
+        self._control = re.compile(spelled)
+        self._back = re.compile(f"{self._row}(\\d+){_ROW_END}|({spelled})")
+        self._renamed = _rename(tokenizer, {token: self._private(token) for token in self._tokens})
+
+    def _private(self, token: str) -> str:
+        return f"{self._own}{self._place[token]}{_TEMPLATE_END}"
+
+    def put_away(self, value: Any) -> Any:
+        """Put a mark in place of every control token that a text spells, however deep it lies."""
+        if isinstance(value, str):
+            return self._control.sub(
+                lambda found: f"{self._row}{self._place[found[0]]}{_ROW_END}", value
+            )
+        if isinstance(value, Mapping):
+            return {self.put_away(key): self.put_away(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.put_away(item) for item in value]
+        return value
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = False,
+        tools: Sequence[Any] | None = None,
+    ) -> str:
+        """Render messages; the template's own control tokens stand there under private names."""
+        rendered = super().render(messages, generation_prompt=generation_prompt, tools=tools)
+        return self._back.sub(
+            lambda found: self._tokens[int(found[1])] if found[1] else self._private(found[2]),
+            rendered,
+        )
+
+    def read(self, text: str) -> tuple[list[int], Offsets]:
+        """Give the token ids of a rendering, and where in it each token stands."""
+        encoded = self._renamed.encode(text, add_special_tokens=False)
+        return list(encoded.ids), list(encoded.offsets)
+
+    def ids(self, text: str) -> list[int]:
+        """Give the token ids of a rendering alone."""
+        return list(self._renamed.encode(text, add_special_tokens=False).ids)
+
+
+class Readers:
+    """The tokenizer as it is, and the plain one for rows that spell control tokens."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Look at the control tokens once; the copy is made when the first row needs it."""
+        self.usual = Reader(tokenizer)
+        self._tokens = control_tokens(tokenizer)
+        self._control = re.compile("|".join(map(re.escape, self._tokens)) or r"(?!)")
+        self._plain: PlainReader | None = None
+
+    def spelled_in(self, texts: Iterable[str]) -> set[str]:
+        """Name the control tokens that texts spell."""
+        return {token for text in texts for token in self._control.findall(text)}
+
+    @property
+    def plain(self) -> PlainReader:
+        """The reader that takes no control token from a row."""
+        if self._plain is None:
+            self._plain = PlainReader(self.usual.tokenizer, self._tokens)
+        return self._plain
+
+
+def _rename(tokenizer: Any, names: Mapping[str, str]) -> Any:
+    """Copy a tokenizer's inner workings with other spellings of some tokens; every id stays."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["truncation"] = state["padding"] = None
+    for token in state["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    model = state["model"]
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {names.get(word, word): number for word, number in vocabulary.items()}
+    else:  # Unigram: pieces with their scores, numbered by their place
+        model["vocab"] = [[names.get(word, word), score] for word, score in vocabulary]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    if merges := model.get("merges"):
+        # A merge that makes a control token out of its letters would read plain text as one.
+        parts = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]
+        model["merges"] = [
+            merge
+            for merge, (left, right) in zip(merges, parts, strict=True)
+            if not {left, right, left + right} & names.keys()
+        ]
+    return Tokenizer.from_str(json.dumps(state))
