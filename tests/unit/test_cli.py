@@ -173,9 +173,11 @@ def test_status_names_a_damaged_record(capsys, tmp_path):
 
 
 def test_status_of_a_box_that_never_ran_is_empty(capsys, tmp_path):
-    """No outputs folder is no error."""
+    """No outputs folder is no error, and the folder that was looked at is named."""
     status, out, _ = call(capsys, "status", "--outputs-dir", str(tmp_path / "none"))
-    assert (status, out.strip()) == (0, "Nothing is training.")
+    first, second = out.strip().splitlines()[:2]
+    assert (status, first) == (0, "Nothing is training.")
+    assert second.startswith(f"No daemon watches the box of {tmp_path}/none.")
 
 
 def test_show_tells_error_and_advice_with_control_characters_escaped(capsys, tmp_path):
