@@ -51,9 +51,9 @@ def evaluate(folder: Path) -> None:
     from peft import PeftModel
     from transformers import AutoTokenizer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-    from trl.trainer.utils import add_fused_lm_head
 
     from runner.training.evaluate.answers import autocast
+    from runner.training.fit.head import give_head
     from runner.training.fit.heldout import held_out_loss
 
     tokenizer = AutoTokenizer.from_pretrained(run.adapter, local_files_only=True)
@@ -63,7 +63,7 @@ def evaluate(folder: Path) -> None:
         machine=machine,
         trust_remote_code=plan.trust_remote_code,
     )
-    add_fused_lm_head(base)
+    give_head(base)
     model = PeftModel.from_pretrained(base, run.adapter).eval()
 
     before: HeldOut | None = None

@@ -1,4 +1,4 @@
-"""Turns a folder under models/ into a model that trains: quantised or not, with a fresh adapter."""
+"""Loads the base model, in 4 or 16 bits, and puts a fresh LoRA adapter on it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.errors import ModelError, Problem, StageError
+from runner.errors import StageError
 from runner.exit_codes import ExitCode
 from runner.spec.spec import JobSpec
+from runner.training.fit.adapter_layers import left_out, require_adaptable, unusable_adapter
+from runner.training.fit.base_config import attention_of, training_config, unusable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,29 +67,38 @@ def _cpu_has_bf16() -> bool:
 def load_base(
     folder: Path, *, method: str, machine: Machine, trust_remote_code: bool = False
 ) -> Any:
-    """Load a base model: NF4 with double quantisation for ``qlora``, 16 bits for ``lora``."""
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    """Load a base model: NF4 with double quantisation for ``qlora``, 16 bits for ``lora``.
 
+    Raises:
+        ModelError: transformers cannot load it, and says why.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = training_config(folder, trust_remote_code=trust_remote_code)
     compute = getattr(torch, machine.compute)
     options: dict[str, Any] = {"dtype": compute}
-    if method == "qlora":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
+    if stored := getattr(config, "quantization_config", None):
+        # Quantised by bitsandbytes before it came here (others are refused): transformers then
+        # takes what the file says, which may be a number format that this card lacks.
+        stored["bnb_4bit_compute_dtype"] = machine.compute
+    elif method == "qlora":
+        options["quantization_config"] = nf4(machine.compute)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            device_map={"": 0 if machine.on_gpu else "cpu"},
+            attn_implementation=attention_of(config, trust_remote_code=trust_remote_code),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            **options,
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        device_map={"": 0 if machine.on_gpu else "cpu"},
-        attn_implementation="sdpa",
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=trust_remote_code,
-        **options,
-    )
+    except (ValueError, ImportError, KeyError, AttributeError) as error:
+        raise unusable(folder, error) from error
     model.config.use_cache = False
+    silence(model)
     # bitsandbytes repacks NF4 weights at their first use outside training on a CPU with bf16: other
     # numbers (7e-4 of a loss) from then on, in training too. A probe would leave a trace.
     for module in model.modules():
@@ -96,35 +107,53 @@ def load_base(
     return model
 
 
+def nf4(compute: str) -> Any:
+    """Say how bitsandbytes keeps the base for ``qlora``."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, compute),
+    )
+
+
+def silence(model: Any) -> None:
+    """Switch off dropout that a model's code has without asking its config."""
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
 def add_adapter(model: Any, spec: JobSpec) -> Any:
-    """Put a fresh LoRA adapter on the model; seed torch first."""
+    """Put a fresh LoRA adapter on the model; seed torch first.
+
+    Raises:
+        ModelError: a layer that the spec names is not there, or cannot have an adapter.
+    """
     from peft import LoraConfig, get_peft_model
 
     wanted = spec.lora.target_modules
+    if not isinstance(wanted, str):
+        require_adaptable(model, wanted)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=spec.lora.r,
         lora_alpha=spec.lora.alpha,  # a float is fine: the scale is alpha / r
         lora_dropout=spec.lora.dropout,
         target_modules=wanted if isinstance(wanted, str) else list(wanted),
+        exclude_modules=(left_out(model) or None) if isinstance(wanted, str) else None,
         use_rslora=spec.lora.use_rslora,
         bias="none",
     )
     try:
         return get_peft_model(model, config)
-    except ValueError as error:
-        if "not found in the base model" not in str(error):
-            raise
-        raise ModelError(
-            [
-                Problem(
-                    message="the model has none of these layers",
-                    field="lora.target_modules",
-                    found=str(wanted),
-                    hint="write all-linear, or names of linear layers of this model",
-                )
-            ]
-        ) from error
+    except (ValueError, TypeError) as error:
+        raise unusable_adapter(error, wanted) from error
 
 
 def use_fp32_adapters(model: Any) -> None:

@@ -96,6 +96,7 @@ def _set_up(folder: Path) -> _Attempt:
 
     from runner.training.data.pack import pack
     from runner.training.fit.callbacks import Conduct, Progress, RowNotingCollator, StopFlag, Wishes
+    from runner.training.fit.set_up_check import check_set_up
 
     stop = StopFlag()
     if plan.spare_host_memory and not machine.on_gpu:
@@ -106,6 +107,7 @@ def _set_up(folder: Path) -> _Attempt:
     eval_rows = load_from_disk(str(run.prepared / "eval")) if _has_rows(run, "eval") else None
     known = {"input_ids", "labels", "row"}
     train_rows = train_rows.remove_columns([c for c in train_rows.column_names if c not in known])
+    unpacked = train_rows
     if spec.training.packing:
         prepared = read_message(StageFolder(run.prepared).result, PrepareResult)
         train_rows = pack(train_rows, prepared.max_length)
@@ -159,6 +161,7 @@ def _set_up(folder: Path) -> _Attempt:
     trainer.data_collator = collator
     use_fp32_adapters(trainer.model)
     conduct.bind(trainer, collator, [len(ids) for ids in train_rows["input_ids"]])
+    check_set_up(trainer, unpacked, compute=machine.compute)
     if spec.training.packing:
         _refuse_if_rows_see_each_other(trainer, train_rows)
     return _Attempt(
@@ -217,6 +220,7 @@ def _build_trainer(
     from trl import SFTConfig
 
     from runner.training.fit.cut import CuttingTrainer
+    from runner.training.fit.head import mend_head
     from runner.training.fit.schedule import warmup_steps
 
     t = spec.training
@@ -249,6 +253,7 @@ def _build_trainer(
         eval_strategy="no",
         save_strategy="no",
         restore_callback_states_from_checkpoint=False,
+        router_aux_loss_coef=0.0,  # counted once a pass, padding included: see base_config.py
         report_to="none",
         disable_tqdm=True,
         **_checkpointing(plan.batch_plan.activation_checkpointing),
@@ -261,6 +266,7 @@ def _build_trainer(
         processing_class=tokenizer,
         callbacks=[conduct],
     )
+    mend_head(trainer.model.get_base_model())
     trainer.batch_plan = plan.batch_plan
     trainer.remove_callback(PrinterCallback)
     return trainer
