@@ -1,8 +1,9 @@
-"""Turns bytes, seconds and untrusted text into what a person reads on a terminal."""
+"""Words: bytes, times, paths and untrusted text as a person reads them."""
 
 from __future__ import annotations
 
 import unicodedata
+from datetime import datetime
 
 GIB = 1024**3  # bytes
 
@@ -50,3 +51,29 @@ def memory(size: int | None) -> str:
 def number(value: object, pattern: str = ".4f") -> str:
     """Say a measured number; ``–`` when there is none."""
     return format(value, pattern) if isinstance(value, int | float) else "–"
+
+
+def local_time(moment: datetime, *, day: bool = False) -> str:
+    """Say a time in the box's zone (TZ): ``14:30``; UTC is named, for nobody's clock shows it.
+
+    Args:
+        moment: with a zone.
+        day: say the day, too; it is said anyway where it is not today's.
+    """
+    here = moment.astimezone()
+    zone = " UTC" if here.tzname() in ("UTC", "GMT", "Universal") else ""
+    today = datetime.now(here.tzinfo).date()
+    if not day and here.date() == today:
+        return f"{here:%H:%M}{zone}"
+    return f"{here:%Y-%m-%d %H:%M}{zone}"
+
+
+def share_path(path: str, share_name: str) -> str:
+    r"""Show a path of the box as the share's users see it.
+
+    >>> share_path("jobs/data/x.jsonl", r"\\server")
+    '\\\\server\\jobs\\data\\x.jsonl'
+    """
+    separator = "\\" if "\\" in share_name else "/"
+    whole = f"{share_name.rstrip(chr(92) + '/')}/{path}"
+    return whole.replace("/", "\\") if separator == "\\" else whole

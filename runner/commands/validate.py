@@ -16,6 +16,7 @@ from runner.files.beneath import Folder
 from runner.forecast.model_shape import read_shape
 from runner.forecast.what_fits import cap_problem
 from runner.spec.names import is_spec_name, naming_problem
+from runner.spec.near_files import similar_file
 from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
 from runner.words import visible_lines
@@ -59,13 +60,20 @@ def missing_data(paths: list[str], folder: Path, shown_as: str) -> list[Problem]
                         message=f"there is no {path!r} beside the spec",
                         file=shown_as,
                         field="data",
-                        hint="Copy it there first; paths are relative to the spec's folder.",
+                        hint=similar.advice(path)
+                        if (similar := similar_file(root, path))
+                        else "copy it there first; paths start at the spec's folder",
                     )
                 )
             else:
                 if found.st_size == 0:
                     problems.append(
-                        Problem(message=f"{path!r} is empty", file=shown_as, field="data")
+                        Problem(
+                            message=f"{path!r} is empty",
+                            file=shown_as,
+                            field="data",
+                            hint="copy it anew, or name another file",
+                        )
                     )
     return problems
 
@@ -85,7 +93,8 @@ def read_file(path: Path) -> JobSpec:
         raise SpecError(
             [Problem(message=f"cannot be read: {error.strerror}", file=str(path))]
         ) from error
-    return read_spec(content, file_name=path.name)
+    there = data_folder(path)
+    return read_spec(content, file_name=path.name, exists=lambda name: (there / name).exists())
 
 
 def data_folder(spec_file: Path) -> Path:

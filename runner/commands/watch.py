@@ -82,6 +82,13 @@ def command(
             help="A daemon whose GPU is gone for so long ends; a new container may be given it.",
         ),
     ] = 300.0,
+    share_name: Annotated[
+        str,
+        typer.Option(
+            envvar="RUNNER_SHARE_NAME",
+            help="How colleagues reach the share, such as \\\\server: answers show paths so.",
+        ),
+    ] = "",
 ) -> None:
     """Watch the inbox and run what is dropped there: the daemon.
 
@@ -101,6 +108,7 @@ def command(
                 cache_dir=cache_dir.absolute() if cache_dir else None,
                 hang_seconds=hang_seconds,
                 gpu_lost_seconds=gpu_lost_seconds,
+                share_name=share_name,
             )
         )
     )

@@ -154,6 +154,18 @@ class Outputs:
         """Give the folder of one run."""
         return RunFolder(self.root / job / run_id)
 
+    def runs_of(self, job: str) -> list[RunFolder]:
+        """List the run folders of one job, oldest run id first."""
+        try:
+            found = [
+                RunFolder(Path(run.path))
+                for run in os.scandir(self.root / job)
+                if RUN_ID.fullmatch(run.name) and run.is_dir(follow_symlinks=False)
+            ]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(found, key=lambda run: run.root.name)
+
     def runs(self) -> list[RunFolder]:
         """List every run folder, oldest run id first; never follows links."""
         found: list[RunFolder] = []
@@ -224,6 +236,16 @@ class RunFolder:
     def lengths(self) -> Path:
         """How many rows have which length: what the daemon plans from."""
         return self.prepared / "lengths.json"
+
+    @property
+    def bad_rows(self) -> Path:
+        """Every row that cannot be used, with its line and the reason; absent where all can be."""
+        return self.prepared / "bad_rows.txt"
+
+    @property
+    def answers(self) -> Path:
+        """The held-out questions with the answers before and after, for people."""
+        return self.evaluation / "answers.txt"
 
     @property
     def attempts(self) -> Path:

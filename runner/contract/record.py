@@ -53,6 +53,10 @@ class Waiting(_Part):
 
     reason: str
     since: Time
+    until: Time | None = None
+    """When the run is rejected if what it waits for has not come; None: it waits on."""
+    advice: str | None = None
+    """What a person can do about it."""
 
 
 class DataFile(_Part):

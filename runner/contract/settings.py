@@ -53,6 +53,9 @@ class Settings:
     look_ahead: bool = True
     """Choose the first plan by the forecast and probe it. False only to measure what it saves: a
     first attempt then starts at the spec's own batch, and a lack of memory strikes in mid-run."""
+    share_name: str = ""
+    """How the share's users reach the box, such as ``\\\\server``: it is put before the paths in
+    answers. Empty: paths start at jobs/ and outputs/."""
     trust_remote_code: bool = False
     """The box owner's decision; never a spec's."""
 

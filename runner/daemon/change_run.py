@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
 
 from runner.clock import now
@@ -28,11 +29,32 @@ def change(daemon: Daemon, live: Live, **changes: Any) -> None:
         daemon.say(live, f"{record.job}: {record.state}", state=record.state.value, **why)
 
 
-def keep_waiting(daemon: Daemon, live: Live, reason: str) -> None:
-    """Record why a run that could go on does not."""
-    if live.record.waiting is None or live.record.waiting.reason != reason:
+def keep_waiting(
+    daemon: Daemon,
+    live: Live,
+    reason: str,
+    *,
+    patience_seconds: float | None = None,
+    advice: str | None = None,
+) -> None:
+    """Record why a run that could go on does not.
+
+    Args:
+        daemon: the daemon.
+        live: the run.
+        reason: what it waits for.
+        patience_seconds: it is rejected after this long; None: it waits on.
+        advice: what a person can do about it.
+    """
+    known = live.record.waiting
+    if known is None or known.reason != reason:
         daemon.say(live, f"{live.record.job}: {reason}")
-        change(daemon, live, waiting=Waiting(reason=reason, since=now()))
+        since = now()
+        until = None if patience_seconds is None else since + timedelta(seconds=patience_seconds)
+        waiting = Waiting(reason=reason, since=since, until=until, advice=advice)
+        change(daemon, live, waiting=waiting)
+    elif known.advice != advice:
+        change(daemon, live, waiting=known.model_copy(update={"advice": advice}))
 
 
 def end_run(

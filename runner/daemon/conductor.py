@@ -105,7 +105,13 @@ class Conductor:
         for record in daemon.book.to_heal:
             if record.run_id in where:
                 run = daemon.outputs.run(record.job, record.run_id)
-                view.conclude(inbox, record, run, where[record.run_id])
+                view.conclude(
+                    inbox,
+                    record,
+                    run,
+                    where[record.run_id],
+                    share_name=self.settings.share_name,
+                )
         daemon.book.to_heal = []
 
     def _ended_elsewhere(self, inbox: Folder) -> list[RunRecord]:
@@ -199,8 +205,13 @@ class Conductor:
                 mend_specs(daemon, inbox, self._specless)
                 show_damaged(daemon, inbox)
                 where = follow_view(daemon, inbox, at)
-                unclaimable = self.intake.unclaimable.values()
-                self.answers.write(inbox, at, where=where, unclaimable=unclaimable)
+                self.answers.write(
+                    inbox,
+                    at,
+                    where=where,
+                    unclaimable=self.intake.unclaimable.values(),
+                    strays=self.intake.strays.sentences.values(),
+                )
             self._inbox_problem("")
         except (OSError, RunnerError) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from runner.contract.layout import RESERVED_FOLDERS
 from runner.errors import Problem
 from runner.spec.file_kinds import ROWS, SAVE_AS, ending
 from runner.spec.tree import shown
@@ -65,7 +66,7 @@ def may_hold_spec(name: str) -> bool:
     """Whether a file may be a spec by its content: Notepad's default ending, or none at all."""
     return (
         not is_temporary_name(name)
-        and name.lower() not in OWN_FILES
+        and name.lower() not in (*OWN_FILES, *RESERVED_FOLDERS)
         and ending(name) in ("", ".txt", ".text")
         and naming_problem(name) is None
     )
@@ -85,7 +86,7 @@ def text_problem(name: str) -> Problem:
 def stray_reason(name: str) -> str | None:
     """Say what to do with a file that no spec names; None for one that nobody need care about."""
     kind = ending(name)
-    if is_temporary_name(name) or is_spec_name(name) or name.lower() in OWN_FILES:
+    if is_temporary_name(name) or name.lower() in OWN_FILES:
         return None
     if kind in _PACKED:
         return "is no spec and no spec names it: unpack it into data/ and drop a spec"

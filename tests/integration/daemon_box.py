@@ -59,6 +59,8 @@ class Box:
         self.outputs = Outputs(root / "outputs")
         for folder in (self.jobs, self.outputs.root, root / "models"):
             folder.mkdir(exist_ok=True)  # a share may be mounted there already
+        (root / "models" / "m").mkdir(exist_ok=True)
+        (root / "models" / "m" / "config.json").write_text("{}")  # the stand-in reads no model
 
     def drop(self, name: str, **script: list[Any]) -> None:
         """Drop a spec whose data tells the stand-in how each stage ends."""
@@ -103,13 +105,15 @@ class Box:
         return {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_TOKEN": "secret"}
 
     @contextmanager
-    def watching(self, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
+    def watching(
+        self, environment: dict[str, str] | None = None, **settings: Any
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """Run a daemon for a while."""
         with (self.root / "daemon.out").open("ab") as output:
             daemon = subprocess.Popen(
                 self.command(**settings),
                 cwd=REPOSITORY,
-                env=self.environment,
+                env={**self.environment, **(environment or {})},
                 stdout=output,
                 stderr=output,
             )

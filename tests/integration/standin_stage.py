@@ -111,6 +111,18 @@ def main() -> int:
             steps = int(count)
         results["train"] = train(folder, run, plan, steps, script.get("lengths", []))
         results["train"]["peak_gpu_memory_bytes"] = script.get("peak")
+    if stage == "prepare" and "bad_rows" in script:
+        run.bad_rows.write_text("\n".join(script["bad_rows"]) + "\n")
+    if stage == "prepare":
+        content = script_at.read_bytes()
+        results["prepare"]["data"] = [
+            {
+                "path": spec.data[0],
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "bytes": len(content),
+                "rows": 10,
+            }
+        ]
     if stage == "prepare" and "lengths" in script:
         (folder.root / "lengths.json").write_text(json.dumps(script["lengths"]))
     if stage == "export":

@@ -1,14 +1,19 @@
-"""Turns records into the words that people read beside their specs."""
+"""The words that people read beside their specs."""
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import pytest
 
 from runner.clock import now
 from runner.contract.progress import Progress
 from runner.contract.record import ErrorFacts, RunRecord, Waiting
 from runner.contract.states import State
-from runner.daemon.inbox.answer import answer, status
+from runner.daemon.inbox.answer import Beside, answer, loss_meaning, shown_paths, status
+from runner.words import local_time
 
 
 def record(**changes: Any) -> RunRecord:
@@ -34,7 +39,7 @@ def test_a_queued_spec_learns_its_place() -> None:
 def test_waiting_says_for_what() -> None:
     """A job that does not go on says why."""
     text = answer(record(waiting=Waiting(reason="waiting for a.jsonl", since=now())))
-    assert "waiting for a.jsonl" in text
+    assert "\nWaiting for a.jsonl (since " in text
 
 
 def test_training_shows_progress_and_eta() -> None:
@@ -58,3 +63,86 @@ def test_status_opens_with_what_needs_a_person() -> None:
     text = status(needs_person=["The queue is held: no GPU."], live=[record()], ended=[])
     assert text.startswith("Needs a person:\n  The queue is held: no GPU.\n")
     assert status(needs_person=[], live=[], ended=[]).startswith("Nothing needs a person.")
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A box that stands in Berlin."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_times_are_those_of_the_box(berlin: None) -> None:
+    """Nobody has to count hours: the zone is the box's, and another day is named."""
+    assert local_time(datetime(2026, 1, 2, 12, 0, tzinfo=UTC)) == "2026-01-02 13:00"
+    assert local_time(datetime(2026, 7, 2, 12, 0, tzinfo=UTC)) == "2026-07-02 14:00"
+    waiting = Waiting(
+        reason="waiting for jobs/data/x.jsonl",
+        since=datetime(2026, 1, 2, 12, 0, tzinfo=UTC),
+        until=datetime(2026, 1, 2, 12, 10, tzinfo=UTC),
+    )
+    assert (
+        "Waiting for jobs/data/x.jsonl. If it has not arrived by 2026-01-02 13:10, the job is "
+        "rejected." in answer(record(waiting=waiting))
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [
+        ("", "see outputs/a/b.log, and jobs/data/x y.jsonl."),
+        (r"\\server", r"see \\server\outputs\a\b.log, and \\server\jobs\data\x y.jsonl."),
+        ("\\\\srv\\", r"see \\srv\outputs\a\b.log, and \\srv\jobs\data\x y.jsonl."),
+        ("/Volumes", "see /Volumes/outputs/a/b.log, and /Volumes/jobs/data/x y.jsonl."),
+        ("smb://server", "see smb://server/outputs/a/b.log, and smb://server/jobs/data/x y.jsonl."),
+    ],
+)
+def test_paths_are_those_of_the_share(share: str, shown: str) -> None:
+    """With the share's name set, every path can be pasted into the Explorer or the Finder."""
+    assert shown_paths("see outputs/a/b.log, and jobs/data/x y.jsonl.", share) == shown
+    run = record(state=State.SUCCEEDED)
+    assert (r"\\s\outputs\contracts" in answer(run, beside=Beside(share_name=r"\\s"))) is True
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (5.733, 5.638, "10% more likely"),
+        (1.0, 1.2, "18% less likely"),
+        (3.0, 1.0, "7.4 times as likely"),
+        (1.0, 1.0001, "no more often"),
+        (float("nan"), 1.0, None),
+        (1000.0, 1.0, None),
+    ],
+)
+def test_a_loss_says_what_it_means(before: float, after: float, says: str | None) -> None:
+    """Which way is better, and how much it is, in words that need no training course."""
+    meaning = loss_meaning(before, after)
+    assert meaning is None if says is None else says in str(meaning)
+    if says and "likely" in says:
+        metrics = {"eval_loss_before": before, "eval_loss_after": after}
+        text = answer(record(state=State.SUCCEEDED, metrics=metrics))
+        assert f"{before:.3f} before, {after:.3f} after" in text
+        assert "Lower is better." in text
+
+
+@pytest.mark.parametrize("state", [State.PREPARING, State.TRAINING, State.EXPORTING])
+def test_a_running_job_says_how_long_it_takes(state: State) -> None:
+    """Every answer of a running job speaks of the time that is left, or when it will be known."""
+    running = record(state=state, total_steps=9)
+    text = answer(running, progress=Progress() if state is State.TRAINING else None)
+    assert "takes" in text or "time left" in text
+    forecast = record(state=State.TRAINING, total_steps=9, forecast={"seconds": 7200.0})
+    assert "The forecast is 2 h 00 min in all." in answer(forecast, progress=Progress())
+
+
+def test_the_time_left_comes_with_the_time_of_day() -> None:
+    """Whoever reads it at lunch knows whether it will be there before the evening."""
+    training = record(state=State.TRAINING, total_steps=120)
+    text = answer(training, progress=Progress(step=20, loss=1.25, eta_seconds=600.0))
+    end = now() + timedelta(minutes=10)
+    near = {local_time(end + timedelta(minutes=m)) for m in range(-2, 7)}
+    assert any(f"(until about {time})" in text for time in near)

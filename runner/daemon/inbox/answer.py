@@ -1,31 +1,65 @@
-"""Turns a run's record into the words that lie beside its spec, and all runs into STATUS.txt."""
+"""Answers beside the specs, and STATUS.txt: their words, for people who train no models.
+
+Times are shown in the box's own zone (TZ), paths as the share's users see them.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from runner.clock import now
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import STARTING, Progress
-from runner.contract.record import RunRecord
+from runner.contract.record import RunRecord, Waiting
 from runner.contract.states import State
-from runner.words import roughly, visible_lines
+from runner.words import local_time, roughly, share_path, visible_lines
 
 _WORDS = {
     State.QUEUED: "accepted, waiting for its turn",
     State.PREPARING: "accepted, its data is being checked",
     State.TRAINING: "training",
     State.EXPORTING: "trained; the adapter is being written",
-    State.EVALUATING: "trained; the adapter is being measured",
-    State.INTERRUPTED: "interrupted; it goes on from its last checkpoint by itself",
+    State.EVALUATING: "trained; the adapter is being tested on the held-out rows",
+    State.INTERRUPTED: "interrupted; it continues from its last checkpoint by itself",
     State.SUCCEEDED: "succeeded",
     State.FAILED: "failed",
     State.REJECTED: "rejected",
     State.CANCELLED: "cancelled",
 }
+_TIME_LEFT = {
+    State.PREPARING: "This usually takes a minute or two; large files take longer.",
+    State.EXPORTING: "This usually takes less than a minute.",
+    State.EVALUATING: "This usually takes a few minutes.",
+    State.INTERRUPTED: "The time left is known again after its next steps.",
+}
+"""Where no rate can be measured: what the stages took on the cards tried."""
+_NO_RATE_YET = "The time left is shown after the first steps."
+
+_PLACES_SHOWN = 20
+_RUNS_SHOWN = 100  # in STATUS.txt: a person reads no more
+_NEEDS_SHOWN = 30
+CLEARED = (
+    "A line about a job goes away when the job succeeds later, or when you delete its spec or its "
+    "answer (the .txt beside it) from rejected or failed."
+)
+_PATH = re.compile(r"(?<![\w/\\.-])(?:outputs|jobs)/[^\s,;:'\"()]*[\w/]")
+"""A path of the box in a sentence; what ends the sentence is no part of it."""
 
 
-_PLACES_TOLD = 20
-_RUNS_TOLD = 100  # in STATUS.txt: a person reads no more
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What else was left for the reader of an answer."""
+
+    share_name: str = ""
+    """What its users put before jobs/ and outputs/: ``\\\\server``; empty: nothing."""
+    bad_rows: str | None = None
+    """The file beside the answer that lists the rows that cannot be used."""
+    answers: str | None = None
+    """Where the held-out questions lie with the answers before and after."""
 
 
 def progress_line(record: RunRecord, progress: Progress) -> str:
@@ -35,51 +69,151 @@ def progress_line(record: RunRecord, progress: Progress) -> str:
         return f"{text}, {STARTING}"
     text += f", loss {progress.loss:.3f}"
     if progress.eta_seconds is not None:
-        text += f", about {roughly(progress.eta_seconds)} left"
+        done = now() + timedelta(seconds=progress.eta_seconds)
+        text += f", about {roughly(progress.eta_seconds)} left (until {_about(done)})"
     return text
 
 
-def answer(record: RunRecord, *, place: int | None = None, progress: Progress | None = None) -> str:
+def _about(moment: datetime) -> str:
+    """Say a forecast time to five minutes: it is no more exact, and the answer changes less."""
+    return f"about {local_time(moment + timedelta(minutes=-(moment.minute % 5) % 5))}"
+
+
+def answer(
+    record: RunRecord,
+    *,
+    place: int | None = None,
+    progress: Progress | None = None,
+    beside: Beside | None = None,
+) -> str:
     """Write what the person who dropped the spec wants to know."""
-    lines = [f"{record.job}: {_WORDS[record.state]}"]
+    beside = beside or Beside()
+    lines = [f"{record.job}: {headline(record)}"]
+    if record.state is State.SUCCEEDED:
+        lines += _result(record)
     if record.state is State.QUEUED and place is not None:
         lines.append(_place(place))
     if record.waiting is not None and not record.state.is_final:
-        lines.append(f"It waits: {record.waiting.reason} (since {record.waiting.since:%H:%M} UTC)")
-    if progress is not None and record.state is State.TRAINING:
-        lines.append(progress_line(record, progress))
+        lines.append(waiting_sentence(record.waiting))
+        if record.waiting.advice:
+            lines.append(f"What to do: {record.waiting.advice}. Then drop the spec again.")
+    if not record.state.is_final:
+        lines += _time_left(record, progress)
     lines += [f"It did not fit into memory; {change}" for change in memory_story(record)]
     if record.state is State.SUCCEEDED:
-        lines += _outcome(record)
+        lines += _where(record, beside)
     lines += [f"Note: {sentence}" for sentence in record.shortfalls]
     if record.error is not None:
         lines += ["", record.error.message]
         if record.error.advice:
             lines.append(f"What to do: {record.error.advice}")
-    if not record.state.is_final:
-        lines += ["", "To cancel it, delete its spec from this folder. Edits have no effect."]
-    elif record.state is State.REJECTED:
-        lines += ["", "Mend it, then drop the spec into the inbox again."]
-    elif record.state is not State.SUCCEEDED:
-        lines += ["", "To try again, drop the spec into the inbox."]
+    if beside.bad_rows:
+        lines.append(f"All rows that cannot be used: {beside.bad_rows}, in this folder")
+    lines += _what_next(record)
     lines.append(f"Everything about it: outputs/{record.job}/{record.run_id}/")
-    return visible_lines("\n".join(lines)) + "\n"
+    return visible_lines(shown_paths("\n".join(lines), beside.share_name)) + "\n"
+
+
+def headline(record: RunRecord) -> str:
+    """Say a run's state in a few words; a success that needs a look is not only a success."""
+    if record.state is State.SUCCEEDED and needs_a_look(record):
+        return "finished, but please read this before you use the adapter"
+    return _WORDS[record.state]
+
+
+def needs_a_look(record: RunRecord) -> bool:
+    """Whether a run's verdict is one that a person should know before they use the adapter."""
+    verdict = record.verdict
+    return verdict is not None and verdict.needs_person
+
+
+def waiting_sentence(waiting: Waiting) -> str:
+    """Say what a run waits for, and until when."""
+    reason = waiting.reason[:1].upper() + waiting.reason[1:]
+    if waiting.until is not None:
+        end = local_time(waiting.until)
+        return f"{reason}. If it has not arrived by {end}, the job is rejected."
+    since = local_time(waiting.since)
+    if reason.startswith("Waiting"):
+        return f"{reason} (since {since})."
+    return f"Waiting since {since}: {waiting.reason}."
+
+
+def _time_left(record: RunRecord, progress: Progress | None) -> list[str]:
+    if record.state is State.TRAINING and progress is not None:
+        lines = [progress_line(record, progress)]
+        if progress.eta_seconds is None:
+            seconds = record.forecast.get("seconds")
+            if isinstance(seconds, int | float) and math.isfinite(seconds):
+                lines.append(f"The forecast is {roughly(seconds)} in all.")
+            else:
+                lines.append(_NO_RATE_YET)
+        return lines
+    return [line] if (line := _TIME_LEFT.get(record.state)) else []
+
+
+def _what_next(record: RunRecord) -> list[str]:
+    if not record.state.is_final:
+        return ["", "To cancel it, delete its spec from this folder. Edits have no effect."]
+    if record.state is State.REJECTED:
+        return ["", "Correct it, then drop the spec into the inbox (the jobs folder) again."]
+    if record.state is not State.SUCCEEDED:
+        return ["", "To try again, drop the spec into the inbox (the jobs folder)."]
+    return []
 
 
 def _place(place: int) -> str:
     """Say whose turn it is; far behind, in words that need not be written anew at each step."""
     if place == 1:
         return "It is next."
-    if place <= _PLACES_TOLD:
+    if place <= _PLACES_SHOWN:
         return f"It is number {place} in the queue."
-    return f"More than {_PLACES_TOLD} are before it in the queue."
+    return f"More than {_PLACES_SHOWN} jobs are before it in the queue."
 
 
-def _outcome(record: RunRecord) -> list[str]:
-    lines = [f"The adapter: outputs/{record.job}/{record.run_id}/adapter/"]
+def _result(record: RunRecord) -> list[str]:
+    """Say first whether the adapter is any good, and what the numbers mean."""
+    lines = []
+    verdict = record.verdict
     before, after = (record.metrics.get(f"eval_loss_{when}") for when in ("before", "after"))
+    if verdict is not None:
+        lines.append(verdict.reason)
+        points, rows = verdict.figures.smallest_points, verdict.figures.held_out_rows
+        if points is not None:
+            lines.append(
+                f"{rows} held-out rows can show a difference of about {points:.0f} percentage "
+                "points between two success rates; smaller ones are lost in chance."
+            )
+    elif isinstance(before, float) and isinstance(after, float):
+        lines.append(f"Loss on held-out rows: {before:.3f} before, {after:.3f} after.")
+        lines.append("Lower is better.")
     if isinstance(before, float) and isinstance(after, float):
-        lines.append(f"Loss on held-out rows: {before:.3f} before, {after:.3f} after")
+        lines += [meaning] if (meaning := loss_meaning(before, after)) else []
+    return lines
+
+
+def loss_meaning(before: float, after: float) -> str | None:
+    """Say what a change of the loss means: how much likelier the right words became.
+
+    The loss is the mean of -log p over the answers' tokens, so e to the difference is the factor
+    by which the (geometric) mean probability of a right token changed.
+    """
+    if not (math.isfinite(before) and math.isfinite(after)) or abs(before - after) > 50:
+        return None
+    factor = math.exp(before - after)
+    if abs(factor - 1) < 0.005:
+        return "That means: it finds the right words no more often than before."
+    if factor >= 2:
+        return f"That means: it holds the right words for {factor:.1f} times as likely as before."
+    percent = round(abs(factor - 1) * 100) or 1
+    way = "more" if factor > 1 else "less"
+    return f"That means: it holds the right words for {percent}% {way} likely than before."
+
+
+def _where(record: RunRecord, beside: Beside) -> list[str]:
+    lines = [f"The adapter: outputs/{record.job}/{record.run_id}/adapter/"]
+    if beside.answers:
+        lines.append(f"Answers before and after, to compare: {beside.answers}")
     if record.started_at and record.ended_at:
         lines.append(f"It took {roughly((record.ended_at - record.started_at).total_seconds())}.")
     return lines
@@ -87,30 +221,44 @@ def _outcome(record: RunRecord) -> list[str]:
 
 def rejection(file_name: str, message: str) -> str:
     """Write why a spec was not accepted."""
-    lines = [f"{file_name}: rejected", "", message, "", "Mend it and drop it into the inbox again."]
+    again = "Correct it and drop it into the inbox (the jobs folder) again."
+    lines = [f"{file_name}: rejected", "", message, "", again]
     return visible_lines("\n".join(lines)) + "\n"
+
+
+def shown_paths(text: str, share_name: str) -> str:
+    """Show paths of the box as the share's users see them."""
+    if not share_name:
+        return text
+    return _PATH.sub(lambda match: share_path(match[0], share_name), text)
 
 
 def status(
-    *, needs_person: Sequence[str], live: Sequence[RunRecord], ended: Sequence[RunRecord]
+    *,
+    needs_person: Sequence[str],
+    live: Sequence[RunRecord],
+    ended: Sequence[RunRecord],
+    share_name: str = "",
 ) -> str:
     """Write the whole inbox in words, opening with what needs a person."""
-    lines = ["Needs a person:", *(f"  {line}" for line in needs_person)]
+    lines = ["Needs a person:", *(f"  {line}" for line in needs_person[:_NEEDS_SHOWN])]
+    if len(needs_person) > _NEEDS_SHOWN:
+        lines.append(f"  and {len(needs_person) - _NEEDS_SHOWN} more")
     if not needs_person:
         lines = ["Nothing needs a person."]
     lines += ["", "Now:" if live else "Nothing is running or waiting."]
-    for record in live[:_RUNS_TOLD]:
+    for record in live[:_RUNS_SHOWN]:
         line = f"  {record.job} ({record.run_id}): {_WORDS[record.state]}"
         if record.waiting is not None:
-            line += f"; {record.waiting.reason}"
+            line += f". {waiting_sentence(record.waiting)}"
         lines.append(line)
-    if len(live) > _RUNS_TOLD:
-        lines.append(f"  and {len(live) - _RUNS_TOLD} more")
+    if len(live) > _RUNS_SHOWN:
+        lines.append(f"  and {len(live) - _RUNS_SHOWN} more")
     if ended:
-        lines += ["", "Lately ended:"]
+        lines += ["", "Recently finished:"]
         lines += [
-            f"  {record.job} ({record.run_id}): {_WORDS[record.state]}"
-            + (f", {record.ended_at:%Y-%m-%d %H:%M} UTC" if record.ended_at else "")
+            f"  {record.job} ({record.run_id}): {headline(record)}"
+            + (f", {local_time(record.ended_at, day=True)}" if record.ended_at else "")
             for record in ended
         ]
-    return visible_lines("\n".join(lines)) + "\n"
+    return visible_lines(shown_paths("\n".join(lines), share_name)) + "\n"

@@ -1,4 +1,4 @@
-"""Turns a settled file in the inbox into a run: renamed first, then read, then recorded.
+"""Claim: a settled spec becomes a run; it is renamed first, then read, then recorded.
 
 The rename comes first, so that whatever is read afterwards is what was claimed; a crash in between
 leaves a file in queued/ without a record, which the next start adopts.
@@ -7,7 +7,6 @@ leaves a file in queued/ without a record, which the next start adopts.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
 
 SPEC_BYTES = 1024 * 1024  # read_spec refuses far less; this bounds what is read at all
-_CLAIMED = re.compile(rf"--{RUN_ID.pattern}(?=\.[^.]*$)")
+_CLAIMED = re.compile(rf"--{RUN_ID.pattern}(?=\.[^.]*$|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +63,6 @@ def peek(inbox: Folder, name: str) -> SpecError | None:
     return None
 
 
-def is_json_spec(inbox: Folder, name: str) -> bool:
-    """Whether a .json in the inbox is meant as a spec: an object with ``model`` and ``data``.
-
-    Raises:
-        OSError: it is gone, or may not be read.
-    """
-    try:
-        content = json.loads(inbox.read_file(name, limit_bytes=SPEC_BYTES))
-    except (UnsafePathError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and {"model", "data"} <= content.keys()
-
-
 def claim(
     inbox: Folder, outputs: Outputs, name: str, *, run_id: str, sequence: int
 ) -> Claimed | Refused:
@@ -106,7 +92,9 @@ def adopt(
     with inbox.open_folder("queued") as queued:
         try:
             content = queued.read_file(claimed, limit_bytes=SPEC_BYTES)
-            spec = read_spec(content, file_name=file_name)
+            spec = read_spec(
+                content, file_name=file_name, exists=lambda path: _lies_in(inbox, path)
+            )
         except SpecError as error:
             return refuse(inbox, "queued", claimed, file_name=file_name, message=error.message)
         except UnsafePathError as error:
@@ -133,6 +121,14 @@ def adopt(
     write_record(run.record, record)
     reached("claim recorded")
     return Claimed(record=record, spec=spec, run=run)
+
+
+def _lies_in(inbox: Folder, path: str) -> bool:
+    try:
+        inbox.stat(path)
+    except (OSError, UnsafePathError):
+        return False
+    return True
 
 
 def refuse(inbox: Folder, folder: str, name: str, *, file_name: str, message: str) -> Refused:

@@ -1,19 +1,36 @@
-"""Turns the data that a spec names into whether it lies there, whole, or what is waited for.
+"""Data files of a job: whether they are there, complete, or what the job waits for.
 
-Only sizes and times are looked at: the daemon reads no data. What is wrong with a path or a file
-is for the prepare stage to say, all at once.
+Only names, sizes and times are looked at: the daemon reads no data. What is wrong with a path or a
+file is for the prepare stage to say, all of it together.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.settle import Look, Seen, is_settled, look_again
+from runner.spec.near_files import Similar, similar_file
 from runner.spec.spec import JobSpec
+
+_LOOK_AROUND_SECONDS = 10.0
+"""A missing file's neighbours are listed this often: a share may hold thousands of files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataWait:
+    """What a job waits for."""
+
+    reason: str
+    missing: bool = False
+    """It is not there; else it is there, and still being written."""
+    never: bool = False
+    """It will not come: the path differs from a file that is there in upper or lower case alone."""
+    advice: str | None = None
+    """What similar file lies there."""
 
 
 def named_files(spec: JobSpec) -> list[str]:
@@ -27,15 +44,15 @@ class DataWatch:
     def __init__(self, *, settle_seconds: float) -> None:
         self._settle_seconds = settle_seconds
         self._seen: dict[str, Seen] = {}
+        self._similar: dict[str, tuple[float, Similar | None]] = {}
+        """Missing path → when its neighbours were listed (monotonic), and what was found."""
 
-    def waiting_for(
-        self, inbox: Folder, paths: Iterable[str], at: float
-    ) -> tuple[str, bool] | None:
-        """Say what is waited for and whether it is missing; None when all is there.
+    def waiting_for(self, inbox: Folder, paths: Iterable[str], at: float) -> DataWait | None:
+        """Say what is waited for; None when all is there.
 
         Every file is looked at each time, so that they settle side by side.
         """
-        waits: list[tuple[str, bool]] = []
+        waits: list[DataWait] = []
         for path in paths:
             try:
                 status = inbox.stat(path)
@@ -43,9 +60,7 @@ class DataWatch:
                 continue  # prepare refuses it with the reason
             except FileNotFoundError:
                 self._seen.pop(path, None)
-                waits.append(
-                    (f"waiting for {os.path.basename(path)}, which is not there yet", True)
-                )
+                waits.append(self._missing(inbox, path, at))
                 continue
             except OSError:
                 continue  # a link or a file on the way: prepare refuses it with the reason
@@ -55,8 +70,20 @@ class DataWatch:
             self._seen[path] = seen
             settled = is_settled(seen, at=at, settle_seconds=self._settle_seconds)
             if not settled or _is_held_by_its_writer(inbox, path):
-                waits.append((f"waiting for {os.path.basename(path)} until it is complete", False))
-        return waits[0] if waits else None
+                waits.append(DataWait(reason=f"waiting until jobs/{path} is complete"))
+        return min(waits, key=lambda wait: not wait.never) if waits else None
+
+    def _missing(self, inbox: Folder, path: str, at: float) -> DataWait:
+        looked_at, similar = self._similar.get(path, (-_LOOK_AROUND_SECONDS, None))
+        if at - looked_at >= _LOOK_AROUND_SECONDS:
+            similar = similar_file(inbox, path)
+            self._similar[path] = (at, similar)
+        return DataWait(
+            reason=f"waiting for jobs/{path}",
+            missing=True,
+            never=similar is not None and similar.same,
+            advice=similar.advice(path) if similar else None,
+        )
 
     @staticmethod
     def looks(inbox: Folder, paths: Iterable[str]) -> tuple[Look | None, ...]:
@@ -77,6 +104,7 @@ class DataWatch:
         """Drop what is known about files that are no longer waited for."""
         for path in paths:
             self._seen.pop(path, None)
+            self._similar.pop(path, None)
 
 
 def _is_held_by_its_writer(inbox: Folder, path: str) -> bool:

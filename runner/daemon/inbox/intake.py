@@ -1,20 +1,23 @@
-"""Turns what lies in the inbox's root into runs: seen, settled, claimed, or answered."""
+"""Intake: what lies in the inbox's root is seen, settles, and is claimed as a run or answered."""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
+from collections.abc import Callable
 
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import claim
 from runner.daemon.inbox.data_ready import named_files
 from runner.daemon.inbox.enter import enter, note_refusal
+from runner.daemon.inbox.strays import Strays
 from runner.errors import RunnerError, UnansweredError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.settle import Look, Seen, is_settled, look_again
-from runner.spec.names import is_spec_name, naming_problem
-from runner.spec.read_spec import read_spec
+from runner.spec.names import is_spec_name, may_hold_spec, naming_problem, text_problem
+from runner.spec.read_spec import is_json_spec, is_text_spec, read_spec
 from runner.words import visible
 
 _CLAIM_SECONDS = 2.0
@@ -34,6 +37,7 @@ class Intake:
         """Files that may become runs."""
         self.unclaimable: dict[str, str] = {}
         """File name → what a person must know about it: why it does not become a run."""
+        self.strays = Strays(daemon)
         self._not_specs: dict[str, Look] = {}
 
     def claim_settled(self, inbox: Folder, at: float) -> None:
@@ -42,19 +46,27 @@ class Intake:
         seen: dict[str, Seen] = {}
         settled: list[tuple[int, str]] = []
         told: set[str] = set()
-        for entry, status in inbox.scan_status(
-            lambda n: is_spec_name(n) or bool(naming_problem(n))
-        ):
-            problem = naming_problem(entry.name)
+        others: set[str] = set()
+
+        def is_wanted(name: str) -> bool:
+            wanted = is_spec_name(name) or bool(naming_problem(name)) or may_hold_spec(name)
+            if not wanted:
+                others.add(name)
+            return wanted
+
+        for entry, status in inbox.scan_status(is_wanted):
+            if may_hold_spec(entry.name) and not entry.is_file(follow_symlinks=False):
+                continue  # a folder, most likely one for data
             if (why := _never_a_spec(entry)) is not None:
                 told.add(entry.name)
                 self._tell(entry.name, why)
                 continue
             if self._not_specs.get(entry.name) == Look.of(status):
+                others.add(entry.name)
                 continue
             known = look_again(self.specs.get(entry.name), Look.of(status), at)
             new = known is not self.specs.get(entry.name)
-            if new and problem is None and time.monotonic() < until:
+            if new and is_spec_name(entry.name) and time.monotonic() < until:
                 self._look_at_data(inbox, entry.name, at)
             unchanged = known.unchanged_seconds(at)
             settled_now = is_settled(known, at=at, settle_seconds=self.settings.settle_seconds)
@@ -72,6 +84,10 @@ class Intake:
                 break
             if self._is_as_it_was(inbox, name, at):
                 self._take(inbox, name, at)
+        others |= seen.keys() & self._not_specs.keys()
+        # While a spec settles it may be the one that names them.
+        patience = math.inf if self.specs else self._stray_patience
+        self.strays.judge(inbox, others, at, patience_seconds=patience)
 
     def _is_as_it_was(self, inbox: Folder, name: str, at: float) -> bool:
         """Ask the share's server, once: a listing tells sizes that may be a minute old."""
@@ -104,6 +120,24 @@ class Intake:
         s = self.settings
         return s.settle_seconds if s.once else max(s.settle_seconds, s.broken_spec_seconds)
 
+    @property
+    def _stray_patience(self) -> float:
+        """A spec is often dropped after its data: only then is a file alone."""
+        return 0.0 if self.settings.once else self._patience
+
+    def _is_no_spec(self, inbox: Folder, name: str) -> bool:
+        """Whether a file that may be a spec by its name is none by its content."""
+        if name.lower().endswith(".json"):
+            return not _content_is(is_json_spec, inbox, name)
+        if not may_hold_spec(name):
+            return False
+        try:
+            return not _content_is(is_text_spec, inbox, name)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return True  # a note that is nobody's business, until it changes
+
     def _take(self, inbox: Folder, name: str, at: float) -> None:
         daemon = self.daemon
         run_id = daemon.book.new_id()
@@ -113,8 +147,13 @@ class Intake:
                 note_refusal(daemon, claim.refuse_name(inbox, name, problem, run_id=run_id))
                 self.specs.pop(name, None)
                 return
-            if name.lower().endswith(".json") and not claim.is_json_spec(inbox, name):
+            if self._is_no_spec(inbox, name):
                 self._not_specs[name] = self.specs.pop(name).look
+                return
+            if may_hold_spec(name):
+                problem = text_problem(name)
+                note_refusal(daemon, claim.refuse_name(inbox, name, problem, run_id=run_id))
+                self.specs.pop(name, None)
                 return
             error = claim.peek(inbox, name)
             self.unclaimable.pop(name, None)
@@ -144,21 +183,33 @@ class Intake:
         enter(daemon, taken)
 
 
+def _content_is(kind: Callable[[bytes], bool], inbox: Folder, name: str) -> bool:
+    """Ask a question about a file's content.
+
+    Raises:
+        OSError: it is gone, or may not be read.
+    """
+    try:
+        return kind(inbox.read_file(name, limit_bytes=claim.SPEC_BYTES))
+    except UnsafePathError:
+        return False
+
+
 def _never_a_spec(entry: os.DirEntry[str]) -> str | None:
     """Say why what is named like a spec is none, whatever becomes of it; None for a file."""
     if entry.is_dir(follow_symlinks=False):
-        return "is a folder, not a spec: put the spec itself into the inbox, its data beside it"
+        return "is a folder, not a spec: put the spec file itself into the jobs folder"
     try:
         entry.name.encode()
     except UnicodeEncodeError:
-        return "has a name that is no text (UTF-8): rename it"
+        return "has a name that cannot be read as text (UTF-8): rename it"
     return None
 
 
 def _cannot_be_taken(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
-            f"cannot be read or moved ({error.strerror}): let everyone who may drop jobs read and "
-            "change it"
+            f"cannot be read or moved ({error.strerror}): give everyone who may drop jobs the "
+            "right to read and change it"
         )
-    return f"cannot be claimed: {error.strerror}"
+    return f"cannot be taken: {error.strerror}. Copy it anew"

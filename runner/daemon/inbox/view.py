@@ -1,4 +1,4 @@
-"""Turns a run's state into the place of its spec under the inbox: a view of the record, healed."""
+"""View: the place of a run's spec under the inbox, as its record says; healed where it is not."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import re
 
 from runner.contract.layout import RUN_ID, STATE_FOLDERS, RunFolder, claimed_name
 from runner.contract.record import RunRecord
+from runner.contract.states import State
 from runner.daemon.inbox import answer
 from runner.files.beneath import Folder
 from runner.files.crash_points import reached
 
 _RUN_ID_IN_NAME = re.compile(RUN_ID.pattern)
+_BAD_ROWS_BYTES = 1024 * 1024  # some 20,000 rows; the whole list is in the run's folder
 _UNDER_WAY = ("queued", "running")
 
 
@@ -64,7 +66,12 @@ def show(inbox: Folder, record: RunRecord, where: tuple[str, str]) -> None:
 
 
 def conclude(
-    inbox: Folder, record: RunRecord, run: RunFolder, where: tuple[str, str] | None
+    inbox: Folder,
+    record: RunRecord,
+    run: RunFolder,
+    where: tuple[str, str] | None,
+    *,
+    share_name: str = "",
 ) -> None:
     """Show that a run has ended: its last answer first, and only then does its spec leave.
 
@@ -73,8 +80,30 @@ def conclude(
     """
     if where is None:
         where = _restored(inbox, record, run)
-    write_answer(inbox, record, answer.answer(record))
+    beside = answer.Beside(
+        share_name=share_name,
+        bad_rows=_copy_bad_rows(inbox, record, run),
+        answers=f"outputs/{record.job}/{record.run_id}/evaluation/{run.answers.name}"
+        if run.answers.is_file()
+        else None,
+    )
+    write_answer(inbox, record, answer.answer(record, beside=beside))
     show(inbox, record, where)
+
+
+def _copy_bad_rows(inbox: Folder, record: RunRecord, run: RunFolder) -> str | None:
+    """Leave the list of rows that cannot be used beside the answer; give its name there."""
+    if record.state not in (State.REJECTED, State.FAILED):
+        return None
+    try:
+        with run.bad_rows.open("rb") as file:
+            text = file.read(_BAD_ROWS_BYTES).decode(errors="ignore")
+    except OSError:
+        return None  # every row can be used, or they were not looked at
+    name = f"{claimed_name(record.file_name, record.run_id)}.bad_rows.txt"
+    with inbox.open_folder(record.state.folder) as folder:
+        folder.write_text(name, text)
+    return name
 
 
 def _restored(inbox: Folder, record: RunRecord, run: RunFolder) -> tuple[str, str]:

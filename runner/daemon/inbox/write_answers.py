@@ -1,19 +1,22 @@
-"""Turns the runs' records into the answers beside their specs and into STATUS.txt."""
+"""STATUS.txt and the answers beside the specs are written here, when something in them changes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
 
+from runner.contract.models import fetch_command, models_on_box
 from runner.contract.progress import read_progress
 from runner.contract.states import State
 from runner.daemon.book import ENDED_SHOWN
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import answer, view
+from runner.daemon.inbox.unresolved import Unresolved
 from runner.daemon.queue import in_order
 from runner.files.beneath import Folder
 
 _ANSWER_SECONDS = 5.0  # progress in answers is renewed so often
+_MODELS_SECONDS = 10.0  # the models folder is listed this often: fetching one takes minutes
 _WRITE_SECONDS = 2.0  # answers are written for so long before the loop looks at everything else
 
 
@@ -23,7 +26,10 @@ class Answers:
     def __init__(self, daemon: Daemon) -> None:
         """Begin with nothing written."""
         self.daemon = daemon
+        self.unresolved = Unresolved()
         self._status_text = ""
+        self._has_model = True
+        self._models_seen_at = -_MODELS_SECONDS
         self._renewed_at = 0.0
 
     def write(
@@ -33,6 +39,7 @@ class Answers:
         *,
         where: Mapping[str, tuple[str, str]],
         unclaimable: Collection[str],
+        strays: Collection[str],
     ) -> None:
         """Write what has changed; a run that has ended leaves the book with its last answer."""
         daemon = self.daemon
@@ -48,7 +55,13 @@ class Answers:
                 break
             live = daemon.book.runs[record.run_id]
             if record.state.is_final:
-                view.conclude(inbox, record, live.run, where.get(record.run_id))
+                view.conclude(
+                    inbox,
+                    record,
+                    live.run,
+                    where.get(record.run_id),
+                    share_name=daemon.settings.share_name,
+                )
                 del daemon.book.runs[record.run_id]
                 daemon.book.ended = [*daemon.book.ended, record][-ENDED_SHOWN:]
                 continue
@@ -58,38 +71,58 @@ class Answers:
                 continue
             training = record.state is State.TRAINING
             progress = read_progress(live.run, record) if training else None
-            text = answer.answer(record, place=place, progress=progress)
+            text = answer.answer(
+                record,
+                place=place,
+                progress=progress,
+                beside=answer.Beside(share_name=daemon.settings.share_name),
+            )
             if text != live.answered[1]:
                 view.write_answer(inbox, record, text)
             live.answered = (f"{record.state}{record.waiting}", text)
+        self._write_status(inbox, at, unclaimable, strays)
+
+    def _write_status(
+        self, inbox: Folder, at: float, unclaimable: Collection[str], strays: Collection[str]
+    ) -> None:
+        daemon = self.daemon
+        self.unresolved.read(inbox)
+        if at - self._models_seen_at >= _MODELS_SECONDS:
+            self._has_model = bool(models_on_box(daemon.settings.models_dir))
+            self._models_seen_at = at
         text = answer.status(
-            needs_person=self._needs_person(unclaimable),
+            needs_person=self._needs_person(unclaimable, strays),
             live=in_order(live.record for live in daemon.book.runs.values()),
             ended=list(reversed(daemon.book.ended)),
+            share_name=daemon.settings.share_name,
         )
         if text != self._status_text:
             inbox.write_text(daemon.settings.inbox.status.name, text)
             self._status_text = text
 
-    def _needs_person(self, unclaimable: Collection[str]) -> list[str]:
+    def _needs_person(self, unclaimable: Collection[str], strays: Collection[str]) -> list[str]:
+        """Say what somebody must do, the most important first, always in the same order."""
         daemon = self.daemon
         lines = []
         if daemon.hold is not None:
             lines.append(f"The queue is held: {daemon.hold[1]}.")
         if daemon.guard.standing.problem:
             lines.append(f"The queue is held: {daemon.guard.standing.problem}.")
-        lines += sorted(unclaimable)
         lines += sorted(daemon.troubles)
+        if not self._has_model:
+            how = fetch_command("ORGANISATION/MODEL")
+            lines.append(f"There is no base model on this box, so no job can run. Fetch one: {how}")
         lines += daemon.book.damaged
-        lines += [
-            f"{record.job} ({record.run_id}) {record.state}: "
-            + (record.error.message.splitlines()[0] if record.error else "see its answer")
-            for record in reversed(daemon.book.ended)
-            if record.state in (State.FAILED, State.REJECTED)
-        ]
-        lines += [
+        lines += sorted(unclaimable)
+        ended = daemon.book.ended
+        succeeded = {r.job: r.run_id for r in ended if r.state is State.SUCCEEDED}
+        jobs = self.unresolved.lines(succeeded, said="\n".join(daemon.book.damaged))
+        jobs += [
             f"{record.job} ({record.run_id}): {record.verdict.reason}"
-            for record in reversed(daemon.book.ended)
-            if record.state is State.SUCCEEDED and record.verdict and record.verdict.needs_person
+            for record in reversed(ended)
+            if record.verdict is not None
+            and answer.needs_a_look(record)
+            and record.run_id in self.unresolved.answered_done
+            and record.run_id >= succeeded.get(record.job, "")
         ]
-        return lines
+        return [*lines, *jobs, *sorted(strays), *([answer.CLEARED] if jobs else [])]

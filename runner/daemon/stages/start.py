@@ -30,6 +30,7 @@ from runner.daemon.stages.plans import STATE_DURING, make_plan, stage_folder
 from runner.daemon.stages.process import Child
 from runner.daemon.stages.resume_point import count_up_to, export_point, resume_point
 from runner.daemon.stages.retry import may_start, spares_host_memory
+from runner.daemon.stages.same_run import same_run_notes
 from runner.daemon.stages.space import needed_bytes, over_disk_limit, short_of
 from runner.errors import BusyError, RunnerError
 from runner.exit_codes import ExitCode
@@ -73,11 +74,16 @@ def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
         return _start_or_wait(daemon, live, f"the inbox is unavailable ({error})")
     if waits is None:
         return _start_or_wait(daemon, live, blocked)
-    reason, missing = waits
-    keep_waiting(daemon, live, reason)
+    patience = 0.0 if daemon.settings.once or waits.never else daemon.settings.data_wait_seconds
+    keep_waiting(
+        daemon,
+        live,
+        waits.reason,
+        patience_seconds=daemon.settings.data_wait_seconds if waits.missing else None,
+        advice=waits.advice,
+    )
     assert live.record.waiting is not None
-    patience = 0.0 if daemon.settings.once else daemon.settings.data_wait_seconds
-    if missing and (now() - live.record.waiting.since).total_seconds() >= patience:
+    if waits.missing and (now() - live.record.waiting.since).total_seconds() >= patience:
         # It is refused by the stage, with whatever else is wrong with its data.
         return _start_or_wait(daemon, live, blocked)
     return False
@@ -189,7 +195,9 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None) 
             "attempts": (*count_up_to(record.attempts, found.step), attempt),
             "batch_plan": plan,
             "forecast": ahead.facts,
-            "shortfalls": outcome.joined(record.shortfalls, found.notes),
+            "shortfalls": outcome.joined(
+                record.shortfalls, (*found.notes, *same_run_notes(daemon.outputs, record))
+            ),
         }
         for note in found.notes:
             daemon.say(live, note, level="warning")

@@ -58,7 +58,13 @@ def show_damaged(daemon: Daemon, inbox: Folder) -> None:
     for record in daemon.book.damaged_now:
         run = daemon.outputs.run(record.job, record.run_id)
         if record.run_id in where:
-            view.conclude(inbox, record, run, where[record.run_id])
+            view.conclude(
+                inbox,
+                record,
+                run,
+                where[record.run_id],
+                share_name=daemon.settings.share_name,
+            )
     daemon.book.damaged_now = []
 
 

@@ -20,6 +20,7 @@ from runner.errors import UnsafePathError
 from runner.files.beneath import Folder, fresh_stat, split_relative
 from runner.files.crash_points import reached
 from runner.files.durable import TEMPORARY_PREFIX, sync_folder
+from runner.spec.near_files import similar_file
 from runner.training.data.rows import Findings
 
 _BLOCK = 1024 * 1024  # bytes read at a time
@@ -101,16 +102,26 @@ def take_snapshot(
                 if error.errno not in _FAULTS_OF_THE_FILE:
                     raise
                 what, hint = _unreadable(error)
+                if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                    hint = _missing_hint(folder, name, spec_folder)
                 findings.add(name, None, what, hint=hint)
     sync_folder(target)
     return copies
 
 
+_START = "paths start at the jobs folder of the share: copy the file there and drop the spec again"
+
+
+def _missing_hint(folder: Folder, named: str, spec_folder: str) -> str:
+    """Say what lies there instead of a file that is not there."""
+    similar = similar_file(folder, path_in_inbox(named, spec_folder))
+    return similar.advice(named) if similar else _START
+
+
 def _unreadable(error: OSError) -> tuple[str, str]:
     """Say why a file could not be read and what to do."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        hint = "Paths start at the folder of the spec; copy the file there."
-        return "there is no such file", hint
+        return "there is no such file", _START
     if error.errno in (errno.EACCES, errno.EPERM):
         return "the runner may not read the file", "Let everyone who may drop jobs read it."
     return f"the file could not be read ({error.strerror})", "Copy it anew and drop the spec again."

@@ -1,0 +1,138 @@
+"""Unresolved: the specs in rejected/ and failed/ that somebody still has to do something about.
+
+A job that later succeeds clears its own line; so does whoever deletes the spec, or its answer. All
+of that is read from the folders, so it holds over restarts and for specs that became no run.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from runner.contract.layout import job_name, run_id_of
+from runner.daemon.inbox.claim import dropped_name
+from runner.errors import RunnerError
+from runner.files.beneath import Folder
+from runner.words import visible
+
+FOLDERS = ("failed", "rejected")
+"""The more important first: a run that failed cost a night, a rejected spec a minute."""
+_ANSWER_BYTES = 16 * 1024  # its beginning says what is needed
+_LINE = 300  # characters of a sentence in STATUS.txt
+_MOST = 100  # answers read; a person reads no more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Open:
+    """One spec that was rejected, or whose run failed."""
+
+    folder: str
+    name: str
+    run_id: str
+    job: str
+    """From the answer, which knows the spec's ``name``; else from the file's name."""
+    reason: str
+    """The first sentence of its answer."""
+
+    @property
+    def sentence(self) -> str:
+        """Say it in a line of STATUS.txt."""
+        file_name = visible(dropped_name(self.name))
+        verb = "failed" if self.folder == "failed" else "was rejected"
+        where = f"jobs/{self.folder}/{visible(self.name)}.txt"
+        return f"{file_name} {verb}: {self.reason} (more: {where})"
+
+
+class Unresolved:
+    """Remembers what was read, so that a folder that has not changed is not read again."""
+
+    def __init__(self) -> None:
+        """Begin with nothing read."""
+        self._looks: tuple[int, ...] = ()
+        self._answers: dict[str, tuple[str, str]] = {}
+        """Run id → job and reason, from its answer."""
+        self._open: list[Open] = []
+        self._done: dict[str, str] = {}
+        """Job → its newest run in done/."""
+        self.answered_done: frozenset[str] = frozenset()
+        """Ids of the runs in done/ whose answers still lie there."""
+
+    def read(self, inbox: Folder) -> None:
+        """Look at the folders, where one has changed."""
+        looks = tuple(inbox.stat(name).st_mtime_ns for name in (*FOLDERS, "done"))
+        if looks == self._looks:
+            return
+        self._open = []
+        for state_folder in FOLDERS:
+            with inbox.open_folder(state_folder) as folder:
+                self._open += self._open_in(folder, state_folder)
+        self._answers = {
+            one.run_id: (one.job, one.reason) for one in self._open if one.run_id in self._answers
+        }
+        self._done, answered = {}, set()
+        with inbox.open_folder("done") as folder:
+            for entry in folder.scan():
+                run_id = run_id_of(entry.name.removesuffix(".txt"))
+                if run_id and entry.name.endswith(".txt"):
+                    answered.add(run_id)
+                elif run_id:
+                    job = _job_of(entry.name)
+                    self._done[job] = max(run_id, self._done.get(job, ""))
+        self.answered_done = frozenset(answered)
+        self._looks = looks
+
+    def lines(self, succeeded: dict[str, str], *, said: str) -> list[str]:
+        """Give a line for each that is still open.
+
+        Args:
+            succeeded: job → its newest run that succeeded, as far as the daemon knows.
+            said: what STATUS.txt says already: a run that it names gets no second line.
+        """
+
+        def newest(one: Open) -> str:
+            by_name = self._done.get(_job_of(one.name), "")
+            return max(by_name, self._done.get(one.job, ""), succeeded.get(one.job, ""))
+
+        return [
+            one.sentence
+            for one in self._open
+            if newest(one) < one.run_id and one.run_id not in said
+        ]
+
+    def _open_in(self, folder: Folder, state_folder: str) -> list[Open]:
+        names = {entry.name for entry in folder.scan()}
+        answered = {
+            run_id: name
+            for name in names
+            if f"{name}.txt" in names and (run_id := run_id_of(name)) is not None
+        }
+        return [
+            self._read(folder, state_folder, answered[run_id], run_id)
+            for run_id in sorted(answered, reverse=True)[:_MOST]
+        ]
+
+    def _read(self, folder: Folder, state_folder: str, name: str, run_id: str) -> Open:
+        if run_id not in self._answers:
+            try:
+                text = folder.read_file(f"{name}.txt", limit_bytes=_ANSWER_BYTES).decode(
+                    errors="replace"
+                )
+            except (OSError, RunnerError):
+                text = ""
+            self._answers[run_id] = _said(text, name)
+        job, reason = self._answers[run_id]
+        return Open(folder=state_folder, name=name, run_id=run_id, job=job, reason=reason)
+
+
+def _job_of(name: str) -> str:
+    return job_name(dropped_name(name).rpartition(".")[0])
+
+
+def _said(text: str, name: str) -> tuple[str, str]:
+    """Read the job and the reason from an answer: ``JOB: state``, an empty line, the reason."""
+    head, _, rest = text.partition("\n\n")
+    subject = head.partition("\n")[0].rpartition(": ")[0]
+    job = _job_of(name) if not subject or subject == dropped_name(name) else subject
+    reason = rest.strip().partition("\n")[0].strip() or "see its answer"
+    reason = re.sub(rf"^{re.escape(dropped_name(name))}(?:, |: )", "", reason)
+    return job, reason if len(reason) <= _LINE else reason[: _LINE - 1] + "…"
