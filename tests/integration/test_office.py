@@ -135,8 +135,8 @@ def rejected(box: Box) -> Path:
 @pytest.mark.parametrize("how", ["answer", "spec", "success"])
 def test_a_rejected_spec_needs_a_person_until_somebody_acts(box: Box, how: str) -> None:
     """It stays in STATUS.txt over restarts, until it is fixed, deleted or acknowledged."""
-    data(box, "d.jsonl")
-    (box.jobs / "a.yaml").write_text("model: m\ndata: d.jsonl\nmethod: quora\n")
+    data(box, "data/d.jsonl")
+    (box.jobs / "a.yaml").write_text("model: m\ndata: data/d.jsonl\nmethod: quora\n")
     assert box.once().returncode == 1
     text = status(box)
     assert text.startswith("Needs a person:\n  a.yaml was rejected: line 3: method: ")
@@ -148,7 +148,7 @@ def test_a_rejected_spec_needs_a_person_until_somebody_acts(box: Box, how: str) 
     elif how == "spec":
         rejected(box).unlink()
     else:
-        (box.jobs / "a.yaml").write_text("model: m\ndata: d.jsonl\n")
+        (box.jobs / "a.yaml").write_text("model: m\ndata: data/d.jsonl\n")
     box.once()
     assert status(box).startswith("Nothing needs a person.")
 

@@ -73,7 +73,7 @@ class Intake:
             if settled_now or unchanged >= self._patience:  # the latter: empty for good
                 settled.append((status.st_mtime_ns, entry.name))
             seen[entry.name] = known
-        self.specs = seen
+        self.specs, names = seen, frozenset(seen)
         self.unclaimable = {
             name: why for name, why in self.unclaimable.items() if name in seen or name in told
         }
@@ -84,7 +84,7 @@ class Intake:
                 break
             if self._is_as_it_was(inbox, name, at):
                 self._take(inbox, name, at)
-        others |= seen.keys() & self._not_specs.keys()
+        others |= names & self._not_specs.keys()
         # While a spec settles it may be the one that names them.
         patience = math.inf if self.specs else self._stray_patience
         self.strays.judge(inbox, others, at, patience_seconds=patience)
