@@ -46,17 +46,25 @@ class Problem:
     """What to do next: "did you mean", a command, a value that would work."""
     count: int = 1
     """How many rows or places have this problem; ``line`` is then the first."""
+    lines: tuple[int, ...] = ()
+    """The first of those places, where they are known."""
+    unit: str = "line"
+    """What ``line`` counts: ``row`` in files that have no lines of text, such as Parquet."""
+
+    @property
+    def place(self) -> str:
+        """Name the lines: ``line 3``, ``lines 2, 6 and 10``, ``lines 2, 6, 10 and 40 more``."""
+        lines = [str(line) for line in self.lines or ([self.line] if self.line else [])]
+        left = self.count - len(lines) if lines else 0
+        *others, last = [*lines, *([f"{left} more"] if left > 0 else [])] or [""]
+        named = f"{', '.join(others)} and {last}" if others else last
+        return f"{self.unit}{'s' * bool(others)} {named}" if named else ""
 
     def __str__(self) -> str:
-        where = ""
-        if self.file and self.line:
-            where = f"{self.file}, line {self.line}: "
-        elif self.file:
-            where = f"{self.file}: "
-        elif self.line:
-            where = f"line {self.line}: "
-        text = where + (f"{self.field}: " if self.field else "") + self.message
-        if self.count > 1:
+        where = ", ".join(part for part in (self.file, self.place) if part)
+        text = (f"{where}: " if where else "") + (f"{self.field}: " if self.field else "")
+        text += self.message
+        if self.count > 1 and not self.lines:
             text += f" ({self.count} places; the first is shown)"
         if self.found is not None:
             text += f"\n    Found: {self.found}"

@@ -36,7 +36,7 @@ from runner.errors import DataError, StageError
 from runner.exit_codes import ExitCode
 from runner.spec.read_spec import read_spec
 from runner.training import __main__ as top
-from runner.training.data.rows import Findings
+from runner.training.data.findings import Findings
 from runner.training.data.snapshot import take_snapshot
 from runner.training.export.export import CONFIG, WEIGHTS, export
 from runner.training.fit.checkpoint import prune, seal

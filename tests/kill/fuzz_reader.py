@@ -29,8 +29,9 @@ from runner.contract.states import State
 from runner.daemon.inbox import answer
 from runner.errors import DamagedError, SpecError
 from runner.spec.read_spec import is_json_spec, read_spec
+from runner.training.data.findings import Findings
 from runner.training.data.formats import to_conversations
-from runner.training.data.rows import Findings, read_rows
+from runner.training.data.rows import read_rows
 
 MEMORY_BYTES = 256 * 1024**2
 LONGEST_SECONDS = 1.0  # of this process's own time: other processes may keep the cores busy

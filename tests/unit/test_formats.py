@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from runner.training.data.findings import Findings
 from runner.training.data.formats import detect, to_conversations
-from runner.training.data.rows import Findings, Row, read_rows
+from runner.training.data.row import Row
+from runner.training.data.rows import read_rows
 
 ANSWERED = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 
@@ -165,8 +167,9 @@ UNUSABLE = {
     "begins with an answer": (talk("assistant"), "begin with the user"),
     "two questions": (talk("user", "user", "assistant"), "follow each other"),
     "system late": (talk("user", "system", "assistant"), "elsewhere than first"),
-    "tool": (talk("user", "tool", "assistant"), "role"),
-    "no list": ({"messages": "SECRET"}, "not a list"),
+    "tool": (talk("user", "tool", "assistant"), "nothing called the tool"),
+    "no list": ({"messages": {"a": "SECRET"}}, "not a list"),
+    "text for a list": ({"messages": "SECRET"}, "not valid JSON"),
     "no message": ({"messages": ["SECRET"]}, "not a message"),
     "empty answer": (
         {"messages": [ANSWERED[0], {"role": "assistant", "content": ""}]},

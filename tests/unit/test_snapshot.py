@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from runner.errors import DataError
-from runner.training.data.rows import Findings
+from runner.training.data.findings import Findings
 from runner.training.data.snapshot import take_snapshot
 
 

@@ -1,7 +1,7 @@
-"""Turns rows of any accepted format into chat messages (or, for ``text``, the text to learn).
+"""Formats: how rows are written, and the conversation (or the ``text`` to learn) that each becomes.
 
-What a row must hold, by format:
-    alpaca              instruction, output; input and system where there are any
+What a row must hold, by format; `columns.py` has every name that a column may have:
+    alpaca              instruction, output; input, context, system and history where there are any
     prompt-completion   prompt, completion (text, or lists of messages)
     messages            messages: [{role, content}, …]
     sharegpt            conversations: [{from, value}, …]
@@ -10,53 +10,74 @@ What a row must hold, by format:
 
 from __future__ import annotations
 
-import itertools
+import difflib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from runner.training.data.cells import BadRowError, as_text, missing, parsed, yes_or_no
+from runner.training.data.columns import QUESTION_ANSWER, ROW, Meaning, is_name, row_key, shown
 from runner.training.data.conversation import Conversation, Message
-from runner.training.data.rows import Findings, Row
-
-_ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-}
-_KNOWN = (
-    ("messages", ("messages",)),
-    ("sharegpt", ("conversations",)),
-    ("alpaca", ("instruction", "output")),
-    ("prompt-completion", ("prompt", "completion")),
-    ("text", ("text",)),
+from runner.training.data.fields import Cell, Fields
+from runner.training.data.findings import Findings
+from runner.training.data.messages import (
+    Talk,
+    check_order,
+    is_list_of_messages,
+    read_messages,
+    read_tools,
+    weight,
 )
-"""Formats by the columns that tell them, the more telling first."""
+from runner.training.data.row import Row
 
-_COLUMNS = (
-    "Name the columns instruction and output, prompt and completion, messages, conversations, "
-    "or text."
+_SHAPES = {"alpaca": "pairs", "prompt-completion": "pairs", "messages": "messages"}
+_SHAPES |= {"sharegpt": "messages", "text": "text"}
+"""Formats that differ only in the names of their columns are read alike."""
+_CONTENT = (
+    *(Meaning.QUESTION, Meaning.MORE, Meaning.ANSWER, Meaning.SYSTEM, Meaning.HISTORY),
+    *(Meaning.TOOLS, Meaning.THINKING),
 )
+_CLOSE = 0.75  # difflib's ratio: "outptu" to "output" is 0.83, "notes" to "quotes" 0.73
 
 
-class _BadRowError(Exception):
-    """What is wrong with a row, in words without its content."""
+@dataclass(frozen=True, kw_only=True)
+class _LeftOut:
+    """A row that is not learned, as its own columns say."""
+
+    why: str
 
 
 def detect(value: dict[str, Any]) -> str | None:
     """Name the format of a row by its columns, or None."""
-    for name, columns in _KNOWN:
-        if all(column in value for column in columns):
-            return name
+    held: dict[Meaning, str] = {}
+    named: dict[Meaning, str] = {}
+    for name, cell in value.items():
+        meaning = row_key(name).meaning
+        if meaning is not None:
+            named.setdefault(meaning, name)
+            if not missing(cell):
+                held.setdefault(meaning, name)
+    known = _detect(held) or _detect(named)
+    if known is not None:
+        return known
     # An answer that is missing altogether is better told as that than as an unknown format.
-    if "instruction" in value:
-        return "alpaca"
-    return "prompt-completion" if "prompt" in value else None
+    one = named.get(Meaning.QUESTION) or named.get(Meaning.ANSWER)
+    return _pairs_name(one) if one else None
+
+
+def _detect(found: dict[Meaning, str]) -> str | None:
+    if Meaning.MESSAGES in found:
+        name = found[Meaning.MESSAGES].strip().casefold()
+        return "sharegpt" if name.startswith("conversation") else "messages"
+    if Meaning.ANSWER in found and (Meaning.QUESTION in found or Meaning.MORE in found):
+        return _pairs_name(found[Meaning.ANSWER])
+    return "text" if Meaning.TEXT in found else None
+
+
+def _pairs_name(column: str) -> str:
+    known = column.strip().casefold() in ("prompt", "completion")
+    return "prompt-completion" if known else "alpaca"
 
 
 def to_conversations(
@@ -67,151 +88,281 @@ def to_conversations(
     findings: Findings,
 ) -> list[Conversation]:
     """Turn every row into a conversation; rows that cannot be one go into ``findings``."""
-    formats = [data_format if data_format != "auto" else detect(row.value) for row in rows]
-    counts = Counter(name for name in formats if name)
+    fixed = None if data_format == "auto" else data_format
+    formats = [fixed or detect(row.value) for row in rows]
+    counts = Counter(_SHAPES[name] for name in formats if name)
     main = counts.most_common(1)[0][0] if counts else None
+    usual = next((name for name in formats if name and _SHAPES[name] == main), None)
     found: list[Conversation] = []
+    before = len(findings.problems)
     for number, (row, name) in enumerate(zip(rows, formats, strict=True)):
-        if name is None:
-            what = "the row's columns belong to no known format"
-            findings.add(row.file, row.line, what, hint=_COLUMNS)
-            continue
-        if name != main:
-            what = f"the row is written as {name}, most others as {main}"
-            findings.add(row.file, row.line, what, hint="Keep one format per job.")
-            continue
-        base = Conversation(file=row.file, line=row.line, row=number)
+        fields = Fields.of(row.value)
         try:
-            if name == "text":
-                text = _text(row.value.get("text"), "text")
-                found.append(replace(base, text=text))
+            fields.check_refused()
+            if name is None or _one_sided(row, fields, name):
+                _not_recognised(row, fields, findings)
+            elif _SHAPES[name] != main:
+                what = f"the row is written as {name}, most others as {usual}"
+                hint = "Keep one format per job: write all rows alike, or drop two jobs."
+                findings.add(row.file, row.line, what, hint=hint)
             else:
-                messages = check(_READERS[name](row.value))
-                found.append(replace(base, messages=with_system(messages, system_prompt)))
-        except _BadRowError as problem:
-            findings.add(row.file, row.line, str(problem))
+                base = Conversation(file=row.file, line=row.line, row=number)
+                read = _read(base, fields, _SHAPES[name], findings, named=fixed is not None)
+                if read is not None:
+                    found.append(with_system(read, system_prompt))
+        except BadRowError as problem:
+            findings.add(row.file, row.line, str(problem), hint=problem.hint)
+    if rows and not found and len(findings.problems) == before:
+        what = "no row is left to learn from: all are marked as not to be learned"
+        findings.once(rows[0].file, None, what, hint="Set weight, train or label to true for some.")
     return found
 
 
-def with_system(messages: tuple[Message, ...], prompt: str | None) -> tuple[Message, ...]:
+def with_system(conversation: Conversation, prompt: str | None) -> Conversation:
     """Put the spec's system prompt before a conversation that has none of its own."""
-    if not prompt or (messages and messages[0]["role"] == "system"):
-        return messages
-    return ({"role": "system", "content": prompt}, *messages)
+    messages = conversation.messages
+    if not prompt or not messages or messages[0]["role"] == "system":
+        return conversation
+    return replace(conversation, messages=({"role": "system", "content": prompt}, *messages))
 
 
-def check(messages: list[Message]) -> tuple[Message, ...]:
-    """Require what every template can render: a question first, an answer last.
+# -- one row -----------------------------------------------------------------------------------
 
-    Raises:
-        _BadRowError: in words without content.
+
+def _read(
+    base: Conversation, fields: Fields, shape: str, findings: Findings, *, named: bool
+) -> Conversation | None:
+    """Read one row of a known shape; None: it says itself that it is not to be learned.
+
+    Args:
+        base: the row's place.
+        fields: its columns.
+        shape: one of ``_SHAPES``.
+        findings: takes what is no problem, but should be known.
+        named: the spec names the format, so the row's other columns are surely not meant.
     """
-    turns = [message for message in messages if message["role"] != "system"]
-    if not turns:
-        raise _BadRowError("the row has no messages")
-    if any(message["role"] == "system" for message in messages[1:]):
-        raise _BadRowError("a system message stands elsewhere than first")
-    if turns[-1]["role"] != "assistant":
-        raise _BadRowError("the row has no answer: its last message is not the assistant's")
-    if turns[0]["role"] != "user":
-        raise _BadRowError("the conversation does not begin with the user")
-    for before, after in itertools.pairwise(turns):
-        if before["role"] == after["role"]:
-            raise _BadRowError(f"two {after['role']} messages follow each other")
-    for message in turns:
-        if not message["content"].strip():
-            empty = message["role"] == "assistant"
-            raise _BadRowError("the row has no answer: it is empty" if empty else "empty question")
-    return tuple(messages)
+    why = _left_out(fields, shape)
+    if why is None and shape == "text":
+        read: Conversation | None = replace(base, text=_read_text(fields, named=named))
+    elif why is None:
+        read = _read_talk(base, fields, _READERS[shape], findings)
+        why = None if read else "not learned, because every answer is marked as only to be read"
+    if why is not None:
+        findings.note(why, base.file, base.line)
+        return None
+    for name in fields.left():
+        findings.unread("columns not read", name)
+    return read
 
 
-def _text(value: Any, column: str, *, may_be_empty: bool = False) -> str:
-    if value is None and may_be_empty:
-        return ""
-    if not isinstance(value, str):
-        what = "is missing" if value is None else "is not text"
-        raise _BadRowError(f"{column!r} {what}")
-    if not may_be_empty and not value.strip():
-        raise _BadRowError(f"{column!r} is empty")
-    return _without_lone_surrogates(value, column)
+def _left_out(fields: Fields, shape: str) -> str | None:
+    """Say why a row is not to be learned, where its weight or label says so."""
+    mark = fields.take(Meaning.WEIGHT)
+    if mark is not None and not weight(mark.value, mark.name):
+        return f"not learned, because {mark.name} says so (0 or false)"
+    label = fields.take(Meaning.LABEL)
+    if label is None:
+        return None
+    if shape == "text":
+        what = f"a text has a {label.name}: the label would not be learned"
+        hint = "Name the text prompt, and write the label in words as completion."
+        raise BadRowError(what, hint=hint)
+    good = yes_or_no(label.value)
+    if good is None:
+        fields.unread.append(label.name)
+    return None if good is not False else f"not learned, because {label.name} is false"
 
 
-def _without_lone_surrogates(value: str, column: str) -> str:
-    """JSON can spell half a character by its escape; no tokenizer can read it."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _BadRowError(f"{column!r} holds half of a Unicode character") from None
-    return value
+def _read_text(fields: Fields, *, named: bool) -> str:
+    """Read a text that is learned whole; a question beside it would be lost."""
+    beside = [cell.name for meaning in _CONTENT for cell in fields.held.get(meaning, ())]
+    if beside and not named:
+        what = f"the row holds a text and, beside it, {shown(beside)}"
+        hint = (
+            "A text is learned whole. Rename text to question, context or answer if it is one, or "
+            "write format: text into the spec to learn the text alone."
+        )
+        raise BadRowError(what, hint=hint)
+    cell = fields.take(Meaning.TEXT)
+    if cell is None:
+        raise BadRowError("'text' is missing or empty", hint="Write the text, or delete the row.")
+    return as_text(cell.value, cell.name)
 
 
-def _answer(value: Any, column: str) -> str:
-    text = _text(value, column, may_be_empty=True)
-    if not text.strip():
-        raise _BadRowError(f"the row has no answer: {column!r} is missing or empty")
-    return text
-
-
-def _alpaca(value: dict[str, Any]) -> list[Message]:
-    question = _text(value.get("instruction"), "instruction")
-    more = _text(value.get("input"), "input", may_be_empty=True)
-    system = _text(value.get("system"), "system", may_be_empty=True)
-    messages = [{"role": "system", "content": system}] if system.strip() else []
-    return [
-        *messages,
-        {"role": "user", "content": f"{question}\n\n{more}" if more.strip() else question},
-        {"role": "assistant", "content": _answer(value.get("output"), "output")},
-    ]
-
-
-def _prompt_completion(value: dict[str, Any]) -> list[Message]:
-    prompt, completion = value.get("prompt"), value.get("completion")
-    messages = (
-        _list_of_messages(prompt, "prompt")
-        if isinstance(prompt, list)
-        else [{"role": "user", "content": _text(prompt, "prompt")}]
+def _read_talk(
+    base: Conversation,
+    fields: Fields,
+    reader: Callable[[Fields, Talk], None],
+    findings: Findings,
+) -> Conversation | None:
+    """Read a row of messages, or of a question and an answer; None: no answer is learned."""
+    talk = Talk()
+    tools = fields.take(Meaning.TOOLS)
+    schemas = read_tools(tools.value, tools.name) if tools else ()
+    if tools:
+        talk.tool_words[tools.name] = None
+    system = fields.take(Meaning.SYSTEM)
+    reader(fields, talk)
+    if system is not None:
+        _put_system(as_text(system.value, system.name), system.name, talk.messages)
+    check_order(talk.messages)
+    if len(talk.unlearned) == talk.answers:
+        return None
+    for key in talk.unread:
+        findings.unread("message keys not read", key)
+    if talk.marked_questions:
+        what = "with a question that is marked to be learned, which only answers are"
+        findings.note(what, base.file, base.line)
+    return replace(
+        base,
+        messages=tuple(talk.messages),
+        tools=schemas,
+        tool_words=tuple(talk.tool_words),
+        unlearned=frozenset(talk.unlearned),
     )
-    if isinstance(completion, list):
-        return messages + _list_of_messages(completion, "completion")
-    answer = _answer(completion, "completion")
-    return [*messages, {"role": "assistant", "content": answer}]
 
 
-def _content(value: Any, column: str) -> str:
-    """Take text, or a list of text parts; pictures and tools are not trained."""
-    if isinstance(value, list):
-        parts = [
-            part["text"]
-            for part in value
-            if isinstance(part, dict) and isinstance(part.get("text"), str)
-        ]
-        if len(parts) != len(value):
-            raise _BadRowError(f"a message in {column!r} holds something other than text")
-        value = "".join(parts)
-    return _text(value, "content", may_be_empty=True)
+def _put_system(text: str, name: str, messages: list[Message]) -> None:
+    """Put the row's own system column before its messages."""
+    if messages and messages[0]["role"] == "system":
+        if messages[0]["content"].strip() != text.strip():
+            what = f"the row has two system messages that differ: the column {shown([name])} and "
+            raise BadRowError(f"{what}one among its messages", hint="Keep one of the two.")
+        return
+    messages.insert(0, {"role": "system", "content": text})
 
 
-def _list_of_messages(value: Any, column: str) -> list[Message]:
-    if not isinstance(value, list):
-        raise _BadRowError(f"{column!r} is not a list of messages")
-    messages: list[Message] = []
-    for item in value:
-        if not isinstance(item, dict):
-            raise _BadRowError(f"{column!r} holds something that is not a message")
-        if item.get("tool_calls") or item.get("function_call"):
-            raise _BadRowError("the row calls tools, which is not supported")
-        role = item.get("role", item.get("from"))
-        known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
-        if known is None:
-            raise _BadRowError("a message's role is none of system, user, assistant")
-        content = _content(item.get("content", item.get("value")), column)
-        messages.append({"role": known, "content": content})
-    return messages
+def _messages(fields: Fields, talk: Talk) -> None:
+    cell = fields.take(Meaning.MESSAGES)
+    if cell is None:
+        what = "the row has no messages"
+        raise BadRowError(what, hint="Write its messages, or delete the row.")
+    read_messages(cell.value, cell.name, talk)
 
 
-_READERS = {
-    "alpaca": _alpaca,
-    "prompt-completion": _prompt_completion,
-    "messages": lambda value: _list_of_messages(value.get("messages"), "messages"),
-    "sharegpt": lambda value: _list_of_messages(value.get("conversations"), "conversations"),
-}
+def _pair(fields: Fields, talk: Talk) -> None:
+    """Read a question and its answer, with what belongs to each."""
+    question = _question(fields)
+    answer = fields.take(Meaning.ANSWER)
+    if question is not None and is_list_of_messages(question.value):
+        read_messages(question.value, question.name, talk)
+    elif question is None:
+        raise _lacking(fields, Meaning.QUESTION)
+    else:
+        _history(fields, talk)
+        more = fields.take(Meaning.MORE)
+        asked = as_text(question.value, question.name)
+        if more is not None:
+            asked += f"\n\n{as_text(more.value, more.name)}"
+        talk.messages.append({"role": "user", "content": asked})
+    if answer is None:
+        raise _lacking(fields, Meaning.ANSWER)
+    # A text that only looks like messages stays an answer, unless the question was messages too.
+    may_be_messages = isinstance(answer.value, list) or is_list_of_messages(question.value)
+    if may_be_messages and is_list_of_messages(answer.value):
+        read_messages(answer.value, answer.name, talk)
+    else:
+        talk.messages.append(_answer(answer, fields))
+
+
+def _lacking(fields: Fields, side: Meaning) -> BadRowError:
+    """Say that the question or the answer is missing, and which columns may have been meant."""
+    hint = f"Write the {side.value}, or delete the row."
+    if side in fields.named:
+        what = f"{shown([fields.named[side]])!r} is missing or empty"
+    else:
+        what = f"it has no column {side.value}"
+        hint = _nearest(fields.unread, side.value) or hint
+        if fields.unread:
+            what += f", and these column names are not recognised: {shown(fields.unread)}"
+    return BadRowError(f"the row has no {side.value}: {what}", hint=hint)
+
+
+def _question(fields: Fields) -> Cell | None:
+    """Give the question; ``input`` is one where the row has no other column for it."""
+    question = fields.take(Meaning.QUESTION)
+    if question is not None or Meaning.QUESTION in fields.named:
+        return question
+    cells = fields.held.get(Meaning.MORE, [])
+    inputs = [cell for cell in cells if cell.name.strip().casefold() in ("input", "eingabe")]
+    if len(inputs) != 1:
+        return fields.take(Meaning.MORE) if len(cells) == 1 else None
+    fields.held[Meaning.MORE] = [cell for cell in cells if cell is not inputs[0]]
+    return inputs[0]
+
+
+def _answer(cell: Cell, fields: Fields) -> Message:
+    message: Message = {"role": "assistant", "content": as_text(cell.value, cell.name)}
+    thinking = fields.take(Meaning.THINKING)
+    if thinking is not None:
+        message["reasoning_content"] = as_text(thinking.value, thinking.name)
+    return message
+
+
+def _history(fields: Fields, talk: Talk) -> None:
+    """Read what was asked and answered before: pairs, or messages."""
+    cell = fields.take(Meaning.HISTORY)
+    if cell is None:
+        return
+    turns = parsed(cell.value, cell.name)
+    if is_list_of_messages(turns):
+        read_messages(turns, cell.name, talk)
+        return
+    for turn in turns if isinstance(turns, list) else [None]:
+        if not isinstance(turn, list | tuple) or len(turn) != 2:
+            what = f"{cell.name!r} is not a list of pairs of question and answer"
+            raise BadRowError(what, hint='Write [["question", "answer"], …], or [].')
+        asked, answered = (as_text(text, cell.name) for text in turn)
+        talk.messages.append({"role": "user", "content": asked})
+        talk.messages.append({"role": "assistant", "content": answered})
+
+
+_READERS: dict[str, Callable[[Fields, Talk], None]] = {"pairs": _pair, "messages": _messages}
+
+
+# -- rows of no format -------------------------------------------------------------------------
+
+
+def _one_sided(row: Row, fields: Fields, name: str) -> bool:
+    """Tell a table whose heading has no column for the question, or none for the answer."""
+    if row.heading is None or _SHAPES[name] != "pairs":
+        return False
+    asks = Meaning.QUESTION in fields.named or Meaning.MORE in fields.named
+    return not (asks and Meaning.ANSWER in fields.named)
+
+
+def _not_recognised(row: Row, fields: Fields, findings: Findings) -> None:
+    """Name the columns that are not known; a table's heading is named once, not row by row."""
+    line = row.line if row.heading is None else row.heading
+    tell = findings.add if row.heading is None else findings.once
+    names = [name for name in row.value if row_key(name).meaning is None]
+    if row.heading is not None and not all(is_name(name) for name in row.value if name.strip()):
+        what = "the first line holds no column names: it looks like a row"
+        hint = "Write a line with the column names above it, such as question and answer."
+        tell(row.file, line, what, hint=hint)
+        return
+    lacks = [side for side in (Meaning.QUESTION, Meaning.ANSWER) if side in fields.named]
+    side = "answer" if Meaning.QUESTION in fields.named else "question"
+    what = f"these column names are not recognised: {shown(names)}"
+    if lacks and not names:
+        what = f"there is no column for the {side}"
+    elif lacks:
+        what = f"there is no column for the {side}, and {what}"
+    tell(row.file, line, what, hint=_nearest(names, side if lacks else None) or QUESTION_ANSWER)
+
+
+def _nearest(names: list[str], side: str | None) -> str | None:
+    """Say which column was surely meant by another name."""
+    near = [
+        f"Rename {shown([name])} to {close[0]}."
+        for name in names
+        if (close := difflib.get_close_matches(name.strip().casefold(), _MEANT, 1, _CLOSE))
+    ]
+    if near:
+        return f"{' '.join(near)} {QUESTION_ANSWER}"
+    if side and len(names) == 1 and is_name(names[0]):
+        return f"Rename {shown(names)} to {side} if that is what it holds."
+    return None
+
+
+_MEANT = [name for name, key in ROW.items() if key.meaning is not None and not key.weak]

@@ -36,9 +36,10 @@ from runner.forecast.what_fits import cap_problem, longest_row
 from runner.forecast.work import Box, Work
 from runner.spec.spec import JobSpec
 from runner.training.data.conversation import Conversation, UnlearnableRowError
+from runner.training.data.findings import Findings
 from runner.training.data.formats import to_conversations
 from runner.training.data.pack import count_sequences
-from runner.training.data.rows import Findings, read_rows
+from runner.training.data.rows import read_rows
 from runner.training.data.snapshot import Copied, take_snapshot
 from runner.training.data.split import shared_prompts, split
 from runner.training.data.template import IGNORED, Example, Template

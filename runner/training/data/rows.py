@@ -1,4 +1,4 @@
-"""Turns a snapshot file (JSON Lines, JSON, CSV, Parquet) into rows that know their line.
+"""Rows: data files (JSON Lines, JSON, CSV, Parquet) read into rows that know their line.
 
 Every bad line is found in one pass. A problem says where and what, never what stands there: rows
 are private.
@@ -6,58 +6,31 @@ are private.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.errors import Problem
+from runner.training.data.findings import Findings
+from runner.training.data.json_rows import read_json, read_json_lines
+from runner.training.data.row import Row
+from runner.training.data.table_rows import read_table
 
-LINE_BYTES = 64 * 1024 * 1024  # one row; far above any context a model has
 PARQUET_BYTES = 8 * 1024**3  # unpacked; a small file can claim to hold a machine's memory
 PARQUET_RATIO = 200  # bytes unpacked for each packed one; text packs to a tenth
 _PARQUET_SMALL_BYTES = 64 * 1024**2  # so much may come out of any file, however well it packs
 _PARQUET_ROWS = 64  # unpacked at a time: one value can stand for every row of a file
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-
+_PARQUET_HINT = "Write the file anew, or save the rows as JSON Lines (.jsonl) or CSV."
 _UTF8 = "Save it as UTF-8 (in Excel: 'CSV UTF-8')."
 
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One row as it stands in its file."""
-
-    file: str
-    """The file as the spec names it."""
-    line: int
-    """1-based line where the row begins (in Parquet: the row's number)."""
-    value: dict[str, Any]
-
-
-@dataclass
-class Findings:
-    """Problems of many rows, told once per kind with the first line and the count."""
-
-    _kinds: dict[tuple[str, str], tuple[Problem, int]] = field(default_factory=dict)
-
-    def add(self, file: str, line: int | None, message: str, *, hint: str | None = None) -> None:
-        """Note one place."""
-        first = Problem(message=message, file=file, line=line, hint=hint)
-        problem, count = self._kinds.get((file, message), (first, 0))
-        self._kinds[file, message] = (problem, count + 1)
-
-    @property
-    def problems(self) -> list[Problem]:
-        """Every kind of problem found so far: file after file, each from its first line on."""
-        files = list(dict.fromkeys(file for file, _ in self._kinds))
-        told = [
-            Problem(message=p.message, file=p.file, line=p.line, hint=p.hint, count=count)
-            for p, count in self._kinds.values()
-        ]
-        return sorted(told, key=lambda p: (files.index(p.file or ""), p.line or 0))
+_Reader = Callable[[str, str, Findings], list[Row]]
+_READERS: dict[str, _Reader] = {
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json,
+    ".csv": read_table,
+    ".tsv": read_table,
+}
+SUFFIXES = (*_READERS, ".parquet")
 
 
 def read_rows(path: Path, *, shown_as: str, findings: Findings) -> list[Row]:
@@ -71,17 +44,10 @@ def read_rows(path: Path, *, shown_as: str, findings: Findings) -> list[Row]:
     if suffix == ".parquet":
         rows = _parquet(path, shown_as, findings)
     else:
-        text = _decode(path.read_bytes(), shown_as, findings)
-        reader: Callable[[str, str, Findings], list[Row]] = _json_lines
-        if suffix in (".csv", ".tsv"):
-            reader = _csv
-        elif suffix == ".json" and text.lstrip()[:1] != "{":
-            reader = _json_array
-        elif suffix == ".json" and _is_one_object(text):
-            return [Row(file=shown_as, line=1, value=_loads(text))]
-        rows = reader(text, shown_as, findings)
+        rows = _READERS[suffix](_decode(path.read_bytes(), shown_as, findings), shown_as, findings)
     if not rows and len(findings.problems) == before:
-        findings.add(shown_as, None, "the file has no rows")
+        hint = "Write at least one row into it, or leave the file out of the spec's data."
+        findings.add(shown_as, None, "the file has no rows", hint=hint)
     return rows
 
 
@@ -105,126 +71,11 @@ def _decode(content: bytes, file: str, findings: Findings) -> str:
     return b"\n".join(lines).decode("utf-8-sig")
 
 
-def _loads(text: str) -> Any:
-    """Parse JSON; whatever the parser dislikes is a ValueError."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _json_lines(text: str, file: str, findings: Findings) -> list[Row]:
-    rows: list[Row] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        if len(line) > LINE_BYTES:
-            findings.add(file, number, "the line is longer than 64 MiB")
-            continue
-        try:
-            value = _loads(line)
-        except ValueError:
-            hint = "Each line must be one whole JSON object."
-            findings.add(file, number, "the line is not valid JSON", hint=hint)
-            continue
-        if isinstance(value, dict):
-            rows.append(Row(file=file, line=number, value=value))
-        else:
-            findings.add(file, number, "the line is not a JSON object")
-    return rows
-
-
-def _is_one_object(text: str) -> bool:
-    """Tell a JSON file that is one object from JSON Lines that were named .json."""
-    try:
-        return isinstance(_loads(text), dict)
-    except ValueError:
-        return False
-
-
-def _json_array(text: str, file: str, findings: Findings) -> list[Row]:
-    """Read ``[{…}, {…}]`` element by element, so that each row knows its line."""
-    rows: list[Row] = []
-    decoder = json.JSONDecoder()
-    at, line, counted = 0, 1, 0
-
-    def skip() -> None:
-        nonlocal at, line, counted
-        while at < len(text) and text[at] in " \t\r\n":
-            at += 1
-        line += text.count("\n", counted, at)
-        counted = at
-
-    skip()
-    if at == len(text):
-        return []
-    if text[at] != "[":
-        findings.add(file, line, "the file is neither a JSON array nor JSON Lines")
-        return []
-    at += 1
-    skip()
-    if text[at : at + 1] == "]":
-        return []
-    while True:
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            findings.add(file, error.lineno, "the file is not valid JSON from here on")
-            return rows
-        except (ValueError, RecursionError):
-            findings.add(file, line, "the file is not valid JSON from here on")
-            return rows
-        if isinstance(value, dict):
-            rows.append(Row(file=file, line=line, value=value))
-        else:
-            findings.add(file, line, "an element of the array is not a JSON object")
-        skip()
-        mark = text[at : at + 1]
-        at += 1
-        skip()
-        if mark == "]":
-            if at < len(text):
-                findings.add(file, line, "there is more after the end of the JSON array")
-            return rows
-        if mark != ",":
-            findings.add(file, line, "the file is not valid JSON from here on")
-            return rows
-
-
-def _csv(text: str, file: str, findings: Findings) -> list[Row]:
-    """Read CSV with a header line; Excel writes semicolons where the comma is a decimal mark."""
-    header_line = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header_line.count)
-    csv.field_size_limit(LINE_BYTES)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[Row] = []
-    header: list[str] | None = None
-    line = 1
-    try:
-        for fields in reader:
-            start, line = line, reader.line_num + 1
-            if not any(value.strip() for value in fields):
-                continue
-            if header is None:
-                header = [name.strip() for name in fields]
-                if len(set(header)) != len(header):
-                    findings.add(file, start, "two columns have the same name")
-            elif len(fields) != len(header):
-                hint = "A text that holds the separator or a line break needs quotes around it."
-                what = "the line has another number of columns than the first line"
-                findings.add(file, start, what, hint=hint)
-            else:
-                value = dict(zip(header, fields, strict=True))
-                rows.append(Row(file=file, line=start, value=value))
-    except csv.Error:
-        findings.add(file, line, "the file is not valid CSV from here on (a quote is not closed)")
-    return rows
-
-
 def _parquet(path: Path, file: str, findings: Findings) -> list[Row]:
     import pyarrow as pa
     from pyarrow import parquet
 
+    findings.row_numbered.add(file)
     rows: list[Row] = []
     try:
         with parquet.ParquetFile(path) as table:
@@ -243,9 +94,9 @@ def _parquet(path: Path, file: str, findings: Findings) -> list[Row]:
                     unpacked += _size(value)
                     if unpacked > most:
                         return _unpacks_to_too_much(file, findings, most)
-                    rows.append(Row(file=file, line=len(rows) + 1, value=value))
+                    rows.append(Row(file=file, line=len(rows) + 1, value=value, heading=1))
     except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError):
-        findings.add(file, None, "the file is not valid Parquet")
+        findings.add(file, None, "the file is not valid Parquet", hint=_PARQUET_HINT)
     return rows
 
 

@@ -21,7 +21,7 @@ from runner.files.beneath import Folder, fresh_stat, split_relative
 from runner.files.crash_points import reached
 from runner.files.durable import TEMPORARY_PREFIX, sync_folder
 from runner.spec.near_files import similar_file
-from runner.training.data.rows import Findings
+from runner.training.data.findings import Findings
 
 _BLOCK = 1024 * 1024  # bytes read at a time
 _TRIES = 3  # copies of a file that is written to meanwhile

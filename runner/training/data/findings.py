@@ -1,0 +1,111 @@
+"""Findings: what is wrong with the rows of data files, and what their owner should know of them.
+
+Problems of one kind are said once, with every line that has them. All bad lines are listed in
+`bad_rows.txt`; neither holds anything that stands in a row.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from runner.errors import Problem
+from runner.files.durable import write_bytes
+from runner.words import visible
+
+BAD_ROWS = "bad_rows.txt"
+"""In the prepare stage's folder; the inbox copies it beside the answer."""
+LINES_KEPT = 20  # named in a sentence; a person who needs more opens bad_rows.txt
+_LISTED = 100_000  # lines of bad_rows.txt: 8 MB, more than any editor's user reads
+
+
+@dataclass
+class _Kind:
+    """One kind of problem in one file."""
+
+    problem: Problem
+    count: int = 0
+    lines: array[int] = field(default_factory=lambda: array("q"))  # 8 bytes a line, not 60
+
+
+@dataclass
+class Findings:
+    """Problems and notes of many rows."""
+
+    row_numbered: set[str] = field(default_factory=set)
+    """Files whose places are row numbers: in them no line of text can be pointed at."""
+    _kinds: dict[tuple[str, str], _Kind] = field(default_factory=dict)
+    _notes: dict[str, dict[str, array[int]]] = field(default_factory=dict)
+    _columns: dict[str, dict[str, None]] = field(default_factory=dict)
+
+    def add(self, file: str, line: int | None, message: str, *, hint: str | None) -> None:
+        """Note one place that has a problem, and the change that would mend it."""
+        kind = self._kinds.get((file, message))
+        if kind is None:
+            unit = "row" if file in self.row_numbered else "line"
+            problem = Problem(message=message, file=file, line=line, hint=hint, unit=unit)
+            kind = self._kinds[file, message] = _Kind(problem=problem)
+        kind.count += 1
+        if line is not None:
+            kind.lines.append(line)
+
+    def once(self, file: str, line: int | None, message: str, *, hint: str | None) -> None:
+        """Note a problem of a whole file, however many rows meet it."""
+        if (file, message) not in self._kinds:
+            self.add(file, line, message, hint=hint)
+
+    def note(self, sentence: str, file: str, line: int) -> None:
+        """Note a place that is no problem, but that the data's owner should know of."""
+        self._notes.setdefault(sentence, {}).setdefault(file, array("q")).append(line)
+
+    def unread(self, what: str, name: str) -> None:
+        """Note a column, or a key of a message, that holds something and is not read."""
+        self._columns.setdefault(what, {})[name] = None
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Every kind of problem found so far: file after file, each from its first line on."""
+        files = list(dict.fromkeys(file for file, _ in self._kinds))
+        told = [
+            replace(kind.problem, count=kind.count, lines=tuple(kind.lines[:LINES_KEPT]))
+            for kind in self._kinds.values()
+        ]
+        return sorted(told, key=lambda p: (files.index(p.file or ""), p.line or 0))
+
+    @property
+    def notes(self) -> list[str]:
+        """What the data's owner should know: columns not read, rows not learned."""
+        named = [f"{what}: {', '.join(names)}" for what, names in self._columns.items()]
+        return named + [self._with_places(*note) for note in self._notes.items()]
+
+    def _with_places(self, sentence: str, places: dict[str, array[int]]) -> str:
+        count = sum(map(len, places.values()))
+        where = "; ".join(
+            f"{file}, {name_lines(lines, 'row' if file in self.row_numbered else 'line')}"
+            for file, lines in places.items()
+        )
+        return f"{count} {'row' if count == 1 else 'rows'} {sentence}: {where}"
+
+    def write_bad_rows(self, folder: Path) -> None:
+        """List every bad line with its reason, in `bad_rows.txt`; nothing of a row stands in it."""
+        lines = [line for _, line in zip(range(_LISTED), self._bad_rows(), strict=False)]
+        write_bytes(folder / BAD_ROWS, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
+
+    def _bad_rows(self) -> Iterator[str]:
+        places = [
+            (file, line, kind.problem)
+            for (file, _), kind in self._kinds.items()
+            for line in (kind.lines or [0])
+        ]
+        files = list(dict.fromkeys(file for file, _, _ in places))
+        for file, line, problem in sorted(places, key=lambda p: (files.index(p[0]), p[1])):
+            where = f"{file}, {problem.unit} {line}" if line else file
+            mend = f" How to fix: {problem.hint}" if problem.hint else ""
+            yield visible(f"{where}: {problem.message}.{mend}")
+
+
+def name_lines(lines: array[int], unit: str) -> str:
+    """Name lines in words: ``lines 2, 6 and 10``, ``line 3``, ``rows 1, 2, … and 80 more``."""
+    return Problem(message="", lines=tuple(lines[:LINES_KEPT]), count=len(lines), unit=unit).place

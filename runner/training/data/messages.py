@@ -1,0 +1,308 @@
+"""Messages: lists of messages as rows write them, read into one form, their order checked."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.training.data.cells import (
+    BadRowError,
+    as_text,
+    missing,
+    parsed,
+    whole_characters,
+    yes_or_no,
+)
+from runner.training.data.columns import Key, Meaning, Use, is_name, message_key, shown
+from runner.training.data.conversation import Message
+
+_CALL_ROLES = ("function_call", "tool_call")
+"""ShareGPT: a call that is a message of its own, its JSON the content."""
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter", "nutzer", "benutzer"), "user"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "model", "bot", "ai", "assistent", *_CALL_ROLES),
+        "assistant",
+    ),
+    **dict.fromkeys(
+        ("tool", "function", "observation", "tool_response", "function_response", "ipython"), "tool"
+    ),
+}
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_THINKING_PARTS = ("thinking", "reasoning")
+_ONLY_TEXT = "Keep the text alone, or leave these rows out."
+
+
+@dataclass(kw_only=True)
+class Talk:
+    """What is read of one row's messages."""
+
+    messages: list[Message] = field(default_factory=list)
+    unlearned: set[int] = field(default_factory=set)
+    """Answers that are marked as not to be learned, by their place among the answers."""
+    tool_words: dict[str, None] = field(default_factory=dict)
+    """What the row calls its tools by."""
+    unread: dict[str, None] = field(default_factory=dict)
+    """Keys that hold something and are not read."""
+    marked_questions: bool = False
+    """A question is marked to be learned; questions never are."""
+
+    @property
+    def answers(self) -> int:
+        """How many there are."""
+        return sum(message["role"] == "assistant" for message in self.messages)
+
+
+def read_messages(value: Any, column: str, talk: Talk) -> None:
+    """Read a list of messages, a JSON text of it too, onto the end of ``talk``.
+
+    Raises:
+        BadRowError: in words without content.
+    """
+    listed = parsed(value, column)
+    if not isinstance(listed, list):
+        what = f"{column!r} is not a list of messages"
+        raise BadRowError(what, hint='Write [{"role": "user", "content": "…"}, …].')
+    for item in listed:
+        if not isinstance(item, dict):
+            what = f"{column!r} holds something that is not a message"
+            raise BadRowError(what, hint='Write each message as {"role": "…", "content": "…"}.')
+        _read_message(item, talk)
+
+
+def _read_message(item: dict[str, Any], talk: Talk) -> None:
+    found = _by_meaning(item, talk)
+    role, written = _role(found.get(Meaning.ROLE))
+    message: Message = {"role": role}
+    thinking: list[str] = []
+    if written in _CALL_ROLES:
+        talk.tool_words[written] = None
+        message["content"] = ""
+        message["tool_calls"] = _calls(found.get(Meaning.CONTENT), written)
+    else:
+        message["content"] = _content(found.get(Meaning.CONTENT), thinking)
+    for meaning in (Meaning.CALLS, Meaning.CALL):
+        if meaning in found:
+            name, value = found[meaning]
+            talk.tool_words[name] = None
+            message["tool_calls"] = _calls((name, value), name)
+    if Meaning.THINKING in found:
+        thinking.append(as_text(found[Meaning.THINKING][1], found[Meaning.THINKING][0]))
+    if thinking and role == "assistant":
+        message["reasoning_content"] = "\n\n".join(thinking)
+    if role == "tool":
+        talk.tool_words[written] = None
+        for meaning, key in ((Meaning.CALL_ID, "tool_call_id"), (Meaning.NAME, "name")):
+            if meaning in found:
+                message[key] = as_text(found[meaning][1], key)
+    elif Meaning.NAME in found:
+        talk.unread[found[Meaning.NAME][0]] = None
+    if "tool_calls" in message and role != "assistant":
+        what = "a message that is not the assistant's calls tools"
+        raise BadRowError(what, hint="Give the call to a message of the role assistant.")
+    learned = _learned(found)
+    if role == "assistant" and not learned:
+        talk.unlearned.add(talk.answers)
+    elif role == "user" and learned and Meaning.WEIGHT in found:
+        talk.marked_questions = True
+    talk.messages.append(message)
+
+
+def _by_meaning(item: dict[str, Any], talk: Talk) -> dict[Meaning, tuple[str, Any]]:
+    """Find what each key means; a key twice, or one that cannot be honoured, refuses the row."""
+    found: dict[Meaning, tuple[str, Any]] = {}
+    for name, value in item.items():
+        if missing(value) and message_key(name).meaning is not Meaning.CONTENT:
+            continue
+        key: Key = message_key(name)
+        if key.use is Use.REFUSED:
+            raise BadRowError(f"a message holds {shown([name])}: {key.reason}", hint=key.hint)
+        if key.use is Use.UNREAD:
+            talk.unread[name] = None
+        if key.meaning is None:
+            continue
+        before = found.get(key.meaning)
+        if before is not None and missing(before[1]):
+            before = None
+        if before is not None and not missing(value) and before[1] != value:
+            what = f"a message holds both {before[0]} and {name}, and they differ"
+            raise BadRowError(what, hint="Keep one of the two.")
+        if before is None:
+            found[key.meaning] = (name, value)
+    return found
+
+
+def _role(found: tuple[str, Any] | None) -> tuple[str, str]:
+    """Give a message's role as templates know it, and as it is written."""
+    hint = "Use the roles system, user, assistant and tool (or human and gpt)."
+    if found is None:
+        raise BadRowError("a message has no role", hint=hint)
+    written = found[1].strip().casefold() if isinstance(found[1], str) else ""
+    written = written.replace("-", "_").replace(" ", "_")
+    role = ROLES.get(written)
+    if role is None:
+        named = f" {shown([found[1]])!r}" if isinstance(found[1], str) and is_name(found[1]) else ""
+        raise BadRowError(f"the role{named} of a message is not known", hint=hint)
+    return role, written
+
+
+def _learned(found: dict[Meaning, tuple[str, Any]]) -> bool:
+    if Meaning.WEIGHT not in found:
+        return True
+    return weight(found[Meaning.WEIGHT][1], found[Meaning.WEIGHT][0])
+
+
+def weight(value: Any, name: str) -> bool:
+    """Tell whether a weight says learn (1, true) or only read (0, false).
+
+    Raises:
+        BadRowError: it is something in between.
+    """
+    learned = yes_or_no(value)
+    if learned is None:
+        what = f"{name} is neither 0 nor 1 (false nor true): an answer is learned or only read"
+        raise BadRowError(what, hint=f"Write {name}: 1 or {name}: 0, or delete it.")
+    return learned
+
+
+def _content(found: tuple[str, Any] | None, thinking: list[str]) -> str:
+    """Take text, or a list of text parts; thinking among them goes apart."""
+    if found is None:
+        return ""
+    name, value = found
+    if not isinstance(value, list):
+        return "" if missing(value) and not isinstance(value, str) else as_text(value, name)
+    return "".join(_part(part, name, thinking) for part in value)
+
+
+def _part(part: Any, name: str, thinking: list[str]) -> str:
+    if isinstance(part, str):
+        return whole_characters(part, name)
+    kind = part.get("type", "text") if isinstance(part, dict) else None
+    if kind in _TEXT_PARTS and isinstance(part.get("text"), str):
+        return whole_characters(part["text"], name)
+    if kind in _THINKING_PARTS and isinstance(part.get(kind), str):
+        thinking.append(whole_characters(part[kind], name))
+        return ""
+    named = f" ({shown([kind])})" if isinstance(kind, str) and is_name(kind) else ""
+    raise BadRowError(f"a message holds something other than text{named}", hint=_ONLY_TEXT)
+
+
+# -- tools -------------------------------------------------------------------------------------
+
+
+def _calls(found: tuple[str, Any] | None, word: str) -> list[dict[str, Any]]:
+    value = parsed(found[1], word) if found else None
+    calls = value if isinstance(value, list) else [value]
+    return [_call(call, word) for call in calls]
+
+
+def _call(value: Any, word: str) -> dict[str, Any]:
+    """Bring a call into the form that templates read: a name, and arguments as an object."""
+    inner = value.get("function", value) if isinstance(value, dict) else None
+    name = inner.get("name") if isinstance(inner, dict) else None
+    if not isinstance(inner, dict) or not isinstance(name, str) or not name.strip():
+        what = f"the row calls tools ({word}), and a call has no name"
+        raise BadRowError(what, hint='Write a call as {"name": "…", "arguments": {…}}.')
+    arguments = inner.get("arguments", inner.get("parameters"))
+    arguments = parsed(arguments, "arguments") if not missing(arguments) else {}
+    if not isinstance(arguments, dict):
+        what = f"the row calls tools ({word}), and the arguments of a call are not an object"
+        raise BadRowError(what, hint='Write them as {"name of the argument": value, …}.')
+    call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    if isinstance(value, dict) and isinstance(value.get("id"), str):
+        call = {"id": value["id"], **call}
+    as_text(call, word)
+    return call
+
+
+def read_tools(value: Any, column: str) -> tuple[dict[str, Any], ...]:
+    """Read the tools of a row: a list of JSON Schemas, or its JSON as a text.
+
+    Raises:
+        BadRowError: it is not that.
+    """
+    listed = parsed(value, column)
+    tools: list[dict[str, Any]] = []
+    for tool in listed if isinstance(listed, list) else [listed]:
+        inner = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
+            what = f"{column!r} is not a list of tools"
+            hint = 'Write [{"name": "…", "description": "…", "parameters": {…}}, …].'
+            raise BadRowError(what, hint=hint)
+        tools.append(tool if inner is not tool else {"type": "function", "function": tool})
+    as_text(tools, column)
+    return tuple(tools)
+
+
+# -- order -------------------------------------------------------------------------------------
+
+
+def check_order(messages: list[Message]) -> None:
+    """Require what every template can render: a question first, an answer last.
+
+    Raises:
+        BadRowError: in words without content.
+    """
+    turns = [message for message in messages if message["role"] != "system"]
+    if not turns:
+        raise BadRowError("the row has no messages", hint="Write its messages, or delete the row.")
+    if any(message["role"] == "system" for message in messages[1:]):
+        what = "a system message stands elsewhere than first"
+        raise BadRowError(what, hint="Move it to the beginning, or delete it.")
+    if all(message["role"] != "assistant" for message in turns):
+        raise BadRowError("the row has no answer", hint="Add the answer, or delete the row.")
+    if turns[0]["role"] != "user":
+        what = "the conversation does not begin with the user"
+        raise BadRowError(what, hint="Leave out the greeting before the first question.")
+    if turns[-1]["role"] != "assistant":
+        what = "the row has no answer at its end: its last message is not the assistant's"
+        raise BadRowError(what, hint="Leave out what follows the last answer, or add its answer.")
+    for before, after in itertools.pairwise(turns):
+        _check_pair(before, after)
+    for message in turns:
+        _check_filled(message)
+
+
+def _check_pair(before: Message, after: Message) -> None:
+    pair = (before["role"], after["role"])
+    if pair == ("user", "user"):
+        what = "two questions (user messages) follow each other"
+        raise BadRowError(what, hint="Join the two questions into one message.")
+    if pair == ("assistant", "assistant"):
+        what = "two answers (assistant messages) follow each other"
+        hint = "Join the two answers into one message, or put the missing question between them."
+        raise BadRowError(what, hint=hint)
+    if pair == ("user", "tool"):
+        what = "a tool's result (tool) follows a question, and nothing called the tool"
+        raise BadRowError(what, hint="Put the assistant's call (tool_calls) before it.")
+    if pair == ("tool", "user"):
+        what = "a question follows a tool's result (tool), and no answer stands between them"
+        raise BadRowError(what, hint="Add the assistant's answer between them.")
+
+
+def _check_filled(message: Message) -> None:
+    if message["content"].strip() or message.get("tool_calls") or message["role"] == "tool":
+        return
+    if message["role"] == "assistant":
+        raise BadRowError(
+            "the row has no answer: it is empty", hint="Write the answer, or delete the row."
+        )
+    raise BadRowError("a question is empty", hint="Write the question, or delete the row.")
+
+
+def is_list_of_messages(value: Any) -> bool:
+    """Tell messages from a text, where either may stand; JSON in a CSV file is seen too."""
+    if isinstance(value, str):
+        if not value.lstrip().startswith("[{"):
+            return False
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(value, list) and any(
+        isinstance(item, dict) and ("role" in item or "from" in item) for item in value
+    )

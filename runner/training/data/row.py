@@ -1,0 +1,19 @@
+"""Row: one row as it stands in its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row as it stands in its file."""
+
+    file: str
+    """The file as the spec names it."""
+    line: int
+    """1-based line where the row begins (in files without lines of text: the row's number)."""
+    value: dict[str, Any]
+    heading: int | None = None
+    """In a table, the line of the column names: a fault of theirs is said once, not per row."""

@@ -1,0 +1,182 @@
+"""Table rows: CSV and TSV as spreadsheets write them, with the line of each row.
+
+Excel writes semicolons where the comma is a decimal mark, a line ``sep=;``, empty columns at the
+right edge, and leaves out separators at the end of a line; people put a title above the heading.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from runner.training.data.columns import (
+    Meaning,
+    normalised,
+    row_key,
+    shown,
+)
+from runner.training.data.findings import Findings
+from runner.training.data.json_rows import LINE_BYTES
+from runner.training.data.row import Row
+
+_SEPARATORS = (",", ";", "\t", "|")
+_LOOKED_THROUGH = 10  # records at the top among which the heading is looked for
+_NO_VALUE = {"nan", "<na>", "#n/a", "#nv", "#name?", "#value!", "#wert!", "#ref!", "#bezug!"}
+_NO_VALUE |= {"#div/0!", "#null!", "#num!", "#zahl!"}
+"""What pandas and Excel write into a cell that has no value, in small letters."""
+_NULL = {"none", "null"}
+"""The same, but these may also be an answer ("Which exceptions apply?")."""
+_SIDES = (Meaning.QUESTION, Meaning.ANSWER, Meaning.TEXT)
+_TELLING = (*_SIDES, Meaning.MESSAGES, Meaning.MORE)
+_QUOTES = "A text that holds the separator or a line break needs quotes around it."
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """The cells between two line ends that stand in no quotes."""
+
+    line: int
+    cells: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Heading:
+    """The column names and where they stand."""
+
+    line: int
+    names: list[str]
+    """By column; empty where there is none."""
+    above: list[_Record]
+    """Records before it that hold something."""
+
+
+def read_table(text: str, file: str, findings: Findings) -> list[Row]:
+    """Read a table with a line of column names."""
+    csv.field_size_limit(LINE_BYTES)
+    told, start = _told_separator(text)
+    records = _records(text, told or _separator(text), start, file, findings)
+    top = list(itertools.islice(records, _LOOKED_THROUGH))
+    heading = _heading(top)
+    rest = list(records)  # in any case: a quote that is not closed is said, too
+    if heading is None or not _usable(heading, file, findings):
+        return []
+    body = [record for record in top if record.line > heading.line]
+    return list(_rows([*body, *rest], heading, file, findings))
+
+
+def _told_separator(text: str) -> tuple[str | None, int]:
+    """Read Excel's first line ``sep=;``: the separator, and the line at which the table begins."""
+    first = text.partition("\n")[0].strip().strip('"')
+    if first[:4].casefold() != "sep=":
+        return None, 1
+    told = first[4:5] or ("\t" if text.partition("\n")[0].rstrip("\r\n").endswith("\t") else None)
+    return told, 2
+
+
+def _separator(text: str) -> str:
+    """Find the separator: the one that makes known column names, else the most frequent one."""
+    lines = list(itertools.islice((line for line in text.split("\n") if line.strip()), 10))
+    best, most = ",", (0, 0)
+    for separator in _SEPARATORS:
+        cells = [line.strip("\r").split(separator) for line in lines]
+        known = max((_known(line) for line in cells), default=0)
+        score = (known, lines[0].count(separator) if lines else 0)
+        if score > most:
+            best, most = separator, score
+    if most[1] == 0 and most[0] <= 1:  # one column: whatever stands in no text of it
+        return min(_SEPARATORS, key=lambda separator: sum(line.count(separator) for line in lines))
+    return best
+
+
+def _known(cells: Sequence[str]) -> int:
+    """Count the cells that name a column which says what a row is."""
+    return sum(row_key(cell.strip().strip('"')).meaning in _TELLING for cell in cells)
+
+
+def _records(
+    text: str, separator: str, start: int, file: str, findings: Findings
+) -> Iterator[_Record]:
+    """Give every record that holds something, with the line where it begins."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            begun, line = line, reader.line_num + 1
+            if begun >= start and any(cell.strip() for cell in cells):
+                yield _Record(line=begun, cells=cells)
+    except csv.Error:
+        what = "the file is not valid CSV from here on (a quote is not closed)"
+        hint = 'Close the quote. A quote within a text in quotes is written twice: "".'
+        findings.add(file, line, what, hint=hint)
+
+
+def _heading(top: Sequence[_Record]) -> _Heading | None:
+    """Find the column names: the first record that has some which are known, else the first."""
+    if not top:
+        return None
+    at = next((n for n, record in enumerate(top) if _known(record.cells)), 0)
+    names = [cell.strip() for cell in top[at].cells]
+    while names and not names[-1]:
+        names.pop()  # Excel's empty columns at the right edge
+    return _Heading(line=top[at].line, names=names, above=list(top[:at]))
+
+
+def _usable(heading: _Heading, file: str, findings: Findings) -> bool:
+    """Note what is wrong with the heading itself."""
+    titles = [r for r in heading.above if sum(bool(c.strip()) for c in r.cells) <= 1]
+    if len(titles) < len(heading.above):
+        what = f"the column names stand in line {heading.line}, with other lines above them"
+        hint = f"Delete the lines above line {heading.line}, so that the column names come first."
+        findings.add(file, heading.above[0].line, what, hint=hint)
+        return False
+    for record in titles:
+        findings.note("above the column names not read", file, record.line)
+    names = [normalised(name) for name in heading.names if name]
+    twice = sorted({n for n in heading.names if n and names.count(normalised(n)) > 1})
+    if twice:
+        what = f"two columns have the same name: {shown(twice)}"
+        findings.add(file, heading.line, what, hint="Rename one of them, or delete it.")
+        return False
+    return True
+
+
+def _rows(
+    records: Sequence[_Record], heading: _Heading, file: str, findings: Findings
+) -> Iterator[Row]:
+    """Give the rows; a line with other columns than the rest has lost a quote, and is refused."""
+    names = heading.names
+    width = len(names)
+    # Excel writes nothing for the empty cells at the end of a line. That is harmless in a column
+    # that is empty throughout; anywhere else the line may as well be half of a broken one.
+    used = max((_used(record.cells[:width]) for record in records), default=0)
+    for record in records:
+        cells = record.cells
+        if len(cells) < used or _used(cells) > width:
+            what = f"the line has another number of columns than line {heading.line}"
+            findings.add(file, record.line, what, hint=_QUOTES)
+            continue
+        unnamed = [n for n, cell in enumerate(cells[:width]) if cell.strip() and not names[n]]
+        if unnamed:
+            what = f"column {unnamed[0] + 1} holds something, but has no name"
+            hint = f"Write a name above it in line {heading.line}, or delete the column."
+            findings.once(file, heading.line, what, hint=hint)
+            continue
+        padded = [*cells[:width], *[""] * (width - len(cells))]
+        value = {n: _cell(n, cell) for n, cell in zip(names, padded, strict=True) if n}
+        yield Row(file=file, line=record.line, value=value, heading=heading.line)
+
+
+def _used(cells: Sequence[str]) -> int:
+    """Count the cells up to the last one that holds something."""
+    return max((n for n, cell in enumerate(cells, start=1) if cell.strip()), default=0)
+
+
+def _cell(name: str, cell: str) -> str | None:
+    """Give a cell's text, or None where a program wrote that there is no value."""
+    word = cell.strip().casefold()
+    if word in _NO_VALUE or (word in _NULL and row_key(name).meaning not in _SIDES):
+        return None
+    return cell
