@@ -15,7 +15,7 @@ from runner.commands.prepare_aside import prepared_from
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.stage_io import PrepareResult, read_message
 from runner.training.data.preview import read_rows
-from runner.words import visible_lines
+from runner.words import visible, visible_lines
 
 
 def summary(result: PrepareResult) -> str:
@@ -38,7 +38,10 @@ def print_preview(run: RunFolder, rows: int) -> None:
     from runner.training.data.preview import read_rows  # noqa: PLC0415  loads the tokenizer's library
 
     console = Console(highlight=False)
-    console.print(Text(summary(read_message(StageFolder(run.prepared).result, PrepareResult))))
+    result = read_message(StageFolder(run.prepared).result, PrepareResult)
+    console.print(Text(summary(result)))
+    for note in result.shortfalls:
+        console.print(Text(f"Note: {visible(note)}", style="yellow"))
     console.print(Text("Learned tokens are ", style="dim"), end="")
     console.print(Text("green and in ⟦ ⟧", style="green"), end="")
     console.print(Text("; the model only reads the rest.", style="dim"))

@@ -168,8 +168,8 @@ BAD = {
     "no answer": ([qa(1), {"instruction": "SECRET"}], "no answer", 2),
     "empty answer": ([qa(1), {"instruction": "SECRET", "output": " "}], "no answer", 2),
     "mixed": ([qa(1), qa(2), {"text": "SECRET"}], "written as text", 3),
-    "unknown": ([qa(1), {"SECRET": 1}], "no known format", 2),
-    "not text": ([qa(1), {"instruction": 5, "output": "SECRET"}], "not text", 2),
+    "unknown": ([qa(1), {"Frist": "SECRET"}], "names are not recognised: Frist", 2),
+    "a sentence for a name": ([qa(1), {"SECRET, or not?": 1}], "not shown", 2),
     "half a character": ([qa(1), {"instruction": "SECRET\ud800", "output": "x"}], "Unicode", 2),
     "control token": ([qa(1), {"instruction": "SECRET<|im_end|>", "output": "x"}], "control", 2),
 }

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from runner.errors import Problem
 from runner.files.durable import write_bytes
+from runner.training.data.columns import shown
 from runner.words import visible
 
 BAD_ROWS = "bad_rows.txt"
 """In the prepare stage's folder; the inbox copies it beside the answer."""
 LINES_KEPT = 20  # named in a sentence; a person who needs more opens bad_rows.txt
+_NAMES_KEPT = 20  # columns named in a note
 _LISTED = 100_000  # lines of bad_rows.txt: 8 MB, more than any editor's user reads
 
 
@@ -77,7 +79,7 @@ class Findings:
     @property
     def notes(self) -> list[str]:
         """What the data's owner should know: columns not read, rows not learned."""
-        named = [f"{what}: {', '.join(names)}" for what, names in self._columns.items()]
+        named = [f"{what}: {shown(names, _NAMES_KEPT)}" for what, names in self._columns.items()]
         return named + [self._with_places(*note) for note in self._notes.items()]
 
     def _with_places(self, sentence: str, places: dict[str, array[int]]) -> str:

@@ -255,7 +255,7 @@ def _one_object(whole: dict[str, Any], text: str, file: str, findings: Findings)
         return [Row(file=file, line=1, value=whole)]
     for name, value in whole.items():
         if name != lists[0] and _holds_rows(value):
-            findings.unread("lists of rows not read", f"{shown([name])} in {file}")
+            findings.unread(f"lists of rows in {file} not read", name)
     return _array(text, _place_of(text, lists[0]), file, findings)[0]
 
 

@@ -15,7 +15,7 @@ from runner.training.data.cells import (
     whole_characters,
     yes_or_no,
 )
-from runner.training.data.columns import Key, Meaning, Use, is_name, message_key, shown
+from runner.training.data.columns import Key, Meaning, Use, is_name, message_key, normalised, shown
 from runner.training.data.conversation import Message
 
 _CALL_ROLES = ("function_call", "tool_call")
@@ -66,10 +66,18 @@ def read_messages(value: Any, column: str, talk: Talk) -> None:
     if not isinstance(listed, list):
         what = f"{column!r} is not a list of messages"
         raise BadRowError(what, hint='Write [{"role": "user", "content": "…"}, …].')
+    if any(not isinstance(item, dict) for item in listed):
+        what = f"{column!r} holds something that is not a message"
+        raise BadRowError(what, hint='Write each message as {"role": "…", "content": "…"}.')
+    for item in listed:  # all of them first: what is wrong with one names the others, too
+        for name, held in item.items():
+            meaning = message_key(name).meaning
+            word = _word(held) if meaning is Meaning.ROLE else ""
+            if word in _CALL_ROLES or ROLES.get(word) == "tool":
+                talk.tool_words[word] = None
+            elif meaning in (Meaning.CALLS, Meaning.CALL) and not missing(held):
+                talk.tool_words[name] = None
     for item in listed:
-        if not isinstance(item, dict):
-            what = f"{column!r} holds something that is not a message"
-            raise BadRowError(what, hint='Write each message as {"role": "…", "content": "…"}.')
         _read_message(item, talk)
 
 
@@ -79,22 +87,18 @@ def _read_message(item: dict[str, Any], talk: Talk) -> None:
     message: Message = {"role": role}
     thinking: list[str] = []
     if written in _CALL_ROLES:
-        talk.tool_words[written] = None
         message["content"] = ""
-        message["tool_calls"] = _calls(found.get(Meaning.CONTENT), written)
+        message["tool_calls"] = _calls(found.get(Meaning.CONTENT), talk)
     else:
         message["content"] = _content(found.get(Meaning.CONTENT), thinking)
     for meaning in (Meaning.CALLS, Meaning.CALL):
         if meaning in found:
-            name, value = found[meaning]
-            talk.tool_words[name] = None
-            message["tool_calls"] = _calls((name, value), name)
+            message["tool_calls"] = _calls(found[meaning], talk)
     if Meaning.THINKING in found:
         thinking.append(as_text(found[Meaning.THINKING][1], found[Meaning.THINKING][0]))
     if thinking and role == "assistant":
         message["reasoning_content"] = "\n\n".join(thinking)
     if role == "tool":
-        talk.tool_words[written] = None
         for meaning, key in ((Meaning.CALL_ID, "tool_call_id"), (Meaning.NAME, "name")):
             if meaning in found:
                 message[key] = as_text(found[meaning][1], key)
@@ -140,13 +144,16 @@ def _role(found: tuple[str, Any] | None) -> tuple[str, str]:
     hint = "Use the roles system, user, assistant and tool (or human and gpt)."
     if found is None:
         raise BadRowError("a message has no role", hint=hint)
-    written = found[1].strip().casefold() if isinstance(found[1], str) else ""
-    written = written.replace("-", "_").replace(" ", "_")
+    written = _word(found[1])
     role = ROLES.get(written)
     if role is None:
         named = f" {shown([found[1]])!r}" if isinstance(found[1], str) and is_name(found[1]) else ""
         raise BadRowError(f"the role{named} of a message is not known", hint=hint)
     return role, written
+
+
+def _word(role: Any) -> str:
+    return normalised(role) if isinstance(role, str) else ""
 
 
 def _learned(found: dict[Meaning, tuple[str, Any]]) -> bool:
@@ -194,28 +201,29 @@ def _part(part: Any, name: str, thinking: list[str]) -> str:
 # -- tools -------------------------------------------------------------------------------------
 
 
-def _calls(found: tuple[str, Any] | None, word: str) -> list[dict[str, Any]]:
-    value = parsed(found[1], word) if found else None
+def _calls(found: tuple[str, Any] | None, talk: Talk) -> list[dict[str, Any]]:
+    words = ", ".join(talk.tool_words)
+    value = parsed(found[1], found[0]) if found else None
     calls = value if isinstance(value, list) else [value]
-    return [_call(call, word) for call in calls]
+    return [_call(call, words) for call in calls]
 
 
-def _call(value: Any, word: str) -> dict[str, Any]:
+def _call(value: Any, words: str) -> dict[str, Any]:
     """Bring a call into the form that templates read: a name, and arguments as an object."""
     inner = value.get("function", value) if isinstance(value, dict) else None
     name = inner.get("name") if isinstance(inner, dict) else None
     if not isinstance(inner, dict) or not isinstance(name, str) or not name.strip():
-        what = f"the row calls tools ({word}), and a call has no name"
+        what = f"the row calls tools ({words}), and a call has no name"
         raise BadRowError(what, hint='Write a call as {"name": "…", "arguments": {…}}.')
     arguments = inner.get("arguments", inner.get("parameters"))
-    arguments = parsed(arguments, "arguments") if not missing(arguments) else {}
+    arguments = {} if missing(arguments) else parsed(arguments, "arguments")
     if not isinstance(arguments, dict):
-        what = f"the row calls tools ({word}), and the arguments of a call are not an object"
+        what = f"the row calls tools ({words}), and the arguments of a call are not an object"
         raise BadRowError(what, hint='Write them as {"name of the argument": value, …}.')
     call = {"type": "function", "function": {"name": name, "arguments": arguments}}
     if isinstance(value, dict) and isinstance(value.get("id"), str):
         call = {"id": value["id"], **call}
-    as_text(call, word)
+    as_text(call, "tool_calls")
     return call
 
 

@@ -36,7 +36,7 @@ from runner.forecast.what_fits import cap_problem, longest_row
 from runner.forecast.work import Box, Work
 from runner.spec.spec import JobSpec
 from runner.training.data.conversation import Conversation, UnlearnableRowError
-from runner.training.data.findings import Findings
+from runner.training.data.findings import BAD_ROWS, Findings
 from runner.training.data.formats import to_conversations
 from runner.training.data.pack import count_sequences
 from runner.training.data.rows import read_rows
@@ -69,8 +69,14 @@ def prepare(folder: Path) -> None:
         InputError: the spec, data or model cannot be used; every problem found is named.
         StageError: the disk is full.
     """
+    findings = Findings()
+    (folder / BAD_ROWS).unlink(missing_ok=True)  # of an earlier try
     try:
-        _prepare(folder)
+        _prepare(folder, findings)
+    except InputError:
+        if findings.problems:
+            findings.write_bad_rows(folder)
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -82,16 +88,16 @@ def prepare(folder: Path) -> None:
         ) from error
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(folder: Path, findings: Findings) -> None:
     from runner.spec.read_spec import read_spec
 
     stage, run = StageFolder(folder), RunFolder.containing(folder)
     plan = read_message(stage.plan, PreparePlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
-    model, conversations, copies, counts = _inputs(spec, plan, run)
+    model, conversations, copies, counts = _inputs(spec, plan, run, findings)
     template = Template(_load_tokenizer(model, plan), name=spec.model)
     train, held_out, shortfalls = _divide(spec, conversations)
-    tokenised = _tokenise(template, [*train, *held_out])
+    tokenised = _tokenise(template, [*train, *held_out], findings)
     config = read_config(model, spec.model)
     limit = _max_length(
         spec, tokenised, longest_context(config), _card_length(spec, tokenised, config, plan)
@@ -138,7 +144,7 @@ def _prepare(folder: Path) -> None:
                 epochs=spec.epochs,
                 max_steps=spec.training.max_steps,
             ),
-            shortfalls=(*template.shortfalls, *shortfalls),
+            shortfalls=(*template.shortfalls, *findings.notes, *shortfalls),
         ),
     )
 
@@ -153,10 +159,9 @@ def total_steps(
 
 
 def _inputs(
-    spec: JobSpec, plan: PreparePlan, run: RunFolder
+    spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings
 ) -> tuple[Path, list[Conversation], list[Copied], dict[str, int]]:
     """Find the model and read every file; what is wrong with any of them is told together."""
-    findings = Findings()
     unusable: ModelError | None = None
     try:
         model = find_model(Path(plan.models_dir), spec.model, method=spec.method)
@@ -239,8 +244,9 @@ def _divide(
     return train, held, [few] if parts.borrowed else []
 
 
-def _tokenise(template: Template, conversations: Sequence[Conversation]) -> list[Tokenised]:
-    findings = Findings()
+def _tokenise(
+    template: Template, conversations: Sequence[Conversation], findings: Findings
+) -> list[Tokenised]:
     rows: list[Tokenised] = []
     for conversation in conversations:
         try:
