@@ -30,7 +30,7 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
     if "eval_data" in values and values.get("eval_split"):
         what = "eval_data and eval_split both say what is held out"
         yield Contradiction(field="eval_split", message=what)
-    holds_out = "eval_data" in values or values.get("eval_split", 1) > 0
+    holds_out = "eval_data" in values or values.get("eval_split") != 0
     if "eval_steps" in training and not holds_out:
         yield Contradiction(
             field="training.eval_steps",

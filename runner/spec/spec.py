@@ -68,7 +68,9 @@ class Training(_Section):
     )
     seed: int = Field(42, ge=0, le=2**32 - 1, description="Seed of everything random.")
     eval_steps: int | None = Field(
-        None, ge=1, description="Measure the held-out loss every so many steps (default: an epoch)."
+        None,
+        ge=1,
+        description="Measure the held-out loss every so many steps (default: 8 to 10 times).",
     )
     save_steps: int | None = Field(
         None, ge=1, description="Checkpoint every so many steps (and at least every 10 minutes)."
@@ -109,8 +111,12 @@ class JobSpec(_Section):
     eval_data: list[str] | None = Field(
         None, min_length=1, description="Held-out rows from files of their own."
     )
-    eval_split: float = Field(
-        0.05, ge=0, le=0.5, description="Share of the rows held out; 0 switches it off."
+    eval_split: float | None = Field(
+        None,
+        ge=0,
+        le=0.5,
+        description="Share of the rows held out (default: 5%, at least 100 rows, at most 20%); "
+        "0 switches it off.",
     )
     method: Literal["qlora", "lora"] = Field(
         "qlora", description="qlora keeps the base model in 4 bits (NF4), lora in 16."

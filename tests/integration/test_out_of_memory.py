@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from train_box import EFFECTIVE, STEPS, Run, assert_same_curve
-from trouble import EvaluationRunsOut, MemoryRunsOut, RoomFor, RoomForHeldOut, StepGoesWrong
+from train_box import EFFECTIVE, STEPS, Run, assert_same_curve, start
+from trouble import (
+    EvaluationRunsOut,
+    KilledInEvaluation,
+    MemoryRunsOut,
+    RoomFor,
+    RoomForHeldOut,
+    StepGoesWrong,
+)
 
 from runner.contract.batch import BatchPlan
-from runner.contract.checkpoints import newest_verified, verified
+from runner.contract.checkpoints import newest_verified, read_manifest, verified
 from runner.exit_codes import ExitCode
 
 
@@ -127,6 +135,24 @@ def test_an_evaluation_that_fails_is_done_again(run: Run, undisturbed: Run) -> N
     )
     assert result.best_checkpoint == undisturbed.result(1).best_checkpoint
     assert verified(run.run.checkpoints / str(result.best_checkpoint))
+
+
+def test_a_long_evaluation_costs_no_checkpoint(run: Run, undisturbed: Run) -> None:
+    """Where the next checkpoint would come too late, it is made before the held-out loss."""
+    attempt = run.start(8, trouble=KilledInEvaluation(step=4), checkpoint_seconds=0.0)
+    assert attempt.wait() == -signal.SIGKILL
+    assert newest_verified(run.run.root) == run.run.checkpoint(4).name
+    found = run.plan(8, checkpoint_seconds=0.0)
+    again = start("train", found)
+    assert again.wait() == ExitCode.OK, again.log()
+    lines = run.lines(2)
+    wanted = [line["eval_loss"] for line in undisturbed.lines(1) if "eval_loss" in line]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(5, 13))
+    measured = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+    assert list(measured) == [4, 8, 12]
+    assert list(measured.values()) == pytest.approx(wanted, rel=1e-3)
+    assert read_manifest(run.run.checkpoint(12)).eval_loss == measured[12]
+    assert run.result(2).best_checkpoint == undisturbed.result(1).best_checkpoint
 
 
 def test_an_evaluation_that_never_fits_costs_no_run(run: Run, undisturbed: Run) -> None:

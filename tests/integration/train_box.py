@@ -29,7 +29,7 @@ STEPS = 12  # three epochs of four
 SPEC = """\
 model: small
 data: rows.jsonl
-training: {epochs: 3, effective_batch_size: 8, learning_rate: 1e-3, save_steps: 2}
+training: {epochs: 3, effective_batch_size: 8, learning_rate: 1e-3, save_steps: 2, eval_steps: 4}
 """
 _SECONDS = 120.0  # longer than any attempt here takes on a busy machine
 

@@ -7,7 +7,9 @@ own allocator fails. What failed is let go of before anything is saved, and so i
 from __future__ import annotations
 
 import math
+import os
 import resource
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +122,23 @@ class EvaluationRunsOut:
                     run_out_of_memory()
 
             conduct.trainer.model.register_forward_pre_hook(forward)
+
+        around(Conduct, "_evaluate", evaluate)
+
+
+@dataclass(frozen=True)
+class KilledInEvaluation:
+    """As a power cut would, in the evaluation after ``step``."""
+
+    step: int
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from runner.training.fit.callbacks import Conduct
+
+        def evaluate(conduct: Conduct) -> None:
+            if conduct.progress.step == self.step:
+                os.kill(os.getpid(), signal.SIGKILL)
 
         around(Conduct, "_evaluate", evaluate)
 

@@ -20,6 +20,7 @@ from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.models import describe_model, find_model, longest_context, read_config
 from runner.contract.record import DataFile
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
+from runner.contract.verdict import smallest_points
 from runner.errors import (
     DataError,
     InputError,
@@ -234,14 +235,27 @@ def _divide(
         train = [c for c in conversations if c.file not in spec.eval_data]
         shared = shared_prompts(train, held)
         told = f"{shared} of {len(held)} rows of eval_data ask what is also learned"
-        return train, held, [told] if shared else []
+        return train, held, [*([told] if shared else []), what_rows_show(len(held))]
     parts = split(conversations, spec.eval_split)
     train = [conversations[i] for i in parts.train]
     held = [conversations[i] for i in parts.held_out]
-    if spec.eval_split > 0 and not held:
+    if spec.eval_split == 0:
+        return train, held, []
+    if not held:
         return train, held, ["no row is held out: all of them ask the same"]
-    few = f"the data is small: {len(held)} held out, so the held-out loss says little"
-    return train, held, [few] if parts.borrowed else []
+    return train, held, [what_rows_show(len(held))]
+
+
+def what_rows_show(held_out: int) -> str:
+    """Say what a measurement on so many rows can show, and what not."""
+    rows = "1 row is" if held_out == 1 else f"{held_out} rows are"
+    points = smallest_points(held_out)
+    if points is None:
+        return f"{rows} held out to measure the result: too few to show any difference for sure"
+    return (
+        f"{rows} held out to measure the result: a difference of less than about {points:.0f} "
+        "right answers in 100 cannot be told from chance with so few"
+    )
 
 
 def _tokenise(

@@ -1,4 +1,4 @@
-"""Turns rows into rows to learn from and rows held out, by a stable hash of the prompt.
+"""Held-out rows: which rows are kept from training to measure it, by a hash of their prompt.
 
 The hash sees nothing but the prompt: duplicates fall on the same side, and a row that is held out
 stays so while the data grows around it.
@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.training.data.conversation import Conversation
+
+USUAL_SHARE = 0.05
+ENOUGH_ROWS = 100  # 40 rows cannot show a difference under 24 points (contract/verdict.py)
+MOST_SHARE = 0.2  # what is held out is not learned
 
 
 def normalised_prompt(conversation: Conversation) -> str:
@@ -42,19 +47,51 @@ class Split:
     """No prompt fell below the share, so the one nearest to it was taken."""
 
 
-def split(conversations: Sequence[Conversation], share: float) -> Split:
-    """Hold out the rows whose prompt's place lies below ``share``.
+def split(conversations: Sequence[Conversation], share: float | None) -> Split:
+    """Hold out the rows whose prompt's place is lowest.
 
-    Few rows may have none there; then the prompt with the lowest place is held out, so that small
-    data is measured too, as long as another prompt is left to learn from.
+    Few rows may have none below the share; then the prompt with the lowest place is held out, so
+    that small data is measured too, as long as another prompt is left to learn from.
+
+    Args:
+        conversations: all rows.
+        share: places below it are held out. None: 5% of the rows, but at least 100 where that is
+            at most 20% of them: fewer show only large differences.
     """
     places = [position(normalised_prompt(conversation)) for conversation in conversations]
-    limit, borrowed = share, False
-    if share > 0 and places and min(places) >= share and len(set(places)) > 1:
-        limit, borrowed = sorted(set(places))[1], True
-    held_out = tuple(i for i, place in enumerate(places) if place < limit and share > 0)
-    train = tuple(i for i, place in enumerate(places) if place >= limit or share <= 0)
-    return Split(train=train, held_out=held_out, borrowed=borrowed)
+    chosen = _below(places, share) if share is not None else _enough(places)
+    borrowed = False
+    if share != 0 and not chosen and len(set(places)) > 1:
+        chosen, borrowed = {min(places)}, True
+    return Split(
+        train=tuple(i for i, place in enumerate(places) if place not in chosen),
+        held_out=tuple(i for i, place in enumerate(places) if place in chosen),
+        borrowed=borrowed,
+    )
+
+
+def _below(places: Sequence[float], share: float) -> set[float]:
+    chosen = {place for place in places if place < share}
+    return set() if chosen == set(places) else chosen  # nothing would be left to learn from
+
+
+def _enough(places: Sequence[float]) -> set[float]:
+    """Choose the lowest places until the rows are enough; never more than a fifth of all rows.
+
+    From 2,000 rows on it is those below 5%, so growing data moves none; below that, growing data
+    may move a row from held out to learned, and below 500 rows, rarely, the other way.
+    """
+    rows = Counter(places)
+    most = int(MOST_SHARE * len(places))
+    chosen: set[float] = set()
+    held = 0
+    for place in sorted(rows):
+        if place >= USUAL_SHARE and held >= ENOUGH_ROWS:
+            break
+        if held + rows[place] <= most:
+            chosen.add(place)
+            held += rows[place]
+    return chosen
 
 
 def shared_prompts(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> int:

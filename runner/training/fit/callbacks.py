@@ -192,7 +192,8 @@ class Progress:
 class Wishes:
     """When to evaluate, save and end."""
 
-    eval_steps: int | None
+    measured_steps: frozenset[int]
+    """After these the held-out loss is measured, and where the run ends."""
     save_steps: int | None
     checkpoint_seconds: float
     seconds_left: float | None
@@ -221,6 +222,7 @@ class Conduct(TrainerCallback):
         self.metrics = folder.metrics.open("a", encoding="utf-8")
         stop.shows_life_in = folder.metrics
         self.started = self.last_save = self.last_step = time.monotonic()
+        self.evaluation_seconds = 0.0  # the last one took so long
         self.micro_batches = 0
         self.probed = not wishes.probe
 
@@ -280,11 +282,10 @@ class Conduct(TrainerCallback):
         if wishes.seconds_left is not None and at - self.started > wishes.seconds_left and not last:
             progress.out_of_time = True
         ending = last or progress.out_of_time
-        every = wishes.eval_steps or progress.steps_per_epoch
         progress.evaluation_due = (
             self.eval_rows is not None
             and progress.evaluates
-            and (ending or progress.step % every == 0)
+            and (ending or progress.step in wishes.measured_steps)
         )
         control.should_save = (
             ending
@@ -315,7 +316,7 @@ class Conduct(TrainerCallback):
         self._check_divergence(loss, norm, may_overflow=bool(args.fp16))
         self.stop.check()
         if progress.evaluation_due:
-            self._evaluate()
+            self._evaluate_saved(args, state, control)
         self.last_step = time.monotonic()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -328,6 +329,20 @@ class Conduct(TrainerCallback):
         self.last_save = self.last_step = time.monotonic()
 
     # What these do.
+
+    def _evaluate_saved(self, args: Any, state: Any, control: Any) -> None:
+        """Measure; first save, where the next checkpoint would otherwise come too late."""
+        since = time.monotonic() - self.last_save
+        early = since + self.evaluation_seconds > self.wishes.checkpoint_seconds
+        if early:
+            # Private, but what the library's own signal checkpoint calls; it fires no on_save.
+            self.trainer._save_checkpoint(self.trainer.model, trial=None)  # noqa: SLF001
+            self.on_save(args, state, control)
+            control.should_save = False
+        self._evaluate()
+        if early:
+            self._reseal(state)
+            prune(self.run, best_step=self.progress.best_step)
 
     def _write(self, **line: Any) -> None:
         line["time"] = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -369,6 +384,7 @@ class Conduct(TrainerCallback):
         progress = self.progress
         trainer = self.trainer
         progress.in_evaluation = True
+        began = time.monotonic()
         with trainer.compute_loss_context_manager():
             found = held_out_loss(
                 trainer.model,
@@ -380,6 +396,7 @@ class Conduct(TrainerCallback):
             )
         progress.in_evaluation = False
         self.eval_batch_size = found.batch_size
+        self.evaluation_seconds = time.monotonic() - began
         if not math.isfinite(found.loss):
             raise _diverged(progress.step)
         progress.evaluation_due = False

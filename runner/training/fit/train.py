@@ -96,6 +96,7 @@ def _set_up(folder: Path) -> _Attempt:
 
     from runner.training.data.pack import pack
     from runner.training.fit.callbacks import Conduct, Progress, RowNotingCollator, StopFlag, Wishes
+    from runner.training.fit.measure_when import measured_steps
     from runner.training.fit.set_up_check import check_set_up
 
     stop = StopFlag()
@@ -138,12 +139,18 @@ def _set_up(folder: Path) -> _Attempt:
         progress.resume(read_manifest(checkpoint), plan.resume_from)
         if progress.best_step and not verified(run.checkpoint(progress.best_step)):
             progress.best_step = progress.best_eval_loss = None  # torn, and set aside
+    lengths = [len(ids) for ids in train_rows["input_ids"]]
     conduct = Conduct(
         run=run,
         folder=stage,
         progress=progress,
         wishes=Wishes(
-            eval_steps=spec.training.eval_steps,
+            measured_steps=measured_steps(
+                plan.total_steps,
+                every=spec.training.eval_steps,
+                trained_tokens=sum(lengths) * plan.total_steps / progress.steps_per_epoch,
+                held_out_tokens=sum(map(len, eval_rows["input_ids"])) if eval_rows else 0,
+            ),
             save_steps=spec.training.save_steps,
             checkpoint_seconds=plan.checkpoint_seconds,
             seconds_left=plan.seconds_left,
@@ -160,7 +167,7 @@ def _set_up(folder: Path) -> _Attempt:
     collator = RowNotingCollator(trainer.data_collator)
     trainer.data_collator = collator
     use_fp32_adapters(trainer.model)
-    conduct.bind(trainer, collator, [len(ids) for ids in train_rows["input_ids"]])
+    conduct.bind(trainer, collator, lengths)
     check_set_up(trainer, unpacked, compute=machine.compute)
     if spec.training.packing:
         _refuse_if_rows_see_each_other(trainer, train_rows)
