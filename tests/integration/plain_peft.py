@@ -33,6 +33,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     # dense
     "llama": {},
     "qwen3": {},
+    "phi3": {},
     "cohere": {},  # scales its logits
     "gpt_neox": {},
     # a window of 8 tokens

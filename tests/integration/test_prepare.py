@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from runner.contract.layout import Outputs, new_run_id
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
 from runner.errors import DataError, InputError, SpecError
+from runner.forecast.lengths import Lengths, read_lengths
 from runner.training.data.prepare import IGNORED, prepare, total_steps
 
 
@@ -60,9 +61,7 @@ def test_rows_become_tokens_to_learn(box):
     assert result.train_tokens == sum(map(len, train["input_ids"]))
     learned = sum(label != IGNORED for labels in train["labels"] for label in labels)
     assert result.learned_tokens == learned
-    assert json.loads((box.run.prepared / "lengths.json").read_text()) == [
-        len(ids) for ids in train["input_ids"]
-    ]
+    assert read_lengths(box.run.lengths) == Lengths.of(map(len, train["input_ids"]))
     assert result.total_steps == total_steps(
         len(train), effective_batch_size=16, epochs=1.5, max_steps=None
     )
@@ -147,7 +146,8 @@ def test_packed_sequences_are_counted_as_the_trainer_packs_them(box):
     """The steps of a packed run are those of its sequences."""
     box.put("a.jsonl", [qa(i) for i in range(40)])
     packed = box.prepare("data: a.jsonl\ntraining: {packing: true, max_length: 400}")
-    lengths = json.loads((box.run.prepared / "lengths.json").read_text())
+    train = load_from_disk(str(box.run.prepared / "train"))
+    lengths = [len(ids) for ids in train["input_ids"]]
     assert sum(lengths) / 400 <= packed.train_rows < len(lengths) / 4
     assert packed.total_steps == 2
 
