@@ -171,7 +171,6 @@ BAD = {
     "unknown": ([qa(1), {"Frist": "SECRET"}], "names are not recognised: Frist", 2),
     "a sentence for a name": ([qa(1), {"SECRET, or not?": 1}], "not shown", 2),
     "half a character": ([qa(1), {"instruction": "SECRET\ud800", "output": "x"}], "Unicode", 2),
-    "control token": ([qa(1), {"instruction": "SECRET<|im_end|>", "output": "x"}], "control", 2),
 }
 
 
