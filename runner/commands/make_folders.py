@@ -1,4 +1,4 @@
-"""Turns an empty folder of the host into a box's: jobs/, outputs/ and models/ with their owner.
+"""Init: an empty folder of the host becomes a box: jobs/, outputs/ and models/ with their owner.
 
 `compose.yaml` runs it as root with the one capability CHOWN, before anything else starts. What is
 there already keeps its content and, the inbox's aside, its mode; only its owner is set.
@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from runner.commands.starters import write_starters
 from runner.errors import RunnerError
 
 FOLDERS = {"jobs": 0o2770, "outputs": 0o2750, "models": 0o2750}
@@ -26,8 +27,24 @@ def make_folders(box: Path, cache: Path, *, uid: int, gid: int) -> list[str]:
     """Make what is missing; give in words what was done and what could not be."""
     with _owned(box):
         said = [line for name in FOLDERS for line in _make(box / name, uid, gid)]
+        said += _explain(box / "jobs", uid, gid)
     _give(cache, CACHE_MODE, uid, gid)
     return said
+
+
+def _explain(jobs: Path, uid: int, gid: int) -> list[str]:
+    """Put HOWTO.txt and a first job into a new jobs folder; a box works without them."""
+    if jobs.is_symlink() or not jobs.is_dir():
+        return []
+    try:
+        mode = stat.S_IMODE(jobs.stat().st_mode)
+        with _owned(jobs):
+            written = write_starters(jobs, uid=uid, gid=gid)
+        if written:
+            _give(jobs, mode, uid, gid)
+    except OSError as error:
+        return [f"jobs was given no HOWTO.txt: {error.strerror}"]
+    return [f"jobs was given {', '.join(written)}"] if written else []
 
 
 def _make(path: Path, uid: int, gid: int) -> list[str]:

@@ -13,6 +13,7 @@ from runner.contract.progress import Progress
 from runner.contract.record import ErrorFacts, RunRecord, Waiting
 from runner.contract.states import State
 from runner.daemon.inbox.answer import Beside, answer, loss_meaning, shown_paths, status
+from runner.training.evaluate.answers_page import answers_page
 from runner.words import local_time
 
 
@@ -146,3 +147,24 @@ def test_the_time_left_comes_with_the_time_of_day() -> None:
     end = now() + timedelta(minutes=10)
     near = {local_time(end + timedelta(minutes=m)) for m in range(-2, 7)}
     assert any(f"(until about {time})" in text for time in near)
+
+
+def test_the_answers_before_and_after_can_be_read_in_notepad() -> None:
+    """Question, both answers and the expected one; control characters are shown, not obeyed."""
+    page = answers_page(
+        [
+            {
+                "question": "How long?\x1b[31m",
+                "before": "",
+                "after": "4 weeks",
+                "reference": "4 weeks.",
+            }
+        ]
+    )
+    order = [page.index(part) for part in ("How long?", "(nothing)", "4 weeks\n", "4 weeks.")]
+    assert order == sorted(order)
+    assert "\x1b" not in page
+    text = answer(
+        record(state=State.SUCCEEDED), beside=Beside(answers="outputs/a/evaluation/answers.txt")
+    )
+    assert "Answers before and after, to compare: outputs/a/evaluation/answers.txt" in text

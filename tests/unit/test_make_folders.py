@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from runner.commands.make_folders import make_folders
+from runner.spec.read_spec import read_spec
+from runner.training.data.formats import to_conversations
+from runner.training.data.rows import Findings, read_rows
 
 UID, GID = (20123, 20124) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
 
@@ -31,7 +37,7 @@ def make(box: Path) -> list[str]:
 
 def test_missing_folders_are_made_for_their_owner(box: Path) -> None:
     """The share's group may drop and may read; nobody else may do anything."""
-    assert make(box) == ["jobs was made", "outputs was made", "models was made"]
+    assert make(box)[:3] == ["jobs was made", "outputs was made", "models was made"]
     assert owner_and_mode(box / "jobs") == (UID, GID, 0o2770)
     assert owner_and_mode(box / "outputs") == (UID, GID, 0o2750)
     assert owner_and_mode(box / "models") == (UID, GID, 0o2750)
@@ -66,3 +72,48 @@ def test_the_box_itself_keeps_its_owner(box: Path) -> None:
     os.chown(box, 20125, 20126)
     make(box)
     assert owner_and_mode(box)[:2] == (20125, 20126)
+
+
+def test_an_empty_box_explains_itself(box: Path) -> None:
+    """HOWTO.txt in two languages, a ready spec with its data, and a table for Excel."""
+    assert "HOWTO.txt" in make(box)[-1]
+    jobs = box / "jobs"
+    howto = (jobs / "HOWTO.txt").read_text(encoding="utf-8-sig")
+    assert "CSV UTF-8" in howto
+    assert "Speichern unter" in howto
+    spec = read_spec((jobs / "examples/first-job.yaml").read_bytes(), file_name="first-job.yaml")
+    assert (jobs / spec.data[0]).is_file()
+    with zipfile.ZipFile(jobs / "examples/questions-and-answers.xlsx") as table:
+        assert table.testzip() is None
+        for name in table.namelist():
+            ElementTree.fromstring(table.read(name))
+        assert b"completion" in table.read("xl/worksheets/sheet1.xml")
+    with (jobs / spec.data[0]).open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20
+    assert set(rows[0]) == {"prompt", "completion"}
+    for path in jobs.rglob("*"):
+        assert owner_and_mode(path) == (UID, GID, 0o2770 if path.is_dir() else 0o660)
+    assert owner_and_mode(jobs) == (UID, GID, 0o2770)
+
+
+def test_nothing_is_written_over_or_written_again(box: Path) -> None:
+    """A file of the same name stays, and a box that has been used is given nothing."""
+    (box / "jobs").mkdir()
+    (box / "jobs" / "HOWTO.txt").write_text("ours")
+    make(box)
+    assert (box / "jobs" / "HOWTO.txt").read_text() == "ours"
+    (box / "jobs" / "HOWTO.txt").unlink()
+    (box / "jobs" / ".runner-inbox").write_text("inbox 1 of the fine-tuning box")
+    make(box)
+    assert not (box / "jobs" / "HOWTO.txt").exists()
+
+
+def test_the_first_job_is_read_row_by_row(box: Path, tmp_path: Path) -> None:
+    """The table that HOWTO.txt speaks of is one that the box reads without a word."""
+    make(box)
+    findings = Findings()
+    rows = read_rows(box / "jobs/data/first-job.csv", shown_as="first-job.csv", findings=findings)
+    found = to_conversations(rows, data_format="auto", system_prompt=None, findings=findings)
+    assert not findings.problems
+    assert len(found) == 20

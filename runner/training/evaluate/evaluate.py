@@ -20,7 +20,7 @@ from runner.contract.stage_io import EvaluatePlan, EvaluateResult, read_message,
 from runner.contract.verdict import paired_interval
 from runner.errors import StageError
 from runner.exit_codes import ExitCode
-from runner.files.durable import write_json
+from runner.files.durable import write_bytes, write_json
 
 if TYPE_CHECKING:
     from runner.training.fit.heldout import HeldOut
@@ -190,6 +190,7 @@ def _paired(rows: Sequence[int], before: HeldOut, after: HeldOut) -> _Paired:
 def _answer_samples(run: RunFolder, model: Any, tokenizer: Any, machine: Any) -> list[str]:
     """Write evaluation/samples.json; give what fell short."""
     from runner.training.evaluate.answers import answers, unpack_for_answers
+    from runner.training.evaluate.answers_page import answers_page
     from runner.training.fit.memory import classify, let_go, plan_does_not_fit
 
     try:
@@ -221,6 +222,8 @@ def _answer_samples(run: RunFolder, model: Any, tokenizer: Any, machine: Any) ->
         for sample, before, after in zip(samples, found["before"], found["after"], strict=True)
     ]
     write_json(run.evaluation / "samples.json", shown)
+    if shown:
+        write_bytes(run.answers, answers_page(shown).encode(errors="replace"))
     if failed:
         return ["Memory ran out while answering held-out questions; the answers are missing."]
     return []
