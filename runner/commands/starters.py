@@ -31,7 +31,7 @@ HOWTO: train the model on your own questions and answers          (Deutsch: sieh
    where the job stands and how long it will take. STATUS.txt, in this folder, shows all jobs, and
    what needs you.
 5. When it is done, the file lies in done, and its .txt says whether the training helped and where
-   the adapter (the result) lies. Did it go to rejected or failed? Its .txt says why, and what to do.
+   the adapter (the result) lies. Is it in rejected or failed? Its .txt says why, and what to do.
 
 To stop a job: delete its .yaml file from queued or running.
 Once trained, a model may repeat passages from its training data. Treat the adapter as you treat the
@@ -46,19 +46,20 @@ ANLEITUNG: das Modell mit eigenen Fragen und Antworten trainieren
    Einige hundert Zeilen sind ein guter Anfang.
 2. Speichern Sie sie als CSV: in Excel Datei > Speichern unter > "CSV UTF-8". Excel-Dateien (.xlsx)
    selbst werden nicht gelesen. Legen Sie die CSV-Datei in den Ordner data.
-3. Kopieren Sie examples/first-job.yaml in diesen Ordner (neben diese Anleitung). Öffnen Sie die Kopie
-   mit einem Editor und ändern Sie zwei Zeilen:  model: von welchem Modell ausgegangen wird,
-   data: wo Ihre Tabelle liegt. Der Name muss auf .yaml enden. Notepad hängt .txt an: wählen Sie beim
-   Speichern "Alle Dateien".
-4. Nach wenigen Sekunden wandert die Datei in den Ordner queued, dann running. Die .txt daneben sagt,
-   wo der Auftrag steht und wie lange er noch dauert. STATUS.txt in diesem Ordner zeigt alle Aufträge
-   und was Sie tun müssen.
+3. Kopieren Sie examples/first-job.yaml in diesen Ordner (neben diese Anleitung). Öffnen Sie die
+   Kopie mit einem Editor und ändern Sie zwei Zeilen:  model: von welchem Modell ausgegangen wird,
+   data: wo Ihre Tabelle liegt. Der Name muss auf .yaml enden. Notepad hängt .txt an: wählen Sie
+   beim Speichern "Alle Dateien".
+4. Nach wenigen Sekunden wandert die Datei in den Ordner queued, dann running. Die .txt daneben
+   sagt, wo der Auftrag steht und wie lange er noch dauert. STATUS.txt in diesem Ordner zeigt alle
+   Aufträge und was Sie tun müssen.
 5. Am Ende liegt die Datei in done; ihre .txt sagt, ob das Training geholfen hat und wo der Adapter
-   (das Ergebnis) liegt. Liegt sie in rejected oder failed? Ihre .txt sagt, warum und was zu tun ist.
+   (das Ergebnis) liegt. Liegt sie in rejected oder failed? Ihre .txt sagt, warum und was zu tun
+   ist.
 
 Einen Auftrag abbrechen: seine .yaml aus queued oder running löschen.
-Ein trainiertes Modell kann Passagen aus seinen Trainingsdaten wiedergeben. Behandeln Sie den Adapter
-wie die Daten selbst.
+Ein trainiertes Modell kann Passagen aus seinen Trainingsdaten wiedergeben. Behandeln Sie den
+Adapter wie die Daten selbst.
 """
 
 FIRST_JOB = f"""\
@@ -69,6 +70,7 @@ model: {DEMO_MODEL}   # a model on the box / ein Modell auf der Box
 data: data/first-job.csv           # your table, in the folder data / Ihre Tabelle im Ordner data
 """
 
+_FOLDER_MODE = 0o2770  # as jobs/ itself: colleagues of the share's group may drop and delete
 _HEADINGS = ("prompt", "completion")
 _ROWS = tuple(
     (f"What is the notice period in contract {number}?", f"{weeks} weeks to the end of a month.")
@@ -111,7 +113,9 @@ def _make_folder(path: Path, uid: int, gid: int) -> None:
         path.mkdir(mode=0o700)
     except FileExistsError:
         return
-    os.chmod(path, 0o2770)
+    # While both are ours: the set-group bit of a foreign group needs a capability.
+    os.chown(path, os.geteuid(), os.getegid(), follow_symlinks=False)
+    os.chmod(path, _FOLDER_MODE)
     os.chown(path, uid, gid, follow_symlinks=False)
 
 

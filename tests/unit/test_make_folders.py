@@ -6,7 +6,7 @@ import csv
 import os
 import zipfile
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -86,7 +86,7 @@ def test_an_empty_box_explains_itself(box: Path) -> None:
     with zipfile.ZipFile(jobs / "examples/questions-and-answers.xlsx") as table:
         assert table.testzip() is None
         for name in table.namelist():
-            ElementTree.fromstring(table.read(name))
+            ET.fromstring(table.read(name))
         assert b"completion" in table.read("xl/worksheets/sheet1.xml")
     with (jobs / spec.data[0]).open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
