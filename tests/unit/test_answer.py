@@ -157,7 +157,7 @@ def test_the_answers_before_and_after_can_be_read_in_notepad() -> None:
                 "question": "How long?\x1b[31m",
                 "before": "",
                 "after": "4 weeks",
-                "reference": "4 weeks.",
+                "reference": "4 w.",
             }
         ]
     )
