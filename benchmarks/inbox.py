@@ -1,6 +1,7 @@
-"""Turns an empty box into the daemon's figures: idle cost, drop to claim, 1,000 specs at once.
+"""The daemon's figures: idle cost, drop to claim, 1,000 specs at once; or those of an old box.
 
     .venv/bin/python benchmarks/inbox.py [--polling]   # as on a share, where no event comes
+    .venv/bin/python benchmarks/inbox.py --ended 10000 # a box on which so many runs have ended
 
 It starts real daemons on temporary folders. The specs name data that never comes: they are claimed,
 recorded and answered, and then wait, so that only the inbox is measured.
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 IDLE_SECONDS = 60
@@ -28,13 +30,14 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def daemon() -> Iterator[tuple[int, Path, Path]]:
+def daemon(root: Path | None = None) -> Iterator[tuple[int, Path, Path]]:
     """Run a daemon; give its pid, inbox and outputs folder."""
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        words = [sys.executable, "-m", "runner.cli", "watch", *sys.argv[1:]]
+        root = root or Path(folder)
+        more = [word for word in sys.argv[1:] if word == "--polling"]
+        words = [sys.executable, "-m", "runner.cli", "watch", *more]
         for name in ("jobs", "outputs", "models"):
-            (root / name).mkdir()
+            (root / name).mkdir(exist_ok=True)
             words += [f"--{name}-dir", str(root / name)]
         child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
@@ -64,6 +67,12 @@ def resident_mib(pid: int) -> float:
     """Resident memory of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def peak_mib(pid: int) -> float:
+    """Largest resident memory that a process has had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def idle() -> dict[str, float]:
@@ -126,6 +135,96 @@ def crowd() -> dict[str, object]:
         }
 
 
+def old_box(root: Path, ended: int) -> None:
+    """Make a box on which so many runs have ended, one of ten failed, with a queue of one."""
+    from runner.contract.record import Attempt, ErrorFacts, RunRecord, write_record
+    from runner.contract.states import State
+
+    sys.modules["os"].fsync = lambda _descriptor: None  # type: ignore[attr-defined]  # for speed
+    for folder in ("queued", "running", "done", "failed", "rejected", "cancelled"):
+        (root / "jobs" / folder).mkdir(parents=True)
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    attempt = {
+        "number": 1,
+        "batch_plan": {"per_device_batch_size": 4, "gradient_accumulation_steps": 4},
+        "outcome": "succeeded",
+        "first_step": 1,
+        "last_step": 100,
+    }
+    for number in range(ended):
+        at = began + timedelta(minutes=20 * number)
+        run_id = f"{at:%Y%m%dT%H%M%SZ}-{number % 10000:04d}"
+        state = State.FAILED if number % 10 == 0 else State.SUCCEEDED
+        record = RunRecord(
+            job=f"job-{number % 40:02d}",
+            run_id=run_id,
+            state=state,
+            file_name=f"job-{number % 40:02d}.yaml",
+            sequence=number + 1,
+            created_at=at,
+            started_at=at,
+            ended_at=at + timedelta(minutes=10),
+            spec_sha256="0" * 64,
+            total_steps=100,
+            attempts=(
+                Attempt.model_validate(
+                    {**attempt, "started_at": at, "ended_at": at + timedelta(minutes=9)}
+                ),
+            ),
+            environment={f"library-{n}": "1.2.3" for n in range(20)},
+            forecast={"gpu": "a card", "alternatives": [{"seconds": n} for n in range(20)]},
+            metrics={f"metric-{n}": n / 7 for n in range(20)},
+            error=ErrorFacts(kind="diverged", message="The loss diverged.")
+            if state is State.FAILED
+            else None,
+        )
+        folder = root / "outputs" / record.job / run_id
+        folder.mkdir(parents=True)
+        write_record(folder / "run.json", record)
+        name = f"{record.job}--{run_id}.yaml"
+        shown = root / "jobs" / state.folder
+        (shown / name).write_text(SPEC)
+        (shown / f"{name}.txt").write_text("ended\n")
+    (root / "jobs" / "waits.yaml").write_text(SPEC)
+
+
+def after(ended: int) -> dict[str, object]:
+    """Measure a box on which so many runs have ended: its starts, its cost, `runner status`."""
+    found: dict[str, object] = {"ended": ended}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        old_box(root, ended)
+        heartbeat = root / "outputs" / ".runner" / "heartbeat.json"
+        for start in ("first_start_seconds", "start_seconds"):
+            heartbeat.unlink(missing_ok=True)
+            (root / "jobs" / "STATUS.txt").unlink(missing_ok=True)
+            began = time.monotonic()
+            with daemon(root) as (pid, _jobs, _outputs):
+                found[start] = round(time.monotonic() - began, 2)
+                if start == "first_start_seconds":
+                    continue
+                time.sleep(10)
+                before = cpu_seconds(pid)
+                time.sleep(IDLE_SECONDS)
+                share = (cpu_seconds(pid) - before) / IDLE_SECONDS * 100
+                found["cpu_percent_with_a_job_that_waits"] = round(share, 2)
+                found["resident_mib"] = round(resident_mib(pid), 1)
+                found["peak_mib"] = round(peak_mib(pid), 1)
+                words = [sys.executable, "-m", "runner.cli", "status", "--outputs-dir"]
+                times = []
+                for _ in range(5):
+                    began = time.monotonic()
+                    subprocess.run(
+                        [*words, str(root / "outputs")], check=True, stdout=subprocess.DEVNULL
+                    )
+                    times.append(time.monotonic() - began)
+                found["status_seconds"] = round(sorted(times)[2], 2)
+    return found
+
+
 if __name__ == "__main__":
+    if "--ended" in sys.argv:
+        print(json.dumps(after(int(sys.argv[sys.argv.index("--ended") + 1]))))
+        raise SystemExit
     for measure in (idle, drop_to_claim, crowd):
         print(measure.__name__, json.dumps(measure()), flush=True)

@@ -1,4 +1,4 @@
-"""Turns the records under outputs/ into the queue and the running job's progress."""
+"""Status: what runs and how far it is, what waits, what ended lately."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from runner.clock import now
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
 from runner.commands.which_box import hint
 from runner.contract.batch import BatchPlan
+from runner.contract.ended import sort_out
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import STARTING, Progress, read_progress
@@ -89,10 +90,10 @@ class Overview:
 
 
 def read_overview(outputs: Outputs, *, every: bool = False) -> Overview:
-    """Read every record; a run whose record is damaged is named, not hidden."""
+    """Read the records that are to be shown; a run whose record is damaged is named, not hidden."""
     standings: list[Standing] = []
     damaged: list[str] = []
-    for run in outputs.runs():
+    for run in _to_read(outputs, latest=None if every else LATEST):
         try:
             record = read_record(run.record)
         except FileNotFoundError:
@@ -120,6 +121,16 @@ def read_overview(outputs: Outputs, *, every: bool = False) -> Overview:
         finished=tuple(finished if every else finished[:LATEST]),
         damaged=tuple(damaged),
     )
+
+
+def _to_read(outputs: Outputs, *, latest: int | None) -> list[RunFolder]:
+    """List all runs but those that ended before the latest: their records need not be read."""
+    if latest is None:
+        return outputs.runs()
+    known = sort_out(outputs)
+    newest_first = sorted(known.ended.values(), key=lambda one: one.ended_at, reverse=True)
+    shown = [outputs.run(one.job, one.run_id) for one in newest_first[:latest]]
+    return sorted([*known.to_read, *shown], key=lambda run: run.run_id)
 
 
 def facts_of(progress: Progress, plan: BatchPlan | None) -> str:

@@ -141,6 +141,11 @@ class Outputs:
         return self.private / "daemon.jsonl"
 
     @property
+    def ended(self) -> Path:
+        """A line for each run that has ended; it may be deleted at any time."""
+        return self.private / "ended.jsonl"
+
+    @property
     def lessons(self) -> Path:
         """What past runs took, beside what was forecast: later forecasts learn from it."""
         return self.private / "forecasts.jsonl"
@@ -166,9 +171,9 @@ class Outputs:
             return []
         return sorted(found, key=lambda run: run.root.name)
 
-    def runs(self) -> list[RunFolder]:
-        """List every run folder, oldest run id first; never follows links."""
-        found: list[RunFolder] = []
+    def run_names(self) -> list[tuple[str, str]]:
+        """List the job and id of every run, oldest run id first; never follows links."""
+        found: list[tuple[str, str]] = []
         try:
             jobs = [entry for entry in os.scandir(self.root) if not entry.name.startswith(".")]
         except FileNotFoundError:
@@ -176,11 +181,15 @@ class Outputs:
         for job in jobs:
             if job.is_dir(follow_symlinks=False):
                 found += [
-                    RunFolder(Path(run.path))
+                    (job.name, run.name)
                     for run in os.scandir(job.path)
                     if RUN_ID.fullmatch(run.name) and run.is_dir(follow_symlinks=False)
                 ]
-        return sorted(found, key=lambda run: run.root.name)
+        return sorted(found, key=lambda names: names[1])
+
+    def runs(self) -> list[RunFolder]:
+        """List every run folder, oldest run id first; never follows links."""
+        return [self.run(*names) for names in self.run_names()]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from runner.contract.batch import BatchPlan
 from runner.contract.states import Stage, State
 from runner.contract.verdict import Verdict
 from runner.errors import DamagedError, NewerRecordError
-from runner.files.durable import as_json, write_json
+from runner.files.durable import write_json
 
 SCHEMA_VERSION = 2
 RECORD_BYTES = 8 * 1024 * 1024  # a larger run.json is damaged or not ours
@@ -191,7 +191,10 @@ def read_record(path: Path) -> RunRecord:
     try:
         # A cut record is no JSON: one that is too large is damaged like any other.
         fields = json.loads(content[:RECORD_BYTES])
-        as_json(fields)  # what could not be written again (NaN, half a character) is not ours
+        # Not indented: that is Python's own encoder, and takes ten times as long.
+        json.dumps(
+            fields, ensure_ascii=False, allow_nan=False
+        ).encode()  # what could not be written again (NaN, half a character) is not ours
         return upgraded(RunRecord.model_validate(fields), version=fields.get("schema_version"))
     except (ValueError, ValidationError, RecursionError) as error:
         where = f"{path.parent.name}/{path.name}"

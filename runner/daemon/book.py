@@ -72,7 +72,7 @@ class Book:
         self.ended: list[RunRecord] = []
         """The latest, for STATUS.txt."""
         self.to_heal: list[RunRecord] = []
-        """Runs that ended when nobody showed it in the inbox."""
+        """Runs that ended while the inbox could not be looked at."""
         self.damaged: list[str] = []
         """What a person must know about runs that nothing can be done with."""
         self.damaged_now: list[RunRecord] = []

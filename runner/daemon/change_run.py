@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from runner.clock import now
+from runner.contract.ended import note_ended
 from runner.contract.record import ErrorFacts, Waiting, write_record
 from runner.contract.states import State
 from runner.daemon.book import Live
@@ -23,6 +24,8 @@ def change(daemon: Daemon, live: Live, **changes: Any) -> None:
         return
     write_record(live.run.record, record)
     live.record = record
+    if record.state.is_final:
+        note_ended(daemon.outputs, live.run, record)
     daemon.next_look = time.monotonic()
     if record.state != before:
         why = {"reason": record.error.message} if record.error else {}

@@ -12,7 +12,9 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Iterable, Iterator
 
+from runner.contract.ended import EndedRun
 from runner.contract.layout import STATE_FOLDERS
 from runner.contract.record import RunRecord, read_record
 from runner.contract.settings import Settings
@@ -79,15 +81,14 @@ class Conductor:
             daemon.log.say(note, level="warning")
         daemon.book.sequence = found.highest_sequence
         daemon.book.damaged, daemon.book.damaged_now = found.damaged, found.damaged_now
-        daemon.book.ended = found.ended[-ENDED_SHOWN:]
+        daemon.book.ended = list(_records(daemon, found.ended[-ENDED_SHOWN:]))
         daemon.book.known_ids = {
             *found.unreadable,
-            *(record.run_id for record in found.ended),
+            *(ended.run_id for ended in found.ended),
             *(record.run_id for _, record in found.live),
         }
         taken_up = [take_up(daemon, run, record) for run, record in found.live]
         self._specless = [one for one in taken_up if one is not None]
-        daemon.book.to_heal = found.ended
 
     def _heal_ended(self, inbox: Folder) -> None:
         """Bring runs that have ended to their place.
@@ -238,6 +239,12 @@ class Conductor:
             if not problem:  # what was half-written when it went could not be removed then
                 self.daemon.inbox.is_fresh = True
                 self.daemon.next_look = time.monotonic()
+
+
+def _records(daemon: Daemon, ended: Iterable[EndedRun]) -> Iterator[RunRecord]:
+    for one in ended:
+        with contextlib.suppress(OSError, RunnerError):  # removed just now
+            yield read_record(daemon.outputs.run(one.job, one.run_id).record)
 
 
 def _begin_with_inbox(conductor: Conductor) -> bool:

@@ -1,10 +1,9 @@
-"""Turns what happens into JSON lines in files and readable lines on the container's output."""
+"""Log: what happens, as JSON lines in files and as readable lines on the container's output."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,13 @@ from typing import Any
 import structlog
 
 from runner.clock import now
+from runner.files.durable import Kept, append_line
 from runner.words import visible
 
 _PROSE = ("reason", "mend")  # sentences and commands: shown unquoted
+KEPT = Kept(bytes=10 * 1024 * 1024, files=3)
+"""Of the daemon's own log: three files of 10 MiB. An event has some 200 bytes and a run some 15
+events, so that is the story of 10,000 runs. A run's own log ends with the run."""
 _INDENT = " " * 9  # below the event, beside the time
 
 
@@ -22,7 +25,7 @@ class Log:
     """The daemon's events; those of a run go into the run's own log as well."""
 
     def __init__(self, path: Path) -> None:
-        """Write to ``path``, which grows, and to standard error."""
+        """Write to ``path``, of which the newest part is kept, and to standard error."""
         self._path = path
         self._shown = structlog.wrap_logger(
             structlog.PrintLogger(sys.stderr),
@@ -44,7 +47,9 @@ class Log:
         for path in (self._path, run_log):
             if path is not None:
                 with contextlib.suppress(OSError):  # a full disk: the line is shown below
-                    _append(path, f"{line!s}\n".encode())
+                    append_line(
+                        path, f"{line!s}\n".encode(), kept=KEPT if path == self._path else None
+                    )
         getattr(self._shown, level)(event, **facts)
 
 
@@ -58,23 +63,6 @@ class _ForPeople:
         prose = [f"{key}: {event.pop(key)}" for key in _PROSE if event.get(key)]
         below = [_INDENT + visible(line) for text in prose for line in text.splitlines()]
         return "\n".join([self._line(logger, name, event), *below])
-
-
-def _append(path: Path, line: bytes) -> None:
-    """Add a whole line or nothing, after whatever a power cut left of the last one."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            line = b"\n" + line
-        try:
-            whole = os.write(descriptor, line) == len(line)
-        except OSError:
-            whole = False
-        if not whole:
-            os.ftruncate(descriptor, size)
-    finally:
-        os.close(descriptor)
 
 
 def _dump(content: Any, **_ignored: Any) -> str:

@@ -33,10 +33,10 @@ class Clock:
 
 def read_clock(outputs: Outputs) -> Clock:
     """Ask the kernel, and the newest run's id."""
-    runs = outputs.runs()
+    names = outputs.run_names()
     newest = None
-    if runs and RUN_ID.fullmatch(runs[-1].run_id):
-        newest = datetime.strptime(runs[-1].run_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    if names and RUN_ID.fullmatch(names[-1][1]):
+        newest = datetime.strptime(names[-1][1][:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     return Clock(now=datetime.now(UTC), synchronised=_synchronised(), newest_run=newest)
 
 

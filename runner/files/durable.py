@@ -6,9 +6,12 @@ survive a power cut together with what it names.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +100,42 @@ def rename_durably(source: Path, target: Path) -> None:
     sync_folder(target.parent)
     if source.parent != target.parent:
         sync_folder(source.parent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """How much is kept of a file that grows by lines."""
+
+    bytes: int
+    """A file that is larger is set aside under its name with .1, that one with .2, and so on."""
+    files: int
+    """So many at once, the one that grows included."""
+
+
+def append_line(path: Path, line: bytes, *, kept: Kept | None = None) -> None:
+    """Add a whole line or nothing, after whatever a power cut left of the last one.
+
+    Nothing waits for the disk: the newest lines may go with a power cut.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        try:
+            whole = os.write(descriptor, line) == len(line)
+        except OSError:
+            whole = False
+        if not whole:
+            os.ftruncate(descriptor, size)
+    finally:
+        os.close(descriptor)
+    if kept is not None and size + len(line) > kept.bytes:
+        _set_aside(path, kept.files)
+
+
+def _set_aside(path: Path, files: int) -> None:
+    names = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, files))]
+    for newer, older in reversed(list(pairwise(names))):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(newer, older)

@@ -13,7 +13,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from runner.files.durable import Kept, append_line
+
 KEPT = 200  # lines read, the newest
+_FILE = Kept(bytes=1024 * 1024, files=2)
+"""Some 3,000 lessons and as many older ones; the file is read whole for each forecast."""
 _COUNTED = 10  # lessons of a kind that count, the newest: drivers and libraries change
 _FACTORS = (0.7, 1.5)  # a lesson beyond these says that something else was different
 
@@ -95,5 +99,4 @@ def read_lessons(path: Path) -> list[Lesson]:
 
 def add_lesson(path: Path, lesson: Lesson) -> None:
     """Note one; a line lost with the machine teaches nothing, so nothing waits for the disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(lesson.model_dump_json() + "\n")
+    append_line(path, lesson.model_dump_json().encode() + b"\n", kept=_FILE)

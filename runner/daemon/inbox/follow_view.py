@@ -17,7 +17,7 @@ def follow_view(daemon: Daemon, inbox: Folder, at: float) -> dict[str, tuple[str
 
     Gives where the specs lay: that of a run that has ended stays there until it is answered.
     """
-    where = view.scan_view(inbox)
+    where = view.scan_view(inbox, wanted=daemon.book.runs)
     for run_id, (state_folder, name) in where.items():
         orphan = state_folder == "queued" and run_id_of(name) == run_id and name.isprintable()
         if orphan and run_id not in daemon.book.known_ids and not daemon.stopping:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Collection
 
 from runner.contract.layout import RUN_ID, STATE_FOLDERS, RunFolder, claimed_name
 from runner.contract.record import RunRecord
@@ -17,13 +18,19 @@ _BAD_ROWS_BYTES = 1024 * 1024  # some 20,000 rows; the whole list is in the run'
 _UNDER_WAY = ("queued", "running")
 
 
-def scan_view(inbox: Folder) -> dict[str, tuple[str, str]]:
+def scan_view(
+    inbox: Folder, *, wanted: Collection[str] | None = None
+) -> dict[str, tuple[str, str]]:
     """List the claimed specs: run id → (state folder, file name). Answers are not listed.
 
     A person may rename a claimed file; the run id anywhere in its name still tells whose it is.
+    With ``wanted`` the search ends once these runs are found: thousands may lie in done/.
     """
     found: dict[str, tuple[str, str]] = {}
     for state_folder in STATE_FOLDERS:
+        under_way = state_folder in _UNDER_WAY
+        if not under_way and wanted is not None and found.keys() >= set(wanted):
+            break
         with inbox.open_folder(state_folder) as folder:
             for entry in folder.scan():
                 match = _RUN_ID_IN_NAME.search(entry.name)

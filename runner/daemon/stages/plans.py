@@ -122,8 +122,9 @@ def _seconds_left(record: RunRecord, spec: JobSpec) -> float | None:
 
 
 def _known_data(outputs: Outputs, run: RunFolder) -> tuple[str, ...]:
-    earlier = [other.data for other in outputs.runs() if other.root != run.root]
-    return tuple(str(data.resolve()) for data in earlier[-KNOWN_DATA_RUNS:] if data.is_dir())
+    earlier = [names for names in outputs.run_names() if names[1] != run.run_id]
+    found = (outputs.run(*names).data for names in earlier[-KNOWN_DATA_RUNS:])
+    return tuple(str(data.resolve()) for data in found if data.is_dir())
 
 
 def read_answer(path: Path, kind: type[M]) -> tuple[M | None, ErrorFacts | None]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.clock import now
 from runner.contract.checkpoints import verified
+from runner.contract.ended import EndedRun, sort_out, stamp_of, write_ended
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.record import RunRecord, read_record, write_record
 from runner.contract.salvage import salvage
@@ -36,7 +38,8 @@ class Found:
     """What lies in the outputs folder at the start."""
 
     live: list[tuple[RunFolder, RunRecord]]
-    ended: list[RunRecord]
+    ended: list[EndedRun]
+    """In the order in which they ended."""
     damaged: list[str]
     """What a person must know about runs whose record could not be read."""
     damaged_now: list[RunRecord]
@@ -116,7 +119,7 @@ def set_aside(run: RunFolder) -> RunRecord:
 def unfinished(outputs: Outputs) -> list[str]:
     """List the ids of the runs that are not finished: their specs should show in the inbox."""
     found = []
-    for run in outputs.runs():
+    for run in sort_out(outputs).to_read:
         try:
             if not read_record(run.record).state.is_final:
                 found.append(run.run_id)
@@ -125,14 +128,24 @@ def unfinished(outputs: Outputs) -> list[str]:
     return found
 
 
-def recover(outputs: Outputs) -> Found:
-    """End orphans, read all records, close what was open, sweep what is unfinished."""
+def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Found:
+    """End orphans, read records, close what was open, sweep what is unfinished.
+
+    The record of a run that is known to have ended is not read again. ``alive`` is called time and
+    again: reading may take long, and whoever watches over a start must see that it goes on.
+    """
     under_way: list[tuple[RunFolder, RunRecord]] = []
-    ended, damaged, damaged_now, unreadable, notes = [], [], [], [], []
+    more: list[EndedRun] = []
+    damaged, damaged_now, unreadable, notes = [], [], [], []
     orphans = end_orphans(outputs.root, grace_seconds=_ORPHAN_SECONDS)
     notes += [f"{folder}: a stage of an earlier daemon was still running" for folder in orphans]
     sweep_box(outputs)
-    for run in outputs.runs():
+    known = sort_out(outputs)
+    for run in known.to_read:
+        alive()
+        stamp = stamp_of(
+            run.record
+        )  # before it is read: should it change in between, it is read again
         try:
             record = read_record(run.record)
         except FileNotFoundError:
@@ -149,11 +162,17 @@ def recover(outputs: Outputs) -> Found:
             damaged.append(f"{run.job} ({run.run_id}): {record.error.message}")
             notes.append(damaged[-1])
             damaged_now.append(record)
+            stamp = stamp_of(run.record)
         if record.state.is_final:
             sweep_folder(run.root)  # the rest was swept before it ended
-            ended.append(record)
+            more.append(EndedRun.of(record, stamp or (0, 0)))
         else:
             under_way.append((run, record))
+    # First those that were noted when they ended, in that order: it knows no clock.
+    more.sort(key=lambda one: (one.ended_at, one.sequence))
+    ended = [*known.ended.values(), *more]
+    if more or not known.index_is_exact:
+        write_ended(outputs, ended)
     live = []
     trained = any(record.state in _ON_THE_CARD for _, record in under_way)
     for run, record in under_way:
@@ -173,6 +192,8 @@ def recover(outputs: Outputs) -> Found:
         damaged=damaged,
         damaged_now=damaged_now,
         unreadable=unreadable,
-        highest_sequence=max((r.sequence for r in (*ended, *(r for _, r in live))), default=0),
+        highest_sequence=max(
+            [r.sequence for r in ended] + [r.sequence for _, r in live], default=0
+        ),
         notes=notes,
     )
