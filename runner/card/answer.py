@@ -64,7 +64,7 @@ class Verdict:
     gpu: Gpu
     message: str = ""
     """What is wrong, in a sentence; empty when nothing is."""
-    mend: str = ""
+    fix: str = ""
     """The command, on the host."""
 
 
@@ -113,13 +113,13 @@ def meaning(answer: Answer, *, expected: bool) -> Verdict:
             gpu=Gpu.REBOOT,
             message="The NVIDIA driver was updated while the old one still runs; "
             "reboot the machine",
-            mend="sudo reboot",
+            fix="sudo reboot",
         )
     if answer.code in _HARMLESS or (answer.code == 0 and answer.cards):
         return Verdict(gpu=Gpu.WELL)
     if not expected and (answer.code in _NEVER_THERE or answer.code == 0):
         return Verdict(gpu=Gpu.NONE)
     code = answer.code or 6  # the driver answers, and has no card
-    message, mend = _LOST.get(code, ("The GPU cannot be reached", _RESTART))
+    message, fix = _LOST.get(code, ("The GPU cannot be reached", _RESTART))
     said = f" (NVML: {answer.text})" if answer.text else ""
-    return Verdict(gpu=Gpu.LOST, message=message + said, mend=mend)
+    return Verdict(gpu=Gpu.LOST, message=message + said, fix=fix)

@@ -19,7 +19,10 @@ def cancel(outputs: Outputs, run: RunFolder) -> None:
     """
     state = read_record(run.record).state
     if state.is_final:
-        raise RunnerError(f"{run.job}/{run.run_id} has ended already: {state.value}")
+        raise RunnerError(
+            f"{run.job}/{run.run_id} has ended already: {state.value}",
+            advice="`runner status` lists the runs that can be cancelled.",
+        )
     leave_request(outputs, "cancel", run_id=run.run_id)
 
 

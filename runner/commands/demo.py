@@ -100,7 +100,10 @@ def prepare_model(console: Console, models_dir: Path) -> None:
         )
     if made.returncode != 0:
         lines = made.stderr.strip().splitlines() or ["no reason given"]
-        raise RunnerError("the demo's model could not be prepared:\n" + "\n".join(lines[-5:]))
+        raise RunnerError(
+            "the demo's model could not be prepared:\n" + "\n".join(lines[-5:]),
+            advice="Try again with: runner fetch demo",
+        )
 
 
 class Follower:
@@ -161,7 +164,10 @@ class Follower:
                     if record.state.is_final:
                         return run
                 if not somebody:
-                    raise RunnerError("the daemon ended before the run did")
+                    raise RunnerError(
+                        "the daemon ended before the run did",
+                        advice="Its messages above say why; `runner doctor` checks this box.",
+                    )
                 time.sleep(POLL_SECONDS)
 
 

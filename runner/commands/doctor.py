@@ -63,7 +63,7 @@ def verdict(findings: Iterable[Finding]) -> tuple[str, str]:
         things = "one thing stands" if troubles == 1 else f"{troubles} things stand"
         return f"No job could run yet: {things} in the way (✗).", "bold red"
     if runs is None:
-        return "Whether a job could run cannot be told from here (?).", "bold magenta"
+        return "Whether a job could run cannot be judged from here (?).", "bold magenta"
     if advices:
         things = "One thing" if advices == 1 else f"{advices} things"
         return f"A job could run. {things} would make it better (!).", "bold green"
@@ -77,7 +77,7 @@ def findings_as_json(findings: Iterable[Finding]) -> dict[str, Any]:
 
 
 def render(findings: Iterable[Finding]) -> RenderableType:
-    """Lay the findings out: what is well in a line, the rest with its reason and its mend."""
+    """Lay the findings out: what is well in a line, the rest with its reason and its fix."""
     found = list(findings)
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(width=1)
@@ -91,7 +91,7 @@ def render(findings: Iterable[Finding]) -> RenderableType:
         lines = [Text(visible(finding.what))]
         if finding.level in (Level.ADVICE, Level.TROUBLE, Level.UNKNOWN):
             lines.append(Text(finding.why, style="dim"))
-            lines += [_command(line) for line in finding.mend.splitlines()]
+            lines += [_command(line) for line in finding.fix.splitlines()]
         table.add_row(Text(mark, style=style), Text(name, style="bold"), Group(*lines))
     words, style = verdict(found)
     return Padding(Group(table, "", Text(words, style=style)), (1, 1))
@@ -121,7 +121,7 @@ def command(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Say what is wrong with this box and the command that mends it.
+    """Say what is wrong with this box and the command that fixes it.
 
     It exits with 0 when a job could run.
 

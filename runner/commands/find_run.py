@@ -31,7 +31,9 @@ def find_run(outputs: Outputs, name: str) -> RunFolder:
         return part[0]
     if part:
         ids = ", ".join(f"{run.job}/{run.run_id}" for run in part[-5:])
-        raise NoSuchRunError(f"{visible(name)!r} fits {len(part)} runs: {ids}")
+        raise NoSuchRunError(
+            f"{visible(name)!r} fits {len(part)} runs: {ids}", advice="Give more of its id."
+        )
     known = ", ".join(sorted({run.job for run in runs})) or "none yet"
     raise NoSuchRunError(
         f"no job or run is called {visible(name)!r}",

@@ -90,7 +90,10 @@ def print_logs(run: RunFolder, *, stage: Stage | None, follow: bool, as_json: bo
     """
     path = run.log if stage is None else stage_log(run, stage)
     if not follow and not path.exists():
-        raise RunnerError(f"{run.job}/{run.run_id} has no such log yet: {path.name}")
+        raise RunnerError(
+            f"{run.job}/{run.run_id} has no such log yet: {path.name}",
+            advice=f"`runner show {run.job}` shows how far the run is.",
+        )
     for line in lines_of(path, run, follow=follow):
         if as_json:
             print(line, flush=True)

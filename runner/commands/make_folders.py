@@ -65,7 +65,10 @@ def _make(path: Path, uid: int, gid: int) -> list[str]:
     except PermissionError as error:  # a network mount that maps owners, for one
         return [f"{name} cannot be given to {uid}:{gid}: {error.strerror}"]
     except OSError as error:
-        raise RunnerError(f"{name} cannot be made ready: {error.strerror}") from error
+        raise RunnerError(
+            f"{name} cannot be made ready: {error.strerror}",
+            advice="Check the disk and the rights of the folder that BOX_DIR names.",
+        ) from error
     return [f"{name} belongs to {uid}:{gid} now"]
 
 

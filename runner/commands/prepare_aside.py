@@ -58,5 +58,8 @@ def prepared_from(spec_file: Path, models_dir: Path, jobs_dir: Path | None) -> I
             raise RunnerError(result.error.message, advice=result.error.advice)
         if status != 0 or result is None:
             tail = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-            raise RunnerError("the rows could not be prepared:\n" + "\n".join(tail))
+            raise RunnerError(
+                "the rows could not be prepared:\n" + "\n".join(tail),
+                advice="Check the spec and its data with `runner validate`.",
+            )
         yield run

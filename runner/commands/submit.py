@@ -64,7 +64,10 @@ def bring_data(paths: list[str], source: Path, inbox: Path, *, replace: bool) ->
     brought = []
     for path in paths:
         if Path(path).is_absolute() or ".." in Path(path).parts:
-            raise SubmitError(f"{path!r} leaves the spec's folder")
+            raise SubmitError(
+                f"{path!r} leaves the spec's folder",
+                advice="Copy the file beside the spec and name it from there.",
+            )
         here, there = source / path, inbox / path
         if not here.is_file():
             if there.is_file():

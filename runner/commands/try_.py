@@ -59,7 +59,7 @@ def try_run(
     if not (run.adapter / "adapter_config.json").is_file():
         raise RunnerError(
             f"{run.job}/{run.run_id} has no adapter",
-            advice=f"`runner show {run.job}` tells where it stands.",
+            advice=f"`runner show {run.job}` shows where it stands.",
         )
     quieten()
     # As the stages do: threads that wait in a loop starve each other where a run trains meanwhile.

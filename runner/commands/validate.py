@@ -72,7 +72,7 @@ def missing_data(paths: list[str], folder: Path, shown_as: str) -> list[Problem]
                             message=f"{path!r} is empty",
                             file=shown_as,
                             field="data",
-                            hint="copy it anew, or name another file",
+                            hint="copy it again, or name another file",
                         )
                     )
     return problems
@@ -85,13 +85,26 @@ def read_file(path: Path) -> JobSpec:
         SpecError: it cannot be used, or not under this name; every problem at once.
     """
     if not is_spec_name(path.name):
-        raise SpecError([naming_problem(path.name) or Problem(message=NO_SPEC, file=path.name)])
+        raise SpecError(
+            [
+                naming_problem(path.name)
+                or Problem(
+                    message=NO_SPEC, file=path.name, hint="rename it so that it ends in .yaml"
+                )
+            ]
+        )
     try:
         with path.open("rb") as file:
             content = file.read(SPEC_BYTES + 1)
     except OSError as error:
         raise SpecError(
-            [Problem(message=f"cannot be read: {error.strerror}", file=str(path))]
+            [
+                Problem(
+                    message=f"cannot be read: {error.strerror}",
+                    file=str(path),
+                    hint="check the path and your right to read it",
+                )
+            ]
         ) from error
     there = data_folder(path)
     return read_spec(content, file_name=path.name, exists=lambda name: (there / name).exists())

@@ -39,7 +39,7 @@ def _examine(settings: Settings, log: Log) -> AtStart | None:
             log.say(
                 f"doctor: {finding.check}: {finding.what}",
                 level=_LEVELS[finding.level],
-                mend=finding.mend,
+                fix=finding.fix,
             )
     return AtStart(polling=light.events.polling, answer=light.answer)
 
@@ -71,7 +71,7 @@ def command(
         typer.Option(
             envvar="RUNNER_HANG_SECONDS",
             min=1,
-            help="A daemon that stood still for so long ends, to be started again.",
+            help="Seconds after which a daemon that hangs ends itself, to be started again.",
         ),
     ] = 300.0,
     gpu_lost_seconds: Annotated[
@@ -79,7 +79,7 @@ def command(
         typer.Option(
             envvar="RUNNER_GPU_LOST_SECONDS",
             min=1,
-            help="A daemon whose GPU is gone for so long ends; a new container may be given it.",
+            help="Seconds after which a daemon that lost its GPU ends, to be started again.",
         ),
     ] = 300.0,
     share_name: Annotated[

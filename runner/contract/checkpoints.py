@@ -72,7 +72,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(json.loads((folder / MANIFEST).read_bytes()))
     except (OSError, ValueError, ValidationError, RecursionError) as error:
-        raise DamagedError(f"checkpoint {folder.name} has no readable manifest") from error
+        raise DamagedError(
+            f"checkpoint {folder.name} has no readable manifest",
+            advice="An older checkpoint is used where there is one.",
+        ) from error
 
 
 def verified(folder: Path) -> bool:

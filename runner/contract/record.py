@@ -206,5 +206,5 @@ def read_record(path: Path) -> RunRecord:
             ) from error
         raise DamagedError(
             f"{where} cannot be read as a run's record",
-            advice="`runner show` tells what can be recovered.",
+            advice="`runner show` shows what can be recovered.",
         ) from error

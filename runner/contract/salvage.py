@@ -41,8 +41,8 @@ def salvage(run: RunFolder) -> RunRecord:
         error=ErrorFacts(
             kind=DAMAGED,
             message=f"The record of this run could not be read. {what_is_whole(run)}",
-            advice="The disk under outputs/ needs a look. To run the job anew, drop its spec again "
-            f"(a copy: outputs/{run.job}/{run.run_id}/spec.yaml).",
+            advice="Check the disk under outputs/. To run the job again, drop its spec "
+            f"again (a copy: outputs/{run.job}/{run.run_id}/spec.yaml).",
         ),
     )
 

@@ -205,4 +205,7 @@ def read_message(path: Path, kind: type[M]) -> M:
     try:
         return kind.model_validate(json.loads(path.read_bytes()))
     except (ValueError, ValidationError, RecursionError) as error:
-        raise DamagedError(f"{path.parent.name}/{path.name} cannot be read") from error
+        raise DamagedError(
+            f"{path.parent.name}/{path.name} cannot be read",
+            advice="Check the disk under outputs/, then drop the spec again.",
+        ) from error

@@ -158,7 +158,7 @@ class Conductor:
                     else 1
                 )
             if daemon.guard.standing.must_end and not busy:
-                daemon.log.say("ending, to be started anew with the GPU", level="warning")
+                daemon.log.say("ending, to be started again with the GPU", level="warning")
                 return ExitCode.GPU_LOST
             if self.settings.once and not busy and not self.intake.specs:
                 if not daemon.book.runs and not self._specless:

@@ -44,9 +44,9 @@ def decide(
     """
     over = lost_seconds >= patience_seconds
     if verdict.gpu is Gpu.REBOOT:  # a new container would be refused: stay, and say so
-        return Standing(problem=f"{verdict.message} ({verdict.mend})")
+        return Standing(problem=f"{verdict.message} ({verdict.fix})")
     if verdict.gpu is Gpu.LOST:
-        return Standing(problem=f"{verdict.message}; to mend it: {verdict.mend}", must_end=over)
+        return Standing(problem=f"{verdict.message}; to fix it: {verdict.fix}", must_end=over)
     return Standing(problem=stage_said, must_end=over) if stage_said else Standing()
 
 

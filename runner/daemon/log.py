@@ -14,7 +14,7 @@ from runner.clock import now
 from runner.files.durable import Kept, append_line
 from runner.words import visible
 
-_PROSE = ("reason", "mend")  # sentences and commands: shown unquoted
+_PROSE = ("reason", "fix")  # sentences and commands: shown unquoted
 KEPT = Kept(bytes=10 * 1024 * 1024, files=3)
 """Of the daemon's own log: three files of 10 MiB. An event has some 200 bytes and a run some 15
 events, so that is the story of 10,000 runs. A run's own log ends with the run."""

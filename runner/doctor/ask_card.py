@@ -115,7 +115,7 @@ def judge_no_card_facts(facts: NoCardFacts) -> Finding:
             level=Level.UNKNOWN,
             what=f"It was not tested: {facts.held}.",
             why=_WHY,
-            mend="runner doctor    # again, when that is done",
+            fix="runner doctor    # again, when that is done",
         )
     said = f": {facts.said}" if facts.said else ""
     return Finding(
@@ -123,5 +123,5 @@ def judge_no_card_facts(facts: NoCardFacts) -> Finding:
         level=Level.TROUBLE,
         what=f"The test on it {facts.ended}{said}",
         why=_WHY,
-        mend=f"{sys.executable} -m runner.doctor.card    # to see all that it says",
+        fix=f"{sys.executable} -m runner.doctor.card    # to see all that it says",
     )

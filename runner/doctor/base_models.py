@@ -48,8 +48,8 @@ def read_base_models(models_dir: Path, *, in_container: bool = False) -> BaseMod
 def judge_base_models(facts: BaseModels) -> Finding:
     """Decide whether a job would find its model."""
     if not facts.usable and not facts.broken:
-        mend = _FETCH_INTO_BOX if facts.in_container else _FETCH
-        return _finding(Level.TROUBLE, "There is no base model on the box yet.", mend)
+        fix = _FETCH_INTO_BOX if facts.in_container else _FETCH
+        return _finding(Level.TROUBLE, "There is no base model on the box yet.", fix)
     if facts.broken:
         name, problem = facts.broken[0]
         return _finding(
@@ -62,5 +62,5 @@ def judge_base_models(facts: BaseModels) -> Finding:
     return _finding(Level.OK, names + (f" and {more} more." if more > 0 else "."))
 
 
-def _finding(level: Level, what: str, mend: str = "") -> Finding:
-    return Finding(check="Base models", level=level, what=what, why=_WHY, mend=mend)
+def _finding(level: Level, what: str, fix: str = "") -> Finding:
+    return Finding(check="Base models", level=level, what=what, why=_WHY, fix=fix)

@@ -17,7 +17,7 @@ _UNSYNCHRONISED = 0x0040  # STA_UNSYNC of <sys/timex.h>
 _STATUS_AT = 40  # bytes: where struct timex holds its status on 64-bit Linux
 _TIMEX_BYTES = 208
 _WHY = "Run ids, records and schedules are made of the time of day."
-_MEND = "sudo timedatectl set-ntp true && timedatectl"
+_FIX = "sudo timedatectl set-ntp true && timedatectl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +59,18 @@ def judge_clock(facts: Clock) -> Finding:
     """Decide whether the time can be trusted; jobs run in any case."""
     shown = f"{facts.now:%Y-%m-%d %H:%M} UTC"
     if facts.now < OLDEST:
-        return _finding(Level.ADVICE, f"The clock says {shown}: it was never set.", _MEND)
+        return _finding(Level.ADVICE, f"The clock says {shown}: it was never set.", _FIX)
     if facts.newest_run is not None and facts.newest_run > facts.now + _SLACK:
         return _finding(
             Level.ADVICE,
             f"The clock says {shown}, before the newest run ({facts.newest_run:%Y-%m-%d %H:%M}): "
             "it is wrong now, or it was then.",
-            _MEND,
+            _FIX,
         )
     if facts.synchronised is False:
-        return _finding(Level.ADVICE, f"The clock says {shown}, and nothing keeps it right.", _MEND)
+        return _finding(Level.ADVICE, f"The clock says {shown}, and nothing keeps it right.", _FIX)
     return _finding(Level.OK, f"{shown}.")
 
 
-def _finding(level: Level, what: str, mend: str = "") -> Finding:
-    return Finding(check="Clock", level=level, what=what, why=_WHY, mend=mend)
+def _finding(level: Level, what: str, fix: str = "") -> Finding:
+    return Finding(check="Clock", level=level, what=what, why=_WHY, fix=fix)

@@ -141,5 +141,5 @@ def judge_disk(facts: Disk) -> Finding:
     return _finding(Level.OK, f"{what}.")
 
 
-def _finding(level: Level, what: str, mend: str = "") -> Finding:
-    return Finding(check="Disk", level=level, what=what, why=_WHY, mend=mend)
+def _finding(level: Level, what: str, fix: str = "") -> Finding:
+    return Finding(check="Disk", level=level, what=what, why=_WHY, fix=fix)

@@ -67,7 +67,7 @@ def needed_driver(cuda: str) -> int:
 def judge_driver(facts: Driver) -> Finding:
     """Decide whether the driver can run what torch was built for."""
     if not facts.wanted:
-        return _finding(Level.SKIPPED, "This box computes on the CPU, as it was told to.")
+        return _finding(Level.SKIPPED, "This box computes on the CPU, as it was set to.")
     needed = needed_driver(facts.cuda) if facts.cuda else _NEEDED[13]
     version = facts.answer.driver or facts.module
     if version and int(version.partition(".")[0]) < needed:
@@ -86,7 +86,7 @@ def judge_driver(facts: Driver) -> Finding:
             "lspci -d 10de:    # lists the machine's NVIDIA cards",
         )
     if facts.answer.code != 12:
-        return _finding(Level.TROUBLE, verdict.message + ".", verdict.mend)
+        return _finding(Level.TROUBLE, verdict.message + ".", verdict.fix)
     if facts.module is None:
         return _finding(
             Level.TROUBLE,
@@ -118,5 +118,5 @@ def _judge_torch(facts: Driver, version: str | None) -> Finding:
     return _finding(Level.OK, f"{cards}; driver {version} runs CUDA {facts.cuda}.")
 
 
-def _finding(level: Level, what: str, mend: str = "") -> Finding:
-    return Finding(check="Driver", level=level, what=what, why=_WHY, mend=mend)
+def _finding(level: Level, what: str, fix: str = "") -> Finding:
+    return Finding(check="Driver", level=level, what=what, why=_WHY, fix=fix)

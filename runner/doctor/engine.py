@@ -46,7 +46,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     ),
     ("unknown device", "GPU in .env names a card that is not there", "nvidia-smi -L"),
 )
-"""What the engine says when it cannot give a container a card → what it means, the mend."""
+"""What the engine says when it cannot give a container a card → what it means, the fix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ def _judge_absence(problem: str) -> Finding:
         return _docker(
             Level.ADVICE,
             "A Docker engine runs here, and this user may not ask it.",
-            "sudo usermod -aG docker $USER    # then log in anew",
+            "sudo usermod -aG docker $USER    # then log out and in again",
         )
     return _docker(
         Level.ADVICE,
@@ -199,14 +199,14 @@ def _judge_absence(problem: str) -> Finding:
 
 
 def _judge_gpu(facts: Engine) -> Finding:
-    def finding(level: Level, what: str, mend: str = "") -> Finding:
-        return Finding(check="Docker's GPU", level=level, what=what, why=_WHY_GPU, mend=mend)
+    def finding(level: Level, what: str, fix: str = "") -> Finding:
+        return Finding(check="Docker's GPU", level=level, what=what, why=_WHY_GPU, fix=fix)
 
     blocking = Level.TROUBLE if facts.image else Level.ADVICE
     if facts.gpu_refused:
-        for said, means, mend in _REFUSALS:
+        for said, means, fix in _REFUSALS:
             if said in facts.gpu_refused:
-                return finding(blocking, f"{means}.", mend)
+                return finding(blocking, f"{means}.", fix)
         said = visible(facts.gpu_refused.splitlines()[0])
         return finding(blocking, f"A container was refused its card: {said}", _TOOLKIT)
     if facts.gpu_refused == "":
@@ -240,8 +240,8 @@ def _judge_services(facts: Engine) -> Finding:
     )
 
 
-def _docker(level: Level, what: str, mend: str = "") -> Finding:
-    return Finding(check="Docker", level=level, what=what, why=_WHY, mend=mend)
+def _docker(level: Level, what: str, fix: str = "") -> Finding:
+    return Finding(check="Docker", level=level, what=what, why=_WHY, fix=fix)
 
 
 def examine_engine(*, card_on_host: bool) -> list[Finding]:

@@ -88,7 +88,7 @@ def judge_events(facts: Events) -> Finding:
             Level.OK, "jobs/ is a network or shared folder: the runner looks at it every second."
         )
     if facts.arrived:
-        return _finding(Level.OK, "A file dropped into jobs/ is told of at once.")
+        return _finding(Level.OK, "A file dropped into jobs/ is noticed immediately.")
     if facts.no_watches_left:
         return _finding(
             Level.ADVICE,
@@ -102,9 +102,9 @@ def judge_events(facts: Events) -> Finding:
     return _finding(
         Level.ADVICE,
         "A file dropped into jobs/ makes no event; the runner polls.",
-        "findmnt -T jobs    # a local file system (ext4, XFS) tells of changes",
+        "findmnt -T jobs    # a local file system (ext4, XFS) reports changes",
     )
 
 
-def _finding(level: Level, what: str, mend: str = "") -> Finding:
-    return Finding(check="File events", level=level, what=what, why=_WHY, mend=mend)
+def _finding(level: Level, what: str, fix: str = "") -> Finding:
+    return Finding(check="File events", level=level, what=what, why=_WHY, fix=fix)

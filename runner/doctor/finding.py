@@ -33,8 +33,8 @@ class Finding:
     """What is, in a sentence."""
     why: str
     """Why it matters."""
-    mend: str = ""
-    """The command, or commands, a line each; empty where nothing is to be mended."""
+    fix: str = ""
+    """The command, or commands, a line each; empty where nothing needs fixing."""
 
     def as_json(self) -> dict[str, Any]:
         """Give the same to a script."""
@@ -43,12 +43,12 @@ class Finding:
             "level": self.level.value,
             "what": self.what,
             "why": self.why,
-            "mend": self.mend,
+            "fix": self.fix,
         }
 
 
 def could_run(findings: Iterable[Finding]) -> bool | None:
-    """Decide whether a job could run; None: that cannot be told from here."""
+    """Decide whether a job could run; None: that cannot be judged from here."""
     levels = {finding.level for finding in findings}
     if Level.TROUBLE in levels:
         return False

@@ -151,5 +151,5 @@ def _gid(me: str) -> str:
     return me.partition(":")[2]
 
 
-def _finding(facts: FolderRights, level: Level, what: str, mend: str = "") -> Finding:
-    return Finding(check="Folders", level=level, what=what, why=_WHY[facts.name], mend=mend)
+def _finding(facts: FolderRights, level: Level, what: str, fix: str = "") -> Finding:
+    return Finding(check="Folders", level=level, what=what, why=_WHY[facts.name], fix=fix)

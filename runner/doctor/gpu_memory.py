@@ -21,17 +21,17 @@ def judge_gpu_memory(card: GpuMemory) -> Finding:
     )
     by = f"; held by {who}." if who else "; the driver does not show by whom the rest is held."
     if card.free_bytes < NEEDED_BYTES:
-        return _finding(Level.TROUBLE, f"Only {share}{by}", _mend(card))
+        return _finding(Level.TROUBLE, f"Only {share}{by}", _fix(card))
     if card.used_bytes > SMALL_SHARE * card.total_bytes:
-        return _finding(Level.ADVICE, f"{share}{by}", _mend(card))
+        return _finding(Level.ADVICE, f"{share}{by}", _fix(card))
     return _finding(Level.OK, f"{share}." if not who else f"{share}{by}")
 
 
-def _mend(card: GpuMemory) -> str:
+def _fix(card: GpuMemory) -> str:
     if not card.holders:
         return "nvidia-smi    # on the host: it names who holds the memory"
     return f"sudo kill {card.holders[0].pid}    # on the host, once its owner agrees"
 
 
-def _finding(level: Level, what: str, mend: str = "") -> Finding:
-    return Finding(check="GPU memory", level=level, what=what, why=_WHY, mend=mend)
+def _finding(level: Level, what: str, fix: str = "") -> Finding:
+    return Finding(check="GPU memory", level=level, what=what, why=_WHY, fix=fix)

@@ -57,7 +57,7 @@ def judge_host_memory(facts: HostMemory) -> Finding:
             level=Level.TROUBLE,
             what=f"Only {memory(min(usable, facts.available_bytes))} are free of {whole}.",
             why=_WHY,
-            mend="ps aux --sort=-rss | head    # who holds it",
+            fix="ps aux --sort=-rss | head    # who holds it",
         )
     if usable < _ALMOST * ADVISED_BYTES:
         return Finding(
@@ -65,7 +65,7 @@ def judge_host_memory(facts: HostMemory) -> Finding:
             level=Level.ADVICE,
             what=f"{whole}; {ADVISED_BYTES // GIB} GiB are advised.",
             why=_WHY + " Small models do with less.",
-            mend="docker stats --no-stream    # raise its LIMIT where it was set"
+            fix="docker stats --no-stream    # raise its LIMIT where it was set"
             if facts.limit_bytes
             else "free -h    # add memory, or choose a smaller model",
         )

@@ -112,8 +112,8 @@ def judge_card(facts: CardFacts, *, card_answers: bool) -> list[Finding]:
 
 
 def _judge_architecture(facts: CardFacts) -> Finding:
-    def finding(level: Level, what: str, mend: str = "") -> Finding:
-        return Finding(check="Card", level=level, what=what, why=_WHY_CARD, mend=mend)
+    def finding(level: Level, what: str, fix: str = "") -> Finding:
+        return Finding(check="Card", level=level, what=what, why=_WHY_CARD, fix=fix)
 
     if facts.capability is None:
         return finding(
@@ -132,8 +132,8 @@ def _judge_architecture(facts: CardFacts) -> Finding:
 
 
 def _judge_library(facts: CardFacts) -> Finding:
-    def finding(level: Level, what: str, mend: str = "") -> Finding:
-        return Finding(check="bitsandbytes", level=level, what=what, why=_WHY_LIBRARY, mend=mend)
+    def finding(level: Level, what: str, fix: str = "") -> Finding:
+        return Finding(check="bitsandbytes", level=level, what=what, why=_WHY_LIBRARY, fix=fix)
 
     if facts.bitsandbytes is None:
         return finding(Level.TROUBLE, f"It cannot be loaded: {facts.error}.", _IMAGE)
@@ -149,18 +149,18 @@ def _judge_library(facts: CardFacts) -> Finding:
 
 
 def _judge_product(facts: CardFacts) -> Finding:
-    def finding(level: Level, what: str, mend: str = "") -> Finding:
-        return Finding(check="NF4 product", level=level, what=what, why=_WHY_PRODUCT, mend=mend)
+    def finding(level: Level, what: str, fix: str = "") -> Finding:
+        return Finding(check="NF4 product", level=level, what=what, why=_WHY_PRODUCT, fix=fix)
 
     where = "card" if facts.capability else "CPU"
     if facts.product is None:
-        mend = "sudo dmesg | grep -i nvrm    # then: sudo reboot" if facts.capability else _IMAGE
-        return finding(Level.TROUBLE, f"The {where} could not compute it: {facts.error}.", mend)
+        fix = "sudo dmesg | grep -i nvrm    # then: sudo reboot" if facts.capability else _IMAGE
+        return finding(Level.TROUBLE, f"The {where} could not compute it: {facts.error}.", fix)
     worst, allowed = facts.product.worst, _TOLERANCE.get(facts.product.compute, 1e-2)
     numbers = f"off by {worst:.1e} in {facts.product.compute} ({allowed:.0e} is allowed)"
     if worst > allowed:
-        mend = (
+        fix = (
             "sudo dmesg | grep -i xid; sudo nvidia-smi --gpu-reset" if facts.capability else _IMAGE
         )
-        return finding(Level.TROUBLE, f"The {where} computes it wrongly: {numbers}.", mend)
+        return finding(Level.TROUBLE, f"The {where} computes it wrongly: {numbers}.", fix)
     return finding(Level.OK, f"The {where} computes it as plain arithmetic does: {numbers}.")

@@ -11,9 +11,7 @@ from runner.doctor.finding import Finding, Level
 
 _SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-_WHY = (
-    "Nothing leaves the box: stages are told to stay offline, and their container has no network."
-)
+_WHY = "Nothing leaves the box: stages are set to stay offline, and their container has no network."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +49,13 @@ def judge_offline(facts: Offline) -> Finding:
     if facts.missing:
         return _finding(
             Level.TROUBLE,
-            f"A stage would not be told to stay offline: {', '.join(facts.missing)} is not set.",
+            f"A stage would not be kept offline: {', '.join(facts.missing)} is not set.",
             "docker compose build && docker compose up -d    # this image's code was changed",
         )
     if facts.in_container and facts.networks:
         return _finding(
             Level.ADVICE,
-            f"Stages are told to stay offline, but this container has a network "
+            f"Stages are set to stay offline, but this container has a network "
             f"({', '.join(facts.networks)}).",
             "docker compose config | grep network_mode    # should say none",
         )
@@ -68,9 +66,9 @@ def judge_offline(facts: Offline) -> Finding:
             f"unset {facts.tokens[0]}",
         )
     if facts.in_container:
-        return _finding(Level.OK, "Stages are told to stay offline, and there is no network.")
-    return _finding(Level.OK, "Stages are told to stay offline.")
+        return _finding(Level.OK, "Stages are set to stay offline, and there is no network.")
+    return _finding(Level.OK, "Stages are set to stay offline.")
 
 
-def _finding(level: Level, what: str, mend: str = "") -> Finding:
-    return Finding(check="Offline", level=level, what=what, why=_WHY, mend=mend)
+def _finding(level: Level, what: str, fix: str = "") -> Finding:
+    return Finding(check="Offline", level=level, what=what, why=_WHY, fix=fix)

@@ -52,7 +52,7 @@ def judge_shared_memory(facts: SharedMemory) -> Finding:
     else:
         size = facts.size_bytes / 1024**2
         what = f"{size:.0f} MiB in /dev/shm; {memory(ADVISED_BYTES)} or more are advised."
-    mend = "sudo mount -o remount,size=2g,mode=1777 /dev/shm"
+    fix = "sudo mount -o remount,size=2g,mode=1777 /dev/shm"
     if facts.in_container:
-        mend = "echo SHM_SIZE=2gb >> .env && docker compose up -d"
-    return Finding(check="Shared memory", level=Level.ADVICE, what=what, why=_WHY, mend=mend)
+        fix = "echo SHM_SIZE=2gb >> .env && docker compose up -d"
+    return Finding(check="Shared memory", level=Level.ADVICE, what=what, why=_WHY, fix=fix)

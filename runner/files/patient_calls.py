@@ -86,5 +86,6 @@ class PatientCalls:
 
     def _unanswered(self) -> UnansweredError:
         return UnansweredError(
-            f"no answer within {self._seconds:g} s; runs go on; is its server on and reached?"
+            f"no answer within {self._seconds:g} s; runs go on",
+            advice="Check that the file server is on and can be reached from this machine.",
         )

@@ -340,7 +340,7 @@ class _Reading:
             found=bad,
             hint="write / instead of \\, which makes such characters inside double quotes"
             if path in _PATHS
-            else "write it anew by hand, without line breaks",
+            else "type it again by hand, without line breaks",
         )
         return True
 

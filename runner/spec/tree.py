@@ -115,7 +115,7 @@ class _Reader:
         if isinstance(event, AliasEvent):
             self._refuse(
                 line,
-                "an alias (*name) is not read in a spec",
+                "a spec cannot hold an alias (*name)",
                 found=f"*{shown(str(event.anchor))}",
                 hint="write the value itself; patterns such as *.jsonl are not read either",
             )
@@ -124,7 +124,7 @@ class _Reader:
         if event.anchor is not None:
             self._refuse(
                 line,
-                "an anchor (&name) is not read in a spec",
+                "a spec cannot hold an anchor (&name)",
                 found=f"&{shown(str(event.anchor))}",
                 hint="leave it out; text that begins with & goes in quotes",
             )
@@ -132,7 +132,7 @@ class _Reader:
         if event.tag is not None:
             self._refuse(
                 line,
-                "a tag (!name) is not read in a spec",
+                "a spec cannot hold a tag (!name)",
                 found=shown(str(event.tag)),
                 hint="leave it out; text that begins with ! goes in quotes",
             )
@@ -296,7 +296,10 @@ def read_tree(text: str, *, must_be_json: bool) -> tuple[Node | None, list[Probl
     except YAMLError as error:
         problem = _syntax_problem(error, text)
     except Exception:  # a parser's own defect must not stop the daemon: the file is at fault
-        problem = Problem(message="this cannot be read as YAML")
+        problem = Problem(
+            message="this cannot be read as YAML",
+            hint="compare it with examples/first-job.yaml: one field a line, NAME: VALUE",
+        )
     raise UnreadableError(problem, may_be_incomplete=True)
 
 

@@ -85,7 +85,10 @@ def _machine_trouble(error: BaseException, stage: Stage) -> tuple[ExitCode, Erro
     lost = classify(error)
     if lost is Lost.GPU_MEMORY:
         return ExitCode.OUT_OF_GPU_MEMORY, ErrorFacts(
-            kind="out_of_gpu_memory", message=f"The card's memory ran out in the {stage} stage."
+            kind="out_of_gpu_memory",
+            message=f"The card's memory ran out in the {stage} stage.",
+            advice="Close other programs that use the card, or use a smaller model; `runner plan` "
+            "shows what a job needs.",
         )
     if lost is Lost.HOST_MEMORY:
         return ExitCode.OUT_OF_HOST_MEMORY, ErrorFacts(

@@ -62,7 +62,7 @@ def test_a_box_without_a_model_runs_no_job(bare: tuple[int, dict[str, Any]]) -> 
     assert (code, answer["could_run"]) == (1, False)
     troubles = [one["check"] for one in answer["findings"] if one["level"] == "trouble"]
     assert troubles == ["Base models"]
-    assert finding(answer, "Base models")["mend"].startswith("docker compose run --rm fetch ")
+    assert finding(answer, "Base models")["fix"].startswith("docker compose run --rm fetch ")
 
 
 def test_a_box_that_could_run_a_job_says_so(ready: tuple[int, dict[str, Any]]) -> None:
@@ -81,11 +81,11 @@ def test_whoever_runs_it_knows_what_why_and_the_command(
     for one in (*ready[1]["findings"], *bare[1]["findings"]):
         assert one["what"]
         assert one["why"]
-        assert bool(one["mend"]) == (one["level"] in ("advice", "trouble", "unknown")), one
+        assert bool(one["fix"]) == (one["level"] in ("advice", "trouble", "unknown")), one
 
 
 def test_the_start_says_what_the_doctor_would(box: ContainerBox, bare: object) -> None:
-    """`docker compose logs` has what is not well, with its mend."""
+    """`docker compose logs` has what is not well, with its fix."""
     said = box.runner.logs().decode()
     assert "doctor: Base models: There is no base model on the box yet." in said
 
@@ -103,7 +103,7 @@ def test_on_the_host_it_asks_the_engine(
     box.compose("stop", "--timeout", "20")
     _, answer = on_host(box)
     stopped = next(one for one in answer["findings"] if "not running" in one["what"])
-    assert stopped["mend"].startswith("docker compose up -d")
+    assert stopped["fix"].startswith("docker compose up -d")
     box.up()
 
 
@@ -128,4 +128,4 @@ def test_what_docker_says_without_the_toolkit_is_understood(engine: Any, image: 
     )
     gpu = next(one for one in found if one.check == "Docker's GPU")
     assert "toolkit is not set up" in gpu.what
-    assert "nvidia-ctk runtime configure" in gpu.mend
+    assert "nvidia-ctk runtime configure" in gpu.fix

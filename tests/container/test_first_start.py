@@ -68,7 +68,7 @@ def test_the_spec_stays_its_droppers(box: ContainerBox, finished: RunRecord) -> 
 def test_the_drop_was_told_of_and_not_found_by_looking(box: ContainerBox) -> None:
     """Events of the host arrive through the bind mount: the inbox is not polled."""
     done = box.compose("run", "--rm", "doctor", "--json", check=False)
-    assert "is told of at once" in done.stdout
+    assert "is noticed immediately" in done.stdout
 
 
 def test_a_second_start_finds_everything_in_place(box: ContainerBox, finished: RunRecord) -> None:

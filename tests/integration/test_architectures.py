@@ -122,7 +122,7 @@ def refusal(trainer):
 
 
 def test_a_head_that_leaves_out_a_cap_is_found(tmp_path, monkeypatch):
-    """TRL's head without the mend: the losses differ, and the run ends before it learns wrong."""
+    """TRL's head without the fix: the losses differ, and the run ends before it learns wrong."""
     monkeypatch.setattr("runner.training.fit.head.mend_head", lambda base: True)
     model, machine = adapted("recurrent_gemma", tmp_path)
     said = refusal(product_trainer(model, machine, tmp_path))

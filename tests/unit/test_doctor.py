@@ -49,7 +49,7 @@ def whole(finding: Finding) -> Finding:
     """Check what every finding promises: a reason, and a command where something is wrong."""
     assert finding.what
     assert finding.why.endswith(".")
-    assert bool(finding.mend) == (finding.level in (ADVICE, TROUBLE, UNKNOWN)), finding
+    assert bool(finding.fix) == (finding.level in (ADVICE, TROUBLE, UNKNOWN)), finding
     return finding
 
 
@@ -67,7 +67,7 @@ def of(*levels: Level) -> list[Finding]:
         ([OK, SKIPPED], True, "A job could run."),
         ([OK, ADVICE], True, "A job could run. One thing would make it better (!)."),
         ([ADVICE, ADVICE], True, "A job could run. 2 things would make it better (!)."),
-        ([OK, UNKNOWN], None, "Whether a job could run cannot be told from here (?)."),
+        ([OK, UNKNOWN], None, "Whether a job could run cannot be judged from here (?)."),
         ([UNKNOWN, TROUBLE], False, "No job could run yet: one thing stands in the way (✗)."),
         ([TROUBLE, TROUBLE], False, "No job could run yet: 2 things stand in the way (✗)."),
     ],
@@ -109,9 +109,9 @@ def test_a_name_from_elsewhere_cannot_write_on_the_terminal() -> None:
 # --- driver --------------------------------------------------------------------------------------
 
 DRIVERS = [
-    # what is there, what follows, what is said, what mends it
+    # what is there, what follows, what is said, what fixes it
     (Driver(answer=WELL, cuda="13.0"), OK, "driver 580.95.05 runs CUDA 13.0", ""),
-    (Driver(answer=WELL, wanted=False), SKIPPED, "told to", ""),
+    (Driver(answer=WELL, wanted=False), SKIPPED, "set to", ""),
     (Driver(answer=NO_LIBRARY, cuda="13.0"), ADVICE, "No NVIDIA card", "lspci"),
     (Driver(answer=Answer(driver="580.95.05"), cuda="13.0"), ADVICE, "No NVIDIA card", "lspci"),
     (
@@ -174,12 +174,12 @@ DRIVERS = [
 ]
 
 
-@pytest.mark.parametrize(("facts", "level", "says", "mend"), DRIVERS)
-def test_driver(facts: Driver, level: Level, says: str, mend: str) -> None:
+@pytest.mark.parametrize(("facts", "level", "says", "fix"), DRIVERS)
+def test_driver(facts: Driver, level: Level, says: str, fix: str) -> None:
     """A driver that cannot run torch's CUDA is named with the one that can."""
     finding = whole(judge_driver(facts))
     assert (finding.level, says in finding.what) == (level, True), finding
-    assert mend in finding.mend
+    assert fix in finding.fix
 
 
 def test_cuda_of_the_future_needs_at_least_the_newest_known_driver() -> None:
@@ -450,7 +450,7 @@ def test_the_containers_memory_limit(
 
 
 @pytest.mark.parametrize(
-    ("facts", "level", "mend"),
+    ("facts", "level", "fix"),
     [
         (SharedMemory(size_bytes=2 * GIB), OK, ""),
         (SharedMemory(size_bytes=64 * 2**20, in_container=True), ADVICE, "SHM_SIZE=2gb"),
@@ -459,11 +459,11 @@ def test_the_containers_memory_limit(
         (SharedMemory(size_bytes=None), ADVICE, "mount"),
     ],
 )
-def test_shared_memory(facts: SharedMemory, level: Level, mend: str) -> None:
+def test_shared_memory(facts: SharedMemory, level: Level, fix: str) -> None:
     """Docker's 64 MiB are told of, with the setting that raises them."""
     finding = whole(judge_shared_memory(facts))
     assert finding.level is level
-    assert mend in finding.mend
+    assert fix in finding.fix
 
 
 def test_no_shared_memory_at_all(tmp_path: Path) -> None:
@@ -569,7 +569,7 @@ def folder(**changes: object) -> FolderRights:
 
 
 @pytest.mark.parametrize(
-    ("facts", "level", "says", "mend"),
+    ("facts", "level", "says", "fix"),
     [
         (folder(), OK, "outputs/ can be written to.", ""),
         (folder(name="models"), OK, "models/ can be read.", ""),
@@ -589,11 +589,11 @@ def folder(**changes: object) -> FolderRights:
         (folder(missing=True, can_be_made=True), OK, "the first start makes it", ""),
     ],
 )
-def test_folders(facts: FolderRights, level: Level, says: str, mend: str) -> None:
-    """Whose folder it is and who one is stand side by side, with the command that mends it."""
+def test_folders(facts: FolderRights, level: Level, says: str, fix: str) -> None:
+    """Whose folder it is and who one is stand side by side, with the command that fixes it."""
     finding = whole(judge_folder(facts))
     assert (finding.level, says in finding.what) == (level, True), finding
-    assert mend in finding.mend
+    assert fix in finding.fix
 
 
 def test_folders_that_are_well_take_one_line() -> None:
@@ -697,9 +697,9 @@ def test_the_clock_of_the_newest_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("facts", "level", "says"),
     [
-        (Offline(), OK, "Stages are told to stay offline."),
+        (Offline(), OK, "Stages are set to stay offline."),
         (Offline(in_container=True), OK, "there is no network"),
-        (Offline(networks=("eth0",)), OK, "Stages are told"),
+        (Offline(networks=("eth0",)), OK, "Stages are set"),
         (Offline(networks=("eth0",), in_container=True), ADVICE, "has a network (eth0)"),
         (Offline(tokens=("HF_TOKEN",)), ADVICE, "HF_TOKEN is set here"),
         (Offline(missing=("HF_HUB_OFFLINE",)), TROUBLE, "HF_HUB_OFFLINE"),
@@ -820,15 +820,15 @@ REFUSED = [
     ("something new", "refused its card: something new", "nvidia-ctk"),
 ]
 ENGINES += [
-    (engine(card_on_host=True, gpu_refused=said, services=()), [OK, TROUBLE, ADVICE], means, mend)
-    for said, means, mend in REFUSED
+    (engine(card_on_host=True, gpu_refused=said, services=()), [OK, TROUBLE, ADVICE], means, fix)
+    for said, means, fix in REFUSED
 ]
 
 
-@pytest.mark.parametrize(("facts", "levels", "says", "mend"), ENGINES)
-def test_engine(facts: Engine, levels: list[Level], says: str, mend: str) -> None:
-    """Each thing that keeps `docker compose up` from working is named with its mend."""
+@pytest.mark.parametrize(("facts", "levels", "says", "fix"), ENGINES)
+def test_engine(facts: Engine, levels: list[Level], says: str, fix: str) -> None:
+    """Each thing that keeps `docker compose up` from working is named with its fix."""
     found = [whole(finding) for finding in judge_engine(facts)]
     assert [finding.level for finding in found] == levels
     (said,) = [finding for finding in found if says in finding.what]
-    assert mend in said.mend
+    assert fix in said.fix

@@ -23,7 +23,7 @@ PATIENCE = 300.0  # seconds
 # --- what an answer means ------------------------------------------------------------------------
 
 MEANINGS = [
-    # the answer, whether there should be a card, what follows, what is said, what mends it
+    # the answer, whether there should be a card, what follows, what is said, what fixes it
     (WELL, True, Gpu.WELL, "", ""),
     (WELL, False, Gpu.WELL, "", ""),
     (Answer(code=3, text="Not Supported"), True, Gpu.WELL, "", ""),
@@ -47,16 +47,16 @@ MEANINGS = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "expected", "gpu", "says", "mend"), MEANINGS)
+@pytest.mark.parametrize(("answer", "expected", "gpu", "says", "fix"), MEANINGS)
 def test_what_an_answer_means(
-    answer: Answer, *, expected: bool, gpu: Gpu, says: str, mend: str
+    answer: Answer, *, expected: bool, gpu: Gpu, says: str, fix: str
 ) -> None:
-    """A lost card is told from one that never was, and each loss is named with its mend."""
+    """A lost card is told from one that never was, and each loss is named with its fix."""
     verdict = meaning(answer, expected=expected)
     assert verdict.gpu is gpu
     assert says in verdict.message
-    assert mend in verdict.mend
-    assert bool(verdict.message) is bool(verdict.mend) is (gpu in (Gpu.LOST, Gpu.REBOOT))
+    assert fix in verdict.fix
+    assert bool(verdict.message) is bool(verdict.fix) is (gpu in (Gpu.LOST, Gpu.REBOOT))
 
 
 def test_the_words_of_the_driver_are_passed_on() -> None:
@@ -75,8 +75,8 @@ def test_a_container_that_was_given_a_card_should_have_one(value: Any, *, expect
 
 # --- what is decided -----------------------------------------------------------------------------
 
-LOST = Verdict(gpu=Gpu.LOST, message="gone", mend="docker compose restart runner")
-REBOOT = Verdict(gpu=Gpu.REBOOT, message="reboot the machine", mend="sudo reboot")
+LOST = Verdict(gpu=Gpu.LOST, message="gone", fix="docker compose restart runner")
+REBOOT = Verdict(gpu=Gpu.REBOOT, message="reboot the machine", fix="sudo reboot")
 IS_WELL, NONE = Verdict(gpu=Gpu.WELL), Verdict(gpu=Gpu.NONE)
 
 DECISIONS = [

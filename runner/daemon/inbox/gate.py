@@ -86,7 +86,10 @@ class InboxGate:
             return
         if unfinished and not (found and not known) and not _shows(folder, unfinished):
             what = "another folder than the one that its runs were dropped into"
-            raise InboxGoneError(f"it has no marker {name}" if not found else f"it is {what}")
+            raise InboxGoneError(
+                f"it has no marker {name}" if not found else f"it is {what}",
+                advice="Check that the share is mounted at the jobs folder.",
+            )
         if not found:
             found = f"inbox {secrets.token_hex(8)} of the fine-tuning box, {now():%Y-%m-%d}\n"
             folder.write_text(name, found)

@@ -212,4 +212,4 @@ def _cannot_be_taken(error: OSError) -> str:
             f"cannot be read or moved ({error.strerror}): give everyone who may drop jobs the "
             "right to read and change it"
         )
-    return f"cannot be taken: {error.strerror}. Copy it anew"
+    return f"cannot be taken: {error.strerror}. Copy it again"

@@ -101,7 +101,7 @@ def facts(which: Stage, code: int, run: RunFolder, record: RunRecord) -> ErrorFa
         message=f"The {which} stage {'was ' if by_others else ''}{how(code)}.",
         advice=HOST_MEMORY_ADVICE
         if code == ExitCode.OUT_OF_HOST_MEMORY
-        else f"Its log tells more: {where}",
+        else f"Its log says more: {where}",
     )
 
 
@@ -113,7 +113,7 @@ def hung(which: Stage, seen: str, run: RunFolder, record: RunRecord) -> ErrorFac
         message=f"The {which} stage hung, for the second time: {seen}.",
         advice="Where it stood, thread by thread, is in its log: "
         f"outputs/{record.job}/{record.run_id}/{folder}/{which}.log. If the card's driver hangs, "
-        "`runner doctor` tells.",
+        "run `runner doctor`.",
     )
 
 

@@ -98,7 +98,7 @@ def _mend_spec(daemon: Daemon, inbox: Folder, found: Specless) -> None:
 def _damaged(daemon: Daemon, run: RunFolder, record: RunRecord, reason: str) -> None:
     """End a run that nobody knows any more what was wanted of."""
     message = f"It cannot go on: {reason}. {what_is_whole(run)}"
-    error = ErrorFacts(kind=DAMAGED, message=message, advice="Drop its spec again to run it anew.")
+    error = ErrorFacts(kind=DAMAGED, message=message, advice="Drop its spec to run it again.")
     ended = record.but(
         state=State.FAILED, next_stage=None, ended_at=now(), waiting=None, error=error
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class BadRowError(Exception):
-    """What is wrong with a row, in words without its content, and the change that mends it."""
+    """What is wrong with a row, in words without its content, and how to fix it."""
 
     def __init__(self, message: str, *, hint: str) -> None:
         """Take both."""
@@ -87,7 +87,7 @@ def whole_characters(text: str, column: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         what = f"{column!r} holds half of a Unicode character"
-        hint = "Write the file anew as UTF-8; an emoji was cut in two."
+        hint = "Save the file again as UTF-8; an emoji was cut in two."
         raise BadRowError(what, hint=hint) from None
     return text
 

@@ -108,7 +108,14 @@ def _prepare(folder: Path, findings: Findings) -> None:
     learn = [row for row in kept if row.source.row not in held_rows]
     measure = [row for row in kept if row.source.row in held_rows]
     if not learn:
-        raise DataError([Problem(message="no row is left to learn from")])
+        raise DataError(
+            [
+                Problem(
+                    message="no row is left to learn from",
+                    hint="add rows, or set eval_split: 0 so that none is held out",
+                )
+            ]
+        )
     if left_out:
         shortfalls.append(_name_left_out(left_out, limit))
 
@@ -254,7 +261,7 @@ def what_rows_show(held_out: int) -> str:
         return f"{rows} held out to measure the result: too few to show any difference for sure"
     return (
         f"{rows} held out to measure the result: a difference of less than about {points:.0f} "
-        "right answers in 100 cannot be told from chance with so few"
+        "right answers in 100 cannot be distinguished from chance with so few"
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from runner.spec.file_kinds import SAVE_AS
 from runner.training.data.findings import Findings
 from runner.training.data.json_rows import read_json, read_json_lines
 from runner.training.data.row import Row
@@ -19,7 +20,7 @@ PARQUET_BYTES = 8 * 1024**3  # unpacked; a small file can claim to hold a machin
 PARQUET_RATIO = 200  # bytes unpacked for each packed one; text packs to a tenth
 _PARQUET_SMALL_BYTES = 64 * 1024**2  # so much may come out of any file, however well it packs
 _PARQUET_ROWS = 64  # unpacked at a time: one value can stand for every row of a file
-_PARQUET_HINT = "Write the file anew, or save the rows as JSON Lines (.jsonl) or CSV."
+_PARQUET_HINT = "Save the file again, or save the rows as JSON Lines (.jsonl) or CSV."
 _UTF8 = "Save it as UTF-8 (in Excel: 'CSV UTF-8')."
 
 _Reader = Callable[[str, str, Findings], list[Row]]
@@ -37,8 +38,9 @@ def read_rows(path: Path, *, shown_as: str, findings: Findings) -> list[Row]:
     """Read a snapshot file; whatever is wrong with it goes into ``findings``."""
     suffix = Path(shown_as).suffix.lower()
     if suffix not in SUFFIXES:
-        hint = "Use JSON Lines (.jsonl), JSON (.json), CSV (.csv, .tsv) or Parquet."
-        findings.add(shown_as, None, "this kind of file is not read", hint=hint)
+        readable = "save it as JSON Lines (.jsonl), JSON (.json), CSV (.csv, .tsv) or Parquet"
+        what = f"files that end in {suffix} cannot be read" if suffix else "the file has no ending"
+        findings.add(shown_as, None, what, hint=SAVE_AS.get(suffix, readable))
         return []
     before = len(findings.problems)
     if suffix == ".parquet":

@@ -124,7 +124,10 @@ def _unreadable(error: OSError) -> tuple[str, str]:
         return "there is no such file", _START
     if error.errno in (errno.EACCES, errno.EPERM):
         return "the runner may not read the file", "Let everyone who may drop jobs read it."
-    return f"the file could not be read ({error.strerror})", "Copy it anew and drop the spec again."
+    return (
+        f"the file could not be read ({error.strerror})",
+        "Copy it and drop the spec again.",
+    )
 
 
 def _copy(

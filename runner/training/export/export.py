@@ -50,6 +50,7 @@ def export(folder: Path) -> None:
             f"Checkpoint {plan.checkpoint} is damaged.",
             exit_code=ExitCode.UNEXPECTED,
             kind="damaged",
+            advice="Check the disk under outputs/, then drop the spec again.",
         )
     beside = run.root / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
     reached("adapter begun")
@@ -115,8 +116,8 @@ def _card(run: RunFolder, base: str, config: dict[str, Any], facts: dict[str, An
         "tags: [lora]\n"
         "---\n\n"
         f"# {_cell(run.job)}\n\n"
-        f"A LoRA adapter for `{_cell(base)}`, run `{run.run_id}`. It was trained on private data;\n"
-        "what it was shown it may repeat.\n\n"
+        f"A LoRA adapter for `{_cell(base)}`, run `{run.run_id}`. It was trained on private data.\n"
+        "It may repeat passages from its training data.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         "```python\n"
         "from peft import AutoPeftModelForCausalLM\n"

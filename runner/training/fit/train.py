@@ -135,6 +135,7 @@ def _set_up(folder: Path) -> _Attempt:
                 f"Checkpoint {plan.resume_from} is damaged.",
                 exit_code=ExitCode.UNEXPECTED,
                 kind="damaged",
+                advice="Check the disk under outputs/, then drop the spec again.",
             )
         progress.resume(read_manifest(checkpoint), plan.resume_from)
         if progress.best_step and not verified(run.checkpoint(progress.best_step)):
