@@ -39,7 +39,7 @@ def read_rows(path: Path, *, shown_as: str, findings: Findings) -> list[Row]:
     suffix = Path(shown_as).suffix.lower()
     if suffix not in SUFFIXES:
         readable = "save it as JSON Lines (.jsonl), JSON (.json), CSV (.csv, .tsv) or Parquet"
-        what = f"files that end in {suffix} cannot be read" if suffix else "the file has no ending"
+        what = f"{suffix} files are not read" if suffix else "files without an ending are not read"
         findings.add(shown_as, None, what, hint=SAVE_AS.get(suffix, readable))
         return []
     before = len(findings.problems)
