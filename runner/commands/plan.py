@@ -79,7 +79,8 @@ def plan(spec_file: Path, outputs: Outputs, asked: Asked) -> Planned:
         RunnerError: the spec, data or model cannot be used, or nothing can be said of the model.
     """
     spec = read_file(spec_file)
-    with prepared_from(spec_file, asked.models_dir, asked.jobs_dir) as run:
+    where = (spec_file, asked.models_dir, asked.jobs_dir)
+    with prepared_from(*where, try_model=True) as run:
         return _plan(spec, run, outputs, asked)
 
 

@@ -24,8 +24,16 @@ LOG_LINES = 15  # of the stage's log, shown when it fell over without an answer
 
 
 @contextmanager
-def prepared_from(spec_file: Path, models_dir: Path, jobs_dir: Path | None) -> Iterator[RunFolder]:
+def prepared_from(
+    spec_file: Path, models_dir: Path, jobs_dir: Path | None, *, try_model: bool = False
+) -> Iterator[RunFolder]:
     """Run the prepare stage on a spec and give the run folder, which lives as long as the block.
+
+    Args:
+        spec_file: where the spec lies.
+        models_dir: the box's models folder.
+        jobs_dir: the inbox; None: the spec's own folder is taken for it.
+        try_model: put the model together, too, to count what is trained: some seconds more.
 
     Raises:
         RunnerError: the spec or data cannot be used; the message is the stage's own.
@@ -41,6 +49,7 @@ def prepared_from(spec_file: Path, models_dir: Path, jobs_dir: Path | None) -> I
         plan = PreparePlan(
             models_dir=str(models_dir.absolute()),
             jobs_dir=str(root if inside else folder),
+            try_model=try_model,
             spec_folder=str(folder.relative_to(root)) if inside else ".",
         )
         stage = StageFolder(run.prepared)

@@ -112,6 +112,16 @@ def longest_context(config: dict[str, Any]) -> int | None:
     return None
 
 
+def table_of_words(config: dict[str, Any]) -> int | None:
+    """Give the number of tokens that the model has a row for, where its config says so."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        value = part.get("vocab_size")
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
 def describe_model(folder: Path, name: str) -> ModelFacts:
     """Say which model this is; the hash covers config, weight names, sizes, headers."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())

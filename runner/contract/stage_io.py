@@ -51,6 +51,8 @@ class PreparePlan(StagePlan):
     """Data folders of earlier runs, to hard-link files with the same content from."""
     gpu_memory_bytes: int | None = None
     """What a run may use on this box's card; None: unknown or no card."""
+    try_model: bool = True
+    """Put model and adapter together without weights, too; a preview does without, to be quick."""
 
 
 class PrepareResult(_Message):
@@ -74,6 +76,8 @@ class PrepareResult(_Message):
     """``model's own`` or ``ChatML``, as the record tells it."""
     total_steps: int = 0
     """Optimizer steps of the whole run."""
+    trainable_parameters: int | None = None
+    """Counted on the model itself; None: it was not tried."""
     shortfalls: tuple[str, ...] = ()
     error: ErrorFacts | None = None
 

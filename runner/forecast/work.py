@@ -42,9 +42,19 @@ class Work:
     total_steps: int
     packed_to: int | None = None
     """Rows are joined into sequences of so many tokens."""
+    counted_parameters: int | None = None
+    """Weights that are trained, as prepare counted them: exact for experts and odd layers, too."""
 
     @classmethod
-    def of(cls, spec: JobSpec, shape: ModelShape, lengths: Lengths, *, total_steps: int) -> Work:
+    def of(
+        cls,
+        spec: JobSpec,
+        shape: ModelShape,
+        lengths: Lengths,
+        *,
+        total_steps: int,
+        counted_parameters: int | None = None,
+    ) -> Work:
         """Take it from a spec and the prepared rows' lengths."""
         wanted = spec.lora.target_modules
         longest = lengths.longest
@@ -58,6 +68,7 @@ class Work:
             lengths=lengths,
             effective_batch_size=spec.effective_batch_size,
             total_steps=total_steps,
+            counted_parameters=counted_parameters,
             packed_to=(longest if limit == "auto" else min(limit, longest))
             if spec.training.packing
             else None,
@@ -82,6 +93,8 @@ class Work:
     @property
     def adapter_parameters(self) -> int:
         """Weights that are trained."""
+        if self.counted_parameters is not None:
+            return self.counted_parameters
         each = sum(self.rank * (one.inputs + one.outputs) for one in self.adapted)
         return each * self.shape.layers
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from runner.card.memory import GpuMemory, why_wait
 from runner.contract.batch import BatchPlan
-from runner.contract.layout import Outputs, RunFolder
+from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.models import read_config
 from runner.contract.record import ErrorFacts, RunRecord
 from runner.contract.settings import Settings
-from runner.contract.stage_io import TrainResult
+from runner.contract.stage_io import PrepareResult, TrainResult, read_message
 from runner.daemon.stages.plans import first_plan
-from runner.errors import InputError
+from runner.errors import DamagedError, InputError
 from runner.forecast.choose import alternatives, choose
 from runner.forecast.forecast import Forecast, forecast, lesson_key
 from runner.forecast.lengths import read_lengths
@@ -125,7 +125,21 @@ def read_work(models_dir: Path, run: RunFolder, spec: JobSpec, *, total_steps: i
     lengths = read_lengths(run.lengths)
     if shape is None or lengths is None:
         return None
-    return Work.of(spec, shape, lengths, total_steps=total_steps)
+    return Work.of(
+        spec,
+        shape,
+        lengths,
+        total_steps=total_steps,
+        counted_parameters=_counted_parameters(run),
+    )
+
+
+def _counted_parameters(run: RunFolder) -> int | None:
+    """Give what prepare counted on the model itself; None: an older run, or it was not tried."""
+    try:
+        return read_message(StageFolder(run.prepared).result, PrepareResult).trainable_parameters
+    except (OSError, DamagedError):
+        return None
 
 
 def known_box(outputs: Outputs, spec: JobSpec, gpu: GpuMemory | None) -> Box:

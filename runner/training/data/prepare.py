@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.models import describe_model, find_model, longest_context, read_config
+from runner.contract.models import (
+    describe_model,
+    fetch_command,
+    find_model,
+    longest_context,
+    read_config,
+    table_of_words,
+)
 from runner.contract.record import DataFile
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
 from runner.contract.verdict import smallest_points
@@ -44,6 +51,7 @@ from runner.training.data.rows import read_rows
 from runner.training.data.snapshot import Copied, take_snapshot
 from runner.training.data.split import shared_prompts, split
 from runner.training.data.template import IGNORED, Example, Template
+from runner.training.data.try_model import require_known_tokens, try_model
 
 LEFT_OUT_SHARE = 0.05  # of the rows; more than that is not what the job's owner meant
 SAMPLES = 3  # held-out questions that are answered before and after
@@ -96,7 +104,11 @@ def _prepare(folder: Path, findings: Findings) -> None:
     plan = read_message(stage.plan, PreparePlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
     model, conversations, copies, counts = _inputs(spec, plan, run, findings)
-    template = Template(_load_tokenizer(model, plan), name=spec.model)
+    template = Template(
+        _load_tokenizer(model, plan, name=spec.model),
+        name=spec.model,
+        embedding_rows=table_of_words(read_config(model, spec.model)),
+    )
     train, held_out, shortfalls = _divide(spec, conversations)
     tokenised = _tokenise(template, [*train, *held_out], findings)
     config = read_config(model, spec.model)
@@ -118,6 +130,12 @@ def _prepare(folder: Path, findings: Findings) -> None:
         )
     if left_out:
         shortfalls.append(_name_left_out(left_out, limit))
+    tried = None
+    if plan.try_model:  # after the rows: a slip in them is answered without the seconds this takes
+        tried = try_model(model, spec, trust_remote_code=plan.trust_remote_code)
+        ids = (max(e.input_ids, default=0) for row in kept for e in row.examples)
+        pad = template.tokenizer.pad_token_id
+        require_known_tokens(max([*ids, pad]), tried, model=spec.model)
 
     lengths = _save(folder / "train", learn)
     _save(folder / "eval", measure)
@@ -152,6 +170,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
                 epochs=spec.epochs,
                 max_steps=spec.training.max_steps,
             ),
+            trainable_parameters=tried and tried.trainable_parameters,
             shortfalls=(*template.shortfalls, *findings.notes, *shortfalls),
         ),
     )
@@ -211,7 +230,23 @@ def _read(
     return conversations, {named: len(rows) for named, rows in per_file.items()}
 
 
-def _load_tokenizer(model: Path, plan: PreparePlan) -> Any:
+def _load_tokenizer(model: Path, plan: PreparePlan, *, name: str) -> Any:
+    """Load a model's tokenizer.
+
+    Raises:
+        ModelError: a file or a library that it needs is missing; transformers says which.
+    """
+    try:
+        return _read_tokenizer(model, plan)
+    except (ValueError, ImportError, KeyError, TypeError, OSError) as error:
+        said = " ".join(str(error).split())[:300].replace(str(model), name)
+        what = f"the model's tokenizer cannot be read: {said}"
+        again = f"Fetch the model again ({fetch_command(name)}), or choose one with tokenizer.json."
+        problem = Problem(field="model", found=name, message=what, hint=again)
+        raise ModelError([problem]) from error
+
+
+def _read_tokenizer(model: Path, plan: PreparePlan) -> Any:
     if _tokenizer_class(model) in ("PreTrainedTokenizerFast", "TokenizersBackend"):
         # What AutoTokenizer would choose as well, but it imports torch to get there: 3.5 s.
         from transformers import PreTrainedTokenizerFast

@@ -41,7 +41,8 @@ def training_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
         config = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
-    except (ValueError, ImportError, KeyError) as error:
+    # Config classes raise what they like; only the model's own files were read.
+    except Exception as error:
         raise unusable(folder, error) from error
     for part in _parts(config):
         _quieten(part)
@@ -71,7 +72,7 @@ def unusable(folder: Path, error: BaseException) -> ModelError:
         message = "this model brings program code of its own, and this box does not run such code"
         hint = (
             "Choose a model that transformers knows by itself, or let the box's owner switch on "
-            "trust_remote_code (docs/box.md)."
+            "RUNNER_TRUST_REMOTE_CODE."
         )
     elif "does not recognize this architecture" in said:
         message = "this model is of a newer kind than this version of the runner knows"

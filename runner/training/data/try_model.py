@@ -1,0 +1,78 @@
+"""Try the model without its weights: what train could not do, and what it would train.
+
+Config, code, layers and adapter are put together on torch's meta device, which holds shapes and no
+numbers: seconds and a few hundred MB, whatever the model's size. It runs in prepare, beside the
+training of another job, after the rows were found to be right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.errors import ModelError, Problem
+from runner.spec.spec import JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What a model without weights tells exactly."""
+
+    trainable_parameters: int
+    embedding_rows: int
+    """Token ids from here on have no row in the model's table of words."""
+
+
+def try_model(folder: Path, spec: JobSpec, *, trust_remote_code: bool = False) -> Tried:
+    """Build model and adapter as the train stage will, without weights.
+
+    Raises:
+        ModelError: the train stage would fail on this model, or on these layers.
+    """
+    import torch
+
+    from runner.training.fit.base_config import training_config
+    from runner.training.fit.model import add_adapter
+
+    config = training_config(folder, trust_remote_code=trust_remote_code)
+    model = _skeleton(folder, config, trust_remote_code=trust_remote_code)
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    with torch.device("meta"):  # PEFT draws an adapter's first weights where nobody says otherwise
+        adapted = add_adapter(model, spec)
+    trainable = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    return Tried(trainable_parameters=trainable, embedding_rows=rows)
+
+
+def require_known_tokens(highest: int, tried: Tried, *, model: str) -> None:
+    """Refuse token ids without a row in the model: a tokenizer that grew beside an older model.
+
+    Raises:
+        ModelError: the rows hold such an id.
+    """
+    if highest < tried.embedding_rows:
+        return
+    what = (
+        f"the tokenizer writes token {highest}, but the model knows {tried.embedding_rows} tokens "
+        f"(0 to {tried.embedding_rows - 1}): tokenizer and model do not belong together"
+    )
+    hint = "Fetch the model again, or choose the version whose tokenizer and weights match."
+    raise ModelError([Problem(field="model", found=model, message=what, hint=hint)])
+
+
+def _skeleton(folder: Path, config: Any, *, trust_remote_code: bool) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from runner.training.fit.base_config import attention_of, unusable
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config,
+                attn_implementation=attention_of(config, trust_remote_code=trust_remote_code),
+                trust_remote_code=trust_remote_code,
+            )
+    # Whatever a family's own code raises about its config: no row of data has come near it.
+    except Exception as error:
+        raise unusable(folder, error) from error
