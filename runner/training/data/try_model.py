@@ -7,6 +7,7 @@ training of another job, after the rows were found to be right.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,13 @@ def try_model(folder: Path, spec: JobSpec, *, trust_remote_code: bool = False) -
     Raises:
         ModelError: the train stage would fail on this model, or on these layers.
     """
+    # What libraries warn of here, they warn of again in train.log, where the model is really loaded.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _try(folder, spec, trust_remote_code=trust_remote_code)
+
+
+def _try(folder: Path, spec: JobSpec, *, trust_remote_code: bool) -> Tried:
     import torch
 
     from runner.training.fit.base_config import training_config
