@@ -31,7 +31,7 @@ def try_model(folder: Path, spec: JobSpec, *, trust_remote_code: bool = False) -
     Raises:
         ModelError: the train stage would fail on this model, or on these layers.
     """
-    # What libraries warn of here, they warn of again in train.log, where the model is really loaded.
+    # What libraries warn of here, they warn of again in train.log, where the model is loaded.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _try(folder, spec, trust_remote_code=trust_remote_code)
