@@ -1,4 +1,4 @@
-"""Turns the fields of a spec that are each right into why they are wrong together."""
+"""Contradictions: fields of a spec that are each right, and wrong together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns the annotations of `JobSpec` into what each of its fields takes, in code and in words."""
+"""Fields of a spec: what each one takes, in code and in words, from `JobSpec`'s annotations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns a name or a value that a spec cannot hold into what its writer surely meant.
+"""Hints: what the writer of a spec surely meant by a name or value that it cannot hold.
 
 Slips of the pen, and the names that other tools have for the same thing.
 """
@@ -85,7 +85,7 @@ def name_hint(key: str, here: Sequence[str], prefix: str) -> str | None:
 
 def value_hint(text: str, kind: Kind) -> str | None:
     """Say which value was meant, or how a number would have to be written."""
-    if kind.number and (written := human_numbers.mend(text)):
+    if kind.number and (written := human_numbers.well_written(text)):
         return written
     near = _OTHER_VALUES.get(text.casefold())
     if near not in kind.choices:

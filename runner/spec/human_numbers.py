@@ -1,4 +1,4 @@
-"""Turns numbers as people write them (``2e-4``, ``1_000``, ``8h``, ``24 GiB``) into numbers.
+"""Numbers as people write them: ``2e-4``, ``1_000``, ``8h``, ``24 GiB``.
 
 Each function gives None for what is not surely a number: ``1,000`` is a thousand in one country and
 one in another, so it is asked about rather than guessed.
@@ -70,7 +70,7 @@ def _plain(text: str) -> Decimal | None:
     return value if abs(value) <= _LARGEST else None
 
 
-def mend(text: str) -> str | None:
+def well_written(text: str) -> str | None:
     """Say how a number with a comma would have to be written; None when that is not the matter."""
     if re.fullmatch(r"[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?", text):
         joined = text.replace(",", "")

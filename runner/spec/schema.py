@@ -1,4 +1,4 @@
-"""Turns `JobSpec` into the JSON Schema of what people write, which editors check specs against.
+"""JSON Schema of a spec as people write it, which editors check specs against.
 
 What people write is wider than what the code holds: one path instead of a list, hours as ``8h``,
 no name. ``python -m runner.spec.schema > jobs/examples/job-spec.schema.json`` renews the

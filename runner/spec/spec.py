@@ -1,7 +1,7 @@
-"""Names every field of a job spec, its default and its range; `runner schema` prints it.
+"""The job spec: every field, its default and its range; `runner schema` prints it.
 
 Two fields are enough, ``model`` and ``data``. Reading a spec from untrusted bytes, with line
-numbers and mends, is contract/read_spec.py's work. Field names follow Hugging Face, PEFT and TRL.
+numbers and hints, is spec/read_spec.py's work. Field names follow Hugging Face, PEFT and TRL.
 """
 
 from __future__ import annotations

@@ -84,7 +84,9 @@ def test_a_job_waits_for_its_data_and_says_so(box: Box) -> None:
     box.drop_spec("late")
     with box.watching():
         wait_until(lambda: box.records() and box.record().waiting)
-        wait_until(lambda: "waiting for late.jsonl" in box.answer("queued"))
+        wait_until(
+            lambda: "Waiting for jobs/late.jsonl. If it has not arrived" in box.answer("queued")
+        )
         (box.jobs / "late.jsonl").write_text("{}")
         wait_until(lambda: box.in_state(State.SUCCEEDED))
 

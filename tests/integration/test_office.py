@@ -223,3 +223,11 @@ def test_the_same_spec_and_data_again_says_so(box: Box) -> None:
     assert f"This is the same spec and data as run {first.run_id}" in " ".join(second.shortfalls)
     answer = next(p for p in (box.jobs / "done").glob(f"*{second.run_id}.yaml.txt"))
     assert f"the same spec and data as run {first.run_id}, which succeeded" in answer.read_text()
+
+
+def test_a_list_of_files_is_no_list_of_rows(box: Box) -> None:
+    """Where a file is missing the answer says all there is; no list of rows is put beside it."""
+    box.drop("a", prepare=["10"], bad_rows=["data/b.jsonl: there is no such file"])
+    assert box.once().returncode == 1
+    assert not list((box.jobs / "rejected").glob("*.bad_rows.txt"))
+    assert "All rows" not in box.answer("rejected")

@@ -12,6 +12,7 @@ import pytest
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
+from runner.words import visible_lines
 
 CANARY = "zqxcanaryzqx"
 REPOSITORY = Path(__file__).parents[2]
@@ -113,6 +114,8 @@ def test_the_run_succeeded_with_its_evidence(finished):
     assert record.model.id == MODEL
     assert not record.attempts[0].peak_gpu_memory_bytes or record.environment["device"] != "cpu"
     samples = json.loads((folder.evaluation / "samples.json").read_text())
+    page = folder.answers.read_text()
+    assert all(visible_lines(one["question"].strip()) in page for one in samples)
     assert samples
     assert set(samples[0]) == {"question", "reference", "before", "after"}
 

@@ -1,4 +1,4 @@
-"""Turns the places of claimed specs into adoptions, healed places and cancellations."""
+"""Specs that people moved or deleted: adopted, put back in their place, or cancelled."""
 
 from __future__ import annotations
 

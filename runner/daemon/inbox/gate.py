@@ -1,4 +1,4 @@
-"""Turns the inbox's path into an open folder that surely is the inbox, held by this daemon alone.
+"""Gate: the inbox as an open folder that surely is the inbox, held by this daemon alone.
 
 A share that is not mounted leaves an empty folder in its place, and a box that was once started
 before its share was mounted has left a marker of its own in that folder. So a marker is not enough:

@@ -14,6 +14,7 @@ from runner.files.beneath import Folder
 from runner.files.crash_points import reached
 
 _RUN_ID_IN_NAME = re.compile(RUN_ID.pattern)
+_NAMES_A_ROW = re.compile(r", (?:line|row) \d")
 _BAD_ROWS_BYTES = 1024 * 1024  # some 20,000 rows; the whole list is in the run's folder
 _UNDER_WAY = ("queued", "running")
 
@@ -107,6 +108,8 @@ def _copy_bad_rows(inbox: Folder, record: RunRecord, run: RunFolder) -> str | No
             text = file.read(_BAD_ROWS_BYTES).decode(errors="ignore")
     except OSError:
         return None  # every row can be used, or they were not looked at
+    if not _NAMES_A_ROW.search(text):
+        return None  # a file is missing, or none of it can be read: the answer says so itself
     name = f"{claimed_name(record.file_name, record.run_id)}.bad_rows.txt"
     with inbox.open_folder(record.state.folder) as folder:
         folder.write_text(name, text)

@@ -1,4 +1,4 @@
-"""Turns changes under the inbox into an early look at it.
+"""Watch the inbox: a change there makes the daemon look at it early.
 
 Events only make the daemon look sooner; what it finds by looking is what counts. inotify does not
 cross a network: on a share the daemon looks at the inbox every second instead. watchdog's polling
