@@ -35,6 +35,8 @@ RUN /opt/runner/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir
 FROM stack
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     /opt/runner/bin/pip install --quiet --no-deps --no-index /wheel/*.whl
+# The health check, every 15 seconds: a shell script, for Python and its imports cost more.
+COPY --chmod=755 runner/commands/health.sh /usr/local/bin/runner-health
 
 LABEL org.opencontainers.image.title="finetuning-box" \
       org.opencontainers.image.description="Drop a job spec into a folder, get a fine-tuned LoRA adapter"

@@ -1,10 +1,35 @@
-"""Clock: what time it is, for people and for records."""
+"""Clock: what time it is, for people and for records; how long things took, whatever the time.
+
+The time of day jumps: a machine's clock is wrong until the network tells it, or was set by hand.
+So it is only shown. What is decided by how long something took is measured by a clock that does not
+jump (``time.monotonic`` within a process; `uptime_seconds`, the same for all processes until the
+machine starts anew).
+"""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 
-def now() -> datetime:
-    """Give the current time, in UTC."""
-    return datetime.now(UTC)
+def now(*, not_before: datetime | None = None) -> datetime:
+    """Give the current time, in UTC; never earlier than what it is the end of."""
+    found = datetime.now(UTC)
+    return found if not_before is None else max(found, not_before)
+
+
+def uptime_seconds() -> float:
+    """Give the seconds since the machine started, its sleep included."""
+    try:
+        return float(Path("/proc/uptime").read_text().split()[0])  # what the health check reads
+    except OSError:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def this_boot() -> str:
+    """Name the machine's present start: `uptime_seconds` of another one cannot be compared."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

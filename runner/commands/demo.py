@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +26,7 @@ from runner.commands.fetch import DEMO_PACKAGES
 from runner.commands.options import JOBS, MODELS, OUTPUTS, Device, JobsDir, ModelsDir, OutputsDir
 from runner.commands.show import losses_of, print_samples
 from runner.commands.status import facts_of
-from runner.commands.submit import clock, newest_run_of
+from runner.commands.submit import newest_run_of
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import DEMO_MODEL
 from runner.contract.progress import STARTING, Progress, read_progress
@@ -178,14 +178,14 @@ def _work(
     models_dir: Path,
     *,
     device: str,
-    since: float,
+    before: Collection[str],
 ) -> RunFolder:
     """Have a daemon work the spec off: the one that runs, or one of our own."""
     outputs = Outputs(outputs_dir)
     follower = Follower(console)
 
     def find() -> RunFolder | None:
-        return newest_run_of(outputs, "building-law.yaml", since)
+        return newest_run_of(outputs, "building-law.yaml", before)
 
     if Lock.is_held(outputs.lock):
         console.print("A daemon watches this inbox already: it takes the job.")
@@ -234,12 +234,12 @@ def run_demo(
     data = jobs_dir / "data" / "building-law.jsonl"
     if not data.exists() or data.read_bytes() != rows:
         write_bytes(data, rows, mode=0o664)
-    since = clock()
+    before = {run_id for _, run_id in Outputs(outputs_dir).run_names()}
     spec = SPEC.format(model=DEMO_MODEL, steps=steps or STEPS)
     write_text(jobs_dir / "building-law.yaml", spec, mode=0o664)
     console.print(Text("Dropped jobs/building-law.yaml:", style="bold"))
     console.print(Text(spec.rstrip(), style="dim"))
-    run = _work(console, jobs_dir, outputs_dir, models_dir, device=device, since=since)
+    run = _work(console, jobs_dir, outputs_dir, models_dir, device=device, before=before)
     record = read_record(run.record)
     if record.state is not State.SUCCEEDED:
         why = record.error.message if record.error else record.state.value

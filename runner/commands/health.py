@@ -1,4 +1,4 @@
-"""Turns the daemon's heartbeat into well or not well: the container's health check.
+"""Health: is the daemon well, by its heartbeat? The container asks the same of health.sh.
 
 runner health
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import typer
 
-from runner.clock import now
+from runner.clock import this_boot, uptime_seconds
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
 from runner.contract.layout import Outputs
 
@@ -27,14 +26,16 @@ class Health:
     reason: str
 
 
-def judge(heartbeat: dict[str, Any] | None, at: datetime) -> Health:
+def judge(heartbeat: dict[str, Any] | None, *, uptime: float, boot: str) -> Health:
     """Decide from what the daemon last wrote."""
     if heartbeat is None:
         return Health(well=False, reason="there is no heartbeat: no daemon has run here yet")
     try:
-        age_seconds = abs((at - datetime.fromisoformat(heartbeat["time"])).total_seconds())
+        age_seconds = uptime - float(heartbeat["uptime"])
     except (KeyError, TypeError, ValueError):
         return Health(well=False, reason="the heartbeat cannot be read")
+    if heartbeat.get("boot") != boot:
+        return Health(well=False, reason="the last heartbeat is from before this machine started")
     if age_seconds > STALE_SECONDS:
         return Health(well=False, reason=f"the last heartbeat is {age_seconds:.0f} s old")
     if heartbeat.get("unwell"):
@@ -53,10 +54,11 @@ def health(outputs: Outputs) -> Health:
     try:
         content = json.loads(outputs.heartbeat.read_bytes())
     except FileNotFoundError:
-        return judge(None, now())
+        content = None
     except (OSError, ValueError):
         content = {}
-    return judge(content if isinstance(content, dict) else {}, now())
+    content = content if isinstance(content, dict) or content is None else {}
+    return judge(content, uptime=uptime_seconds(), boot=this_boot())
 
 
 def command(outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = False) -> None:

@@ -224,7 +224,7 @@ def render(overview: Overview) -> RenderableType:
                 Text(record.job),
                 Text(record.run_id),
                 _state(record),
-                duration(took.total_seconds()),
+                duration(max(0.0, took.total_seconds())),
                 Text(_outcome(standing)),
             )
         parts += ["", finished]

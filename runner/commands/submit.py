@@ -6,12 +6,12 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from runner.clock import now
 from runner.commands.options import JOBS, OUTPUTS, AsJson, JobsDir, OutputsDir, print_json
 from runner.commands.validate import data_folder, read_file
 from runner.commands.which_box import hint
@@ -114,33 +114,33 @@ def submit(spec_file: Path, inbox: Path, *, replace: bool = False) -> tuple[Path
     return target, brought
 
 
-def newest_run_of(outputs: Outputs, file_name: str, since: float) -> RunFolder | None:
-    """Find the run that a spec dropped after ``since`` (seconds since 1970) became."""
-    for run in reversed(outputs.runs()):
+def newest_run_of(outputs: Outputs, file_name: str, before: Collection[str]) -> RunFolder | None:
+    """Find the run that a spec became; ``before`` are the ids of the runs before it was dropped."""
+    for job, run_id in reversed(outputs.run_names()):
+        if run_id in before:
+            continue
+        run = outputs.run(job, run_id)
         try:
             record = read_record(run.record)
         except (OSError, DamagedError):
             continue
-        if record.file_name == file_name and record.created_at.timestamp() >= since:
+        if record.file_name == file_name:
             return run
     return None
 
 
-def wait_until_over(outputs: Outputs, file_name: str, since: float) -> tuple[RunFolder, RunRecord]:
+def wait_until_over(
+    outputs: Outputs, file_name: str, before: Collection[str]
+) -> tuple[RunFolder, RunRecord]:
     """Wait for a dropped spec's run to be claimed and to end."""
     run = None
     while True:
-        run = run or newest_run_of(outputs, file_name, since)
+        run = run or newest_run_of(outputs, file_name, before)
         if run:
             record = read_record(run.record)
             if record.state.is_final:
                 return run, record
         time.sleep(POLL_SECONDS)
-
-
-def clock() -> float:
-    """Give the time that a claim right after is surely not older than (records hold ms)."""
-    return now().timestamp() - 0.001
 
 
 def command(
@@ -159,7 +159,7 @@ def command(
     Example:
         runner submit contracts.yaml --wait
     """
-    since = clock()
+    before = {run_id for _, run_id in Outputs(outputs_dir).run_names()}
     target, brought = submit(spec, jobs_dir, replace=replace_data)
     answer: dict[str, Any] = {"file": str(target), "data_copied": brought}
     if not as_json:
@@ -168,7 +168,7 @@ def command(
             print(said)
     succeeded = True
     if wait:
-        run, record = wait_until_over(Outputs(outputs_dir), target.name, since)
+        run, record = wait_until_over(Outputs(outputs_dir), target.name, before)
         succeeded = record.state is State.SUCCEEDED
         answer |= {"job": record.job, "run_id": record.run_id, "state": record.state.value}
         answer |= {"folder": str(run.root)}

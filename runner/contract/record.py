@@ -88,6 +88,8 @@ class Attempt(_Part):
     batch_plan: BatchPlan
     started_at: Time
     ended_at: Time | None = None
+    seconds: float | None = None
+    """How long it worked, by a clock that does not jump; None: it is open, or an older runner's."""
     outcome: str | None = None
     """``succeeded``, ``out of memory``, ``interrupted``, ``killed``, …; None while it is open."""
     exit_code: int | None = None

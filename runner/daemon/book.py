@@ -35,6 +35,12 @@ class Live:
     child: Child | None = None
     stage: Stage | None = None
     """The stage that the child runs."""
+    stage_began_at: float | None = None
+    """Monotonic time at which the child began."""
+    waits_for_data_since: float | None = None
+    """Monotonic time since which data that it names is missing."""
+    reason_written_at: float = 0.0
+    """Monotonic time at which the reason why it waits was last written."""
     cancel: str = ""
     """Why it is to be cancelled, as soon as its child has ended."""
     pause: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,11 @@ from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox.data_ready import named_files
 from runner.daemon.leftovers import sweep_run
+
+_NUMBER = re.compile(r"[\d.,]+(?= ?(?:[KMGT]i?B|%))")  # not those in the names of files
+_NUMBERS_SECONDS = 60.0
+"""A reason whose figures alone have changed is written so often at most, and never logged again:
+a job that waits for memory would write its record each second."""
 
 
 def change(daemon: Daemon, live: Live, **changes: Any) -> None:
@@ -50,7 +56,13 @@ def keep_waiting(
         advice: what a person can do about it.
     """
     known = live.record.waiting
-    if known is None or known.reason != reason:
+    if known is not None and known.advice == advice and _differs_in_numbers(known.reason, reason):
+        if time.monotonic() - live.reason_written_at < _NUMBERS_SECONDS:
+            return
+        live.reason_written_at = time.monotonic()
+        change(daemon, live, waiting=known.model_copy(update={"reason": reason}))
+    elif known is None or known.reason != reason:
+        live.reason_written_at = time.monotonic()
         daemon.say(live, f"{live.record.job}: {reason}")
         since = now()
         until = None if patience_seconds is None else since + timedelta(seconds=patience_seconds)
@@ -58,6 +70,11 @@ def keep_waiting(
         change(daemon, live, waiting=waiting)
     elif known.advice != advice:
         change(daemon, live, waiting=known.model_copy(update={"advice": advice}))
+
+
+def _differs_in_numbers(before: str, after: str) -> bool:
+    """Whether two reasons say the same with other figures: free memory changes all the time."""
+    return before != after and _NUMBER.sub("", before) == _NUMBER.sub("", after)
 
 
 def end_run(
@@ -76,7 +93,7 @@ def end_run(
     final = {
         "state": state,
         "next_stage": None,
-        "ended_at": now(),
+        "ended_at": now(not_before=live.record.started_at or live.record.created_at),
         "waiting": None,
         "error": error,
     }

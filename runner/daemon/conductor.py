@@ -61,7 +61,9 @@ class Conductor:
     def begin(self) -> bool:
         """Take up what an earlier daemon left, once the disk lets it; False: told to leave."""
         taken_up = False
+        self.heartbeat.watch()
         while not taken_up and not self.daemon.stopping:
+            self.heartbeat.goes_on()
             self.daemon.troubles = set()
             with self.daemon.noting_trouble():
                 self._start()
@@ -76,7 +78,7 @@ class Conductor:
     def _start(self) -> None:
         """Take up what an earlier daemon left."""
         daemon = self.daemon
-        found = recover(daemon.outputs)
+        found = recover(daemon.outputs, alive=self.heartbeat.goes_on)
         for note in found.notes:
             daemon.log.say(note, level="warning")
         daemon.book.sequence = found.highest_sequence

@@ -1,4 +1,4 @@
-"""Turns the loop's rounds into a file that says the daemon is well, and a hung loop into its end.
+"""Heartbeat: a file that says that the daemon is well, and the end of a daemon that hangs.
 
 `runner health` reads the file. Docker restarts what has ended, not what is unhealthy: so a loop
 that stands still is ended from a thread of its own, after stages were asked for a checkpoint.
@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from runner.clock import now
+from runner.clock import now, this_boot, uptime_seconds
 from runner.daemon.daemon import Daemon
 from runner.files.durable import write_json
 
@@ -25,15 +25,21 @@ class Heartbeat:
     """Beats once a round; without rounds it ends the process."""
 
     def __init__(self, daemon: Daemon) -> None:
-        """Nothing is watched before the first beat: recovery takes its time."""
+        """Nothing is watched before `watch` is called."""
         self._daemon = daemon
         self._written_at = 0.0
         self._rounds = 0
 
+    def watch(self) -> None:
+        """Begin to watch: from now on something must show that it goes on."""
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def goes_on(self) -> None:
+        """Say that the start goes on: with thousands of runs it takes its time."""
+        self._rounds += 1
+
     def beat(self, at: float) -> None:
         """Say that the loop goes round."""
-        if self._rounds == 0:
-            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         self._rounds += 1
         if at - self._written_at < BEAT_SECONDS and self._written_at:
             return
@@ -45,6 +51,8 @@ class Heartbeat:
                 daemon.outputs.heartbeat,
                 {
                     "time": now().isoformat(),
+                    "uptime": uptime_seconds(),
+                    "boot": this_boot(),
                     "pid": os.getpid(),
                     "running": running,
                     "waiting": len(daemon.book.runs) - len(running),

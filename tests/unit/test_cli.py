@@ -13,7 +13,7 @@ import pytest
 from runner import cli
 from runner.commands.logs import human
 from runner.commands.status import read_overview
-from runner.commands.submit import clock, newest_run_of
+from runner.commands.submit import newest_run_of
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import find_model
@@ -313,14 +313,14 @@ def test_a_spec_that_was_moved_still_finds_its_data(capsys, tmp_path):
     assert "rows.jsonl" not in out
 
 
-def test_a_submitted_run_is_found_by_name_and_time(tmp_path):
+def test_a_submitted_run_is_found_by_name_and_by_being_new(tmp_path):
     """`submit --wait` follows the run of this drop, not of an earlier one."""
-    since = clock()
     make_run(tmp_path, "job", 1, State.SUCCEEDED)
     outputs = Outputs(tmp_path)
-    assert newest_run_of(outputs, "job.yaml", since) is None
-    assert newest_run_of(outputs, "job.yaml", START.timestamp()) is not None
-    assert newest_run_of(outputs, "other.yaml", START.timestamp()) is None
+    before = {run_id for _, run_id in outputs.run_names()}
+    assert newest_run_of(outputs, "job.yaml", before) is None
+    assert newest_run_of(outputs, "job.yaml", ()) is not None
+    assert newest_run_of(outputs, "other.yaml", ()) is None
 
 
 def test_validate_names_every_problem_with_its_line(capsys, tmp_path):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runner.clock import this_boot, uptime_seconds
 from runner.commands.health import health, judge
 from runner.contract.layout import Outputs
+from runner.files.durable import write_json
 
-NOW = datetime(2026, 11, 23, 22, 0, tzinfo=UTC)
+UPTIME, BOOT = 5000.0, "this start of the machine"
 
 
 def beat(seconds_ago: float, **more: Any) -> dict[str, Any]:
     """Write a heartbeat as the daemon does."""
-    return {"time": (NOW - timedelta(seconds=seconds_ago)).isoformat(), "running": [], **more}
+    return {"uptime": UPTIME - seconds_ago, "boot": BOOT, "unwell": None, "running": [], **more}
 
 
 @pytest.mark.parametrize(
@@ -23,27 +27,29 @@ def beat(seconds_ago: float, **more: Any) -> dict[str, Any]:
     [
         (None, False),
         ({}, False),
-        ({"time": "yesterday"}, False),
-        ({"time": 7}, False),
+        ({"uptime": "yesterday"}, False),
+        ({"uptime": 7}, False),
         (beat(0), True),
         (beat(34), True),
         (beat(36), False),
-        (beat(-3600), False),
+        (beat(1, boot="an earlier one"), False),
+        (beat(1, time="2036-01-01T00:00:00"), True),
         (beat(5, inbox="the inbox is unavailable"), True),
         (beat(5, held="the GPU was lost"), True),
         (beat(5, unwell="the GPU is lost"), False),
     ],
 )
 def test_the_last_heartbeat_decides(heartbeat: dict[str, Any] | None, *, well: bool) -> None:
-    """Three missed beats are a hang; a clock that was set back is noticed; a full queue is well."""
-    assert judge(heartbeat, NOW).well is well
+    """Three missed beats are a hang, whatever time of day it is; a full queue is well."""
+    assert judge(heartbeat, uptime=UPTIME, boot=BOOT).well is well
 
 
 def test_every_verdict_has_a_reason() -> None:
     """`docker inspect` shows the reason: how old the heartbeat is, or what the daemon does."""
-    assert judge(beat(90), NOW).reason == "the last heartbeat is 90 s old"
-    assert judge(beat(5, running=["a"], waiting=2), NOW).reason == "running 1, waiting 2"
-    assert judge(beat(5, unwell="the GPU is lost"), NOW).reason == "the GPU is lost"
+    at = {"uptime": UPTIME, "boot": BOOT}
+    assert judge(beat(90), **at).reason == "the last heartbeat is 90 s old"
+    assert judge(beat(5, running=["a"], waiting=2), **at).reason == "running 1, waiting 2"
+    assert judge(beat(5, unwell="the GPU is lost"), **at).reason == "the GPU is lost"
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"time": '])
@@ -54,3 +60,42 @@ def test_an_unreadable_heartbeat_is_not_well(tmp_path: Any, content: bytes) -> N
     outputs.private.mkdir()
     outputs.heartbeat.write_bytes(content)
     assert health(outputs).reason == "the heartbeat cannot be read"
+
+
+SCRIPT = Path(__file__).parents[2] / "runner" / "commands" / "health.sh"
+
+
+def script(outputs: Outputs) -> tuple[int, str]:
+    """Ask the script that the container asks."""
+    environment = {"RUNNER_OUTPUTS_DIR": str(outputs.root), "PATH": os.environ["PATH"]}
+    answer = subprocess.run(
+        ["sh", SCRIPT], env=environment, capture_output=True, text=True, check=False
+    )
+    assert not answer.stderr
+    return answer.returncode, answer.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("change", "well", "said"),
+    [
+        ({}, True, "well: the last heartbeat is"),
+        ({"uptime": uptime_seconds() - 90}, False, "s old"),
+        ({"boot": "another"}, False, "from before this machine started"),
+        ({"unwell": "the GPU is lost"}, False, 'not well: "the GPU is lost"'),
+        ({"uptime": "soon"}, False, "the heartbeat cannot be read"),
+    ],
+)
+def test_the_container_asks_the_same_of_a_script(
+    tmp_path: Path, change: dict[str, Any], *, well: bool, said: str
+) -> None:
+    """The shell script judges what the daemon writes as `runner health` does, without Python."""
+    outputs = Outputs(tmp_path)
+    assert script(outputs) == (1, f"not well: {health(outputs).reason}")
+    outputs.private.mkdir()
+    beat = {"uptime": uptime_seconds(), "boot": this_boot(), "running": [], "unwell": None}
+    write_json(outputs.heartbeat, {**beat, **change})
+    status, text = script(outputs)
+    assert (status == 0) is well is health(outputs).well
+    assert said in text
+    outputs.heartbeat.write_bytes(b'\xff{"uptime": ')
+    assert script(outputs)[0] == 1

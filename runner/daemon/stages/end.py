@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.card.memory import GpuMemory
+from runner.clock import now
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
 from runner.contract.stage_io import TrainResult
@@ -25,6 +26,7 @@ from runner.daemon.stages.plans import read_answer, stage_folder
 from runner.daemon.stages.process import Child
 from runner.daemon.stages.resume_point import resume_point
 from runner.daemon.stages.retry import Next
+from runner.daemon.stages.worked import worked_seconds
 from runner.errors import RunnerError
 from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
@@ -112,6 +114,7 @@ def _read_attempt(live: Live, code: int, *, asked: bool, status: int | None) -> 
         code=code,
         status=code if status is None else status,
         asked=asked,
+        seconds=_worked(live),
         hung="" if asked else live.hung,
         pause=live.pause,
         result=result,
@@ -119,6 +122,15 @@ def _read_attempt(live: Live, code: int, *, asked: bool, status: int | None) -> 
         smaller_plan=smaller_plan(folder),
         resumes=None if code == ExitCode.OK else resume_point(live.run),
     )
+
+
+def _worked(live: Live) -> float:
+    if live.stage_began_at is not None:
+        return time.monotonic() - live.stage_began_at
+    # An earlier daemon's: it ended while nobody looked.
+    attempt = live.record.attempts[-1]
+    folder = live.run.attempt(attempt.number)
+    return worked_seconds(folder, began=attempt.started_at, ended=now(), steps=0)
 
 
 def _lesson(daemon: Daemon, live: Live, end: AttemptEnd, gpu: GpuMemory | None) -> dict[str, Any]:
@@ -218,5 +230,5 @@ def _hold(daemon: Daemon, live: Live, ended: Ended) -> None:
 
 
 def _forget_child(live: Live) -> None:
-    live.child = live.stage = None
+    live.child = live.stage = live.stage_began_at = None
     live.pause, live.hung, live.end_said = "", "", False

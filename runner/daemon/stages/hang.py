@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import statistics
 from collections.abc import Sequence
 
 from runner.contract.layout import StageFolder
@@ -24,6 +25,8 @@ STEPS_LONG = 10.0
 START_FACTOR = 6.0
 """Loading a large model from a slow disk and trying its worst batch take longer than a step."""
 OTHER_STAGES_FACTOR = 36.0
+JUMP_FACTOR = 100.0
+"""No evaluation or checkpoint between two steps takes so many times as long as a step."""
 CLOSE_LOOKS_SECONDS = 10.0
 STACK_SECONDS = 2.0
 """From the question for its stack to the end of a child: time to write it."""
@@ -35,7 +38,9 @@ def patience_seconds(which: Stage, times: Sequence[float], *, floor_seconds: flo
         return OTHER_STAGES_FACTOR * floor_seconds
     if len(times) < 2:
         return START_FACTOR * floor_seconds
-    longest = max(after - before for before, after in itertools.pairwise(times))
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    # A clock that was put forward looks like a step of hours: nothing would ever hang again.
+    longest = min(max(gaps), JUMP_FACTOR * max(1.0, statistics.median(gaps)))
     return max(floor_seconds, STEPS_LONG * longest)
 
 

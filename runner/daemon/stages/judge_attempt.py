@@ -30,6 +30,8 @@ class AttemptEnd:
     """The child's own; negative: the signal that ended it."""
     asked: bool
     """It was asked to stop."""
+    seconds: float
+    """How long it worked."""
     hung: str = ""
     """What was seen of its standing still, where that is why it was ended."""
     pause: str = ""
@@ -83,7 +85,8 @@ def judge_attempt(end: AttemptEnd) -> AttemptVerdict:
     not_its_fault = reason in NOT_THE_RUN
     closed = end.attempt.model_copy(
         update={
-            "ended_at": now(),
+            "ended_at": now(not_before=end.attempt.started_at),
+            "seconds": end.seconds,
             "outcome": "interrupted" if not_its_fault else rule_for(end.code, hung=hung).outcome,
             "exit_code": end.status,
             "last_step": end.last_step,

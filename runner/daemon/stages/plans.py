@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runner.contract.batch import BatchPlan, largest_divisor_at_most
 from runner.contract.layout import Outputs, RunFolder
-from runner.contract.record import ErrorFacts, RunRecord
+from runner.contract.record import Attempt, ErrorFacts, RunRecord
 from runner.contract.settings import Settings
 from runner.contract.stage_io import (
     EvaluatePlan,
@@ -113,12 +113,16 @@ def make_plan(
 def _seconds_left(record: RunRecord, spec: JobSpec) -> float | None:
     if spec.limits.hours is None:
         return None
-    spent = sum(
-        (attempt.ended_at - attempt.started_at).total_seconds()
-        for attempt in record.attempts
-        if attempt.ended_at is not None
-    )
+    spent = sum(_worked_seconds(attempt) for attempt in record.attempts)
     return max(0.0, spec.limits.hours * 3600 - spent)
+
+
+def _worked_seconds(attempt: Attempt) -> float:
+    if attempt.seconds is not None:
+        return attempt.seconds
+    if attempt.ended_at is None:
+        return 0.0
+    return max(0.0, (attempt.ended_at - attempt.started_at).total_seconds())
 
 
 def _known_data(outputs: Outputs, run: RunFolder) -> tuple[str, ...]:

@@ -13,11 +13,12 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from runner.clock import this_boot
 from runner.contract.stage_io import STACK_SIGNAL
 from runner.files.crash_points import reached
 
 PID_FILE = "process"
-"""In the stage's folder: pid and start time, for a person who looks."""
+"""In the stage's folder: pid, start time in the kernel's ticks, and the machine's start."""
 
 
 def _start_time(pid: int) -> str | None:
@@ -60,7 +61,7 @@ class Child:
         self.pid = self._process.pid
         reached("stage started")
         with contextlib.suppress(OSError):  # a full disk: the child runs all the same
-            (folder / PID_FILE).write_text(f"{self.pid} {_start_time(self.pid)}\n")
+            (folder / PID_FILE).write_text(f"{self.pid} {_start_time(self.pid)} {this_boot()}\n")
         self._ended = threading.Event()
         self._kill_at: float | None = None
         threading.Thread(target=self._watch, args=(on_exit,), daemon=True).start()

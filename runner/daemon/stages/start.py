@@ -72,6 +72,8 @@ def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
             live.data_looks = daemon.data.looks(inbox, files)
     except (OSError, RunnerError) as error:
         return _start_or_wait(daemon, live, f"the inbox is unavailable ({error})")
+    if waits is None or not waits.missing:
+        live.waits_for_data_since = None
     if waits is None:
         return _start_or_wait(daemon, live, blocked)
     patience = 0.0 if daemon.settings.once or waits.never else daemon.settings.data_wait_seconds
@@ -83,7 +85,10 @@ def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
         advice=waits.advice,
     )
     assert live.record.waiting is not None
-    if waits.missing and (now() - live.record.waiting.since).total_seconds() >= patience:
+    # Not by the record's times: a clock that was put forward would reject who waited for seconds.
+    began = live.waits_for_data_since
+    live.waits_for_data_since = began = time.monotonic() if began is None else began
+    if waits.missing and time.monotonic() - began >= patience:
         # It is refused by the stage, with whatever else is wrong with its data.
         return _start_or_wait(daemon, live, blocked)
     return False
@@ -209,7 +214,7 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None) 
     reached("stage planned")
     change(daemon, live, **changes)
     reached("stage recorded")
-    live.stage = which
+    live.stage, live.stage_began_at = which, time.monotonic()
     live.kernel_kills = kernel_kills()
     try:
         live.child = Child(

@@ -14,7 +14,7 @@ from runner.clock import now
 from runner.contract.checkpoints import verified
 from runner.contract.ended import EndedRun, sort_out, stamp_of, write_ended
 from runner.contract.layout import Outputs, RunFolder, StageFolder
-from runner.contract.record import RunRecord, read_record, write_record
+from runner.contract.record import Attempt, RunRecord, read_record, write_record
 from runner.contract.salvage import salvage
 from runner.contract.stage_io import TrainResult
 from runner.contract.states import Stage, State
@@ -23,6 +23,7 @@ from runner.daemon.stages.outcome import joined
 from runner.daemon.stages.plans import read_answer
 from runner.daemon.stages.resume_point import resume_point
 from runner.daemon.stages.retry import tries_after_the_box_fell
+from runner.daemon.stages.worked import worked_seconds
 from runner.daemon.start.end_orphans import end_orphans
 from runner.errors import DamagedError, NewerRecordError
 from runner.files.crash_points import reached
@@ -55,25 +56,31 @@ def last_seen(folder: Path, *, since: datetime) -> datetime:
     written = [since.timestamp()]
     with contextlib.suppress(OSError):
         written += [entry.stat(follow_symlinks=False).st_mtime for entry in os.scandir(folder)]
-    return min(datetime.fromtimestamp(max(written), UTC), now())
+    return min(datetime.fromtimestamp(max(written), UTC), now(not_before=since))
 
 
 def close_attempts(run: RunFolder, record: RunRecord, *, durable_step: int) -> RunRecord:
     """Close attempts that were open when the daemon died, at the newest durable step."""
     attempts = tuple(
-        attempt
-        if attempt.outcome is not None
-        else attempt.model_copy(
-            update={
-                "outcome": "killed",
-                "ended_at": last_seen(run.attempt(attempt.number), since=attempt.started_at),
-                "last_step": durable_step,
-                "reason": "the daemon or the machine went down",
-            }
-        )
+        attempt if attempt.outcome is not None else _closed(run, attempt, durable_step)
         for attempt in record.attempts
     )
     return record.but(attempts=attempts)
+
+
+def _closed(run: RunFolder, attempt: Attempt, durable_step: int) -> Attempt:
+    folder, began = run.attempt(attempt.number), attempt.started_at
+    ended = last_seen(folder, since=began)
+    steps = durable_step - (attempt.first_step or 1) + 1
+    return attempt.model_copy(
+        update={
+            "outcome": "killed",
+            "ended_at": ended,
+            "seconds": worked_seconds(folder, began=began, ended=ended, steps=steps),
+            "last_step": durable_step,
+            "reason": "the daemon or the machine went down",
+        }
+    )
 
 
 def finished(run: RunFolder, record: RunRecord) -> bool:

@@ -99,8 +99,13 @@ def _damaged(daemon: Daemon, run: RunFolder, record: RunRecord, reason: str) -> 
     """End a run that nobody knows any more what was wanted of."""
     message = f"It cannot go on: {reason}. {what_is_whole(run)}"
     error = ErrorFacts(kind=DAMAGED, message=message, advice="Drop its spec to run it again.")
+    ended_at = now(not_before=record.started_at or record.created_at)
     ended = record.but(
-        state=State.FAILED, next_stage=None, ended_at=now(), waiting=None, error=error
+        state=State.FAILED,
+        next_stage=None,
+        ended_at=ended_at,
+        waiting=None,
+        error=error,
     )
     write_record(run.record, ended)
     daemon.book.all_succeeded = False
