@@ -14,6 +14,23 @@ _NAMES = {
 """What each size is called in the configs of the model families."""
 
 
+_UNGATED = frozenset(
+    {
+        "bloom",
+        "codegen",
+        "falcon",
+        "gpt_neo",
+        "gpt_neox",
+        "gptj",
+        "mpt",
+        "nemotron",
+        "phi",
+        "starcoder2",
+    }
+)
+"""Families whose MLP has two matrices, up and down, where most have a gate as a third."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Linear:
     """One linear layer of a block, as its adapter sees it."""
@@ -84,7 +101,10 @@ def read_shape(config: dict[str, Any]) -> ModelShape | None:
         return None
     kv_heads = _first(config, "num_key_value_heads", "num_kv_heads") or heads
     head_size = _first(config, "head_dim") or max(1, hidden // heads)
-    gated = _first(config, "n_embd", "ffn_dim") is None  # GPT-2's kind and OPT's have two matrices
+    gated = (
+        _first(config, "n_embd", "ffn_dim") is None  # GPT-2's kind and OPT's have two matrices
+        and config.get("model_type") not in _UNGATED
+    )
     intermediate = _first(config, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
     experts = _first(config, "num_local_experts", "num_experts", "n_routed_experts") or 0
     expert_size = _first(config, "moe_intermediate_size") or intermediate

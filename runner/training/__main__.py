@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
+import re
 import signal
 import sys
 import traceback
@@ -19,10 +20,15 @@ from runner.contract.stage_io import PARENT, STACK_SIGNAL, StageFailure, write_m
 from runner.contract.states import Stage
 from runner.errors import HOST_MEMORY_ADVICE, InputError, RunnerError, StageError
 from runner.exit_codes import ExitCode
+from runner.words import visible
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SPEAKING = (RuntimeError, OSError, ImportError, MemoryError)
 """Errors whose text speaks of machines; that of others may quote a row of data."""
+
+_WORDS_SHOWN = 300  # characters of a library's message; some print a whole config
+_MAY_LIST_TOKENS = re.compile(r"\d+\D{1,3}\d+\D{1,3}\d+\D{1,3}\d+")
+"""Four numbers in a row; a tensor's shape seldom has more than three."""
 
 
 def main(arguments: list[str]) -> int:
@@ -106,9 +112,19 @@ def _machine_trouble(error: BaseException, stage: Stage) -> tuple[ExitCode, Erro
         )
     return ExitCode.UNEXPECTED, ErrorFacts(
         kind="unexpected",
-        message=f"The {stage} stage ended with {type(error).__name__}.",
+        message=f"The {stage} stage ended with {type(error).__name__}{_said(error, stage)}.",
         advice=f"The traceback is in {stage}.log.",
     )
+
+
+def _said(error: BaseException, stage: Stage) -> str:
+    """Give an error's own words where they hold no row: train has token ids and no text.
+
+    Whatever lists numbers may list those ids, so it stays unsaid.
+    """
+    words = visible(" ".join(str(error).split())).rstrip(".")[:_WORDS_SHOWN]
+    shown = stage is Stage.TRAIN and words and not _MAY_LIST_TOKENS.search(words)
+    return f": {words}" if shown else ""
 
 
 def _answer(result: Path, error: ErrorFacts) -> None:

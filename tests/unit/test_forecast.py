@@ -203,3 +203,20 @@ def test_one_long_row_does_not_make_every_pass_small() -> None:
     assert 8192 <= limit < 16 * 8192
     whole = chosen.batch_plan.model_copy(update={"tokens_per_pass": None})
     assert not forecast(work(llama_1b, lengths=lengths), whole, box).fits
+
+
+def test_pythia_is_as_large_as_it_is() -> None:
+    """Its MLP has no gate: 6.86 billion weights, not 9."""
+    shape = read_shape(
+        {
+            "model_type": "gpt_neox",
+            "hidden_size": 4096,
+            "intermediate_size": 16384,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "vocab_size": 50432,
+            "tie_word_embeddings": False,
+        }
+    )
+    assert shape is not None
+    assert round(shape.parameters / 1e9, 2) == 6.86
