@@ -10,7 +10,7 @@ import typer
 
 from runner.commands.options import MODELS, AsJson, ModelsDir, print_json
 from runner.contract.layout import STATE_FOLDERS, Inbox
-from runner.contract.models import find_model, read_config
+from runner.contract.models import find_model, read_config, unknown_layers
 from runner.errors import InputError, Problem, SpecError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.forecast.model_shape import read_shape
@@ -128,9 +128,12 @@ def validate(path: Path, models_dir: Path, *, inputs: bool = True) -> Validated:
         wanted = [*spec.data, *(spec.eval_data or [])]
         problems += missing_data(wanted, data_folder(path), path.name)
         try:
-            config = read_config(find_model(models_dir, spec.model, method=spec.method), spec.model)
+            model = find_model(models_dir, spec.model, method=spec.method)
+            config = read_config(model, spec.model)
             if too_low := cap_problem(spec, read_shape(config)):
                 problems.append(replace(too_low, file=path.name))
+            if unknown := unknown_layers(model, spec.model, spec.lora.target_modules):
+                problems.append(replace(unknown, file=path.name))
         except InputError as error:
             problems += error.problems
     return Validated(path=path, spec=spec, problems=tuple(problems))

@@ -122,6 +122,34 @@ def table_of_words(config: dict[str, Any]) -> int | None:
     return None
 
 
+def unknown_layers(folder: Path, name: str, wanted: str | list[str]) -> Problem | None:
+    """Refuse names in ``lora.target_modules`` that no layer has, where the weight files tell.
+
+    Only where layers are called as Llama's are and there are no experts: other weights may get
+    other names when they are loaded. Prepare tries every model exactly.
+    """
+    if isinstance(wanted, str):
+        return None
+    tensors = [key for path in folder.glob("*.safetensors") for key in _read_header(path, name)]
+    layers = {key.removesuffix(".weight").rsplit(".", 1)[-1] for key in tensors}
+    if "q_proj" not in layers or any(".experts." in key for key in tensors):
+        return None
+    parts = {part for key in tensors for part in key.split(".")}
+    missing = [one for one in wanted if one.rsplit(".", 1)[-1] not in parts | {"lm_head"}]
+    if not missing:
+        return None
+    known = sorted(layer for layer in layers if layer.endswith("_proj"))
+    near = [(one, difflib.get_close_matches(one, known, n=1)) for one in missing]
+    meant = ", ".join(f"{found[0]} instead of {one}" for one, found in near if found)
+    return Problem(
+        field="lora.target_modules",
+        found=", ".join(missing),
+        message=f"the model has no layer named {', '.join(missing)}; its layers are "
+        + ", ".join(known),
+        hint=(f"Did you mean {meant}? " if meant else "") + "Or write all-linear.",
+    )
+
+
 def describe_model(folder: Path, name: str) -> ModelFacts:
     """Say which model this is; the hash covers config, weight names, sizes, headers."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())

@@ -154,3 +154,15 @@ def test_an_adapter_and_a_gguf_are_no_base_models(tmp_path):
         find_model(tmp_path, "adapter")
     with pytest.raises(ModelError, match=r"\.gguf\), which cannot be trained"):
         find_model(tmp_path, "llama-GGUF")
+
+
+def test_validate_knows_the_layers_of_a_model_from_its_weight_files(tmp_path, tiny_model):
+    """A slip in target_modules is named at once, and right names pass."""
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    spec = f"model: {tiny_model.name}\ndata: rows.jsonl\nlora: {{target_modules: [q_proj, %s]}}\n"
+    (tmp_path / "job.yaml").write_text(spec % "v_porj")
+    found = validate(tmp_path / "job.yaml", tiny_model.parent)
+    assert [problem.found for problem in found.problems] == ["v_porj"]
+    assert "Did you mean v_proj instead of v_porj?" in (found.problems[0].hint or "")
+    (tmp_path / "job.yaml").write_text(spec % "self_attn.v_proj")
+    assert not validate(tmp_path / "job.yaml", tiny_model.parent).problems
