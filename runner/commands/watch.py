@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from runner.commands.options import JOBS, MODELS, OUTPUTS, Device, JobsDir, ModelsDir, OutputsDir
+from runner.commands.options import JOBS, MODELS, OUTPUTS, JobsDir, ModelsDir, OutputsDir
 from runner.contract.settings import Settings
+from runner.contract.settings_table import read_settings, with_folders
 from runner.daemon.conductor import run_daemon
 from runner.daemon.log import Log
 from runner.daemon.start.at_start import AtStart
@@ -51,7 +53,9 @@ def command(
     once: Annotated[
         bool, typer.Option("--once", help="Work off what is there and leave; 0 if all succeeded.")
     ] = False,
-    device: Device = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="auto takes the GPU where there is one; cpu does not look.")
+    ] = None,
     polling: Annotated[
         bool | None,
         typer.Option(
@@ -66,29 +70,14 @@ def command(
             help="Home of the stages: what Triton compiles, for one (default: in outputs).",
         ),
     ] = None,
-    hang_seconds: Annotated[
-        float,
+    set_: Annotated[
+        list[str] | None,
         typer.Option(
-            envvar="RUNNER_HANG_SECONDS",
-            min=1,
-            help="Seconds after which a daemon that hangs ends itself, to be started again.",
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any setting of .env.example, without RUNNER_: --set stall_seconds=900.",
         ),
-    ] = 300.0,
-    gpu_lost_seconds: Annotated[
-        float,
-        typer.Option(
-            envvar="RUNNER_GPU_LOST_SECONDS",
-            min=1,
-            help="Seconds after which a daemon that lost its GPU ends, to be started again.",
-        ),
-    ] = 300.0,
-    share_name: Annotated[
-        str,
-        typer.Option(
-            envvar="RUNNER_SHARE_NAME",
-            help="How colleagues reach the share, such as \\\\server: answers show paths so.",
-        ),
-    ] = "",
+    ] = None,
 ) -> None:
     """Watch the inbox and run what is dropped there: the daemon.
 
@@ -96,19 +85,9 @@ def command(
     Example:
         runner watch --jobs-dir /srv/share/jobs
     """
-    raise typer.Exit(
-        watch(
-            Settings(
-                jobs_dir=jobs_dir.absolute(),
-                outputs_dir=outputs_dir.absolute(),
-                models_dir=models_dir.absolute(),
-                once=once,
-                device=device,
-                polling=polling,
-                cache_dir=cache_dir.absolute() if cache_dir else None,
-                hang_seconds=hang_seconds,
-                gpu_lost_seconds=gpu_lost_seconds,
-                share_name=share_name,
-            )
-        )
-    )
+    found = read_settings(os.environ, set_ or ())
+    found |= {"device": device} if device else {}
+    found |= {"polling": polling} if polling is not None else {}
+    cache = cache_dir.absolute() if cache_dir else None
+    settings = with_folders(jobs_dir, outputs_dir, models_dir, once=once, cache_dir=cache, **found)
+    raise typer.Exit(watch(settings))
