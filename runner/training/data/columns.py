@@ -227,6 +227,10 @@ _NAME = re.compile(r"[^\W_][\w .:/()#-]{0,39}|_[\w-]{0,39}")
 _NAME_WORDS = 4  # more are a sentence
 
 
+TELLING = (Meaning.QUESTION, Meaning.MORE, Meaning.ANSWER, Meaning.TEXT, Meaning.MESSAGES)
+"""A heading has at least one of these; the others stand beside them."""
+
+
 @lru_cache(maxsize=4096)
 def normalised(name: str) -> str:
     """Give a column's name as the table has it: capitals and blanks around it do not matter."""

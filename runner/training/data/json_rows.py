@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from runner.training.data.cells import WrittenFloat
-from runner.training.data.columns import message_key, row_key, shown
+from runner.training.data.columns import TELLING, message_key, row_key, shown
 from runner.training.data.findings import Findings
 from runner.training.data.row import Row
 
@@ -291,12 +291,14 @@ def _table(whole: dict[str, Any]) -> list[dict[str, Any]] | None:
     values = list(whole.values())
     if not values or len(values[0]) == 0 if values and isinstance(values[0], dict | list) else True:
         return None
-    known = [name for name in whole if row_key(name).meaning is not None]
+    known = [name for name in whole if row_key(name).meaning in TELLING]
     if all(isinstance(value, dict) for value in values):
         rows = list(values[0])
         if all(list(value) == rows for value in values) and len(known) >= 1:
             return [{name: whole[name][row] for name in whole} for row in rows]
-        if not known and all(any(row_key(k).meaning for k in value) for value in values):
+        if not known and all(
+            any(row_key(name).meaning in TELLING for name in row) for row in values
+        ):
             return values  # orient="index": each row under its number
         return None
     return _by_lists(whole) if len(known) == len(whole) or len(known) >= 2 else None

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from runner.training.data.columns import (
+    TELLING,
     Meaning,
     normalised,
     row_key,
@@ -30,7 +31,6 @@ _NO_VALUE |= {"#div/0!", "#null!", "#num!", "#zahl!"}
 _NULL = {"none", "null"}
 """The same, but these may also be an answer ("Which exceptions apply?")."""
 _SIDES = (Meaning.QUESTION, Meaning.ANSWER, Meaning.TEXT)
-_TELLING = (*_SIDES, Meaning.MESSAGES, Meaning.MORE)
 _QUOTES = "A text that holds the separator or a line break needs quotes around it."
 
 
@@ -57,7 +57,8 @@ def read_table(text: str, file: str, findings: Findings) -> list[Row]:
     """Read a table with a line of column names."""
     csv.field_size_limit(LINE_BYTES)
     told, start = _told_separator(text)
-    records = _records(text, told or _separator(text), start, file, findings)
+    separator = _separator(text, told)
+    records = _records(text, separator, start, file, findings)
     top = list(itertools.islice(records, _LOOKED_THROUGH))
     heading = _heading(top)
     rest = list(records)  # in any case: a quote that is not closed is said, too
@@ -76,10 +77,15 @@ def _told_separator(text: str) -> tuple[str | None, int]:
     return told, 2
 
 
-def _separator(text: str) -> str:
-    """Find the separator: the one that makes known column names, else the most frequent one."""
+def _separator(text: str, told: str | None) -> str:
+    """Find the separator: the one that makes known column names, else the most frequent one.
+
+    The one that the file tells in its first line goes before, unless it makes no known name.
+    """
     lines = list(itertools.islice((line for line in text.split("\n") if line.strip()), 10))
-    best, most = ",", (0, 0)
+    if told and any(_known(line.strip("\r").split(told)) for line in lines):
+        return told
+    best, most = told or ",", (0, 0)
     for separator in _SEPARATORS:
         cells = [line.strip("\r").split(separator) for line in lines]
         known = max((_known(line) for line in cells), default=0)
@@ -93,7 +99,7 @@ def _separator(text: str) -> str:
 
 def _known(cells: Sequence[str]) -> int:
     """Count the cells that name a column which says what a row is."""
-    return sum(row_key(cell.strip().strip('"')).meaning in _TELLING for cell in cells)
+    return sum(row_key(cell.strip().strip('"')).meaning in TELLING for cell in cells)
 
 
 def _records(
@@ -119,8 +125,6 @@ def _heading(top: Sequence[_Record]) -> _Heading | None:
         return None
     at = next((n for n, record in enumerate(top) if _known(record.cells)), 0)
     names = [cell.strip() for cell in top[at].cells]
-    while names and not names[-1]:
-        names.pop()  # Excel's empty columns at the right edge
     return _Heading(line=top[at].line, names=names, above=list(top[:at]))
 
 
@@ -152,21 +156,29 @@ def _rows(
     # Excel writes nothing for the empty cells at the end of a line. That is harmless in a column
     # that is empty throughout; anywhere else the line may as well be half of a broken one.
     used = max((_used(record.cells[:width]) for record in records), default=0)
+    unnamed = [n for n, name in enumerate(names) if not name and not _is_index(records, n)]
     for record in records:
         cells = record.cells
         if len(cells) < used or _used(cells) > width:
             what = f"the line has another number of columns than line {heading.line}"
             findings.add(file, record.line, what, hint=_QUOTES)
             continue
-        unnamed = [n for n, cell in enumerate(cells[:width]) if cell.strip() and not names[n]]
-        if unnamed:
-            what = f"column {unnamed[0] + 1} holds something, but has no name"
+        without = next((n for n in unnamed if n < len(cells) and cells[n].strip()), None)
+        if without is not None:
+            what = f"column {without + 1} holds something, but has no name"
             hint = f"Write a name above it in line {heading.line}, or delete the column."
             findings.once(file, heading.line, what, hint=hint)
             continue
         padded = [*cells[:width], *[""] * (width - len(cells))]
         value = {n: _cell(n, cell) for n, cell in zip(names, padded, strict=True) if n}
         yield Row(file=file, line=record.line, value=value, heading=heading.line)
+
+
+def _is_index(records: Sequence[_Record], column: int) -> bool:
+    """Tell the numbers of the rows, which pandas writes without a name."""
+    return column == 0 and all(
+        record.cells[0].strip().isdigit() for record in records if record.cells[0].strip()
+    )
 
 
 def _used(cells: Sequence[str]) -> int:

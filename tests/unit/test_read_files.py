@@ -1,0 +1,265 @@
+"""Reads files as offices, spreadsheets and pandas write them, or says the exact change."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from runner.training.data.findings import Findings
+from runner.training.data.formats import to_conversations
+from runner.training.data.rows import read_rows
+
+ROWS = [{"question": "q1", "answer": "a1"}, {"question": "q2", "answer": "a2"}]
+TALK = [{"role": "user", "content": "q1"}, {"role": "assistant", "content": "a1"}]
+
+
+def learn(tmp_path, name, content):
+    """Read a file; give question and answer of each row with its line, and what was found."""
+    path, findings = tmp_path / "copy", Findings()
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    rows = read_rows(path, shown_as=name, findings=findings)
+    found = to_conversations(rows, data_format="auto", system_prompt=None, findings=findings)
+    pairs = [(c.line, *(m["content"] for m in c.messages)) for c in found]
+    return pairs, findings
+
+
+def columns(*rows):
+    """Write rows as pandas does: by columns."""
+    return {name: {str(n): row[name] for n, row in enumerate(rows)} for name in rows[0]}
+
+
+TABLES = {
+    "sep line": ("a.csv", "\ufeffsep=;\r\nquestion;answer\r\nq1;a1\r\nq2;a2\r\n", [3, 4]),
+    "sep line in quotes": ("a.csv", '"sep=;"\nquestion;answer\nq1;a1\nq2;a2\n', [3, 4]),
+    "sep line with a comma": ("a.csv", "sep=,\nquestion,answer\nq1,a1\nq2,a2\n", [3, 4]),
+    "sep line with a tab": ("a.csv", "sep=\t\nquestion\tanswer\nq1\ta1\nq2\ta2\n", [3, 4]),
+    "capital SEP": ("a.csv", "SEP=;\nquestion;answer\nq1;a1\nq2;a2\n", [3, 4]),
+    "tabs named csv": ("a.csv", "question\tanswer\nq1\ta1\nq2\ta2\n", [2, 3]),
+    "semicolons named tsv": ("a.tsv", "question;answer\nq1;a1\nq2;a2\n", [2, 3]),
+    "bars": ("a.csv", "question|answer\nq1|a1\nq2|a2\n", [2, 3]),
+    "a comma in the heading": ("a.csv", '"notes, old, new";question;answer\nx;q1;a1\ny;q2;a2\n', 0),
+    "empty columns": ("a.csv", "question;answer;;;\r\nq1;a1;;;\r\nq2;a2;;;\r\n", [2, 3]),
+    "empty columns cut": ("a.csv", "question;answer;;;\r\nq1;a1;;;\r\nq2;a2\r\n", [2, 3]),
+    "empty named column": ("a.csv", "question;answer;notes\r\nq1;a1\r\nq2;a2;\r\n", [2, 3]),
+    "empty columns in rows": ("a.csv", "question,answer\nq1,a1,,\nq2,a2,,\n", [2, 3]),
+    "empty lines": ("a.csv", "\n\nquestion,answer\n\nq1,a1\n,\n\nq2,a2\n", [5, 8]),
+    "a title": ("a.csv", "Tenancy questions 2026\nquestion,answer\nq1,a1\nq2,a2\n", [3, 4]),
+    "a title with columns": (
+        "a.csv",
+        "Our list;;\r\n;;\r\nquestion;answer;\r\nq1;a1;\r\nq2;a2;",
+        0,
+    ),
+    "two titles": ("a.csv", "Law firm\nas of 1 May\n\nFrage;Antwort\nq1;a1\nq2;a2\n", [5, 6]),
+    "German": ("a.csv", "\ufeffFrage;Antwort\r\nq1;a1\r\nq2;a2\r\n", [2, 3]),
+    "capitals": ("a.csv", "QUESTION , Answer\nq1,a1\nq2,a2\n", [2, 3]),
+    "an index": ("a.csv", ",question,answer\n,q1,a1\n,q2,a2\n", [2, 3]),
+    "pandas' index": ("a.csv", ",question,answer\n0,q1,a1\n1,q2,a2\n", [2, 3]),
+    "a wrong sep line": ("a.csv", "sep=,\nquestion;answer\nq1;a1\nq2;a2\n", [3, 4]),
+    "old Mac lines": ("a.csv", "question,answer\rq1,a1\rq2,a2\r", 0),
+    "lines of JSON with commas": ("a.jsonl", "\n".join(json.dumps(r) + "," for r in ROWS), [1, 2]),
+    "an array named jsonl": ("a.jsonl", json.dumps(ROWS), [1, 1]),
+    "an array over lines": ("a.jsonl", json.dumps(ROWS, indent=1), [2, 6]),
+    "an array of lines": (
+        "a.jsonl",
+        f"[\n{json.dumps(ROWS[0])},\n{json.dumps(ROWS[1])}\n]",
+        [2, 3],
+    ),
+    "objects over lines": ("a.jsonl", "\n".join(json.dumps(r, indent=1) for r in ROWS), [1, 5]),
+    "objects over lines, commas": ("a.json", ",\n".join(json.dumps(r, indent=1) for r in ROWS), 0),
+    "data": ("a.json", json.dumps({"version": 1, "data": ROWS}, indent=1), [4, 8]),
+    "rows": ("a.json", json.dumps({"rows": ROWS}), [1, 1]),
+    "examples": ("a.json", json.dumps({"examples": ROWS}), [1, 1]),
+    "train": ("a.json", json.dumps({"train": ROWS}), [1, 1]),
+    "Data": ("a.json", json.dumps({"Data": ROWS, "n": 2}), [1, 1]),
+    "pandas by columns": ("a.json", json.dumps(columns(*ROWS)), [1, 2]),
+    "pandas by lists": ("a.json", json.dumps({k: [r[k] for r in ROWS] for k in ROWS[0]}), [1, 2]),
+    "pandas split": (
+        "a.json",
+        json.dumps(
+            {
+                "columns": ["question", "answer"],
+                "index": [0, 1],
+                "data": [["q1", "a1"], ["q2", "a2"]],
+            }
+        ),
+        [1, 2],
+    ),
+    "pandas by index": ("a.json", json.dumps({"0": ROWS[0], "1": ROWS[1]}), [1, 2]),
+    "pandas table": ("a.json", json.dumps({"schema": {"fields": []}, "data": ROWS}), [1, 1]),
+    "pandas records as lines": ("a.json", "\n".join(map(json.dumps, ROWS)), [1, 2]),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_what_programs_write_is_read(case, tmp_path):
+    """Every row with its question, its answer and its line."""
+    name, content, lines = TABLES[case]
+    pairs, findings = learn(tmp_path, name, content)
+    assert not findings.problems
+    assert [pair[1:] for pair in pairs] == [("q1", "a1"), ("q2", "a2")]
+    assert not lines or [pair[0] for pair in pairs] == lines
+
+
+def test_lines_above_the_heading_are_said(tmp_path):
+    """A title is no row, and its owner is told that it was not read."""
+    _, findings = learn(tmp_path, "a.csv", "Our SECRET list\nquestion,answer\nq,a\n")
+    assert findings.notes == ["1 row above the column names not read: a.csv, line 1"]
+
+
+@pytest.mark.parametrize("cell", ["", " ", "NaN", "nan", "<NA>", "#N/A", "#NV", "#WERT!"])
+def test_a_cell_without_a_value_is_no_answer(cell, tmp_path):
+    """Pandas and Excel write that there is none."""
+    _, findings = learn(tmp_path, "a.csv", f"question,answer,notes\nq1,a1,x\nq2,{cell},y\n")
+    (problem,) = findings.problems
+    assert (problem.line, problem.message[:21]) == (3, "the row has no answer")
+
+
+@pytest.mark.parametrize("cell", ["", "NaN", "None", "null", "#NV"])
+def test_a_cell_without_a_value_is_no_context(cell, tmp_path):
+    """The word is not put to the question."""
+    pairs, _ = learn(tmp_path, "a.csv", f"question,context,answer\nq1,{cell},a1\n")
+    assert pairs == [(2, "q1", "a1")]
+
+
+def test_the_word_none_may_be_an_answer(tmp_path):
+    """Which exceptions apply?"""
+    assert learn(tmp_path, "a.csv", "question,answer\nq1,None\n")[0] == [(2, "q1", "None")]
+
+
+@pytest.mark.parametrize("value", ["NaN", "null", "Infinity", '""', '" "', "[]", "{}"])
+def test_a_json_value_that_is_none_is_no_answer(value, tmp_path):
+    """NaN is not learned as a word."""
+    text = f'{{"question": "q", "answer": {value}}}\n{json.dumps(ROWS[0])}'
+    _, findings = learn(tmp_path, "a.jsonl", text)
+    assert "the row has no answer: 'answer' is missing or empty" in str(findings.problems[0])
+
+
+def test_messages_may_stand_as_json_in_a_cell(tmp_path):
+    """CSV files and Parquet columns have no other place for a list."""
+    cell = json.dumps(TALK).replace('"', '""')
+    assert learn(tmp_path, "a.csv", f'messages\n"{cell}"\n')[0] == [(2, "q1", "a1")]
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.Table.from_pylist([{"messages": json.dumps(TALK)}]), path)
+    assert learn(tmp_path, "a.parquet", path.read_bytes())[0] == [(1, "q1", "a1")]
+
+
+def test_parquet_names_rows_and_its_empty_columns_are_no_matter(tmp_path):
+    """A table has each column in every row; there are no lines of text to point at."""
+    path = tmp_path / "a.parquet"
+    rows = [
+        {"Frage": "q1", "Antwort": 3.5, "images": None, "weight": None},
+        {"Frage": "q2", "Antwort": None, "images": None, "weight": 1},
+    ]
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    pairs, findings = learn(tmp_path, "a.parquet", path.read_bytes())
+    assert pairs == [(1, "q1", "3.5")]
+    assert str(findings.problems[0]).startswith("a.parquet, row 2: the row has no answer")
+
+
+def test_parquet_messages_with_keys_for_other_roles_are_read(tmp_path):
+    """Each message of a table has the keys of all: those that hold nothing are no matter."""
+    path = tmp_path / "a.parquet"
+    talk = [{**message, "tool_calls": None, "weight": None, "name": None} for message in TALK]
+    parquet.write_table(pa.Table.from_pylist([{"messages": talk}]), path)
+    pairs, findings = learn(tmp_path, "a.parquet", path.read_bytes())
+    assert (pairs, findings.problems, findings.notes) == ([(1, "q1", "a1")], [], [])
+
+
+TWICE = '{"question": "q", "answer": "SECRET", "answer": "b"}'
+BAD = {
+    "unknown heading": (
+        "a.csv",
+        "Sache;Urteil\nSECRET;SECRET\nSECRET;SECRET\n",
+        [(1, 1, "these column names are not recognised: Sache, Urteil")],
+    ),
+    "half a heading": (
+        "a.csv",
+        "Frage;Lösung\nSECRET;x\nSECRET;y\n",
+        [(1, 1, "there is no column for the answer, and these column names are not recognised: L")],
+    ),
+    "only questions": ("a.csv", "question\nSECRET\nSECRET\n", [(1, 1, "no column for the answer")]),
+    "a slip": ("a.csv", "question,anser\nSECRET,x\n", [(1, 1, "not recognised: anser")]),
+    "no heading": (
+        "a.csv",
+        "Is SECRET due?;Yes, SECRET is.\nWho signs SECRET?;The tenant.\n",
+        [(1, 1, "the first line holds no column names: it looks like a row")],
+    ),
+    "heading far down": (
+        "a.csv",
+        "firm,SECRET\nquestion,answer\nq,a\n",
+        [(1, 1, "the column names stand in line 2, with other lines above them")],
+    ),
+    "no name above": (
+        "a.csv",
+        "question,answer,\nq,a,SECRET\nq,a,SECRET\n",
+        [(1, 1, "column 3 holds")],
+    ),
+    "a lost quote": (
+        "a.csv",
+        "question,answer,context\nq,SECRET\nmore SECRET,c\nq,a,c\n",
+        [(2, 2, "another number of columns than line 1")],
+    ),
+    "same name": (
+        "a.csv",
+        "Answer,question,answer\n1,2,3\n",
+        [(1, 1, "same name: Answer")],
+    ),
+    "both names": (
+        "a.csv",
+        "Frage,question,answer\nSECRET,q,a\nSECRET,q,a\n",
+        [(2, 2, "the row holds Frage and question, which mean the same here")],
+    ),
+    "key twice": (
+        "a.jsonl",
+        f"{TWICE}\n{json.dumps(ROWS[0])}",
+        [(1, 1, "the key 'answer' stands")],
+    ),
+    "key twice in an array": ("a.json", f"[{TWICE}]", [(1, 1, "the key 'answer' stands twice")]),
+    "key twice in one object": ("a.json", TWICE, [(1, 1, "the key 'answer' stands twice")]),
+    "key twice in a message": (
+        "a.jsonl",
+        '{"messages": [{"role": "user", "content": "SECRET", "content": "b"}]}',
+        [(1, 1, "the key 'content' stands twice")],
+    ),
+    "private key twice": (
+        "a.jsonl",
+        '{"answer": {"SECRET": 1, "SECRET": 2}}',
+        [(1, 1, "a key")],
+    ),
+    "two lists": (
+        "a.json",
+        json.dumps({"data": ROWS, "rows": ROWS}),
+        [(1, 1, "several lists of rows: data, rows")],
+    ),
+    "Python's spelling": (
+        "a.csv",
+        "messages\n\"[{'role': 'user', 'content': 'SECRET'}]\"\n",
+        [(2, 1, "'messages' is text, but not valid JSON")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_said_once_with_the_change(case, tmp_path):
+    """A fault of the heading once, one of a row with its line; never what stands in a row."""
+    name, content, expected = BAD[case]
+    _, findings = learn(tmp_path, name, content)
+    assert [(p.line, p.count) for p in findings.problems] == [(n, c) for n, c, _ in expected]
+    for problem, (_, _, message) in zip(findings.problems, expected, strict=True):
+        assert message in problem.message
+        assert problem.hint
+        assert "SECRET" not in str(problem)
+
+
+def test_the_hint_of_a_slip_names_the_column_that_was_meant(tmp_path):
+    """The nearest known name."""
+    _, findings = learn(tmp_path, "a.csv", "question,anser\nq,x\n")
+    assert findings.problems[0].hint.startswith("Rename anser to answer.")
+
+
+def test_lists_that_are_not_read_are_said(tmp_path):
+    """Of several parts of a data set only the one to train on is learned."""
+    pairs, findings = learn(tmp_path, "a.json", json.dumps({"train": ROWS, "test": ROWS[:1]}))
+    assert len(pairs) == 2
+    assert findings.notes == ["lists of rows in a.json not read: test"]
