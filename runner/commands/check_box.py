@@ -36,10 +36,11 @@ def check_box(box: Path, root: Path = Path("/"), *, mountinfo: str | None = None
             continue
         raise RunnerError(
             f"BOX_DIR is {os.path.dirname(wanted.path)}, but this project's volumes lie in "
-            f"{os.path.dirname(found.path)}. Nothing was started.",
+            f"{os.path.dirname(found.path)}. This box was not started.",
             advice="If that folder is another team's box, give this one a name of its own: set "
-            "BOX_NAME in .env.\nIf the box has moved: docker compose down -v && docker compose up "
-            "-d  (removes no data).",
+            "COMPOSE_PROJECT_NAME in .env, and start theirs again by `docker compose up -d` in "
+            "its folder.\nIf this box has moved: docker compose down -v && docker compose up -d  "
+            "(removes no data).",
         )
 
 

@@ -102,19 +102,33 @@ def test_a_box_folder_that_is_missing_is_an_error(make_box: Callable[..., Contai
     assert not (lost.root / "not-mounted").exists()
 
 
-def test_a_second_checkout_of_the_same_name_leaves_the_first_alone(
+def test_a_second_checkout_of_the_same_name_is_refused(
     make_box: Callable[..., ContainerBox],
 ) -> None:
-    """Its `up` is refused with both folders' names; the first box's container goes on as it was."""
+    """Its `up` fails with both folders' names and both ways out; the first box comes back whole."""
     first, second = make_box(), make_box()
     first.up()
-    before = first.runner.id, first.runner.attrs["State"]["StartedAt"]
     second.project = first.project
     refused = second.compose("up", "--detach", "--no-build", check=False)
     assert refused.returncode != 0
     said = second.compose("logs", "check").stdout
     assert f"BOX_DIR is {second.root}" in said
     assert f"lie in {first.root}" in said
-    assert "BOX_NAME" in said
-    assert (first.runner.id, first.runner.attrs["State"]["StartedAt"]) == before
-    assert first.runner.attrs["State"]["Running"]
+    assert "COMPOSE_PROJECT_NAME" in said
+    first.up()
+
+
+def test_two_checkouts_have_names_of_their_own() -> None:
+    """Without a name in .env the project is called after the folder: two folders, two boxes."""
+    assert "\nname:" not in (REPOSITORY / "compose.yaml").read_text()
+    assert "COMPOSE_PROJECT_NAME" in (REPOSITORY / ".env.example").read_text()
+
+
+def test_commands_in_the_running_container(box: ContainerBox, finished: RunRecord) -> None:
+    """README's `docker compose exec runner runner …` look at the box that the container watches."""
+    status = box.compose("exec", "-T", "runner", "runner", "status").stdout
+    assert "walls" in status
+    shown = box.compose("exec", "-T", "runner", "runner", "show", "walls").stdout
+    assert finished.run_id in shown
+    asked = ("exec", "-T", "runner", "runner", "try", "walls", "-q", "How high?", "--json")
+    assert "How high?" in box.compose(*asked).stdout

@@ -36,7 +36,7 @@ def test_volumes_of_another_folder_are_refused_with_both_ways_out() -> None:
     listed = mounts(("8:1", "/srv/second", "/box"), *volumes("8:1", "/srv/first"))
     with pytest.raises(RunnerError, match=r"BOX_DIR is /srv/second.*lie in /srv/first") as refused:
         check_box(Path("/box"), mountinfo=listed)
-    assert "BOX_NAME" in str(refused.value.advice)
+    assert "COMPOSE_PROJECT_NAME" in str(refused.value.advice)
     assert "docker compose down -v" in str(refused.value.advice)
 
 
