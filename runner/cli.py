@@ -76,16 +76,25 @@ def _verbs() -> None:
     pass
 
 
+def _say(error: RunnerError) -> None:
+    from runner.words import visible_lines
+
+    print(f"runner: {visible_lines(error.message)}", file=sys.stderr)
+    if error.advice:
+        print(visible_lines(error.advice), file=sys.stderr)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; what went wrong is said in words, with what to do, and exit 1."""
     try:
         app(arguments, prog_name="runner")
     except RunnerError as error:
-        from runner.words import visible_lines
+        _say(error)
+        raise SystemExit(1) from None
+    except PermissionError as error:
+        from runner.commands.no_rights import no_rights
 
-        print(f"runner: {visible_lines(error.message)}", file=sys.stderr)
-        if error.advice:
-            print(visible_lines(error.advice), file=sys.stderr)
+        _say(no_rights(error))
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -8,14 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
+# readable=False: a folder without rights is spoken of by the command, with how to fix it.
 JobsDir = Annotated[
-    Path, typer.Option("--jobs-dir", envvar="RUNNER_JOBS_DIR", help="The inbox that people share.")
+    Path,
+    typer.Option(
+        "--jobs-dir", envvar="RUNNER_JOBS_DIR", readable=False, help="The inbox that people share."
+    ),
 ]
 OutputsDir = Annotated[
-    Path, typer.Option("--outputs-dir", envvar="RUNNER_OUTPUTS_DIR", help="Where results go.")
+    Path,
+    typer.Option(
+        "--outputs-dir", envvar="RUNNER_OUTPUTS_DIR", readable=False, help="Where results go."
+    ),
 ]
 ModelsDir = Annotated[
-    Path, typer.Option("--models-dir", envvar="RUNNER_MODELS_DIR", help="The base models.")
+    Path,
+    typer.Option(
+        "--models-dir", envvar="RUNNER_MODELS_DIR", readable=False, help="The base models."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Run = Annotated[

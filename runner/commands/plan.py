@@ -232,7 +232,12 @@ def command(
     ] = None,
     jobs_dir: Annotated[
         Path | None,
-        typer.Option("--jobs-dir", envvar="RUNNER_JOBS_DIR", help="The inbox, if it lies in one."),
+        typer.Option(
+            "--jobs-dir",
+            envvar="RUNNER_JOBS_DIR",
+            readable=False,
+            help="The inbox, if it lies in one.",
+        ),
     ] = None,
     outputs_dir: OutputsDir = OUTPUTS,
     models_dir: ModelsDir = MODELS,

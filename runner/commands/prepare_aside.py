@@ -6,6 +6,8 @@ train on, and the refusals are the ones that a run would get.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -41,6 +43,9 @@ def prepared_from(
     spec = read_file(spec_file)
     folder = data_folder(spec_file)
     root = (jobs_dir or folder).absolute()
+    for needed in (models_dir, root):  # said here: the stage would only say that it fell over
+        with contextlib.suppress(FileNotFoundError), os.scandir(needed):
+            pass
     inside = folder == root or root in folder.parents
     with tempfile.TemporaryDirectory(prefix="runner-aside-") as temporary:
         run = RunFolder(Path(temporary) / spec.name / new_run_id())

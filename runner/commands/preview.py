@@ -63,7 +63,12 @@ def command(
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many rows to show.")] = 3,
     jobs_dir: Annotated[
         Path | None,
-        typer.Option("--jobs-dir", envvar="RUNNER_JOBS_DIR", help="The inbox, if it lies in one."),
+        typer.Option(
+            "--jobs-dir",
+            envvar="RUNNER_JOBS_DIR",
+            readable=False,
+            help="The inbox, if it lies in one.",
+        ),
     ] = None,
     models_dir: ModelsDir = MODELS,
     as_json: AsJson = False,
