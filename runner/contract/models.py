@@ -22,6 +22,8 @@ _CONFIG_BYTES = 4 * 1024 * 1024  # configs are a few KB; index files of large mo
 _HEADER_BYTES = 100 * 1024 * 1024  # the limit that safetensors itself sets
 DEMO_MODEL = "smollm2-135m-instruct"
 """What `runner fetch demo` puts on the box."""
+_DEMO_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+FETCHED = "runner-fetched.json"  # beside a fetched model: which one it is on the hub
 _IMAGE_PREFIX = "/opt/runner"  # where the Dockerfile puts the packages
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
@@ -36,6 +38,24 @@ def fetch_command(name: str) -> str:
     if sys.prefix == _IMAGE_PREFIX:  # the runner there has no network: a service of its own has
         return f"docker compose run --rm fetch {hub_id}"
     return "runner fetch demo" if name == DEMO_MODEL else f"runner fetch {hub_id}"
+
+
+def hub_id(folder: Path, name: str) -> str | None:
+    """Give the name of a model on the Hugging Face hub, where it is known.
+
+    Args:
+        folder: the model's on this box.
+        name: what a spec calls it: a hub id, or a name of the box's own.
+    """
+    try:
+        fetched = json.loads((folder / FETCHED).read_bytes())
+        if isinstance(fetched["id"], str):
+            return fetched["id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # it came here in another way
+    if name == DEMO_MODEL:
+        return _DEMO_HUB_ID
+    return name if name.count("/") == 1 else None
 
 
 def models_on_box(models_dir: Path) -> list[str]:

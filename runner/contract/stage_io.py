@@ -74,6 +74,10 @@ class PrepareResult(_Message):
     max_length: int = 0
     chat_template: str = ""
     """``model's own`` or ``ChatML``, as the record tells it."""
+    end_tokens: tuple[str, ...] = ()
+    """Tokens that were learned as the end of an answer, as the tokenizer spells them."""
+    folds_system: bool = False
+    """The template has no system role: system prompts stand before the first question."""
     total_steps: int = 0
     """Optimizer steps of the whole run."""
     trainable_parameters: int | None = None

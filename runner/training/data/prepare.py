@@ -8,7 +8,6 @@ Read `prepare` top to bottom: snapshot, rows, conversations, split, tokens, leng
 from __future__ import annotations
 
 import errno
-import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -51,6 +50,7 @@ from runner.training.data.rows import read_rows
 from runner.training.data.snapshot import Copied, take_snapshot
 from runner.training.data.split import shared_prompts, split
 from runner.training.data.template import IGNORED, Example, Template
+from runner.training.data.tokenizer_folder import load_tokenizer, write_tokenizer
 from runner.training.data.try_model import require_known_tokens, try_model
 
 LEFT_OUT_SHARE = 0.05  # of the rows; more than that is not what the job's owner meant
@@ -104,14 +104,14 @@ def _prepare(folder: Path, findings: Findings) -> None:
     plan = read_message(stage.plan, PreparePlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
     model, conversations, copies, counts = _inputs(spec, plan, run, findings)
+    config = read_config(model, spec.model)
     template = Template(
         _load_tokenizer(model, plan, name=spec.model),
         name=spec.model,
-        embedding_rows=table_of_words(read_config(model, spec.model)),
+        embedding_rows=table_of_words(config),
     )
     train, held_out, shortfalls = _divide(spec, conversations)
     tokenised = _tokenise(template, [*train, *held_out], findings)
-    config = read_config(model, spec.model)
     limit = _max_length(
         spec, tokenised, longest_context(config), _card_length(spec, tokenised, config, plan)
     )
@@ -141,7 +141,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     _save(folder / "eval", measure)
     write_lengths(run.lengths, lengths)
     write_json(folder / "samples.json", _samples(template, measure))
-    template.tokenizer.save_pretrained(folder / "tokenizer")
+    write_tokenizer(template, model, folder / "tokenizer")
     sync_tree(folder)
 
     sequences = count_sequences(lengths, limit) if spec.training.packing else len(lengths)
@@ -164,6 +164,8 @@ def _prepare(folder: Path, findings: Findings) -> None:
             longest=max(row.longest for row in kept),
             max_length=limit,
             chat_template=template.chat_template,
+            end_tokens=tuple(map(template.tokenizer.convert_ids_to_tokens, template.ends)),
+            folds_system=template.folds_system,
             total_steps=total_steps(
                 sequences,
                 effective_batch_size=spec.effective_batch_size,
@@ -237,35 +239,13 @@ def _load_tokenizer(model: Path, plan: PreparePlan, *, name: str) -> Any:
         ModelError: a file or a library that it needs is missing; transformers says which.
     """
     try:
-        return _read_tokenizer(model, plan)
+        return load_tokenizer(model, trust_remote_code=plan.trust_remote_code)
     except (ValueError, ImportError, KeyError, TypeError, OSError) as error:
         said = " ".join(str(error).split())[:300].replace(str(model), name)
         what = f"the model's tokenizer cannot be read: {said}"
         again = f"Fetch the model again ({fetch_command(name)}), or choose one with tokenizer.json."
         problem = Problem(field="model", found=name, message=what, hint=again)
         raise ModelError([problem]) from error
-
-
-def _read_tokenizer(model: Path, plan: PreparePlan) -> Any:
-    if _tokenizer_class(model) in ("PreTrainedTokenizerFast", "TokenizersBackend"):
-        # What AutoTokenizer would choose as well, but it imports torch to get there: 3.5 s.
-        from transformers import PreTrainedTokenizerFast
-
-        return PreTrainedTokenizerFast.from_pretrained(model, local_files_only=True)
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(
-        model, local_files_only=True, trust_remote_code=plan.trust_remote_code
-    )
-
-
-def _tokenizer_class(model: Path) -> str | None:
-    try:
-        settings = json.loads((model / "tokenizer_config.json").read_bytes())
-    except (OSError, ValueError):
-        return None  # AutoTokenizer says what is wrong
-    named = settings.get("tokenizer_class") if isinstance(settings, dict) else None
-    return named if isinstance(named, str) and (model / "tokenizer.json").exists() else None
 
 
 def _divide(

@@ -1,4 +1,4 @@
-"""Turns prepared rows back into text, cut where learning begins and ends: `runner preview`."""
+"""Preview: prepared rows as text again, with where learning begins and ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+from runner.training.data.tokenizer_folder import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +45,8 @@ def parts_of(tokenizer: Any, input_ids: list[int], labels: list[int]) -> tuple[P
 def read_rows(prepared: Path, count: int) -> Iterator[Row]:
     """Read the first ``count`` training rows of a prepared run."""
     from datasets import load_from_disk
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(prepared / "tokenizer"))
+    tokenizer = load_tokenizer(prepared / "tokenizer")
     rows = load_from_disk(str(prepared / "train"))
     for index in range(min(count, len(rows))):
         row = rows[index]

@@ -37,6 +37,13 @@ _PAD_NAMES = (
     "<|endoftext|>",
     "<unk>",
 )
+_TURNS: tuple[Message, ...] = (
+    {"role": "user", "content": "Is this a question?"},
+    {"role": "assistant", "content": "Yes, Yqz."},
+    {"role": "user", "content": "And this?"},
+    {"role": "assistant", "content": "It is Yqz too."},
+)
+"""A conversation on which every template is tried."""
 _PROBE = "Zqx"  # stands in for a text whose place in a rendering is looked for
 _TOKENS_NAMED = 6  # control tokens named in one note
 
@@ -140,6 +147,31 @@ class Template:
         for example in examples:
             self.learned_ends.update(_ends_of(example))
         return examples
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that generation has to stop at: those learned; before any row, the template's."""
+        return sorted(self.learned_ends or self.end_ids)
+
+    def stop_where_answers_end(self) -> None:
+        """Let the tokenizer's end token be the one that was learned.
+
+        A base model's is often another, `<|endoftext|>`: programs that stop there alone would run
+        on. It stays where the template writes it into a prompt, which must not change; then only
+        generation_config.json says where to stop.
+        """
+        tokenizer, ends = self.tokenizer, self.ends
+        before = tokenizer.eos_token
+        if tokenizer.eos_token_id in ends or len(ends) != 1:
+            return
+        prompts = self._prompts()
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+        if self._prompts() != prompts:
+            tokenizer.eos_token = before
+
+    def _prompts(self) -> list[str]:
+        usual = self._readers.usual
+        return [usual.render(_TURNS[:n], generation_prompt=True) for n in (1, 3)]
 
     def prompt_messages(self, conversation: Conversation) -> list[Message]:
         """Give the messages before the last answer, as the model should be asked."""
@@ -320,14 +352,8 @@ class Template:
 
     def _check_template(self) -> None:
         """Mark a small conversation, so that a template that cannot be exact is refused at once."""
-        turns: tuple[Message, ...] = (
-            {"role": "user", "content": "Is this a question?"},
-            {"role": "assistant", "content": "Yes, Yqz."},
-            {"role": "user", "content": "And this?"},
-            {"role": "assistant", "content": "It is Yqz too."},
-        )
         try:
-            for messages in (turns[:2], turns):
+            for messages in (_TURNS[:2], _TURNS):
                 for example in self._encode_messages(messages, self._readers.usual):
                     learned = [label for label in example.labels if label != IGNORED]
                     if "Yqz" not in self.tokenizer.decode(learned):

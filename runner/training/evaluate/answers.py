@@ -1,11 +1,16 @@
-"""Turns conversations into a model's answers, always the same: the likeliest token each time."""
+"""Answers of a model to conversations, always the same: the likeliest token each time."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+from pathlib import Path
 from typing import Any
 
+from runner.training.data.control_tokens import Readers
+from runner.training.data.template import fold_system, renders_system
+from runner.training.data.tokenizer_folder import GENERATION
 from runner.training.fit.model import Machine
 
 Conversation = list[dict[str, Any]]
@@ -27,29 +32,45 @@ def answers(
     """
     import torch
 
-    tokenizer.padding_side = "left"  # the answers begin where the prompts end
-    inputs = tokenizer.apply_chat_template(
-        conversations,
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-        padding=True,
-    ).to(model.device)
+    prompts = prompt_ids(tokenizer, conversations)
+    longest = max(map(len, prompts))
+    pad = tokenizer.pad_token_id or 0  # without one there is a single prompt, and nothing to pad
+    # The answers begin where the prompts end: they are padded before.
+    blanks = [longest - len(prompt) for prompt in prompts]
+    rows = [[pad] * blank + prompt for blank, prompt in zip(blanks, prompts, strict=True)]
+    seen = [[0] * blank + [1] * (longest - blank) for blank in blanks]
     with torch.inference_mode(), autocast(machine):
         out = model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
+            input_ids=torch.tensor(rows, device=model.device),
+            attention_mask=torch.tensor(seen, device=model.device),
             max_new_tokens=tokens,
             do_sample=False,
             temperature=None,
             top_p=None,
             top_k=None,
             use_cache=True,
-            eos_token_id=sorted({tokenizer.eos_token_id, *_more_ends(model)}),
+            eos_token_id=ends(model, tokenizer),
             pad_token_id=tokenizer.pad_token_id,
         )
-    new = out[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    return [
+        text.strip() for text in tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+    ]
+
+
+def prompt_ids(tokenizer: Any, conversations: list[Conversation]) -> list[list[int]]:
+    """Give the tokens of each conversation as training had them: a spelled control token is text.
+
+    A system message stands before the first question where the template has no place for it.
+    """
+    readers = Readers(tokenizer)
+    folds = not renders_system(readers.usual)
+    found = []
+    for conversation in conversations:
+        messages = fold_system(conversation) if folds else conversation
+        spelled = readers.spelled_in(text for m in messages for text in _texts(m))
+        reader = readers.plain if spelled else readers.usual
+        found.append(reader.ids(reader.render(messages, generation_prompt=True)))
+    return found
 
 
 def autocast(machine: Machine) -> Any:
@@ -98,6 +119,17 @@ def unpack_for_answers(model: Any, machine: Machine) -> bool:
     return True
 
 
-def _more_ends(model: Any) -> list[int]:
-    ends = model.generation_config.eos_token_id
-    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+def ends(model: Any, tokenizer: Any) -> list[int]:
+    """List where an answer stops: where the adapter's own generation_config.json says, too."""
+    found: list[Any] = [tokenizer.eos_token_id, model.generation_config.eos_token_id]
+    try:
+        beside = json.loads((Path(tokenizer.name_or_path) / GENERATION).read_bytes())
+        found.append(beside["eos_token_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # a tokenizer without one: a base model's
+    flat = [end for each in found for end in (each if isinstance(each, list) else [each])]
+    return sorted({end for end in flat if isinstance(end, int)})
+
+
+def _texts(message: dict[str, Any]) -> list[str]:
+    return [value for value in message.values() if isinstance(value, str)]

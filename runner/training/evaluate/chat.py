@@ -1,4 +1,4 @@
-"""Turns a conversation into two answers, the base model's and the adapter's: `runner try`."""
+"""Chat: two answers to each question, the base model's and the adapter's (`runner try`)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.spec.spec import JobSpec
+from runner.training.data.tokenizer_folder import load_tokenizer
 from runner.training.evaluate.answers import answers, unpack_for_answers
 from runner.training.fit.model import Machine, load_base
 
@@ -27,13 +28,12 @@ class SideBySide:
     ) -> None:
         """Load the base as the run trained it, and the adapter as its user would."""
         from peft import PeftModel
-        from transformers import AutoTokenizer
 
         base = load_base(
             model_folder, method=spec.method, machine=machine, trust_remote_code=trust_remote_code
         )
         self._model: Any = PeftModel.from_pretrained(base, str(adapter)).eval()
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(adapter), local_files_only=True)
+        self._tokenizer: Any = load_tokenizer(adapter)
         self._machine = machine
         unpack_for_answers(self._model, machine)
         self._system = spec.system_prompt

@@ -49,14 +49,14 @@ def evaluate(folder: Path) -> None:
 
     from datasets import load_from_disk
     from peft import PeftModel
-    from transformers import AutoTokenizer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+    from runner.training.data.tokenizer_folder import load_tokenizer
     from runner.training.evaluate.answers import autocast
     from runner.training.fit.head import give_head
     from runner.training.fit.heldout import held_out_loss
 
-    tokenizer = AutoTokenizer.from_pretrained(run.adapter, local_files_only=True)
+    tokenizer = load_tokenizer(run.adapter)
     base = load_base(
         find_model(Path(plan.models_dir), spec.model),
         method=spec.method,

@@ -1,4 +1,4 @@
-"""Turns the best checkpoint into ``adapter/``: the product, without loading the model.
+"""Export: the best checkpoint as ``adapter/``, the product; the model itself is not loaded.
 
 Command: `python -m runner.training export outputs/contracts/20261123T221005Z-k3f9/export`.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shutil
 from pathlib import Path
@@ -15,25 +14,25 @@ from typing import Any
 
 from runner.contract.checkpoints import sha256_of, verified
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.stage_io import ExportPlan, ExportResult, read_message, write_message
-from runner.errors import StageError
+from runner.contract.models import hub_id
+from runner.contract.stage_io import (
+    ExportPlan,
+    ExportResult,
+    PrepareResult,
+    read_message,
+    write_message,
+)
+from runner.errors import DamagedError, SpecError, StageError
 from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
 from runner.files.durable import TEMPORARY_PREFIX, rename_durably, sync_tree
+from runner.spec.read_spec import read_spec
+from runner.spec.spec import JobSpec
+from runner.training.export.adapter_config import hand_over_config
+from runner.training.export.card import Card, write_card
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_FACTS_SHOWN = (
-    ("model", "Base model"),
-    ("method", "Method"),
-    ("effective_batch_size", "Effective batch"),
-    ("total_steps", "Optimizer steps"),
-    ("train_rows", "Rows trained on"),
-    ("eval_rows", "Rows held out"),
-    ("eval_loss", "Held-out loss (nats per token)"),
-    ("started_at", "Started"),
-    ("spec_sha256", "sha256 of the job spec"),
-)
 
 
 def export(folder: Path) -> None:
@@ -57,11 +56,27 @@ def export(folder: Path) -> None:
     try:
         shutil.copytree(run.prepared / "tokenizer", beside)
         shutil.copyfile(checkpoint / WEIGHTS, beside / WEIGHTS)
-        base = _base_model(run, plan.facts)
-        config = json.loads((checkpoint / CONFIG).read_bytes())
-        config["base_model_name_or_path"] = base  # else a path on this box
+        name, spec = _base_model(run, plan.facts)
+        folder = Path(plan.models_dir, name)
+        base = hub_id(folder, name) or name
+        config = hand_over_config(json.loads((checkpoint / CONFIG).read_bytes()), base=base)
         (beside / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        (beside / "README.md").write_text(_card(run, base, config, plan.facts))
+        prepared = _prepared(run)
+        card = Card(
+            job=run.job,
+            run_id=run.run_id,
+            base=base,
+            hub_id=hub_id(folder, name),
+            base_folder=folder,
+            adapter=run.adapter,
+            config=config,
+            facts=plan.facts,
+            system_prompt=spec.system_prompt if spec else None,
+            folds_system=prepared.folds_system,
+            end_tokens=prepared.end_tokens,
+            trust_remote_code=plan.trust_remote_code,
+        )
+        (beside / "README.md").write_text(write_card(card), encoding="utf-8")
         for file in beside.rglob("*"):
             file.chmod(0o750 if file.is_dir() else 0o640)  # safetensors writes for its owner alone
         sync_tree(beside)
@@ -87,50 +102,27 @@ def _replace(beside: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _base_model(run: RunFolder, facts: dict[str, Any]) -> str:
+def _base_model(run: RunFolder, facts: dict[str, Any]) -> tuple[str, JobSpec | None]:
+    """Name the base model as the record does, or else the spec; give the spec, too."""
+    try:
+        spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    except (OSError, SpecError):
+        spec = None  # of an older version: what it trained stands in the record
     model = facts.get("model")
     name = model.get("id") if isinstance(model, dict) else model
     if isinstance(name, str) and name:
-        return name
-    from runner.spec.read_spec import read_spec
-
-    return read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml").model
-
-
-def _card(run: RunFolder, base: str, config: dict[str, Any], facts: dict[str, Any]) -> str:
-    """Word the model card: facts of this run, no row of its data."""
-    flat = {**facts, **_part(facts, "metrics"), "model": base}
-    rows = [
-        (title, f"{fact:.4f}" if isinstance(fact, float) else str(fact))
-        for name, title in _FACTS_SHOWN
-        if (fact := flat.get(name)) is not None
-    ]
-    rows.append(("LoRA", f"r {config.get('r')}, alpha {config.get('lora_alpha')}"))
-    environment = _part(facts, "environment")
-    rows += [(name, str(environment[name])) for name in sorted(environment)]
-    table = "\n".join(f"| {_cell(title)} | {_cell(value)} |" for title, value in rows)
-    return (
-        "---\n"
-        f"base_model: {json.dumps(base)}\n"
-        "library_name: peft\n"
-        "tags: [lora]\n"
-        "---\n\n"
-        f"# {_cell(run.job)}\n\n"
-        f"A LoRA adapter for `{_cell(base)}`, run `{run.run_id}`. It was trained on private data.\n"
-        "It may repeat passages from its training data.\n\n"
-        f"| | |\n|---|---|\n{table}\n\n"
-        "```python\n"
-        "from peft import AutoPeftModelForCausalLM\n"
-        'model = AutoPeftModelForCausalLM.from_pretrained("adapter")\n'
-        "```\n"
-    )
+        return name, spec
+    if spec is None:
+        raise StageError(
+            "The run's record does not name its base model.",
+            exit_code=ExitCode.UNEXPECTED,
+            kind="damaged",
+        )
+    return spec.model, spec
 
 
-def _part(facts: dict[str, Any], name: str) -> dict[str, Any]:
-    part = facts.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-def _cell(text: str) -> str:
-    """Keep a value from breaking out of its table cell."""
-    return re.sub(r"[|`<>\x00-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069]", " ", text)[:200]
+def _prepared(run: RunFolder) -> PrepareResult:
+    try:
+        return read_message(StageFolder(run.prepared).result, PrepareResult)
+    except (OSError, DamagedError):
+        return PrepareResult()

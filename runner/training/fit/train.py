@@ -92,9 +92,10 @@ def _set_up(folder: Path) -> _Attempt:
     meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
 
     from datasets import load_from_disk
-    from transformers import AutoTokenizer, set_seed
+    from transformers import set_seed
 
     from runner.training.data.pack import pack
+    from runner.training.data.tokenizer_folder import load_tokenizer
     from runner.training.fit.callbacks import Conduct, Progress, RowNotingCollator, StopFlag, Wishes
     from runner.training.fit.measure_when import measured_steps
     from runner.training.fit.set_up_check import check_set_up
@@ -112,7 +113,7 @@ def _set_up(folder: Path) -> _Attempt:
     if spec.training.packing:
         prepared = read_message(StageFolder(run.prepared).result, PrepareResult)
         train_rows = pack(train_rows, prepared.max_length)
-    tokenizer = AutoTokenizer.from_pretrained(run.prepared / "tokenizer", local_files_only=True)
+    tokenizer = load_tokenizer(run.prepared / "tokenizer")
 
     set_seed(spec.training.seed)  # the adapter's first weights are drawn from it
     base = load_base(

@@ -1,0 +1,162 @@
+"""Model card: README.md of an adapter, with lines that load it as it was trained.
+
+Nothing of the data stands here: facts of the run, the system prompt of the spec, and where things
+lie on the box.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_FACTS_SHOWN = (
+    ("model", "Base model"),
+    ("method", "Method"),
+    ("effective_batch_size", "Effective batch"),
+    ("total_steps", "Optimizer steps"),
+    ("train_rows", "Rows trained on"),
+    ("eval_rows", "Rows held out"),
+    ("eval_loss", "Held-out loss (nats per token)"),
+    ("started_at", "Started"),
+    ("spec_sha256", "sha256 of the job spec"),
+)
+_QLORA = """\
+    quantization_config=BitsAndBytesConfig(  # as it was trained: on other weights it answers worse
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.{compute},
+    ),
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a model card tells."""
+
+    job: str
+    run_id: str
+    base: str
+    """The base model's hub id, or its name under models/."""
+    hub_id: str | None
+    base_folder: Path
+    adapter: Path
+    config: dict[str, Any]
+    """adapter_config.json as it is handed over."""
+    facts: dict[str, Any]
+    """The run's record, and the method."""
+    system_prompt: str | None
+    """The spec's."""
+    folds_system: bool
+    """The chat template has no place for a system prompt: it stands in the first question."""
+    end_tokens: tuple[str, ...]
+    trust_remote_code: bool = False
+
+
+def write_card(card: Card) -> str:
+    """Word the model card."""
+    flat = {**card.facts, **_part(card.facts, "metrics"), "model": card.base}
+    rows = [
+        (title, f"{fact:.4f}" if isinstance(fact, float) else str(fact))
+        for name, title in _FACTS_SHOWN
+        if (fact := flat.get(name)) is not None
+    ]
+    rows.append(("LoRA", f"r {card.config.get('r')}, alpha {card.config.get('lora_alpha')}"))
+    rows.append(("System prompt", "in the lines below" if card.system_prompt else "none"))
+    rows.append(("Answers end with", " or ".join(card.end_tokens)))
+    environment = _part(card.facts, "environment")
+    rows += [(name, str(environment[name])) for name in sorted(environment)]
+    table = "\n".join(f"| {_cell(title)} | {_cell(value)} |" for title, value in rows)
+    return (
+        "---\n"
+        f"base_model: {json.dumps(card.base)}\n"
+        "library_name: peft\n"
+        "tags: [lora]\n"
+        "---\n\n"
+        f"# {_cell(card.job)}\n\n"
+        f"A LoRA adapter for `{_cell(card.base)}`, run `{card.run_id}`. It was trained on private data.\n"
+        "It may repeat passages from its training data.\n\n"
+        f"| | |\n|---|---|\n{table}\n\n"
+        f"```python\n{snippet(card)}```\n"
+    )
+
+
+def snippet(card: Card) -> str:
+    """Write Python that loads the adapter on its base as it was trained, and asks a question."""
+    qlora = card.facts.get("method") == "qlora"
+    compute = str(_part(card.facts, "environment").get("compute") or "bfloat16")
+    trust = ", trust_remote_code=True" if card.trust_remote_code else ""
+    names = ["AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig"]
+    names += ["BitsAndBytesConfig"] if qlora else []
+    return (
+        "from pathlib import Path\n\n"
+        "import torch\n"
+        "from peft import PeftModel\n"
+        f"from transformers import {', '.join(sorted(names))}\n\n"
+        f"adapter = {_quoted(str(card.adapter))}  # the folder of this file\n"
+        + _base_lines(card)
+        + "\n"
+        "tokenizer = AutoTokenizer.from_pretrained(adapter)\n"
+        "model = AutoModelForCausalLM.from_pretrained(\n"
+        "    base,\n"
+        + (_QLORA.format(compute=compute) if qlora else "")
+        + f"    dtype=torch.{compute},\n"
+        f'    device_map="auto"{trust},\n'
+        ")\n"
+        "model = PeftModel.from_pretrained(model, adapter).eval()\n\n"
+        + _message_lines(card)
+        + "inputs = tokenizer.apply_chat_template(\n"
+        '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n'
+        ").to(model.device)\n"
+        f"ends = GenerationConfig.from_pretrained(adapter)  # {', '.join(card.end_tokens)}\n"
+        "answer = model.generate(\n"
+        "    **inputs, generation_config=ends, max_new_tokens=200, do_sample=False\n"
+        ")\n"
+        'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], '
+        "skip_special_tokens=True))\n"
+    )
+
+
+def _base_lines(card: Card) -> str:
+    lines = f"base = {_quoted(str(card.base_folder))}  # the base model on the box\n"
+    if card.hub_id:
+        lines += (
+            "if not Path(base).is_dir():\n"
+            f"    base = {_quoted(card.hub_id)}  # the same model on the Hugging Face hub\n"
+        )
+    return lines
+
+
+def _message_lines(card: Card) -> str:
+    question = '"Your question"'
+    if not card.system_prompt:
+        return f'messages = [{{"role": "user", "content": {question}}}]\n'
+    system = f"system = {_quoted(card.system_prompt)}  # as in training\n"
+    if card.folds_system:  # as the rows were rendered
+        together = f'system + "\\n\\n" + {question}'
+        return f'{system}messages = [{{"role": "user", "content": {together}}}]\n'
+    return (
+        f"{system}messages = [\n"
+        '    {"role": "system", "content": system},\n'
+        f'    {{"role": "user", "content": {question}}},\n'
+        "]\n"
+    )
+
+
+def _quoted(text: str) -> str:
+    """Write a text as Python and JSON both read it; a fence of the page cannot close in it."""
+    return json.dumps(text).replace("`", "\\u0060")
+
+
+def _part(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    part = facts.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _cell(text: str) -> str:
+    """Keep a value from breaking out of its table cell."""
+    text = re.sub(r"[`\x00-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069]", " ", text)[:200]
+    return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
