@@ -6,7 +6,7 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kill test-gpu test-container check format lint types lock clean
+.PHONY: help setup demo test test-kill test-gpu test-older test-container check format lint types lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test-kill: setup  ## Kill, fill, hang and fuzz: nothing is lost (BUDGET=seconds)
 
 test-gpu: setup  ## The tests that need an NVIDIA card (minutes)
 	$(BIN)/python -m pytest tests/gpu
+
+test-older: setup  ## Load adapters with transformers 4.57 and PEFT 0.17, in an environment of their own
+	$(BIN)/python -m pytest tests/older
 
 test-container: setup  ## Build the image and drive it, on a Docker engine that is there or a throw-away one
 	.ci/test-container
