@@ -143,7 +143,8 @@ talk = [{"role": "user", "content": text}]
 print(json.dumps([
     transformers.__version__, type(tokenizer).__name__, tokenizer.eos_token, tokenizer.pad_token,
     tokenizer.apply_chat_template(talk, add_generation_prompt=True),
-    tokenizer(text, add_special_tokens=False)["input_ids"], GenerationConfig.from_pretrained(folder).eos_token_id,
+    tokenizer(text, add_special_tokens=False)["input_ids"],
+    GenerationConfig.from_pretrained(folder).eos_token_id,
 ]))
 """
 
