@@ -77,8 +77,8 @@ def write_card(card: Card) -> str:
         "tags: [lora]\n"
         "---\n\n"
         f"# {_cell(card.job)}\n\n"
-        f"A LoRA adapter for `{_cell(card.base)}`, run `{card.run_id}`. It was trained on private data.\n"
-        "It may repeat passages from its training data.\n\n"
+        f"A LoRA adapter for `{_cell(card.base)}`, run `{card.run_id}`.\n"
+        "It was trained on private data. It may repeat passages from its training data.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         f"```python\n{snippet(card)}```\n"
     )
