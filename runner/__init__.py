@@ -1,3 +1,3 @@
-"""Turns job specs dropped into a folder into fine-tuned adapters, one run at a time."""
+"""Fine-tuning box: job specs dropped into a folder become LoRA adapters, one run at a time."""
 
 __version__ = "0.1.0"

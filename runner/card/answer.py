@@ -1,4 +1,4 @@
-"""Turns what the NVIDIA driver answers into what it means for the box: one table of its errors."""
+"""The driver's answer: what each of its errors means for the box, in one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns the card as the driver shows it into how much memory is free, and who holds the rest.
+"""GPU memory: how much of the card is free, and which programs hold the rest.
 
     python -m runner.card.memory
 

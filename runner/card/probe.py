@@ -1,4 +1,4 @@
-"""Turns the driver as a new process finds it into one JSON object: its cards, or its error.
+"""Driver probe: a new process that prints the driver's cards, or its error, as JSON.
 
     python -m runner.card.probe
 

@@ -1,4 +1,4 @@
-"""Turns a wish to stop a run into a request that the daemon carries out."""
+"""`runner cancel`: asks the daemon to stop a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns a packaged model and a packaged FAQ into a real adapter, and shows what it changed.
+"""`runner demo`: trains a real adapter from a packaged model and FAQ and shows what changed.
 
 The same path as any job: data and spec are dropped into the inbox, and a daemon works them off.
 """

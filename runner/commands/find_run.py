@@ -1,4 +1,4 @@
-"""Turns what a person calls a run (its job, its id or the start of it) into its folder."""
+"""Find a run by its job, its id, or the end of its id."""
 
 from __future__ import annotations
 

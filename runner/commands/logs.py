@@ -1,4 +1,4 @@
-"""Turns a run's log.jsonl, or a stage's own log, into lines on the terminal, following if asked."""
+"""`runner logs`: prints a run's log.jsonl or a stage's own log, and follows it if asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns a spec, before it is dropped, into what its run would need: memory by part, disk, time.
+"""`runner plan`: what a run would need before it is dropped: memory by part, disk, time.
 
 The rows are prepared for real, so their lengths are real; of the model only its config is read.
 """

@@ -1,4 +1,4 @@
-"""Turns a spec that was not dropped yet into prepared rows, in a folder that is gone afterwards.
+"""Prepare a spec that was not dropped, in a folder that is removed afterwards.
 
 It runs the real prepare stage, so what `runner preview` and `runner plan` show is what a run would
 train on, and the refusals are the ones that a run would get.

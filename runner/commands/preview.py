@@ -1,4 +1,4 @@
-"""Turns a spec, before it is dropped, into its rows exactly as the model would see them."""
+"""`runner preview`: rows exactly as the model would see them, learned tokens marked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns one run's record into a page on the terminal."""
+"""`runner show`: one run's record on the terminal."""
 
 from __future__ import annotations
 

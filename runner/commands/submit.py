@@ -1,4 +1,4 @@
-"""Turns a spec anywhere on this machine into one in the inbox, its data along with it."""
+"""`runner submit`: copies a spec and its data into the inbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns questions at the terminal into the base model's and the adapter's answers, side by side."""
+"""`runner try`: the base model's and the adapter's answers side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns a spec file on disk into its problems, before anybody drops it."""
+"""`runner validate`: every problem of a spec, before it is dropped."""
 
 from __future__ import annotations
 

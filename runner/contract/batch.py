@@ -1,4 +1,4 @@
-"""Turns an effective batch into a batch plan, and a plan that did not fit into a smaller one.
+"""Batch plan: how an effective batch is cut, and which smaller plan follows one that did not fit.
 
 The effective batch (examples per optimizer step) never changes within a run: every plan of a run
 is a way to cut the same number.

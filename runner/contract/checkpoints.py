@@ -1,4 +1,4 @@
-"""Turns a checkpoint's folder into a yes or no: may a run go on from it?
+"""Checkpoints: may a run resume from this folder?
 
 A checkpoint lies at ``checkpoints/step-00000012`` with a ``manifest.json`` that holds the size and
 sha256 of every other file. It was written elsewhere, synced and renamed, so one without a manifest,

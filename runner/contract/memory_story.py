@@ -1,4 +1,4 @@
-"""Turns a run's attempts into sentences that tell what a lack of memory changed, and what not."""
+"""What an out-of-memory changed in a run, and what it did not, in sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns a run's record and the tail of its metrics into where it stands and when it ends."""
+"""Progress and ETA of a run, from its record and the last lines of its metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns what is known about a run into `run.json` and back; the daemon is its only writer.
+"""The record, run.json: the truth about a run; the daemon is its only writer.
 
 The schema has a version. A record of an older version is upgraded while it is read; fields that
 this version does not know are kept, so that an older runner loses nothing that a newer one wrote.

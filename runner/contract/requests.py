@@ -1,4 +1,4 @@
-"""Turns what a command wants into a file, and that file into something for the daemon to do.
+"""Requests: files by which a command asks the daemon for something.
 
 Commands never write records: they leave a request, and the daemon, the only writer, carries it out.
 """

@@ -1,4 +1,4 @@
-"""Turns the folder of a run whose record cannot be read into a record of what can be recovered.
+"""Salvage: what can be recovered of a run whose record cannot be read.
 
 Nothing here writes: the daemon keeps the unreadable record beside the new one, `runner show` only
 tells.

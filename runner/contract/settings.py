@@ -1,4 +1,4 @@
-"""Turns what the box's owner set into one frozen record that every part of the daemon reads."""
+"""Settings: what the box's owner set, in one frozen record."""
 
 from __future__ import annotations
 

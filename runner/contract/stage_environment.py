@@ -1,4 +1,4 @@
-"""Turns a stage and its folder into the command and the environment of a child process."""
+"""The command line and the environment of a stage, and what of our own reaches it."""
 
 from __future__ import annotations
 

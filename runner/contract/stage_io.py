@@ -1,4 +1,4 @@
-"""Turns what the daemon asks into `plan.json`, and what a stage answers into `result.json`.
+"""plan.json and result.json: what the daemon asks of a stage, and what a stage answers.
 
 The daemon writes plans and reads results; a stage reads its plan and writes its result. Paths in a
 plan are absolute. A stage finds its run folder from its own (`RunFolder.containing`).

@@ -1,1 +1,1 @@
-"""Turns what happens in the inbox into runs: small, long-lived, and never importing torch."""
+"""The daemon: turns drops in the inbox into runs; small, long-lived, never importing torch."""

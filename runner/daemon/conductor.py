@@ -1,4 +1,4 @@
-"""Turns the inbox, the requests and the children's ends into runs: the one loop of the daemon.
+"""The daemon's one loop: it alone knows the order of a round.
 
 It alone knows the whole order. Each step of a round is a file of its own, and they share the book
 of runs, which alone writes run.json: the record first, then the view of it under the inbox.

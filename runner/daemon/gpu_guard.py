@@ -1,4 +1,4 @@
-"""Turns the driver's answers into whether runs may start, and a lost GPU into the daemon's end.
+"""GPU lost: holds the queue while the GPU is away, and ends the daemon so that it comes back.
 
 A GPU goes away under a running container: after an update of the driver, or when the host's systemd
 reloads and takes the right to the devices back. Every job would fail, or compute on the CPU for

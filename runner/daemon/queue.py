@@ -1,4 +1,4 @@
-"""Turns the runs that are waiting into the order in which they get their turn."""
+"""The queue: the order in which waiting runs get their turn."""
 
 from __future__ import annotations
 

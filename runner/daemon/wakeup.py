@@ -1,4 +1,4 @@
-"""Turns events of other threads and of signal handlers into an early end of the loop's wait."""
+"""Wake-up: ends the loop's wait early, from other threads and signal handlers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns the wish for a test on the card into facts, or into who holds it or how the test ended."""
+"""Test on the card: takes the GPU, or says who holds it or how the test ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns what lies under models/ into a finding: is there a base model that a job could name?"""
+"""Doctor: is there a base model that a job could name?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns a small NF4 product on the card, or the CPU, into facts about torch and bitsandbytes.
+"""Card test: a small NF4 product on the card or the CPU, checked against plain arithmetic.
 
     python -m runner.doctor.card auto
 

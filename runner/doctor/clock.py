@@ -1,4 +1,4 @@
-"""Turns this machine's clock into a finding: is it kept right, and did it ever run ahead?"""
+"""Doctor: is the clock kept right, and did it ever run ahead?"""
 
 from __future__ import annotations
 

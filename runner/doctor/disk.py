@@ -1,4 +1,4 @@
-"""Turns the disks under outputs/ and models/ into findings: what kind they are, what is free."""
+"""Doctor: which disks outputs/ and models/ lie on, and what is free there."""
 
 from __future__ import annotations
 

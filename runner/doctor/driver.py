@@ -1,4 +1,4 @@
-"""Turns the NVIDIA driver, and the CUDA that torch was built for, into a finding."""
+"""Doctor: the NVIDIA driver, and whether it is new enough for the CUDA of torch."""
 
 from __future__ import annotations
 

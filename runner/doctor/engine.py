@@ -1,4 +1,4 @@
-"""Turns what the Docker engine on this host says into findings: NVIDIA runtime, image, services.
+"""Doctor: what the Docker engine on this host says: NVIDIA runtime, image, services.
 
 Asked on the host alone, through the Docker SDK: no container of ours is given the engine's socket.
 """

@@ -1,4 +1,4 @@
-"""Turns a file dropped into jobs/ into a finding: does the kernel tell of it, or must one look?"""
+"""Doctor: does the kernel report a file dropped into jobs/, or must the folder be polled?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns a box into findings: light checks, which the daemon makes at its start, and the card's."""
+"""Examine the box: light checks, which the daemon makes at its start, and the card's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns what every check found into one verdict: could a job run on this box?"""
+"""Findings: one verdict from all checks: could a job run on this box?"""
 
 from __future__ import annotations
 

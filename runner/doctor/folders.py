@@ -1,4 +1,4 @@
-"""Turns the rights on jobs/, outputs/ and models/ into findings: what the runner may do there."""
+"""Doctor: the rights on jobs/, outputs/ and models/, tried out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns the memory of the card, and who holds it, into a finding."""
+"""Doctor: the memory of the card, and who holds it."""
 
 from __future__ import annotations
 

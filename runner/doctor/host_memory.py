@@ -1,4 +1,4 @@
-"""Turns the machine's memory, and what this container may take of it, into a finding."""
+"""Doctor: the machine's memory, and how much of it this container may take."""
 
 from __future__ import annotations
 

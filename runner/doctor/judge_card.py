@@ -1,4 +1,4 @@
-"""Turns what torch and bitsandbytes did on the card into findings: kind, library, numbers."""
+"""Doctor: what torch and bitsandbytes did on the card: kind, library, numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns what a stage would be given into a finding: can anything leave the box?"""
+"""Doctor: could anything leave the box?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns the size of /dev/shm into a finding."""
+"""Doctor: the size of /dev/shm."""
 
 from __future__ import annotations
 

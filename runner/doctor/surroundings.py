@@ -1,4 +1,4 @@
-"""Turns where this process runs into yes or no: in a container, and beside a Docker engine?"""
+"""Where this process runs: in a container, beside a Docker engine?"""
 
 from __future__ import annotations
 

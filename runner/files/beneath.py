@@ -1,4 +1,4 @@
-"""Turns a path from the share into an open file that surely lies beneath one folder.
+"""Safe paths: opens a path from the share so that it surely lies beneath one folder.
 
 Everything under the inbox is reached through folder descriptors, with links refused at every
 component, so that a link swapped in while we look leads nowhere. Linux 5.6 and newer does it in one

@@ -1,4 +1,4 @@
-"""Turns bytes into a file that is either there whole or not there, even after a power cut.
+"""Durable writes: a file is there whole or not at all, even after a power cut.
 
 Written beside, fsync, rename, fsync of the folder: the order that POSIX needs for a rename to
 survive a power cut together with what it names.

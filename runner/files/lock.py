@@ -1,4 +1,4 @@
-"""Turns a lock file into the right to be the only one; its content names who holds it."""
+"""Lock: the right to be the only one, and the name of whoever holds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns calls into a file system that may never answer into ones that are given up.
+"""Patient calls: a file system that may never answer is waited for only so long.
 
 A share whose server is gone (NFS by default, SMB and FUSE in some ways of mounting) holds whoever
 asks it for anything, and no signal but SIGKILL frees him. So one thread asks, and the loop waits

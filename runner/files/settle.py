@@ -1,4 +1,4 @@
-"""Turns what was seen of a file over time into whether somebody is still writing it.
+"""Settle: is somebody still writing this file?
 
 Only this machine's monotonic clock is used: the clock of a share may be wrong by minutes.
 """

@@ -1,4 +1,4 @@
-"""Turns the measured peaks and times of past runs into corrections of later forecasts on this box.
+"""Lessons: measured peaks and times of past runs correct later forecasts on this box.
 
 Each attempt that ended leaves one line in ``outputs/.runner/forecasts.jsonl``: what was forecast
 for the plan it ended with, and what it took. No data, no names.

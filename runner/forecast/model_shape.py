@@ -1,4 +1,4 @@
-"""Turns a model's config.json into the sizes that its memory follows from: no weights are read."""
+"""Model shape: the sizes in config.json that a model's memory follows from."""
 
 from __future__ import annotations
 

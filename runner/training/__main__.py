@@ -1,4 +1,4 @@
-"""Turns ``python -m runner.training STAGE FOLDER`` into a finished stage, a result and a status.
+"""One stage as a process: ``python -m runner.training STAGE FOLDER``.
 
 Command: `python -m runner.training train outputs/contracts/20261123T221005Z-k3f9/attempts/01`.
 """

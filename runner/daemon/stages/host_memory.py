@@ -1,4 +1,4 @@
-"""Turns the kernel's count of what it killed for want of memory into why a child is gone.
+"""Out of host memory: did the kernel kill a child for want of memory?
 
 The count of our own cgroup (a container's, a service's) comes first; where there is none, the
 machine's. Both rise for kills by a cgroup's limit and by a machine that is full.

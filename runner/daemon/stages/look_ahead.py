@@ -1,4 +1,4 @@
-"""Turns a prepared run and the card into the first plan, its forecast, or a reason to wait."""
+"""The first plan of a run, its forecast, and whether it waits for GPU memory."""
 
 from __future__ import annotations
 

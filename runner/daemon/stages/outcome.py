@@ -1,4 +1,4 @@
-"""Turns how a stage ended and what it left into the words and fields of the record."""
+"""Outcome: the words and fields of the record after a stage has ended."""
 
 from __future__ import annotations
 

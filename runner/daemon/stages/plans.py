@@ -1,4 +1,4 @@
-"""Turns a run's record into its next stage, that stage's folder and the plan written there."""
+"""The next stage of a run, its folder, and the plan.json written there."""
 
 from __future__ import annotations
 

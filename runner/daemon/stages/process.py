@@ -1,4 +1,4 @@
-"""Turns a command into a child in a process group of its own, and that group into nothing again.
+"""Child process: started in a process group of its own, and that whole group ended.
 
 A stop is: ask (SIGTERM to the child), wait for a named time, then SIGKILL to the whole group.
 """

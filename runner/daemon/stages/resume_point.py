@@ -1,4 +1,4 @@
-"""Turns a run's checkpoints into the one that it goes on from; torn ones are set aside.
+"""Resume: the checkpoint that a run continues from; torn ones are set aside.
 
 Only called while no child works on the run.
 """

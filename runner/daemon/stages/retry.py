@@ -1,4 +1,4 @@
-"""Turns how a stage ended into what happens next: one table, for each exit code and signal."""
+"""Retry: what follows each exit code and signal, in one table."""
 
 from __future__ import annotations
 

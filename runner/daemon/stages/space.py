@@ -1,4 +1,4 @@
-"""Turns the free space under outputs/ into go on, make room, pause or wait.
+"""Disk space: go on, remove old checkpoints, pause or wait.
 
 What is the runner's to free are old checkpoints and nothing else: first those that no run would go
 on from, then, oldest run first, those of runs whose adapter is there and whole.

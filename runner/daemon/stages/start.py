@@ -1,4 +1,4 @@
-"""Turns waiting runs into running stages: one that trains, one that prepares the next."""
+"""Start stages: one run trains while the next one is prepared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns stages that a dead daemon left running into nothing, before they are started anew.
+"""Orphans: stages that a dead daemon left running are ended before they start again.
 
 They are found by their command line, which ends in a stage's name and its folder: a file with a
 process id could be missing, because the daemon may die between the start and the writing of it.

@@ -1,4 +1,4 @@
-"""Turns what a dead daemon left behind into a state that a living one can go on from."""
+"""Recover: what a dead daemon left becomes a state that a new one can continue from."""
 
 from __future__ import annotations
 

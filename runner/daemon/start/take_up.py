@@ -1,4 +1,4 @@
-"""Turns the records of runs under way into runs of the daemon, with the specs that were claimed."""
+"""Take up runs under way, with the specs that were claimed for them."""
 
 from __future__ import annotations
 

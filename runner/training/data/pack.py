@@ -1,4 +1,4 @@
-"""Turns short rows into sequences of nearly equal length, none of which sees its neighbours.
+"""Packing: short rows in sequences of nearly equal length, none of which sees its neighbours.
 
 Prepare counts the sequences and train makes them, both through TRL's own packing.
 """

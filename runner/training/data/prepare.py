@@ -1,4 +1,4 @@
-"""Turns a job spec and the files it names into tokenised rows that a run can be trained on.
+"""Prepare: a job spec and its data files become tokenised rows to train on.
 
     python -m runner.training prepare RUN/prepared
 

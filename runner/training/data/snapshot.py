@@ -1,4 +1,4 @@
-"""Turns the data files that a spec names into private copies in the run folder.
+"""Snapshot: private copies of the data files, in the run folder.
 
 The share is untrusted: each file is opened beneath the inbox with no link followed, copied and
 hashed from that one descriptor, and looked at again afterwards. Parsers see only the copy.

@@ -1,4 +1,4 @@
-"""Turns ``adapter/`` and the held-out rows into evidence: loss and answers, before and after.
+"""Evaluate: held-out loss and answers with and without the adapter in adapter/.
 
 The adapter is loaded as its user would load it; what it reaches here must be what training saw.
 Command: `python -m runner.training evaluate outputs/contracts/20261123T221005Z-k3f9/evaluation`.

@@ -1,4 +1,4 @@
-"""Turns Trainer's events into metrics, held-out losses, checkpoints, the probe and a clean stop.
+"""Trainer callbacks: metrics, held-out losses, checkpoints, the probe and a clean stop.
 
 Trainer knows nothing of batch plans that shrink or of attempts: what must survive those is kept in
 `Progress` and travels in each checkpoint's manifest.

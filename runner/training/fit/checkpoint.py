@@ -1,4 +1,4 @@
-"""Turns what Trainer wrote into the attempt's work folder into a checkpoint that can be trusted.
+"""Save a checkpoint: what Trainer wrote is sealed, verified and named.
 
 Written elsewhere, hashed, synced, read back from the disk, renamed: `contract/checkpoints.py` says
 how it is verified.

@@ -1,4 +1,4 @@
-"""Turns held-out rows into one loss, weighted by token: the same at any batch size.
+"""Held-out loss, weighted by token: the same at any batch size.
 
 Trainer's own is a mean of batch means, which changes with the batch: a smaller batch after an
 out-of-memory would corrupt the choice of the best checkpoint.

@@ -1,4 +1,4 @@
-"""Turns an exception into what ran out (card, host or nothing), and reads how much was used.
+"""Out of memory: what ran out, card or host, and how much was used.
 
 By exception type first, then by message: libraries wrap an allocator's failure in errors of theirs.
 """

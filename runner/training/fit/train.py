@@ -1,4 +1,4 @@
-"""Turns prepared rows and a plan into checkpoints of a LoRA adapter: one attempt of a run.
+"""Train: prepared rows and a plan become checkpoints of a LoRA adapter; one attempt of a run.
 
 Read it top to bottom: set up, fit, answer. TRL's SFTTrainer does the training; it is configured by
 arguments and callbacks, and one step of it is overridden (cut.py).
