@@ -25,7 +25,7 @@ demo: setup  ## Fine-tune a real small model on real data and compare it before 
 	$(BIN)/runner demo
 
 test: setup  ## The ordinary tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # BUDGET: seconds; less than half an hour tries fewer points and inputs of each kind.
 BUDGET ?= 1800
@@ -35,6 +35,7 @@ test-kill: setup  ## Kill, fill, hang and fuzz: nothing is lost (BUDGET=seconds)
 	$(BIN)/python -m pytest tests/kill -n 2 --dist loadfile --budget $(BUDGET)
 
 test-gpu: setup  ## The tests that need an NVIDIA card (minutes)
+	@nvidia-smi > /dev/null || { echo "No NVIDIA card answers here: see docs/install.md, step 1."; exit 1; }
 	$(BIN)/python -m pytest tests/gpu
 
 test-older: setup  ## Load adapters with transformers 4.57 and PEFT 0.17, in an environment of their own
@@ -45,7 +46,7 @@ test-container: setup  ## Build the image and drive it, on a Docker engine that 
 
 check: lint types test  ## Everything CI wants
 
-format:  ## Format and mend what can be mended
+format:  ## Format, and fix what can be fixed by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

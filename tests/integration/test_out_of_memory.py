@@ -42,7 +42,7 @@ def fail_once(run: Run, batch: int, where: str, step: int, micro_batch: int, **p
         ("forward", 2, 8, 3),  # the last pass of the last, partial step of an epoch
     ],
 )
-def test_one_failure(  # noqa: PLR0917  (pytest gives them)
+def test_one_failure(
     run: Run, undisturbed: Run, where: str, batch: int, step: int, micro_batch: int
 ) -> None:
     """Wherever in a step memory runs out, the run goes on from the step before it."""
