@@ -15,11 +15,14 @@ RunnerError
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.exit_codes import ExitCode
 
+BOX_WIDE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""What an OSError tells of the whole disk, not of one file: everything on it waits."""
 HOST_MEMORY_ADVICE = (
     "Close other programs on this machine, or give the runner (its container, or the machine) more "
     "memory; docs/out-of-memory.md says what uses it."

@@ -15,8 +15,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.errors import DamagedError
+from runner.files.plain import read_plain
 
 MANIFEST = "manifest.json"
+_MANIFEST_BYTES = 1024 * 1024  # a line for each of a few files
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -70,7 +72,9 @@ def read_manifest(folder: Path) -> Manifest:
         DamagedError: there is none, or it cannot be read.
     """
     try:
-        return Manifest.model_validate(json.loads((folder / MANIFEST).read_bytes()))
+        return Manifest.model_validate(
+            json.loads(read_plain(folder / MANIFEST, limit_bytes=_MANIFEST_BYTES))
+        )
     except (OSError, ValueError, ValidationError, RecursionError) as error:
         raise DamagedError(
             f"checkpoint {folder.name} has no readable manifest",

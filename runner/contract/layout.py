@@ -172,24 +172,45 @@ class Outputs:
         return sorted(found, key=lambda run: run.root.name)
 
     def run_names(self) -> list[tuple[str, str]]:
-        """List the job and id of every run, oldest run id first; never follows links."""
-        found: list[tuple[str, str]] = []
-        try:
-            jobs = [entry for entry in os.scandir(self.root) if not entry.name.startswith(".")]
-        except FileNotFoundError:
-            return []
-        for job in jobs:
-            if job.is_dir(follow_symlinks=False):
-                found += [
-                    (job.name, run.name)
-                    for run in os.scandir(job.path)
-                    if RUN_ID.fullmatch(run.name) and run.is_dir(follow_symlinks=False)
-                ]
-        return sorted(found, key=lambda names: names[1])
+        """List the job and id of every run, oldest run id first; never follows links.
+
+        What is no job's folder, or cannot be listed, is passed over: see ``unreadable``.
+        """
+        return self._look_through()[0]
+
+    def unreadable(self) -> dict[str, str]:
+        """List the folders in which runs may lie that cannot be listed: name → why."""
+        return self._look_through()[1]
 
     def runs(self) -> list[RunFolder]:
         """List every run folder, oldest run id first; never follows links."""
         return [self.run(*names) for names in self.run_names()]
+
+    def _look_through(self) -> tuple[list[tuple[str, str]], dict[str, str]]:
+        """List every run, and what could not be looked into.
+
+        Raises:
+            OSError: the outputs folder itself cannot be listed.
+        """
+        found: list[tuple[str, str]] = []
+        unreadable: dict[str, str] = {}
+        try:
+            jobs = [entry for entry in os.scandir(self.root) if not entry.name.startswith(".")]
+        except FileNotFoundError:
+            return [], {}
+        for job in jobs:
+            try:
+                if not job.is_dir(follow_symlinks=False):
+                    continue
+                with os.scandir(job.path) as runs:
+                    found += [
+                        (job.name, run.name)
+                        for run in runs
+                        if RUN_ID.fullmatch(run.name) and run.is_dir(follow_symlinks=False)
+                    ]
+            except OSError as error:
+                unreadable[job.name] = error.strerror or str(error)
+        return sorted(found, key=lambda names: names[1]), unreadable
 
 
 @dataclass(frozen=True)

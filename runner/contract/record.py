@@ -18,6 +18,7 @@ from runner.contract.states import Stage, State
 from runner.contract.verdict import Verdict
 from runner.errors import DamagedError, NewerRecordError
 from runner.files.durable import write_json
+from runner.files.plain import read_plain
 
 SCHEMA_VERSION = 2
 RECORD_BYTES = 8 * 1024 * 1024  # a larger run.json is damaged or not ours
@@ -187,8 +188,7 @@ def read_record(path: Path) -> RunRecord:
         DamagedError: the file is no record.
         OSError: it could not be read at all.
     """
-    with path.open("rb") as file:
-        content = file.read(RECORD_BYTES + 1)
+    content = read_plain(path, limit_bytes=RECORD_BYTES)
     fields: Any = None
     try:
         # A cut record is no JSON: one that is too large is damaged like any other.

@@ -14,8 +14,9 @@ from typing import Any
 
 from runner.contract.layout import Outputs
 from runner.files.durable import write_json
+from runner.files.plain import read_plain
 
-_REQUEST_BYTES = 65_536  # larger is not ours
+_REQUEST_BYTES = 65_536  # a request is a line; one that is cut here is no JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,11 @@ class Request:
     args: dict[str, Any]
 
     def done(self) -> None:
-        """Take the request away: it was carried out, or cannot be."""
+        """Take the request away: it was carried out, or cannot be.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
         self.path.unlink(missing_ok=True)
 
 
@@ -40,7 +45,11 @@ def leave_request(outputs: Outputs, verb: str, **args: Any) -> Path:
 
 
 def read_requests(outputs: Outputs) -> list[Request]:
-    """Read what was asked, oldest first; a file that is no request is read as the verb ''."""
+    """Read what was asked, oldest first; what is no request is read as the verb ''.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
     try:
         paths = sorted(path for path in outputs.requests.iterdir() if path.suffix == ".json")
     except FileNotFoundError:
@@ -48,8 +57,7 @@ def read_requests(outputs: Outputs) -> list[Request]:
     found = []
     for path in paths:
         try:
-            with path.open("rb") as file:
-                content = json.loads(file.read(_REQUEST_BYTES))
+            content = json.loads(read_plain(path, limit_bytes=_REQUEST_BYTES))
             verb, args = str(content["verb"]), dict(content["args"])
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             verb, args = "", {}

@@ -17,6 +17,10 @@ from runner.contract.batch import BatchPlan
 from runner.contract.record import DataFile, ErrorFacts, ModelFacts
 from runner.errors import DamagedError
 from runner.files.durable import write_json
+from runner.files.plain import read_plain
+
+MESSAGE_BYTES = 64 * 1024 * 1024
+"""A larger plan or result is not ours."""
 
 PARENT = "RUNNER_DAEMON_PID"
 """Variable of a stage's environment: who started it, and without whom it must not run."""
@@ -211,7 +215,7 @@ def read_message(path: Path, kind: type[M]) -> M:
         DamagedError: it is not what it should be.
     """
     try:
-        return kind.model_validate(json.loads(path.read_bytes()))
+        return kind.model_validate(json.loads(read_plain(path, limit_bytes=MESSAGE_BYTES)))
     except (ValueError, ValidationError, RecursionError) as error:
         raise DamagedError(
             f"{path.parent.name}/{path.name} cannot be read",

@@ -57,6 +57,14 @@ class Live:
     """Its child's end was logged; writing the record of it may take more than one try."""
     absent_since: float | None = None
     """Monotonic time of the first scan in a row that did not find the spec."""
+    seen_in: tuple[str, tuple[int, int]] | None = None
+    """The state folder in which its spec was last seen: its name and its identity."""
+    folder_gone_since: float | None = None
+    """Monotonic time at which its run folder was first missing."""
+    rests_until: float = 0.0
+    """Monotonic time until which nothing is tried with it: something of its own is in the way."""
+    failures_in_a_row: int = 0
+    """How often something of its own was in the way, one after the other."""
     data_looks: tuple[Look | None, ...] = ()
     """How its data files looked when its prepare stage began."""
     answered: tuple[str, str] = ("", "")
@@ -84,6 +92,8 @@ class Book:
         self.damaged_now: list[RunRecord] = []
         """Runs that ended by that; the inbox does not show it yet."""
         self.known_ids: set[str] = set()
+        self.left_alone: set[str] = set()
+        """Ids of runs whose records cannot be read: nothing is done with what belongs to them."""
         self.sequence = 0
         self.all_succeeded = True
 

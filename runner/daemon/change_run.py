@@ -30,6 +30,8 @@ def change(daemon: Daemon, live: Live, **changes: Any) -> None:
         return
     write_record(live.run.record, record)
     live.record = record
+    live.failures_in_a_row = 0
+    daemon.note(record.run_id, None)
     if record.state.is_final:
         note_ended(daemon.outputs, live.run, record)
     daemon.next_look = time.monotonic()

@@ -24,11 +24,13 @@ from runner.daemon.heartbeat import Heartbeat
 from runner.daemon.inbox import view
 from runner.daemon.inbox.follow_view import follow_view
 from runner.daemon.inbox.intake import Intake
+from runner.daemon.inbox.misplaced import Misplaced
 from runner.daemon.inbox.watch import POLL_SECONDS, watch
-from runner.daemon.inbox.write_answers import Answers
+from runner.daemon.inbox.write_answers import Answers, answer_of
 from runner.daemon.leftovers import sweep_inbox
 from runner.daemon.requests.carry_out import carry_out_requests
 from runner.daemon.stages.end import reap
+from runner.daemon.stages.folder_gone import end_runs_without_folder
 from runner.daemon.stages.follow_plans import follow_plans
 from runner.daemon.stages.hang import watch_for_hangs
 from runner.daemon.stages.space import watch_space
@@ -40,7 +42,11 @@ from runner.errors import BusyError, RunnerError, UnansweredError
 from runner.exit_codes import ExitCode
 from runner.files.beneath import Folder
 from runner.files.lock import Lock
+from runner.files.standard_streams import open_standard_streams
+from runner.words import visible
 
+_TRIES_ONCE = 3  # with ``once``, a run whose own folder is in the way is tried so often
+_LAST_WRITES_SECONDS = 10.0  # for the records of stages that ended when asked to leave
 _BUSY_WAIT_SECONDS = 1.0  # the longest wait while a child runs
 
 
@@ -51,12 +57,17 @@ class Conductor:
         self.settings = settings
         self.daemon = Daemon(settings)
         self.intake = Intake(self.daemon)
+        self.misplaced = Misplaced(self.daemon)
         self.answers = Answers(self.daemon)
         self.heartbeat = Heartbeat(self.daemon)
         self.hears_of_changes = False
         """Whether events tell of what comes into the inbox; else it is looked at more often."""
+        self.made: set[str] = set()
+        """State folders that were missing and have been made, since they were last looked into."""
         self._specless: list[Specless] = []
         self._troubles: set[str] = set()
+        self._all_ended_at: float | None = None
+        """Monotonic time at which, asked to leave, no child was at work any more."""
 
     def begin(self) -> bool:
         """Take up what an earlier daemon left, once the disk lets it; False: told to leave."""
@@ -64,7 +75,7 @@ class Conductor:
         self.heartbeat.watch()
         while not taken_up and not self.daemon.stopping:
             self.heartbeat.goes_on()
-            self.daemon.troubles = set()
+            self.daemon.begin_round()
             with self.daemon.noting_trouble():
                 self._start()
                 taken_up = True
@@ -81,6 +92,13 @@ class Conductor:
         found = recover(daemon.outputs, alive=self.heartbeat.goes_on)
         for note in found.notes:
             daemon.log.say(note, level="warning")
+        for name, why in found.unreadable_folders.items():
+            what = f"outputs/{visible(name)}/ cannot be looked into ({why})"
+            if name == "lost+found":  # every ext4 disk has one, and it is root's alone
+                daemon.log.say(f"{what}; it is passed over")
+            else:
+                daemon.note(what, f"{what}: if runs lie in it, let the runner's user read it")
+        daemon.book.left_alone = set(found.unreadable)
         daemon.book.sequence = found.highest_sequence
         daemon.book.damaged, daemon.book.damaged_now = found.damaged, found.damaged_now
         daemon.book.ended = list(_records(daemon, found.ended[-ENDED_SHOWN:]))
@@ -108,13 +126,15 @@ class Conductor:
         for record in daemon.book.to_heal:
             if record.run_id in where:
                 run = daemon.outputs.run(record.job, record.run_id)
-                view.conclude(
-                    inbox,
-                    record,
-                    run,
-                    where[record.run_id],
-                    share_name=self.settings.share_name,
-                )
+                what = f"{visible(record.job)} ({record.run_id}): its answer"
+                with daemon.noting(answer_of(record), what):
+                    view.conclude(
+                        inbox,
+                        record,
+                        run,
+                        where[record.run_id],
+                        share_name=self.settings.share_name,
+                    )
         daemon.book.to_heal = []
 
     def _ended_elsewhere(self, inbox: Folder) -> list[RunRecord]:
@@ -134,17 +154,18 @@ class Conductor:
         daemon, stopping = self.daemon, False
         while True:
             at = time.monotonic()
-            daemon.troubles = set()
-            with daemon.noting_trouble():
-                follow_plans(daemon)
+            daemon.begin_round()
+            follow_plans(daemon, at)
             if daemon.stopping and not stopping:
                 daemon.log.say("stopping: stages are asked for a checkpoint")
             stopping = daemon.stopping
+            end_runs_without_folder(daemon, at)
             reap(daemon, at)
             if not daemon.stopping:
                 with daemon.noting_trouble():
                     watch_space(daemon, at)
                     watch_for_hangs(daemon, at)
+                with daemon.noting_trouble("requests cannot be read"):
                     carry_out_requests(daemon)
             self._look_at_inbox(at)
             if not daemon.stopping:
@@ -152,13 +173,11 @@ class Conductor:
                     start_what_can(daemon, at)
             self._say_troubles()
             self.heartbeat.beat(at)
-            busy = any(live.child for live in daemon.book.runs.values())
+            busy = self._is_busy(at)
             if daemon.stopping and not busy:
-                return (
-                    0
-                    if daemon.book.all_succeeded and not (self.settings.once and daemon.book.runs)
-                    else 1
-                )
+                unwritten = any(live.child for live in daemon.book.runs.values())
+                left = unwritten or (self.settings.once and daemon.book.runs)
+                return 0 if daemon.book.all_succeeded and not left else 1
             if daemon.guard.standing.must_end and not busy:
                 daemon.log.say("ending, to be started again with the GPU", level="warning")
                 return ExitCode.GPU_LOST
@@ -166,9 +185,31 @@ class Conductor:
                 if not daemon.book.runs and not self._specless:
                     return 0 if daemon.book.all_succeeded else 1
                 held = daemon.hold is not None or daemon.guard.standing.problem
-                if held or daemon.inbox_problem or daemon.troubles:
+                if held or daemon.inbox_problem or daemon.troubles or self._is_stuck():
                     return 1  # the box, not the runs: they go on at the next start
             daemon.wakeup.wait(self._wait_seconds(at, busy=busy))
+
+    def _is_stuck(self) -> bool:
+        """Whether something of its own is in the way of each run that is left."""
+        return all(
+            answer_of(live.record) in self.daemon.notes
+            if live.record.state.is_final
+            else live.failures_in_a_row >= _TRIES_ONCE
+            for live in self.daemon.book.runs.values()
+        )
+
+    def _is_busy(self, at: float) -> bool:
+        """Whether a child is at work, or its end is still to be written.
+
+        Where that cannot be written, whoever asked the daemon to leave does not wait for it: the
+        next start finds the stage open.
+        """
+        children = [live.child for live in self.daemon.book.runs.values() if live.child]
+        if not self.daemon.stopping or not all(child.has_ended for child in children):
+            self._all_ended_at = None
+            return bool(children)
+        self._all_ended_at = at if self._all_ended_at is None else self._all_ended_at
+        return bool(children) and at - self._all_ended_at < _LAST_WRITES_SECONDS
 
     def _wait_seconds(self, at: float, *, busy: bool) -> float:
         daemon = self.daemon
@@ -200,18 +241,22 @@ class Conductor:
         daemon.next_look = 0.0
         try:
             with daemon.open_inbox() as inbox:
-                for name in STATE_FOLDERS:
-                    inbox.make_folder(name, mode=0o770)
+                for note in daemon.inbox.notes:
+                    daemon.log.say(note, level="warning")
+                daemon.inbox.notes.clear()
+                made, self.made = self.made | _make_state_folders(inbox), set()
                 if not daemon.stopping:
                     self.intake.claim_settled(inbox, at)
                 self._heal_ended(inbox)
                 mend_specs(daemon, inbox, self._specless)
                 show_damaged(daemon, inbox)
-                where = follow_view(daemon, inbox, at)
+                places = follow_view(daemon, inbox, at, made=made)
+                if not daemon.stopping:
+                    self.misplaced.take_up(inbox, places, at)
                 self.answers.write(
                     inbox,
                     at,
-                    where=where,
+                    where=places.where,
                     unclaimable=self.intake.unclaimable.values(),
                     strays=self.intake.strays.sentences.values(),
                 )
@@ -249,6 +294,11 @@ def _records(daemon: Daemon, ended: Iterable[EndedRun]) -> Iterator[RunRecord]:
             yield read_record(daemon.outputs.run(one.job, one.run_id).record)
 
 
+def _make_state_folders(inbox: Folder) -> set[str]:
+    """Make those that are missing, and give them."""
+    return {name for name in STATE_FOLDERS if inbox.make_folder(name, mode=0o770)}
+
+
 def _begin_with_inbox(conductor: Conductor) -> bool:
     """Take the inbox before anything is done with it, where it is there already.
 
@@ -261,8 +311,7 @@ def _begin_with_inbox(conductor: Conductor) -> bool:
     try:
         conductor.daemon.inbox.make()
         with conductor.daemon.inbox.open(unfinished(settings.outputs)) as inbox:
-            for name in STATE_FOLDERS:
-                inbox.make_folder(name, mode=0o770)
+            conductor.made = _make_state_folders(inbox)
     except BusyError:
         raise
     except UnansweredError:
@@ -282,6 +331,7 @@ def run_daemon(settings: Settings, *, examine: Examine | None = None) -> int:
     Raises:
         BusyError: another daemon has the outputs folder or the inbox.
     """
+    open_standard_streams()
     os.umask(0o027)  # results are for their owner and the share's group: 0750 and 0640
     outputs = settings.outputs
     for folder in (outputs.private, outputs.requests, settings.stage_home):

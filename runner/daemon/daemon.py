@@ -14,7 +14,11 @@ from runner.daemon.inbox.data_ready import DataWatch
 from runner.daemon.inbox.gate import InboxGate
 from runner.daemon.log import Log
 from runner.daemon.wakeup import Wakeup
+from runner.errors import BOX_WIDE, UnsafePathError
 from runner.files.beneath import Folder
+from runner.words import visible
+
+_LONGEST_REST_SECONDS = 60.0  # between two tries of a run whose own folder is in the way
 
 
 class Daemon:
@@ -42,8 +46,16 @@ class Daemon:
         """Why the inbox cannot be used; empty when it can."""
         self.next_look = 0.0
         """Monotonic time at which the inbox must be looked at; 0: whenever."""
+        self.full_look_at = 0.0
+        """Monotonic time from which the folders of runs that are over are looked into as well."""
         self.room_made_at = 0.0
         """Monotonic time of the last search for checkpoints that may go."""
+        self.given_up: set[str] = set()
+        """Requests that can neither be carried out nor removed."""
+        self.notes: dict[str, str] = {}
+        """What a person should know and nothing waits for, by what it is about."""
+        self.last_troubles: set[str] = set()
+        """Those of the round before: STATUS.txt is written in the middle of one."""
         self.troubles: set[str] = set()
         """What could not be written in this round of the loop, and why."""
 
@@ -58,6 +70,57 @@ class Daemon:
     def say(self, live: Live, event: str, *, level: str = "info", **facts: Any) -> None:
         """Log an event of a run."""
         self.log.say(event, level=level, run_log=live.run.log, run=live.record.run_id, **facts)
+
+    def look_by(self, at: float) -> None:
+        """Look at the inbox at this time, or sooner where that was wanted already."""
+        self.next_look = min(self.next_look or at, at)
+
+    def begin_round(self) -> None:
+        """Forget what was in the way: what still is will be met again."""
+        self.last_troubles, self.troubles = self.troubles, set()
+
+    def note(self, about: str, what: str | None) -> None:
+        """Show a sentence in STATUS.txt until it is over (None); it is logged once."""
+        if what is None:
+            self.notes.pop(about, None)
+        elif self.notes.get(about) != what:
+            self.notes[about] = what
+            self.log.say(what, level="warning")
+
+    @contextmanager
+    def noting(self, about: str, what: str) -> Iterator[None]:
+        """Keep one file's trouble to that file: it is shown, and everything else goes on.
+
+        A full disk is everybody's trouble, and so is a share that does not answer.
+        """
+        try:
+            yield
+        except (OSError, UnsafePathError) as error:
+            if getattr(error, "errno", None) in BOX_WIDE:
+                raise
+            why = (isinstance(error, OSError) and error.strerror) or str(error)
+            self.note(about, f"{what} cannot be read or written ({why})")
+        else:
+            self.note(about, None)
+
+    @contextmanager
+    def isolating(self, live: Live, at: float) -> Iterator[None]:
+        """Keep one run's trouble to that run: the others go on, and it is tried again later.
+
+        A full disk is everybody's trouble, and no run rests because of it.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno in BOX_WIDE:
+                self.troubles.add(f"the outputs folder cannot be written ({error.strerror})")
+                return
+            live.failures_in_a_row += 1
+            rest = min(2.0 ** (live.failures_in_a_row - 1), _LONGEST_REST_SECONDS)
+            live.rests_until = at + rest
+            where = f"outputs/{visible(live.run.job)}/{live.run.run_id}"
+            why = error.strerror or str(error)
+            self.note(live.run.run_id, f"{where} cannot be used ({why}); it is tried again.")
 
     @contextmanager
     def noting_trouble(self, what: str = "the outputs folder cannot be written") -> Iterator[None]:

@@ -6,6 +6,7 @@ that stands still is ended from a thread of its own, after stages were asked for
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -76,8 +77,11 @@ class Heartbeat:
 
     def _end(self, still_seconds: float) -> None:
         # Only what cannot block: what the loop hangs on may be the very file system of the log.
-        print(f"the loop stood still for {still_seconds:.0f} s; this is where:", file=sys.stderr)
-        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):  # closed
+            print(
+                f"the loop stood still for {still_seconds:.0f} s; this is where:", file=sys.stderr
+            )
+            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         children = [live.child for live in list(self._daemon.book.runs.values()) if live.child]
         for child in children:
             child.ask_to_stop(at=0.0, grace_seconds=0.0)

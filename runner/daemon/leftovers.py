@@ -7,6 +7,7 @@ import shutil
 import stat
 
 from runner.contract.layout import STATE_FOLDERS, Outputs, RunFolder
+from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.sweep import OURS, sweep_folder
 
@@ -22,7 +23,7 @@ def sweep_run(run: RunFolder) -> None:
         run.evaluation,
     ):
         sweep_folder(folder)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         for attempt in run.attempts.iterdir():
             sweep_folder(attempt)
             # Trainer writes its checkpoints here; what was not moved away is torn.
@@ -38,7 +39,7 @@ def sweep_box(outputs: Outputs) -> None:
 def sweep_inbox(inbox: Folder) -> None:
     """Remove half-written answers. A state folder that cannot be opened is left alone."""
     for name in (".", *STATE_FOLDERS):
-        with contextlib.suppress(OSError), inbox.open_folder(name) as folder:
+        with contextlib.suppress(OSError, UnsafePathError), inbox.open_folder(name) as folder:
             for entry, status in folder.scan_status(lambda n: bool(OURS.fullmatch(n))):
                 if stat.S_ISREG(status.st_mode):
                     with contextlib.suppress(OSError):

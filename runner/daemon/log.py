@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -27,12 +28,14 @@ class Log:
     def __init__(self, path: Path) -> None:
         """Write to ``path``, of which the newest part is kept, and to standard error."""
         self._path = path
+        # None where it was closed before this process began; the lines are in the file, too.
+        self._stream = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - as long as the process
         self._shown = structlog.wrap_logger(
-            structlog.PrintLogger(sys.stderr),
+            structlog.PrintLogger(self._stream),
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-                _ForPeople(colors=sys.stderr.isatty()),
+                _ForPeople(colors=_is_terminal(self._stream)),
             ],
         )
         self._render = structlog.processors.JSONRenderer(serializer=_dump)
@@ -47,10 +50,10 @@ class Log:
         for path in (self._path, run_log):
             if path is not None:
                 with contextlib.suppress(OSError):  # a full disk: the line is shown below
-                    append_line(
-                        path, f"{line!s}\n".encode(), kept=KEPT if path == self._path else None
-                    )
-        getattr(self._shown, level)(event, **facts)
+                    encoded = f"{line!s}\n".encode(errors="backslashreplace")
+                    append_line(path, encoded, kept=KEPT if path == self._path else None)
+        with contextlib.suppress(OSError, ValueError):  # nobody listens any more: EPIPE, EBADF
+            getattr(self._shown, level)(event, **facts)
 
 
 class _ForPeople:
@@ -63,6 +66,13 @@ class _ForPeople:
         prose = [f"{key}: {event.pop(key)}" for key in _PROSE if event.get(key)]
         below = [_INDENT + visible(line) for text in prose for line in text.splitlines()]
         return "\n".join([self._line(logger, name, event), *below])
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except (OSError, ValueError):  # closed
+        return False
 
 
 def _dump(content: Any, **_ignored: Any) -> str:

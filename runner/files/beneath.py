@@ -267,7 +267,7 @@ class Folder:
             try:
                 # At once: a share's client forgets within a second what came with the listing.
                 return entry, entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
+            except OSError:  # gone meanwhile, or a server that knows nothing of this one
                 return None
 
         return self._list(status_of)
@@ -289,12 +289,12 @@ class Folder:
                 entries.close()
                 raise
 
-    def make_folder(self, name: str, *, mode: int = 0o750) -> None:
-        """Make a folder directly in this one; one that is there is left alone."""
+    def make_folder(self, name: str, *, mode: int = 0o750) -> bool:
+        """Make a folder directly in this one; False: there is something of that name already."""
         try:
             self._calls(lambda: os.mkdir(name, mode, dir_fd=self.descriptor))
         except FileExistsError:
-            return
+            return False
         with self.open_folder(name) as made:
             # The process's mask must not take from the share's group what it is meant to have.
             self._calls(
@@ -302,16 +302,33 @@ class Folder:
                     made.descriptor, mode | os.fstat(made.descriptor).st_mode & stat.S_ISGID
                 )
             )
+        return True
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Tell this folder from another that may come to lie under its name."""
+        status = os.fstat(self.descriptor)
+        return status.st_dev, status.st_ino
+
+    def set_aside(self, name: str) -> str:
+        """Rename what stands in the way, its content kept; give its new name."""
+        aside = f"{name}.set-aside-{secrets.token_hex(3)}"
+        self._calls(lambda: self._move(name, self, aside))
+        return aside
 
     def write_text(self, name: str, content: str, *, mode: int = 0o640) -> None:
         """Replace a file directly in this folder by UTF-8 text in one step."""
+        self.write_bytes(name, content.encode(errors="backslashreplace"), mode=mode)
+
+    def write_bytes(self, name: str, content: bytes, *, mode: int = 0o640) -> None:
+        """Replace a file directly in this folder in one step; what a link points to is not."""
         beside = f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
 
         def write() -> None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(beside, flags, mode, dir_fd=self.descriptor)
             with open(descriptor, "wb") as file:
-                file.write(content.encode(errors="backslashreplace"))
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
 

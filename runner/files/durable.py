@@ -117,7 +117,9 @@ def append_line(path: Path, line: bytes, *, kept: Kept | None = None) -> None:
 
     Nothing waits for the disk: the newest lines may go with a power cut.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    # O_NONBLOCK: a pipe that somebody put under the file's name must not hold the writer.
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o640)
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":

@@ -1,4 +1,8 @@
-"""Lock: the right to be the only one, and the name of whoever holds it."""
+"""Lock: the right to be the only one, held on a file whose content names who holds it.
+
+One of the locks lies in the shared folder, where anybody may plant a link under its name: so its
+files are reached from their folder's descriptor, and links are refused.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,20 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import socket
+import stat
 from pathlib import Path
 
 from runner.clock import now
-from runner.errors import BusyError
+from runner.errors import BusyError, UnsafePathError
+from runner.files.durable import TEMPORARY_PREFIX
+from runner.files.plain import open_plain, read_plain
 
 _HOLDER_BYTES = 1024  # a line or two; more is not ours
+_HOLDER = ".holder"
+"""Ending of the file beside a lock that names its holder once more: SMB lets nobody else read what
+is locked."""
 
 
 class Lock:
@@ -29,13 +40,23 @@ class Lock:
 
         Raises:
             BusyError: somebody else holds it.
+            UnsafePathError: a link, a folder or a pipe lies under its name.
+            OSError: it cannot be opened.
         """
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return cls._take(path, folder, what=what, holder=holder)
+        finally:
+            os.close(folder)
+
+    @classmethod
+    def _take(cls, path: Path, folder: int, *, what: str, holder: str | None) -> Lock:
+        descriptor = _open(path.name, folder)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):  # the latter: SMB
-                other = _holder(descriptor, path)
+                other = _holder(descriptor, path.name, folder)
                 os.close(descriptor)
                 raise BusyError(
                     f"{what} is held by {other or 'another process'}",
@@ -50,14 +71,14 @@ class Lock:
         with contextlib.suppress(OSError):  # the name is a courtesy; a full disk may refuse it
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{text}\n".encode(), 0)
-            _beside(path).write_text(f"{text}\n")
+            _write_holder(f"{path.name}{_HOLDER}", folder, f"{text}\n".encode())
         return cls(descriptor, path)
 
     @staticmethod
     def is_held(path: Path) -> bool:
         """Tell whether somebody holds the lock; asked without taking it from anybody."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_plain(path)
         except FileNotFoundError:
             return False
         try:
@@ -81,17 +102,50 @@ class Lock:
             self._descriptor = -1
 
 
-def _beside(path: Path) -> Path:
-    """Where the holder's name stands once more: SMB lets nobody else read what is locked."""
-    return path.with_name(f"{path.name}.holder")
+def _open(name: str, folder: int) -> int:
+    """Open the lock's own file, which is made where it is missing."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, 0o640, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise _not_a_file(name) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_a_file(name)
+    return descriptor
 
 
-def _holder(descriptor: int, path: Path) -> str:
+def _not_a_file(name: str) -> UnsafePathError:
+    return UnsafePathError(name, "is not a regular file", advice=f"Remove or rename {name}.")
+
+
+def _write_holder(name: str, folder: int, content: bytes) -> None:
+    """Write beside and rename: whatever lies under the name is replaced, never written through."""
+    beside = f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(beside, flags, 0o640, dir_fd=folder)
+    try:
+        try:
+            os.write(descriptor, content)
+        finally:
+            os.close(descriptor)
+        os.rename(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(beside, dir_fd=folder)
+        raise
+
+
+def _holder(descriptor: int, name: str, folder: int) -> str:
     """Read who holds a lock; empty where that cannot be read."""
     try:
         content = os.pread(descriptor, _HOLDER_BYTES, 0)
     except OSError:
         content = b""
     with contextlib.suppress(OSError):
-        content = content or _beside(path).read_bytes()[:_HOLDER_BYTES]
+        content = content or read_plain(
+            f"{name}{_HOLDER}", folder=folder, limit_bytes=_HOLDER_BYTES
+        )
     return content.decode(errors="replace").strip()

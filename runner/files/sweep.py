@@ -20,7 +20,7 @@ def _unfinished(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             yield from [entry for entry in entries if OURS.fullmatch(entry.name)]
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # not there, or not ours to look into: then nothing in it is either
         return
 
 

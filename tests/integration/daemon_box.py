@@ -55,6 +55,8 @@ class Box:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.prefix: list[str] = []
+        """Words before the daemon's own command line."""
         self.jobs = root / "jobs"
         self.outputs = Outputs(root / "outputs")
         for folder in (self.jobs, self.outputs.root, root / "models"):
@@ -85,7 +87,7 @@ class Box:
             "stage_command": [sys.executable, str(STANDIN)],
             **settings,
         }
-        return [sys.executable, "-c", _DRIVER, json.dumps(given)]
+        return [*self.prefix, sys.executable, "-c", _DRIVER, json.dumps(given)]
 
     def once(self, *, timeout: float = 60, **settings: Any) -> subprocess.CompletedProcess[str]:
         """Work off what is there."""

@@ -15,6 +15,7 @@ from runner.contract.layout import RUN_ID, Outputs, RunFolder, claimed_name
 from runner.contract.record import RunRecord, write_record
 from runner.contract.states import Stage, State
 from runner.daemon.inbox.answer import rejection
+from runner.daemon.inbox.view import SPEC_BYTES
 from runner.errors import Problem, SpecError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.crash_points import reached
@@ -22,7 +23,6 @@ from runner.files.durable import sync_folder, write_bytes
 from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
 
-SPEC_BYTES = 1024 * 1024  # read_spec refuses far less; this bounds what is read at all
 _CLAIMED = re.compile(rf"--{RUN_ID.pattern}(?=\.[^.]*$|$)")
 
 

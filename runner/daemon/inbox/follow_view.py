@@ -2,48 +2,129 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Collection
+
 from runner.contract.layout import run_id_of
+from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import claim, view
+from runner.daemon.inbox.absence import SCANS_APART_SECONDS, Absence, meaning
 from runner.daemon.inbox.enter import enter
 from runner.daemon.requests.cancel import cancel
+from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
+from runner.words import visible
 
-_SCANS_APART_SECONDS = 1.0  # an absence must hold in two scans at least so far apart
+_FULL_LOOKS_APART_SECONDS = 30.0  # between looks at the folders of runs that are over
 
 
-def follow_view(daemon: Daemon, inbox: Folder, at: float) -> dict[str, tuple[str, str]]:
+def follow_view(daemon: Daemon, inbox: Folder, at: float, *, made: Collection[str]) -> view.Places:
     """Adopt claimed files without a record, heal places, and notice specs that were deleted.
 
-    Gives where the specs lay: that of a run that has ended stays there until it is answered.
+    ``made`` are the state folders that were missing and have just been made. Gives where the specs
+    lay: that of a run that has ended stays there until it is answered.
     """
-    where = view.scan_view(inbox, wanted=daemon.book.runs)
-    for run_id, (state_folder, name) in where.items():
-        orphan = state_folder == "queued" and run_id_of(name) == run_id and name.isprintable()
-        if orphan and run_id not in daemon.book.known_ids and not daemon.stopping:
-            with daemon.noting_trouble():
-                taken = claim.adopt(
-                    inbox,
-                    daemon.outputs,
-                    name,
-                    file_name=claim.dropped_name(name),
-                    run_id=run_id,
-                    sequence=daemon.book.sequence + 1,
-                )
-                daemon.book.known_ids.add(run_id)
-                enter(daemon, taken)
-    for run_id, live in list(daemon.book.runs.items()):
-        if live.record.state.is_final:
-            continue
-        place = where.get(run_id)
+    is_full = at >= daemon.full_look_at  # thousands may lie in done/: not in each round
+    if is_full:
+        daemon.full_look_at = at + _FULL_LOOKS_APART_SECONDS
+    places = view.scan(inbox, wanted=None if is_full else daemon.book.runs)
+    _set_aside_what_is_no_folder(daemon, inbox, places, at)
+    _adopt(daemon, inbox, places)
+    going_on = [live for live in daemon.book.runs.values() if not live.record.state.is_final]
+    absent = [live for live in going_on if live.record.run_id not in places.where]
+    for live in going_on:
+        place = places.where.get(live.record.run_id)
         if place is not None:
             live.absent_since = None
-            view.show(inbox, live.record, place)
-        elif live.cancel:
+            live.seen_in = (place[0], places.folders[place[0]])
+            what = f"{_of(live)}: its spec in jobs/{place[0]}/"
+            with daemon.noting(f"place {live.record.run_id}", what):
+                view.show(inbox, live.record, place)
+        elif not live.cancel:
+            seconds = None if live.absent_since is None else at - live.absent_since
+            absence = meaning(
+                any_unseen=bool(places.unseen),
+                folder_replaced=_was_replaced(live, places, made),
+                all_at_once=len(absent) > 1 and len(absent) == len(going_on),
+                seconds=seconds,
+            )
+            _act(daemon, inbox, live, absence, at)
+    return places
+
+
+def _of(live: Live) -> str:
+    return f"{visible(live.record.job)} ({live.record.run_id})"
+
+
+def _was_replaced(live: Live, places: view.Places, made: Collection[str]) -> bool:
+    """Whether the folder in which a spec should lie is not the one in which it was last seen."""
+    folder, identity = live.seen_in or (live.record.state.folder, None)
+    if folder in made:
+        return True
+    others_there = any(place[0] == folder for place in places.where.values())
+    now = places.folders.get(folder, identity)
+    return identity is not None and now != identity and not others_there
+
+
+def _act(daemon: Daemon, inbox: Folder, live: Live, absence: Absence, at: float) -> None:
+    if absence is Absence.DELETED:
+        cancel(daemon, live, "its spec was deleted from the inbox")
+    elif absence is Absence.OUT_OF_SIGHT:
+        live.absent_since = None
+    elif absence is Absence.WAIT:
+        live.absent_since = at if live.absent_since is None else live.absent_since
+        daemon.look_by(at + SCANS_APART_SECONDS)
+    else:
+        folder = live.record.state.folder
+        with daemon.noting(f"place {live.record.run_id}", f"{_of(live)}: its spec"):
+            view.put_back(inbox, live.record, live.run)
+            live.absent_since, live.seen_in, live.answered = None, None, ("", "")
+            daemon.say(
+                live,
+                f"jobs/{folder}/ was moved, renamed or deleted: the job goes on, and its spec was "
+                "put back. To cancel a job, delete its spec alone",
+                level="warning",
+            )
+
+
+def _set_aside_what_is_no_folder(
+    daemon: Daemon, inbox: Folder, places: view.Places, at: float
+) -> None:
+    """Move a file or a link that lies under a state folder's name out of the way."""
+    for name, error in places.unseen.items():
+        if isinstance(error, UnsafePathError) or error.errno == errno.ENOTDIR:
+            with daemon.noting(f"jobs/{name}", f"jobs/{name}"):
+                aside = inbox.set_aside(name)
+                what = (
+                    f"jobs/{name} was no folder and is now called {aside}; a folder takes its place"
+                )
+                daemon.log.say(what, level="warning")
+                daemon.look_by(at)
+        else:
+            why = error.strerror or str(error)
+            daemon.note(
+                f"jobs/{name}",
+                f"jobs/{name}/ cannot be opened ({why}): let the runner's user read and change it.",
+            )
+    for name in places.folders:
+        daemon.note(f"jobs/{name}", None)
+
+
+def _adopt(daemon: Daemon, inbox: Folder, places: view.Places) -> None:
+    """Make the runs of claimed files that have no record: the daemon was killed in between."""
+    for run_id, (state_folder, name) in places.where.items():
+        orphan = state_folder == "queued" and run_id_of(name) == run_id and name.isprintable()
+        if not orphan or run_id in daemon.book.known_ids or daemon.stopping:
             continue
-        elif live.absent_since is None:
-            live.absent_since = at
-            daemon.next_look = at + _SCANS_APART_SECONDS
-        elif at - live.absent_since >= _SCANS_APART_SECONDS:
-            cancel(daemon, live, "its spec was deleted from the inbox")
-    return where
+        with daemon.noting(f"adopt {run_id}", f"jobs/queued/{visible(name)}"):
+            taken = claim.adopt(
+                inbox,
+                daemon.outputs,
+                name,
+                file_name=claim.dropped_name(name),
+                run_id=run_id,
+                sequence=daemon.book.sequence + 1,
+            )
+            daemon.book.known_ids.add(run_id)
+            enter(daemon, taken)

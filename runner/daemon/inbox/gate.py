@@ -15,11 +15,12 @@ from collections.abc import Collection
 from runner.clock import now
 from runner.contract.settings import Settings
 from runner.daemon.inbox import view
-from runner.errors import RunnerError, UnansweredError
+from runner.errors import RunnerError, UnansweredError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.durable import write_text
 from runner.files.lock import Lock
 from runner.files.patient_calls import PatientCalls
+from runner.files.plain import read_plain
 
 _MARKER_BYTES = 1024  # a line; more is not ours
 
@@ -38,6 +39,8 @@ class InboxGate:
         self._settings = settings
         self.calls = PatientCalls(settings.share_seconds)
         self._lock: Lock | None = None
+        self.notes: list[str] = []
+        """What was set aside because it stood in the way of the runner's own files."""
         self.is_fresh = True
         """Whether it must be looked through: a share that was mounted, or came back."""
 
@@ -53,7 +56,7 @@ class InboxGate:
         folder = Folder.open(self._settings.jobs_dir, calls=self.calls)
         try:
             self._recognise(folder, unfinished)
-            self._hold()
+            self._hold(folder)
         except BaseException:
             folder.close()
             raise
@@ -76,12 +79,18 @@ class InboxGate:
 
     def _recognise(self, folder: Folder, unfinished: Collection[str]) -> None:
         known_at = self._settings.outputs.known_inbox
-        known = known_at.read_text() if known_at.exists() else ""
+        try:
+            known = read_plain(known_at, limit_bytes=_MARKER_BYTES).decode(errors="replace")
+        except OSError:  # not written yet; or lost, and then what lies there is as good as any
+            known = ""
         name = self._settings.inbox.marker.name
         try:
             found = folder.read_file(name, limit_bytes=_MARKER_BYTES).decode(errors="replace")
         except FileNotFoundError:
             found = ""
+        except UnsafePathError:  # a link, a folder or a pipe: planted, for nobody has use for it
+            found = ""
+            self._set_aside(folder, name)
         if found and found == known:
             return
         if unfinished and not (found and not known) and not _shows(folder, unfinished):
@@ -95,23 +104,30 @@ class InboxGate:
             folder.write_text(name, found)
         write_text(known_at, found)
 
-    def _hold(self) -> None:
+    def _set_aside(self, folder: Folder, name: str) -> None:
+        self.notes.append(f"{name} was no file and is now called {folder.set_aside(name)}")
+
+    def _hold(self, folder: Folder) -> None:
         """Keep the lock of the folder that lies there now: it may have been mounted anew."""
         path = self._settings.inbox.lock
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 held = self._lock.descriptor
-                if self.calls(lambda: os.path.samestat(os.stat(path), os.fstat(held))):
+                if self.calls(lambda: os.path.samestat(os.lstat(path), os.fstat(held))):
                     return
             self.release()
         self.is_fresh = True
         what = f"The inbox {self._settings.jobs_dir}"
-        self._lock = self.calls(lambda: Lock.take(path, what=what), undo=Lock.release)
+        try:
+            self._lock = self.calls(lambda: Lock.take(path, what=what), undo=Lock.release)
+        except UnsafePathError:
+            self._set_aside(folder, path.name)
+            self._lock = self.calls(lambda: Lock.take(path, what=what), undo=Lock.release)
 
 
 def _shows(folder: Folder, unfinished: Collection[str]) -> bool:
     """Whether the spec of any unfinished run lies in the folder: it is the inbox, or its copy."""
     try:
         return not view.scan_view(folder).keys().isdisjoint(unfinished)
-    except FileNotFoundError:
+    except (OSError, UnsafePathError):
         return False

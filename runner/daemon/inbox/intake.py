@@ -13,6 +13,7 @@ from runner.daemon.inbox import claim
 from runner.daemon.inbox.data_ready import named_files
 from runner.daemon.inbox.enter import enter, note_refusal
 from runner.daemon.inbox.strays import Strays
+from runner.daemon.inbox.view import SPEC_BYTES
 from runner.errors import RunnerError, UnansweredError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.settle import Look, Seen, is_settled, look_again
@@ -109,7 +110,7 @@ class Intake:
     def _look_at_data(self, inbox: Folder, name: str, at: float) -> None:
         """Begin to watch a new spec's data at once: it settles while the spec does."""
         try:
-            content = inbox.read_file(name, limit_bytes=claim.SPEC_BYTES)
+            content = inbox.read_file(name, limit_bytes=SPEC_BYTES)
             spec = read_spec(content, file_name=claim.dropped_name(name))
         except (OSError, RunnerError):
             return  # half written, or wrong: the claim has the last word
@@ -156,7 +157,6 @@ class Intake:
                 self.specs.pop(name, None)
                 return
             error = claim.peek(inbox, name)
-            self.unclaimable.pop(name, None)
             unchanged = self.specs[name].unchanged_seconds(at)
             if error is not None and error.may_be_incomplete and unchanged < self._patience:
                 return
@@ -169,10 +169,10 @@ class Intake:
         except UnansweredError:
             daemon.book.known_ids.discard(run_id)  # as below: what is moved in the end is adopted
             raise
-        except OSError as error:  # one file that cannot be taken must not hold up the others
+        except (OSError, UnsafePathError) as error:  # one that cannot be taken holds up no others
             # Where it was moved already, it is adopted from queued/ as soon as that is possible.
             daemon.book.known_ids.discard(run_id)
-            if error.errno in _STILL_WRITTEN and not self.settings.once:
+            if getattr(error, "errno", None) in _STILL_WRITTEN and not self.settings.once:
                 return
             self._tell(name, _cannot_be_taken(error))
             daemon.book.all_succeeded = False
@@ -180,6 +180,7 @@ class Intake:
                 self.specs.pop(name, None)
             return
         self.specs.pop(name, None)
+        self.unclaimable.pop(name, None)
         enter(daemon, taken)
 
 
@@ -190,7 +191,7 @@ def _content_is(kind: Callable[[bytes], bool], inbox: Folder, name: str) -> bool
         OSError: it is gone, or may not be read.
     """
     try:
-        return kind(inbox.read_file(name, limit_bytes=claim.SPEC_BYTES))
+        return kind(inbox.read_file(name, limit_bytes=SPEC_BYTES))
     except UnsafePathError:
         return False
 
@@ -206,7 +207,9 @@ def _never_a_spec(entry: os.DirEntry[str]) -> str | None:
     return None
 
 
-def _cannot_be_taken(error: OSError) -> str:
+def _cannot_be_taken(error: OSError | UnsafePathError) -> str:
+    if isinstance(error, UnsafePathError):
+        return f"cannot be claimed: {error.message}"
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
             f"cannot be read or moved ({error.strerror}): give everyone who may drop jobs the "

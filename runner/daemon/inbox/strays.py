@@ -6,12 +6,13 @@ and what to do, once the file has been there for a while and no spec, old or new
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 
 from runner.contract.layout import STATE_FOLDERS, run_id_of
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox.data_ready import named_files
-from runner.errors import RunnerError
+from runner.errors import RunnerError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.spec.names import stray_reason
 from runner.words import visible
@@ -69,7 +70,11 @@ def _spec_texts(inbox: Folder) -> list[bytes]:
     """Read the newest specs that were dropped: what one of them names is no stray."""
     found: list[tuple[str, str]] = []
     for state_folder in STATE_FOLDERS:
-        with inbox.open_folder(state_folder) as folder:
+        # One that cannot be looked into is spoken of elsewhere.
+        with (
+            contextlib.suppress(OSError, UnsafePathError),
+            inbox.open_folder(state_folder) as folder,
+        ):
             found += [
                 (run_id, f"{state_folder}/{entry.name}")
                 for entry in folder.scan()

@@ -5,39 +5,80 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from runner.contract.layout import RUN_ID, STATE_FOLDERS, RunFolder, claimed_name
 from runner.contract.record import RunRecord
 from runner.contract.states import State
 from runner.daemon.inbox import answer
+from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.crash_points import reached
+from runner.files.plain import read_plain
+from runner.spec.names import is_spec_name
 
 _RUN_ID_IN_NAME = re.compile(RUN_ID.pattern)
 _NAMES_A_ROW = re.compile(r", (?:line|row) \d")
 _BAD_ROWS_BYTES = 1024 * 1024  # some 20,000 rows; the whole list is in the run's folder
 _UNDER_WAY = ("queued", "running")
+SPEC_BYTES = 1024 * 1024  # read_spec refuses far less; this bounds what is read at all
 
 
-def scan_view(
-    inbox: Folder, *, wanted: Collection[str] | None = None
-) -> dict[str, tuple[str, str]]:
-    """List the claimed specs: run id → (state folder, file name). Answers are not listed.
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """What lies in the state folders."""
+
+    where: dict[str, tuple[str, str]]
+    """Run id → (state folder, file name)."""
+    folders: dict[str, tuple[int, int]]
+    """State folder → its identity."""
+    unseen: dict[str, OSError | UnsafePathError]
+    """State folders that could not be looked into, and why."""
+    misplaced: tuple[tuple[str, str], ...]
+    """(State folder, file name) of specs that belong to no run."""
+
+
+def scan(inbox: Folder, *, wanted: Collection[str] | None = None) -> Places:
+    """List the claimed specs. Answers are not listed.
 
     A person may rename a claimed file; the run id anywhere in its name still tells whose it is.
-    With ``wanted`` the search ends once these runs are found: thousands may lie in done/.
+    One folder that cannot be looked into does not hide the others. With ``wanted`` the search ends
+    once these runs are found: thousands may lie in done/.
+
+    Raises:
+        OSError, UnsafePathError: none of them can be looked into.
     """
-    found: dict[str, tuple[str, str]] = {}
+    where: dict[str, tuple[str, str]] = {}
+    folders: dict[str, tuple[int, int]] = {}
+    unseen: dict[str, OSError | UnsafePathError] = {}
+    misplaced: list[tuple[str, str]] = []
     for state_folder in STATE_FOLDERS:
         under_way = state_folder in _UNDER_WAY
-        if not under_way and wanted is not None and found.keys() >= set(wanted):
+        if not under_way and wanted is not None and where.keys() >= set(wanted):
             break
-        with inbox.open_folder(state_folder) as folder:
-            for entry in folder.scan():
-                match = _RUN_ID_IN_NAME.search(entry.name)
-                if match and not entry.name.endswith(".txt"):
-                    found[match[0]] = (state_folder, entry.name)
-    return found
+        try:
+            with inbox.open_folder(state_folder) as folder:
+                for entry in folder.scan():
+                    match = _RUN_ID_IN_NAME.search(entry.name)
+                    if match is None and is_spec_name(entry.name):
+                        misplaced.append((state_folder, entry.name))
+                    elif match and not entry.name.endswith(".txt"):
+                        where[match[0]] = (state_folder, entry.name)
+                folders[state_folder] = folder.identity
+        except (OSError, UnsafePathError) as error:
+            unseen[state_folder] = error
+    if not folders:
+        raise unseen[STATE_FOLDERS[0]]
+    return Places(where=where, folders=folders, unseen=unseen, misplaced=tuple(misplaced))
+
+
+def scan_view(inbox: Folder) -> dict[str, tuple[str, str]]:
+    """List the claimed specs: run id → (state folder, file name).
+
+    Raises:
+        OSError, UnsafePathError: as ``scan``.
+    """
+    return scan(inbox).where
 
 
 def scan_under_way(inbox: Folder) -> dict[str, tuple[str, str] | None]:
@@ -45,11 +86,14 @@ def scan_under_way(inbox: Folder) -> dict[str, tuple[str, str] | None]:
 
     None: deleted, to cancel the run; only the answer that lay beside it is left.
     """
-    where = scan_view(inbox)
+    places = scan(inbox)
+    where = places.where
     found: dict[str, tuple[str, str] | None] = {
         run_id: place for run_id, place in where.items() if place[0] in _UNDER_WAY
     }
     for state_folder in _UNDER_WAY:
+        if state_folder in places.unseen:
+            continue
         with inbox.open_folder(state_folder) as folder:
             for entry in folder.scan():
                 match = _RUN_ID_IN_NAME.search(entry.name)
@@ -96,7 +140,8 @@ def conclude(
         else None,
     )
     write_answer(inbox, record, answer.answer(record, beside=beside))
-    show(inbox, record, where)
+    if where is not None:
+        show(inbox, record, where)
 
 
 def _copy_bad_rows(inbox: Folder, record: RunRecord, run: RunFolder) -> str | None:
@@ -104,8 +149,7 @@ def _copy_bad_rows(inbox: Folder, record: RunRecord, run: RunFolder) -> str | No
     if record.state not in (State.REJECTED, State.FAILED):
         return None
     try:
-        with run.bad_rows.open("rb") as file:
-            text = file.read(_BAD_ROWS_BYTES).decode(errors="ignore")
+        text = read_plain(run.bad_rows, limit_bytes=_BAD_ROWS_BYTES).decode(errors="ignore")
     except OSError:
         return None  # every row can be used, or they were not looked at
     if not _NAMES_A_ROW.search(text):
@@ -116,15 +160,34 @@ def _copy_bad_rows(inbox: Folder, record: RunRecord, run: RunFolder) -> str | No
     return name
 
 
-def _restored(inbox: Folder, record: RunRecord, run: RunFolder) -> tuple[str, str]:
-    """Write a spec again that whoever cancelled its run has deleted; then its old answer goes."""
+def put_back(inbox: Folder, record: RunRecord, run: RunFolder) -> None:
+    """Write the spec of a run under way again, where it belongs.
+
+    Raises:
+        OSError: there is no copy of it, or it cannot be written.
+    """
+    content = read_plain(run.spec, limit_bytes=SPEC_BYTES)
+    with inbox.open_folder(record.state.folder) as folder:
+        folder.write_bytes(claimed_name(record.file_name, record.run_id), content)
+
+
+def _restored(inbox: Folder, record: RunRecord, run: RunFolder) -> tuple[str, str] | None:
+    """Write a spec again that whoever cancelled its run has deleted; then its old answer goes.
+
+    None: the copy in the run's own folder is gone as well.
+    """
     name = claimed_name(record.file_name, record.run_id)
-    with inbox.open_folder("queued") as queued:
-        queued.write_text(name, run.spec.read_bytes().decode(errors="replace"))
+    try:
+        content = read_plain(run.spec, limit_bytes=SPEC_BYTES)
+    except FileNotFoundError:
+        content = None
+    if content is not None:
+        with inbox.open_folder("queued") as queued:
+            queued.write_bytes(name, content)
     for state_folder in _UNDER_WAY:
         with inbox.open_folder(state_folder) as folder:
             folder.remove_file(f"{name}.txt")
-    return "queued", name
+    return None if content is None else ("queued", name)
 
 
 def write_answer(inbox: Folder, record: RunRecord, text: str) -> None:

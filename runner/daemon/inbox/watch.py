@@ -44,7 +44,8 @@ def watch(inbox: Path, *, polling: bool | None, wake: Callable[[], None]) -> Bas
     handler = _Handler(wake)
     try:
         for folder in (inbox, inbox / "queued", inbox / "running"):
-            observer.schedule(handler, str(folder), recursive=False)
+            if not folder.is_symlink():  # planted: what happens behind it is none of ours
+                observer.schedule(handler, str(folder), recursive=False)
         observer.start()
     except OSError:  # no inotify watches left, or none here
         return None

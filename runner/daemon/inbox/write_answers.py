@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 from runner.contract.models import fetch_command, models_on_box
 from runner.contract.progress import read_progress
+from runner.contract.record import RunRecord
 from runner.contract.states import State
 from runner.daemon.book import ENDED_SHOWN
 from runner.daemon.daemon import Daemon
@@ -18,6 +19,11 @@ from runner.files.beneath import Folder
 _ANSWER_SECONDS = 5.0  # progress in answers is renewed so often
 _MODELS_SECONDS = 10.0  # the models folder is listed this often: fetching one takes minutes
 _WRITE_SECONDS = 2.0  # answers are written for so long before the loop looks at everything else
+
+
+def answer_of(record: RunRecord) -> str:
+    """Name what a note about a run's answer is about."""
+    return f"answer {record.run_id}"
 
 
 class Answers:
@@ -54,16 +60,19 @@ class Answers:
                 daemon.next_look = at  # the rest in the next round, at once
                 break
             live = daemon.book.runs[record.run_id]
+            about = answer_of(record)
             if record.state.is_final:
-                view.conclude(
-                    inbox,
-                    record,
-                    live.run,
-                    where.get(record.run_id),
-                    share_name=daemon.settings.share_name,
-                )
-                del daemon.book.runs[record.run_id]
-                daemon.book.ended = [*daemon.book.ended, record][-ENDED_SHOWN:]
+                if renew or about not in daemon.notes or daemon.settings.once:
+                    with daemon.noting(about, f"{record.job} ({record.run_id}): its answer"):
+                        view.conclude(
+                            inbox,
+                            record,
+                            live.run,
+                            where.get(record.run_id),
+                            share_name=daemon.settings.share_name,
+                        )
+                        del daemon.book.runs[record.run_id]
+                        daemon.book.ended = [*daemon.book.ended, record][-ENDED_SHOWN:]
                 continue
             place += record.state is State.QUEUED
             key = live.answered[0]
@@ -77,18 +86,29 @@ class Answers:
                 progress=progress,
                 beside=answer.Beside(share_name=daemon.settings.share_name),
             )
-            if text != live.answered[1]:
-                view.write_answer(inbox, record, text)
-            live.answered = (f"{record.state}{record.waiting}", text)
-        self._write_status(inbox, at, unclaimable, strays)
+            key = f"{record.state}{record.waiting}"
+            with daemon.noting(about, f"{record.job} ({record.run_id}): its answer"):
+                if text != live.answered[1]:
+                    live.answered = (key, live.answered[1])  # where it fails: not in each round
+                    view.write_answer(inbox, record, text)
+                live.answered = (key, text)
+        self._write_status(inbox, at, unclaimable, strays, renew=renew)
 
     def _write_status(
-        self, inbox: Folder, at: float, unclaimable: Collection[str], strays: Collection[str]
+        self,
+        inbox: Folder,
+        at: float,
+        unclaimable: Collection[str],
+        strays: Collection[str],
+        *,
+        renew: bool,
     ) -> None:
         daemon = self.daemon
-        self.unresolved.read(inbox)
+        with daemon.noting("the answers", "The state folders in jobs/"):
+            self.unresolved.read(inbox)
         if at - self._models_seen_at >= _MODELS_SECONDS:
-            self._has_model = bool(models_on_box(daemon.settings.models_dir))
+            with daemon.noting("models/", "models/"):
+                self._has_model = bool(models_on_box(daemon.settings.models_dir))
             self._models_seen_at = at
         text = answer.status(
             needs_person=self._needs_person(unclaimable, strays),
@@ -96,9 +116,11 @@ class Answers:
             ended=list(reversed(daemon.book.ended)),
             share_name=daemon.settings.share_name,
         )
-        if text != self._status_text:
-            inbox.write_text(daemon.settings.inbox.status.name, text)
-            self._status_text = text
+        name = daemon.settings.inbox.status.name
+        if text != self._status_text and (renew or name not in daemon.notes):
+            with daemon.noting(name, f"jobs/{name}"):
+                inbox.write_text(name, text)
+                self._status_text = text
 
     def _needs_person(self, unclaimable: Collection[str], strays: Collection[str]) -> list[str]:
         """Say what somebody must do, the most important first, always in the same order."""
@@ -108,7 +130,8 @@ class Answers:
             lines.append(f"The queue is held: {daemon.hold[1]}.")
         if daemon.guard.standing.problem:
             lines.append(f"The queue is held: {daemon.guard.standing.problem}.")
-        lines += sorted(daemon.troubles)
+        lines += sorted(daemon.troubles | daemon.last_troubles)
+        lines += [daemon.notes[about] for about in sorted(daemon.notes)]
         if not self._has_model:
             how = fetch_command("ORGANISATION/MODEL")
             lines.append(f"There is no base model on this box, so no job can run. Fetch one: {how}")

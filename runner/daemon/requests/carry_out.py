@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from runner.contract.requests import read_requests
+from runner.contract.requests import Request, read_requests
 from runner.daemon.daemon import Daemon
 from runner.daemon.requests.cancel import carry_out_cancel
+from runner.words import visible
 
 
 def carry_out_requests(daemon: Daemon) -> None:
-    """Carry out what was asked, oldest first."""
+    """Carry out what was asked, oldest first; one that cannot be does not hold up the others."""
     for request in read_requests(daemon.outputs):
-        done = None
-        if request.verb == "cancel":
-            done = carry_out_cancel(daemon, str(request.args.get("run_id")))
-        if done is None:
-            daemon.log.say("a request cannot be carried out", verb=request.verb, **request.args)
+        if str(request.path) in daemon.given_up:
+            continue
+        if (done := _carry_out(daemon, request)) is None:
+            name = visible(request.path.name)
+            why = f"its verb is {request.verb!r}" if request.verb else "it is no request"
+            daemon.log.say(f"a request cannot be carried out: {name}", level="warning", reason=why)
         if done is not False:
-            request.done()
+            _take_away(daemon, request)
+
+
+def _carry_out(daemon: Daemon, request: Request) -> bool | None:
+    """True: done; False: asked again in the next round; None: it cannot be done."""
+    if request.verb == "cancel":
+        return carry_out_cancel(daemon, str(request.args.get("run_id")))
+    return None
+
+
+def _take_away(daemon: Daemon, request: Request) -> None:
+    try:
+        request.done()
+    except OSError as error:  # a folder, or somebody else's file: looked at once and no more
+        daemon.given_up.add(str(request.path))
+        where = f"outputs/.runner/requests/{visible(request.path.name)}"
+        daemon.note(where, f"{where} cannot be removed ({error.strerror}): please delete it")

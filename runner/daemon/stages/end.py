@@ -35,7 +35,9 @@ from runner.files.crash_points import reached
 def reap(daemon: Daemon, at: float) -> None:
     """Take up every child that has ended; hurry those that were asked to."""
     for live in list(daemon.book.runs.values()):
-        with daemon.noting_trouble():
+        if live.rests_until > at:
+            continue
+        with daemon.isolating(live, at):
             if live.child is not None:
                 _follow_child(daemon, live, live.child, at)
             elif live.cancel and not live.record.state.is_final:  # could not be written before

@@ -20,14 +20,15 @@ def smaller_plan(folder: StageFolder) -> BatchPlan | None:
         return None
 
 
-def follow_plans(daemon: Daemon) -> None:
+def follow_plans(daemon: Daemon, at: float) -> None:
     """Tell of a smaller plan while the attempt goes on, not hours later."""
     for live in daemon.book.runs.values():
-        if live.child is None or live.stage is not Stage.TRAIN:
+        if live.child is None or live.stage is not Stage.TRAIN or live.rests_until > at:
             continue
         before = live.record.batch_plan
         folder = StageFolder(stage_folder(live.run, Stage.TRAIN, live.record))
         after = smaller_plan(folder)
         if before is not None and after is not None and after != before:
-            change(daemon, live, batch_plan=after)
-            daemon.say(live, f"{live.record.job}: {describe_change(before, after)}")
+            with daemon.isolating(live, at):
+                change(daemon, live, batch_plan=after)
+                daemon.say(live, f"{live.record.job}: {describe_change(before, after)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from runner.contract.batch import BatchPlan, largest_divisor_at_most
@@ -128,7 +129,14 @@ def _worked_seconds(attempt: Attempt) -> float:
 def _known_data(outputs: Outputs, run: RunFolder) -> tuple[str, ...]:
     earlier = [names for names in outputs.run_names() if names[1] != run.run_id]
     found = (outputs.run(*names).data for names in earlier[-KNOWN_DATA_RUNS:])
-    return tuple(str(data.resolve()) for data in found if data.is_dir())
+    return tuple(str(data.resolve()) for data in found if _is_folder(data))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:  # somebody else's run folder says nothing about this run
+        return False
 
 
 def read_answer(path: Path, kind: type[M]) -> tuple[M | None, ErrorFacts | None]:

@@ -75,6 +75,11 @@ class Child:
         on_exit()
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it has ended, be that recorded or not."""
+        return self._ended.is_set()
+
+    @property
     def is_stopping(self) -> bool:
         """Whether it has been asked to stop."""
         return self._kill_at is not None

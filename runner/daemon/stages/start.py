@@ -47,18 +47,23 @@ def start_what_can(daemon: Daemon, at: float) -> None:
     waiting = [
         live
         for record in in_order(live.record for live in daemon.book.runs.values())
-        if (live := daemon.book.runs[record.run_id]).child is None and not record.state.is_final
+        if (live := daemon.book.runs[record.run_id]).child is None
+        and not record.state.is_final
+        and live.rests_until <= at
     ]
     blocked = _box_problem(daemon)
     running = [live.stage for live in daemon.book.runs.values() if live.child is not None]
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
     if prepared and all(stage_now is Stage.PREPARE for stage_now in running):
-        _start_or_wait(daemon, prepared[0], blocked)
+        with daemon.isolating(prepared[0], at):
+            _start_or_wait(daemon, prepared[0], blocked)
     if Stage.PREPARE in running or len(prepared) > (not running):
         return
     for live in waiting:
-        if live.next_stage is Stage.PREPARE and _prepare(daemon, live, blocked):
-            return
+        if live.next_stage is Stage.PREPARE:
+            with daemon.isolating(live, at):
+                if _prepare(daemon, live, blocked):
+                    return
 
 
 def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:

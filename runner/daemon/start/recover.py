@@ -25,13 +25,20 @@ from runner.daemon.stages.resume_point import resume_point
 from runner.daemon.stages.retry import tries_after_the_box_fell
 from runner.daemon.stages.worked import worked_seconds
 from runner.daemon.start.end_orphans import end_orphans
-from runner.errors import DamagedError, NewerRecordError
+from runner.errors import BOX_WIDE, DamagedError, NewerRecordError, RunnerError
 from runner.files.crash_points import reached
 from runner.files.durable import sync_file
 from runner.files.sweep import sweep_folder
+from runner.words import visible
 
 _ORPHAN_SECONDS = 30.0  # time for a stage left over from a dead daemon to leave a checkpoint
 _ON_THE_CARD = (State.TRAINING, State.EXPORTING, State.EVALUATING)
+
+
+class CopiedRunError(RunnerError):
+    """A run folder that was copied: two of one run must not both be worked on."""
+
+    kind = "copied_run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,8 @@ class Found:
     """Those of them that were ended by it."""
     unreadable: list[str]
     """Run ids of those that are left as they are: a record may be readable again."""
+    unreadable_folders: dict[str, str]
+    """Folders directly in outputs/ that cannot be looked into: name → why."""
     highest_sequence: int
     notes: list[str]
 
@@ -135,6 +144,18 @@ def unfinished(outputs: Outputs) -> list[str]:
     return found
 
 
+def _require_its_own(run: RunFolder, record: RunRecord) -> None:
+    """Refuse a run folder that is a copy of another.
+
+    Raises:
+        CopiedRunError: its record tells of another folder.
+    """
+    if (record.job, record.run_id) != (run.job, run.run_id):
+        raise CopiedRunError(
+            f"it is a copy of {visible(record.job)}/{visible(record.run_id)}; it is left alone"
+        )
+
+
 def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Found:
     """End orphans, read records, close what was open, sweep what is unfinished.
 
@@ -150,16 +171,18 @@ def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Fo
     known = sort_out(outputs)
     for run in known.to_read:
         alive()
-        stamp = stamp_of(
-            run.record
-        )  # before it is read: should it change in between, it is read again
+        # Before it is read: should it change in between, it is read again.
+        stamp = stamp_of(run.record)
         try:
             record = read_record(run.record)
+            _require_its_own(run, record)
         except FileNotFoundError:
             sweep_folder(run.root)
             continue  # killed before the record was written: the file in queued/ is adopted
-        except (NewerRecordError, OSError) as error:
-            damaged.append(f"The record of {run.job} ({run.run_id}) cannot be read: {error}")
+        except (NewerRecordError, CopiedRunError, OSError) as error:
+            damaged.append(
+                f"The record of {visible(run.job)} ({run.run_id}) cannot be read: {error}"
+            )
             unreadable.append(run.run_id)
             notes.append(damaged[-1])
             continue
@@ -183,11 +206,20 @@ def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Fo
     live = []
     trained = any(record.state in _ON_THE_CARD for _, record in under_way)
     for run, record in under_way:
-        sweep_run(run)
-        revived = revive(run, record, another_trained=trained)
+        try:
+            sweep_run(run)
+            revived = revive(run, record, another_trained=trained)
+            if revived != record:
+                write_record(run.record, revived)
+                reached("attempts closed")
+        except OSError as error:
+            if error.errno in BOX_WIDE:  # the start as a whole is tried again
+                raise
+            damaged.append(f"{run.job} ({run.run_id}) cannot be taken up: {error}")
+            unreadable.append(run.run_id)
+            notes.append(damaged[-1])
+            continue
         if revived != record:
-            write_record(run.record, revived)
-            reached("attempts closed")
             notes.append(f"{run.run_id}: was {record.state}, goes on")
             notes += [
                 f"{run.run_id}: {s}" for s in revived.shortfalls if s not in record.shortfalls
@@ -199,6 +231,7 @@ def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Fo
         damaged=damaged,
         damaged_now=damaged_now,
         unreadable=unreadable,
+        unreadable_folders=outputs.unreadable(),
         highest_sequence=max(
             [r.sequence for r in ended] + [r.sequence for _, r in live], default=0
         ),

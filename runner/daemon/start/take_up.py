@@ -13,14 +13,16 @@ from runner.contract.states import State
 from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import view
-from runner.daemon.inbox.claim import SPEC_BYTES
+from runner.daemon.inbox.view import SPEC_BYTES
 from runner.daemon.stages.end import attempt_ended
 from runner.daemon.start.recover import finished
 from runner.errors import RunnerError
 from runner.exit_codes import ExitCode
 from runner.files.beneath import Folder
 from runner.files.durable import write_bytes
+from runner.files.plain import read_plain
 from runner.spec.read_spec import read_spec
+from runner.words import visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Specless:
 def take_up(daemon: Daemon, run: RunFolder, record: RunRecord) -> Specless | None:
     """Go on with a run; Specless when its own copy of the spec is not what was claimed."""
     try:
-        content = run.spec.read_bytes()
+        content = read_plain(run.spec, limit_bytes=SPEC_BYTES)
     except OSError:
         return Specless(run=run, record=record)
     if hashlib.sha256(content).hexdigest() != record.spec_sha256:
@@ -58,41 +60,52 @@ def show_damaged(daemon: Daemon, inbox: Folder) -> None:
     for record in daemon.book.damaged_now:
         run = daemon.outputs.run(record.job, record.run_id)
         if record.run_id in where:
-            view.conclude(
-                inbox,
-                record,
-                run,
-                where[record.run_id],
-                share_name=daemon.settings.share_name,
-            )
+            with daemon.noting(f"answer {record.run_id}", f"{_of(record)}: its answer"):
+                view.conclude(
+                    inbox,
+                    record,
+                    run,
+                    where[record.run_id],
+                    share_name=daemon.settings.share_name,
+                )
     daemon.book.damaged_now = []
 
 
 def mend_specs(daemon: Daemon, inbox: Folder, found: list[Specless]) -> None:
     """Make copies of specs anew from the claimed files in the inbox, and take their runs up."""
-    while found:
-        _mend_spec(daemon, inbox, found[-1])
-        found.pop()
+    for one in list(found):
+        with daemon.noting(f"spec {one.run.run_id}", f"{_of(one.record)}: its spec"):
+            if _mend_spec(daemon, inbox, one):
+                found.remove(one)
 
 
-def _mend_spec(daemon: Daemon, inbox: Folder, found: Specless) -> None:
+def _of(record: RunRecord) -> str:
+    return f"{visible(record.job)} ({record.run_id})"
+
+
+def _mend_spec(daemon: Daemon, inbox: Folder, found: Specless) -> bool:
+    """Take the run up, or end it; False: where its spec may lie could not be looked into."""
     run = found.run
-    place = view.scan_view(inbox).get(run.run_id)
+    places = view.scan(inbox)
+    place = places.where.get(run.run_id)
     if place is None:
+        if places.unseen:
+            return False
         _damaged(daemon, run, found.record, "its spec.yaml is torn and the claimed file is gone")
-        return
+        return True
     with inbox.open_folder(place[0]) as folder:
         content = folder.read_file(place[1], limit_bytes=SPEC_BYTES)
     if hashlib.sha256(content).hexdigest() != found.record.spec_sha256:
         _damaged(
             daemon, run, found.record, f"its spec.yaml is torn and {place[0]}/ holds another text"
         )
-        return
+        return True
     write_bytes(run.spec, content)
     daemon.log.say(
         "the copy of a spec was torn and was made again", run=run.run_id, level="warning"
     )
     take_up(daemon, run, found.record)
+    return True
 
 
 def _damaged(daemon: Daemon, run: RunFolder, record: RunRecord, reason: str) -> None:
@@ -112,4 +125,4 @@ def _damaged(daemon: Daemon, run: RunFolder, record: RunRecord, reason: str) -> 
     daemon.book.ended.append(ended)
     daemon.book.damaged_now.append(ended)
     daemon.book.damaged.append(f"{run.job} ({run.run_id}): {message}")
-    daemon.log.say(message, run=run.run_id, level="warning")
+    daemon.log.say(f"{visible(run.job)} ({run.run_id}): {message}", run=run.run_id, level="warning")
