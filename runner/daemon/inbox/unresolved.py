@@ -7,11 +7,12 @@ of that is read from the folders, so it holds over restarts and for specs that b
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 
 from runner.contract.layout import job_name, run_id_of
 from runner.daemon.inbox.claim import dropped_name
-from runner.errors import RunnerError
+from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
 from runner.words import visible
 
@@ -19,6 +20,7 @@ FOLDERS = ("failed", "rejected")
 """The more important first: a run that failed cost a night, a rejected spec a minute."""
 _ANSWER_BYTES = 16 * 1024  # its beginning says what is needed
 _LINE = 300  # characters of a sentence in STATUS.txt
+_TICK_NS = 2_000_000_000  # FAT's times have 2 s, the coarsest of all
 _MOST = 100  # answers read; a person reads no more
 
 
@@ -58,28 +60,32 @@ class Unresolved:
         """Ids of the runs in done/ whose answers still lie there."""
 
     def read(self, inbox: Folder) -> None:
-        """Look at the folders, where one has changed."""
-        looks = tuple(inbox.stat(name).st_mtime_ns for name in (*FOLDERS, "done"))
-        if looks == self._looks:
+        """Look at the folders, where one has changed.
+
+        A folder that cannot be listed is left out: it must not keep STATUS.txt from being written.
+        """
+        try:
+            looks = tuple(inbox.stat(name).st_mtime_ns for name in (*FOLDERS, "done"))
+        except (OSError, UnsafePathError):
+            looks = ()
+        if looks and looks == self._looks:
             return
-        self._open = []
-        for state_folder in FOLDERS:
-            with inbox.open_folder(state_folder) as folder:
-                self._open += self._open_in(folder, state_folder)
+        self._open = [one for name in FOLDERS for one in self._open_in(inbox, name)]
         self._answers = {
             one.run_id: (one.job, one.reason) for one in self._open if one.run_id in self._answers
         }
         self._done, answered = {}, set()
-        with inbox.open_folder("done") as folder:
-            for entry in folder.scan():
-                run_id = run_id_of(entry.name.removesuffix(".txt"))
-                if run_id and entry.name.endswith(".txt"):
-                    answered.add(run_id)
-                elif run_id:
-                    job = _job_of(entry.name)
-                    self._done[job] = max(run_id, self._done.get(job, ""))
+        for name in _names_in(inbox, "done"):
+            run_id = run_id_of(name.removesuffix(".txt"))
+            if run_id and name.endswith(".txt"):
+                answered.add(run_id)
+            elif run_id:
+                job = _job_of(name)
+                self._done[job] = max(run_id, self._done.get(job, ""))
         self.answered_done = frozenset(answered)
-        self._looks = looks
+        # A change within the same tick of the file system's clock would not show in its time.
+        settled = bool(looks) and time.time_ns() - max(looks) > _TICK_NS
+        self._looks = looks if settled else ()
 
     def lines(self, succeeded: dict[str, str], *, said: str) -> list[str]:
         """Give a line for each that is still open.
@@ -99,29 +105,37 @@ class Unresolved:
             if newest(one) < one.run_id and one.run_id not in said
         ]
 
-    def _open_in(self, folder: Folder, state_folder: str) -> list[Open]:
-        names = {entry.name for entry in folder.scan()}
+    def _open_in(self, inbox: Folder, state_folder: str) -> list[Open]:
+        names = _names_in(inbox, state_folder)
         answered = {
             run_id: name
             for name in names
             if f"{name}.txt" in names and (run_id := run_id_of(name)) is not None
         }
         return [
-            self._read(folder, state_folder, answered[run_id], run_id)
+            self._read(inbox, state_folder, answered[run_id], run_id)
             for run_id in sorted(answered, reverse=True)[:_MOST]
         ]
 
-    def _read(self, folder: Folder, state_folder: str, name: str, run_id: str) -> Open:
+    def _read(self, inbox: Folder, state_folder: str, name: str, run_id: str) -> Open:
         if run_id not in self._answers:
             try:
-                text = folder.read_file(f"{name}.txt", limit_bytes=_ANSWER_BYTES).decode(
-                    errors="replace"
-                )
-            except (OSError, RunnerError):
+                text = inbox.read_file(
+                    f"{state_folder}/{name}.txt", limit_bytes=_ANSWER_BYTES
+                ).decode(errors="replace")
+            except (OSError, UnsafePathError):
                 text = ""
             self._answers[run_id] = _said(text, name)
         job, reason = self._answers[run_id]
         return Open(folder=state_folder, name=name, run_id=run_id, job=job, reason=reason)
+
+
+def _names_in(inbox: Folder, state_folder: str) -> set[str]:
+    try:
+        with inbox.open_folder(state_folder) as folder:
+            return {entry.name for entry in folder.scan()}
+    except (OSError, UnsafePathError):
+        return set()
 
 
 def _job_of(name: str) -> str:
