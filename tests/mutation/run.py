@@ -1,8 +1,8 @@
 """Mutation run: faults planted one by one in training and forecast; the tests must notice each.
 
 Run `python tests/mutation/run.py` (about half an hour; ``--only WORD`` for some, ``--jobs N`` for
-more at once). Each fault is put into a scratch copy of the working tree, and the tests that are nearest to
-it run there. Survivors are listed; what is known of them stands in docs/measurements.md.
+more at once). Each fault is put into a scratch copy of the working tree, and the tests that are
+nearest to it run there. Survivors are listed; what is known of them stands in docs/measurements.md.
 """
 
 from __future__ import annotations
@@ -30,11 +30,9 @@ PACKED = ("tests/integration/test_reference.py", "-k", "packed and not alone")
 SCHEDULE = ("tests/unit/test_schedule.py",)
 WHEN = ("tests/unit/test_measure_when.py",)
 SPLIT = ("tests/unit/test_split.py",)
-FORECAST = (
-    "tests/unit/test_forecast.py",
-    "tests/unit/test_what_fits.py",
-    "tests/unit/test_plan.py",
-)
+FORECAST = ("tests/unit/test_forecast_parts.py",)
+KEPT = ("tests/unit/test_forecast.py", "-k", "kept")
+CHOICE = ("tests/unit/test_forecast.py", "tests/unit/test_what_fits.py", "-k", "not kept")
 LESSONS = ("tests/unit/test_lessons.py",)
 TRAIN = "tests/integration/test_train.py::"
 OOM = "tests/integration/test_out_of_memory.py::"
@@ -272,7 +270,7 @@ MUTATIONS = (
         "1",
         FORECAST,
     ),
-    Mutation("no head", "forecast/memory.py", "max(in_blocks, kept + head)", "in_blocks", FORECAST),
+    Mutation("no head", "forecast/memory.py", "max(in_blocks, kept + head)", "in_blocks", CHOICE),
     Mutation(
         "no logits", "forecast/memory.py", "_HEAD_TILE[1] * BF16", "_HEAD_TILE[1] * 0", FORECAST
     ),
@@ -282,7 +280,7 @@ MUTATIONS = (
         "forecast/memory.py",
         "2 * (FP32 * shape.hidden + FP32)",
         "2 * (BF16 * shape.hidden + FP32)",
-        FORECAST,
+        KEPT,
     ),
     Mutation("no dropout masks", "forecast/memory.py", "if work.dropout:", "if False:", FORECAST),
     Mutation(
@@ -315,7 +313,7 @@ MUTATIONS = (
     ),
     Mutation("no head's time", "forecast/seconds.py", "head = 3 * 2 *", "head = 0 *", FORECAST),
     Mutation("no startup", "forecast/seconds.py", "+ _STARTUP_SECONDS", "", FORECAST),
-    Mutation("a full card", "forecast/choose.py", "<= ROOM_SHARE * limit", "<= limit", FORECAST),
+    Mutation("a full card", "forecast/choose.py", "<= ROOM_SHARE * limit", "<= limit", CHOICE),
     Mutation(
         "double weights", "forecast/work.py", "_NF4_BYTES = 0.5 +", "_NF4_BYTES = 1.0 +", FORECAST
     ),
