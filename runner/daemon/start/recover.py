@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runner.clock import now
 from runner.contract.checkpoints import verified
-from runner.contract.ended import EndedRun, sort_out, stamp_of, write_ended
+from runner.contract.ended import EndedRun, SortedOut, sort_out, stamp_of, write_ended
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.record import Attempt, RunRecord, read_record, write_record
 from runner.contract.salvage import salvage
@@ -156,6 +156,16 @@ def _require_its_own(run: RunFolder, record: RunRecord) -> None:
         )
 
 
+def _all_ended(outputs: Outputs, known: SortedOut, more: list[EndedRun]) -> list[EndedRun]:
+    """List the ended runs in their order; the index is renewed where it was not exact."""
+    # First those that were noted when they ended, in that order: it knows no clock.
+    more.sort(key=lambda one: (one.ended_at, one.sequence))
+    ended = [*known.ended.values(), *more]
+    if more or not known.index_is_exact:
+        write_ended(outputs, ended)
+    return ended
+
+
 def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Found:
     """End orphans, read records, close what was open, sweep what is unfinished.
 
@@ -198,11 +208,7 @@ def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Fo
             more.append(EndedRun.of(record, stamp or (0, 0)))
         else:
             under_way.append((run, record))
-    # First those that were noted when they ended, in that order: it knows no clock.
-    more.sort(key=lambda one: (one.ended_at, one.sequence))
-    ended = [*known.ended.values(), *more]
-    if more or not known.index_is_exact:
-        write_ended(outputs, ended)
+    ended = _all_ended(outputs, known, more)
     live = []
     trained = any(record.state in _ON_THE_CARD for _, record in under_way)
     for run, record in under_way:
