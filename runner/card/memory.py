@@ -84,16 +84,6 @@ class GpuMemory:
         )
 
 
-def why_wait(gpu: GpuMemory, needed_bytes: int) -> str | None:
-    """Say who holds what a run needs; None when it is free, or when waiting would not help."""
-    if needed_bytes <= gpu.free_bytes or not gpu.is_shared:
-        return None
-    return (
-        f"the GPU's memory is held by another program: {needed_bytes / GIB:.1f} GiB needed, "
-        f"{gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} free; {gpu.held_by()}"
-    )
-
-
 class GpuWatch:
     """The newest answer of the driver, asked for again when it is old."""
 

@@ -22,7 +22,7 @@ from runner.commands.validate import read_file
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.stage_io import PrepareResult, read_message
-from runner.daemon.stages.look_ahead import as_facts, first_forecast, known_box, read_work
+from runner.daemon.stages.choose_plan import as_facts, first_forecast, known_box, read_work
 from runner.errors import ModelError, Problem
 from runner.forecast.choose import alternatives
 from runner.forecast.forecast import Forecast

@@ -13,7 +13,7 @@ from runner.contract.record import ErrorFacts, Waiting, write_record
 from runner.contract.states import State
 from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
-from runner.daemon.inbox.data_ready import named_files
+from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.leftovers import sweep_run
 
 _NUMBER = re.compile(r"[\d.,]+(?= ?(?:[KMGT]i?B|%))")  # not those in the names of files

@@ -10,8 +10,8 @@ from runner.card.memory import GpuWatch
 from runner.contract.settings import Settings
 from runner.daemon.book import Book, Live
 from runner.daemon.gpu_guard import GpuGuard
-from runner.daemon.inbox.data_ready import DataWatch
 from runner.daemon.inbox.gate import InboxGate
+from runner.daemon.inbox.wait_for_data import DataWatch
 from runner.daemon.log import Log
 from runner.daemon.wakeup import Wakeup
 from runner.errors import BOX_WIDE, UnsafePathError

@@ -27,6 +27,7 @@ from runner.contract.batch import BatchPlan
 from runner.contract.record import Attempt, RunRecord, read_record, write_record
 from runner.contract.states import State
 from runner.daemon.inbox import answer
+from runner.daemon.inbox.status_txt import status_txt
 from runner.errors import DamagedError, SpecError
 from runner.spec.read_spec import is_json_spec, read_spec
 from runner.training.data.findings import Findings
@@ -82,7 +83,7 @@ def record(content: bytes, folder: Path) -> str:
         assert path.read_bytes() == content
         return "refused"
     answer.answer(read, place=1)
-    answer.status(needs_person=[], live=[read], ended=[read])
+    status_txt(needs_person=[], live=[read], ended=[read])
     assert read.state.is_final or read.next_stage is not None
     write_record(path, read.but(state=State.INTERRUPTED))
     assert read_record(path).run_id == read.run_id

@@ -12,7 +12,8 @@ from runner.clock import now
 from runner.contract.progress import Progress
 from runner.contract.record import ErrorFacts, RunRecord, Waiting
 from runner.contract.states import State
-from runner.daemon.inbox.answer import Beside, answer, loss_meaning, shown_paths, status
+from runner.daemon.inbox.answer import Beside, answer, loss_meaning, shown_paths
+from runner.daemon.inbox.status_txt import status_txt
 from runner.training.evaluate.answers_page import answers_page
 from runner.words import local_time
 
@@ -61,9 +62,9 @@ def test_an_end_says_what_to_do_next() -> None:
 
 def test_status_opens_with_what_needs_a_person() -> None:
     """The first line of STATUS.txt is for the one who has to act."""
-    text = status(needs_person=["The queue is held: no GPU."], live=[record()], ended=[])
+    text = status_txt(needs_person=["The queue is held: no GPU."], live=[record()], ended=[])
     assert text.startswith("Needs a person:\n  The queue is held: no GPU.\n")
-    assert status(needs_person=[], live=[], ended=[]).startswith("Nothing needs a person.")
+    assert status_txt(needs_person=[], live=[], ended=[]).startswith("Nothing needs a person.")
 
 
 @pytest.fixture

@@ -21,3 +21,10 @@ def test_every_module_says_what_it_turns_into_what():
     lines = re.findall(r"^\| `(\S+)` \| (.*) \|$", PAGE, re.MULTILINE)
     assert len(lines) > 50
     assert [name for name, sentence in lines if not sentence.endswith((".", "?"))] == []
+
+
+def test_the_ten_questions_lead_to_files_that_exist() -> None:
+    """A newcomer's questions are answered by a file's name."""
+    named = re.findall(r"^\| Where .*\? \| `(\S+)` \|$", PAGE, re.MULTILINE)
+    assert len(named) == 10
+    assert [name for name in named if not (REPOSITORY / "runner" / name).is_file()] == []

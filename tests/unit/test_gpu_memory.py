@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from runner.card.memory import GpuMemory, GpuWatch, Holder, ask_driver, from_json, why_wait
+from runner.card.memory import GpuMemory, GpuWatch, Holder, ask_driver, from_json
+from runner.card.wait_for_memory import why_wait
 from runner.forecast.work import GIB
 
 

@@ -17,7 +17,7 @@ from runner.contract.batch import BatchPlan, cut_by_tokens, worst_pass
 from runner.contract.record import RunRecord
 from runner.contract.settings import Settings
 from runner.contract.states import State
-from runner.daemon.stages.look_ahead import look_ahead
+from runner.daemon.stages.choose_plan import look_ahead
 from runner.files.durable import write_json
 from runner.forecast import seconds
 from runner.forecast.choose import alternatives, choose

@@ -1,4 +1,4 @@
-"""Answers beside the specs, and STATUS.txt: their words, for people who train no models.
+"""Answers beside the specs: their words, for people who train no models.
 
 Times are shown in the box's own zone (TZ), paths as the share's users see them.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,7 +17,7 @@ from runner.contract.record import RunRecord, Waiting
 from runner.contract.states import State
 from runner.words import local_time, roughly, share_path, visible_lines
 
-_WORDS = {
+STATE_WORDS = {
     State.QUEUED: "accepted, waiting for its turn",
     State.PREPARING: "accepted, its data is being checked",
     State.TRAINING: "training",
@@ -40,12 +39,6 @@ _TIME_LEFT = {
 _NO_RATE_YET = "The time left is shown after the first steps."
 
 _PLACES_SHOWN = 20
-_RUNS_SHOWN = 100  # in STATUS.txt: a person reads no more
-_NEEDS_SHOWN = 30
-CLEARED = (
-    "A line about a job goes away when the job succeeds later, or when you delete its spec or its "
-    "answer (the .txt beside it) from rejected or failed."
-)
 _PATH = re.compile(r"(?<![\w/\\.-])(?:outputs|jobs)/[^\s,;:'\"()]*[\w/]")
 """A path of the box in a sentence; what ends the sentence is no part of it."""
 
@@ -118,7 +111,7 @@ def headline(record: RunRecord) -> str:
     """Say a run's state in a few words; a success that needs a look is not only a success."""
     if record.state is State.SUCCEEDED and needs_a_look(record):
         return "finished, but please read this before you use the adapter"
-    return _WORDS[record.state]
+    return STATE_WORDS[record.state]
 
 
 def needs_a_look(record: RunRecord) -> bool:
@@ -231,34 +224,3 @@ def shown_paths(text: str, share_name: str) -> str:
     if not share_name:
         return text
     return _PATH.sub(lambda match: share_path(match[0], share_name), text)
-
-
-def status(
-    *,
-    needs_person: Sequence[str],
-    live: Sequence[RunRecord],
-    ended: Sequence[RunRecord],
-    share_name: str = "",
-) -> str:
-    """Write the whole inbox in words, opening with what needs a person."""
-    lines = ["Needs a person:", *(f"  {line}" for line in needs_person[:_NEEDS_SHOWN])]
-    if len(needs_person) > _NEEDS_SHOWN:
-        lines.append(f"  and {len(needs_person) - _NEEDS_SHOWN} more")
-    if not needs_person:
-        lines = ["Nothing needs a person."]
-    lines += ["", "Now:" if live else "Nothing is running or waiting."]
-    for record in live[:_RUNS_SHOWN]:
-        line = f"  {record.job} ({record.run_id}): {_WORDS[record.state]}"
-        if record.waiting is not None:
-            line += f". {waiting_sentence(record.waiting)}"
-        lines.append(line)
-    if len(live) > _RUNS_SHOWN:
-        lines.append(f"  and {len(live) - _RUNS_SHOWN} more")
-    if ended:
-        lines += ["", "Recently finished:"]
-        lines += [
-            f"  {record.job} ({record.run_id}): {headline(record)}"
-            + (f", {local_time(record.ended_at, day=True)}" if record.ended_at else "")
-            for record in ended
-        ]
-    return visible_lines(shown_paths("\n".join(lines), share_name)) + "\n"

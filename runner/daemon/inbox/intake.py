@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import claim
-from runner.daemon.inbox.data_ready import named_files
 from runner.daemon.inbox.enter import enter, note_refusal
 from runner.daemon.inbox.strays import Strays
 from runner.daemon.inbox.view import SPEC_BYTES
+from runner.daemon.inbox.wait_for_data import named_files
 from runner.errors import RunnerError, UnansweredError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.settle import Look, Seen, is_settled, look_again

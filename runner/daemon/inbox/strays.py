@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from runner.contract.layout import STATE_FOLDERS, run_id_of
 from runner.daemon.daemon import Daemon
-from runner.daemon.inbox.data_ready import named_files
+from runner.daemon.inbox.wait_for_data import named_files
 from runner.errors import RunnerError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.spec.names import stray_reason

@@ -12,6 +12,7 @@ from runner.contract.states import State
 from runner.daemon.book import ENDED_SHOWN
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import answer, view
+from runner.daemon.inbox.status_txt import CLEARED, status_txt
 from runner.daemon.inbox.unresolved import Unresolved
 from runner.daemon.queue import in_order
 from runner.files.beneath import Folder
@@ -110,7 +111,7 @@ class Answers:
             with daemon.noting("models/", "models/"):
                 self._has_model = bool(models_on_box(daemon.settings.models_dir))
             self._models_seen_at = at
-        text = answer.status(
+        text = status_txt(
             needs_person=self._needs_person(unclaimable, strays),
             live=in_order(live.record for live in daemon.book.runs.values()),
             ended=list(reversed(daemon.book.ended)),
@@ -148,4 +149,4 @@ class Answers:
             and record.run_id in self.unresolved.answered_done
             and record.run_id >= succeeded.get(record.job, "")
         ]
-        return [*lines, *jobs, *sorted(strays), *([answer.CLEARED] if jobs else [])]
+        return [*lines, *jobs, *sorted(strays), *([CLEARED] if jobs else [])]

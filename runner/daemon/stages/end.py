@@ -15,13 +15,13 @@ from runner.contract.states import Stage, State
 from runner.daemon.book import Live
 from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
-from runner.daemon.inbox.data_ready import named_files
+from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.stages import outcome
+from runner.daemon.stages.choose_plan import learn, look_ahead, why_not
 from runner.daemon.stages.follow_plans import smaller_plan
 from runner.daemon.stages.host_memory import kernel_kills, killed_for_memory
 from runner.daemon.stages.judge_attempt import AttemptEnd, attempt_changes, judge_attempt
 from runner.daemon.stages.judge_stage import StageEnd, judge_stage, read_end
-from runner.daemon.stages.look_ahead import learn, look_ahead, why_not
 from runner.daemon.stages.plans import read_answer, stage_folder
 from runner.daemon.stages.process import Child
 from runner.daemon.stages.resume_point import resume_point

@@ -19,13 +19,13 @@ from runner.contract.states import Stage, State
 from runner.daemon.book import Live
 from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
-from runner.daemon.inbox.data_ready import named_files
+from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.leftovers import sweep_run
 from runner.daemon.queue import in_order
 from runner.daemon.stages import outcome
+from runner.daemon.stages.choose_plan import Ahead, known_box, look_ahead
 from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.host_memory import kernel_kills
-from runner.daemon.stages.look_ahead import Ahead, known_box, look_ahead
 from runner.daemon.stages.plans import STATE_DURING, make_plan, stage_folder
 from runner.daemon.stages.process import Child
 from runner.daemon.stages.resume_point import count_up_to, export_point, resume_point

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner.card.memory import GpuMemory, why_wait
+from runner.card.memory import GpuMemory
+from runner.card.wait_for_memory import why_wait
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.models import read_config
