@@ -6,7 +6,7 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kill test-gpu test-older test-container check format lint types lock clean
+.PHONY: help setup demo test collect test-kill test-gpu test-older test-container check format lint types lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,10 @@ demo: setup  ## Fine-tune a real small model on real data and compare it before 
 test: setup  ## The ordinary tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+collect: setup  ## All tests together can be collected (pytest tests), those that only special runs execute too
+	$(BIN)/python -m pytest tests --collect-only --quiet > /dev/null || \
+	  { $(BIN)/python -m pytest tests --collect-only --quiet | grep -A 20 -E '^(_+ )?ERROR'; exit 1; }
+
 # BUDGET: seconds; less than half an hour tries fewer points and inputs of each kind.
 BUDGET ?= 1800
 test-kill: setup  ## Kill, fill, hang and fuzz: nothing is lost (BUDGET=seconds)
@@ -44,7 +48,7 @@ test-older: setup  ## Load adapters with transformers 4.57 and PEFT 0.17, in an 
 test-container: setup  ## Build the image and drive it, on a Docker engine that is there or a throw-away one
 	.ci/test-container
 
-check: lint types test  ## Everything CI wants
+check: lint types collect test  ## Everything CI wants
 
 format:  ## Format, and fix what can be fixed by itself
 	$(BIN)/ruff format .

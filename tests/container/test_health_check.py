@@ -59,4 +59,4 @@ def test_a_lost_gpu_turns_red_and_the_container_is_started_anew(
     code, reason = box.inside("runner", "health")
     assert (code, "The NVIDIA driver's library is gone" in reason) == (1, True)
     wait_until(lambda: restarts(box) > 0, seconds=90)
-    assert "ending, to be started anew with the GPU" in said(box)
+    assert "ending, to be started again with the GPU" in said(box)
