@@ -9,7 +9,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def test_no_two_test_modules_have_the_same_name() -> None:
-    """pytest imports a module by its bare name, so a second one of that name cannot be collected.
+    """Pytest imports a module by its bare name, so a second one of that name cannot be collected.
 
     `make collect` collects them all; this says in no time what most likely stands in its way.
     """
