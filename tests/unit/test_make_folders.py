@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -11,10 +13,12 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from runner.commands.make_folders import make_folders
+from runner.commands.starters import write_starters
 from runner.spec.read_spec import read_spec
 from runner.training.data.formats import to_conversations
 from runner.training.data.rows import Findings, read_rows
 
+REPOSITORY = Path(__file__).parents[2]
 UID, GID = (20123, 20124) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
 
 
@@ -117,3 +121,19 @@ def test_the_first_job_is_read_row_by_row(box: Path, tmp_path: Path) -> None:
     found = to_conversations(rows, data_format="auto", system_prompt=None, findings=findings)
     assert not findings.problems
     assert len(found) == 20
+
+
+def test_git_ignores_the_starters_in_a_checkout(tmp_path: Path) -> None:
+    """A checkout that is itself a box stays clean: init's first files are no change to commit."""
+    shutil.copy(REPOSITORY / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / "jobs").mkdir()
+    written = write_starters(tmp_path / "jobs", uid=os.geteuid(), gid=os.getegid())
+    assert "examples/first-job.yaml" in written
+    seen = subprocess.run(
+        ["git", "-C", tmp_path, "status", "--porcelain", "--untracked-files=all"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert seen.stdout.splitlines() == ["?? .gitignore"]
