@@ -355,7 +355,9 @@ def test_a_copied_run_folder_is_left_alone(box: Box) -> None:
     assert box.once().returncode == 0
     copied = next((box.outputs.root / "first - Copy").glob("*/run.json"))
     assert json.loads(copied.read_text())["state"] == "interrupted"
-    assert "is a copy of first/" in (box.jobs / "STATUS.txt").read_text()
+    shown = " ".join((box.jobs / "STATUS.txt").read_text().split())
+    assert "is a copy of first/" in shown
+    assert "Delete the copy, or move it out of the folder outputs." in shown
 
 
 def test_a_json_spec_with_a_slip_is_answered(box: Box) -> None:

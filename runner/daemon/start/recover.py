@@ -152,7 +152,8 @@ def _require_its_own(run: RunFolder, record: RunRecord) -> None:
     """
     if (record.job, record.run_id) != (run.job, run.run_id):
         raise CopiedRunError(
-            f"it is a copy of {visible(record.job)}/{visible(record.run_id)}; it is left alone"
+            f"it is a copy of {visible(record.job)}/{visible(record.run_id)}; it is left alone.",
+            advice="Delete the copy, or move it out of the folder outputs.",
         )
 
 
@@ -164,6 +165,12 @@ def _all_ended(outputs: Outputs, known: SortedOut, more: list[EndedRun]) -> list
     if more or not known.index_is_exact:
         write_ended(outputs, ended)
     return ended
+
+
+def _said(error: Exception) -> str:
+    """Give what is wrong and, where the error knows it, what to do."""
+    advice = error.advice if isinstance(error, RunnerError) else None
+    return f"{error} {advice}" if advice else str(error)
 
 
 def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Found:
@@ -191,7 +198,7 @@ def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Fo
             continue  # killed before the record was written: the file in queued/ is adopted
         except (NewerRecordError, CopiedRunError, OSError) as error:
             damaged.append(
-                f"The record of {visible(run.job)} ({run.run_id}) cannot be read: {error}"
+                f"The record of {visible(run.job)} ({run.run_id}) cannot be read: {_said(error)}"
             )
             unreadable.append(run.run_id)
             notes.append(damaged[-1])

@@ -117,6 +117,7 @@ def _base_model(run: RunFolder, facts: dict[str, Any]) -> tuple[str, JobSpec | N
             "The run's record does not name its base model.",
             exit_code=ExitCode.UNEXPECTED,
             kind="damaged",
+            advice="Check the disk under outputs/, then drop the spec again.",
         )
     return spec.model, spec
 
