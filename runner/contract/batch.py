@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 
 class BatchPlan(BaseModel):
@@ -24,6 +24,10 @@ class BatchPlan(BaseModel):
     tokens_per_pass: PositiveInt | None = None
     """A pass over so many tokens (rows × the longest, padding included) is cut into several, of
     rows that are about as long as each other; a row that is longer by itself goes alone."""
+    layers_kept: NonNegativeInt | None = None
+    """On the fast path: ``tokens_per_pass`` counts no padding, and so many layers keep everything
+    for the way back, the others their input alone. None: the run chooses both by itself; set once
+    memory ran out."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     activation_offloading: bool = False
@@ -40,7 +44,8 @@ class BatchPlan(BaseModel):
         text = f"{self.per_device_batch_size} × {self.gradient_accumulation_steps}"
         if self.tokens_per_pass is None:
             return text
-        return f"{text}, at most {self.tokens_per_pass:,} tokens at once"
+        text = f"{text}, at most {self.tokens_per_pass:,} tokens at once"
+        return text if self.layers_kept is None else f"{text}, {self.layers_kept} layers kept"
 
     def __str__(self) -> str:
         text = self.cut
@@ -157,6 +162,8 @@ def describe_change(before: BatchPlan, after: BatchPlan) -> str:
         old, new = (p.tokens_per_pass or 0 for p in (before, after))
         how = "halved" if old == 2 * new else "made smaller"
         return f"{how}: {old:,} → {new:,} tokens at once{more}, {same}"
+    if after.layers_kept is not None:
+        return f"fewer layers kept: {after.layers_kept}, {same}"
     size = f"{after.per_device_batch_size} × {after.gradient_accumulation_steps}"
     return f"{_switches(after)} switched on at {size}, {same}"
 

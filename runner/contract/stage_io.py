@@ -106,6 +106,8 @@ class TrainPlan(StagePlan):
     """A checkpoint falls at least this often."""
     spare_host_memory: bool = False
     """The machine's own memory ran out before: make do with less, at the cost of time."""
+    fast: bool | None = None
+    """Train on the fast path; None: on a card. (Without one it is slow, and for tests.)"""
     probe: bool | None = None
     """Try the worst batch before step 1; None: on a card. (Without one it is the kernel that ends a
     process that takes too much: no allocator says no, and a probe would find nothing out.)"""

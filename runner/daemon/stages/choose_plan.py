@@ -172,6 +172,8 @@ def learn(
     measured = result.peak_gpu_memory_bytes
     if work is None or measured is None or gpu is None:
         return
+    if result.metrics.get("path") == "fast":
+        return  # it fills the room it is given; the forecast is of the plain path
     context = result.environment.get("gpu_context_bytes") or CONTEXT_BYTES
     box = Box(flops=gpu.flops, context_bytes=context)
     found = forecast(work, result.batch_plan, box)

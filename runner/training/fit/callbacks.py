@@ -431,7 +431,7 @@ class Conduct(TrainerCallback):
         """
         trainer = self.trainer
         before = RandomState.capture()
-        worst = worst_pass(self.lengths, self.trainer.batch_plan)
+        worst = self.trainer.worst_rows(self.lengths)
         trained = [p for p in trainer.model.parameters() if p.requires_grad]
         fits = True
         held: list[Any] = []

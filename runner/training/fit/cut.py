@@ -12,8 +12,10 @@ from typing import Any
 
 from trl import SFTTrainer
 
-from runner.contract.batch import BatchPlan, cut_by_tokens
+from runner.contract.batch import BatchPlan, cut_by_tokens, worst_pass
+from runner.training.fit.fast_path import FastPath
 from runner.training.fit.schedule import scheduler
+from runner.training.kernels.rows import worst
 
 LENGTHS = "lengths"
 """What the collator calls the rows' lengths; no model gets to see it."""
@@ -24,6 +26,8 @@ class CuttingTrainer(SFTTrainer):
 
     batch_plan: BatchPlan
     """In force; whoever builds or changes it sets it."""
+    fast: FastPath | None = None
+    """None: the plain path."""
     lr_scheduler: Any
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -43,6 +47,10 @@ class CuttingTrainer(SFTTrainer):
     ) -> Any:
         """Go forward and backward over a micro-batch, pass by pass; give the sum of losses."""
         lengths = inputs.pop(LENGTHS)
+        if self.fast is not None:
+            rows = (inputs[name].cpu() for name in ("input_ids", "labels"))
+            cut = [tuple(x[:n] for x in row) for *row, n in zip(*rows, lengths, strict=True)]
+            return self.fast.model.train_on(cut, num_items_in_batch)
         passes = cut_by_tokens(lengths, self.batch_plan.tokens_per_pass)
         if len(passes) == 1:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -53,6 +61,13 @@ class CuttingTrainer(SFTTrainer):
             for rows in passes
         ]
         return sum(losses)
+
+    def worst_rows(self, lengths: list[int]) -> list[int]:
+        """Choose the rows of a pass as large as any of the run."""
+        if self.fast is None:
+            return worst_pass(lengths, self.batch_plan)
+        size = int(self.args.per_device_train_batch_size)
+        return worst(lengths, self.fast.model.passes.most_tokens, size)
 
 
 def _take(inputs: dict[str, Any], rows: list[int], lengths: list[int]) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def _set_up(folder: Path) -> _Attempt:
     # Torch reads it when the allocator starts; it makes room that fragments would waste.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from runner.spec.read_spec import read_spec
+    from runner.training.fit.fast_path import find
     from runner.training.fit.memory import Meter
     from runner.training.fit.model import add_adapter, find_machine, load_base, use_fp32_adapters
 
@@ -173,6 +174,12 @@ def _set_up(folder: Path) -> _Attempt:
     check_set_up(trainer, unpacked, compute=machine.compute)
     if spec.training.packing:
         _refuse_if_rows_see_each_other(trainer, train_rows)
+    trainer.fast = find(
+        trainer, train_rows, plan.batch_plan, meter, machine.compute, wanted=plan.fast
+    )
+    if trainer.fast is not None:
+        trainer.fast.model.between_passes = stop.check
+        _size_batches(trainer, plan.batch_plan, spec)
     return _Attempt(
         run=run,
         folder=stage,
@@ -187,6 +194,16 @@ def _set_up(folder: Path) -> _Attempt:
         trainer=trainer,
         notes=[],
     )
+
+
+def _size_batches(trainer: Any, plan: BatchPlan, spec: JobSpec) -> None:
+    """Let Trainer make the plan's micro-batches; the fast path cuts whole batches by itself."""
+    arguments = trainer.args
+    whole = trainer.fast is not None and spec.training.batch_size is None
+    size = plan.effective_batch_size if whole else plan.per_device_batch_size
+    arguments.per_device_train_batch_size = size
+    arguments.gradient_accumulation_steps = plan.effective_batch_size // size
+    trainer._train_batch_size = size  # noqa: SLF001  (tried: facts in docs)
 
 
 def _refuse_if_rows_see_each_other(trainer: Any, rows: Any) -> None:
@@ -295,15 +312,18 @@ def _checkpointing(on: bool) -> dict[str, Any]:  # noqa: FBT001
     return settings
 
 
-def _apply(trainer: Any, plan: BatchPlan) -> None:
+def _apply(trainer: Any, plan: BatchPlan, spec: JobSpec) -> None:
     """Let a trainer that exists go on at another plan."""
     from trl.models import get_act_offloading_ctx_manager
 
     trainer.batch_plan = plan
     arguments = trainer.args
-    arguments.per_device_train_batch_size = plan.per_device_batch_size
-    arguments.gradient_accumulation_steps = plan.gradient_accumulation_steps
-    trainer._train_batch_size = plan.per_device_batch_size  # noqa: SLF001  (tried: facts in docs)
+    if trainer.fast is not None and plan.layers_kept is None:
+        print("Plain path: the fast path has no room for the longest row.", flush=True)
+        trainer.fast = None
+    if trainer.fast is not None:
+        trainer.fast.take(plan)
+    _size_batches(trainer, plan, spec)
     for name, value in _checkpointing(plan.activation_checkpointing).items():
         setattr(arguments, name, value)
     if plan.activation_offloading and not arguments.activation_offloading:
@@ -334,7 +354,7 @@ def _fit(attempt: _Attempt) -> StageError | None:
         attempt.notes.append(change)
         attempt.batch_plan = less
         write_message(attempt.folder.smaller_plan, SmallerPlan(batch_plan=less))
-        _apply(attempt.trainer, less)
+        _apply(attempt.trainer, less, attempt.spec)
     if isinstance(trouble, StageError) and trouble.exit_code != ExitCode.DIVERGED:
         _save_last_step(attempt)  # useless weights would become the newest checkpoint
     return trouble if isinstance(trouble, StageError) else None
@@ -343,6 +363,9 @@ def _fit(attempt: _Attempt) -> StageError | None:
 def _less(attempt: _Attempt) -> BatchPlan | None:
     # On a CPU the activations are in the host's memory already. Packed rows are all as long as the
     # longest, and are never cut apart by length.
+    fast = attempt.trainer.fast
+    if fast is not None:
+        return fast.smaller(attempt.batch_plan, may_offload=attempt.machine.on_gpu)
     lengths = attempt.conduct.lengths
     if attempt.spec.training.packing:
         lengths = [max(lengths)]
@@ -472,6 +495,7 @@ def _answer(attempt: _Attempt, trouble: StageError | None, *, seconds: float) ->
                 "seconds": round(seconds, 3),
                 "plan_changes": attempt.notes,
                 "gpu_memory": attempt.meter.notes,
+                "path": "plain" if attempt.trainer.fast is None else "fast",
             },
             environment=_environment(attempt),
             shortfalls=tuple(shortfalls),

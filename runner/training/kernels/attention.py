@@ -1,0 +1,123 @@
+"""Attention over rows that lie one after the other: no row sees another, and nothing is padded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from runner.training.kernels.rows import Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """How a layer's attention is made up."""
+
+    q_heads: int
+    kv_heads: int
+    size: int
+    scale: float
+    window: int | None
+    """Tokens that a token sees, itself included; None: all before it."""
+
+    @property
+    def width(self) -> int:
+        """Columns of queries, keys and values side by side."""
+        return (self.q_heads + 2 * self.kv_heads) * self.size
+
+    def split(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """View queries, keys and values: lines × heads × size."""
+        q, k = self.q_heads * self.size, self.kv_heads * self.size
+        parts = qkv[:, :q], qkv[:, q : q + k], qkv[:, q + k :]
+        query, key, value = (part.view(qkv.shape[0], -1, self.size) for part in parts)
+        return query, key, value
+
+
+def forward(qkv: torch.Tensor, heads: Heads, rows: Rows) -> tuple[torch.Tensor, tuple[Any, ...]]:
+    """Give the output (lines × heads × size) and what the way back needs."""
+    q, k, v = heads.split(qkv)
+    if not qkv.is_cuda:
+        return _reference(q, k, v, heads, rows), ()
+    # aten's own operation takes fewer key/value heads as they are; `varlen_attn` wants them copied.
+    out, sums, state, unused, _ = torch.ops.aten._flash_attention_forward(  # noqa: SLF001
+        q,
+        k,
+        v,
+        rows.starts,
+        rows.starts,
+        rows.longest,
+        rows.longest,
+        0.0,
+        True,
+        False,
+        **_options(heads, rows),
+    )
+    return out, (sums, state, unused)
+
+
+def backward(  # noqa: PLR0917  (the same as forward's, and what that gave)
+    grad: torch.Tensor,
+    qkv: torch.Tensor,
+    out: torch.Tensor,
+    kept: tuple[Any, ...],
+    heads: Heads,
+    rows: Rows,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Give the gradients of queries, keys and values."""
+    q, k, v = heads.split(qkv)
+    if not qkv.is_cuda:
+        with torch.enable_grad():
+            q, k, v = (part.detach().requires_grad_() for part in (q, k, v))
+            found = torch.autograd.grad(_reference(q, k, v, heads, rows), (q, k, v), grad)
+        return found[0], found[1], found[2]
+    sums, state, unused = kept
+    dq, dk, dv = torch.ops.aten._flash_attention_backward(  # noqa: SLF001
+        grad,
+        q,
+        k,
+        v,
+        out,
+        sums,
+        rows.starts,
+        rows.starts,
+        rows.longest,
+        rows.longest,
+        0.0,
+        True,
+        state,
+        unused,
+        **_options(heads, rows),
+    )
+    return dq, dk, dv
+
+
+def _options(heads: Heads, rows: Rows) -> dict[str, Any]:
+    options: dict[str, Any] = {"scale": heads.scale}
+    if heads.window is not None and rows.longest > heads.window:
+        options |= {"window_size_left": heads.window - 1, "window_size_right": 0}
+    return options
+
+
+def _reference(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: Heads, rows: Rows
+) -> torch.Tensor:
+    found = []
+    for start, end in zip(rows.ends[:-1], rows.ends[1:], strict=True):
+        query, key, value = (part[start:end].transpose(0, 1) for part in (q, k, v))
+        repeats = heads.q_heads // heads.kv_heads
+        at = torch.arange(end - start, device=q.device)
+        behind = at[:, None] - at[None, :]
+        seen = behind >= 0
+        if heads.window is not None:
+            seen &= behind < heads.window
+        one = functional.scaled_dot_product_attention(
+            query,
+            key.repeat_interleave(repeats, 0),
+            value.repeat_interleave(repeats, 0),
+            attn_mask=seen,
+            scale=heads.scale,
+        )
+        found.append(one.transpose(0, 1))
+    return torch.cat(found)

@@ -1,0 +1,74 @@
+"""A recognised model that goes forward and backward over a batch, pass by pass, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from runner.training.kernels.layer import LayerFunction
+from runner.training.kernels.loss import HeadLoss
+from runner.training.kernels.recognise import Parts
+from runner.training.kernels.room import Passes, Sizes, layers_kept, measure
+from runner.training.kernels.rows import Row, Rows, divide, lay_out
+
+
+@dataclass(kw_only=True)
+class FastModel:
+    """Trains the adapter of a recognised model."""
+
+    parts: Parts
+    passes: Passes
+    sizes: Sizes = field(init=False)
+    between_passes: Callable[[], None] = lambda: None
+    """Called between passes; may raise to end the step."""
+
+    def __post_init__(self) -> None:
+        """Count the bytes."""
+        parts = self.parts
+        self.sizes = measure(parts.layers, parts.head.shape[0], parts.dtype.itemsize)
+
+    @property
+    def device(self) -> Any:
+        """Where the model computes."""
+        return self.parts.head.device
+
+    def train_on(self, batch: Sequence[Row], learned_in_step: torch.Tensor | int) -> torch.Tensor:
+        """Add the gradients of a micro-batch to PEFT's weights; give its share of the step's loss.
+
+        Args:
+            batch: rows.
+            learned_in_step: the tokens that the whole optimizer step learns.
+        """
+        self.parts.adapter.begin()
+        items = torch.as_tensor(learned_in_step, dtype=torch.float32, device=self.device)
+        scale = 1.0 / items.clamp(min=1)  # of a step that learns nothing the loss is 0
+        total = torch.zeros((), device=self.device)
+        for number, chosen in enumerate(
+            divide([ids.numel() for ids, _ in batch], self.passes.most_tokens)
+        ):
+            if number:
+                self.between_passes()
+            total = total + self._pass([batch[i] for i in chosen], scale)
+        return total
+
+    def _pass(self, batch: Sequence[Row], scale: torch.Tensor) -> torch.Tensor:
+        rows = lay_out(batch, self.device, fill=self.device.type != "cpu")
+        if not rows.learned.numel():
+            return torch.zeros((), device=self.device)
+        loss = self._forward(rows, scale)
+        loss.backward()
+        return loss.detach()
+
+    def _forward(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+        parts = self.parts
+        kept = layers_kept(self.sizes, self.passes, rows.tokens)
+        with torch.no_grad():
+            x = parts.embed(rows.ids).to(parts.dtype)
+        x = x.detach().requires_grad_()
+        first_kept = len(parts.layers) - kept
+        for number, layer in enumerate(parts.layers):
+            x = LayerFunction.apply(x, layer, rows, number >= first_kept)
+        return HeadLoss.apply(x, parts.last_norm, parts.head, rows, scale, self.passes.chunk)

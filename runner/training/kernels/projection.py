@@ -1,0 +1,127 @@
+"""Projections that read one tensor (q/k/v, gate/up), computed as one product, LoRA beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from runner.training.kernels.adapter import Adapter, GroupAdapter, Lora
+from runner.training.kernels.nf4 import Nf4Piece, stack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """One linear layer of the model: frozen, with or without an adapter."""
+
+    weight: Any
+    """A float matrix, or bitsandbytes' NF4 weight."""
+    bias: torch.Tensor | None
+    outputs: int
+    inputs: int
+    lora: Lora | None
+
+
+class Buffers:
+    """Where NF4 weights are unpacked to: one place a kind, and whose weights lie there now."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._of: dict[str, torch.Tensor] = {}
+        self._now: dict[str, Group] = {}
+
+    def weight(self, group: Group) -> torch.Tensor:
+        """Give a group's weights, unpacked unless they still lie there."""
+        if group.kind not in self._of:
+            self._of[group.kind] = torch.empty(
+                group.outputs, group.inputs, dtype=group.dtype, device=group.device
+            )
+        out = self._of[group.kind]
+        if self._now.get(group.kind) is not group:
+            at = 0
+            for piece in group.pieces:
+                piece.unpack_into(out[at : at + piece.rows])
+                at += piece.rows
+            self._now[group.kind] = group
+        return out
+
+
+class Group:
+    """Linear layers that read one tensor, as one."""
+
+    def __init__(
+        self, kind: str, projections: Sequence[Projection], adapter: Adapter, buffers: Buffers
+    ) -> None:
+        """Stack the weights; the model's own modules go on working on views of them."""
+        self.kind, self._buffers = kind, buffers
+        self.dtype, self.device = adapter.dtype, adapter.device
+        self.inputs = projections[0].inputs
+        self.outputs = sum(one.outputs for one in projections)
+        self.pieces: list[Nf4Piece] = []
+        self._dense: torch.Tensor | None = None
+        if projections[0].weight.dtype == torch.uint8:
+            self.pieces = stack([one.weight for one in projections], adapter.dtype)
+        else:
+            self._dense = _stack_dense([one.weight for one in projections])
+        self.bias = _stack_biases(projections, adapter)
+        self.adapter: GroupAdapter | None = adapter.add(
+            [one.lora for one in projections], [one.outputs for one in projections]
+        )
+
+    def weight(self) -> torch.Tensor:
+        """Give the weights: outputs × inputs."""
+        return self._buffers.weight(self) if self._dense is None else self._dense
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Give x W^T, with bias, adapter and residual added."""
+        weight = self.weight().t()
+        if residual is not None:
+            y = torch.addmm(residual, x, weight)
+            if self.bias is not None:
+                y += self.bias
+        elif self.bias is not None:
+            y = torch.addmm(self.bias, x, weight)
+        else:
+            y = x @ weight
+        if self.adapter is not None:
+            y.addmm_(self.adapter.inner(x), self.adapter.up.t())
+        return y
+
+    def inner_grad(self, grad: torch.Tensor) -> torch.Tensor | None:
+        """Give the gradient of x A^T."""
+        return None if self.adapter is None else grad @ self.adapter.up
+
+    def backward(self, grad: torch.Tensor, inner: torch.Tensor | None) -> torch.Tensor:
+        """Give the gradient of the input."""
+        dx = grad @ self.weight()
+        if self.adapter is not None and inner is not None:
+            dx.addmm_(inner, self.adapter.down)
+        return dx
+
+    def add_grads(self, x: torch.Tensor, grad: torch.Tensor, inner: torch.Tensor | None) -> None:
+        """Add to the adapter's gradients."""
+        if self.adapter is not None and inner is not None:
+            self.adapter.grads(x, grad, inner)
+
+
+def _stack_dense(weights: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+    if len(weights) == 1:
+        return weights[0].data
+    joined = torch.cat([weight.data for weight in weights])
+    at = 0
+    for weight in weights:
+        weight.data = joined[at : at + weight.shape[0]]
+        at += weight.shape[0]
+    return joined
+
+
+def _stack_biases(projections: Sequence[Projection], adapter: Adapter) -> torch.Tensor | None:
+    if all(one.bias is None for one in projections):
+        return None
+    parts = [
+        torch.zeros(one.outputs, device=adapter.device) if one.bias is None else one.bias.data
+        for one in projections
+    ]
+    return torch.cat([part.to(adapter.dtype) for part in parts])

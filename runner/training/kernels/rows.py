@@ -1,0 +1,111 @@
+"""Rows of a pass, one after the other without padding; how a batch is cut into passes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+FILL = 64  # tokens: a pass is filled up to a multiple, since products of odd sizes are slower
+IGNORED = -100  # the label of a token that is not learned
+
+Row = tuple[torch.Tensor, torch.Tensor]
+"""Token ids and labels, on the host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of one pass, on the device that trains."""
+
+    ids: torch.Tensor
+    position: torch.Tensor
+    """Each token's place in its own row."""
+    starts: torch.Tensor
+    """Where each row starts, and the end of the last: int32, as attention kernels want it."""
+    ends: tuple[int, ...]
+    """The same on the host."""
+    longest: int
+    learned: torch.Tensor
+    """Tokens whose successor is learned."""
+    targets: torch.Tensor
+    """Their successors."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the pass, the filling included."""
+        return self.ends[-1]
+
+
+def lay_out(rows: Sequence[Row], device: Any, *, fill: bool) -> Rows:
+    """Lay rows one after the other.
+
+    Args:
+        rows: each row's token ids and labels, on the host.
+        device: where the model is.
+        fill: add a row that nothing is learned from, up to a multiple of 64 tokens.
+    """
+    lengths = [row.numel() for row, _ in rows]
+    ids = [row for row, _ in rows]
+    nothing = torch.tensor([IGNORED])
+    successors = [part for _, labels in rows for part in (labels[1:], nothing)]
+    missing = -sum(lengths) % FILL if fill else 0
+    if missing:
+        lengths.append(missing)
+        ids.append(torch.zeros(missing, dtype=torch.int64))
+        successors.append(nothing.expand(missing))
+    next_ones = torch.cat(successors)
+    learned = (next_ones != IGNORED).nonzero()[:, 0]
+    ends = (0, *itertools.accumulate(lengths))
+    return Rows(
+        ids=_move(torch.cat(ids), device),
+        position=_move(
+            torch.cat([torch.arange(length, dtype=torch.int32) for length in lengths]), device
+        ),
+        starts=_move(torch.tensor(ends, dtype=torch.int32), device),
+        ends=ends,
+        longest=max(lengths),
+        learned=_move(learned, device),
+        targets=_move(next_ones[learned], device),
+    )
+
+
+def _move(tensor: torch.Tensor, device: Any) -> torch.Tensor:
+    if torch.device(device).type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def divide(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Cut a batch into as few passes as hold at most ``most`` tokens each, nearly equal ones.
+
+    Gives the rows' indices, pass by pass. A row that is longer by itself goes alone.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    limit = max(most, *lengths)
+    for count in range(max(1, math.ceil(sum(lengths) / limit)), len(lengths) + 1):
+        passes: list[list[int]] = [[] for _ in range(count)]
+        tokens = [0] * count
+        for index in order:
+            emptiest = min(range(count), key=tokens.__getitem__)
+            passes[emptiest].append(index)
+            tokens[emptiest] += lengths[index]
+        if max(tokens) <= limit:
+            break
+    return [one for one in passes if one]
+
+
+def worst(lengths: Sequence[int], most: int, at_once: int) -> list[int]:
+    """Choose the rows of a pass as large as any can be: the longest, filled up to the limit."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    chosen, tokens = order[:1], lengths[order[0]]
+    for index in order[1:]:
+        if len(chosen) == at_once:
+            break
+        if tokens + lengths[index] <= most:
+            chosen.append(index)
+            tokens += lengths[index]
+    return chosen

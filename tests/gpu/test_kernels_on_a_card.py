@@ -1,0 +1,241 @@
+"""The fast path's kernels on a card: bitsandbytes' own weights, and gradients near fp32's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from runner.training.kernels import attention, glu, loss, nf4, rmsnorm, rope
+from runner.training.kernels.fast_model import FastModel
+from runner.training.kernels.recognise import recognise
+from runner.training.kernels.room import Passes
+from runner.training.kernels.rows import lay_out
+
+CUDA = "cuda"
+BF16 = torch.bfloat16
+FURTHER = 1.1  # than PEFT's own bf16, from the same gradients in fp32
+ROWS = (700, 64, 300)
+VOCABULARY = 32000
+
+
+def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Give the relative distance."""
+    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+
+
+def quantised(outputs: int, inputs: int) -> Any:
+    """Make an NF4 weight as a model's loading does."""
+    import bitsandbytes
+
+    weight = 0.02 * torch.randn(outputs, inputs, dtype=BF16, device=CUDA)
+    return bitsandbytes.nn.Params4bit(
+        weight, requires_grad=False, quant_type="nf4", compress_statistics=True
+    ).to(CUDA)
+
+
+@pytest.mark.parametrize("shapes", [[(4096, 4096), (1024, 4096), (1024, 4096)], [(70, 192)]])
+def test_unpacked_weights_are_those_of_bitsandbytes(shapes: list[tuple[int, int]]) -> None:
+    """Not one of the weights that a run computes with differs from what the plain path uses."""
+    import bitsandbytes
+
+    torch.manual_seed(0)
+    weights = [quantised(*shape) for shape in shapes]
+    for weight in weights:
+        weight.quant_state.dtype = BF16
+    wanted = torch.cat(
+        [bitsandbytes.functional.dequantize_4bit(w.data, w.quant_state) for w in weights]
+    )
+    found = torch.full_like(wanted, float("nan"))
+    at = 0
+    for piece in nf4.stack(weights, BF16):
+        piece.unpack_into(found[at : at + piece.rows])
+        at += piece.rows
+    differs = float((found != wanted).float().mean())
+    assert differs == 0, f"{differs:.2e} of the weights differ"
+    again = torch.cat(
+        [bitsandbytes.functional.dequantize_4bit(w.data, w.quant_state) for w in weights]
+    )
+    assert torch.equal(again, wanted)  # the modules' own views still read the same
+
+
+def test_norms() -> None:
+    """Lines and heads, Llama's and Gemma's, forward and back."""
+    for late, shape in ((False, (37, 4096)), (True, (37, 3072)), (False, (37, 8, 128))):
+        width = shape[-1]
+        norm = rmsnorm.Norm(weight=torch.randn(width, device=CUDA).abs() + 0.5, eps=1e-5, late=late)
+        x, grad, more = (torch.randn(shape, device=CUDA, dtype=BF16) for _ in range(3))
+        assert off(rmsnorm.forward(x, norm), rmsnorm.reference(x, norm)) < 3e-3
+        wanted = rmsnorm.backward_reference(x.float(), norm, grad.float())
+        found, _ = rmsnorm.backward(x, norm, grad)
+        assert off(found, wanted) < 5e-3
+        if len(shape) == 2:
+            found, again = rmsnorm.backward(x, norm, grad, residual=more, again=True)
+            assert off(found, wanted + more) < 5e-3
+            assert again is not None
+            assert torch.equal(again, rmsnorm.forward(x, norm))
+
+
+def test_positions() -> None:
+    """Queries and keys are turned, gradients turned back, values left alone."""
+    heads = attention.Heads(q_heads=8, kv_heads=2, size=128, scale=1.0, window=None)
+    turns = rope.Turns(cos=torch.randn(64, 64, device=CUDA), sin=torch.randn(64, 64, device=CUDA))
+    position = torch.arange(50, device=CUDA, dtype=torch.int32)
+    qkv = torch.randn(50, heads.width, device=CUDA, dtype=BF16)
+    wanted = qkv.clone()
+    rope._turn_reference(wanted, 10, 128, position, turns, sign=1.0)
+    found = qkv.clone()
+    rope.turn(found, 10, 128, position, turns)
+    assert off(found, wanted) < 3e-3
+    wanted = qkv.clone()
+    rope._turn_reference(wanted, 10, 128, position, turns, sign=-1.0)
+    assert off(rope.join_and_turn_back(heads.split(qkv), position, turns), wanted) < 3e-3
+
+
+@pytest.mark.parametrize("gate", list(glu.Gate))
+def test_gates(gate: glu.Gate) -> None:
+    """SwiGLU and GeGLU, forward and back, at a width that fills no whole tile."""
+    gate_up = torch.randn(33, 2 * 1500, device=CUDA, dtype=BF16)
+    grad = torch.randn(33, 1500, device=CUDA, dtype=BF16)
+    wanted = gate_up.float(), grad.float()
+    glu._backward_reference(*wanted, gate)
+    hidden = glu.forward(gate_up, gate)
+    assert off(hidden, wanted[1]) < 5e-3
+    again = glu.backward(gate_up, grad, gate)
+    assert off(gate_up, wanted[0]) < 5e-3
+    assert off(again, hidden) < 5e-3
+
+
+def test_loss() -> None:
+    """Each line's loss, and the gradient where its logits were."""
+    logits = torch.randn(9, 128256, device=CUDA, dtype=BF16)
+    targets = torch.randint(0, 128256, (9,), device=CUDA)
+    wanted = functional.cross_entropy(logits.float(), targets, reduction="none")
+    chances = torch.softmax(logits.float(), -1) - functional.one_hot(targets, 128256)
+    found = torch.empty(9, device=CUDA)
+    loss.cross_entropy(logits, targets, found, torch.tensor(0.5, device=CUDA))
+    assert off(found, wanted) < 1e-5
+    assert off(logits, 0.5 * chances) < 5e-3
+
+
+@pytest.mark.parametrize("window", [None, 48])
+def test_attention(window: int | None) -> None:
+    """Rows side by side see their own past alone, or a window of it."""
+    heads = attention.Heads(q_heads=8, kv_heads=2, size=128, scale=0.07, window=window)
+    ids = [torch.zeros(n, dtype=torch.int64) for n in (100, 37, 200)]
+    rows = lay_out([(one, one) for one in ids], CUDA, fill=True)
+    qkv = torch.randn(rows.tokens, heads.width, device=CUDA, dtype=BF16)
+    out, kept = attention.forward(qkv, heads, rows)
+    q, k, v = (part.float().requires_grad_() for part in heads.split(qkv))
+    wanted = attention._reference(q, k, v, heads, rows)
+    grad = torch.randn_like(out)
+    grads = torch.autograd.grad(wanted, (q, k, v), grad.float())
+    assert off(out, wanted) < 1e-2
+    found = attention.backward(grad, qkv, out, kept, heads, rows)
+    for one, right in zip(found, grads, strict=True):
+        assert off(one, right) < 2e-2
+
+
+def build(change: Callable[[Any], None] = lambda _: None) -> Any:
+    """Make two layers of 8B's width, NF4 with an adapter whose B is not 0."""
+    import bitsandbytes
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=2,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=4096,
+        use_cache=False,
+    )
+    torch.manual_seed(0)
+    with torch.device(CUDA):
+        model = LlamaForCausalLM(config).to(BF16)
+    for parent in [part for layer in model.model.layers for part in (layer.self_attn, layer.mlp)]:
+        for name, linear in list(parent.named_children()):
+            if isinstance(linear, torch.nn.Linear):
+                new = bitsandbytes.nn.Linear4bit(
+                    linear.in_features,
+                    linear.out_features,
+                    bias=False,
+                    compute_dtype=BF16,
+                    quant_type="nf4",
+                    device="meta",
+                )
+                new.weight = bitsandbytes.nn.Params4bit(
+                    linear.weight.data,
+                    requires_grad=False,
+                    quant_type="nf4",
+                    compress_statistics=True,
+                ).to(CUDA)
+                setattr(parent, name, new)
+    model.is_loaded_in_4bit = True
+    model = get_peft_model(
+        model, LoraConfig(task_type="CAUSAL_LM", r=16, target_modules="all-linear")
+    )
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+            if "lora_B" in name:
+                weight.data.normal_(std=0.002)
+    change(model)
+    return model
+
+
+def in_fp32(model: Any) -> None:
+    """Let the same weights be computed with in fp32."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype") and hasattr(module.weight, "quant_state"):
+            module.compute_dtype = torch.float32
+            module.weight.quant_state.dtype = torch.float32
+    for weight in model.parameters():
+        if weight.dtype == BF16:
+            weight.data = weight.data.float()
+
+
+def grads_of(model: Any) -> dict[str, torch.Tensor]:
+    """Take the gradients away from a model."""
+    found = {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def plain(model: Any, rows: list[torch.Tensor], *, bf16: bool) -> dict[str, torch.Tensor]:
+    """Train on rows as PEFT does, one by one."""
+    items = sum(row.numel() - 1 for row in rows)
+    for row in rows:
+        with torch.autocast(CUDA, BF16, enabled=bf16):
+            logits = model(input_ids=row[None].to(CUDA)).logits[0, :-1]
+        target = row[1:].to(CUDA)
+        (functional.cross_entropy(logits.float(), target, reduction="sum") / items).backward()
+    return grads_of(model)
+
+
+@pytest.mark.parametrize("kept", [2, 1, 0])
+def test_gradients_are_as_near_to_fp32_as_peft_s_own(kept: int) -> None:
+    """Ours and PEFT's in bf16, held against PEFT's in fp32 from the same weights."""
+    dice = torch.Generator().manual_seed(1)
+    rows = [torch.randint(10, 31000, (n,), generator=dice) for n in ROWS]
+    exact = plain(build(in_fp32), rows, bf16=False)
+    model = build()
+    theirs = plain(model, rows, bf16=True)
+    parts = recognise(model, dtype=BF16, longest=max(ROWS))
+    passes = Passes(most_tokens=2048, layers_kept=kept, budget_bytes=None, chunk=512)
+    fast = FastModel(parts=parts, passes=passes)
+    fast.train_on([(row, row) for row in rows], sum(row.numel() - 1 for row in rows))
+    ours = grads_of(model)
+    distances = [sorted(off(found[n], exact[n]) for n in exact) for found in (theirs, ours)]
+    (their_median, their_worst), (our_median, our_worst) = (
+        (one[len(one) // 2], one[-1]) for one in distances
+    )
+    print(f"median {our_median:.2e} (PEFT {their_median:.2e}), ", end="")
+    print(f"worst {our_worst:.2e} (PEFT {their_worst:.2e})")
+    assert our_median <= FURTHER * their_median
+    assert our_worst <= FURTHER * their_worst

@@ -1,0 +1,64 @@
+"""The fast path in the train stage, on torch references of its kernels: the same run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from train_box import Run, assert_same_curve
+from trouble import around, give_back_when_let_go, run_out_of_memory
+
+from runner.exit_codes import ExitCode
+
+
+def eval_losses(run: Run) -> list[float]:
+    """Give the held-out losses that count."""
+    return [line["eval_loss"] for line in run.counted("eval_loss")]
+
+
+@dataclass(frozen=True)
+class FastPassRunsOut:
+    """Memory runs out in the ``number``-th pass of a step, half way back through the layers."""
+
+    step: int
+    number: int = 1
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from trl import SFTTrainer
+
+        from runner.training.fit.cut import CuttingTrainer
+        from runner.training.kernels import layer
+        from runner.training.kernels.fast_model import FastModel
+
+        assert issubclass(CuttingTrainer, SFTTrainer)
+        give_back_when_let_go()
+        step, passes, layers = [0], [0], [0]
+
+        def begins(trainer: Any, *_: Any) -> None:
+            step[0] = trainer.state.global_step + 1
+            passes[0] = 0
+
+        def one_pass(*_: Any) -> None:
+            passes[0] += 1
+            layers[0] = 0
+
+        def back(*_: Any) -> None:
+            layers[0] += 1
+            if (step[0], passes[0], layers[0]) == (self.step, self.number, 2):
+                run_out_of_memory()
+
+        around(CuttingTrainer, "training_step", begins)
+        around(FastModel, "_pass", one_pass)
+        around(layer, "_attention_back", back)
+
+
+def test_the_same_curve(run: Run, undisturbed: Run) -> None:
+    """Losses, gradient norms, rows and held-out losses are the plain path's."""
+    status, result = run.train(4, fast=True)
+    assert status == ExitCode.OK, run.log()
+    assert result.metrics["path"] == "fast", run.log()
+    assert undisturbed.result(1).metrics["path"] == "plain"
+    assert_same_curve(run.curve(), undisturbed.curve())
+    assert eval_losses(run) == pytest.approx(eval_losses(undisturbed), rel=1e-3)
