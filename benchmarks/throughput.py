@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gpu_box import FIRST_WORD, TrainBox, learnable_words, make_model
 
 from runner.contract.batch import BatchPlan
-from runner.forecast.forecast import GIB
+from runner.forecast.work import GIB
 
 STEPS, SKIPPED, EFFECTIVE = 14, 4, 16
 _CONTEXT = 0.6  # GiB, as measured: our cap counts it

@@ -51,7 +51,7 @@ def test_unpacked_weights_are_those_of_bitsandbytes(shapes: list[tuple[int, int]
     )
     found = torch.full_like(wanted, float("nan"))
     at = 0
-    for piece in nf4.stack(weights, BF16):
+    for piece in nf4.stack(weights):
         piece.unpack_into(found[at : at + piece.rows])
         at += piece.rows
     differs = float((found != wanted).float().mean())

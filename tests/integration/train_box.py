@@ -83,7 +83,12 @@ class Run:
         stage.root.mkdir(parents=True)
         how = {
             name: wishes.pop(name)
-            for name in ("activation_checkpointing", "activation_offloading", "tokens_per_pass")
+            for name in (
+                "activation_checkpointing",
+                "activation_offloading",
+                "tokens_per_pass",
+                "layers_kept",
+            )
             if name in wishes
         }
         plan = TrainPlan(

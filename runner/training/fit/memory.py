@@ -148,10 +148,18 @@ class Meter:
         after = _used_by_all()
         if before is not None and after is not None:
             self.context_bytes = max(0, after - before - torch.cuda.memory_reserved())
-        if cap_bytes is not None:
-            total = torch.cuda.get_device_properties(0).total_memory
-            left = max(1, cap_bytes - self.context_bytes)
-            torch.cuda.set_per_process_memory_fraction(min(1.0, left / total))
+        self.confine(None)
+
+    def confine(self, allocator_bytes: int | None) -> None:
+        """Let the allocator reserve no more than this, or (None) than the cap: never above it."""
+        if not self.on_gpu:
+            return
+        import torch
+
+        total = torch.cuda.get_device_properties(0).total_memory
+        cap = total if self.cap_bytes is None else max(1, self.cap_bytes - self.context_bytes)
+        left = cap if allocator_bytes is None else min(cap, allocator_bytes)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, left / total))
 
     def note(self, when: str) -> None:
         """Log the peak up to here, and what is left of what this process may take."""

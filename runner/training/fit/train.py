@@ -320,6 +320,7 @@ def _apply(trainer: Any, plan: BatchPlan, spec: JobSpec) -> None:
     arguments = trainer.args
     if trainer.fast is not None and plan.layers_kept is None:
         print("Plain path: the fast path has no room for the longest row.", flush=True)
+        trainer.fast.leave()
         trainer.fast = None
     if trainer.fast is not None:
         trainer.fast.take(plan)

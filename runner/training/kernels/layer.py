@@ -38,6 +38,11 @@ class Layer:
     gate: Gate
     turns: Turns
 
+    @property
+    def groups(self) -> tuple[Group, Group, Group, Group]:
+        """Its products."""
+        return self.qkv, self.out, self.gate_up, self.down
+
 
 class LayerFunction(torch.autograd.Function):
     """One decoder layer; LoRA's gradients are added to their sums on the way back."""

@@ -47,9 +47,9 @@ class HeadLoss(torch.autograd.Function):
         return losses.sum() * scale
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # noqa: ARG004  (it is one: nothing follows)
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """Hand on what was made on the way."""
-        found, ctx.grad = ctx.grad, None
+        found, ctx.grad = ctx.grad.mul_(grad), None
         return found, None, None, None, None, None
 
 

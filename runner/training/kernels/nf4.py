@@ -16,6 +16,26 @@ from runner.training.kernels.gpu import jit, runs_kernels, tl, triton
 
 BLOCK = 64  # weights that share one scale: bitsandbytes' default, and the only one read here
 BLOCK_2 = 256  # scales that share one scale of their own (double quantisation)
+CODE = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+"""The 16 values of NF4 (QLoRA, appendix E). bitsandbytes' kernels hold them in fp32; its state
+of a weight may hold rounded ones, where a model was made with another default type."""
 _ROWS = 64  # of one program; with 4 warps the quickest of eleven tiles tried on an H200
 _MOST_STEPS = 8  # blocks of columns that one program goes through
 
@@ -127,16 +147,16 @@ def unreadable(weight: Any) -> str | None:
     return None
 
 
-def stack(weights: Sequence[Any], dtype: torch.dtype) -> list[Nf4Piece]:
+def stack(weights: Sequence[Any]) -> list[Nf4Piece]:
     """Lay NF4 weights side by side; their modules keep working, on views of the same storage.
 
     A projection whose scales do not fill whole blocks of 256 stays a piece of its own.
     """
     aligned = all(w.quant_state.absmax.numel() % BLOCK_2 == 0 for w in weights[:-1])
-    return [_piece(weights, dtype)] if aligned else [_piece([w], dtype) for w in weights]
+    return [_piece(weights)] if aligned else [_piece([weight]) for weight in weights]
 
 
-def _piece(weights: Sequence[Any], dtype: torch.dtype) -> Nf4Piece:
+def _piece(weights: Sequence[Any]) -> Nf4Piece:
     states = [weight.quant_state for weight in weights]
     packed = _joined([weight.data.reshape(-1) for weight in weights])
     scales = _joined([state.absmax.reshape(-1) for state in states])
@@ -157,8 +177,7 @@ def _piece(weights: Sequence[Any], dtype: torch.dtype) -> Nf4Piece:
             ]
         ).contiguous(),
         scale_code=states[0].state2.code.float(),
-        # bitsandbytes' kernel holds the 16 values in the type it unpacks to.
-        code=states[0].code.to(dtype).float(),
+        code=torch.tensor(CODE, device=packed.device),
         rows=sum(int(state.shape[0]) for state in states),
         columns=int(states[0].shape[1]),
     )

@@ -62,7 +62,7 @@ class Group:
         self.pieces: list[Nf4Piece] = []
         self._dense: torch.Tensor | None = None
         if projections[0].weight.dtype == torch.uint8:
-            self.pieces = stack([one.weight for one in projections], adapter.dtype)
+            self.pieces = stack([one.weight for one in projections])
         else:
             self._dense = _stack_dense([one.weight for one in projections])
         self.bias = _stack_biases(projections, adapter)

@@ -81,11 +81,7 @@ def measure(layers: Sequence[Layer], vocabulary: int, item_bytes: int) -> Sizes:
         back=item_bytes * max(widest + 4 * hidden, 2 * of_heads + 4 * hidden),
         head=item_bytes * 3 * hidden,
         logits=item_bytes * (vocabulary + 3 * hidden),
-        weights=sum(
-            group.outputs * group.inputs
-            for layer in layers
-            for group in (layer.qkv, layer.out, layer.gate_up, layer.down)
-        ),
+        weights=sum(group.outputs * group.inputs for layer in layers for group in layer.groups),
     )
 
 

@@ -1,0 +1,112 @@
+"""The check at set-up: what computes something else than the model is not used."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from kernel_models import make, rows
+
+from runner.training.kernels.check import Checked, check
+from runner.training.kernels.glu import Gate
+from runner.training.kernels.layer import Layer
+from runner.training.kernels.recognise import Parts, recognise
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, about each other
+
+
+def checked(model: Any, change: Callable[[Parts], Parts] = lambda parts: parts) -> Checked:
+    """Check a model against its recognised self, or against something changed."""
+
+    def loss_of(row: torch.Tensor) -> torch.Tensor:
+        logits = model(input_ids=row[None]).logits[0, :-1]
+        return torch.nn.functional.cross_entropy(logits, row[1:], reduction="sum")
+
+    parts = recognise(model, dtype=torch.float32, longest=64)
+    ids = [one.tolist() for one, _ in rows(64, 40)]
+    return check(change(parts), model.get_base_model().model.layers, ids, loss_of)
+
+
+def in_last_layer(change: Callable[[Layer], Layer]) -> Callable[[Parts], Parts]:
+    """Change the last layer alone."""
+
+    def all_parts(parts: Parts) -> Parts:
+        layers = (*parts.layers[:-1], change(parts.layers[-1]))
+        return dataclasses.replace(parts, layers=layers)
+
+    return all_parts
+
+
+def scaled(layer: Layer) -> Layer:
+    """Attend with another scale."""
+    heads = dataclasses.replace(layer.heads, scale=1.5 * layer.heads.scale)
+    return dataclasses.replace(layer, heads=heads)
+
+
+def narrow(layer: Layer) -> Layer:
+    """See only the last tokens."""
+    return dataclasses.replace(layer, heads=dataclasses.replace(layer.heads, window=8))
+
+
+def turned_back(layer: Layer) -> Layer:
+    """Turn queries and keys the other way."""
+    return dataclasses.replace(
+        layer, turns=dataclasses.replace(layer.turns, sin=layer.turns.sin.roll(1, 0))
+    )
+
+
+def gated(layer: Layer) -> Layer:
+    """Use another gate."""
+    return dataclasses.replace(layer, gate=Gate.GELU_TANH)
+
+
+def without_bias(layer: Layer) -> Layer:
+    """Forget a bias."""
+    layer.qkv.bias = None
+    return layer
+
+
+def twice(parts: Parts) -> Parts:
+    """Scale an adapter otherwise."""
+    parts.adapter._scales = [2 * scale for scale in parts.adapter._scales]
+    return parts
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "mistral", "phi3"])
+def test_known_families_pass(family: str) -> None:
+    """Each is off by rounding alone, and its weights and gradients are as they were."""
+    model = make(family)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    found = checked(model)
+    assert found.fits, found
+    assert found.worst < 1e-4
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, before[name])
+        assert weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("llama", in_last_layer(scaled)),
+        ("llama", in_last_layer(narrow)),
+        ("llama", in_last_layer(turned_back)),
+        ("llama", in_last_layer(gated)),
+        ("qwen2", in_last_layer(without_bias)),
+        ("llama", twice),
+    ],
+)
+def test_a_fault_in_one_layer_is_found(family: str, change: Callable[[Parts], Parts]) -> None:
+    """A layer of three that computes something else is found, even by what bf16 is allowed."""
+    found = checked(make(family), change)
+    assert not found.fits
+    assert found.worst > 5e-3, found
+
+
+def test_a_model_that_only_looks_known() -> None:
+    """Granite's layers have Llama's parts and scale what they add: found, by far."""
+    found = checked(make("granite"))
+    assert found.worst > 0.2, found

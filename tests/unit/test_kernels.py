@@ -1,0 +1,183 @@
+"""The fast path's arithmetic on torch references: PEFT's gradients, bitsandbytes' weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from kernel_models import FAMILIES, learned, make, plain_step, rows, take_grads
+
+from runner.training.kernels import nf4
+from runner.training.kernels.fast_model import FastModel
+from runner.training.kernels.recognise import NotRecognised, recognise
+from runner.training.kernels.room import Passes
+from runner.training.kernels.rows import divide, lay_out, worst
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, about each other
+OFF = 1e-5  # relative, in fp32
+
+
+def fast(model: Any, *, kept: int | None = None, most: int = 70) -> FastModel:
+    """Set the fast path up for rows of at most 64 tokens."""
+    parts = recognise(model, dtype=torch.float32, longest=64)
+    passes = Passes(most_tokens=most, layers_kept=kept, budget_bytes=None, chunk=16)
+    return FastModel(parts=parts, passes=passes)
+
+
+def assert_same_step(model: Any, **how: Any) -> None:
+    """Hold loss and every gradient against PEFT's, before and after the weights were stacked."""
+    batch = rows(37, 20, 64)
+    wanted_loss, wanted = plain_step(model, batch)
+    found_loss = float(fast(model, **how).train_on(batch, learned(batch)))
+    found = take_grads(model)
+    assert found_loss == pytest.approx(wanted_loss, rel=1e-5)
+    assert found.keys() == wanted.keys()
+    for name, grad in wanted.items():
+        assert float((found[name] - grad).norm()) <= OFF * float(grad.norm()), name
+    again_loss, _ = plain_step(model, batch)
+    assert again_loss == pytest.approx(wanted_loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"])
+def test_gradients_are_those_of_peft(family: str) -> None:
+    """For each family: NF4, passes of several rows, a layer of three that keeps everything."""
+    assert_same_step(make(family), kept=1)
+
+
+@pytest.mark.parametrize("kept", [None, 0])
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_layers_kept_change_no_gradient(family: str, kept: int | None) -> None:
+    """Whether layers keep everything or their input alone, gradients are the same."""
+    assert_same_step(make(family), kept=kept)
+
+
+@pytest.mark.parametrize(
+    ("quantised", "targets"),
+    [
+        (False, "all-linear"),
+        (True, ["q_proj", "v_proj"]),
+        (True, ["k_proj", "o_proj", "down_proj"]),
+    ],
+)
+def test_adapters_on_some_projections(quantised: bool, targets: Any) -> None:  # noqa: FBT001
+    """16-bit LoRA, and adapters on any of the projections, also on one of three side by side."""
+    assert_same_step(make("llama", quantised=quantised, targets=targets))
+
+
+@pytest.mark.parametrize("family", ["gemma2", "olmo2"])
+def test_other_layers_are_not_recognised(family: str) -> None:
+    """A layer with something unknown is refused before anything about the model is changed."""
+    model = make(family)
+    before, _ = plain_step(model, rows(20))
+    with pytest.raises(NotRecognised):
+        fast(model)
+    assert plain_step(model, rows(20))[0] == before
+
+
+def test_micro_batches_add_up() -> None:
+    """Gradients of several micro-batches add up until somebody takes them away."""
+    model = make("llama")
+    batch = rows(37, 20, 64)
+    _, wanted = plain_step(model, batch)
+    one = fast(model)
+    for row in batch:
+        one.train_on([row], learned(batch))
+    found = take_grads(model)
+    for name, grad in wanted.items():
+        assert float((found[name] - grad).norm()) <= OFF * float(grad.norm()), name
+    one.train_on(batch, learned(batch))
+    again = take_grads(model)
+    for name, grad in wanted.items():
+        assert float((again[name] - grad).norm()) <= OFF * float(grad.norm()), name
+
+
+def test_weights_that_change_are_seen() -> None:
+    """After an optimizer step, or after weights were loaded, a step computes with the new ones."""
+    model = make("llama")
+    batch = rows(30)
+    one = fast(model)
+    before = float(one.train_on(batch, learned(batch)))
+    model.zero_grad(set_to_none=True)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.mul_(3)
+    after = float(one.train_on(batch, learned(batch)))
+    model.zero_grad(set_to_none=True)
+    assert after != pytest.approx(before, rel=1e-4)
+    assert after == pytest.approx(plain_step(model, batch)[0], rel=1e-5)
+
+
+def test_a_step_that_learns_nothing() -> None:
+    """Rows without a learned token give loss 0 and gradients of 0."""
+    model = make("llama")
+    batch = rows(20, silent=20)
+    assert float(fast(model).train_on(batch, 0)) == 0
+    assert all(float(grad.abs().sum()) == 0 for grad in take_grads(model).values())
+
+
+@pytest.mark.parametrize("shapes", [[(256, 64), (256, 64)], [(128, 64), (70, 64)], [(96, 192)]])
+def test_unpacked_weights_are_those_of_bitsandbytes(shapes: list[tuple[int, int]]) -> None:
+    """Bit for bit, side by side or apart; and bitsandbytes still reads its own."""
+    import bitsandbytes
+
+    torch.manual_seed(0)
+    weights = [
+        bitsandbytes.nn.Params4bit(
+            torch.randn(*shape), requires_grad=False, quant_type="nf4", compress_statistics=True
+        ).to("cpu")
+        for shape in shapes
+    ]
+
+    def theirs() -> torch.Tensor:
+        read = bitsandbytes.functional.dequantize_4bit
+        return torch.cat([read(weight.data, weight.quant_state) for weight in weights])
+
+    wanted = theirs()
+    found = [nf4.unpack_reference(piece, torch.float32) for piece in nf4.stack(weights)]
+    assert torch.equal(torch.cat(found), wanted)
+    assert torch.equal(theirs(), wanted)
+
+
+def test_every_family_here_is_used() -> None:
+    """No family stands in the table without a test; granite's is in test_fast_check."""
+    used = {"llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "gemma2", "olmo2", "granite"}
+    assert set(FAMILIES) == used
+
+
+@pytest.mark.parametrize(
+    ("lengths", "most", "passes"),
+    [
+        ([5, 5, 5, 5], 10, 2),
+        ([9, 1, 1, 1], 10, 2),
+        ([30, 2, 2], 10, 2),  # longer than the limit: alone, and the limit is its length
+        ([3], 10, 1),
+        ([4, 4, 4], 7, 3),
+    ],
+)
+def test_a_batch_is_divided(lengths: list[int], most: int, passes: int) -> None:
+    """Every row once, as few passes as hold, none above the limit or the longest row."""
+    found = divide(lengths, most)
+    assert sorted(i for one in found for i in one) == list(range(len(lengths)))
+    assert len(found) <= passes
+    assert max(sum(lengths[i] for i in one) for one in found) <= max(most, *lengths)
+
+
+def test_the_worst_pass_is_tried_first() -> None:
+    """The probe tries the longest row, and as many more as a pass may hold."""
+    assert worst([3, 9, 4, 2], 13, at_once=8) == [1, 2]
+    assert worst([3, 9, 4, 2], 9, at_once=8) == [1]
+    assert worst([3, 9, 4, 2], 99, at_once=2) == [1, 2]
+
+
+def test_rows_are_laid_out() -> None:
+    """Positions start anew with each row, and the last token of a row has no successor."""
+    (first, labels), second = rows(6, 7, silent=2)
+    labels[4] = -100
+    laid = lay_out([(first, labels), second], "cpu", fill=True)
+    assert laid.tokens == 64
+    assert laid.ends == (0, 6, 13, 64)
+    assert laid.starts.tolist() == [0, 6, 13, 64]
+    assert laid.position[:13].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 6]
+    assert laid.learned.tolist() == [1, 2, 4, 7, 8, 9, 10, 11]
+    assert laid.targets.tolist()[:3] == first[[2, 3, 5]].tolist()

@@ -1,0 +1,104 @@
+"""The plan of two numbers, tokens of a pass and layers kept: by arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_models import make
+
+from runner.contract.batch import BatchPlan, describe_change
+from runner.training.fit.fast_path import FastPath
+from runner.training.fit.memory import Meter
+from runner.training.kernels.fast_model import FastModel
+from runner.training.kernels.recognise import recognise
+from runner.training.kernels.room import Passes, Sizes, choose, layers_kept, measure, peak_bytes
+
+GIB = 2**30
+EIGHT_B = Sizes(  # Llama 3's 8B in bf16, by hand
+    layers=32,
+    lean=8192,
+    full=94_336,
+    back=2 * (14336 + 4 * 4096),
+    head=3 * 8192,
+    logits=2 * (128256 + 3 * 4096),
+    weights=6_979_321_856,
+)
+
+
+@pytest.mark.filterwarnings("ignore")  # the libraries' own, about each other
+def test_sizes_are_counted() -> None:
+    """A tiny Llama's by hand: hidden 64, MLP 128, 4 heads of 16, 2 of keys and values, fp32."""
+    parts = recognise(make("llama"), dtype=torch.float32, longest=64)
+    found = measure(parts.layers, 300, 4)
+    assert (found.layers, found.lean) == (3, 4 * 64)
+    assert found.full == 4 * (2 * 64 + 128 + 64 + 256) + 4 * 4
+    assert found.weights == 3 * (64 * 128 + 64 * 64 + 64 * 256 + 128 * 64)
+
+
+@pytest.mark.parametrize(
+    ("budget", "tokens", "kept"),
+    [
+        (2.0, (2048, 5000), (0, 10)),  # little room: passes of some size that recompute
+        (7.5, (2048, 3000), (32, 32)),  # more: small passes that keep everything
+        (15.0, (4096, 6000), (32, 32)),
+        (None, (10_000, 16_384), (32, 32)),
+    ],
+)
+def test_what_is_chosen(
+    budget: float | None, tokens: tuple[int, int], kept: tuple[int, int]
+) -> None:
+    """For 8B and rows of at most 2,048 tokens; what is chosen fits by its own count."""
+    room = None if budget is None else int(budget * GIB)
+    found = choose(EIGHT_B, budget_bytes=room, longest=2048, batch_tokens=30_000)
+    layers = layers_kept(EIGHT_B, found, found.most_tokens)
+    assert tokens[0] <= found.most_tokens <= tokens[1]
+    assert kept[0] <= layers <= kept[1]
+    if room is not None:
+        assert peak_bytes(EIGHT_B, found.most_tokens, layers, found.chunk) <= room
+
+
+def test_no_memory_is_taken_for_nothing() -> None:
+    """With all the room there is, a pass takes less than 45 GiB: more would gain under 1%."""
+    found = choose(EIGHT_B, budget_bytes=130 * GIB, longest=2048, batch_tokens=10**6)
+    assert peak_bytes(EIGHT_B, found.most_tokens, 32, found.chunk) < 45 * GIB
+
+
+def test_less_memory_never_keeps_more() -> None:
+    """A pass of the same size keeps fewer layers, or as many, where there is less room."""
+    kept = []
+    for tenths in range(5, 200, 5):
+        room = tenths * GIB // 10
+        passes = Passes(most_tokens=2048, layers_kept=None, budget_bytes=room, chunk=512)
+        kept.append(layers_kept(EIGHT_B, passes, 2048))
+    assert kept == sorted(kept)
+    assert (kept[0], kept[-1]) == (0, 32)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_ladder() -> None:
+    """Passes halve down to the longest row, fewer layers are kept, then the plain path is next."""
+    model = FastModel(
+        parts=recognise(make("llama"), dtype=torch.float32, longest=64),
+        passes=Passes(most_tokens=1, layers_kept=None, budget_bytes=None, chunk=1),
+    )
+    meter = Meter(on_gpu=False)
+    fast = FastPath(model=model, longest=64, batch_tokens=300, budget_bytes=None, meter=meter)
+    plan = BatchPlan(per_device_batch_size=8, gradient_accumulation_steps=1)
+    fast.take(plan)
+    tops, seen, told = [fast.model.passes.most_tokens], [], []
+    while True:
+        less = fast.smaller(plan, may_offload=True)
+        assert less is not None
+        assert less.effective_batch_size == 8
+        told.append(describe_change(plan, less))
+        plan = less
+        if plan.layers_kept is None:
+            break
+        fast.take(plan)
+        tops.append(fast.model.passes.most_tokens)
+        seen.append(fast.kept)
+    assert tops == sorted(tops, reverse=True)
+    assert tops[-3:] == [64, 64, 64]
+    assert seen[-3:] == [3, 1, 0]
+    assert plan.activation_offloading
+    assert told[-3:-1] == [f"fewer layers kept: {n}, same effective batch 8" for n in (1, 0)]
