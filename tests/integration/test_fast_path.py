@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
-from train_box import Run, assert_same_curve
+from train_box import SPEC, Run, assert_same_curve
 from trouble import around, give_back_when_let_go, run_out_of_memory
 
 from runner.exit_codes import ExitCode

@@ -96,7 +96,7 @@ class FastPath:
                 "activation_checkpointing": True,
             }
         )
-        return smaller(leanest, may_offload=may_offload)
+        return smaller(leanest, may_offload=may_offload, lengths=[self.longest])
 
 
 def find(  # noqa: PLR0917  (the facts it decides by)
