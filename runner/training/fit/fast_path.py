@@ -99,7 +99,7 @@ class FastPath:
         return smaller(leanest, may_offload=may_offload, lengths=[self.longest])
 
 
-def find(  # noqa: PLR0917  (the facts it decides by)
+def find(
     trainer: Any,
     rows: Any,
     plan: BatchPlan,

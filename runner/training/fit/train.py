@@ -80,7 +80,6 @@ def _set_up(folder: Path) -> _Attempt:
     # Torch reads it when the allocator starts; it makes room that fragments would waste.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from runner.spec.read_spec import read_spec
-    from runner.training.fit.fast_path import find
     from runner.training.fit.memory import Meter
     from runner.training.fit.model import add_adapter, find_machine, load_base, use_fp32_adapters
 
@@ -174,12 +173,7 @@ def _set_up(folder: Path) -> _Attempt:
     check_set_up(trainer, unpacked, compute=machine.compute)
     if spec.training.packing:
         _refuse_if_rows_see_each_other(trainer, train_rows)
-    trainer.fast = find(
-        trainer, train_rows, plan.batch_plan, meter, machine.compute, wanted=plan.fast
-    )
-    if trainer.fast is not None:
-        trainer.fast.model.between_passes = stop.check
-        _size_batches(trainer, plan.batch_plan, spec)
+    _choose_path(trainer, plan, spec, machine, meter, stop)
     return _Attempt(
         run=run,
         folder=stage,
@@ -194,6 +188,25 @@ def _set_up(folder: Path) -> _Attempt:
         trainer=trainer,
         notes=[],
     )
+
+
+def _choose_path(
+    trainer: Any, plan: TrainPlan, spec: JobSpec, machine: Any, meter: Any, stop: Any
+) -> None:
+    """Train on the fast path where that knows the model."""
+    from runner.training.fit.fast_path import find
+
+    trainer.fast = find(
+        trainer,
+        trainer.train_dataset,
+        plan.batch_plan,
+        meter,
+        machine.compute,
+        wanted=plan.fast,
+    )
+    if trainer.fast is not None:
+        trainer.fast.model.between_passes = stop.check
+        _size_batches(trainer, plan.batch_plan, spec)
 
 
 def _size_batches(trainer: Any, plan: BatchPlan, spec: JobSpec) -> None:

@@ -57,7 +57,7 @@ def forward(qkv: torch.Tensor, heads: Heads, rows: Rows) -> tuple[torch.Tensor, 
     return out, (sums, state, unused)
 
 
-def backward(  # noqa: PLR0917  (the same as forward's, and what that gave)
+def backward(
     grad: torch.Tensor,
     qkv: torch.Tensor,
     out: torch.Tensor,
