@@ -21,7 +21,7 @@ from runner.words import visible, visible_lines
 def summary(result: PrepareResult) -> str:
     """Say in one line what a run would train on."""
     parts = [
-        f"{result.train_rows:,} rows to train on",
+        f"{result.train_rows:,} {'row' if result.train_rows == 1 else 'rows'} to train on",
         f"{result.eval_rows:,} held out",
         f"longest {result.longest:,} tokens",
         f"template: {result.chat_template}",

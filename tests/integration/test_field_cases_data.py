@@ -473,3 +473,215 @@ def test_of_many_bad_rows_the_first_are_named_and_all_listed(prepared):
     found = prepared(*[{"question": "SECRET", "answer": ""}] * 50)
     assert "19, 20 and 30 more: " in found.refused
     assert len(found.bad_rows.splitlines()) == 50
+
+
+SAID = "Three months, said the court."
+ASK = {"role": "user", "content": "How long is the notice?"}
+SAY = {"role": "assistant", "content": SAID}
+HERE = {"question": ASK["content"], "answer": SAID}
+READ_AS_WRITTEN = {
+    "decorated headings": ("a.csv", f'**Frage:**,Ant\u00adwort\u200b\n{ASK["content"]},"{SAID}"\n'),
+    "blanks after separators": ("a.csv", f'question, answer\n"{ASK["content"]}", "{SAID}"\n'),
+    "a table of Markdown": (
+        "a.csv",
+        f"| Frage | Antwort |\n|:---|---|\n| {ASK['content']} | {SAID} |\n",
+    ),
+    "lists of pandas' to_csv": ("a.csv", f'messages\n"{[ASK, SAY]}"\n'),
+    "an answer that is a message": ("a.jsonl", json.dumps({"prompt": ASK, "completion": SAY})),
+    "a question as text, the answer a message": (
+        "a.jsonl",
+        json.dumps({"prompt": ASK["content"], "completion": SAY}),
+    ),
+    "texts in objects": (
+        "a.jsonl",
+        json.dumps({"question": {"text": ASK["content"]}, "answer": {"content": SAID}}),
+    ),
+    "Gemini's parts": (
+        "a.jsonl",
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "user", "parts": [{"text": ASK["content"]}]},
+                    {"role": "model", "parts": [{"text": SAID}]},
+                ]
+            }
+        ),
+    ),
+    "ChatGPT's export": (
+        "a.jsonl",
+        json.dumps(
+            {
+                "messages": [
+                    {**ASK, "content": {"content_type": "text", "parts": [ASK["content"]]}},
+                    SAY,
+                ]
+            }
+        ),
+    ),
+    "role and from alike": (
+        "a.jsonl",
+        json.dumps({"messages": [{**ASK, "from": "human"}, {**SAY, "from": "gpt"}]}),
+    ),
+    "conversations without a name": ("a.jsonl", json.dumps([ASK, SAY])),
+    "an array of conversations": ("a.json", json.dumps([[ASK, SAY]])),
+    "no input": ("a.jsonl", json.dumps({**HERE, "input": "<noinput>"})),
+    "a label in words": ("a.jsonl", json.dumps({**HERE, "label": "good"})),
+}
+
+
+@pytest.mark.parametrize("case", READ_AS_WRITTEN)
+def test_what_programs_write_around_a_text_is_not_learned(case, prepared):
+    """Quotes, bars, wrappers and roles are form; the question and the answer are what is meant."""
+    name, text = READ_AS_WRITTEN[case]
+    found = prepared(text=text, name=name)
+    assert found.learned == [f"{SAID}<|im_end|>"]
+    assert f"<|im_start|>user\n{ASK['content']}<|im_end|>" in found.read[0]
+    assert not found.notes
+
+
+def test_an_object_that_is_learned_as_json_is_said(prepared):
+    """Answers, questions and contents alike; a wrapped system prompt is its text."""
+    rows = [{**HERE, "context": ["a", "b"]}, {**HERE, "answer": {"a": 1}}, HERE]
+    found = prepared(*rows)
+    assert "1 row with an object or a list as context: it is read as its JSON" in found.notes
+    assert "as answer: it is read as its JSON: rows.jsonl, line 2" in found.notes
+    found = prepared({**HERE, "systemInstruction": {"role": "system", "parts": [{"text": "SYS"}]}})
+    assert found.read[0].startswith("<|im_start|>system\nSYS<|im_end|>")
+
+
+def test_a_label_of_classes_is_no_thumb(prepared):
+    """Where labels are 0, 1, 2 …, the row with 0 is learned as the others; the column is named."""
+    rows = [{"question": f"Case {n}?", "answer": f"Answer {n}.", "label": n} for n in range(3)]
+    found = prepared(*rows)
+    assert [text[:9] for text in found.learned] == ["Answer 0.", "Answer 1.", "Answer 2."]
+    assert found.notes == "columns not read: label"
+
+
+def test_a_label_that_says_bad_in_words_is_a_thumb_down(prepared):
+    """The row is not learned, and its line is said."""
+    found = prepared({**HERE, "label": "bad"}, {**HERE, "label": "good"})
+    assert found.learned == [f"{SAID}<|im_end|>"]
+    assert "1 row not learned, because label is bad: rows.jsonl, line 1" in found.notes
+
+
+def test_rows_marked_as_a_test_split_are_not_learned_without_a_word(prepared):
+    """The column is named: it could mean rows to hold out."""
+    assert prepared({**HERE, "split": "test"}).notes == "columns not read: split"
+
+
+CUT = "x" * 32767
+NOT_SO = {
+    "a cell that Excel cut": (
+        *("a.csv", f"question,answer\nQ,{CUT}\n"),
+        *("'answer' seems cut off", ".jsonl file"),
+    ),
+    "the same in a message": (
+        "a.jsonl",
+        json.dumps({"messages": [ASK, {**SAY, "content": CUT}]}),
+        *("'content' seems cut off", ".jsonl file"),
+    ),
+    "an invisible answer": ("a.csv", "question,answer\nQ,\u200b\n", "'answer' is missing", "Write"),
+    "UTF-16 without a mark": (
+        *("a.csv", "question,answer\nQ,SECRET\n".encode("utf-16-le")),
+        *("the file is UTF-16", "UTF-8"),
+    ),
+    "a page to log in": ("a.csv", "<!DOCTYPE html>\n<p>SECRET", "a web page", "download"),
+    "Git LFS": (
+        "a.jsonl",
+        "version https://git-lfs.github.com/spec/v1\n",
+        "Git LFS",
+        "git lfs pull",
+    ),
+    "Excel under another name": ("a.csv", b"PK\x03\x04SECRET\xff", "an Excel file", "CSV UTF-8"),
+    "packed": ("a.jsonl", b"\x1f\x8b\x08SECRET\xff", "a gzip archive", "Unpack"),
+    "Parquet as CSV": ("a.csv", b"PAR1SECRET", "a Parquet file", ".parquet"),
+    "JSON as CSV": ("a.csv", '[{"question": "SECRET"}]', "holds JSON, not a table", ".json."),
+    "a table as JSON": ("a.jsonl", "question,answer\nQ,SECRET\n", "holds a table", ".csv."),
+    "answers": (
+        "a.jsonl",
+        json.dumps({"question": "Q", "answers": ["SECRET"]}),
+        "answers: several",
+        "answer",
+    ),
+    "single messages": ("a.jsonl", json.dumps(ASK), "a single message", '{"messages": ['),
+    "a tree of messages": (
+        *("a.jsonl", json.dumps({"message_id": "1", "text": "SECRET", "role": "prompter"})),
+        *("a single message", '{"messages": ['),
+    ),
+    "an empty row": ("a.jsonl", "{}", "the row is empty", "Write a question"),
+    "within another": (
+        *("a.jsonl", json.dumps({"row_idx": 0, "row": HERE})),
+        *("not recognised: row_idx, row", "Let question, answer stand directly in the row"),
+    ),
+    "a list within": (
+        *("a.json", json.dumps({"data": {"train": [HERE]}})),
+        *("not recognised: data", "Write the list train within data as the whole file"),
+    ),
+    "messages by another name": (
+        *("a.jsonl", json.dumps({"contents": [ASK, SAY]})),
+        *("not recognised: contents", "Rename contents to messages"),
+    ),
+    "joined words": (
+        *("a.csv", "Mandantenfrage;Musterantwort\nSECRET;A\n"),
+        *(
+            "recognised: Mandantenfrage",
+            "Rename Mandantenfrage to question. Rename Musterantwort to ans",
+        ),
+    ),
+    "letters": (
+        "a.csv",
+        "Q;A\nSECRET;A\n",
+        "recognised: Q, A",
+        "Rename Q to question. Rename A to",
+    ),
+    "two pairs in a row": (
+        *("a.csv", "Question 1,Answer 1,Question 2,Answer 2\nSECRET,A,Q2,A2\n"),
+        *("recognised: Question 1", "into rows of their own"),
+    ),
+    "no close name": (
+        "a.jsonl",
+        json.dumps({"title": "SECRET", "content": "C"}),
+        "content",
+        "Name the",
+    ),
+    "no role": (
+        *("a.jsonl", json.dumps({"conversation": [{"input": "SECRET", "output": "A"}]})),
+        *("no role; it holds input, output", '"role": "user"'),
+    ),
+    "numpy's lists": (
+        *("a.csv", "messages\n\"[{'role': 'user', 'content': 'SECRET \\d'}\n {'a': 1}]\"\n"),
+        *("not valid JSON", 'to_json("rows.jsonl"'),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_SO)
+def test_what_is_something_else_than_rows_is_named_with_the_change(case, prepared, capfd):
+    """What the file or row really is, what to do, and nothing of what stands there."""
+    name, text, message, mend = NOT_SO[case]
+    found = prepared(text=text, name=name)
+    assert message in found.refused
+    assert all(mend in str(hint) for hint in found.hints)
+    assert "SECRET" not in found.refused + found.bad_rows + "".join(capfd.readouterr())
+
+
+def test_a_format_that_the_rows_do_not_have_is_said_with_the_right_one(prepared):
+    """And the change that it names does mend it."""
+    row = {"messages": [ASK, SAY]}
+    found = prepared(row, spec="format: alpaca")
+    assert "the spec says format: alpaca, and the row is written as messages" in found.refused
+    assert "Write format: messages into the spec" in str(found.hints)
+    assert prepared(row, spec="format: messages").learned == [f"{SAID}<|im_end|>"]
+
+
+def test_bad_rows_of_a_file_on_one_line_are_named_by_their_number(prepared):
+    """As programs write JSON: line 1 would name every row."""
+    rows = [HERE, HERE, {**HERE, "answer": ""}, HERE, {**HERE, "question": ""}, 7]
+    found = prepared(text=json.dumps(rows), name="a.json")
+    assert found.bad_rows.splitlines()[0].startswith("a.json, row 3: the row has no answer")
+    assert found.bad_rows.splitlines()[1].startswith("a.json, row 5: the row has no question")
+    assert found.bad_rows.splitlines()[2].startswith("a.json, row 6: an element of the array")
+    broken = prepared(text=json.dumps([HERE, HERE])[:-1] + ", {]", name="a.json")
+    assert "from here on (after row 2)" in broken.refused
+    spread = prepared(text=json.dumps(rows, indent=1), name="a.json")
+    assert "a.json, line 10: the row has no answer" in spread.bad_rows

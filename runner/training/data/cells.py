@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import unicodedata
+import warnings
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -35,13 +38,26 @@ _YES = {"1", "1.0", "true", "yes", "ja", "wahr", "on", "y", "j", "x"}
 _NO = {"0", "0.0", "false", "no", "nein", "falsch", "off", "n"}
 
 
+_CELL_MOST = 32_767
+"""UTF-16 units in one cell of Excel; what is longer it cuts off without a word when it saves."""
+_UNITS_MOST = 2  # a character is one or two of them
+_INVISIBLE_MOST = 64  # characters that are looked at one by one
+
+
 def missing(value: Any) -> bool:
-    """Tell a cell that holds nothing: null, NaN, an empty text, list or object."""
+    """Tell a cell that holds nothing: null, NaN, an empty or invisible text, list or object."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return True
     if isinstance(value, str):
-        return not value or value.isspace()
+        return not value or value.isspace() or _invisible(value)
     return isinstance(value, list | dict | tuple) and not value
+
+
+def _invisible(text: str) -> bool:
+    """Tell a text of nothing but zero-width characters, as web pages and Word leave them."""
+    return len(text) <= _INVISIBLE_MOST and all(
+        letter.isspace() or unicodedata.category(letter) == "Cf" for letter in text
+    )
 
 
 def yes_or_no(value: Any) -> bool | None:
@@ -78,7 +94,23 @@ def as_text(value: Any, column: str) -> str:
         except (TypeError, ValueError, RecursionError):
             what = f"{column!r} holds bytes or something else that is not text"
             raise BadRowError(what, hint="Write it as text.") from None
+    if _CELL_MOST // _UNITS_MOST <= len(text) <= _CELL_MOST:
+        _check_not_cut(text, column)
     return whole_characters(text, column)
+
+
+def _check_not_cut(text: str, column: str) -> None:
+    """A text cut off in its middle would be learned with an end where it has none."""
+    if len(text.encode("utf-16-le", "replace")) == _CELL_MOST * 2:
+        what = (
+            f"{column!r} seems cut off: it has exactly {_CELL_MOST:,} characters, the most that a "
+            "cell of Excel holds"
+        )
+        hint = (
+            "Write the whole text into a .jsonl file, or part it into several rows. If nothing "
+            "is missing, take one character away."
+        )
+        raise BadRowError(what, hint=hint)
 
 
 def whole_characters(text: str, column: str) -> str:
@@ -93,16 +125,32 @@ def whole_characters(text: str, column: str) -> str:
 
 
 def parsed(value: Any, column: str) -> Any:
-    """Read a list or an object that stands as JSON in a text, as CSV files have it.
+    """Read a list or an object that stands in a text, as CSV files have it: JSON, or pandas' form.
 
     Raises:
-        BadRowError: the text is not JSON.
+        BadRowError: the text is neither.
     """
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
+        pass
+    try:
+        return _python_literal(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         what = f"{column!r} is text, but not valid JSON"
-        hint = "Write it as JSON, with double quotes around names and texts."
+        hint = (
+            "Write it as JSON, with double quotes around names and texts (with pandas: "
+            'to_json("rows.jsonl", orient="records", lines=True), not to_csv).'
+        )
         raise BadRowError(what, hint=hint) from None
+
+
+def _python_literal(text: str) -> Any:
+    """Read ``[{'role': 'user', …}]``, which pandas' to_csv writes of a list; nothing is run."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        raise ValueError("no list and no object")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they would quote the row
+        return ast.literal_eval(text.strip())

@@ -8,6 +8,7 @@ with the reason; every other key that holds something is named in a note as not 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum, auto
@@ -119,7 +120,7 @@ ROW: dict[str, Key] = {
             Meaning.MORE: "input context article eingabe kontext",
             Meaning.ANSWER: "output completion answer response reply antwort ausgabe",
             Meaning.SYSTEM: "system system_prompt system_message systemprompt systemnachricht "
-            "system_instruction",
+            "system_instruction systeminstruction",
             Meaning.HISTORY: "history verlauf",
             Meaning.MESSAGES: "messages conversations conversation nachrichten",
             Meaning.TEXT: "text",
@@ -139,7 +140,7 @@ ROW: dict[str, Key] = {
     ),
     **_harmless(
         "id _id idx index nr no number nummer row_id uid uuid prompt_id question_id "
-        "conversation_id source src origin quelle dataset dataset_name split category "
+        "conversation_id source src origin quelle dataset dataset_name category "
         "categories kategorie topic thema type task_type tag tags domain difficulty lang "
         "language sprache created created_at updated_at timestamp date datum author annotator "
         "autor reviewer url link license licence lizenz version metadata meta model "
@@ -155,6 +156,11 @@ ROW: dict[str, Key] = {
         "each step has a label of its own (stepwise supervision), and here whole answers are "
         "learned",
         "Join the steps that are right into one column completion.",
+    ),
+    **_refused(
+        "answers",
+        "several answers may stand there, and each row is learned with one",
+        "Keep one of them as text in the column answer, and delete the column answers.",
     ),
     **_refused(
         "segments",
@@ -179,7 +185,7 @@ MESSAGE: dict[str, Key] = {
     **_honoured(
         {
             Meaning.ROLE: "role from",
-            Meaning.CONTENT: "content value text",
+            Meaning.CONTENT: "content value text parts",
             Meaning.WEIGHT: "weight loss_weight loss_scale train training train_on_turn loss",
             Meaning.THINKING: "reasoning_content reasoning thinking thought",
             Meaning.CALLS: "tool_calls",
@@ -232,9 +238,16 @@ TELLING = (Meaning.QUESTION, Meaning.MORE, Meaning.ANSWER, Meaning.TEXT, Meaning
 
 
 @lru_cache(maxsize=4096)
+def _plain(name: str) -> str:
+    """Compose what macOS takes apart (u and two dots), and drop what nobody sees."""
+    composed = unicodedata.normalize("NFC", name)
+    return "".join(c for c in composed if unicodedata.category(c) != "Cf").strip()
+
+
+@lru_cache(maxsize=4096)
 def normalised(name: str) -> str:
-    """Give a column's name as the table has it: capitals and blanks around it do not matter."""
-    return re.sub(r"[\s-]+", "_", name.strip().strip("\ufeff").casefold())
+    """Give a column's name as the table has it: capitals, blanks and marks around do not matter."""
+    return re.sub(r"[\s-]+", "_", _plain(name).strip(" \t:*\"'").casefold())
 
 
 @lru_cache(maxsize=4096)
@@ -252,14 +265,14 @@ def message_key(name: str) -> Key:
 @lru_cache(maxsize=4096)
 def is_name(text: str) -> bool:
     """Tell a name from a sentence: a row may stand where the names should, and rows are private."""
-    text = text.strip()
+    text = _plain(text).strip(" *\"'")
     return bool(_NAME.fullmatch(text)) and len(text.split()) <= _NAME_WORDS
 
 
 def shown(names: Iterable[str], most: int = 10) -> str:
     """List names for a message; what may be a row's content is counted instead of shown."""
     known = list(names)
-    named = [visible(name.strip()) for name in known if is_name(name)][:most]
+    named = [visible(_plain(name)) for name in known if is_name(name)][:most]
     left = len(known) - len(named)
     if not named:
         return f"{left} (not shown: they may be a row's content)"

@@ -14,7 +14,7 @@ Message = dict[str, Any]
 class UnlearnableRowError(Exception):
     """A row that cannot be rendered exactly; the message holds nothing of its content."""
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str) -> None:
         """Take what is wrong and the change that would make it right."""
         self.hint = hint
         super().__init__(message)

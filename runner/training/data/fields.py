@@ -8,6 +8,9 @@ from typing import Any
 from runner.training.data.cells import BadRowError, missing
 from runner.training.data.columns import Meaning, Use, row_key, shown
 
+_NO_INPUT = ("<noinput>", "<no input>")
+"""What Alpaca's and Self-Instruct's rows hold where the instruction needs nothing more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -38,7 +41,7 @@ class Fields:
             key = row_key(name)
             if key.meaning is not None:
                 found.named.setdefault(key.meaning, name)
-            if missing(value):
+            if missing(value) or (key.meaning is Meaning.MORE and value in _NO_INPUT):
                 continue
             if key.use is Use.REFUSED:
                 found.refused.setdefault((key.reason, key.hint), []).append(name)

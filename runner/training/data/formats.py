@@ -10,26 +10,28 @@ What a row must hold, by format; `columns.py` has every name that a column may h
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.training.data.cells import BadRowError, as_text, missing, parsed, yes_or_no
-from runner.training.data.columns import QUESTION_ANSWER, ROW, Meaning, is_name, row_key, shown
+from runner.training.data.columns import Meaning, normalised, row_key, shown
 from runner.training.data.conversation import Conversation, Message
 from runner.training.data.fields import Cell, Fields
 from runner.training.data.findings import Findings
 from runner.training.data.messages import (
     Talk,
     check_order,
+    inner_text,
     is_list_of_messages,
+    is_message,
     read_messages,
     read_tools,
     weight,
 )
 from runner.training.data.row import Row
+from runner.training.data.unrecognised import check_single_message, nearest, not_recognised
 
 _SHAPES = {"alpaca": "pairs", "prompt-completion": "pairs", "messages": "messages"}
 _SHAPES |= {"sharegpt": "messages", "text": "text"}
@@ -38,7 +40,9 @@ _CONTENT = (
     *(Meaning.QUESTION, Meaning.MORE, Meaning.ANSWER, Meaning.SYSTEM, Meaning.HISTORY),
     *(Meaning.TOOLS, Meaning.THINKING),
 )
-_CLOSE = 0.75  # difflib's ratio: "outptu" to "output" is 0.83, "notes" to "quotes" 0.73
+_GOOD = {"good", "chosen", "positive", "like", "liked", "thumbs_up", "gut"}
+_BAD = {"bad", "rejected", "negative", "dislike", "disliked", "thumbs_down", "schlecht"}
+"""What other programs write into a label instead of true and false."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +97,19 @@ def to_conversations(
     counts = Counter(_SHAPES[name] for name in formats if name)
     main = counts.most_common(1)[0][0] if counts else None
     usual = next((name for name in formats if name and _SHAPES[name] == main), None)
+    classes = _classes(rows)
     found: list[Conversation] = []
     before = len(findings.problems)
     for number, (row, name) in enumerate(zip(rows, formats, strict=True)):
         fields = Fields.of(row.value)
         try:
             fields.check_refused()
+            check_single_message(row.value, fields)
+            if fixed:
+                _check_fixed(row, fields, fixed)
+            _drop_classes(fields, classes)
             if name is None or _one_sided(row, fields, name):
-                _not_recognised(row, fields, findings)
+                not_recognised(row, fields, findings)
             elif _SHAPES[name] != main:
                 what = f"the row is written as {name}, most others as {usual}"
                 hint = "Keep one format per job: write all rows alike, or drop two jobs."
@@ -116,6 +125,39 @@ def to_conversations(
         what = "no row is left to learn from: all are marked as not to be learned"
         findings.once(rows[0].file, None, what, hint="Set weight, train or label to true for some.")
     return found
+
+
+def _check_fixed(row: Row, fields: Fields, fixed: str) -> None:
+    """Say that the spec's format is not how the row is written, where that is plain to see."""
+    own = detect(row.value)
+    needed = {"pairs": Meaning.ANSWER, "messages": Meaning.MESSAGES, "text": Meaning.TEXT}
+    if own and _SHAPES[own] != _SHAPES[fixed] and needed[_SHAPES[fixed]] not in fields.named:
+        what = f"the spec says format: {fixed}, and the row is written as {own}"
+        hint = f"Write format: {own} into the spec, or delete its line format."
+        raise BadRowError(what, hint=hint)
+
+
+def _classes(rows: Sequence[Row]) -> set[str]:
+    """Name the label columns that hold classes (0, 1, 2 …): there a 0 is no thumbs down."""
+    return {
+        name
+        for row in rows
+        for name, value in row.value.items()
+        if row_key(name).meaning is Meaning.LABEL and not missing(value) and _good(value) is None
+    }
+
+
+def _drop_classes(fields: Fields, classes: set[str]) -> None:
+    cells = fields.held.get(Meaning.LABEL)
+    if classes and cells:
+        fields.unread += [cell.name for cell in cells if cell.name in classes]
+        fields.held[Meaning.LABEL] = [cell for cell in cells if cell.name not in classes]
+
+
+def _good(label: Any) -> bool | None:
+    """Read a label: thumbs up, thumbs down, or None where it says something else."""
+    word = normalised(label) if isinstance(label, str) else ""
+    return True if word in _GOOD else False if word in _BAD else yes_or_no(label)
 
 
 def with_system(conversation: Conversation, prompt: str | None) -> Conversation:
@@ -160,17 +202,17 @@ def _left_out(fields: Fields, shape: str) -> str | None:
     mark = fields.take(Meaning.WEIGHT)
     if mark is not None and not weight(mark.value, mark.name):
         return f"not learned, because {mark.name} says so (0 or false)"
+    label_named = fields.named.get(Meaning.LABEL)
     label = fields.take(Meaning.LABEL)
-    if label is None:
-        return None
-    if shape == "text":
+    if shape == "text" and (label or label_named in fields.unread):
+        label = label or Cell(name=str(label_named), value=None)
         what = f"a text has a {label.name}: the label would not be learned"
         hint = "Name the text prompt, and write the label in words as completion."
         raise BadRowError(what, hint=hint)
-    good = yes_or_no(label.value)
-    if good is None:
-        fields.unread.append(label.name)
-    return None if good is not False else f"not learned, because {label.name} is false"
+    if label is None or _good(label.value):
+        return None
+    said = normalised(label.value) if isinstance(label.value, str) else ""
+    return f"not learned, because {label.name} is {said if said in _BAD else 'false'}"
 
 
 def _read_text(fields: Fields, *, named: bool) -> str:
@@ -204,10 +246,13 @@ def _read_talk(
     system = fields.take(Meaning.SYSTEM)
     reader(fields, talk)
     if system is not None:
-        _put_system(as_text(system.value, system.name), system.name, talk.messages)
+        _put_system(_cell_text(system, talk), system.name, talk.messages)
     check_order(talk.messages)
     if len(talk.unlearned) == talk.answers:
         return None
+    for name in talk.objects:
+        what = f"with an object or a list as {shown([name])}: it is read as its JSON"
+        findings.note(what, base.file, base.line)
     for key in talk.unread:
         findings.unread("message keys not read", key)
     if talk.marked_questions:
@@ -220,6 +265,11 @@ def _read_talk(
         tool_words=tuple(talk.tool_words),
         unlearned=frozenset(talk.unlearned),
     )
+
+
+def _cell_text(cell: Cell, talk: Talk) -> str:
+    """Give a column's text; an object that only wraps a text is that text."""
+    return inner_text(cell.value, cell.name, talk)
 
 
 def _put_system(text: str, name: str, messages: list[Message]) -> None:
@@ -244,25 +294,33 @@ def _pair(fields: Fields, talk: Talk) -> None:
     """Read a question and its answer, with what belongs to each."""
     question = _question(fields)
     answer = fields.take(Meaning.ANSWER)
-    if question is not None and is_list_of_messages(question.value):
-        read_messages(question.value, question.name, talk)
+    if question is not None and _holds_messages(question.value):
+        read_messages(_listed(question.value), question.name, talk)
     elif question is None:
         raise _lacking(fields, Meaning.QUESTION)
     else:
         _history(fields, talk)
         more = fields.take(Meaning.MORE)
-        asked = as_text(question.value, question.name)
+        asked = _cell_text(question, talk)
         if more is not None:
-            asked += f"\n\n{as_text(more.value, more.name)}"
+            asked += f"\n\n{_cell_text(more, talk)}"
         talk.messages.append({"role": "user", "content": asked})
     if answer is None:
         raise _lacking(fields, Meaning.ANSWER)
     # A text that only looks like messages stays an answer, unless the question was messages too.
-    may_be_messages = isinstance(answer.value, list) or is_list_of_messages(question.value)
-    if may_be_messages and is_list_of_messages(answer.value):
-        read_messages(answer.value, answer.name, talk)
+    may_be_messages = not isinstance(answer.value, str) or _holds_messages(question.value)
+    if may_be_messages and _holds_messages(answer.value):
+        read_messages(_listed(answer.value), answer.name, talk)
     else:
-        talk.messages.append(_answer(answer, fields))
+        talk.messages.append(_answer(answer, fields, talk))
+
+
+def _holds_messages(value: Any) -> bool:
+    return is_message(value) or is_list_of_messages(value)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
 
 
 def _lacking(fields: Fields, side: Meaning) -> BadRowError:
@@ -272,7 +330,7 @@ def _lacking(fields: Fields, side: Meaning) -> BadRowError:
         what = f"{shown([fields.named[side]])!r} is missing or empty"
     else:
         what = f"it has no column {side.value}"
-        hint = _nearest(fields.unread, side.value) or hint
+        hint = nearest(fields.unread, side.value) or hint
         if fields.unread:
             what += f", and these column names are not recognised: {shown(fields.unread)}"
     return BadRowError(f"the row has no {side.value}: {what}", hint=hint)
@@ -291,8 +349,8 @@ def _question(fields: Fields) -> Cell | None:
     return inputs[0]
 
 
-def _answer(cell: Cell, fields: Fields) -> Message:
-    message: Message = {"role": "assistant", "content": as_text(cell.value, cell.name)}
+def _answer(cell: Cell, fields: Fields, talk: Talk) -> Message:
+    message: Message = {"role": "assistant", "content": _cell_text(cell, talk)}
     thinking = fields.take(Meaning.THINKING)
     if thinking is not None:
         message["reasoning_content"] = as_text(thinking.value, thinking.name)
@@ -320,49 +378,9 @@ def _history(fields: Fields, talk: Talk) -> None:
 _READERS: dict[str, Callable[[Fields, Talk], None]] = {"pairs": _pair, "messages": _messages}
 
 
-# -- rows of no format -------------------------------------------------------------------------
-
-
 def _one_sided(row: Row, fields: Fields, name: str) -> bool:
     """Tell a table whose heading has no column for the question, or none for the answer."""
     if row.heading is None or _SHAPES[name] != "pairs":
         return False
     asks = Meaning.QUESTION in fields.named or Meaning.MORE in fields.named
     return not (asks and Meaning.ANSWER in fields.named)
-
-
-def _not_recognised(row: Row, fields: Fields, findings: Findings) -> None:
-    """Name the columns that are not known; a table's heading is named once, not row by row."""
-    line = row.line if row.heading is None else row.heading
-    tell = findings.add if row.heading is None else findings.once
-    names = [name for name in row.value if row_key(name).meaning is None]
-    if row.heading is not None and not all(is_name(name) for name in row.value if name.strip()):
-        what = "the first line holds no column names: it looks like a row"
-        hint = "Write a line with the column names above it, such as question and answer."
-        tell(row.file, line, what, hint=hint)
-        return
-    lacks = [side for side in (Meaning.QUESTION, Meaning.ANSWER) if side in fields.named]
-    side = "answer" if Meaning.QUESTION in fields.named else "question"
-    what = f"these column names are not recognised: {shown(names)}"
-    if lacks and not names:
-        what = f"there is no column for the {side}"
-    elif lacks:
-        what = f"there is no column for the {side}, and {what}"
-    tell(row.file, line, what, hint=_nearest(names, side if lacks else None) or QUESTION_ANSWER)
-
-
-def _nearest(names: list[str], side: str | None) -> str | None:
-    """Say which column was surely meant by another name."""
-    near = [
-        f"Rename {shown([name])} to {close[0]}."
-        for name in names
-        if (close := difflib.get_close_matches(name.strip().casefold(), _MEANT, 1, _CLOSE))
-    ]
-    if near:
-        return f"{' '.join(near)} {QUESTION_ANSWER}"
-    if side and len(names) == 1 and is_name(names[0]):
-        return f"Rename {shown(names)} to {side} if that is what it holds."
-    return None
-
-
-_MEANT = [name for name, key in ROW.items() if key.meaning is not None and not key.weak]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner.training.data.cells import WrittenFloat
 from runner.training.data.columns import TELLING, message_key, row_key, shown
 from runner.training.data.findings import Findings
+from runner.training.data.messages import is_list_of_messages
 from runner.training.data.row import Row
 
 LINE_BYTES = 64 * 1024 * 1024  # one row; far above any context a model has
@@ -16,9 +18,11 @@ _ROW_LISTS = ("data", "rows", "examples", "train", "items", "records", "samples"
 """Keys under which programs write the list of rows of a file."""
 _MOST_COLUMNS = 1000  # of a table in pandas' form; a row has a handful
 _BROKEN = "Compare the line with the others: a comma, a quote or a bracket is missing or left over."
-_LINE = "Each line must be one whole JSON object, such as " + json.dumps(
-    {"question": "…", "answer": "…"}, ensure_ascii=False
+_LINE = (
+    'Each line must be one whole JSON object, such as {"question": "…", "answer": "…"}, with '
+    "straight double quotes."
 )
+_ROW = 'Write each row as {"question": "…", "answer": "…"}.'
 
 
 class _TwiceError(ValueError):
@@ -55,7 +59,7 @@ def read_json_lines(text: str, file: str, findings: Findings) -> list[Row]:
     start = text.lstrip()[:1]
     if start == "[" and not _first_line_is_whole(text):
         return _array(text, 0, file, findings)[0]
-    if start == "[" and _is_one_line(text):
+    if start == "[" and _is_one_line(text) and not is_list_of_messages(text):
         return _array(text, 0, file, findings)[0]
     if start == "{" and not _first_line_is_whole(text) and _spans_lines(text):
         return _stream(text, file, findings)
@@ -129,11 +133,19 @@ def _lines(text: str, file: str, findings: Findings) -> list[Row]:
         except ValueError:
             findings.add(file, number, "the line is not valid JSON", hint=_LINE)
             continue
-        if isinstance(value, dict):
-            rows.append(Row(file=file, line=number, value=value))
+        row = _as_row(value)
+        if row is not None:
+            rows.append(Row(file=file, line=number, value=row))
         else:
             findings.add(file, number, "the line is not a JSON object", hint=_LINE)
     return rows
+
+
+def _as_row(value: Any) -> dict[str, Any] | None:
+    """Give a value as a row: an object, or a list of messages without a name."""
+    if isinstance(value, list) and is_list_of_messages(value):
+        return {"messages": value}
+    return value if isinstance(value, dict) else None
 
 
 class _Places:
@@ -164,24 +176,64 @@ class _Places:
         return value
 
 
-def _value(places: _Places, file: str, findings: Findings) -> Iterator[Any]:
+@dataclass(kw_only=True)
+class _Placed:
+    """Values with their lines; where several stand on one line, their numbers say more."""
+
+    file: str
+    lines: list[int] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+
+    def add(self, line: int, value: Any) -> None:
+        """Take the next one."""
+        self.lines.append(line)
+        self.values.append(value)
+
+    @property
+    def after(self) -> str:
+        """Say after which row something is, where the line alone would not tell."""
+        return f" (after row {len(self.lines)})" if self._shared else ""
+
+    @property
+    def _shared(self) -> bool:
+        return len(set(self.lines)) < len(self.lines)
+
+    def rows(self, findings: Findings) -> list[Row]:
+        """Give those that are rows, and note the others."""
+        places = self.lines
+        if self._shared:
+            findings.row_numbered.add(self.file)
+            places = list(range(1, len(self.lines) + 1))
+        rows: list[Row] = []
+        for place, value in zip(places, self.values, strict=True):
+            row = _as_row(value)
+            if row is not None:
+                rows.append(Row(file=self.file, line=place, value=row))
+            else:
+                what = "an element of the array is not a JSON object"
+                findings.add(self.file, place, what, hint=_ROW)
+        return rows
+
+
+def _value(places: _Places, placed: _Placed, findings: Findings) -> Iterator[Any]:
     """Give the next value, or note why there is none."""
+    file = placed.file
     try:
         yield places.value()
     except _TwiceError as error:
-        what = f"{error.what} in one object, and the file is not read any further"
+        what = f"{error.what} in one object, and the file is not read any further{placed.after}"
         findings.add(file, places.line, what, hint=_TWICE)
     except json.JSONDecodeError as error:
-        what = "the file is not valid JSON from here on"
+        what = f"the file is not valid JSON from here on{placed.after}"
         findings.add(file, error.lineno, what, hint=_BROKEN)
     except ValueError:
-        what = "the file is not valid JSON from here on"
+        what = f"the file is not valid JSON from here on{placed.after}"
         findings.add(file, places.line, what, hint=_BROKEN)
 
 
 def _array(text: str, at: int, file: str, findings: Findings) -> tuple[list[Row], int]:
-    """Read ``[{…}, {…}]`` element by element, so that each row knows its line."""
-    rows: list[Row] = []
+    """Read ``[{…}, {…}]`` element by element, so that each row knows its place."""
+    placed = _Placed(file=file)
     places = _Places(text, at)
     mark = places.skip()
     if not mark:
@@ -194,14 +246,10 @@ def _array(text: str, at: int, file: str, findings: Findings) -> tuple[list[Row]
     if places.skip() == "]":
         return [], places.at + 1
     while True:
-        line, values = places.line, list(_value(places, file, findings))
+        line, values = places.line, list(_value(places, placed, findings))
         if not values:
-            return rows, len(text)
-        if isinstance(values[0], dict):
-            rows.append(Row(file=file, line=line, value=values[0]))
-        else:
-            what = "an element of the array is not a JSON object"
-            findings.add(file, line, what, hint='Write each row as {"question": …, "answer": …}.')
+            return placed.rows(findings), len(text)
+        placed.add(line, values[0])
         mark = places.skip()
         line = places.line
         places.at += 1
@@ -211,29 +259,26 @@ def _array(text: str, at: int, file: str, findings: Findings) -> tuple[list[Row]
                 what = "there is more after the end of the JSON array"
                 hint = "Write all rows into one array, or one object a line."
                 findings.add(file, places.line, what, hint=hint)
-            return rows, places.at
+            return placed.rows(findings), places.at
         if mark != ",":
-            what = "the file is not valid JSON from here on"
+            what = f"the file is not valid JSON from here on{placed.after}"
             findings.add(file, line, what, hint=_BROKEN)
-            return rows, len(text)
+            return placed.rows(findings), len(text)
 
 
 def _stream(text: str, file: str, findings: Findings) -> list[Row]:
     """Read objects that are each spread over lines, one after the other."""
-    rows: list[Row] = []
+    placed = _Placed(file=file)
     places = _Places(text, 0)
     while mark := places.skip():
-        if mark == "," and rows:
+        if mark == "," and placed.lines:
             places.at += 1
             continue
-        line, values = places.line, list(_value(places, file, findings))
+        line, values = places.line, list(_value(places, placed, findings))
         if not values:
             break
-        if isinstance(values[0], dict):
-            rows.append(Row(file=file, line=line, value=values[0]))
-        else:
-            findings.add(file, line, "a value is not a JSON object", hint=_LINE)
-    return rows
+        placed.add(line, values[0])
+    return placed.rows(findings)
 
 
 # -- one object --------------------------------------------------------------------------------

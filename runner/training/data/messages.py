@@ -45,6 +45,8 @@ class Talk:
     """Answers that are marked as not to be learned, by their place among the answers."""
     tool_words: dict[str, None] = field(default_factory=dict)
     """What the row calls its tools by."""
+    objects: dict[str, None] = field(default_factory=dict)
+    """Columns and keys that hold an object or a list where a text is usual."""
     unread: dict[str, None] = field(default_factory=dict)
     """Keys that hold something and are not read."""
     marked_questions: bool = False
@@ -83,14 +85,14 @@ def read_messages(value: Any, column: str, talk: Talk) -> None:
 
 def _read_message(item: dict[str, Any], talk: Talk) -> None:
     found = _by_meaning(item, talk)
-    role, written = _role(found.get(Meaning.ROLE))
+    role, written = _role(found.get(Meaning.ROLE), item)
     message: Message = {"role": role}
     thinking: list[str] = []
     if written in _CALL_ROLES:
         message["content"] = ""
         message["tool_calls"] = _calls(found.get(Meaning.CONTENT), talk)
     else:
-        message["content"] = _content(found.get(Meaning.CONTENT), thinking)
+        message["content"] = _content(found.get(Meaning.CONTENT), thinking, talk)
     for meaning in (Meaning.CALLS, Meaning.CALL):
         if meaning in found:
             message["tool_calls"] = _calls(found[meaning], talk)
@@ -131,7 +133,7 @@ def _by_meaning(item: dict[str, Any], talk: Talk) -> dict[Meaning, tuple[str, An
         before = found.get(key.meaning)
         if before is not None and missing(before[1]):
             before = None
-        if before is not None and not missing(value) and before[1] != value:
+        if before is not None and not missing(value) and not _same(key.meaning, before[1], value):
             what = f"a message holds both {before[0]} and {name}, and they differ"
             raise BadRowError(what, hint="Keep one of the two.")
         if before is None:
@@ -139,11 +141,21 @@ def _by_meaning(item: dict[str, Any], talk: Talk) -> dict[Meaning, tuple[str, An
     return found
 
 
-def _role(found: tuple[str, Any] | None) -> tuple[str, str]:
+def _same(meaning: Meaning, one: Any, other: Any) -> bool:
+    """Tell whether two keys say the same: ``user`` and ``human`` do."""
+    if meaning is Meaning.ROLE and _word(one) in ROLES:
+        return ROLES[_word(one)] == ROLES.get(_word(other))
+    return bool(one == other)
+
+
+def _role(found: tuple[str, Any] | None, item: dict[str, Any]) -> tuple[str, str]:
     """Give a message's role as templates know it, and as it is written."""
     hint = "Use the roles system, user, assistant and tool (or human and gpt)."
     if found is None:
-        raise BadRowError("a message has no role", hint=hint)
+        others = [name for name in item if message_key(name).meaning is not Meaning.ROLE]
+        what = "a message has no role" + (f"; it holds {shown(others)}" if others else "")
+        hint = 'Write each message as {"role": "user" or "assistant", "content": "…"}.'
+        raise BadRowError(what, hint=hint)
     written = _word(found[1])
     role = ROLES.get(written)
     if role is None:
@@ -175,14 +187,42 @@ def weight(value: Any, name: str) -> bool:
     return learned
 
 
-def _content(found: tuple[str, Any] | None, thinking: list[str]) -> str:
+def _content(found: tuple[str, Any] | None, thinking: list[str], talk: Talk) -> str:
     """Take text, or a list of text parts; thinking among them goes apart."""
     if found is None:
         return ""
     name, value = found
     if not isinstance(value, list):
-        return "" if missing(value) and not isinstance(value, str) else as_text(value, name)
+        empty = missing(value) and not isinstance(value, str)
+        return "" if empty else inner_text(value, name, talk)
     return "".join(_part(part, name, thinking) for part in value)
+
+
+def inner_text(value: Any, name: str, talk: Talk) -> str:
+    """Give a cell's text; an object that wraps nothing but a text is that text.
+
+    Google writes ``{"parts": [{"text": …}]}``, ChatGPT ``{"content_type": "text", "parts": […]}``.
+    """
+    wrapped = _wrapped(value)
+    if wrapped is None:
+        if isinstance(value, dict | list):
+            talk.objects[name] = None
+        return as_text(value, name)
+    if isinstance(wrapped, str):
+        return as_text(wrapped, name)
+    return "".join(_part(part, name, []) for part in wrapped)
+
+
+def _wrapped(value: Any) -> str | list[Any] | None:
+    """Find the only text of an object: the one key that is not a kind or a role beside it."""
+    if not isinstance(value, dict):
+        return None
+    rest = [key for key in value if key not in ("type", "role", "content_type")]
+    inner = value[rest[0]] if len(rest) == 1 and rest[0] in ("text", "content", "parts") else None
+    if isinstance(inner, list):
+        texts = all(isinstance(p, str) or (isinstance(p, dict) and "text" in p) for p in inner)
+        return inner if texts else None
+    return inner if isinstance(inner, str) else None
 
 
 def _part(part: Any, name: str, thinking: list[str]) -> str:
@@ -300,6 +340,18 @@ def _check_filled(message: Message) -> None:
             "the row has no answer: it is empty", hint="Write the answer, or delete the row."
         )
     raise BadRowError("a question is empty", hint="Write the question, or delete the row.")
+
+
+def is_message(value: Any) -> bool:
+    """Tell a message: it has a role that is known, and something said."""
+    if not isinstance(value, dict):
+        return False
+    roles = [held for name, held in value.items() if message_key(name).meaning is Meaning.ROLE]
+    said = any(message_key(name).meaning in _SAID for name in value)
+    return said and any(_word(role) in ROLES for role in roles)
+
+
+_SAID = (Meaning.CONTENT, Meaning.CALLS, Meaning.CALL)
 
 
 def is_list_of_messages(value: Any) -> bool:

@@ -55,7 +55,6 @@ from runner.training.data.try_model import require_known_tokens, try_model
 
 LEFT_OUT_SHARE = 0.05  # of the rows; more than that is not what the job's owner meant
 SAMPLES = 3  # held-out questions that are answered before and after
-_NAMED = 20  # lines named in one sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +114,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     limit = _max_length(
         spec, tokenised, longest_context(config), _card_length(spec, tokenised, config, plan)
     )
-    kept, left_out = _leave_out_longer(tokenised, limit)
+    kept, left_out = _leave_out_longer(tokenised, limit, findings)
     held_rows = {conversation.row for conversation in held_out}
     learn = [row for row in kept if row.source.row not in held_rows]
     measure = [row for row in kept if row.source.row in held_rows]
@@ -124,12 +123,12 @@ def _prepare(folder: Path, findings: Findings) -> None:
             [
                 Problem(
                     message="no row is left to learn from",
-                    hint="add rows, or set eval_split: 0 so that none is held out",
+                    hint="Add rows, or write eval_split: 0 into the spec (none is held out).",
                 )
             ]
         )
     if left_out:
-        shortfalls.append(_name_left_out(left_out, limit))
+        _name_left_out(left_out, limit, findings)
     tried = None
     if plan.try_model:  # after the rows: a slip in them is answered without the seconds this takes
         tried = try_model(model, spec, trust_remote_code=plan.trust_remote_code)
@@ -314,9 +313,9 @@ def _max_length(
         return min(longest, context or longest, card or longest)
     if context is not None and wanted > context:
         what = f"max_length is {wanted}, but the model reads at most {context} tokens"
-        raise DataError(
-            [Problem(field="training.max_length", message=what, allowed=f"≤ {context}")]
-        )
+        hint = f"Write max_length: {context} or less, or delete the line: auto then chooses."
+        problem = Problem(field="training.max_length", message=what, hint=hint)
+        raise DataError([replace(problem, allowed=f"≤ {context}")])
     return wanted
 
 
@@ -332,7 +331,7 @@ def _card_length(
 
 
 def _leave_out_longer(
-    rows: Sequence[Tokenised], limit: int
+    rows: Sequence[Tokenised], limit: int, findings: Findings
 ) -> tuple[list[Tokenised], list[Tokenised]]:
     """Part the rows that fit from those that would lose tokens.
 
@@ -344,25 +343,20 @@ def _leave_out_longer(
     if len(left_out) > LEFT_OUT_SHARE * len(rows):
         by_length = sorted(row.longest for row in rows)
         enough = by_length[math.ceil((1 - LEFT_OUT_SHARE) * len(rows)) - 1]
-        first = min(left_out, key=lambda row: row.source.row).source
-        what = f"{len(left_out)} of {len(rows)} rows are longer than {limit} tokens"
-        hint = f"max_length: {by_length[-1]} keeps every row, {enough} keeps 95% of them."
-        place = Problem(file=first.file, line=first.line, message=what, hint=hint)
-        raise DataError([place])
+        what = f"the row is longer than {limit} tokens (so are {len(left_out)} of {len(rows)} rows)"
+        hint = (
+            f"max_length: {by_length[-1]} keeps every row, {enough} keeps 95% of them. Or cut "
+            "these rows into shorter ones."
+        )
+        for row in sorted(left_out, key=lambda row: row.source.row):
+            findings.add(row.source.file, row.source.line, what, hint=hint)
+        raise DataError(findings.problems)
     return kept, left_out
 
 
-def _name_left_out(rows: Sequence[Tokenised], limit: int) -> str:
-    places: dict[str, list[int]] = {}
+def _name_left_out(rows: Sequence[Tokenised], limit: int, findings: Findings) -> None:
     for row in sorted(rows, key=lambda row: row.source.row):
-        places.setdefault(row.source.file, []).append(row.source.line)
-    named = "; ".join(
-        f"{file} line{'s' * (len(lines) > 1)} {', '.join(map(str, lines[:_NAMED]))}"
-        + (f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else "")
-        for file, lines in places.items()
-    )
-    count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
-    return f"{count} longer than {limit} tokens left out: {named}"
+        findings.note(f"longer than {limit} tokens left out", row.source.file, row.source.line)
 
 
 def _save(target: Path, rows: Sequence[Tokenised]) -> list[int]:

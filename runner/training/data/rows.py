@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.spec.file_kinds import SAVE_AS
+from runner.training.data.disguised import LOOKED_AT, look_through
 from runner.training.data.findings import Findings
 from runner.training.data.json_rows import read_json, read_json_lines
 from runner.training.data.row import Row
@@ -21,6 +22,7 @@ PARQUET_RATIO = 200  # bytes unpacked for each packed one; text packs to a tenth
 _PARQUET_SMALL_BYTES = 64 * 1024**2  # so much may come out of any file, however well it packs
 _PARQUET_ROWS = 64  # unpacked at a time: one value can stand for every row of a file
 _PARQUET_HINT = "Save the file again, or save the rows as JSON Lines (.jsonl) or CSV."
+_START = 64  # bytes: column names, or the beginning of a row, in letters without accents
 _UTF8 = "Save it as UTF-8 (in Excel: 'CSV UTF-8')."
 
 _Reader = Callable[[str, str, Findings], list[Row]]
@@ -43,6 +45,11 @@ def read_rows(path: Path, *, shown_as: str, findings: Findings) -> list[Row]:
         findings.add(shown_as, None, what, hint=SAVE_AS.get(suffix, readable))
         return []
     before = len(findings.problems)
+    with path.open("rb") as file:
+        other = look_through(file.read(LOOKED_AT), suffix)
+    if other is not None:
+        findings.add(shown_as, None, other[0], hint=other[1])
+        return []
     if suffix == ".parquet":
         rows = _parquet(path, shown_as, findings)
     else:
@@ -55,7 +62,7 @@ def read_rows(path: Path, *, shown_as: str, findings: Findings) -> list[Row]:
 
 def _decode(content: bytes, file: str, findings: Findings) -> str:
     """Decode UTF-8 with or without a byte-order mark, noting every line that is something else."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or _every_other_is_nul(content[:_START]):
         findings.add(file, 1, "the file is UTF-16, not UTF-8", hint=_UTF8)
         return ""
     try:
@@ -71,6 +78,12 @@ def _decode(content: bytes, file: str, findings: Findings) -> str:
             # Emptied, so that the other problems of the file are still found in this pass.
             lines[number - 1] = b""
     return b"\n".join(lines).decode("utf-8-sig")
+
+
+def _every_other_is_nul(start: bytes) -> bool:
+    """Tell UTF-16 without a mark by its letters of one byte and a zero, as in no other text."""
+    pairs = len(start) // 2
+    return pairs > 1 and pairs in (start[0::2].count(0), start[1::2].count(0))
 
 
 def _parquet(path: Path, file: str, findings: Findings) -> list[Row]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from runner.training.data.json_rows import LINE_BYTES
 from runner.training.data.row import Row
 
 _SEPARATORS = (",", ";", "\t", "|")
+_RULE = re.compile(r":?-{2,}:?")
 _LOOKED_THROUGH = 10  # records at the top among which the heading is looked for
 _NO_VALUE = {"nan", "<na>", "#n/a", "#nv", "#name?", "#value!", "#wert!", "#ref!", "#bezug!"}
 _NO_VALUE |= {"#div/0!", "#null!", "#num!", "#zahl!"}
@@ -59,6 +61,8 @@ def read_table(text: str, file: str, findings: Findings) -> list[Row]:
     told, start = _told_separator(text)
     separator = _separator(text, told)
     records = _records(text, separator, start, file, findings)
+    if separator == "|":
+        records = _without_frame(records)
     top = list(itertools.islice(records, _LOOKED_THROUGH))
     heading = _heading(top)
     rest = list(records)  # in any case: a quote that is not closed is said, too
@@ -97,6 +101,17 @@ def _separator(text: str, told: str | None) -> str:
     return best
 
 
+def _without_frame(records: Iterator[_Record]) -> Iterator[_Record]:
+    """Read a table as Markdown draws it: lines of dashes and the outer bars are its frame."""
+    framed = False
+    for record in records:
+        cells = [cell.strip() for cell in record.cells]
+        framed = framed or (cells[0] == "" and cells[-1] == "" and len(cells) > 2)
+        if framed and all(_RULE.fullmatch(cell) for cell in cells if cell):
+            continue
+        yield _Record(line=record.line, cells=cells if framed else record.cells)
+
+
 def _known(cells: Sequence[str]) -> int:
     """Count the cells that name a column which says what a row is."""
     return sum(row_key(cell.strip().strip('"')).meaning in TELLING for cell in cells)
@@ -106,7 +121,11 @@ def _records(
     text: str, separator: str, start: int, file: str, findings: Findings
 ) -> Iterator[_Record]:
     """Give every record that holds something, with the line where it begins."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    # Blanks after each separator, as people type them: a quote behind one is still a quote.
+    typed = bool(re.match(rf"[^\n]*{re.escape(separator)} +", text)) and f'{separator} "' in text
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=typed
+    )
     line = 1
     try:
         for cells in reader:

@@ -45,6 +45,9 @@ _TURNS: tuple[Message, ...] = (
 )
 """A conversation on which every template is tried."""
 _PROBE = "Zqx"  # stands in for a text whose place in a rendering is looked for
+_OTHER_MODEL = "Choose another model, or its variant without thinking."
+_BORDER_HINT = "Let the answer begin with a letter or a digit, or choose another model."
+_OTHER_ROW = "Leave the row out, or choose another model."
 _TOKENS_NAMED = 6  # control tokens named in one note
 
 
@@ -191,7 +194,10 @@ class Template:
     def _encode_text(self, text: str, reader: Reader) -> Example:
         end = self.tokenizer.eos_token_id
         if end is None:
-            raise UnlearnableRowError("the model has no end token to learn after a text")
+            raise UnlearnableRowError(
+                "the model has no end token to learn after a text",
+                hint="Write the rows as question and answer, or choose another model.",
+            )
         ids = [*reader.ids(text), end]
         bos = [self._bos] if self._adds_bos else []
         return Example(input_ids=bos + ids, labels=[IGNORED] * len(bos) + ids)
@@ -226,7 +232,10 @@ class Template:
         places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         places = [i for number, i in enumerate(places) if number not in unlearned]
         if not places:
-            raise UnlearnableRowError("no answer of the row is to be learned")
+            raise UnlearnableRowError(
+                "no answer of the row is to be learned",
+                hint="Mark one with weight: 1, or leave the row out.",
+            )
         answers = [self._find_answer(messages[: i + 1], reader, tools) for i in places]
         whole = _render(reader, messages, tools)
         if all(whole.startswith(a.prompt) and whole.startswith(a.end) for a in answers):
@@ -240,12 +249,14 @@ class Template:
         end = _render(reader, messages, tools)
         if not end.startswith(prompt) or len(end) <= len(prompt):
             raise UnlearnableRowError(
-                "the template's generation prompt is not how it begins an answer"
+                "the template's generation prompt is not how it begins an answer", hint=_OTHER_MODEL
             )
         calls_tools = bool(messages[-1].get("tool_calls"))
         tail = "" if calls_tools else self._tail(messages, reader, tools)
         if not end.endswith(tail):
-            raise UnlearnableRowError("the template ends this answer as it ends no other")
+            raise UnlearnableRowError(
+                "the template ends this answer as it ends no other", hint=_OTHER_ROW
+            )
         text_end = len(prompt) if calls_tools else len(end) - len(tail)
         return _Answer(prompt=prompt, end=end, text_end=text_end, calls_tools=calls_tools)
 
@@ -259,7 +270,9 @@ class Template:
             probed = (*messages[:-1], {**messages[-1], "content": _PROBE})
             _, found, tail = _render(reader, probed, tools).rpartition(_PROBE)
             if not found:
-                raise UnlearnableRowError("its template does not show answers as they are")
+                raise UnlearnableRowError(
+                    "its template does not show answers as they are", hint=_OTHER_ROW
+                )
             self._tails[key] = tail
         return self._tails[key]
 
@@ -267,7 +280,9 @@ class Template:
         """Tokenise once and label each answer up to and with the token that ends it."""
         ids, offsets = reader.read(whole)
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:
-            raise UnlearnableRowError("the template begins with two begin-of-text tokens")
+            raise UnlearnableRowError(
+                "the template begins with two begin-of-text tokens", hint=_OTHER_MODEL
+            )
         labels = [IGNORED] * len(ids)
         for answer in answers:
             start = self._border(whole, len(answer.prompt), ids, offsets, reader)
@@ -289,7 +304,9 @@ class Template:
         if answer.calls_tools:
             control = [k for k in control if ids[k] in self.end_ids][-1:] or control[-1:]
         if not control:
-            raise UnlearnableRowError("the template ends an answer with no token of its own")
+            raise UnlearnableRowError(
+                "the template ends an answer with no token of its own", hint=_OTHER_ROW
+            )
         return control[0]
 
     def _border(self, whole: str, at: int, ids: list[int], offsets: Offsets, reader: Reader) -> int:
@@ -306,7 +323,7 @@ class Template:
             spelled = str(self.tokenizer.convert_ids_to_tokens(ids[start]))
             across = spelled.startswith(("Ġ", "Ċ", "▁", " ", "\n"))
         if across or start == len(ids):
-            raise _BorderError("a token stands across the border of an answer")
+            raise _BorderError("a token stands across the border of an answer", hint=_BORDER_HINT)
         return start
 
     def _prompt_ids(
@@ -332,7 +349,7 @@ class Template:
                     field="model",
                     found=self.model_name,
                     message=f"only answers are learned, and this model does not allow it: {why}",
-                    hint="Choose another model, or its variant without thinking.",
+                    hint=_OTHER_MODEL,
                 )
             ]
         )
@@ -412,7 +429,12 @@ def _render(
         return reader.render(messages, generation_prompt=generation_prompt, tools=tools)
     except RefusedByTemplateError as error:
         why = f": {visible(str(error))}" if str(error) else ""
-        raise UnlearnableRowError(f"the model's chat template refuses the row{why}") from None
+        hint = (
+            "Write the row as questions and answers in turn, with a system message first at most, "
+            "or leave it out. Other models' templates may take it as it is."
+        )
+        what = f"the model's chat template refuses the row{why}"
+        raise UnlearnableRowError(what, hint=hint) from None
 
 
 def _kind_of(message: Message) -> tuple[Any, ...]:
