@@ -283,12 +283,11 @@ def main() -> None:
             else:
                 memory = f"{found['allocated']:.2f} / {found['reserved']:.2f}"
                 last = f"{found['losses'][-1]:.4f}"
-                who += (
-                    f", {found['batch']} × {EFFECTIVE // found['batch']}"
-                    if "batch" in found
-                    else ""
+                batch = found.get("batch")
+                size = f", {batch} × {EFFECTIVE // batch}" if batch else ""
+                line = (
+                    f"| {cap or 'none'} | {who}{size} | {speed(found):,.0f} | {memory} | {last} |"
                 )
-                line = f"| {cap or 'none'} | {who} | {speed(found):,.0f} | {memory} | {last} |"
             print(line, flush=True)
             table.append(line)
             if args.json:

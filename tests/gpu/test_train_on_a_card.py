@@ -19,6 +19,8 @@ from runner.exit_codes import ExitCode
 from runner.forecast.work import GIB
 
 REPOSITORY = Path(__file__).parents[2]
+# The plain path's ladder: the fast path fits where these want memory to run out.
+PLAIN = {"fast": False}
 SPEC = """\
 model: '1B'
 data: rows.jsonl
@@ -73,7 +75,7 @@ def test_a_dropped_spec_becomes_an_adapter(tmp_path: Path, models: Path) -> None
 def test_the_probe_halves_under_a_cap(tmp_path: Path, models: Path) -> None:
     """Before step 1 the plan shrinks to what the cap holds, and the cap is kept."""
     run = box(tmp_path, models, [4096] * 16)
-    status, result = run.train(plan(8), gpu_memory_bytes=CAP, probe=True)
+    status, result = run.train(plan(8), gpu_memory_bytes=CAP, probe=True, **PLAIN)
     assert status == ExitCode.OK, run.log()
     assert result is not None
     assert result.batch_plan.per_device_batch_size < 8 or result.batch_plan.activation_checkpointing
@@ -85,22 +87,22 @@ def test_out_of_memory_in_mid_run(tmp_path: Path, models: Path) -> None:
     """Memory that runs out in a later step costs no step: the losses are those of a free run."""
     lengths = [256 - 3 * (n % 8) for n in range(48)]
     free = box(tmp_path / "free", models, lengths)
-    status, _ = free.train(plan(8, checkpointing=True), total_steps=STEPS, probe=False)
+    status, _ = free.train(plan(8, checkpointing=True), total_steps=STEPS, probe=False, **PLAIN)
     assert status == ExitCode.OK, free.log()
     long_row = free.lines()[3]["rows"][2]
     lengths[long_row] = 16384
     free = box(tmp_path / "reference", models, lengths)
-    status, _ = free.train(plan(8, checkpointing=True), total_steps=STEPS, probe=False)
+    status, _ = free.train(plan(8, checkpointing=True), total_steps=STEPS, probe=False, **PLAIN)
     assert status == ExitCode.OK, free.log()
     run = box(tmp_path / "capped", models, lengths)
     wishes = {"total_steps": STEPS, "gpu_memory_bytes": CAP}
-    status, result = run.train(plan(8, checkpointing=True), probe=False, **wishes)
+    status, result = run.train(plan(8, checkpointing=True), probe=False, **wishes, **PLAIN)
     assert status == ExitCode.OUT_OF_GPU_MEMORY, run.log()
     assert result is not None
     assert result.last_step == 3
     assert result.next_batch_plan is not None
     first = [line for line in run.lines() if line["step"] <= result.last_step]
-    status, result = run.train(result.next_batch_plan, probe=True, **wishes)
+    status, result = run.train(result.next_batch_plan, probe=True, **wishes, **PLAIN)
     assert status == ExitCode.OK, run.log()
     lines, wanted = [*first, *run.lines()], free.lines()
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
@@ -115,14 +117,14 @@ def test_the_last_steps_of_the_ladder(tmp_path: Path, models: Path) -> None:
     """At batch 1, checkpointing and then offloading are switched on in the same process."""
     run = box(tmp_path / "one", models, [16384] * 4)
     smallest = plan(1, effective=1)
-    status, first = run.train(smallest, gpu_memory_bytes=CAP, probe=True)
+    status, first = run.train(smallest, gpu_memory_bytes=CAP, probe=True, **PLAIN)
     assert status == ExitCode.OK, run.log()
     assert first is not None
     assert first.batch_plan.activation_checkpointing
     assert not first.batch_plan.activation_offloading
     less = (first.peak_gpu_memory_bytes or 0) - GIB // 2
     run = box(tmp_path / "two", models, [16384] * 4)
-    status, second = run.train(smallest, gpu_memory_bytes=less, probe=True)
+    status, second = run.train(smallest, gpu_memory_bytes=less, probe=True, **PLAIN)
     assert status == ExitCode.OK, run.log()
     assert second is not None
     assert second.batch_plan.activation_offloading
@@ -133,7 +135,7 @@ def test_the_last_steps_of_the_ladder(tmp_path: Path, models: Path) -> None:
 def test_a_cap_that_nothing_fits_ends_in_words(tmp_path: Path, models: Path) -> None:
     """When everything is on and it still does not fit, the attempt says so and names a way."""
     run = box(tmp_path, models, [32768] * 2)
-    status, result = run.train(plan(1, effective=1), gpu_memory_bytes=3 * GIB, probe=True)
+    status, result = run.train(plan(1, effective=1), gpu_memory_bytes=3 * GIB, probe=True, **PLAIN)
     assert status == ExitCode.OUT_OF_GPU_MEMORY, run.log()
     assert result is not None
     assert result.next_batch_plan is None
