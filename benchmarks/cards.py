@@ -24,7 +24,7 @@ from runner.forecast.what_fits import longest_row
 from runner.forecast.work import GIB, Box, Work
 from runner.spec.spec import JobSpec
 
-ROWS, EPOCHS, BATCH = 800, 3, 16
+ROWS, HELD_OUT, EPOCHS, BATCH = 800, 100, 3, 16  # held out: the default of 800 rows
 MEDIAN_TOKENS, SPREAD, LONGEST = 2000, 0.5, 4096  # contracts with their annotations
 CARDS = {  # GiB, and the card's dense 16-bit rate with sums in fp32, from NVIDIA's data sheets
     "12 GB (RTX 3060)": (12, 51e12),
@@ -34,32 +34,39 @@ CARDS = {  # GiB, and the card's dense 16-bit rate with sums in fp32, from NVIDI
 SHAPES = ("1B", "3B", "8B")
 
 
-def law_firm() -> Lengths:
-    """Draw the lengths of 800 contracts, always the same ones."""
+def law_firm() -> list[int]:
+    """Draw the lengths of 800 contracts, always the same ones; the last ones are held out."""
     dice = random.Random(7)
     drawn = [round(MEDIAN_TOKENS * dice.lognormvariate(0, SPREAD)) for _ in range(ROWS)]
-    return Lengths.of(min(LONGEST, one) for one in drawn)
+    return [min(LONGEST, one) for one in drawn]
 
 
-def work_of(shape: str, lengths: Lengths) -> Work:
+def work_of(shape: str, rows: list[int], held_out: list[int]) -> Work:
     """Give the job: QLoRA with the defaults."""
     spec = JobSpec.model_validate(
         {"name": "contracts", "model": shape, "data": ["data/contracts.jsonl"]}
     )
     sizes = read_shape(config_of(shape))
     assert sizes is not None
-    steps = EPOCHS * -(-ROWS // BATCH)
-    return Work.of(spec, sizes, lengths, total_steps=steps)
+    return Work.of(
+        spec,
+        sizes,
+        Lengths.of(rows),
+        total_steps=EPOCHS * -(-len(rows) // BATCH),
+        held_out_rows=len(held_out),
+        held_out_tokens=sum(held_out),
+    )
 
 
 def row(card: str, shape: str) -> dict[str, Any]:
     """Forecast one model on one card."""
     gib, flops = CARDS[card]
     box = Box(gpu_memory_bytes=gib * GIB, flops=flops)
-    work = work_of(shape, law_firm())
+    lengths = law_firm()
+    work = work_of(shape, lengths[:-HELD_OUT], lengths[-HELD_OUT:])
     found = choose(work, box)
     least = forecast(work, smallest_plan(work), box)
-    endless = work_of(shape, Lengths.of([131072]))
+    endless = work_of(shape, [131072], [])
     longest = longest_row(endless, box) or 131072
     return {
         "least": least.gpu_memory_bytes / GIB,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import statistics
 from dataclasses import dataclass
@@ -96,6 +97,34 @@ def seconds_left(steps: list[dict[str, Any]], total: int | None, clock: float) -
     return max(0.0, left * per_step - min(per_step, max(0.0, clock - times[-1])))
 
 
+def measuring_left(
+    lines: list[dict[str, Any]], step: int, total: int | None, forecast: float | None = None
+) -> float:
+    """Forecast what the held-out measurements still take: the pace of those seen, else a forecast.
+
+    A measurement's line follows its step's, so the time between them is what it took.
+
+    Args:
+        lines: the newest metrics.
+        step: the step that has ended.
+        total: of the run.
+        forecast: seconds that all measurements of the run were forecast to take.
+    """
+    if not total or step >= total:
+        return 0.0
+    found: list[tuple[int, float]] = []  # step and seconds
+    for before, line in itertools.pairwise(lines):
+        began, ended = time_of(before), time_of(line)
+        same = isinstance(line.get("step"), int) and before.get("step") == line["step"]
+        if same and "loss" in before and "eval_loss" in line and began and ended:
+            found.append((line["step"], max(0.0, ended - began)))
+    if not found:
+        return (forecast or 0.0) * (total - step) / total
+    (*earlier, (last, seconds)) = found
+    every = last - earlier[-1][0] if earlier else last  # the first one falls after as many steps
+    return seconds * math.ceil((total - last) / max(1, every))
+
+
 def progress_of(
     lines: list[dict[str, Any]], record: RunRecord, clock: float | None = None
 ) -> Progress:
@@ -106,8 +135,14 @@ def progress_of(
     done = max((a.last_step or 0 for a in record.attempts), default=0)
     training = record.state is State.TRAINING
     clock = now().timestamp() if clock is None else clock
+    step = last.get("step", done)
+    left = seconds_left(steps, record.total_steps, clock) if training else None
+    if left is not None:
+        forecast = record.forecast.get("measuring_seconds")
+        known = forecast if isinstance(forecast, int | float) else None
+        left += measuring_left(lines, step, record.total_steps, known)
     return Progress(
-        step=last.get("step", done),
+        step=step,
         total_steps=record.total_steps,
         epoch=last.get("epoch"),
         loss=last.get("loss"),
@@ -115,7 +150,7 @@ def progress_of(
         learning_rate=last.get("learning_rate"),
         tokens_per_second=last.get("tokens_per_second"),
         gpu_memory_bytes=last.get("gpu_memory_bytes"),
-        eta_seconds=seconds_left(steps, record.total_steps, clock) if training else None,
+        eta_seconds=left,
     )
 
 

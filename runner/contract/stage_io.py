@@ -67,6 +67,8 @@ class PrepareResult(_Message):
     train_rows: int = 0
     """Rows trained on (sequences, when packed)."""
     eval_rows: int = 0
+    eval_tokens: int = 0
+    """Tokens of the held-out rows, prompt included; 0 in what an older runner left, too."""
     left_out_rows: int = 0
     """Rows longer than ``max_length``; never cut in silence."""
     train_tokens: int = 0

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from runner.contract.batch import BatchPlan
 from runner.forecast.memory import Parts, disk, gpu_memory, host_memory
-from runner.forecast.seconds import run_seconds
+from runner.forecast.seconds import measuring_seconds, run_seconds
 from runner.forecast.work import Box, Work
 
 
@@ -25,6 +25,8 @@ class Forecast(BaseModel):
     disk_bytes: int
     seconds: float | None = None
     """None: neither the card nor an earlier run told how fast this box is."""
+    measuring_seconds: float | None = None
+    """Of them, what the measurements of the held-out loss take while it trains."""
     fits: bool | None = None
     """In the memory that the run may use; None: that is not known."""
 
@@ -54,5 +56,6 @@ def forecast(work: Work, plan: BatchPlan, box: Box) -> Forecast:
         host_memory_bytes=host_memory(work, plan),
         disk_bytes=disk(work),
         seconds=run_seconds(work, plan, box),
+        measuring_seconds=measuring_seconds(work, plan, box),
         fits=None if limit is None else total <= limit,
     )

@@ -6,8 +6,10 @@ rows' real lengths. `Box` is what is known of the machine.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+from runner.contract.measure_when import measured_steps
 from runner.forecast.lengths import Lengths
 from runner.forecast.model_shape import Linear, ModelShape
 from runner.spec.spec import JobSpec
@@ -44,6 +46,11 @@ class Work:
     """Rows are joined into sequences of so many tokens."""
     counted_parameters: int | None = None
     """Weights that are trained, as prepare counted them: exact for experts and odd layers, too."""
+    held_out_rows: int = 0
+    held_out_tokens: int = 0
+    """Of one measurement of the held-out loss."""
+    eval_steps: int | None = None
+    """It is measured after every so many steps; None: as `measure_when` chooses."""
 
     @classmethod
     def of(
@@ -54,6 +61,8 @@ class Work:
         *,
         total_steps: int,
         counted_parameters: int | None = None,
+        held_out_rows: int = 0,
+        held_out_tokens: int = 0,
     ) -> Work:
         """Take it from a spec and the prepared rows' lengths."""
         wanted = spec.lora.target_modules
@@ -69,6 +78,9 @@ class Work:
             effective_batch_size=spec.effective_batch_size,
             total_steps=total_steps,
             counted_parameters=counted_parameters,
+            held_out_rows=held_out_rows,
+            held_out_tokens=held_out_tokens,
+            eval_steps=spec.training.eval_steps,
             packed_to=(longest if limit == "auto" else min(limit, longest))
             if spec.training.packing
             else None,
@@ -97,6 +109,23 @@ class Work:
             return self.counted_parameters
         each = sum(self.rank * (one.inputs + one.outputs) for one in self.adapted)
         return each * self.shape.layers
+
+    @property
+    def measurements(self) -> int:
+        """How often training measures the held-out loss."""
+        if not self.held_out_rows:
+            return 0
+        tokens, rows = self.lengths.tokens, self.lengths.rows
+        sequences = math.ceil(tokens / self.packed_to) if self.packed_to else rows
+        epochs = self.total_steps / math.ceil(sequences / self.effective_batch_size)
+        return len(
+            measured_steps(
+                self.total_steps,
+                every=self.eval_steps,
+                trained_tokens=tokens * epochs,
+                held_out_tokens=self.held_out_tokens,
+            )
+        )
 
     @property
     def weight_bytes(self) -> int:

@@ -59,6 +59,7 @@ def test_rows_become_tokens_to_learn(box):
     assert sorted([*train["row"], *held_out["row"]]) == list(range(60))
     assert result.data[0].rows == 60
     assert result.train_tokens == sum(map(len, train["input_ids"]))
+    assert result.eval_tokens == sum(map(len, held_out["input_ids"]))
     learned = sum(label != IGNORED for labels in train["labels"] for label in labels)
     assert result.learned_tokens == learned
     assert read_lengths(box.run.lengths) == Lengths.of(map(len, train["input_ids"]))

@@ -1,30 +1,52 @@
 """Mutation run: faults planted one by one in training and forecast; the tests must notice each.
 
-Run `python tests/mutation/run.py` (about half an hour; ``--only WORD`` for some, ``--jobs N`` for
-more at once). Each fault is put into a scratch copy of the working tree, and the tests that are
-nearest to it run there. Survivors are listed; what is known of them stands in docs/measurements.md.
+Run `OMP_NUM_THREADS=1 python tests/mutation/run.py` (``--only WORD`` for some, ``--jobs N``
+for more at once). Each fault is put into a scratch copy of the working tree, and the tests that are
+nearest to it run there; the same tests run once without a fault, or their failure would show
+nothing. Survivors are listed; what is known of them stands in docs/measurements.md.
+
+Four fifths of a training test's time are imports. Here they are made once: each test run is a fork
+of a process that has imported the libraries, and nothing of this product.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import multiprocessing
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkProcess
 from pathlib import Path
-from queue import Queue
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS = 600.0  # a fault may make a test wait; that is noticed, too
+LIBRARIES = (
+    "pytest",
+    "torch",
+    "datasets",
+    "bitsandbytes",
+    "peft",
+    "transformers.trainer",
+    "transformers.models.auto.modeling_auto",
+    "trl.trainer.sft_trainer",
+)
+"""What the train stage and its tests import: 11 s of a core."""
+_FORK = multiprocessing.get_context("fork")
 
-FIELDS = ("tests/integration/test_spec_reaches_the_trainer.py",)
-PADDED = ("tests/integration/test_reference.py", "-k", "padded or parts")
+FIELDS = ("tests/integration/test_spec_reaches_the_trainer.py", "-k", "what_the_spec_says")
+SAVED = ("tests/integration/test_spec_reaches_the_trainer.py", "-k", "checkpoints_fall")
+PADDED = ("tests/integration/test_reference.py", "-k", "padded")
+PARTS = ("tests/integration/test_reference.py", "-k", "parts")
 CUT = ("tests/integration/test_reference.py", "-k", "cut and not experts")
 PACKED = ("tests/integration/test_reference.py", "-k", "packed and not alone")
 SCHEDULE = ("tests/unit/test_schedule.py",)
@@ -110,7 +132,7 @@ MUTATIONS = (
         _FIT + "callbacks.py",
         "progress.step % wishes.save_steps == 0",
         "False",
-        FIELDS,
+        SAVED,
     ),
     # one step
     Mutation(
@@ -212,11 +234,11 @@ MUTATIONS = (
         "DIVERGED_FACTOR = 150",
         (TRAIN + "test_a_run_that_diverges_ends_with_a_reason",),
     ),
-    Mutation("measured once", _FIT + "measure_when.py", "min(count, total_steps)", "1", WHEN),
-    Mutation("measured at any cost", _FIT + "measure_when.py", "int(DEAR / cost)", "8", WHEN),
+    Mutation("measured once", "contract/measure_when.py", "min(count, total_steps)", "1", WHEN),
+    Mutation("measured at any cost", "contract/measure_when.py", "int(DEAR / cost)", "8", WHEN),
     Mutation(
         "not spread",
-        _FIT + "measure_when.py",
+        "contract/measure_when.py",
         "-(-total_steps * place // count)",
         "total_steps - count + place",
         WHEN,
@@ -366,30 +388,115 @@ def copy_tree(target: Path) -> None:
             shutil.copyfile(REPOSITORY / name, target / name)
 
 
-def judge(mutation: Mutation, tree: Path) -> tuple[str, float]:
-    """Plant one fault in a copy, run its tests, take it out again; say what became of it."""
-    file = tree / "runner" / mutation.file
-    text = file.read_text()
-    if text.count(mutation.old) != 1:
-        return f"not planted: found {text.count(mutation.old)} times", 0.0
-    file.write_text(text.replace(mutation.old, mutation.new))
-    began = time.monotonic()
-    try:
-        status = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutation.tests],
-            cwd=tree,
-            env={**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-            timeout=SECONDS,
-        ).returncode
-    except subprocess.TimeoutExpired:
-        status = 1
-    finally:
-        file.write_text(text)
-    outcome = {0: "SURVIVED", 1: "noticed"}.get(status, f"pytest ended with {status}")
-    return outcome, time.monotonic() - began
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """Tests that run in a copy, with a fault or without."""
+
+    mutation: Mutation | None
+    tests: tuple[str, ...]
+    tree: Path
+    text: str
+    """The file as it was before the fault."""
+    child: ForkProcess
+    began: float
+
+    @classmethod
+    def start(cls, mutation: Mutation | None, tests: tuple[str, ...], tree: Path) -> Judging:
+        """Plant the fault and start the tests."""
+        text = ""
+        if mutation is not None:
+            file = tree / "runner" / mutation.file
+            text = file.read_text()
+            file.write_text(text.replace(mutation.old, mutation.new))
+        child = _FORK.Process(target=_be_pytest, args=(tree, tests))
+        child.start()
+        return cls(
+            mutation=mutation,
+            tests=tests,
+            tree=tree,
+            text=text,
+            child=child,
+            began=time.monotonic(),
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, or has had its time."""
+        return not self.child.is_alive() or time.monotonic() - self.began > SECONDS
+
+    def end(self) -> str:
+        """Take the fault out again and say what became of it."""
+        status = self.child.exitcode
+        if status is None:
+            os.killpg(self.child.pid or 0, signal.SIGKILL)
+            status = 1
+        self.child.join()
+        if self.mutation is not None:
+            (self.tree / "runner" / self.mutation.file).write_text(self.text)
+        return {0: "SURVIVED", 1: "noticed"}.get(status, f"pytest ended with {status}")
+
+    def noticed_by(self) -> str:
+        """Name the test that failed, or give what was printed last."""
+        text = self.log.read_text()
+        found = re.search(r"^(?:FAILED|ERROR) \S*/(.+?)(?: - |$)", text, re.MULTILINE)
+        return found[1] if found else "".join(text.splitlines()[-1:])
+
+    @property
+    def log(self) -> Path:
+        """What pytest printed."""
+        return self.tree / "pytest.log"
+
+
+def _be_pytest(tree: Path, tests: tuple[str, ...]) -> None:
+    """Be the child: pytest in the copy, its children forks of what is imported already."""
+    os.setsid()
+    log = os.open(tree / "pytest.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(tree)
+    os.environ["PYTHONPATH"] = str(tree)
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    words = ["-q", "-x", "-rfE", "-W", "ignore", "-p", "no:cacheprovider", *tests]
+    if tests[0].startswith(OOM):  # its limits count what a process has, and a fork has more
+        os.execv(sys.executable, [sys.executable, "-m", "pytest", *words])
+    sys.path.insert(0, str(tree))
+    # A fork server would import the libraries anew.
+    multiprocessing.get_context = lambda *_: _FORK  # type: ignore[assignment]
+    import pytest
+
+    status = pytest.main(words)
+    sys.stdout.flush()
+    os._exit(int(status))
+
+
+def judge_all(chosen: Sequence[Mutation], trees: Sequence[Path]) -> list[str]:
+    """Run every mutation's tests, as many at once as there are copies, and print what comes."""
+    without = dict.fromkeys(one.tests for one in chosen)
+    waiting: list[tuple[Mutation | None, tuple[str, ...]]] = [(None, tests) for tests in without]
+    waiting += [(one, one.tests) for one in chosen]
+    free, running, outcomes = list(trees), list[Judging](), list[str]()
+    failing: set[tuple[str, ...]] = set()
+    while waiting or running:
+        while waiting and free:
+            running.append(Judging.start(*waiting.pop(0), free.pop()))
+        wait([one.child.sentinel for one in running], timeout=1.0)
+        for one in [one for one in running if one.is_over]:
+            running.remove(one)
+            outcome = one.end()
+            by = one.noticed_by()
+            free.append(one.tree)
+            seconds = f"{time.monotonic() - one.began:5.0f} s"
+            if one.mutation is None:
+                if outcome != "SURVIVED":
+                    failing.add(one.tests)
+                    print(f"{'FAILS':10}  {seconds}  without a fault: {by}", flush=True)
+                continue
+            if one.tests in failing:
+                outcome = "not judged: its tests fail without a fault"
+            outcomes.append(outcome)
+            what = f"{one.mutation.file}: {one.mutation.what}"
+            print(f"{outcome:10}  {seconds}  {what}  {by}", flush=True)
+    return outcomes
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -400,24 +507,18 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(words)
     chosen = [m for m in MUTATIONS if asked.only in f"{m.what} {m.file} {' '.join(m.tests)}"]
     with tempfile.TemporaryDirectory(prefix="mutation-") as scratch:
-        trees: Queue[Path] = Queue()
-        for number in range(asked.jobs):
-            tree = Path(scratch) / str(number)
+        trees = [Path(scratch) / str(number) for number in range(asked.jobs)]
+        for tree in trees:
             copy_tree(tree)
-            trees.put(tree)
-
-        def one(mutation: Mutation) -> str:
-            tree = trees.get()
-            outcome, seconds = judge(mutation, tree)
-            trees.put(tree)
-            print(f"{outcome:10}  {seconds:5.0f} s  {mutation.file}: {mutation.what}", flush=True)
-            return outcome
-
-        with ThreadPoolExecutor(asked.jobs) as pool:
-            outcomes = list(pool.map(one, chosen))
+        astray = [m for m in chosen if (trees[0] / "runner" / m.file).read_text().count(m.old) != 1]
+        for one in astray:
+            print(f"not planted: {one.file}: {one.what}", flush=True)
+        for library in LIBRARIES:
+            importlib.import_module(library)
+        outcomes = judge_all([one for one in chosen if one not in astray], trees)
     noticed = outcomes.count("noticed")
-    print(f"{noticed} of {len(outcomes)} noticed")
-    return 0 if noticed == len(outcomes) else 1
+    print(f"{noticed} of {len(chosen)} noticed")
+    return 0 if noticed == len(chosen) else 1
 
 
 if __name__ == "__main__":

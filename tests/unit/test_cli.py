@@ -17,8 +17,8 @@ from runner.commands.submit import newest_run_of
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import find_model
-from runner.contract.progress import progress_of, read_tail, seconds_left
-from runner.contract.record import Attempt, ErrorFacts, RunRecord, write_record
+from runner.contract.progress import measuring_left, progress_of, read_tail, seconds_left
+from runner.contract.record import Attempt, ErrorFacts, RunRecord, read_record, write_record
 from runner.contract.states import State
 from runner.files.lock import Lock
 
@@ -146,6 +146,27 @@ def test_eta_is_the_median_step_times_the_steps_left():
     assert seconds_left(steps, 16, clock=33.0) == pytest.approx(19.0)
     assert seconds_left(steps, 6, clock=1e9) == 0.0
     assert seconds_left(steps[:1], 16, clock=32.0) is None
+
+
+def test_eta_counts_the_measurements_that_are_still_to_come(training):
+    """At the pace and price of those seen; before the first one, as it was forecast."""
+    lines = [{"step": n, "loss": 1.0, "time": 2.0 * n} for n in range(1, 9)]
+    assert measuring_left(lines, 8, 40) == 0.0
+    assert measuring_left(lines, 8, 40, forecast=50.0) == pytest.approx(40.0)
+    lines.insert(4, {"step": 4, "eval_loss": 2.0, "time": 8.0 + 3.0})
+    assert measuring_left(lines[:6], 5, 40, forecast=50.0) == pytest.approx(9 * 3.0)
+    lines.append({"step": 8, "eval_loss": 1.9, "time": 16.0 + 5.0})
+    assert measuring_left(lines, 8, 40) == pytest.approx(8 * 5.0)
+    assert measuring_left(lines, 8, 10) == pytest.approx(5.0)  # the last step is measured, too
+    assert measuring_left(lines, 40, 40) == 0.0
+    assert measuring_left([], 0, None) == 0.0
+    record = read_record(training.record)
+    steps = [line for line in lines if "loss" in line]
+    plain = progress_of(steps, record, clock=16.0).eta_seconds
+    assert plain == pytest.approx(12 * 2.0)
+    known = record.model_copy(update={"forecast": {"measuring_seconds": 10.0}})
+    assert progress_of(steps, known, clock=16.0).eta_seconds == pytest.approx(24.0 + 6.0)
+    assert progress_of(lines, known, clock=16.0).eta_seconds == pytest.approx(24.0 + 3 * 5.0)
 
 
 def test_status_orders_the_queue_by_priority_then_claim(tmp_path):

@@ -160,6 +160,16 @@ def test_the_plan_chosen_fits_and_cuts_the_same_batch(gib: int) -> None:
     assert chosen.batch_plan.effective_batch_size == 16
 
 
+def test_a_plan_that_nearly_fills_the_card_is_not_chosen() -> None:
+    """6% of the memory stay free: on another card and driver the forecast may be off by more."""
+    free = choose(work(), Box(gpu_memory_bytes=80 * GIB))
+    for share, is_chosen in ((0.93, True), (0.95, False)):
+        limit = int(free.gpu_memory_bytes / share)
+        found = choose(work(), Box(budget_bytes=limit))
+        assert (found.batch_plan == free.batch_plan) is is_chosen
+        assert found.gpu_memory_bytes <= 0.94 * limit
+
+
 def test_a_card_that_is_too_small_gets_the_smallest_plan() -> None:
     """Where nothing fits, the run starts with everything on: a forecast can be wrong."""
     chosen = choose(work(lengths=(65536,) * 20), Box(gpu_memory_bytes=8 * GIB))

@@ -11,7 +11,7 @@ from runner.contract.batch import BatchPlan
 from runner.forecast.lengths import Lengths
 from runner.forecast.memory import disk, gpu_memory, host_memory
 from runner.forecast.model_shape import read_shape
-from runner.forecast.seconds import run_seconds, step_seconds
+from runner.forecast.seconds import measuring_seconds, run_seconds, step_seconds
 from runner.forecast.work import GIB, MIB, Box, Work
 from runner.spec.read_spec import read_spec
 
@@ -71,6 +71,21 @@ def test_the_head_counts_where_it_is_the_highest_point() -> None:
     assert few.logits < 10 * 32768 * 2 + 10 * 64 * 8
 
 
+def test_a_wide_head_can_be_the_highest_point() -> None:
+    """Where the MLP is narrow, the head's rows and their casts outweigh a block's way back."""
+    spec = read_spec(b"model: m\ndata: d.jsonl\nlora: {r: 8}\n", file_name="job.yaml")
+    shape = read_shape({**CONFIG, "intermediate_size": 32})
+    assert shape is not None
+    narrow = Work.of(spec, shape, Lengths.of((100,) * 40), total_steps=10)
+    norms, products, inputs = 2 * (4 * 64 + 4), 2 * 8 * 7, 2 * (64 + 64 + 32)
+    attention, mlp = 2 * 4 * 64 + 4 * 4, 3 * 2 * 32
+    kept = 4 * (norms + products + inputs + attention + mlp)  # of a token, by all blocks
+    head = 64 * (4 + 2)
+    way_back = 3.7 * 32 + 3.5 * 64
+    assert head > way_back
+    assert gpu_memory(narrow, plan(8, 2), Box()).activations == 800 * (kept + head)
+
+
 def test_fragments_and_workspaces_are_counted() -> None:
     """Beside CUDA's own: a fixed part, and a share of the activations."""
     small = gpu_memory(work(), plan(1, 16), Box())
@@ -113,3 +128,39 @@ def test_a_step_s_products_take_the_card_s_rate() -> None:
     each = (2 * (2 * blocks + attention) + head) / (slow * 0.45)
     found = step_seconds(work(), plan(8, 2), Box(flops=slow))
     assert found == pytest.approx(2 * 8 * 100 * each)
+
+
+def test_what_is_measured_on_held_out_rows_takes_its_time() -> None:
+    """Forward alone: eight times in training, twice after it, over every held-out row."""
+    slow = Box(flops=1e9)
+    blocks = 4 * (4 * 64 * 64 + 3 * 64 * 128)
+    forward = 2 * blocks + 2 * 4 * 64 * 100 + 2 * 1000 * 64
+    once = 10 * 100 * forward / (1e9 * 0.45)
+    held_out = replace(work(), held_out_rows=10, held_out_tokens=1000)
+    assert measuring_seconds(held_out, plan(8, 2), slow) == pytest.approx(8 * once)
+    steps = 10 * (step_seconds(work(), plan(8, 2), slow) or 0.0)
+    assert run_seconds(held_out, plan(8, 2), slow) == pytest.approx(steps + 10 * once + 25)
+    seldom = replace(held_out, eval_steps=5)
+    assert measuring_seconds(seldom, plan(8, 2), slow) == pytest.approx(2 * once)
+    taught = replace(slow, learned_time=1.25)
+    assert measuring_seconds(seldom, plan(8, 2), taught) == pytest.approx(2.5 * once)
+    assert measuring_seconds(work(), plan(8, 2), slow) == 0.0
+    assert measuring_seconds(held_out, plan(8, 2), Box()) is None
+
+
+def test_a_small_model_waits_for_python_while_it_is_measured() -> None:
+    """Two passes of at most eight rows, half of what forward and backward wait for."""
+    held_out = replace(work(), held_out_rows=10, held_out_tokens=1000, eval_steps=10)
+    found = measuring_seconds(held_out, plan(4, 4), Box(flops=1e15))
+    assert found == pytest.approx(2 * 4 * 0.006)
+    assert measuring_seconds(held_out, plan(16, 1), Box(flops=1e15)) == pytest.approx(4 * 0.006)
+
+
+def test_measurements_are_counted_as_training_makes_them() -> None:
+    """By the tokens of the whole run: dear ones are fewer; packed rows are counted as sequences."""
+    assert work().measurements == 0
+    dear = replace(work(), held_out_rows=100, held_out_tokens=9000)
+    cost = 9000 / 3 / (4000 * 10 / 3)  # 40 rows are three steps; ten steps train on 13,333 tokens
+    assert dear.measurements == int(0.5 / cost) == 2
+    packed = replace(dear, packed_to=1000)  # four sequences: each step is an epoch
+    assert packed.measurements == int(0.5 / (9000 / 3 / 40_000)) == 6

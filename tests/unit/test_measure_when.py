@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.training.fit.measure_when import DEAR, FORWARD_SHARE, measured_steps
+from runner.contract.measure_when import DEAR, FORWARD_SHARE, measured_steps
 
 TOKENS = 500  # of a row
 

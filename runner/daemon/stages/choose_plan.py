@@ -126,21 +126,24 @@ def read_work(models_dir: Path, run: RunFolder, spec: JobSpec, *, total_steps: i
     lengths = read_lengths(run.lengths)
     if shape is None or lengths is None:
         return None
+    counted = _counted(run)
     return Work.of(
         spec,
         shape,
         lengths,
         total_steps=total_steps,
-        counted_parameters=_counted_parameters(run),
+        counted_parameters=counted.trainable_parameters,
+        held_out_rows=counted.eval_rows if counted.eval_tokens else 0,
+        held_out_tokens=counted.eval_tokens,
     )
 
 
-def _counted_parameters(run: RunFolder) -> int | None:
-    """Give what prepare counted on the model itself; None: an older run, or it was not tried."""
+def _counted(run: RunFolder) -> PrepareResult:
+    """Give what prepare counted; an older run, or one whose result is damaged, counted nothing."""
     try:
-        return read_message(StageFolder(run.prepared).result, PrepareResult).trainable_parameters
+        return read_message(StageFolder(run.prepared).result, PrepareResult)
     except (OSError, DamagedError):
-        return None
+        return PrepareResult()
 
 
 def known_box(outputs: Outputs, spec: JobSpec, gpu: GpuMemory | None) -> Box:

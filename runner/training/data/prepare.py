@@ -137,7 +137,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
         require_known_tokens(max([*ids, pad]), tried, model=spec.model)
 
     lengths = _save(folder / "train", learn)
-    _save(folder / "eval", measure)
+    measured = _save(folder / "eval", measure)
     write_lengths(run.lengths, lengths)
     write_json(folder / "samples.json", _samples(template, measure))
     write_tokenizer(template, model, folder / "tokenizer")
@@ -156,7 +156,8 @@ def _prepare(folder: Path, findings: Findings) -> None:
             ),
             model=describe_model(model, spec.model),
             train_rows=sequences,
-            eval_rows=sum(len(row.examples) for row in measure),
+            eval_rows=len(measured),
+            eval_tokens=sum(measured),
             left_out_rows=len(left_out),
             train_tokens=sum(lengths),
             learned_tokens=learned,

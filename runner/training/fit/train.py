@@ -21,6 +21,7 @@ from typing import Any
 from runner.contract.batch import BatchPlan, describe_change, smaller
 from runner.contract.checkpoints import read_manifest, verified
 from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.measure_when import ROWS_AT_ONCE, measured_steps
 from runner.contract.models import find_model
 from runner.contract.record import ErrorFacts
 from runner.contract.stage_io import (
@@ -97,7 +98,6 @@ def _set_up(folder: Path) -> _Attempt:
     from runner.training.data.pack import pack
     from runner.training.data.tokenizer_folder import load_tokenizer
     from runner.training.fit.callbacks import Conduct, Progress, RowNotingCollator, StopFlag, Wishes
-    from runner.training.fit.measure_when import measured_steps
     from runner.training.fit.set_up_check import check_set_up
 
     stop = StopFlag()
@@ -157,7 +157,7 @@ def _set_up(folder: Path) -> _Attempt:
             checkpoint_seconds=plan.checkpoint_seconds,
             seconds_left=plan.seconds_left,
             probe=machine.on_gpu if plan.probe is None else plan.probe,
-            eval_batch_size=max(8, plan.batch_plan.per_device_batch_size),
+            eval_batch_size=max(ROWS_AT_ONCE, plan.batch_plan.per_device_batch_size),
         ),
         stop=stop,
         meter=meter,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+ROWS_AT_ONCE = 8  # at least: nothing is kept for a backward pass, so more fit than are trained on
 MOST, FEWEST = 10, 8  # measurements of a run: the best checkpoint is one of them
 FORWARD_SHARE = 1 / 3  # of what a trained token costs: it goes forward, backward and forward again
 CHEAP = 0.1  # of the training time: up to here as many as possible
