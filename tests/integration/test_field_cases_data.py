@@ -5,6 +5,7 @@ is read back from the labels. One test runs the prepare stage itself.
 """
 
 import json
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -648,6 +649,14 @@ NOT_SO = {
         *("a.jsonl", json.dumps({"conversation": [{"input": "SECRET", "output": "A"}]})),
         *("no role; it holds input, output", '"role": "user"'),
     ),
+    "a list of sets": (
+        *("a.csv", "messages\n\"[{1: 'SECRET', 'content': {1, 2}}]\"\n"),
+        *("not valid JSON", 'to_json("rows.jsonl"'),
+    ),
+    "keys that are numbers": (
+        *("a.csv", "messages\n\"[{1: 'SECRET'}]\"\n"),
+        *("a message has no role", '"role": "user"'),
+    ),
     "numpy's lists": (
         *("a.csv", "messages\n\"[{'role': 'user', 'content': 'SECRET \\d'}\n {'a': 1}]\"\n"),
         *("not valid JSON", 'to_json("rows.jsonl"'),
@@ -685,3 +694,11 @@ def test_bad_rows_of_a_file_on_one_line_are_named_by_their_number(prepared):
     assert "from here on (after row 2)" in broken.refused
     spread = prepared(text=json.dumps(rows, indent=1), name="a.json")
     assert "a.json, line 10: the row has no answer" in spread.bad_rows
+
+
+def test_thousands_of_unknown_columns_are_answered_at_once(prepared):
+    """As a sheet that was transposed has them; the comparison of names does not take minutes."""
+    began = time.process_time()
+    found = prepared({f"column {n}": "SECRET" for n in range(20_000)})
+    assert "these column names are not recognised: column 0" in found.refused
+    assert time.process_time() - began < 1

@@ -6,6 +6,9 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
+from runner.training.data import columns
 from runner.words import roughly
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,3 +46,27 @@ def test_every_page_that_the_readme_names_exists() -> None:
     """No link of the first page leads nowhere."""
     links = re.findall(r"\]\((?!http)([^)#]+)", (REPOSITORY / "README.md").read_text())
     assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
+def _columns(title: str) -> dict[str, str]:
+    """Read a table of the data page: each name with what becomes of it."""
+    page = (REPOSITORY / "docs" / "data.md").read_text()
+    table = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", table, re.MULTILINE)
+    return {name: use for use, names in lines for name in re.findall(r"`([^`]+)`", names)}
+
+
+@pytest.mark.parametrize(
+    ("title", "table"), [("Columns", columns.ROW), ("Keys of a message", columns.MESSAGE)]
+)
+def test_the_data_page_has_every_column_and_key_with_its_use(title, table) -> None:
+    """What the page says is honoured, passed over or refused is what the table does."""
+    told = _columns(title)
+    assert set(told) == set(table)
+    for name, key in table.items():
+        if key.use is columns.Use.REFUSED:
+            assert told[name] == f"refused: {key.reason}", name
+        elif key.use is columns.Use.HARMLESS:
+            assert told[name] == "says nothing to learn; passed over in silence", name
+        else:
+            assert told[name].startswith(f"{key.meaning.value}:"), name

@@ -41,6 +41,8 @@ _NO = {"0", "0.0", "false", "no", "nein", "falsch", "off", "n"}
 _CELL_MOST = 32_767
 """UTF-16 units in one cell of Excel; what is longer it cuts off without a word when it saves."""
 _UNITS_MOST = 2  # a character is one or two of them
+_LITERAL_MOST = 256 * 1024
+"""Characters of a list in Python's form; its syntax tree takes a hundred times the memory."""
 _INVISIBLE_MOST = 64  # characters that are looked at one by one
 
 
@@ -55,9 +57,9 @@ def missing(value: Any) -> bool:
 
 def _invisible(text: str) -> bool:
     """Tell a text of nothing but zero-width characters, as web pages and Word leave them."""
-    return len(text) <= _INVISIBLE_MOST and all(
-        letter.isspace() or unicodedata.category(letter) == "Cf" for letter in text
-    )
+    if text[0].isalnum() or len(text) > _INVISIBLE_MOST:
+        return False
+    return all(letter.isspace() or unicodedata.category(letter) == "Cf" for letter in text)
 
 
 def yes_or_no(value: Any) -> bool | None:
@@ -133,12 +135,12 @@ def parsed(value: Any, column: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return json.loads(value, parse_float=WrittenFloat)
     except (ValueError, RecursionError):
         pass
     try:
         return _python_literal(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         what = f"{column!r} is text, but not valid JSON"
         hint = (
             "Write it as JSON, with double quotes around names and texts (with pandas: "
@@ -149,8 +151,9 @@ def parsed(value: Any, column: str) -> Any:
 
 def _python_literal(text: str) -> Any:
     """Read ``[{'role': 'user', …}]``, which pandas' to_csv writes of a list; nothing is run."""
-    if text.lstrip()[:1] not in ("[", "{"):
+    if text.lstrip()[:1] not in ("[", "{") or len(text) > _LITERAL_MOST:
         raise ValueError("no list and no object")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they would quote the row
-        return ast.literal_eval(text.strip())
+        found = ast.literal_eval(text.strip())
+    return json.loads(json.dumps(found))  # with the types that JSON has, and no others

@@ -67,7 +67,11 @@ class Fields:
         Raises:
             BadRowError: there are two, and they say different things.
         """
-        cells = self.held.pop(meaning, [])
+        cells = self.held.pop(meaning, None)
+        if not cells:
+            return None
+        if len(cells) == 1:
+            return cells[0]
         plain = [cell for cell in cells if not cell.weak]
         chosen = plain or cells
         if any(cell.value != chosen[0].value for cell in chosen):
@@ -76,7 +80,7 @@ class Fields:
             hint = f"Keep one of them as {meaning.value}, and delete the others or rename them."
             raise BadRowError(what, hint=hint)
         self.unread += [cell.name for cell in cells if cell not in chosen]
-        return chosen[0] if chosen else None
+        return chosen[0]
 
     def left(self) -> list[str]:
         """Name the columns that hold something and were not read."""

@@ -237,7 +237,9 @@ class Template:
                 hint="Mark one with weight: 1, or leave the row out.",
             )
         answers = [self._find_answer(messages[: i + 1], reader, tools) for i in places]
-        whole = _render(reader, messages, tools)
+        # Where the last message is an answer to learn, it was rendered with all before it already.
+        last = answers[-1].end if places[-1] == len(messages) - 1 else None
+        whole = last or _render(reader, messages, tools)
         if all(whole.startswith(a.prompt) and whole.startswith(a.end) for a in answers):
             return [self._mark(whole, answers, reader)]
         # The template shows earlier turns differently once the conversation has gone on (thinking

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import lru_cache
 from typing import Any
 
 from runner.training.data.cells import BadRowError
@@ -22,6 +23,7 @@ from runner.training.data.messages import is_list_of_messages, is_message
 from runner.training.data.row import Row
 
 _CLOSE = 0.75  # difflib's ratio: "outptu" to "output" is 0.83, "notes" to "quotes" 0.73
+_NAMES_COMPARED = 10  # with every known name, letter by letter; a hostile row has thousands
 _MEANT = [name for name, key in ROW.items() if key.meaning is not None and not key.weak]
 _MEANT_BY = {
     **dict.fromkeys(("q", "problem", "document", "source_text", "instructions"), "question"),
@@ -80,7 +82,8 @@ def check_single_message(value: dict[str, Any], fields: Fields) -> None:
 
 def nearest(names: list[str], side: str | None) -> str | None:
     """Say which column was surely meant by another name."""
-    meant = {name: other for name in names if (other := _meant(name))}
+    named = [name for name in names if is_name(name)][:_NAMES_COMPARED]
+    meant = {name: other for name in named if (other := _meant(name))}
     if len(set(meant.values())) < len(meant):
         numbered = [name for name in meant if any(letter.isdigit() for letter in name)]
         several = f"write {shown(numbered)} into rows of their own. " if numbered else ""
@@ -97,6 +100,7 @@ def nearest(names: list[str], side: str | None) -> str | None:
     return None
 
 
+@lru_cache(maxsize=4096)
 def _meant(name: str) -> str | None:
     """Give the known name that is nearest to another, in meaning or in letters."""
     plain = normalised(name)
