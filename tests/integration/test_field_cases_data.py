@@ -701,4 +701,4 @@ def test_thousands_of_unknown_columns_are_answered_at_once(prepared):
     began = time.process_time()
     found = prepared({f"column {n}": "SECRET" for n in range(20_000)})
     assert "these column names are not recognised: column 0" in found.refused
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 5, "minutes, when each is compared with each known name"
