@@ -56,8 +56,19 @@ class Waiting(_Part):
     since: Time
     until: Time | None = None
     """When the run is rejected if what it waits for has not come; None: it waits on."""
+    again_at: Time | None = None
+    """The earliest time at which it is tried again, where that is known."""
     advice: str | None = None
     """What a person can do about it."""
+
+
+class Falls(_Part):
+    """How often a run was cut off because the machine or the runner went down under it."""
+
+    times: int
+    """In a row, without a new durable step or a finished stage in between."""
+    last_at: Time
+    """When the newest one was found out: at the start that followed it."""
 
 
 class DataFile(_Part):
@@ -102,6 +113,11 @@ class Attempt(_Part):
     peak_gpu_memory_bytes: int | None = None
     reason: str | None = None
 
+    @property
+    def got_further(self) -> bool:
+        """Whether it left a new durable step."""
+        return (self.last_step or 0) >= (self.first_step or 1)
+
 
 class ErrorFacts(_Part):
     """Why a run did not succeed, and what to do next."""
@@ -141,7 +157,10 @@ class RunRecord(_Part):
     """Optimizer steps of the whole run, known after prepare."""
     attempts: tuple[Attempt, ...] = ()
     tries: dict[str, int] = {}
-    """How often each stage other than train was started: a crash of the box counts as well."""
+    """How often each stage other than train was started, but for starts that went down with the
+    machine."""
+    falls: Falls | None = None
+    """None: it has got further since the machine last went down under it."""
     environment: dict[str, Any] = {}
     forecast: dict[str, Any] = {}
     metrics: dict[str, Any] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from runner.clock import now
@@ -46,6 +46,7 @@ def keep_waiting(
     reason: str,
     *,
     patience_seconds: float | None = None,
+    again_at: datetime | None = None,
     advice: str | None = None,
 ) -> None:
     """Record why a run that could go on does not.
@@ -55,6 +56,7 @@ def keep_waiting(
         live: the run.
         reason: what it waits for.
         patience_seconds: it is rejected after this long; None: it waits on.
+        again_at: it is tried again then at the earliest.
         advice: what a person can do about it.
     """
     known = live.record.waiting
@@ -68,7 +70,7 @@ def keep_waiting(
         daemon.say(live, f"{live.record.job}: {reason}")
         since = now()
         until = None if patience_seconds is None else since + timedelta(seconds=patience_seconds)
-        waiting = Waiting(reason=reason, since=since, until=until, advice=advice)
+        waiting = Waiting(reason=reason, since=since, until=until, again_at=again_at, advice=advice)
         change(daemon, live, waiting=waiting)
     elif known.advice != advice:
         change(daemon, live, waiting=known.model_copy(update={"advice": advice}))

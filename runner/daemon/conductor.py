@@ -185,16 +185,16 @@ class Conductor:
                 if not daemon.book.runs and not self._specless:
                     return 0 if daemon.book.all_succeeded else 1
                 held = daemon.hold is not None or daemon.guard.standing.problem
-                if held or daemon.inbox_problem or daemon.troubles or self._is_stuck():
+                if held or daemon.inbox_problem or daemon.troubles or self._is_stuck(at):
                     return 1  # the box, not the runs: they go on at the next start
             daemon.wakeup.wait(self._wait_seconds(at, busy=busy))
 
-    def _is_stuck(self) -> bool:
-        """Whether something of its own is in the way of each run that is left."""
+    def _is_stuck(self, at: float) -> bool:
+        """Whether each run that is left has to rest, or something of its own is in its way."""
         return all(
             answer_of(live.record) in self.daemon.notes
             if live.record.state.is_final
-            else live.failures_in_a_row >= _TRIES_ONCE
+            else live.failures_in_a_row >= _TRIES_ONCE or live.rests_after_fall_until > at
             for live in self.daemon.book.runs.values()
         )
 

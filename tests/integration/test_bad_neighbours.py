@@ -290,8 +290,9 @@ def test_the_spec_of_a_failed_run_dragged_into_queued_runs_again(box: Box) -> No
     """To drag a job back is to start it anew."""
     box.drop("good", prepare=["10", "ok"])
     with box.watching():
-        wait_until(lambda: list((box.jobs / "rejected").glob("good--*.yaml.txt")), seconds=60)
-        (spec,) = (box.jobs / "rejected").glob("good--*.yaml")
+        rejected = box.jobs / "rejected"  # the answer is written first, then the spec is moved
+        wait_until(lambda: len(list(rejected.glob("good--*"))) == 2, seconds=60)
+        (spec,) = rejected.glob("good--*.yaml")
         box.drop("x")
         (box.jobs / "good.jsonl").write_text("{}")
         spec.rename(box.jobs / "queued" / spec.name)

@@ -1,27 +1,57 @@
-"""Turns a job that takes the whole box down each time into one failed run; the queue goes on."""
+"""A job that takes the whole box down each time rests, and the queue goes on without it."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from invariants import records
 from kill_box import AtPoint, KillBox
 
+from runner.contract.layout import RunFolder
+from runner.contract.record import RunRecord, write_record
 from runner.contract.states import State
 
 
-@pytest.mark.parametrize("point", ["data copied", "checkpoint begun", "adapter synced"])
+def job0(box: KillBox) -> tuple[RunFolder, RunRecord]:
+    """Find the run that the machine went down under."""
+    found, _ = records(box.outputs)
+    ((run, record),) = [(run, record) for run, record in found if record.job == "job0"]
+    return run, record
+
+
+@pytest.mark.parametrize(
+    ("point", "state"),
+    [
+        ("data copied", State.QUEUED),
+        ("checkpoint begun", State.INTERRUPTED),
+        ("adapter synced", State.INTERRUPTED),
+    ],
+)
 def test_a_job_that_trips_the_power_supply_does_not_block_the_queue(
-    tmp_path: Path, point: str
+    tmp_path: Path, point: str, state: State
 ) -> None:
-    """Cut off three times without a new durable step: failed, and the next job runs."""
+    """Cut off three times before it got further: it rests, the next job runs, and then it does."""
     box = KillBox(tmp_path / "box")
-    box.dropped["job0.yaml"] = (box.dropped["job0.yaml"][0], State.FAILED)
+    content, _ = box.dropped["job0.yaml"]
+    box.dropped["job0.yaml"] = (content, state)
     box.live([AtPoint(side="child", point=point, victims="both")] * 3)
     assert len(box.hits()) == 3
+    assert box.lost() == []  # the other job has succeeded
+    run, record = job0(box)
+    assert record.falls is not None
+    assert record.falls.times == 3
+    (answer,) = (box.jobs / state.folder).glob("job0*.txt")
+    said = "went down 3 times in a row while this job was at work"
+    assert said in answer.read_text()
+    assert "It is tried again after " in answer.read_text()
+    status = (box.jobs / "STATUS.txt").read_text().partition("Now:")[0]
+    assert "check its power supply and its cooling" in status
+
+    earlier = record.falls.last_at - timedelta(minutes=11)
+    write_record(run.record, record.but(falls=record.falls.model_copy(update={"last_at": earlier})))
+    box.dropped["job0.yaml"] = (content, State.SUCCEEDED)
+    box.live([])
     assert box.lost() == []
-    found, _ = records(box.outputs)
-    (error,) = [record.error for _, record in found if record.job == "job0"]
-    assert error is not None
-    assert "cut off 3 times" in error.message
+    assert job0(box)[1].falls is None

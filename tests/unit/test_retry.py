@@ -13,14 +13,13 @@ from runner.contract.states import Stage
 from runner.daemon.stages.retry import (
     ASKED,
     RULES,
+    WENT_DOWN,
     Next,
     after_attempt,
     after_stage,
-    may_start,
     rule_for,
     spares_host_memory,
     stalled,
-    tries_after_the_box_fell,
 )
 from runner.exit_codes import ExitCode
 
@@ -96,33 +95,6 @@ def test_three_without_a_new_durable_step_end_the_run(
     assert after_attempt(-9, attempts=attempts(*ends), smaller_exists=True) is then
 
 
-@pytest.mark.parametrize(
-    ("stage", "open_ends", "tries", "starts"),
-    [
-        (Stage.TRAIN, [(1, 0), (1, 0)], 0, True),
-        (Stage.TRAIN, [(1, 0)] * 3, 0, False),
-        (Stage.TRAIN, [(1, 5), (6, 5), (6, 5)], 0, True),
-        (Stage.TRAIN, [(1, 5), (6, 5), (6, 5), (6, 5)], 0, False),
-        (Stage.PREPARE, [], 2, True),
-        (Stage.PREPARE, [], 3, False),
-        (Stage.EXPORT, [(1, 0)] * 3, 2, True),
-        (Stage.EVALUATE, [], 3, False),
-    ],
-)
-def test_what_went_down_with_the_box_three_times_is_not_started_again(
-    stage: Stage,
-    open_ends: list[tuple[int, int]],
-    tries: int,
-    starts: bool,  # noqa: FBT001
-) -> None:
-    """Starts that nobody saw the end of count as well: the next job gets its turn."""
-    cut_off = [
-        attempt.model_copy(update={"exit_code": None})
-        for attempt in attempts(*((0, first, last) for first, last in open_ends))
-    ]
-    assert may_start(stage, attempts=cut_off, tries=tries) is starts
-
-
 def host_memory(*spans: tuple[int, int]) -> list[Attempt]:
     """Make attempts that the kernel ended, from (first step, last step)."""
     killed = attempts(*[(-signal.SIGKILL, *span) for span in spans])
@@ -185,29 +157,19 @@ def test_another_stage_that_hangs_twice_fails(code: int, tries: int, then: Next)
     assert after_stage(Stage.EVALUATE, code, tries=tries, hung=True) is then
 
 
-@pytest.mark.parametrize(
-    ("tries", "another_trained", "counted"),
-    [(1, False, 1), (3, False, 3), (1, True, 0), (3, True, 2), (0, True, 0)],
-)
-def test_a_neighbour_of_what_trips_the_power_supply_is_not_blamed(
-    tries: int,
-    another_trained: bool,  # noqa: FBT001
-    counted: int,
-) -> None:
-    """A job that is only being prepared when the box falls three times beside another one lives."""
-    assert tries_after_the_box_fell(tries, another_trained=another_trained) == counted
-
-
 def test_stops_by_the_box_owner_do_not_count() -> None:
     """Restarting the daemon often must not fail a run."""
     ended = [a.model_copy(update={"reason": ASKED}) for a in attempts(*[(13, 1, 0)] * 5)]
     assert stalled(ended) == 0
 
 
-def test_open_attempts_of_a_dead_daemon_count() -> None:
-    """Attempts without an exit code, closed at the start, are counted in."""
-    ended = [a.model_copy(update={"exit_code": None}) for a in attempts((-9, 1, 0), (-9, 1, 0))]
-    assert stalled(ended) == 2
+def test_attempts_that_the_machine_went_down_under_do_not_count() -> None:
+    """Two of them and a first failure of its own: that is tried again like any first failure."""
+    fell = [a.model_copy(update={"reason": WENT_DOWN}) for a in attempts(*[(-9, 1, 0)] * 2)]
+    ended = [*fell, *attempts((ExitCode.UNEXPECTED, 1, 0))]
+    assert stalled(ended) == 1
+    code = ExitCode.UNEXPECTED
+    assert after_attempt(code, attempts=ended, smaller_exists=True) is Next.SAME_PLAN
 
 
 @pytest.mark.parametrize(

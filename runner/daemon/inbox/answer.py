@@ -127,6 +127,8 @@ def waiting_sentence(waiting: Waiting) -> str:
         end = local_time(waiting.until)
         return f"{reason}. If it has not arrived by {end}, the job is rejected."
     since = local_time(waiting.since)
+    if waiting.again_at is not None:
+        return f"{reason}. It is tried again after {local_time(waiting.again_at)} (since {since})."
     if reason.startswith("Waiting"):
         return f"{reason} (since {since})."
     return f"Waiting since {since}: {waiting.reason}."

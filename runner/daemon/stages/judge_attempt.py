@@ -118,6 +118,8 @@ def attempt_changes(end: AttemptEnd, verdict: AttemptVerdict) -> dict[str, Any]:
         "batch_plan": verdict.next_plan or end.batch_plan,
         "shortfalls": outcome.joined(end.record.shortfalls, notes),
     }
+    if verdict.attempt.got_further or verdict.then is Next.GO_ON:
+        changes["falls"] = None
     if end.result is not None:
         changes |= {
             "environment": {**end.record.environment, **end.result.environment},

@@ -12,7 +12,7 @@ from runner.contract.stage_io import EvaluateResult, ExportResult, PrepareResult
 from runner.contract.states import Stage, State
 from runner.contract.verdict import Figures, judge
 from runner.daemon.stages.plans import stage_folder
-from runner.daemon.stages.retry import ATTEMPTS_WITHOUT_PROGRESS, rule_for
+from runner.daemon.stages.retry import rule_for
 from runner.errors import HOST_MEMORY_ADVICE
 from runner.exit_codes import ExitCode
 
@@ -34,6 +34,7 @@ def prepared(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
     return {
         "state": State.QUEUED,
         "next_stage": Stage.TRAIN,
+        "falls": None,
         "data": result.data,
         "model": result.model,
         "total_steps": result.total_steps,
@@ -47,6 +48,7 @@ def exported(record: RunRecord, result: ExportResult) -> dict[str, Any]:
     return {
         "state": State.EVALUATING,
         "next_stage": Stage.EVALUATE,
+        "falls": None,
         "metrics": {**record.metrics, "adapter_files": result.files},
     }
 
@@ -114,18 +116,6 @@ def hung(which: Stage, seen: str, run: RunFolder, record: RunRecord) -> ErrorFac
         advice="Where it stood, thread by thread, is in its log: "
         f"outputs/{record.job}/{record.run_id}/{folder}/{which}.log. If the card's driver hangs, "
         "run `runner doctor`.",
-    )
-
-
-def fell_with_the_box(which: Stage, run: RunFolder, record: RunRecord) -> ErrorFacts:
-    """Say that a stage went down with the daemon or the machine too often."""
-    folder = stage_folder(run, which, record).relative_to(run.root)
-    return ErrorFacts(
-        kind="killed",
-        message=f"The {which} stage was cut off {ATTEMPTS_WITHOUT_PROGRESS} times in a row without "
-        "getting any further: the machine or the runner went down each time.",
-        advice="If the machine switches itself off under load, its power supply or cooling needs a "
-        f"look. The last log: outputs/{record.job}/{record.run_id}/{folder}/{which}.log",
     )
 
 

@@ -17,6 +17,8 @@ ASKED = "the daemon was asked to stop"
 LOW_SPACE = "the disk was nearly full"
 """Reason of an attempt that was asked to leave a checkpoint while there was room for one."""
 NOT_THE_RUN = (ASKED, LOW_SPACE)
+WENT_DOWN = "the daemon or the machine went down"
+"""Reason of an attempt that was found open at a start; falls.py counts these."""
 ATTEMPTS_WITHOUT_PROGRESS = 3
 """So many attempts in a row without a new durable step end a run."""
 
@@ -81,36 +83,16 @@ def stalled(attempts: Sequence[Attempt]) -> int:
 
     An attempt that ran out of GPU memory is not counted: the next one runs a smaller plan, and
     there are few of those. Nor is one that lost the GPU or the disk: that is not the run's fault.
+    Nor one that the machine went down under: falls.py says what follows from these.
     """
     count = 0
     for attempt in reversed(attempts):
-        if (attempt.last_step or 0) >= (attempt.first_step or 1):
+        if attempt.got_further:
             break
-        if attempt.reason in NOT_THE_RUN or attempt.exit_code in _NOT_COUNTED:
+        if attempt.reason in (*NOT_THE_RUN, WENT_DOWN) or attempt.exit_code in _NOT_COUNTED:
             continue
         count += 1
     return count
-
-
-def may_start(stage: Stage, *, attempts: Sequence[Attempt], tries: int) -> bool:
-    """Decide whether a stage may be started once more; ``tries`` counts its earlier starts.
-
-    Only a start that ended together with the daemon comes here unjudged: a job that trips the
-    power supply must not block the queue for ever.
-    """
-    if stage is Stage.TRAIN:
-        return stalled(attempts) < ATTEMPTS_WITHOUT_PROGRESS
-    return tries < ATTEMPTS_WITHOUT_PROGRESS
-
-
-def tries_after_the_box_fell(tries: int, *, another_trained: bool) -> int:
-    """Count the starts of a prepare stage that fell together with the box.
-
-    Beside a stage at work on the card it is not counted: of two that fell together, that one is
-    suspected first, and is ended by its own count if it is to blame. A prepare that falls again
-    without it is counted.
-    """
-    return max(0, tries - 1) if another_trained else tries
 
 
 def spares_host_memory(attempts: Sequence[Attempt]) -> bool:
@@ -127,7 +109,7 @@ def after_attempt(exit_code: int, *, attempts: Sequence[Attempt], smaller_exists
     if rule.then is Next.SMALLER_PLAN:
         return Next.SMALLER_PLAN if smaller_exists else Next.FAIL
     if rule.then is Next.SMALLER_FOOTPRINT:
-        moved = (attempts[-1].last_step or 0) >= (attempts[-1].first_step or 1)
+        moved = attempts[-1].got_further
         return rule.then if moved or not spares_host_memory(attempts[:-1]) else Next.FAIL
     if rule.then is Next.SAME_PLAN and stalled(attempts) >= rule.at_most:
         return Next.FAIL

@@ -6,7 +6,9 @@ import errno
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,12 @@ from runner.daemon.queue import in_order
 from runner.daemon.stages import outcome
 from runner.daemon.stages.choose_plan import Ahead, known_box, look_ahead
 from runner.daemon.stages.end import stage_ended
+from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
 from runner.daemon.stages.host_memory import kernel_kills
 from runner.daemon.stages.plans import STATE_DURING, make_plan, stage_folder
 from runner.daemon.stages.process import Child
 from runner.daemon.stages.resume_point import count_up_to, export_point, resume_point
-from runner.daemon.stages.retry import may_start, spares_host_memory
+from runner.daemon.stages.retry import spares_host_memory
 from runner.daemon.stages.same_run import same_run_notes
 from runner.daemon.stages.space import needed_bytes, over_disk_limit, short_of
 from runner.errors import BusyError, RunnerError
@@ -37,6 +40,7 @@ from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
 from runner.files.lock import Lock
 from runner.spec.spec import JobSpec
+from runner.words import visible
 
 
 def start_what_can(daemon: Daemon, at: float) -> None:
@@ -50,20 +54,47 @@ def start_what_can(daemon: Daemon, at: float) -> None:
         if (live := daemon.book.runs[record.run_id]).child is None
         and not record.state.is_final
         and live.rests_until <= at
+        and not _rests_after_fall(daemon, live, at)
     ]
     blocked = _box_problem(daemon)
+    suspects = [live for live in waiting if is_suspect(live.record.falls)]
+    others = [live for live in waiting if live not in suspects]
+    had_its_turn = _start_next(daemon, others, blocked, at)
+    alone = not any(live.child for live in daemon.book.runs.values())
+    if suspects and alone and not had_its_turn:  # where it falls again, nothing falls with it
+        _start_next(daemon, suspects[:1], blocked, at)
+
+
+def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at: float) -> bool:
+    """Give the first that can use it its turn; False: nobody had one."""
     running = [live.stage for live in daemon.book.runs.values() if live.child is not None]
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
+    had_its_turn = False
     if prepared and all(stage_now is Stage.PREPARE for stage_now in running):
+        had_its_turn = True
         with daemon.isolating(prepared[0], at):
             _start_or_wait(daemon, prepared[0], blocked)
     if Stage.PREPARE in running or len(prepared) > (not running):
-        return
+        return had_its_turn
     for live in waiting:
         if live.next_stage is Stage.PREPARE:
             with daemon.isolating(live, at):
                 if _prepare(daemon, live, blocked):
-                    return
+                    return True
+    return had_its_turn
+
+
+def _rests_after_fall(daemon: Daemon, live: Live, at: float) -> bool:
+    """Whether a run is not tried yet because the machine went down under it; it says so."""
+    falls, left = live.record.falls, live.rests_after_fall_until - at
+    if falls is None or left <= 0:
+        return False
+    with daemon.isolating(live, at):
+        again_at = now() + timedelta(seconds=left)
+        keep_waiting(daemon, live, why_it_rests(falls), again_at=again_at)
+        name = f"{visible(live.record.job)} ({live.record.run_id})"
+        daemon.note(live.record.run_id, f"{name}: {what_to_check(falls)}.")
+    return True
 
 
 def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
@@ -136,7 +167,7 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
         blocked = blocked or _missing_space(daemon, live, ahead)
         if blocked is not None:
             keep_waiting(daemon, live, blocked)
-        elif _may_go_on(daemon, live):
+        else:
             _start(daemon, live, lease, ahead)
     finally:
         if lease is not None:
@@ -170,15 +201,6 @@ def _mend_export(daemon: Daemon, live: Live) -> None:
     for note in found.notes:
         daemon.say(live, note, level="warning")
     change(daemon, live, **changes)
-
-
-def _may_go_on(daemon: Daemon, live: Live) -> bool:
-    which, record = live.next_stage, live.record
-    tries = record.tries.get(which.value, 0)
-    if may_start(which, attempts=record.attempts, tries=tries):
-        return True
-    end_run(daemon, live, State.FAILED, outcome.fell_with_the_box(which, live.run, record))
-    return False
 
 
 def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None) -> None:
@@ -229,7 +251,7 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None) 
                 home=daemon.settings.stage_home.resolve(),
                 spare_host_memory=spares_host_memory(record.attempts)
                 if which is Stage.TRAIN
-                else live.record.tries[which.value] > 1,
+                else live.record.tries[which.value] > 1 or live.record.falls is not None,
             ),
             folder=folder,
             log=StageFolder(folder).log(which.value),

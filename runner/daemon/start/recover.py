@@ -19,10 +19,11 @@ from runner.contract.salvage import salvage
 from runner.contract.stage_io import TrainResult
 from runner.contract.states import Stage, State
 from runner.daemon.leftovers import sweep_box, sweep_run
+from runner.daemon.stages.falls import after_fall
 from runner.daemon.stages.outcome import joined
 from runner.daemon.stages.plans import read_answer
 from runner.daemon.stages.resume_point import resume_point
-from runner.daemon.stages.retry import tries_after_the_box_fell
+from runner.daemon.stages.retry import WENT_DOWN
 from runner.daemon.stages.worked import worked_seconds
 from runner.daemon.start.end_orphans import end_orphans
 from runner.errors import BOX_WIDE, DamagedError, NewerRecordError, RunnerError
@@ -33,6 +34,7 @@ from runner.words import visible
 
 _ORPHAN_SECONDS = 30.0  # time for a stage left over from a dead daemon to leave a checkpoint
 _ON_THE_CARD = (State.TRAINING, State.EXPORTING, State.EVALUATING)
+_OPEN_TRY = {State.EXPORTING: Stage.EXPORT, State.EVALUATING: Stage.EVALUATE}
 
 
 class CopiedRunError(RunnerError):
@@ -87,7 +89,7 @@ def _closed(run: RunFolder, attempt: Attempt, durable_step: int) -> Attempt:
             "ended_at": ended,
             "seconds": worked_seconds(folder, began=began, ended=ended, steps=steps),
             "last_step": durable_step,
-            "reason": "the daemon or the machine went down",
+            "reason": WENT_DOWN,
         }
     )
 
@@ -109,16 +111,29 @@ def finished(run: RunFolder, record: RunRecord) -> bool:
 def revive(run: RunFolder, record: RunRecord, *, another_trained: bool) -> RunRecord:
     """Bring a run that was under way into a state from which the loop goes on with it."""
     if record.state is State.PREPARING:
-        tries = record.tries.get(Stage.PREPARE.value, 1)
-        counted = tries_after_the_box_fell(tries, another_trained=another_trained)
-        return record.but(state=State.QUEUED, tries={**record.tries, Stage.PREPARE.value: counted})
+        # Of two that went down together, the one on the card is suspected, not this one.
+        falls = record.falls if another_trained else after_fall(record.falls, at=now())
+        return _without_open_try(record, Stage.PREPARE).but(state=State.QUEUED, falls=falls)
     if record.state is State.QUEUED or finished(run, record):
         return record
     if any(attempt.outcome is None for attempt in record.attempts):
         found = resume_point(run)
         record = close_attempts(run, record, durable_step=found.step)
-        record = record.but(shortfalls=joined(record.shortfalls, found.notes))
+        got_further = record.attempts[-1].got_further
+        record = record.but(
+            shortfalls=joined(record.shortfalls, found.notes),
+            falls=None if got_further else after_fall(record.falls, at=now()),
+        )
+    elif (stage := _OPEN_TRY.get(record.state)) and record.tries.get(stage.value):
+        falls = after_fall(record.falls, at=now())
+        record = _without_open_try(record, stage).but(falls=falls)
     return record.but(state=State.INTERRUPTED)
+
+
+def _without_open_try(record: RunRecord, stage: Stage) -> RunRecord:
+    """Count a start that went down with the machine as none: it says nothing about the job."""
+    tries = max(0, record.tries.get(stage.value, 1) - 1)
+    return record.but(tries={**record.tries, stage.value: tries})
 
 
 def set_aside(run: RunFolder) -> RunRecord:
@@ -181,7 +196,10 @@ def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Fo
     """
     under_way: list[tuple[RunFolder, RunRecord]] = []
     more: list[EndedRun] = []
-    damaged, damaged_now, unreadable, notes = [], [], [], []
+    damaged: list[str] = []
+    unreadable: list[str] = []
+    notes: list[str] = []
+    damaged_now = []
     orphans = end_orphans(outputs.root, grace_seconds=_ORPHAN_SECONDS)
     notes += [f"{folder}: a stage of an earlier daemon was still running" for folder in orphans]
     sweep_box(outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass
 
 from runner.clock import now
@@ -15,6 +16,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import view
 from runner.daemon.inbox.view import SPEC_BYTES
 from runner.daemon.stages.end import attempt_ended
+from runner.daemon.stages.falls import rest_left_seconds
 from runner.daemon.start.recover import finished
 from runner.errors import RunnerError
 from runner.exit_codes import ExitCode
@@ -46,7 +48,9 @@ def take_up(daemon: Daemon, run: RunFolder, record: RunRecord) -> Specless | Non
     except RunnerError as error:  # of an older runner, which allowed something else
         _damaged(daemon, run, record, f"its spec is not understood any more ({error.message})")
         return None
-    live = daemon.book.runs[run.run_id] = Live(run=run, record=record, spec=spec)
+    rest = rest_left_seconds(record.falls, at=now())
+    live = Live(run=run, record=record, spec=spec, rests_after_fall_until=time.monotonic() + rest)
+    daemon.book.runs[run.run_id] = live
     if finished(run, record):
         attempt_ended(daemon, live, ExitCode.OK, asked=False)
     return None
