@@ -75,20 +75,36 @@ def peak_mib(pid: int) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def idle() -> dict[str, float]:
+def longest_round(outputs: Path) -> object:
+    """Read the longest round of the daemon's loop so far: its seconds, and where most of it went.
+
+    No round is to take over 0.2 s (runner/daemon/rounds.py).
+    """
+    heartbeat = outputs / ".runner" / "heartbeat.json"
+    before = heartbeat.stat().st_mtime_ns
+    wait_until(lambda: heartbeat.stat().st_mtime_ns != before, seconds=60)
+    found = json.loads(heartbeat.read_bytes())["longest_round"]
+    return {name: found[name] for name in ("seconds", "step", "step_seconds")}
+
+
+def idle() -> dict[str, object]:
     """Measure a daemon that has nothing to do."""
-    with daemon() as (pid, _jobs, _outputs):
+    with daemon() as (pid, _jobs, outputs):
         time.sleep(5)
         before = cpu_seconds(pid)
         time.sleep(IDLE_SECONDS)
         share = (cpu_seconds(pid) - before) / IDLE_SECONDS * 100
-        return {"resident_mib": round(resident_mib(pid), 1), "cpu_percent": round(share, 3)}
+        return {
+            "resident_mib": round(resident_mib(pid), 1),
+            "cpu_percent": round(share, 3),
+            "longest_round": longest_round(outputs),
+        }
 
 
-def drop_to_claim() -> dict[str, float]:
+def drop_to_claim() -> dict[str, object]:
     """Measure from the closed file to its claim, settling included, one drop at a time."""
     seconds = []
-    with daemon() as (_pid, jobs, _outputs):
+    with daemon() as (_pid, jobs, outputs):
         due: list[tuple[Path, float]] = []
         for number in range(DROPS):
             path = jobs / f"job-{number:04d}.yaml"
@@ -101,12 +117,14 @@ def drop_to_claim() -> dict[str, float]:
                 seconds += [now - at for path, at in due if path in gone]
                 due = [(path, at) for path, at in due if path not in gone]
                 time.sleep(0.005)
+        longest = longest_round(outputs)
     seconds.sort()
     return {
         "drops": len(seconds),
         "median_seconds": round(seconds[len(seconds) // 2], 3),
         "p99_seconds": round(seconds[int(len(seconds) * 0.99) - 1], 3),
         "worst_seconds": round(seconds[-1], 3),
+        "longest_round": longest,
     }
 
 
@@ -132,6 +150,7 @@ def crowd() -> dict[str, object]:
             "records": len(records),
             "each_once": sorted(record["job"] for record in records) == names,
             "in_order": [record["job"] for record in records] == names,
+            "longest_round": longest_round(outputs),
         }
 
 
@@ -199,7 +218,7 @@ def after(ended: int) -> dict[str, object]:
             heartbeat.unlink(missing_ok=True)
             (root / "jobs" / "STATUS.txt").unlink(missing_ok=True)
             began = time.monotonic()
-            with daemon(root) as (pid, _jobs, _outputs):
+            with daemon(root) as (pid, _jobs, outputs):
                 found[start] = round(time.monotonic() - began, 2)
                 if start == "first_start_seconds":
                     continue
@@ -208,6 +227,7 @@ def after(ended: int) -> dict[str, object]:
                 time.sleep(IDLE_SECONDS)
                 share = (cpu_seconds(pid) - before) / IDLE_SECONDS * 100
                 found["cpu_percent_with_a_job_that_waits"] = round(share, 2)
+                found["longest_round"] = longest_round(outputs)
                 found["resident_mib"] = round(resident_mib(pid), 1)
                 found["peak_mib"] = round(peak_mib(pid), 1)
                 words = [sys.executable, "-m", "runner.cli", "status", "--outputs-dir"]

@@ -6,7 +6,7 @@ runner health
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import typer
@@ -24,6 +24,8 @@ class Health:
 
     well: bool
     reason: str
+    longest_round: dict[str, Any] | None = None
+    """The longest round of the daemon's loop since its start: seconds, and the step it was in."""
 
 
 def judge(heartbeat: dict[str, Any] | None, *, uptime: float, boot: str) -> Health:
@@ -46,6 +48,7 @@ def judge(heartbeat: dict[str, Any] | None, *, uptime: float, boot: str) -> Heal
         well=True,
         reason=f"running {len(running)}, waiting {waiting}"
         + (f", {inbox}" if inbox != "available" else ""),
+        longest_round=heartbeat.get("longest_round"),
     )
 
 
@@ -72,7 +75,7 @@ def command(outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = False) -> None:
     """
     found = health(Outputs(outputs_dir))
     if as_json:
-        print_json({"well": found.well, "reason": found.reason})
+        print_json(asdict(found))
     else:
         print(f"{'well' if found.well else 'not well'}: {found.reason}")
     raise typer.Exit(0 if found.well else 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -59,6 +60,11 @@ def step_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+Sha256 = Callable[[Path], str]
+"""How a file's hash is found: `sha256_of` reads it; the daemon's loop never does, for it takes
+seconds (daemon/hashes.py)."""
+
+
 def sha256_of(path: Path) -> str:
     """Hash a file."""
     with path.open("rb") as file:
@@ -82,16 +88,16 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def verified(folder: Path) -> bool:
+def verified(folder: Path, sha256: Sha256 = sha256_of) -> bool:
     """Whether a named checkpoint is one that a run may go on from."""
     try:
         named_well = read_manifest(folder).step == step_of(folder.name)
     except DamagedError:
         return False
-    return named_well and not folder.is_symlink() and whole(folder)
+    return named_well and not folder.is_symlink() and whole(folder, sha256)
 
 
-def whole(folder: Path) -> bool:
+def whole(folder: Path, sha256: Sha256 = sha256_of) -> bool:
     """Whether every file of a checkpoint is there and is what was written, and nothing else."""
     try:
         manifest = read_manifest(folder)
@@ -102,7 +108,7 @@ def whole(folder: Path) -> bool:
             file = folder / name
             if file.is_symlink() or file.stat().st_size != wanted.bytes:
                 return False
-            if sha256_of(file) != wanted.sha256:
+            if sha256(file) != wanted.sha256:
                 return False
     except (OSError, DamagedError):
         return False
@@ -118,9 +124,9 @@ def names(run_folder: Path) -> list[str]:
     return sorted(found, reverse=True)
 
 
-def newest_verified(run_folder: Path) -> str | None:
+def newest_verified(run_folder: Path, sha256: Sha256 = sha256_of) -> str | None:
     """Give the name of the newest checkpoint that can be trusted, or None."""
     for name in names(run_folder):
-        if verified(run_folder / "checkpoints" / name):
+        if verified(run_folder / "checkpoints" / name, sha256):
             return name
     return None

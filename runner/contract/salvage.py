@@ -12,7 +12,7 @@ import re
 from datetime import UTC, datetime
 
 from runner.clock import now
-from runner.contract.checkpoints import newest_verified, sha256_of, step_of
+from runner.contract.checkpoints import Sha256, newest_verified, sha256_of, step_of
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.record import RECORD_BYTES, ErrorFacts, RunRecord
 from runner.contract.stage_io import ExportResult, read_message
@@ -47,16 +47,16 @@ def salvage(run: RunFolder) -> RunRecord:
     )
 
 
-def what_is_whole(run: RunFolder) -> str:
+def what_is_whole(run: RunFolder, sha256: Sha256 = sha256_of) -> str:
     """Say in a sentence what can be recovered of a run."""
     where = f"outputs/{run.job}/{run.run_id}"
     try:
         files = read_message(StageFolder(run.export).result, ExportResult).files
-        if files and all(sha256_of(run.adapter / name) == sha for name, sha in files.items()):
+        if files and all(sha256(run.adapter / name) == sha for name, sha in files.items()):
             return f"Its adapter is whole, every file as it was exported: {where}/adapter/"
     except (OSError, DamagedError):
         pass
-    kept = newest_verified(run.root)
+    kept = newest_verified(run.root, sha256)
     if kept is not None:
         step = step_of(kept)
         return f"The adapter of its step {step} is whole: {where}/checkpoints/{kept}/"

@@ -154,25 +154,10 @@ class Conductor:
         daemon, stopping = self.daemon, False
         while True:
             at = time.monotonic()
-            daemon.begin_round()
-            follow_plans(daemon, at)
             if daemon.stopping and not stopping:
                 daemon.log.say("stopping: stages are asked for a checkpoint")
             stopping = daemon.stopping
-            end_runs_without_folder(daemon, at)
-            reap(daemon, at)
-            if not daemon.stopping:
-                with daemon.noting_trouble():
-                    watch_space(daemon, at)
-                    watch_for_hangs(daemon, at)
-                with daemon.noting_trouble("requests cannot be read"):
-                    carry_out_requests(daemon)
-            self._look_at_inbox(at)
-            if not daemon.stopping:
-                with daemon.noting_trouble():
-                    start_what_can(daemon, at)
-            self._say_troubles()
-            self.heartbeat.beat(at)
+            self._round(at)
             busy = self._is_busy(at)
             if daemon.stopping and not busy:
                 unwritten = any(live.child for live in daemon.book.runs.values())
@@ -189,6 +174,32 @@ class Conductor:
                     return 1  # the box, not the runs: they go on at the next start
             daemon.wakeup.wait(self._wait_seconds(at, busy=busy))
 
+    def _round(self, at: float) -> None:
+        """Do once all that there is to do."""
+        daemon, step = self.daemon, self.heartbeat.rounds.step
+        step("stages that ended")
+        daemon.begin_round()
+        follow_plans(daemon, at)
+        end_runs_without_folder(daemon, at)
+        reap(daemon, at)
+        if not daemon.stopping:
+            step("disk space and stages that hang")
+            with daemon.noting_trouble():
+                watch_space(daemon, at)
+                watch_for_hangs(daemon, at)
+            step("requests")
+            with daemon.noting_trouble("requests cannot be read"):
+                carry_out_requests(daemon)
+        self._look_at_inbox(at)
+        if not daemon.stopping:
+            step("starting stages")
+            with daemon.noting_trouble():
+                start_what_can(daemon, at)
+        step("heartbeat")
+        self._say_troubles()
+        self.heartbeat.beat(at)
+        self.heartbeat.rounds.end()
+
     def _is_stuck(self, at: float) -> bool:
         """Whether each run that is left has to rest, or something of its own is in its way."""
         return all(
@@ -204,11 +215,14 @@ class Conductor:
         Where that cannot be written, whoever asked the daemon to leave does not wait for it: the
         next start finds the stage open.
         """
-        children = [live.child for live in self.daemon.book.runs.values() if live.child]
-        if not self.daemon.stopping or not all(child.has_ended for child in children):
+        daemon = self.daemon
+        children = [live.child for live in daemon.book.runs.values() if live.child]
+        if not daemon.stopping or not all(child.has_ended for child in children):
             self._all_ended_at = None
             return bool(children)
         self._all_ended_at = at if self._all_ended_at is None else self._all_ended_at
+        if daemon.hashes.at_work and not daemon.hurry:
+            self._all_ended_at = at  # their checkpoints are being checked
         return bool(children) and at - self._all_ended_at < _LAST_WRITES_SECONDS
 
     def _wait_seconds(self, at: float, *, busy: bool) -> float:
@@ -237,7 +251,8 @@ class Conductor:
         self.daemon.wakeup.set()
 
     def _look_at_inbox(self, at: float) -> None:
-        daemon = self.daemon
+        daemon, step = self.daemon, self.heartbeat.rounds.step
+        step("opening the inbox")
         daemon.next_look = 0.0
         try:
             with daemon.open_inbox() as inbox:
@@ -246,13 +261,16 @@ class Conductor:
                 daemon.inbox.notes.clear()
                 made, self.made = self.made | _make_state_folders(inbox), set()
                 if not daemon.stopping:
+                    step("claiming specs")
                     self.intake.claim_settled(inbox, at)
+                step("following specs")
                 self._heal_ended(inbox)
                 mend_specs(daemon, inbox, self._specless)
                 show_damaged(daemon, inbox)
                 places = follow_view(daemon, inbox, at, made=made)
                 if not daemon.stopping:
                     self.misplaced.take_up(inbox, places, at)
+                step("writing answers")
                 self.answers.write(
                     inbox,
                     at,

@@ -10,6 +10,7 @@ from runner.card.memory import GpuWatch
 from runner.contract.settings import Settings
 from runner.daemon.book import Book, Live
 from runner.daemon.gpu_guard import GpuGuard
+from runner.daemon.hashes import Hashes
 from runner.daemon.inbox.gate import InboxGate
 from runner.daemon.inbox.wait_for_data import DataWatch
 from runner.daemon.log import Log
@@ -48,8 +49,11 @@ class Daemon:
         """Monotonic time at which the inbox must be looked at; 0: whenever."""
         self.full_look_at = 0.0
         """Monotonic time from which the folders of runs that are over are looked into as well."""
+        self.hashes = Hashes(done=self.wakeup.set)
         self.room_made_at = 0.0
         """Monotonic time of the last search for checkpoints that may go."""
+        self.room_search: Iterator[bool] | None = None
+        """A search that is not through all runs yet; it goes on in the next round."""
         self.given_up: set[str] = set()
         """Requests that can neither be carried out nor removed."""
         self.notes: dict[str, str] = {}

@@ -12,9 +12,11 @@ import os
 import sys
 import threading
 import time
+from dataclasses import asdict
 
 from runner.clock import now, this_boot, uptime_seconds
 from runner.daemon.daemon import Daemon
+from runner.daemon.rounds import Rounds
 from runner.files.durable import write_json
 
 BEAT_SECONDS = 10.0
@@ -28,6 +30,7 @@ class Heartbeat:
     def __init__(self, daemon: Daemon) -> None:
         """Nothing is watched before `watch` is called."""
         self._daemon = daemon
+        self.rounds = Rounds(daemon.log.say)
         self._written_at = 0.0
         self._rounds = 0
 
@@ -46,6 +49,7 @@ class Heartbeat:
             return
         self._written_at = at
         daemon = self._daemon
+        longest = self.rounds.longest
         running = [live.record.run_id for live in daemon.book.runs.values() if live.child]
         try:
             write_json(
@@ -60,6 +64,7 @@ class Heartbeat:
                     "inbox": daemon.inbox_problem or "available",
                     "held": daemon.hold[1] if daemon.hold else None,
                     "unwell": daemon.guard.standing.problem or None,
+                    "longest_round": longest and asdict(longest),
                 },
             )
         except OSError as error:

@@ -9,6 +9,7 @@ from runner.daemon.book import Live
 from runner.daemon.change_run import end_run
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages import outcome
+from runner.daemon.stages.await_hashes import awaiting_hashes
 
 
 def cancel(daemon: Daemon, live: Live, reason: str) -> None:
@@ -20,7 +21,9 @@ def cancel(daemon: Daemon, live: Live, reason: str) -> None:
     if live.child is not None:
         live.child.ask_to_stop(at=time.monotonic(), grace_seconds=daemon.settings.grace_seconds)
     else:
-        end_run(daemon, live, State.CANCELLED, outcome.cancelled(reason, live.run))
+        with awaiting_hashes(daemon, live):  # else `reap` ends it
+            why = outcome.cancelled(reason, live.run, daemon.hashes.of)
+            end_run(daemon, live, State.CANCELLED, why)
 
 
 def carry_out_cancel(daemon: Daemon, run_id: str) -> bool | None:

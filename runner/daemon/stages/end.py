@@ -17,6 +17,7 @@ from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.stages import outcome
+from runner.daemon.stages.await_hashes import awaiting_hashes
 from runner.daemon.stages.choose_plan import learn, look_ahead, why_not
 from runner.daemon.stages.follow_plans import smaller_plan
 from runner.daemon.stages.host_memory import kernel_kills, killed_for_memory
@@ -37,11 +38,15 @@ def reap(daemon: Daemon, at: float) -> None:
     for live in list(daemon.book.runs.values()):
         if live.rests_until > at:
             continue
-        with daemon.isolating(live, at):
+        with daemon.isolating(live, at), awaiting_hashes(daemon, live):
             if live.child is not None:
                 _follow_child(daemon, live, live.child, at)
-            elif live.cancel and not live.record.state.is_final:  # could not be written before
-                end_run(daemon, live, State.CANCELLED, outcome.cancelled(live.cancel, live.run))
+            elif live.cancel and not live.record.state.is_final:  # it could not be ended before
+                end_run(daemon, live, State.CANCELLED, _why_cancelled(daemon, live))
+
+
+def _why_cancelled(daemon: Daemon, live: Live) -> ErrorFacts:
+    return outcome.cancelled(live.cancel, live.run, daemon.hashes.of)
 
 
 def _follow_child(daemon: Daemon, live: Live, child: Child, at: float) -> None:
@@ -64,6 +69,8 @@ def _follow_child(daemon: Daemon, live: Live, child: Child, at: float) -> None:
     ):
         meant = ExitCode.OUT_OF_HOST_MEMORY
     asked = child.is_stopping and not (live.hung and not daemon.stopping)
+    if live.cancel:
+        _why_cancelled(daemon, live)  # all that it needs is hashed before anything is changed
     stage_ended(daemon, live, live.stage, meant, asked=asked, status=code)
 
 
@@ -84,7 +91,7 @@ def attempt_ended(
     daemon: Daemon, live: Live, code: int, *, asked: bool, status: int | None = None
 ) -> None:
     """Close the newest attempt by its exit status and by what it left."""
-    end = _read_attempt(live, code, asked=asked, status=status)
+    end = _read_attempt(daemon, live, code, asked=asked, status=status)
     verdict = judge_attempt(end)
     changes = attempt_changes(end, verdict)
     ended = Ended(code=end.code, asked=asked, then=verdict.then, error=verdict.error)
@@ -104,7 +111,9 @@ def attempt_ended(
         daemon.say(live, event, reason=verdict.reason)
 
 
-def _read_attempt(live: Live, code: int, *, asked: bool, status: int | None) -> AttemptEnd:
+def _read_attempt(
+    daemon: Daemon, live: Live, code: int, *, asked: bool, status: int | None
+) -> AttemptEnd:
     """Put together what is known of an attempt's end."""
     folder = StageFolder(stage_folder(live.run, Stage.TRAIN, live.record))
     result, error = read_answer(folder.result, TrainResult)
@@ -122,7 +131,7 @@ def _read_attempt(live: Live, code: int, *, asked: bool, status: int | None) -> 
         result=result,
         error=error,
         smaller_plan=smaller_plan(folder),
-        resumes=None if code == ExitCode.OK else resume_point(live.run),
+        resumes=None if code == ExitCode.OK else resume_point(live.run, daemon.hashes.of),
     )
 
 
@@ -208,9 +217,7 @@ class Ended:
 def _close(daemon: Daemon, live: Live, ended: Ended, changes: dict[str, Any]) -> None:
     """Write how a stage ended and what that means for its run, in one step."""
     if live.cancel:
-        end_run(
-            daemon, live, State.CANCELLED, outcome.cancelled(live.cancel, live.run), changes=changes
-        )
+        end_run(daemon, live, State.CANCELLED, _why_cancelled(daemon, live), changes=changes)
     elif not ended.asked and ended.then in (Next.REJECT, Next.FAIL):
         state = State.REJECTED if ended.then is Next.REJECT else State.FAILED
         end_run(daemon, live, state, ended.error, changes=changes)

@@ -114,6 +114,7 @@ def attempt_changes(end: AttemptEnd, verdict: AttemptVerdict) -> dict[str, Any]:
         *(end.resumes.notes if end.resumes else ()),
     )
     changes: dict[str, Any] = {
+        "waiting": None,
         "attempts": (*end.record.attempts[:-1], verdict.attempt),
         "batch_plan": verdict.next_plan or end.batch_plan,
         "shortfalls": outcome.joined(end.record.shortfalls, notes),

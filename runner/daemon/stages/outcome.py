@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from runner.contract.checkpoints import newest_verified, step_of
+from runner.contract.checkpoints import Sha256, newest_verified, step_of
 from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord
 from runner.contract.stage_io import EvaluateResult, ExportResult, PrepareResult
@@ -119,9 +119,9 @@ def hung(which: Stage, seen: str, run: RunFolder, record: RunRecord) -> ErrorFac
     )
 
 
-def cancelled(reason: str, run: RunFolder) -> ErrorFacts:
+def cancelled(reason: str, run: RunFolder, sha256: Sha256) -> ErrorFacts:
     """Say why a run was cancelled, and where what it had trained is kept."""
-    kept = newest_verified(run.root)
+    kept = newest_verified(run.root, sha256)
     if kept is None:
         return ErrorFacts(
             kind="cancelled", message=f"Cancelled: {reason}. Nothing was trained yet."

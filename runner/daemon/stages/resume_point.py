@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner.contract.checkpoints import names, step_of, verified
+from runner.contract.checkpoints import Sha256, names, sha256_of, step_of, verified
 from runner.contract.layout import RunFolder
 from runner.contract.record import Attempt
 from runner.files.durable import sync_folder
@@ -46,15 +46,21 @@ class ResumePoint:
         )
 
 
-def resume_point(run: RunFolder) -> ResumePoint:
-    """Find the newest checkpoint that can be trusted; newer ones that cannot are set aside."""
+def resume_point(run: RunFolder, sha256: Sha256 = sha256_of) -> ResumePoint:
+    """Find the newest checkpoint that can be trusted; newer ones that cannot are set aside.
+
+    What ``sha256`` raises leaves all as it was.
+    """
     torn: list[str] = []
+    newest = None
     for name in names(run.root):
-        if verified(run.checkpoints / name):
-            return ResumePoint(checkpoint=name, torn=tuple(torn))
-        _set_aside(run, name)
+        if verified(run.checkpoints / name, sha256):
+            newest = name
+            break
         torn.append(name)
-    return ResumePoint(checkpoint=None, torn=tuple(torn))
+    for name in torn:
+        _set_aside(run, name)
+    return ResumePoint(checkpoint=newest, torn=tuple(torn))
 
 
 def _set_aside(run: RunFolder, name: str) -> None:
@@ -63,11 +69,11 @@ def _set_aside(run: RunFolder, name: str) -> None:
     _drop_older_torn(run)
 
 
-def export_point(run: RunFolder, best: str) -> ResumePoint:
+def export_point(run: RunFolder, best: str, sha256: Sha256 = sha256_of) -> ResumePoint:
     """Find the checkpoint to export: the best, or where that is torn, the newest good one."""
-    if verified(run.checkpoints / best):
+    if verified(run.checkpoints / best, sha256):
         return ResumePoint(checkpoint=best)
-    found = resume_point(run)
+    found = resume_point(run, sha256)
     if best in names(run.root):  # older than the newest good one
         _set_aside(run, best)
     return ResumePoint(checkpoint=found.checkpoint, torn=tuple({*found.torn, best}))

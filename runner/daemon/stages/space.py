@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 
-from runner.contract.checkpoints import names, newest_verified, sha256_of
+from runner.contract.checkpoints import Sha256, names, newest_verified
 from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord, read_record
 from runner.contract.salvage import DAMAGED
 from runner.contract.states import Stage, State
 from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
+from runner.daemon.hashes import StillHashing
 from runner.daemon.stages.resume_point import torn_checkpoints
 from runner.daemon.stages.retry import LOW_SPACE
 from runner.errors import DamagedError
@@ -25,6 +27,7 @@ from runner.files.sweep import discard_folder
 _GIB = 1024**3
 _DATA_FACTOR = 5  # bytes on disk for a byte of data: the copy, and tokens and labels as int32
 _MAKE_ROOM_SECONDS = 30.0  # looking through all runs takes time: not in each round
+_ROUND_SECONDS = 0.05  # of one round: a quarter of what a round may take
 
 
 def free_bytes(daemon: Daemon) -> int:
@@ -101,6 +104,8 @@ def watch_space(daemon: Daemon, at: float) -> None:
         low = daemon.settings.min_free_bytes // 2 + checkpoint_bytes(live.run)
         if free_bytes(daemon) >= low or short_of(daemon, low, at) is None:
             continue
+        if daemon.room_search is not None:  # room may be found yet; a full disk costs no checkpoint
+            continue
         live.pause = LOW_SPACE
         daemon.say(live, f"{live.record.job}: paused, {LOW_SPACE}", level="warning")
         live.child.ask_to_stop(at=at, grace_seconds=daemon.settings.grace_seconds)
@@ -117,15 +122,38 @@ def may_go(
 
 
 def _make_room(daemon: Daemon, needed: int, at: float) -> None:
-    if at - daemon.room_made_at < _MAKE_ROOM_SECONDS and daemon.room_made_at:
-        return
-    daemon.room_made_at = at
+    """Remove old checkpoints until there is room, for a part of a round; the rest comes later."""
+    if daemon.room_search is None:
+        if at - daemon.room_made_at < _MAKE_ROOM_SECONDS and daemon.room_made_at:
+            return
+        daemon.room_made_at = at
+        daemon.room_search = _search(daemon)
+    until = time.monotonic() + _ROUND_SECONDS
+    for is_hashing in daemon.room_search:
+        if free_bytes(daemon) >= needed:
+            break
+        if is_hashing:
+            return  # the thread wakes the loop
+        if time.monotonic() >= until:
+            daemon.wakeup.set()
+            return
+    daemon.room_search = None
+
+
+def _search(daemon: Daemon) -> Iterator[bool]:
+    """Go through all runs that have ended; True: a file of one is being hashed, try again."""
+    yield False
     for last_resort in (False, True):
         for run in daemon.outputs.runs():
-            if free_bytes(daemon) >= needed:
-                return
-            if run.run_id not in daemon.book.runs:
-                _free(daemon, run, last_resort=last_resort)
+            if run.run_id in daemon.book.runs:
+                continue
+            while True:
+                try:
+                    _free(daemon, run, last_resort=last_resort)
+                    break
+                except StillHashing:
+                    yield True
+            yield False
 
 
 def _free(daemon: Daemon, run: RunFolder, *, last_resort: bool) -> None:
@@ -140,9 +168,9 @@ def _free(daemon: Daemon, run: RunFolder, *, last_resort: bool) -> None:
         return
     gone = torn + may_go(
         there,
-        newest_good=newest_verified(run.root),
+        newest_good=newest_verified(run.root, daemon.hashes.of),
         best=record.metrics.get("best_checkpoint"),
-        adapter_is_whole=last_resort and adapter_is_whole(run, record),
+        adapter_is_whole=last_resort and adapter_is_whole(run, record, daemon.hashes.of),
     )
     _remove(run, gone)
     if gone:
@@ -154,12 +182,12 @@ def _remove(run: RunFolder, gone: Collection[str]) -> None:
         discard_folder(run.checkpoints / name)
 
 
-def adapter_is_whole(run: RunFolder, record: RunRecord) -> bool:
+def adapter_is_whole(run: RunFolder, record: RunRecord, sha256: Sha256) -> bool:
     """Whether a run's product stands without its checkpoints."""
     files = record.metrics.get("adapter_files")
     if record.state is not State.SUCCEEDED or not isinstance(files, dict) or not files:
         return False
     try:
-        return all(sha256_of(run.adapter / name) == sha256 for name, sha256 in files.items())
+        return all(sha256(run.adapter / name) == wanted for name, wanted in files.items())
     except OSError:
         return False

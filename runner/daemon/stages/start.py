@@ -25,6 +25,7 @@ from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.leftovers import sweep_run
 from runner.daemon.queue import in_order
 from runner.daemon.stages import outcome
+from runner.daemon.stages.await_hashes import awaiting_hashes
 from runner.daemon.stages.choose_plan import Ahead, known_box, look_ahead
 from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
@@ -53,6 +54,7 @@ def start_what_can(daemon: Daemon, at: float) -> None:
         for record in in_order(live.record for live in daemon.book.runs.values())
         if (live := daemon.book.runs[record.run_id]).child is None
         and not record.state.is_final
+        and not live.cancel
         and live.rests_until <= at
         and not _rests_after_fall(daemon, live, at)
     ]
@@ -72,7 +74,7 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     had_its_turn = False
     if prepared and all(stage_now is Stage.PREPARE for stage_now in running):
         had_its_turn = True
-        with daemon.isolating(prepared[0], at):
+        with daemon.isolating(prepared[0], at), awaiting_hashes(daemon, prepared[0]):
             _start_or_wait(daemon, prepared[0], blocked)
     if Stage.PREPARE in running or len(prepared) > (not running):
         return had_its_turn
@@ -185,7 +187,8 @@ def _missing_space(daemon: Daemon, live: Live, ahead: Ahead | None) -> str | Non
 def _mend_export(daemon: Daemon, live: Live) -> None:
     """Where the best checkpoint is torn, export the last one; train on where that is torn too."""
     record = live.record
-    found = export_point(live.run, str(record.metrics["best_checkpoint"]))
+    best = str(record.metrics["best_checkpoint"])
+    found = export_point(live.run, best, daemon.hashes.of)
     if not found.torn:
         return
     *earlier, last = record.attempts
@@ -214,7 +217,7 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None) 
     resume_from = None
     if which is Stage.TRAIN:
         assert ahead is not None
-        found = resume_point(live.run)
+        found = resume_point(live.run, daemon.hashes.of)
         resume_from = found.checkpoint
         plan = ahead.plan
         attempt = Attempt(

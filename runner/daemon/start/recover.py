@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.clock import now
-from runner.contract.checkpoints import verified
+from runner.contract.checkpoints import Sha256, sha256_of, verified
 from runner.contract.ended import EndedRun, SortedOut, sort_out, stamp_of, write_ended
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.record import Attempt, RunRecord, read_record, write_record
@@ -94,7 +94,7 @@ def _closed(run: RunFolder, attempt: Attempt, durable_step: int) -> Attempt:
     )
 
 
-def finished(run: RunFolder, record: RunRecord) -> bool:
+def finished(run: RunFolder, record: RunRecord, sha256: Sha256 = sha256_of) -> bool:
     """Whether an attempt left open came to its end: only the record of it is missing."""
     if not record.attempts or record.attempts[-1].outcome is not None:
         return False
@@ -104,7 +104,7 @@ def finished(run: RunFolder, record: RunRecord) -> bool:
         and result is not None
         and result.outcome == "succeeded"
         and result.best_checkpoint is not None
-        and verified(run.checkpoints / result.best_checkpoint)
+        and verified(run.checkpoints / result.best_checkpoint, sha256)
     )
 
 

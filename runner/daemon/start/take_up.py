@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from dataclasses import dataclass
 
 from runner.clock import now
+from runner.contract.checkpoints import Sha256, sha256_of
 from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord, write_record
 from runner.contract.salvage import DAMAGED, what_is_whole
 from runner.contract.states import State
 from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
+from runner.daemon.hashes import StillHashing
 from runner.daemon.inbox import view
 from runner.daemon.inbox.view import SPEC_BYTES
 from runner.daemon.stages.end import attempt_ended
@@ -35,7 +38,9 @@ class Specless:
     record: RunRecord
 
 
-def take_up(daemon: Daemon, run: RunFolder, record: RunRecord) -> Specless | None:
+def take_up(
+    daemon: Daemon, run: RunFolder, record: RunRecord, *, sha256: Sha256 = sha256_of
+) -> Specless | None:
     """Go on with a run; Specless when its own copy of the spec is not what was claimed."""
     try:
         content = read_plain(run.spec, limit_bytes=SPEC_BYTES)
@@ -46,12 +51,14 @@ def take_up(daemon: Daemon, run: RunFolder, record: RunRecord) -> Specless | Non
     try:
         spec = read_spec(content, file_name=record.file_name)
     except RunnerError as error:  # of an older runner, which allowed something else
-        _damaged(daemon, run, record, f"its spec is not understood any more ({error.message})")
+        reason = f"its spec is not understood any more ({error.message})"
+        _damaged(daemon, run, record, reason, sha256)
         return None
+    came_to_its_end = finished(run, record, sha256)
     rest = rest_left_seconds(record.falls, at=now())
     live = Live(run=run, record=record, spec=spec, rests_after_fall_until=time.monotonic() + rest)
     daemon.book.runs[run.run_id] = live
-    if finished(run, record):
+    if came_to_its_end:
         attempt_ended(daemon, live, ExitCode.OK, asked=False)
     return None
 
@@ -78,7 +85,10 @@ def show_damaged(daemon: Daemon, inbox: Folder) -> None:
 def mend_specs(daemon: Daemon, inbox: Folder, found: list[Specless]) -> None:
     """Make copies of specs anew from the claimed files in the inbox, and take their runs up."""
     for one in list(found):
-        with daemon.noting(f"spec {one.run.run_id}", f"{_of(one.record)}: its spec"):
+        with (
+            contextlib.suppress(StillHashing),
+            daemon.noting(f"spec {one.run.run_id}", f"{_of(one.record)}: its spec"),
+        ):
             if _mend_spec(daemon, inbox, one):
                 found.remove(one)
 
@@ -95,26 +105,28 @@ def _mend_spec(daemon: Daemon, inbox: Folder, found: Specless) -> bool:
     if place is None:
         if places.unseen:
             return False
-        _damaged(daemon, run, found.record, "its spec.yaml is torn and the claimed file is gone")
+        reason = "its spec.yaml is torn and the claimed file is gone"
+        _damaged(daemon, run, found.record, reason, daemon.hashes.of)
         return True
     with inbox.open_folder(place[0]) as folder:
         content = folder.read_file(place[1], limit_bytes=SPEC_BYTES)
     if hashlib.sha256(content).hexdigest() != found.record.spec_sha256:
-        _damaged(
-            daemon, run, found.record, f"its spec.yaml is torn and {place[0]}/ holds another text"
-        )
+        reason = f"its spec.yaml is torn and {place[0]}/ holds another text"
+        _damaged(daemon, run, found.record, reason, daemon.hashes.of)
         return True
     write_bytes(run.spec, content)
     daemon.log.say(
         "the copy of a spec was torn and was made again", run=run.run_id, level="warning"
     )
-    take_up(daemon, run, found.record)
+    take_up(daemon, run, found.record, sha256=daemon.hashes.of)
     return True
 
 
-def _damaged(daemon: Daemon, run: RunFolder, record: RunRecord, reason: str) -> None:
+def _damaged(
+    daemon: Daemon, run: RunFolder, record: RunRecord, reason: str, sha256: Sha256
+) -> None:
     """End a run that nobody knows any more what was wanted of."""
-    message = f"It cannot go on: {reason}. {what_is_whole(run)}"
+    message = f"It cannot go on: {reason}. {what_is_whole(run, sha256)}"
     error = ErrorFacts(kind=DAMAGED, message=message, advice="Drop its spec to run it again.")
     ended_at = now(not_before=record.started_at or record.created_at)
     ended = record.but(
