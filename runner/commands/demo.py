@@ -26,14 +26,14 @@ from runner.commands.fetch import DEMO_PACKAGES
 from runner.commands.options import JOBS, MODELS, OUTPUTS, Device, JobsDir, ModelsDir, OutputsDir
 from runner.commands.show import losses_of, print_samples
 from runner.commands.status import facts_of
-from runner.commands.submit import newest_run_of
+from runner.commands.submit import FILE_MODE, FOLDER_MODE, newest_run_of
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import DEMO_MODEL
 from runner.contract.progress import STARTING, Progress, read_progress
 from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
 from runner.errors import RunnerError
-from runner.files.durable import write_bytes, write_text
+from runner.files.beneath import Folder
 from runner.files.lock import Lock
 from runner.words import duration, visible_lines
 
@@ -218,6 +218,18 @@ def _work(
                 daemon.kill()
 
 
+def drop(jobs_dir: Path, spec: str, rows: bytes) -> None:
+    """Put the demo's data and then its spec into the inbox; no link in there is followed.
+
+    Raises:
+        UnsafePathError: jobs/data is a link.
+    """
+    with Folder.open(jobs_dir) as jobs:
+        with jobs.make_folders("data", mode=FOLDER_MODE) as data:
+            data.write_bytes("building-law.jsonl", rows, mode=FILE_MODE)
+        jobs.write_text("building-law.yaml", spec, mode=FILE_MODE)
+
+
 def run_demo(
     jobs_dir: Path, outputs_dir: Path, models_dir: Path, *, device: str, steps: int | None
 ) -> int:
@@ -230,13 +242,10 @@ def run_demo(
     started = time.monotonic()
     rows = packaged_data()
     prepare_model(console, models_dir)
-    (jobs_dir / "data").mkdir(parents=True, exist_ok=True)
-    data = jobs_dir / "data" / "building-law.jsonl"
-    if not data.exists() or data.read_bytes() != rows:
-        write_bytes(data, rows, mode=0o664)
     before = {run_id for _, run_id in Outputs(outputs_dir).run_names()}
     spec = SPEC.format(model=DEMO_MODEL, steps=steps or STEPS)
-    write_text(jobs_dir / "building-law.yaml", spec, mode=0o664)
+    jobs_dir.mkdir(parents=True, exist_ok=True)
+    drop(jobs_dir, spec, rows)
     console.print(Text("Dropped jobs/building-law.yaml:", style="bold"))
     console.print(Text(spec.rstrip(), style="dim"))
     run = _work(console, jobs_dir, outputs_dir, models_dir, device=device, before=before)

@@ -6,6 +6,7 @@ given them again.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import zipfile
@@ -14,6 +15,8 @@ from xml.sax.saxutils import escape
 
 from runner.contract.layout import Inbox
 from runner.contract.models import DEMO_MODEL
+from runner.errors import UnsafePathError
+from runner.files.beneath import Folder
 
 HOWTO = """\
 HOWTO: train the model on your own questions and answers          (Deutsch: siehe unten)
@@ -94,9 +97,18 @@ def write_starters(jobs: Path, *, uid: int, gid: int) -> list[str]:
         "examples/questions-and-answers.xlsx": excel_file([_HEADINGS, *_ROWS[:3]]),
         "data/first-job.csv": _for_windows(_csv([_HEADINGS, *_ROWS])),
     }
-    for folder in ("examples", "data"):
-        _make_folder(jobs / folder, uid, gid)
-    return [name for name, content in files.items() if _write(jobs / name, content, uid, gid)]
+    written = []
+    with Folder.open(jobs) as root:
+        for path, content in files.items():
+            folder, _, name = path.rpartition("/")
+            # A link that lies there is not followed: whoever writes here may be root.
+            with contextlib.suppress(UnsafePathError, PermissionError, NotADirectoryError):
+                if folder:
+                    _make_folder(root, folder, uid, gid)
+                with root.open_folder(folder or ".") as target:
+                    if _write(target, name, content, uid, gid):
+                        written.append(path)
+    return written
 
 
 def _for_windows(text: str) -> bytes:
@@ -108,23 +120,22 @@ def _csv(rows: list[tuple[str, str]]) -> str:
     return "".join(f'"{question}","{answer}"\n' for question, answer in rows)
 
 
-def _make_folder(path: Path, uid: int, gid: int) -> None:
-    try:
-        path.mkdir(mode=0o700)
-    except FileExistsError:
+def _make_folder(root: Folder, name: str, uid: int, gid: int) -> None:
+    if not root.make_folder(name, mode=0o700):
         return
-    # While both are ours: the set-group bit of a foreign group needs a capability.
-    os.chown(path, os.geteuid(), os.getegid(), follow_symlinks=False)
-    os.chmod(path, _FOLDER_MODE)
-    os.chown(path, uid, gid, follow_symlinks=False)
+    with root.open_folder(name) as made:
+        # While both are ours: the set-group bit of a foreign group needs a capability.
+        os.fchown(made.descriptor, os.geteuid(), os.getegid())
+        os.fchmod(made.descriptor, _FOLDER_MODE)
+        os.fchown(made.descriptor, uid, gid)
 
 
-def _write(path: Path, content: bytes, uid: int, gid: int) -> bool:
+def _write(folder: Folder, name: str, content: bytes, uid: int, gid: int) -> bool:
     """Write a file that is not there yet; a folder that is not ours to write to is left alone."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags, 0o660)
-    except (FileExistsError, PermissionError, NotADirectoryError):
+        descriptor = os.open(name, flags, 0o660, dir_fd=folder.descriptor)
+    except (FileExistsError, PermissionError):
         return False
     with open(descriptor, "wb") as file:
         file.write(content)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
+import stat
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -18,10 +17,13 @@ from runner.commands.which_box import hint
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
-from runner.errors import DamagedError, RunnerError
-from runner.files.durable import sync_folder, write_bytes
+from runner.errors import DamagedError, RunnerError, UnsafePathError
+from runner.files.beneath import Folder
 
 POLL_SECONDS = 0.5
+FILE_MODE, FOLDER_MODE = 0o664, 0o775
+"""The share's group may replace and remove what was brought; the daemon may be another user."""
+_BLOCK_BYTES = 1 << 20
 
 
 class SubmitError(RunnerError):
@@ -30,36 +32,46 @@ class SubmitError(RunnerError):
     kind = "submit"
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Whether two files have the same bytes."""
-    if one.stat().st_size != other.stat().st_size:
-        return False
-    with one.open("rb") as a, other.open("rb") as b:
-        while block := a.read(1 << 20):
-            if block != b.read(1 << 20):
+def _is_same_file(inbox: Folder, path: str, here: Path) -> bool:
+    """Whether what lies in the inbox is the very file that is to be brought."""
+    there, wanted = inbox.stat(path), here.stat()
+    return (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino)
+
+
+def _has_same_bytes(inbox: Folder, path: str, here: Path) -> bool:
+    with open(inbox.open_file(path), "rb") as there, here.open("rb") as wanted:
+        if os.fstat(there.fileno()).st_size != os.fstat(wanted.fileno()).st_size:
+            return False
+        while block := wanted.read(_BLOCK_BYTES):
+            if block != there.read(_BLOCK_BYTES):
                 return False
     return True
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy beside and rename: the daemon never sees half a data file."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.parent / f".{target.name}.{secrets.token_hex(4)}.part"
+def _kind(inbox: Folder, path: str) -> int | None:
+    """Tell what lies in the inbox under a name; None: nothing.
+
+    Raises:
+        UnsafePathError: it is a link, or one lies on the way: whoever may write to the share could
+            have the copy written anywhere.
+    """
     try:
-        shutil.copyfile(source, beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.rename(target)
-    finally:
-        beside.unlink(missing_ok=True)
-    sync_folder(target.parent)
+        mode = inbox.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISLNK(mode):
+        raise UnsafePathError(
+            path, "is a link", advice="Remove it from the shared folder; links are not followed."
+        )
+    return stat.S_IFMT(mode)
 
 
-def bring_data(paths: list[str], source: Path, inbox: Path, *, replace: bool) -> list[str]:
+def bring_data(paths: list[str], source: Path, inbox: Folder, *, replace: bool) -> list[str]:
     """Copy the data that is not in the inbox yet, under the same relative paths.
 
     Raises:
         SubmitError: a file is nowhere, leaves the folder, or differs from one that is there.
+        UnsafePathError: a link in the inbox is in the way.
     """
     brought = []
     for path in paths:
@@ -68,22 +80,26 @@ def bring_data(paths: list[str], source: Path, inbox: Path, *, replace: bool) ->
                 f"{path!r} leaves the spec's folder",
                 advice="Copy the file beside the spec and name it from there.",
             )
-        here, there = source / path, inbox / path
+        here, kind = source / path, _kind(inbox, path)
+        there = kind == stat.S_IFREG
         if not here.is_file():
-            if there.is_file():
+            if there:
                 continue
             raise SubmitError(
                 f"there is no {path!r} beside the spec or in the inbox",
                 advice="Paths are relative to the spec's folder.",
             )
-        if there.is_file() and (here.samefile(there) or _same(here, there)):
+        if there and (_is_same_file(inbox, path, here) or _has_same_bytes(inbox, path, here)):
             continue
-        if there.exists() and not replace:
+        if kind is not None and not replace:
             raise SubmitError(
                 f"the inbox has another {path!r} already",
                 advice="Give the file another name, or submit with --replace-data.",
             )
-        _copy(here, there)
+        folder, _, name = path.rpartition("/")
+        with inbox.make_folders(folder or ".", mode=FOLDER_MODE) as target, here.open("rb") as file:
+            target.write_copy(name, file, mode=FILE_MODE)
+            target.sync()
         brought.append(path)
     return brought
 
@@ -94,6 +110,7 @@ def submit(spec_file: Path, inbox: Path, *, replace: bool = False) -> tuple[Path
     Raises:
         SpecError: the spec cannot be used.
         SubmitError: data is missing or differs, or a spec of that name still waits.
+        UnsafePathError: a link in the inbox is in the way.
     """
     spec = read_file(spec_file)
     if not inbox.is_dir():
@@ -101,17 +118,20 @@ def submit(spec_file: Path, inbox: Path, *, replace: bool = False) -> tuple[Path
             f"there is no inbox at {inbox}",
             advice="Start `runner watch` first, or name the inbox with --jobs-dir.",
         )
-    target = inbox / spec_file.name
-    if target.exists() and not target.samefile(spec_file):
-        raise SubmitError(
-            f"{spec_file.name} waits in the inbox already",
-            advice="Is `runner watch` running? Otherwise rename the spec and submit it again.",
-        )
-    wanted = [*spec.data, *(spec.eval_data or [])]
-    brought = bring_data(wanted, data_folder(spec_file), inbox, replace=replace)
-    if not target.exists():
-        write_bytes(target, spec_file.read_bytes(), mode=0o664)
-    return target, brought
+    with Folder.open(inbox) as folder:
+        name = spec_file.name
+        waits = _kind(folder, name) is not None
+        if waits and not _is_same_file(folder, name, spec_file):
+            raise SubmitError(
+                f"{name} waits in the inbox already",
+                advice="Is `runner watch` running? Otherwise rename the spec and submit it again.",
+            )
+        wanted = [*spec.data, *(spec.eval_data or [])]
+        brought = bring_data(wanted, data_folder(spec_file), folder, replace=replace)
+        if not waits:
+            folder.write_bytes(name, spec_file.read_bytes(), mode=FILE_MODE)
+            folder.sync()
+    return inbox / name, brought
 
 
 def newest_run_of(outputs: Outputs, file_name: str, before: Collection[str]) -> RunFolder | None:
