@@ -17,9 +17,9 @@ from runner.contract.states import State
 from runner.daemon.stages.await_hashes import CHECKING
 from runner.daemon.stages.process import PID_FILE
 
-GIGABYTES = 2 * 1024**3
-ZEROS = "a7c744c13cc101ed66c29f672f92455547889cc586ce6d44fe76ae824958ea51"
-"""SHA-256 of two gibibytes of zeros, from ``head -c 2G /dev/zero | sha256sum``."""
+LARGE_BYTES = 1024**3
+ZEROS = "49bc20df15e412a64472421e13fe86ff1c5165e18b2afccf160d4dc19fe68a14"
+"""SHA-256 of a gibibyte of zeros, from ``head -c 1G /dev/zero | sha256sum``."""
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def large_checkpoint(run: RunFolder, step: int) -> None:
     folder = run.checkpoint(step)
     folder.mkdir(parents=True)
     with (folder / "weights").open("wb") as file:
-        file.truncate(GIGABYTES)
-    files = {"weights": CheckpointFile(sha256=ZEROS, bytes=GIGABYTES)}
+        file.truncate(LARGE_BYTES)
+    files = {"weights": CheckpointFile(sha256=ZEROS, bytes=LARGE_BYTES)}
     (folder / MANIFEST).write_text(Manifest(step=step, files=files).model_dump_json())
 
 
@@ -70,14 +70,14 @@ def test_a_large_checkpoint_is_checked_while_others_are_answered(box: Box) -> No
         wait_until(lambda: trains(box, "large"), seconds=60)
         run = run_of(box, "large")
         large_checkpoint(run, 3)
-        kill_the_child(run)
         box.drop("next")
+        kill_the_child(run)
         wait_until(lambda: list((box.jobs / "queued").glob("next--*.txt")), seconds=60)
         record = of(box, "large")
         assert [attempt.outcome for attempt in record.attempts] == [None]
         assert record.waiting is not None
         assert record.waiting.reason == CHECKING
-        wait_until(lambda: of(box, "large").state is State.SUCCEEDED, seconds=120)
+        wait_until(lambda: of(box, "large").state is State.SUCCEEDED, seconds=240)
     record = of(box, "large")
     assert record.attempts[0].last_step == 3
     assert record.attempts[1].first_step == 4
@@ -94,7 +94,7 @@ def test_a_run_that_is_cancelled_meanwhile_is_cancelled_once_its_checkpoint_is_k
         run = run_of(box, "large")
         large_checkpoint(run, 3)
         leave_request(box.outputs, "cancel", run_id=run.run_id)
-        wait_until(lambda: of(box, "large").state is State.CANCELLED, seconds=120)
+        wait_until(lambda: of(box, "large").state is State.CANCELLED, seconds=240)
     error = of(box, "large").error
     assert error is not None
     assert f"outputs/large/{run.run_id}/checkpoints/step-00000003/" in error.message
