@@ -196,10 +196,7 @@ def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Fo
     """
     under_way: list[tuple[RunFolder, RunRecord]] = []
     more: list[EndedRun] = []
-    damaged: list[str] = []
-    unreadable: list[str] = []
-    notes: list[str] = []
-    damaged_now = []
+    damaged, damaged_now, unreadable, notes = [], [], [], []
     orphans = end_orphans(outputs.root, grace_seconds=_ORPHAN_SECONDS)
     notes += [f"{folder}: a stage of an earlier daemon was still running" for folder in orphans]
     sweep_box(outputs)
