@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -259,6 +260,69 @@ def test_no_run_is_cancelled_because_its_state_folder_went(box: Box, how: str) -
         "second": State.SUCCEEDED,
         "third": State.SUCCEEDED,
     }
+
+
+def test_specs_that_are_selected_and_deleted_together_are_cancelled(box: Box) -> None:
+    """The folder stays and only they go: that is somebody's wish, for one spec as for all."""
+    box.drop("first", train=["hang", "ok"])
+    with box.watching():
+        wait_until(lambda: _trains(box, "first"), seconds=60)
+        box.drop("second")
+        box.drop("third")
+        queued = box.jobs / "queued"
+        wait_until(lambda: len(list(queued.glob("*.yaml.txt"))) == 2, seconds=60)
+        for spec in queued.glob("*.yaml"):
+            spec.unlink()
+        cancelled = box.jobs / "cancelled"
+        wait_until(lambda: len(list(cancelled.glob("*.yaml.txt"))) == 2, seconds=60)
+    states = {record.job: record.state for record in box.records()}
+    assert states == {
+        "first": State.INTERRUPTED,
+        "second": State.CANCELLED,
+        "third": State.CANCELLED,
+    }
+
+
+def test_a_share_whose_content_is_gone_as_a_whole_cancels_nothing(box: Box) -> None:
+    """An empty folder where the share was mounted: it is unavailable, and nobody deleted a spec."""
+    box.drop("first", train=["hang", "ok"])
+    away = box.root / "away"
+
+    def inbox_is(what: str) -> bool:
+        return what in json.loads(box.outputs.heartbeat.read_bytes())["inbox"]
+
+    with box.watching():
+        wait_until(lambda: _trains(box, "first"), seconds=60)
+        box.drop("second")
+        wait_until(lambda: list((box.jobs / "queued").glob("second--*.yaml.txt")), seconds=60)
+        box.jobs.rename(away)
+        box.jobs.mkdir()
+        wait_until(lambda: inbox_is("unavailable"), seconds=60)  # many looks are made till then
+        box.jobs.rmdir()
+        away.rename(box.jobs)
+        wait_until(lambda: inbox_is("available") and not inbox_is("unavailable"), seconds=60)
+    states = {record.job: record.state for record in box.records()}
+    assert set(states) == {"first", "second"}
+    assert State.CANCELLED not in states.values()
+
+
+def test_links_that_lead_round_in_data_are_one_jobs_trouble(box: Box) -> None:
+    """A link to itself, and one that leads back up: each job is answered, and good work goes on."""
+    (box.jobs / "data").mkdir()
+    (box.jobs / "loop").symlink_to("loop")
+    (box.jobs / "data" / "again").symlink_to("..")
+    (box.jobs / "itself.yaml").write_text("model: m\ndata: loop/rows.jsonl\n")
+    (box.jobs / "round.yaml").write_text("model: m\ndata: data/again/data/again/good.jsonl\n")
+    box.drop("good")
+    with box.watching(data_wait_seconds=1):
+        wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")), seconds=60)
+        for name in ("itself", "round"):
+            says_link = partial(_answer_says, box, name, "link")
+            wait_until(says_link, seconds=60)
+
+
+def _answer_says(box: Box, job: str, word: str) -> bool:
+    return any(word in path.read_text() for path in box.jobs.glob(f"*/{job}--*.txt"))
 
 
 def test_a_folder_deleted_while_the_daemon_was_off_cancels_nothing(box: Box) -> None:

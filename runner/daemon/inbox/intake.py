@@ -21,8 +21,9 @@ from runner.spec.names import is_spec_name, may_hold_spec, naming_problem, text_
 from runner.spec.read_spec import is_json_spec, is_text_spec, read_spec
 from runner.words import visible
 
-_CLAIM_SECONDS = 2.0
-"""Claiming goes on for so long before the loop looks at everything else: thousands may come."""
+_CLAIM_SECONDS = 0.08
+"""Claiming goes on for so long before the loop looks at everything else: thousands may come, and a
+round of the loop is to take 0.2 s at most (rounds.py)."""
 _STILL_WRITTEN = (errno.EBUSY, errno.ETXTBSY, errno.EAGAIN)
 """How a server says that somebody has a file open who lets nobody else read it meanwhile."""
 

@@ -19,7 +19,8 @@ from runner.files.beneath import Folder
 
 _ANSWER_SECONDS = 5.0  # progress in answers is renewed so often
 _MODELS_SECONDS = 10.0  # the models folder is listed this often: fetching one takes minutes
-_WRITE_SECONDS = 2.0  # answers are written for so long before the loop looks at everything else
+_WRITE_SECONDS = 0.05
+"""Answers are written for so long before the loop looks at everything else: rounds.py says why."""
 
 
 def answer_of(record: RunRecord) -> str:
