@@ -54,7 +54,8 @@ def run_of(box: Box, job: str) -> RunFolder:
 
 
 def kill_the_child(run: RunFolder) -> None:
-    """Kill the first attempt, as anybody might."""
+    """Kill the first attempt, as anybody might, once the stand-in has counted it."""
+    wait_until((run.root / "tries-train").exists, seconds=60)
     pid_file = StageFolder(run.attempt(1)).root / PID_FILE
     wait_until(lambda: pid_file.exists() and len(pid_file.read_text().split()) == 3)
     os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)

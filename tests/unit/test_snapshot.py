@@ -59,6 +59,8 @@ HOSTILE = {
     "climbing within": "data/../../outside/secret.jsonl",
     "file link": "data/link.jsonl",
     "folder link": "door/secret.jsonl",
+    "link to itself": "loop/a.jsonl",
+    "link that leads back up": "data/again/data/a.jsonl",
     "pipe": "data/pipe.jsonl",
     "folder": "data",
     "backslash": "data\\a.jsonl",
@@ -77,6 +79,8 @@ def test_hostile_paths_are_refused(case, inbox):
     """Links, climbing, pipes, folders and the runner's own files are named and not read."""
     (inbox / "data/link.jsonl").symlink_to(inbox.parent / "outside/secret.jsonl")
     (inbox / "door").symlink_to(inbox.parent / "outside")
+    (inbox / "loop").symlink_to("loop")
+    (inbox / "data" / "again").symlink_to("..")
     os.mkfifo(inbox / "data/pipe.jsonl")
     (inbox / "queued").mkdir()
     (inbox / "queued/a.yaml").write_text("x")
