@@ -10,11 +10,14 @@ GIB = 1024**3  # bytes
 
 def visible(text: object) -> str:
     """Show control, bidirectional and other invisible characters escaped; a terminal obeys none."""
+    shown = str(text)
+    if shown.isprintable():  # nearly always, and it knows of more that is to be escaped
+        return shown
     return "".join(
         character
         if unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
         else character.encode("unicode_escape").decode()
-        for character in str(text)
+        for character in shown
     )
 
 

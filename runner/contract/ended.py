@@ -109,6 +109,8 @@ class SortedOut:
     """By run id, in the order in which they ended."""
     to_read: list[RunFolder]
     """Oldest run id first."""
+    unreadable_folders: dict[str, str]
+    """Folders directly in outputs/ that cannot be looked into: name → why."""
     index_is_exact: bool
     """Whether the index names no run that is gone or has changed."""
 
@@ -118,7 +120,8 @@ def sort_out(outputs: Outputs) -> SortedOut:
     known = read_ended(outputs)
     holding: set[str] = set()
     to_read = []
-    for job, run_id in outputs.run_names():
+    names, unreadable = outputs.look_through()
+    for job, run_id in names:
         noted = known.get(run_id)
         # Text, not paths: of ten thousand of those the making alone takes half a second.
         record = f"{outputs.root}/{job}/{run_id}/run.json"
@@ -129,6 +132,7 @@ def sort_out(outputs: Outputs) -> SortedOut:
     return SortedOut(
         ended={run_id: one for run_id, one in known.items() if run_id in holding},
         to_read=to_read,
+        unreadable_folders=unreadable,
         index_is_exact=len(holding) == len(known),
     )
 

@@ -171,23 +171,27 @@ class Outputs:
             return []
         return sorted(found, key=lambda run: run.root.name)
 
+    def has_record(self, run_id: str) -> bool:
+        """Whether any job has a run of this id with a record."""
+        try:
+            with os.scandir(self.root) as jobs:
+                return any(os.path.lexists(f"{job.path}/{run_id}/run.json") for job in jobs)
+        except FileNotFoundError:
+            return False
+
     def run_names(self) -> list[tuple[str, str]]:
         """List the job and id of every run, oldest run id first; never follows links.
 
-        What is no job's folder, or cannot be listed, is passed over: see ``unreadable``.
+        What is no job's folder, or cannot be listed, is passed over: see ``look_through``.
         """
-        return self._look_through()[0]
-
-    def unreadable(self) -> dict[str, str]:
-        """List the folders in which runs may lie that cannot be listed: name → why."""
-        return self._look_through()[1]
+        return self.look_through()[0]
 
     def runs(self) -> list[RunFolder]:
         """List every run folder, oldest run id first; never follows links."""
         return [self.run(*names) for names in self.run_names()]
 
-    def _look_through(self) -> tuple[list[tuple[str, str]], dict[str, str]]:
-        """List every run, and what could not be looked into.
+    def look_through(self) -> tuple[list[tuple[str, str]], dict[str, str]]:
+        """List every run, and the folders that cannot be looked into: name → why.
 
         Raises:
             OSError: the outputs folder itself cannot be listed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.contract.layout import RunFolder, new_run_id
+from runner.contract.layout import Outputs, RunFolder, new_run_id
 from runner.contract.record import RunRecord
 from runner.contract.states import Stage
 from runner.daemon.stages.process import Child
@@ -82,8 +82,9 @@ class Live:
 class Book:
     """Every run that is not over, and what is known of those that are."""
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
+    def __init__(self, outputs: Outputs) -> None:
+        """Begin with nothing; the outputs folder knows of the runs before this daemon's time."""
+        self._outputs = outputs
         self.runs: dict[str, Live] = {}
         self.ended: list[RunRecord] = []
         """The latest, for STATUS.txt."""
@@ -93,7 +94,8 @@ class Book:
         """What a person must know about runs that nothing can be done with."""
         self.damaged_now: list[RunRecord] = []
         """Runs that ended by that; the inbox does not show it yet."""
-        self.known_ids: set[str] = set()
+        self._ids: set[str] = set()
+        """Ids that this daemon gave or met, whether or not a record of them is there by now."""
         self.left_alone: set[str] = set()
         """Ids of runs whose records cannot be read: nothing is done with what belongs to them."""
         self.sequence = 0
@@ -101,7 +103,22 @@ class Book:
 
     def new_id(self) -> str:
         """Make a run id that no run has."""
-        while (run_id := new_run_id()) in self.known_ids:
+        while self.knows(run_id := new_run_id()):
             pass
-        self.known_ids.add(run_id)
+        self._ids.add(run_id)
         return run_id
+
+    def knows(self, run_id: str) -> bool:
+        """Whether a run of this id is there, or was while this daemon works.
+
+        The disk is asked for others than the present ones: thousands of ids are not kept for that.
+        """
+        return run_id in self.runs or run_id in self._ids or self._outputs.has_record(run_id)
+
+    def met(self, run_id: str) -> None:
+        """Remember an id that an earlier daemon gave."""
+        self._ids.add(run_id)
+
+    def forget(self, run_id: str) -> None:
+        """Let an id go that became no run: what was moved under it in the end is adopted."""
+        self._ids.discard(run_id)

@@ -18,7 +18,7 @@ from runner.contract.ended import EndedRun
 from runner.contract.layout import STATE_FOLDERS
 from runner.contract.record import RunRecord, read_record
 from runner.contract.settings import Settings
-from runner.daemon.book import ENDED_SHOWN
+from runner.daemon.book import ENDED_SHOWN, Live
 from runner.daemon.daemon import Daemon
 from runner.daemon.heartbeat import Heartbeat
 from runner.daemon.inbox import view
@@ -48,6 +48,9 @@ from runner.words import visible
 _TRIES_ONCE = 3  # with ``once``, a run whose own folder is in the way is tried so often
 _LAST_WRITES_SECONDS = 10.0  # for the records of stages that ended when asked to leave
 _BUSY_WAIT_SECONDS = 1.0  # the longest wait while a child runs
+_DATA_LOOK_SHARE, _DATA_LOOK_MOST_SECONDS = 1 / 20, 5.0
+"""Data is seen late by a twentieth of the time that was waited for it: nobody notices, and a job
+that waits overnight costs as little as an empty queue."""
 
 
 class Conductor:
@@ -102,11 +105,6 @@ class Conductor:
         daemon.book.sequence = found.highest_sequence
         daemon.book.damaged, daemon.book.damaged_now = found.damaged, found.damaged_now
         daemon.book.ended = list(_records(daemon, found.ended[-ENDED_SHOWN:]))
-        daemon.book.known_ids = {
-            *found.unreadable,
-            *(ended.run_id for ended in found.ended),
-            *(record.run_id for _, record in found.live),
-        }
         taken_up = [take_up(daemon, run, record) for run, record in found.live]
         self._specless = [one for one in taken_up if one is not None]
 
@@ -238,8 +236,11 @@ class Conductor:
             for seen in self.intake.specs.values()
             if seen.unchanged_seconds(at) < settle
         ]
-        if any(live.record.waiting for live in daemon.book.runs.values()):
-            waits.append(max(0.05, settle / 2))
+        waits += [
+            max(0.05, settle / 2, _data_look_apart(live, at))
+            for live in daemon.book.runs.values()
+            if live.record.waiting
+        ]
         if daemon.next_look:
             waits.append(max(0.0, daemon.next_look - at))
         return min(waits)
@@ -306,6 +307,17 @@ class Conductor:
                 self.daemon.next_look = time.monotonic()
 
 
+def _data_look_apart(live: Live, at: float) -> float:
+    """Give the seconds between looks for data that a run waits for: the longer it waits, the more.
+
+    No event tells of data: it lies in folders below the inbox.
+    """
+    since = live.waits_for_data_since
+    if since is None:
+        return 0.0
+    return min(_DATA_LOOK_MOST_SECONDS, (at - since) * _DATA_LOOK_SHARE)
+
+
 def _records(daemon: Daemon, ended: Iterable[EndedRun]) -> Iterator[RunRecord]:
     for one in ended:
         with contextlib.suppress(OSError, RunnerError):  # removed just now
@@ -328,7 +340,7 @@ def _begin_with_inbox(conductor: Conductor) -> bool:
     settings = conductor.settings
     try:
         conductor.daemon.inbox.make()
-        with conductor.daemon.inbox.open(unfinished(settings.outputs)) as inbox:
+        with conductor.daemon.inbox.open(lambda: unfinished(settings.outputs)) as inbox:
             conductor.made = _make_state_folders(inbox)
     except BusyError:
         raise

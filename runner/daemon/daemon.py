@@ -29,7 +29,7 @@ class Daemon:
         """Begin with nothing; the conductor fills in what lies on disk."""
         self.settings = settings
         self.outputs = settings.outputs
-        self.book = Book()
+        self.book = Book(self.outputs)
         self.log = Log(self.outputs.daemon_log)
         self.wakeup = Wakeup()
         self.inbox = InboxGate(settings)
@@ -50,6 +50,8 @@ class Daemon:
         self.full_look_at = 0.0
         """Monotonic time from which the folders of runs that are over are looked into as well."""
         self.hashes = Hashes(done=self.wakeup.set)
+        self.looked_fully: tuple[float, tuple[int, ...]] | None = None
+        """When (monotonic) the folders of runs that are over were listed, and their times then."""
         self.room_made_at = 0.0
         """Monotonic time of the last search for checkpoints that may go."""
         self.room_search: Iterator[bool] | None = None
@@ -69,7 +71,8 @@ class Daemon:
         Raises:
             RunnerError, OSError: it is not there; nothing may be concluded from what is.
         """
-        return self.inbox.open(self.book.runs)  # one that ended stays there until that is shown
+        # One that ended stays in the book until that is shown.
+        return self.inbox.open(lambda: self.book.runs)
 
     def say(self, live: Live, event: str, *, level: str = "info", **facts: Any) -> None:
         """Log an event of a run."""

@@ -258,6 +258,10 @@ class Folder:
         """List this folder."""
         return self._list(lambda entry: entry)
 
+    def names(self) -> list[str]:
+        """List the names in this folder."""
+        return [name for part in self._parts(lambda entry: entry.name) for name in part]
+
     def scan_status(
         self, wanted: Callable[[str], bool]
     ) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
@@ -275,10 +279,17 @@ class Folder:
         return self._list(status_of)
 
     def _list(self, pick: Callable[[os.DirEntry[str]], _T | None]) -> Iterator[_T]:
+        """Give what ``pick`` makes of the entries, one by one; None is left out."""
+        for part in self._parts(pick):
+            for one in part:
+                if one is not None:
+                    yield one
+
+    def _parts(self, pick: Callable[[os.DirEntry[str]], _T]) -> Iterator[list[_T]]:
         """Give what ``pick`` makes of the entries, in calls that are each short."""
         entries = self._calls(lambda: os.scandir(self.descriptor))
 
-        def some() -> tuple[bool, list[_T | None]]:
+        def some() -> tuple[bool, list[_T]]:
             part = list(itertools.islice(entries, _AT_ONCE))
             return bool(part), [pick(entry) for entry in part]
 
@@ -286,7 +297,7 @@ class Folder:
         while more:
             more, found = self._calls(some)
             try:
-                yield from (one for one in found if one is not None)
+                yield found
             except GeneratorExit:  # only here is it sure that nobody is reading on
                 entries.close()
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Collection
 
 from runner.contract.layout import run_id_of
@@ -11,12 +12,15 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import claim, view
 from runner.daemon.inbox.absence import SCANS_APART_SECONDS, Absence, meaning
 from runner.daemon.inbox.enter import enter
+from runner.daemon.inbox.unresolved import TICK_NS
 from runner.daemon.requests.cancel import cancel
 from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
 from runner.words import visible
 
 _FULL_LOOKS_APART_SECONDS = 30.0  # between looks at the folders of runs that are over
+_LONGEST_WITHOUT_FULL_LOOK_SECONDS = 600.0
+"""A folder that looks unchanged is listed this often: a share's server may not tell its times."""
 
 
 def follow_view(daemon: Daemon, inbox: Folder, at: float, *, made: Collection[str]) -> view.Places:
@@ -25,10 +29,10 @@ def follow_view(daemon: Daemon, inbox: Folder, at: float, *, made: Collection[st
     ``made`` are the state folders that were missing and have just been made. Gives where the specs
     lay: that of a run that has ended stays there until it is answered.
     """
-    is_full = at >= daemon.full_look_at  # thousands may lie in done/: not in each round
-    if is_full:
+    is_full = at >= daemon.full_look_at and _may_have_changed(daemon, inbox, at)
+    if at >= daemon.full_look_at:
         daemon.full_look_at = at + _FULL_LOOKS_APART_SECONDS
-    places = view.scan(inbox, wanted=None if is_full else daemon.book.runs)
+    places = view.scan(inbox, wanted=daemon.book.runs, everywhere=is_full)
     _set_aside_what_is_no_folder(daemon, inbox, places, at)
     _adopt(daemon, inbox, places)
     going_on = [live for live in daemon.book.runs.values() if not live.record.state.is_final]
@@ -51,6 +55,25 @@ def follow_view(daemon: Daemon, inbox: Folder, at: float, *, made: Collection[st
             )
             _act(daemon, inbox, live, absence, at)
     return places
+
+
+def _may_have_changed(daemon: Daemon, inbox: Folder, at: float) -> bool:
+    """Whether something may lie in done/ and its like that did not at the last full look.
+
+    Thousands may lie there: listing them all every time is most of what an idle daemon would do.
+    """
+    looks = daemon.looked_fully
+    try:
+        now = tuple(inbox.stat(name).st_mtime_ns for name in view.OVER)
+    except (OSError, UnsafePathError):
+        now = ()
+    unchanged = bool(now) and looks is not None and looks[1] == now
+    if unchanged and looks is not None and at - looks[0] < _LONGEST_WITHOUT_FULL_LOOK_SECONDS:
+        return False
+    # A change within the same tick of the file system's clock would not show in its time.
+    settled = bool(now) and time.time_ns() - max(now) > TICK_NS
+    daemon.looked_fully = (at, now) if settled else None
+    return True
 
 
 def _of(live: Live) -> str:
@@ -115,7 +138,7 @@ def _adopt(daemon: Daemon, inbox: Folder, places: view.Places) -> None:
     """Make the runs of claimed files that have no record: the daemon was killed in between."""
     for run_id, (state_folder, name) in places.where.items():
         orphan = state_folder == "queued" and run_id_of(name) == run_id and name.isprintable()
-        if not orphan or run_id in daemon.book.known_ids or daemon.stopping:
+        if not orphan or daemon.stopping or daemon.book.knows(run_id):
             continue
         with daemon.noting(f"adopt {run_id}", f"jobs/queued/{visible(name)}"):
             taken = claim.adopt(
@@ -126,5 +149,5 @@ def _adopt(daemon: Daemon, inbox: Folder, places: view.Places) -> None:
                 run_id=run_id,
                 sequence=daemon.book.sequence + 1,
             )
-            daemon.book.known_ids.add(run_id)
+            daemon.book.met(run_id)
             enter(daemon, taken)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from runner.clock import now
 from runner.contract.settings import Settings
@@ -44,8 +44,10 @@ class InboxGate:
         self.is_fresh = True
         """Whether it must be looked through: a share that was mounted, or came back."""
 
-    def open(self, unfinished: Collection[str]) -> Folder:
-        """Open the inbox; ``unfinished`` are the ids of the runs that must show in it.
+    def open(self, unfinished: Callable[[], Collection[str]]) -> Folder:
+        """Open the inbox; ``unfinished`` gives the ids of the runs that must show in it.
+
+        It is asked only where another inbox than the known one lies there: it may read every run.
 
         Raises:
             InboxGoneError: another folder lies there.
@@ -77,7 +79,7 @@ class InboxGate:
             with contextlib.suppress(UnansweredError):
                 self.calls(lock.release)
 
-    def _recognise(self, folder: Folder, unfinished: Collection[str]) -> None:
+    def _recognise(self, folder: Folder, unfinished: Callable[[], Collection[str]]) -> None:
         known_at = self._settings.outputs.known_inbox
         try:
             known = read_plain(known_at, limit_bytes=_MARKER_BYTES).decode(errors="replace")
@@ -93,7 +95,8 @@ class InboxGate:
             self._set_aside(folder, name)
         if found and found == known:
             return
-        if unfinished and not (found and not known) and not _shows(folder, unfinished):
+        is_first = bool(found) and not known
+        if not is_first and (must_show := unfinished()) and not _shows(folder, must_show):
             what = "another folder than the one that its runs were dropped into"
             raise InboxGoneError(
                 f"it has no marker {name}" if not found else f"it is {what}",

@@ -168,11 +168,11 @@ class Intake:
             self.specs.pop(name, None)
             return
         except UnansweredError:
-            daemon.book.known_ids.discard(run_id)  # as below: what is moved in the end is adopted
+            daemon.book.forget(run_id)  # as below: what is moved in the end is adopted
             raise
         except (OSError, UnsafePathError) as error:  # one that cannot be taken holds up no others
             # Where it was moved already, it is adopted from queued/ as soon as that is possible.
-            daemon.book.known_ids.discard(run_id)
+            daemon.book.forget(run_id)
             if getattr(error, "errno", None) in _STILL_WRITTEN and not self.settings.once:
                 return
             self._tell(name, _cannot_be_taken(error))

@@ -58,7 +58,7 @@ class Misplaced:
         return [
             place
             for run_id, place in places.where.items()
-            if place[0] in _TO_RUN and run_id in book.known_ids and run_id not in in_work
+            if place[0] in _TO_RUN and run_id not in in_work and book.knows(run_id)
         ]
 
     def _has_settled(self, inbox: Folder, folder: str, name: str, at: float) -> bool:

@@ -10,7 +10,7 @@ import re
 import time
 from dataclasses import dataclass
 
-from runner.contract.layout import job_name, run_id_of
+from runner.contract.layout import RUN_ID, job_name, run_id_of
 from runner.daemon.inbox.claim import dropped_name
 from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
@@ -20,8 +20,9 @@ FOLDERS = ("failed", "rejected")
 """The more important first: a run that failed cost a night, a rejected spec a minute."""
 _ANSWER_BYTES = 16 * 1024  # its beginning says what is needed
 _LINE = 300  # characters of a sentence in STATUS.txt
-_TICK_NS = 2_000_000_000  # FAT's times have 2 s, the coarsest of all
+TICK_NS = 2_000_000_000  # FAT's times have 2 s, the coarsest of all
 _MOST = 100  # answers read; a person reads no more
+_DONE = re.compile(rf"(?P<stem>.*)--(?P<run_id>{RUN_ID.pattern})(?P<end>\.[^.]*)?$", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +34,18 @@ class Open:
     run_id: str
     job: str
     """From the answer, which knows the spec's ``name``; else from the file's name."""
+    job_by_name: str
+    """From the file's name."""
     reason: str
     """The first sentence of its answer."""
+    sentence: str
+    """It as a line of STATUS.txt."""
 
-    @property
-    def sentence(self) -> str:
-        """Say it in a line of STATUS.txt."""
-        file_name = visible(dropped_name(self.name))
-        verb = "failed" if self.folder == "failed" else "was rejected"
-        where = f"jobs/{self.folder}/{visible(self.name)}.txt"
-        return f"{file_name} {verb}: {self.reason} (more: {where})"
+
+def _sentence(folder: str, name: str, reason: str) -> str:
+    verb = "failed" if folder == "failed" else "was rejected"
+    where = f"jobs/{folder}/{visible(name)}.txt"
+    return f"{visible(dropped_name(name))} {verb}: {reason} (more: {where})"
 
 
 class Unresolved:
@@ -51,41 +54,60 @@ class Unresolved:
     def __init__(self) -> None:
         """Begin with nothing read."""
         self._looks: tuple[int, ...] = ()
+        self._asked: frozenset[str] = frozenset()
         self._answers: dict[str, tuple[str, str]] = {}
         """Run id → job and reason, from its answer."""
         self._open: list[Open] = []
         self._done: dict[str, str] = {}
-        """Job → its newest run in done/."""
+        """Job → its newest run in done/, for each job that has something open."""
         self.answered_done: frozenset[str] = frozenset()
-        """Ids of the runs in done/ whose answers still lie there."""
+        """Those of the runs asked for whose answers still lie in done/."""
 
-    def read(self, inbox: Folder) -> None:
+    def read(self, inbox: Folder, *, asked: frozenset[str] = frozenset()) -> None:
         """Look at the folders, where one has changed.
 
         A folder that cannot be listed is left out: it must not keep STATUS.txt from being written.
+
+        Args:
+            inbox: the shared folder.
+            asked: ids of runs of which `answered_done` is to tell.
         """
         try:
             looks = tuple(inbox.stat(name).st_mtime_ns for name in (*FOLDERS, "done"))
         except (OSError, UnsafePathError):
             looks = ()
-        if looks and looks == self._looks:
+        if looks and looks == self._looks and asked == self._asked:
             return
         self._open = [one for name in FOLDERS for one in self._open_in(inbox, name)]
         self._answers = {
             one.run_id: (one.job, one.reason) for one in self._open if one.run_id in self._answers
         }
-        self._done, answered = {}, set()
-        for name in _names_in(inbox, "done"):
-            run_id = run_id_of(name.removesuffix(".txt"))
-            if run_id and name.endswith(".txt"):
-                answered.add(run_id)
-            elif run_id:
-                job = _job_of(name)
-                self._done[job] = max(run_id, self._done.get(job, ""))
-        self.answered_done = frozenset(answered)
+        self._look_at_done(inbox, asked)
         # A change within the same tick of the file system's clock would not show in its time.
-        settled = bool(looks) and time.time_ns() - max(looks) > _TICK_NS
+        settled = bool(looks) and time.time_ns() - max(looks) > TICK_NS
         self._looks = looks if settled else ()
+
+    def _look_at_done(self, inbox: Folder, asked: frozenset[str]) -> None:
+        """Find what clears a line; thousands may lie there, so nothing more is kept."""
+        self._asked, answered = asked, set()
+        wanted = {job for one in self._open for job in (one.job, one.job_by_name)}
+        newest: dict[str, str] = {}
+        jobs: dict[str, str] = {}  # many runs of few jobs: a name is turned into a job's once
+        for name in _names_in(inbox, "done"):
+            found = _DONE.match(name.removesuffix(".txt"))
+            if found is None:
+                continue
+            dropped, run_id = found["stem"] + (found["end"] or ""), found["run_id"]
+            if name.endswith(".txt"):
+                if run_id in asked:
+                    answered.add(run_id)
+                continue
+            job = jobs.get(dropped)
+            if job is None:
+                job = jobs[dropped] = _job_of(name)
+            if job in wanted and run_id > newest.get(job, ""):
+                newest[job] = run_id
+        self._done, self.answered_done = newest, frozenset(answered)
 
     def lines(self, succeeded: dict[str, str], *, said: str) -> list[str]:
         """Give a line for each that is still open.
@@ -96,7 +118,7 @@ class Unresolved:
         """
 
         def newest(one: Open) -> str:
-            by_name = self._done.get(_job_of(one.name), "")
+            by_name = self._done.get(one.job_by_name, "")
             return max(by_name, self._done.get(one.job, ""), succeeded.get(one.job, ""))
 
         return [
@@ -127,13 +149,21 @@ class Unresolved:
                 text = ""
             self._answers[run_id] = _said(text, name)
         job, reason = self._answers[run_id]
-        return Open(folder=state_folder, name=name, run_id=run_id, job=job, reason=reason)
+        return Open(
+            folder=state_folder,
+            name=name,
+            run_id=run_id,
+            job=job,
+            job_by_name=_job_of(name),
+            reason=reason,
+            sentence=_sentence(state_folder, name, reason),
+        )
 
 
 def _names_in(inbox: Folder, state_folder: str) -> set[str]:
     try:
         with inbox.open_folder(state_folder) as folder:
-            return {entry.name for entry in folder.scan()}
+            return set(folder.names())
     except (OSError, UnsafePathError):
         return set()
 

@@ -21,6 +21,8 @@ _RUN_ID_IN_NAME = re.compile(RUN_ID.pattern)
 _NAMES_A_ROW = re.compile(r", (?:line|row) \d")
 _BAD_ROWS_BYTES = 1024 * 1024  # some 20,000 rows; the whole list is in the run's folder
 _UNDER_WAY = ("queued", "running")
+OVER = tuple(name for name in STATE_FOLDERS if name not in _UNDER_WAY)
+"""The state folders of runs that are over."""
 SPEC_BYTES = 1024 * 1024  # read_spec refuses far less; this bounds what is read at all
 
 
@@ -29,7 +31,7 @@ class Places:
     """What lies in the state folders."""
 
     where: dict[str, tuple[str, str]]
-    """Run id → (state folder, file name)."""
+    """Run id → (state folder, file name); of runs that are over those that were wanted."""
     folders: dict[str, tuple[int, int]]
     """State folder → its identity."""
     unseen: dict[str, OSError | UnsafePathError]
@@ -38,12 +40,19 @@ class Places:
     """(State folder, file name) of specs that belong to no run."""
 
 
-def scan(inbox: Folder, *, wanted: Collection[str] | None = None) -> Places:
+def scan(
+    inbox: Folder, *, wanted: Collection[str] | None = None, everywhere: bool = True
+) -> Places:
     """List the claimed specs. Answers are not listed.
 
     A person may rename a claimed file; the run id anywhere in its name still tells whose it is.
-    One folder that cannot be looked into does not hide the others. With ``wanted`` the search ends
-    once these runs are found: thousands may lie in done/.
+    One folder that cannot be looked into does not hide the others.
+
+    Args:
+        inbox: the shared folder.
+        wanted: of the specs in done/ and its like only those of these runs are listed: thousands
+            may lie there. None: all of them.
+        everywhere: also when those that are wanted are found already.
 
     Raises:
         OSError, UnsafePathError: none of them can be looked into.
@@ -54,16 +63,19 @@ def scan(inbox: Folder, *, wanted: Collection[str] | None = None) -> Places:
     misplaced: list[tuple[str, str]] = []
     for state_folder in STATE_FOLDERS:
         under_way = state_folder in _UNDER_WAY
-        if not under_way and wanted is not None and where.keys() >= set(wanted):
+        if not (under_way or everywhere or wanted is None) and where.keys() >= set(wanted):
             break
         try:
             with inbox.open_folder(state_folder) as folder:
-                for entry in folder.scan():
-                    match = _RUN_ID_IN_NAME.search(entry.name)
-                    if match is None and is_spec_name(entry.name):
-                        misplaced.append((state_folder, entry.name))
-                    elif match and not entry.name.endswith(".txt"):
-                        where[match[0]] = (state_folder, entry.name)
+                for name in folder.names():
+                    if name.endswith(".txt"):
+                        continue
+                    match = _RUN_ID_IN_NAME.search(name)
+                    if match is None:
+                        if is_spec_name(name):
+                            misplaced.append((state_folder, name))
+                    elif under_way or wanted is None or match[0] in wanted:
+                        where[match[0]] = (state_folder, name)
                 folders[state_folder] = folder.identity
         except (OSError, UnsafePathError) as error:
             unseen[state_folder] = error
@@ -86,20 +98,16 @@ def scan_under_way(inbox: Folder) -> dict[str, tuple[str, str] | None]:
 
     None: deleted, to cancel the run; only the answer that lay beside it is left.
     """
-    places = scan(inbox)
-    where = places.where
-    found: dict[str, tuple[str, str] | None] = {
-        run_id: place for run_id, place in where.items() if place[0] in _UNDER_WAY
-    }
+    places = scan(inbox, wanted=(), everywhere=False)
+    alone: set[str] = set()
     for state_folder in _UNDER_WAY:
-        if state_folder in places.unseen:
-            continue
-        with inbox.open_folder(state_folder) as folder:
-            for entry in folder.scan():
-                match = _RUN_ID_IN_NAME.search(entry.name)
-                if match and entry.name.endswith(".txt") and match[0] not in where:
-                    found[match[0]] = None
-    return found
+        if state_folder not in places.unseen:
+            with inbox.open_folder(state_folder) as folder:
+                matches = [_RUN_ID_IN_NAME.search(n) for n in folder.names() if n.endswith(".txt")]
+            alone |= {match[0] for match in matches if match and match[0] not in places.where}
+    if alone:  # else nobody needs to know what lies in done/: it may be thousands
+        alone -= scan(inbox, wanted=alone).where.keys()
+    return {**places.where, **dict.fromkeys(alone)}
 
 
 def show(inbox: Folder, record: RunRecord, where: tuple[str, str]) -> None:

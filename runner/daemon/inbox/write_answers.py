@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from runner.contract.models import fetch_command, models_on_box
 from runner.contract.progress import read_progress
@@ -36,6 +36,11 @@ class Answers:
         self.daemon = daemon
         self.unresolved = Unresolved()
         self._status_text = ""
+        """What STATUS.txt says."""
+        self._status_words = ""
+        """What it should say."""
+        self._status_shown: tuple[Sequence[object], ...] = ()
+        """What that was made from."""
         self._has_model = True
         self._models_seen_at = -_MODELS_SECONDS
         self._renewed_at = 0.0
@@ -107,17 +112,24 @@ class Answers:
     ) -> None:
         daemon = self.daemon
         with daemon.noting("the answers", "The state folders in jobs/"):
-            self.unresolved.read(inbox)
+            asked = frozenset(record.run_id for record in daemon.book.ended)
+            self.unresolved.read(inbox, asked=asked)
         if at - self._models_seen_at >= _MODELS_SECONDS:
             with daemon.noting("models/", "models/"):
                 self._has_model = bool(models_on_box(daemon.settings.models_dir))
             self._models_seen_at = at
-        text = status_txt(
-            needs_person=self._needs_person(unclaimable, strays),
-            live=in_order(live.record for live in daemon.book.runs.values()),
-            ended=list(reversed(daemon.book.ended)),
-            share_name=daemon.settings.share_name,
-        )
+        needs_person = self._needs_person(unclaimable, strays)
+        live = in_order(live.record for live in daemon.book.runs.values())
+        shown = (needs_person, live, list(daemon.book.ended))
+        if renew or shown != self._status_shown:  # renewed: tomorrow a time reads another way
+            self._status_shown = shown
+            self._status_words = status_txt(
+                needs_person=needs_person,
+                live=live,
+                ended=list(reversed(daemon.book.ended)),
+                share_name=daemon.settings.share_name,
+            )
+        text = self._status_words
         name = daemon.settings.inbox.status.name
         if text != self._status_text and (renew or name not in daemon.notes):
             with daemon.noting(name, f"jobs/{name}"):

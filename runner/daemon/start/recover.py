@@ -259,7 +259,7 @@ def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Fo
         damaged=damaged,
         damaged_now=damaged_now,
         unreadable=unreadable,
-        unreadable_folders=outputs.unreadable(),
+        unreadable_folders=known.unreadable_folders,
         highest_sequence=max(
             [r.sequence for r in ended] + [r.sequence for _, r in live], default=0
         ),
