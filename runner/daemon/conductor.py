@@ -48,8 +48,8 @@ from runner.words import visible
 _TRIES_ONCE = 3  # with ``once``, a run whose own folder is in the way is tried so often
 _LAST_WRITES_SECONDS = 10.0  # for the records of stages that ended when asked to leave
 _BUSY_WAIT_SECONDS = 1.0  # the longest wait while a child runs
-_DATA_LOOK_SHARE, _DATA_LOOK_MOST_SECONDS = 1 / 20, 5.0
-"""Data is seen late by a twentieth of the time that was waited for it: nobody notices, and a job
+_DATA_LOOK_SHARE, _DATA_LOOK_MOST_SECONDS = 1 / 10, 5.0
+"""Data is seen late by a tenth of the time that was waited for it: nobody notices, and a job
 that waits overnight costs as little as an empty queue."""
 
 
@@ -326,7 +326,7 @@ def _records(daemon: Daemon, ended: Iterable[EndedRun]) -> Iterator[RunRecord]:
 
 def _make_state_folders(inbox: Folder) -> set[str]:
     """Make those that are missing, and give them."""
-    return {name for name in STATE_FOLDERS if inbox.make_folder(name, mode=0o770)}
+    return inbox.make_each(STATE_FOLDERS, mode=0o770)
 
 
 def _begin_with_inbox(conductor: Conductor) -> bool:

@@ -16,10 +16,10 @@ import secrets
 import shutil
 import stat
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from runner.errors import UnsafePathError
 from runner.files.crash_points import reached
@@ -287,34 +287,42 @@ class Folder:
 
     def _parts(self, pick: Callable[[os.DirEntry[str]], _T]) -> Iterator[list[_T]]:
         """Give what ``pick`` makes of the entries, in calls that are each short."""
-        entries = self._calls(lambda: os.scandir(self.descriptor))
+        opened: list[Any] = []  # the listing, once the first call has begun it
 
         def some() -> tuple[bool, list[_T]]:
-            part = list(itertools.islice(entries, _AT_ONCE))
-            return bool(part), [pick(entry) for entry in part]
+            if not opened:
+                opened.append(os.scandir(self.descriptor))
+            part = list(itertools.islice(opened[0], _AT_ONCE))
+            return len(part) == _AT_ONCE, [pick(entry) for entry in part]
 
         more = True
-        while more:
+        while more:  # a small folder is listed in one call: each costs a change of thread
             more, found = self._calls(some)
             try:
                 yield found
             except GeneratorExit:  # only here is it sure that nobody is reading on
-                entries.close()
+                opened[0].close()
                 raise
 
     def make_folder(self, name: str, *, mode: int = 0o750) -> bool:
         """Make a folder directly in this one; False: there is something of that name already."""
+        return bool(self.make_each([name], mode=mode))
+
+    def make_each(self, names: Iterable[str], *, mode: int = 0o750) -> set[str]:
+        """Make folders directly in this one, in one call; give those that were missing."""
+        return self._calls(lambda: {name for name in names if self._make_folder(name, mode)})
+
+    def _make_folder(self, name: str, mode: int) -> bool:
         try:
-            self._calls(lambda: os.mkdir(name, mode, dir_fd=self.descriptor))
+            os.mkdir(name, mode, dir_fd=self.descriptor)
         except FileExistsError:
             return False
-        with self.open_folder(name) as made:
+        made = self._open(name, os.O_RDONLY | os.O_DIRECTORY)
+        try:
             # The process's mask must not take from the share's group what it is meant to have.
-            self._calls(
-                lambda: os.fchmod(
-                    made.descriptor, mode | os.fstat(made.descriptor).st_mode & stat.S_ISGID
-                )
-            )
+            os.fchmod(made, mode | os.fstat(made).st_mode & stat.S_ISGID)
+        finally:
+            os.close(made)
         return True
 
     @property

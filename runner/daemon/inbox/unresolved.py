@@ -55,6 +55,9 @@ class Unresolved:
         """Begin with nothing read."""
         self._looks: tuple[int, ...] = ()
         self._asked: frozenset[str] = frozenset()
+        self._reads = 0
+        self._lines_of: tuple[int, dict[str, str], str] = (0, {}, "")
+        self._lines: list[str] = []
         self._answers: dict[str, tuple[str, str]] = {}
         """Run id → job and reason, from its answer."""
         self._open: list[Open] = []
@@ -78,6 +81,7 @@ class Unresolved:
             looks = ()
         if looks and looks == self._looks and asked == self._asked:
             return
+        self._reads += 1
         self._open = [one for name in FOLDERS for one in self._open_in(inbox, name)]
         self._answers = {
             one.run_id: (one.job, one.reason) for one in self._open if one.run_id in self._answers
@@ -116,16 +120,23 @@ class Unresolved:
             succeeded: job → its newest run that succeeded, as far as the daemon knows.
             said: what STATUS.txt says already: a run that it names gets no second line.
         """
+        asked = (self._reads, succeeded, said)
+        if asked == self._lines_of:
+            return self._lines
 
         def newest(one: Open) -> str:
             by_name = self._done.get(one.job_by_name, "")
             return max(by_name, self._done.get(one.job, ""), succeeded.get(one.job, ""))
 
-        return [
-            one.sentence
-            for one in self._open
-            if newest(one) < one.run_id and one.run_id not in said
-        ]
+        self._lines_of, self._lines = (
+            asked,
+            [
+                one.sentence
+                for one in self._open
+                if newest(one) < one.run_id and one.run_id not in said
+            ],
+        )
+        return self._lines
 
     def _open_in(self, inbox: Folder, state_folder: str) -> list[Open]:
         names = _names_in(inbox, state_folder)
