@@ -7,17 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from runner.clock import now
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
+from runner.commands.page import Cell, Page
 from runner.commands.which_box import hint
 from runner.contract.batch import BatchPlan
-from runner.contract.ended import sort_out
+from runner.contract.ended import newest_ended
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import STARTING, Progress, read_progress
@@ -127,10 +123,8 @@ def _to_read(outputs: Outputs, *, latest: int | None) -> list[RunFolder]:
     """List all runs but those that ended before the latest: their records need not be read."""
     if latest is None:
         return outputs.runs()
-    known = sort_out(outputs)
-    newest_first = sorted(known.ended.values(), key=lambda one: one.ended_at, reverse=True)
-    shown = [outputs.run(one.job, one.run_id) for one in newest_first[:latest]]
-    return sorted([*known.to_read, *shown], key=lambda run: run.run_id)
+    known = newest_ended(outputs, latest)
+    return sorted([*known.newest, *known.to_read], key=lambda run: run.run_id)
 
 
 def facts_of(progress: Progress, plan: BatchPlan | None) -> str:
@@ -146,36 +140,27 @@ def facts_of(progress: Progress, plan: BatchPlan | None) -> str:
     return " · ".join(facts)
 
 
-def _state(record: RunRecord) -> Text:
-    return Text(record.state.value, style=STYLES.get(record.state, "cyan"))
-
-
-def _running(standing: Standing) -> RenderableType:
+def _running(standing: Standing, page: Page) -> list[str]:
     record, progress = standing.record, standing.progress
-    head = Table.grid(padding=(0, 1))
-    head.add_row(Text(record.job, style="bold"), Text(record.run_id, style="dim"), _state(record))
-    lines: list[RenderableType] = [head]
+    state = page.styled(record.state.value, STYLES.get(record.state, "cyan"))
+    lines = [f"{page.styled(record.job, 'bold')} {page.styled(record.run_id, 'dim')} {state}"]
     if record.total_steps:
-        bar = Table.grid(padding=(0, 1))
         left = progress.eta_seconds
-        eta = f"ETA {duration(left)}" if left is not None else ""
-        bar.add_row(
-            ProgressBar(total=record.total_steps, completed=progress.step, width=30),
-            f"{progress.step}/{record.total_steps} steps",
-            f"{progress.share:.0%}",
-            eta,
-        )
+        eta = f" ETA {duration(left)}" if left is not None else ""
+        bar = page.bar(progress.step / record.total_steps)
+        lines.append(f"{bar} {progress.step}/{record.total_steps} steps {progress.share:.0%}{eta}")
         starting = record.state is State.TRAINING and progress.loss is None
-        lines += [bar, Text(STARTING if starting else facts_of(progress, record.batch_plan))]
-    if record.waiting:
-        lines.append(Text(visible(record.waiting.reason), style="yellow"))
+        lines += page.wrapped(STARTING if starting else facts_of(progress, record.batch_plan))
+    remarks = [visible(record.waiting.reason)] if record.waiting else []
     story = memory_story(record)
-    lines += [Text(visible(change), style="yellow") for change in story]
+    remarks += [visible(change) for change in story]
     if len(record.attempts) > 1:
         reasons = [visible(a.reason) for a in record.attempts if a.reason and a.reason not in story]
         tail = f": {reasons[-1]}" if reasons else ""
-        lines.append(Text(f"attempt {len(record.attempts)}{tail}", style="yellow"))
-    return Group(*lines)
+        remarks.append(f"attempt {len(record.attempts)}{tail}")
+    return lines + [
+        page.styled(line, "yellow") for remark in remarks for line in page.wrapped(remark)
+    ]
 
 
 def _outcome(standing: Standing) -> str:
@@ -193,57 +178,66 @@ def _outcome(standing: Standing) -> str:
     return "; ".join([*parts, *map(visible, memory_story(record))])
 
 
-def render(overview: Overview) -> RenderableType:
+def render(overview: Overview, page: Page) -> str:
     """Lay the overview out for a terminal."""
-    parts: list[RenderableType] = [_running(standing) for standing in overview.running]
-    if not parts:
-        parts.append(Text("Nothing is training.", style="dim"))
+    lines = [line for standing in overview.running for line in _running(standing, page)]
+    if not lines:
+        lines.append(page.styled("Nothing is training.", "dim"))
     if overview.queue:
-        queue = Table(title="Queue", title_justify="left", box=None, pad_edge=False)
-        for column in ("#", "job", "run", "state", "priority", ""):
-            queue.add_column(column, no_wrap=column == "run")
-        for place, standing in enumerate(overview.queue, start=1):
-            record = standing.record
-            queue.add_row(
-                str(place),
-                Text(record.job),
-                Text(record.run_id),
-                _state(record),
-                str(record.priority),
-                Text(visible(record.waiting.reason) if record.waiting else ""),
-            )
-        parts += ["", queue]
+        queue = [
+            [
+                Cell(text=str(place)),
+                *_run_cells(standing.record),
+                Cell(text=str(standing.record.priority)),
+                Cell(text=visible(waiting.reason) if (waiting := standing.record.waiting) else ""),
+            ]
+            for place, standing in enumerate(overview.queue, start=1)
+        ]
+        lines += page.table("Queue", ("#", "job", "run", "state", "priority", ""), queue)
     if overview.finished:
-        finished = Table(title="Finished", title_justify="left", box=None, pad_edge=False)
-        for column in ("job", "run", "state", "took", ""):
-            finished.add_column(column, no_wrap=column == "run")
-        for standing in overview.finished:
-            record = standing.record
-            took = (record.ended_at or now()) - (record.started_at or record.created_at)
-            finished.add_row(
-                Text(record.job),
-                Text(record.run_id),
-                _state(record),
-                duration(max(0.0, took.total_seconds())),
-                Text(_outcome(standing)),
-            )
-        parts += ["", finished]
-    parts += [
-        Text(f"{name}: its record cannot be read; `runner show {name}` says more", style="red")
-        for name in overview.damaged
+        finished = [
+            [
+                *_run_cells(standing.record),
+                Cell(text=_took(standing.record)),
+                Cell(text=_outcome(standing)),
+            ]
+            for standing in overview.finished
+        ]
+        lines += page.table("Finished", ("job", "run", "state", "took", ""), finished)
+    for name in overview.damaged:
+        said = f"{name}: its record cannot be read; `runner show {name}` says more"
+        lines += [page.styled(line, "red") for line in page.wrapped(said)]
+    return "\n".join(lines)
+
+
+def _run_cells(record: RunRecord) -> list[Cell]:
+    style = STYLES.get(record.state, "cyan")
+    return [
+        Cell(text=record.job),
+        Cell(text=record.run_id),
+        Cell(text=record.state.value, style=style),
     ]
-    return Group(*parts)
+
+
+def _took(record: RunRecord) -> str:
+    took = (record.ended_at or now()) - (record.started_at or record.created_at)
+    return duration(max(0.0, took.total_seconds()))
 
 
 def show_status(outputs: Outputs, *, every: bool, follow: bool) -> None:
     """Print the overview, once or until interrupted."""
-    console = Console(highlight=False)
     if not follow:
-        console.print(render(read_overview(outputs, every=every)))
+        page = Page.of_terminal()
+        page.print(render(read_overview(outputs, every=every), page))
         return
-    with Live(console=console, auto_refresh=False, screen=False) as live:
+    from rich.console import Console  # noqa: PLC0415 - a tenth of a second that one look can spare
+    from rich.live import Live  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    with Live(console=Console(highlight=False), auto_refresh=False, screen=False) as live:
         while True:
-            live.update(render(read_overview(outputs, every=every)), refresh=True)
+            shown = render(read_overview(outputs, every=every), Page.of_terminal())
+            live.update(Text.from_ansi(shown), refresh=True)
             time.sleep(REFRESH_SECONDS)
 
 

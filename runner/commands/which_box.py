@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.contract.layout import Outputs
-from runner.doctor.engine import TITLE
 from runner.doctor.surroundings import in_container
 from runner.files.lock import Lock
 
@@ -61,6 +60,8 @@ def watchers() -> tuple[Watcher, ...]:
     """Ask the Docker engine for running containers of the project's image that watch a box."""
     import docker  # noqa: PLC0415  only here, and only where an engine is
     from docker.errors import DockerException  # noqa: PLC0415
+
+    from runner.doctor.engine import TITLE  # noqa: PLC0415
 
     try:
         client = docker.from_env(timeout=_LIMIT_SECONDS)

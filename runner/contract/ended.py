@@ -8,20 +8,27 @@ deleted at any time: the daemon makes it again at its next start.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.contract.layout import Outputs, RunFolder
+from runner.contract.layout import RUN_ID, Outputs, RunFolder
 from runner.contract.record import RunRecord
 from runner.contract.states import State
 from runner.files.durable import append_line, write_bytes
 
 _BYTES = 64 * 1024 * 1024
 """A larger index is not read: a line has 200 bytes, so it would be of 300,000 runs."""
+_LINE = re.compile(
+    rf'^\["[^"\n]*", "({RUN_ID.pattern})", "[a-z]+", \d+, "([^"\n]*)", \d+, \d+\]$', re.MULTILINE
+)
+"""A whole line: its run id and when the run ended. Ten thousand are found so in the time that a
+thousand are parsed."""
 _FINAL = {state.value for state in State if state.is_final}
 
 
@@ -135,6 +142,38 @@ def sort_out(outputs: Outputs) -> SortedOut:
         unreadable_folders=unreadable,
         index_is_exact=len(holding) == len(known),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newest:
+    """The runs of a box that are worth a look, of all that there are."""
+
+    newest: list[RunFolder]
+    """Of those known to have ended, the last ones."""
+    to_read: list[RunFolder]
+    """Those of which only the record tells."""
+
+
+def newest_ended(outputs: Outputs, count: int) -> Newest:
+    """Find the runs that ended last, and those not known to have ended.
+
+    Unlike ``sort_out`` it asks no record how it looks: ten thousand of those take a tenth of a
+    second. Whoever shows a run reads its record.
+    """
+    try:
+        with outputs.ended.open("rb") as file:
+            content = file.read(_BYTES)
+    except OSError:
+        content = b""
+    ended_at = dict(_LINE.findall(content.decode(errors="replace")))
+    ended, to_read = [], []
+    for job, run_id in outputs.run_names():
+        if run_id in ended_at:
+            ended.append((ended_at[run_id], run_id, job))
+        else:
+            to_read.append(outputs.run(job, run_id))
+    newest = [outputs.run(job, run_id) for _, run_id, job in heapq.nlargest(count, ended)]
+    return Newest(newest=newest, to_read=to_read)
 
 
 def note_ended(outputs: Outputs, run: RunFolder, record: RunRecord) -> None:
