@@ -10,9 +10,10 @@ import pytest
 
 from runner import clock
 from runner.clock import now, this_boot, uptime_seconds
+from runner.commands.find_run import find_run
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder
-from runner.contract.record import Attempt, RunRecord
+from runner.contract.record import Attempt, RunRecord, write_record
 from runner.contract.states import Stage, State
 from runner.daemon.stages.hang import patience_seconds
 from runner.daemon.stages.plans import _seconds_left
@@ -98,3 +99,30 @@ def test_uptime_goes_on_whatever_the_time_of_day_is() -> None:
     first = uptime_seconds()
     assert 0 < first <= uptime_seconds()
     assert len(this_boot()) == 36
+
+
+def test_the_newest_run_of_a_job_is_the_one_that_was_claimed_last(tmp_path: Path) -> None:
+    """After a clock was put back, a job's name still means its newest run; a torn record is old."""
+    outputs = Outputs(tmp_path)
+    ids = {
+        1: "20261123T220000Z-aaaa",
+        2: "20261123T235959Z-bbbb",  # claimed while the clock was ahead
+        3: "20261123T221000Z-cccc",
+        0: "20261123T235959Z-dddd",  # its record is torn
+    }
+    for sequence, run_id in ids.items():
+        run = outputs.run("job", run_id)
+        run.root.mkdir(parents=True)
+        record = RunRecord(
+            job="job",
+            run_id=run_id,
+            state=State.SUCCEEDED,
+            file_name="job.yaml",
+            sequence=sequence,
+            created_at=now(),
+            spec_sha256="",
+        )
+        write_record(run.record, record)
+    outputs.run("job", ids[0]).record.write_text("{")
+    assert find_run(outputs, "job").run_id == ids[3]
+    assert find_run(outputs, "bbbb").run_id == ids[2]

@@ -121,22 +121,20 @@ class Unresolved:
             said: what STATUS.txt says already: a run that it names gets no second line.
         """
         asked = (self._reads, succeeded, said)
-        if asked == self._lines_of:
-            return self._lines
+        if asked != self._lines_of:
+            self._lines_of, self._lines = asked, self._still_open(succeeded, said)
+        return list(self._lines)
 
+    def _still_open(self, succeeded: dict[str, str], said: str) -> list[str]:
         def newest(one: Open) -> str:
             by_name = self._done.get(one.job_by_name, "")
             return max(by_name, self._done.get(one.job, ""), succeeded.get(one.job, ""))
 
-        self._lines_of, self._lines = (
-            asked,
-            [
-                one.sentence
-                for one in self._open
-                if newest(one) < one.run_id and one.run_id not in said
-            ],
-        )
-        return self._lines
+        return [
+            one.sentence
+            for one in self._open
+            if newest(one) < one.run_id and one.run_id not in said
+        ]
 
     def _open_in(self, inbox: Folder, state_folder: str) -> list[Open]:
         names = _names_in(inbox, state_folder)
