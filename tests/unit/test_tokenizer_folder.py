@@ -142,6 +142,7 @@ def test_what_transformers_5_leaves_behind_is_gone(base):
            extra_special_tokens=["<filename>"])  # fmt: skip
     folder, config, _generation = written(base)
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
     left = {"backend", "is_local", "local_files_only", "extra_special_tokens", "name_or_path"}
     assert not left & config.keys()
     assert config["additional_special_tokens"] == ["<filename>"]

@@ -119,6 +119,9 @@ def _changed(config: dict[str, Any], chosen: dict[str, str], *, class_name: str)
     if named == _V5_CLASS or kept.pop("auto_map", None):
         named = _ANY_CLASS  # a class in code of its own is not copied: tokenizer.json says it all
     kept["tokenizer_class"] = named
+    if named == _ANY_CLASS:
+        # transformers 4 gives token_type_ids otherwise, which no model that writes text takes.
+        kept.setdefault("model_input_names", ["input_ids", "attention_mask"])
     more = kept.get("extra_special_tokens")
     if isinstance(more, list):  # transformers 5's form; 4 wants an object here
         del kept["extra_special_tokens"]
