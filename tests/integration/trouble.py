@@ -71,6 +71,8 @@ class MemoryRunsOut:
         here: list[bool] = []
 
         def forward(trainer: Any, *_: Any, **__: Any) -> None:
+            if not trainer.is_in_train:  # the check of the set-up computes losses, too
+                return
             step = trainer.state.global_step + 1
             passes[step] = passes.get(step, 0) + 1
             now = (step, passes[step]) == (self.step, self.micro_batch)
@@ -180,6 +182,8 @@ class RoomFor:
         give_back_when_let_go()
 
         def forward(trainer: Any, model: Any, inputs: Any, *_: Any, **__: Any) -> None:
+            if not trainer.is_in_train:  # the check of the set-up: one row, before recomputing
+                return
             recomputes = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
             if len(inputs["input_ids"]) > self.rows or (self.checkpointing and not recomputes):
                 run_out_of_memory()
