@@ -39,7 +39,7 @@ sys.exit(status)
 """
 
 
-def wait_until(what: Callable[[], Any], *, seconds: float = 20.0) -> Any:
+def wait_until(what: Callable[[], Any], *, seconds: float = 60.0) -> Any:
     """Wait for something to become true, and give it."""
     end = time.monotonic() + seconds
     while True:
