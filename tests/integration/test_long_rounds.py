@@ -48,6 +48,11 @@ def trains(box: Box, job: str) -> bool:
     return any(r.job == job and r.state is State.TRAINING for r in box.records())
 
 
+def is_being_checked(record: RunRecord) -> bool:
+    """Whether its record says that its checkpoint is being checked."""
+    return record.waiting is not None and record.waiting.reason == CHECKING
+
+
 def run_of(box: Box, job: str) -> RunFolder:
     """Find the run folder of a job."""
     return box.outputs.run(job, of(box, job).run_id)
@@ -71,13 +76,13 @@ def test_a_large_checkpoint_is_checked_while_others_are_answered(box: Box) -> No
         wait_until(lambda: trains(box, "large"), seconds=60)
         run = run_of(box, "large")
         large_checkpoint(run, 3)
-        box.drop("next")
         kill_the_child(run)
+        wait_until(lambda: is_being_checked(of(box, "large")), seconds=60)
+        box.drop("next")
         wait_until(lambda: list((box.jobs / "queued").glob("next--*.txt")), seconds=60)
         record = of(box, "large")
         assert [attempt.outcome for attempt in record.attempts] == [None]
-        assert record.waiting is not None
-        assert record.waiting.reason == CHECKING
+        assert is_being_checked(record)
         wait_until(lambda: of(box, "large").state is State.SUCCEEDED, seconds=240)
     record = of(box, "large")
     assert record.attempts[0].last_step == 3
