@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
-from container_box import PGID, PUID, ContainerBox
-from daemon_box import wait_until
+from container_box import ContainerBox
+from daemon_box import REPOSITORY, wait_until
 
 HANG_SECONDS, GPU_LOST_SECONDS = 55, 20  # a hang shows after 35 s: three beats of the heartbeat
 
@@ -24,15 +23,22 @@ def test_a_daemon_that_hangs_turns_red_and_is_started_anew(
 ) -> None:
     """Docker restarts no container for being unhealthy: the daemon ends itself, saying where."""
     box = make_box(RUNNER_HANG_SECONDS=HANG_SECONDS)
-    box.up()
-    pipe = box.outputs.requests / "0.json"
-    os.mkfifo(pipe)  # the daemon waits for a writer that never comes
-    os.chown(pipe, PUID, PGID)
+    override = box.root / "planted.yaml"
+    planted = REPOSITORY / "tests" / "planted"
+    override.write_text(
+        "services: {runner: {environment: {PYTHONPATH: /planted}, "
+        f'volumes: ["{planted}:/planted:ro"]}}}}\n'
+    )
+    files = ("compose.yaml", "compose.cpu.yaml", "tests/container/compose.test.yaml", override)
+    box.compose("up", "--detach", "--no-build", files=[str(file) for file in files])
+    box.wait_for_health("healthy")
+    hang = box.outputs.private / "hang"
+    hang.touch()
     box.wait_for_health("unhealthy", seconds=HANG_SECONDS)
     checks = box.runner.attrs["State"]["Health"]["Log"]
     assert "the last heartbeat is" in checks[-1]["Output"]
     assert restarts(box) == 0
-    pipe.unlink()
+    hang.unlink()
     wait_until(lambda: restarts(box) > 0, seconds=HANG_SECONDS)
     assert "in read_requests" in said(box)
     box.wait_for_health("healthy")

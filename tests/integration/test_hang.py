@@ -19,16 +19,17 @@ from runner.daemon.stages.hang import patience_seconds
 def test_a_daemon_that_hangs_ends_itself(tmp_path: Path) -> None:
     """It asks the stages to stop, waits, says where it hung, and ends; the next goes on."""
     box = Box(tmp_path)
+    box.prefix = ["env", f"PYTHONPATH={REPOSITORY / 'tests' / 'planted'}:{REPOSITORY}"]
     box.drop("slow", train=["train 3 then hang", "ok"])
     with box.watching(hang_seconds=2) as daemon:
         wait_until(lambda: list(box.outputs.root.glob("slow/*/attempts/01/hanging")))
-        pipe = box.outputs.requests / "0.json"
-        os.mkfifo(pipe)  # it waits for a writer that never comes
+        hang = box.outputs.private / "hang"
+        hang.touch()
         assert daemon.wait(timeout=30) == 1
     said = (tmp_path / "daemon.out").read_text()
     assert "the loop stood still for 2 s" in said
     assert "in read_requests" in said
-    pipe.unlink()
+    hang.unlink()
     assert box.once().returncode == 0
     assert [attempt.last_step for attempt in box.record().attempts] == [3, 8]
     assert box.in_state(State.SUCCEEDED)
