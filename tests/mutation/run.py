@@ -54,7 +54,7 @@ WHEN = ("tests/unit/test_measure_when.py",)
 SPLIT = ("tests/unit/test_split.py",)
 FORECAST = ("tests/unit/test_forecast_parts.py",)
 KEPT = ("tests/unit/test_forecast.py", "-k", "kept")
-CHOICE = ("tests/unit/test_forecast.py", "tests/unit/test_what_fits.py", "-k", "not kept")
+CHOSEN = ("tests/unit/test_forecast.py", "-k", "nearly_fills")
 LESSONS = ("tests/unit/test_lessons.py",)
 TRAIN = "tests/integration/test_train.py::"
 OOM = "tests/integration/test_out_of_memory.py::"
@@ -88,7 +88,7 @@ MUTATIONS = (
         _FIT + "train.py",
         "set_seed(spec.training.seed)",
         "set_seed(1)",
-        FIELDS,
+        PADDED,
     ),
     Mutation("another optimizer", _FIT + "train.py", 'else "adamw_torch"', 'else "sgd"', FIELDS),
     Mutation(
@@ -103,7 +103,7 @@ MUTATIONS = (
         _FIT + "train.py",
         "gradient_accumulation_steps=plan.batch_plan.gradient_accumulation_steps,",
         "gradient_accumulation_steps=1,",
-        PADDED,
+        PARTS,
     ),
     Mutation("r fixed", _FIT + "model.py", "r=spec.lora.r,", "r=16,", FIELDS),
     Mutation(
@@ -292,7 +292,7 @@ MUTATIONS = (
         "1",
         FORECAST,
     ),
-    Mutation("no head", "forecast/memory.py", "max(in_blocks, kept + head)", "in_blocks", CHOICE),
+    Mutation("no head", "forecast/memory.py", "max(in_blocks, kept + head)", "in_blocks", FORECAST),
     Mutation(
         "no logits", "forecast/memory.py", "_HEAD_TILE[1] * BF16", "_HEAD_TILE[1] * 0", FORECAST
     ),
@@ -335,7 +335,7 @@ MUTATIONS = (
     ),
     Mutation("no head's time", "forecast/seconds.py", "head = 3 * 2 *", "head = 0 *", FORECAST),
     Mutation("no startup", "forecast/seconds.py", "+ _STARTUP_SECONDS", "", FORECAST),
-    Mutation("a full card", "forecast/choose.py", "<= ROOM_SHARE * limit", "<= limit", CHOICE),
+    Mutation("a full card", "forecast/choose.py", "<= ROOM_SHARE * limit", "<= limit", CHOSEN),
     Mutation(
         "double weights", "forecast/work.py", "_NF4_BYTES = 0.5 +", "_NF4_BYTES = 1.0 +", FORECAST
     ),
