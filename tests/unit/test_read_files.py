@@ -58,7 +58,7 @@ TABLES = {
     "a wrong sep line": ("a.csv", "sep=,\nquestion;answer\nq1;a1\nq2;a2\n", [3, 4]),
     "old Mac lines": ("a.csv", "question,answer\rq1,a1\rq2,a2\r", 0),
     "lines of JSON with commas": ("a.jsonl", "\n".join(json.dumps(r) + "," for r in ROWS), [1, 2]),
-    "an array named jsonl": ("a.jsonl", json.dumps(ROWS), [1, 1]),
+    "an array named jsonl": ("a.jsonl", json.dumps(ROWS), [1, 2]),
     "an array over lines": ("a.jsonl", json.dumps(ROWS, indent=1), [2, 6]),
     "an array of lines": (
         "a.jsonl",
@@ -68,10 +68,10 @@ TABLES = {
     "objects over lines": ("a.jsonl", "\n".join(json.dumps(r, indent=1) for r in ROWS), [1, 5]),
     "objects over lines, commas": ("a.json", ",\n".join(json.dumps(r, indent=1) for r in ROWS), 0),
     "data": ("a.json", json.dumps({"version": 1, "data": ROWS}, indent=1), [4, 8]),
-    "rows": ("a.json", json.dumps({"rows": ROWS}), [1, 1]),
-    "examples": ("a.json", json.dumps({"examples": ROWS}), [1, 1]),
-    "train": ("a.json", json.dumps({"train": ROWS}), [1, 1]),
-    "Data": ("a.json", json.dumps({"Data": ROWS, "n": 2}), [1, 1]),
+    "rows": ("a.json", json.dumps({"rows": ROWS}), [1, 2]),
+    "examples": ("a.json", json.dumps({"examples": ROWS}), [1, 2]),
+    "train": ("a.json", json.dumps({"train": ROWS}), [1, 2]),
+    "Data": ("a.json", json.dumps({"Data": ROWS, "n": 2}), [1, 2]),
     "pandas by columns": ("a.json", json.dumps(columns(*ROWS)), [1, 2]),
     "pandas by lists": ("a.json", json.dumps({k: [r[k] for r in ROWS] for k in ROWS[0]}), [1, 2]),
     "pandas split": (
@@ -86,7 +86,7 @@ TABLES = {
         [1, 2],
     ),
     "pandas by index": ("a.json", json.dumps({"0": ROWS[0], "1": ROWS[1]}), [1, 2]),
-    "pandas table": ("a.json", json.dumps({"schema": {"fields": []}, "data": ROWS}), [1, 1]),
+    "pandas table": ("a.json", json.dumps({"schema": {"fields": []}, "data": ROWS}), [1, 2]),
     "pandas records as lines": ("a.json", "\n".join(map(json.dumps, ROWS)), [1, 2]),
 }
 
@@ -232,9 +232,9 @@ BAD = {
         json.dumps({"data": ROWS, "rows": ROWS}),
         [(1, 1, "several lists of rows: data, rows")],
     ),
-    "Python's spelling": (
+    "Python's spelling, cut short": (
         "a.csv",
-        "messages\n\"[{'role': 'user', 'content': 'SECRET'}]\"\n",
+        "messages\n\"[{'role': 'user', 'content': 'SECRET'\"\n",
         [(2, 1, "'messages' is text, but not valid JSON")],
     ),
 }
