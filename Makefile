@@ -24,8 +24,9 @@ $(VENV)/.ready: requirements.lock requirements-dev.lock pyproject.toml
 demo: setup  ## Fine-tune a real small model on real data and compare it before and after
 	$(BIN)/runner demo
 
+# Two workers with a thread each: torch would start one for every core in both of them.
 test: setup  ## The ordinary tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 collect: setup  ## All tests together can be collected (pytest tests), those that only special runs execute too
 	$(BIN)/python -m pytest tests --collect-only --quiet > /dev/null || \

@@ -39,7 +39,7 @@ sys.exit(status)
 """
 
 
-def wait_until(what: Callable[[], Any], *, seconds: float = 60.0) -> Any:
+def wait_until(what: Callable[[], Any], *, seconds: float = 180.0) -> Any:
     """Wait for something to become true, and give it."""
     end = time.monotonic() + seconds
     while True:
@@ -89,7 +89,7 @@ class Box:
         }
         return [*self.prefix, sys.executable, "-c", _DRIVER, json.dumps(given)]
 
-    def once(self, *, timeout: float = 60, **settings: Any) -> subprocess.CompletedProcess[str]:
+    def once(self, *, timeout: float = 240, **settings: Any) -> subprocess.CompletedProcess[str]:
         """Work off what is there."""
         return subprocess.run(
             self.command(once=True, **settings),

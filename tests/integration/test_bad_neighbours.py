@@ -172,7 +172,7 @@ def test_a_bad_neighbour_never_stops_good_work(box: Box, plant: Callable[[Box], 
     box.drop("good")
     with box.watching() as daemon:
         done = box.jobs / "done"
-        wait_until(lambda: _is_folder(done) and list(done.glob("good--*.yaml.txt")), seconds=60)
+        wait_until(lambda: _is_folder(done) and list(done.glob("good--*.yaml.txt")))
         assert daemon.poll() is None
         log = _log(box)
         lines = [line for line in log.splitlines() if '"warning"' in line]
@@ -211,11 +211,11 @@ def test_deleting_the_folder_of_a_run_ends_that_run_alone(box: Box) -> None:
     """The queue goes on, the spec is answered, and the daemon still stops when asked to."""
     box.drop("first", train=["hang"])
     with box.watching() as daemon:
-        wait_until(lambda: _trains(box, "first"), seconds=60)
+        wait_until(lambda: _trains(box, "first"))
         box.drop("good")
         wait_until(lambda: list((box.jobs / "queued").glob("good--*.yaml")))
         shutil.rmtree(box.outputs.root / "first")
-        wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")), seconds=60)
+        wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")))
         (answer,) = (box.jobs / "cancelled").glob("first--*.txt")
         assert "was deleted" in answer.read_text()
         daemon.send_signal(signal.SIGTERM)
@@ -226,7 +226,7 @@ def test_a_daemon_that_cannot_write_a_record_still_leaves_when_asked(box: Box) -
     """SIGTERM works whatever is in the way of the last write."""
     box.drop("first", train=["hang"])
     with box.watching() as daemon:
-        wait_until(lambda: _trains(box, "first"), seconds=60)
+        wait_until(lambda: _trains(box, "first"))
         (run,) = box.outputs.runs()
         run.record.unlink()
         run.record.mkdir()
@@ -239,7 +239,7 @@ def test_no_run_is_cancelled_because_its_state_folder_went(box: Box, how: str) -
     """Renaming queued/ in Explorer cancels nothing: the specs are put back, and all jobs run."""
     box.drop("first", train=["hang", "ok"])
     with box.watching():
-        wait_until(lambda: _trains(box, "first"), seconds=60)
+        wait_until(lambda: _trains(box, "first"))
         box.drop("second")
         box.drop("third")
         queued = box.jobs / "queued"
@@ -253,7 +253,7 @@ def test_no_run_is_cancelled_because_its_state_folder_went(box: Box, how: str) -
         wait_until(lambda: _is_folder(queued) and len(list(queued.glob("*.yaml"))) == 2)
         (spec,) = (box.jobs / "running").glob("first--*.yaml")
         spec.unlink()  # one that is really deleted is cancelled all the same
-        wait_until(lambda: len(list((box.jobs / "done").glob("*.txt"))) == 2, seconds=60)
+        wait_until(lambda: len(list((box.jobs / "done").glob("*.txt"))) == 2)
     states = {record.job: record.state for record in box.records()}
     assert states == {
         "first": State.CANCELLED,
@@ -266,15 +266,15 @@ def test_specs_that_are_selected_and_deleted_together_are_cancelled(box: Box) ->
     """The folder stays and only they go: that is somebody's wish, for one spec as for all."""
     box.drop("first", train=["hang", "ok"])
     with box.watching():
-        wait_until(lambda: _trains(box, "first"), seconds=60)
+        wait_until(lambda: _trains(box, "first"))
         box.drop("second")
         box.drop("third")
         queued = box.jobs / "queued"
-        wait_until(lambda: len(list(queued.glob("*.yaml.txt"))) == 2, seconds=60)
+        wait_until(lambda: len(list(queued.glob("*.yaml.txt"))) == 2)
         for spec in queued.glob("*.yaml"):
             spec.unlink()
         cancelled = box.jobs / "cancelled"
-        wait_until(lambda: len(list(cancelled.glob("*.yaml.txt"))) == 2, seconds=60)
+        wait_until(lambda: len(list(cancelled.glob("*.yaml.txt"))) == 2)
     states = {record.job: record.state for record in box.records()}
     assert states == {
         "first": State.INTERRUPTED,
@@ -292,15 +292,15 @@ def test_a_share_whose_content_is_gone_as_a_whole_cancels_nothing(box: Box) -> N
         return what in json.loads(box.outputs.heartbeat.read_bytes())["inbox"]
 
     with box.watching():
-        wait_until(lambda: _trains(box, "first"), seconds=60)
+        wait_until(lambda: _trains(box, "first"))
         box.drop("second")
-        wait_until(lambda: list((box.jobs / "queued").glob("second--*.yaml.txt")), seconds=60)
+        wait_until(lambda: list((box.jobs / "queued").glob("second--*.yaml.txt")))
         box.jobs.rename(away)
         box.jobs.mkdir()
-        wait_until(lambda: inbox_is("unavailable"), seconds=60)  # many looks are made till then
+        wait_until(lambda: inbox_is("unavailable"))  # many looks are made till then
         box.jobs.rmdir()
         away.rename(box.jobs)
-        wait_until(lambda: inbox_is("available") and not inbox_is("unavailable"), seconds=60)
+        wait_until(lambda: inbox_is("available") and not inbox_is("unavailable"))
     states = {record.job: record.state for record in box.records()}
     assert set(states) == {"first", "second"}
     assert State.CANCELLED not in states.values()
@@ -318,9 +318,9 @@ def test_links_that_lead_round_in_data_are_one_jobs_trouble(box: Box) -> None:
     (box.jobs / "round.yaml").write_text("model: m\ndata: data/again/data/again/good.jsonl\n")
     box.drop("good")
     with box.watching(data_wait_seconds=1):
-        wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")), seconds=60)
+        wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")))
         for name in ("itself", "round"):
-            wait_until(partial(_is_answered, box, name), seconds=60)
+            wait_until(partial(_is_answered, box, name))
 
 
 def _is_answered(box: Box, job: str) -> bool:
@@ -333,7 +333,7 @@ def test_a_folder_deleted_while_the_daemon_was_off_cancels_nothing(box: Box) -> 
     """What went in the meantime is made anew, and its jobs go on."""
     box.drop("first", train=["hang", "ok"])
     with box.watching():
-        wait_until(lambda: _trains(box, "first"), seconds=60)
+        wait_until(lambda: _trains(box, "first"))
     shutil.rmtree(box.jobs / "running")
     assert box.once().returncode == 0
     assert box.record().state is State.SUCCEEDED
@@ -348,10 +348,10 @@ def test_a_spec_dropped_into_a_state_folder_is_run_or_answered(box: Box, folder:
     with box.watching():
         if folder == "done":
             answer = box.jobs / "done" / "good.yaml.txt"
-            wait_until(answer.exists, seconds=60)
+            wait_until(answer.exists)
             assert "move it to jobs/" in answer.read_text()
         else:
-            wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")), seconds=60)
+            wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")))
 
 
 def test_the_spec_of_a_failed_run_dragged_into_queued_runs_again(box: Box) -> None:
@@ -359,12 +359,12 @@ def test_the_spec_of_a_failed_run_dragged_into_queued_runs_again(box: Box) -> No
     box.drop("good", prepare=["10", "ok"])
     with box.watching():
         rejected = box.jobs / "rejected"  # the answer is written first, then the spec is moved
-        wait_until(lambda: len(list(rejected.glob("good--*"))) == 2, seconds=60)
+        wait_until(lambda: len(list(rejected.glob("good--*"))) == 2)
         (spec,) = rejected.glob("good--*.yaml")
         box.drop("x")
         (box.jobs / "good.jsonl").write_text("{}")
         spec.rename(box.jobs / "queued" / spec.name)
-        wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")), seconds=60)
+        wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")))
     states = [record.state for record in box.records() if record.job == "good"]
     assert states == [State.REJECTED, State.SUCCEEDED]
 
@@ -374,7 +374,7 @@ def test_an_answer_that_cannot_be_written_is_that_runs_trouble_alone(box: Box, w
     """The other answers and STATUS.txt are written, and STATUS.txt names it."""
     box.drop("first", train=["hang", "ok"])
     with box.watching():
-        wait_until(lambda: _trains(box, "first"), seconds=60)
+        wait_until(lambda: _trains(box, "first"))
         (spec,) = (box.jobs / "running").glob("first--*.yaml")
         answer = spec.with_name(f"{spec.name}.txt")
         wait_until(answer.exists)
@@ -389,7 +389,7 @@ def test_an_answer_that_cannot_be_written_is_that_runs_trouble_alone(box: Box, w
             process = next(box.outputs.root.glob("first/*/attempts/01/process"))
             os.kill(int(process.read_text().split()[0]), signal.SIGKILL)
             box.drop("good")
-            wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")), seconds=60)
+            wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")))
             status = box.jobs / "STATUS.txt"
             wait_until(lambda: "its answer cannot be read or written" in status.read_text())
         finally:
@@ -408,7 +408,7 @@ def test_a_daemon_whose_output_nobody_reads_goes_on(box: Box, how: str) -> None:
     )
     os.close(writer)
     try:
-        wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")), seconds=60)
+        wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")))
         assert daemon.poll() is None
     finally:
         daemon.terminate()
@@ -419,7 +419,7 @@ def test_a_copied_run_folder_is_left_alone(box: Box) -> None:
     """Two folders of one run are never both worked on; the copy is named."""
     box.drop("first", train=["hang", "ok"])
     with box.watching():
-        wait_until(lambda: _trains(box, "first"), seconds=60)
+        wait_until(lambda: _trains(box, "first"))
     shutil.copytree(box.outputs.root / "first", box.outputs.root / "first - Copy")
     assert box.once().returncode == 0
     copied = next((box.outputs.root / "first - Copy").glob("*/run.json"))
