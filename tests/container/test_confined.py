@@ -178,6 +178,7 @@ def test_only_fetch_has_a_network_and_it_sees_only_models(box: ContainerBox) -> 
         box.compose("--profile", "tools", "config", "--format", "json", files=FILES[:1]).stdout
     )["services"]
     networks = {name: service["network_mode"] for name, service in services.items()}
-    assert networks == {"runner": "none", "init": "none", "doctor": "none", "fetch": "bridge"}
+    alone = dict.fromkeys(("runner", "init", "check", "doctor"), "none")
+    assert networks == {**alone, "fetch": "bridge"}
     assert [volume["target"] for volume in services["fetch"]["volumes"]] == ["/models"]
     assert not any("docker.sock" in json.dumps(service) for service in services.values())
