@@ -51,7 +51,7 @@ class CardBox(Box):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        (root / "models" / "m").mkdir()
+        (root / "models" / "m").mkdir(exist_ok=True)
         (root / "models" / "m" / "config.json").write_text(json.dumps(LLAMA_8B))
         self.hold({})
 

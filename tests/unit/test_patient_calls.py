@@ -56,7 +56,7 @@ def test_a_large_folder_is_listed_in_short_calls(tmp_path: Path) -> None:
 
     with Folder.open(tmp_path, calls=counted) as folder:
         assert len({entry.name for entry in folder.scan()}) == 1202
-        assert len(made) > 4
+        assert len(made) > 3  # the folder, and at least three parts of its list
         found = list(folder.scan_status(lambda name: name.startswith("a ")))
         assert [(entry.name, status.st_size) for entry, status in found] == [("a link.yaml", 7)]
         listing = folder.scan()  # what is not listed to its end is closed
