@@ -12,7 +12,7 @@ import pytest
 from conftest import MARKER, SECRET
 from daemon_box import REPOSITORY
 
-PRESENT = b"Turns a command line into one call"  # cli.py's first words: the search can find
+PRESENT = b"The command line: a table of verbs"  # cli.py's first words: the search can find
 LIST_PACKAGES = """
 import importlib.metadata, json
 print(json.dumps({d.name: d.version for d in importlib.metadata.distributions()}))
