@@ -79,7 +79,7 @@ def scan(
                 folders[state_folder] = folder.identity
         except (OSError, UnsafePathError) as error:
             unseen[state_folder] = error
-    if not folders:
+    if len(unseen) == len(STATE_FOLDERS):
         raise unseen[STATE_FOLDERS[0]]
     return Places(where=where, folders=folders, unseen=unseen, misplaced=tuple(misplaced))
 
