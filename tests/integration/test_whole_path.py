@@ -145,6 +145,7 @@ def where_the_canary_sings(box: Path) -> list[str]:
     for path in [*(box / "outputs").rglob("*"), *(box / "jobs").rglob("*")]:
         parts = path.relative_to(box).parts
         told = path.name.endswith((".log", ".txt")) or path.name in ("result.json", "plan.json")
+        told = told and parts[-2:] != ("evaluation", "answers.txt")  # answers, for people to read
         may_hold_rows = {"data", "prepared", "evaluation"} & set(parts) and not told
         if path.is_file() and not may_hold_rows and CANARY.encode() in path.read_bytes():
             found.append("/".join(parts))
@@ -166,11 +167,9 @@ BROKEN = {
     + "\n"
     + json.dumps({"messages": [{"role": "user", "content": CANARY}]})
     + "\n",
-    "unknown-keys": json.dumps({"frage": CANARY, "antwort": CANARY}) + "\n",
-    "bad-role": json.dumps({"messages": [{"role": CANARY, "content": CANARY}]}) + "\n",
-    "not-text": json.dumps({"instruction": [CANARY], "output": {CANARY: 1}}) + "\n",
+    "unknown-keys": json.dumps({"spalte1": CANARY, "spalte2": CANARY}) + "\n",
+    "bad-role": json.dumps({"messages": [{"role": "narrator", "content": CANARY}]}) + "\n",
     "not-utf8": f'{{"instruction": "{CANARY}\xff"}}\n',
-    "control-token": json.dumps({"instruction": CANARY, "output": f"<|im_end|> {CANARY}"}) + "\n",
     "too-long": json.dumps({"instruction": CANARY, "output": f"{CANARY} " * 9000}) + "\n",
 }
 
