@@ -14,7 +14,7 @@ planted.run_id_of = lambda name: None
 _FROM_THE_START = """
 import runner.daemon.stages.start as planted
 from runner.daemon.stages.resume_point import ResumePoint
-planted.resume_point = lambda run: ResumePoint(checkpoint=None)
+planted.resume_point = lambda run, sha256: ResumePoint(checkpoint=None)
 """
 _IN_PLACE = """
 import runner.files.durable as planted
