@@ -146,6 +146,11 @@ class Outputs:
         return self.private / "ended.jsonl"
 
     @property
+    def index(self) -> Path:
+        """Every job and run as a page for people."""
+        return self.root / "index.html"
+
+    @property
     def lessons(self) -> Path:
         """What past runs took, beside what was forecast: later forecasts learn from it."""
         return self.private / "forecasts.jsonl"
@@ -275,6 +280,21 @@ class RunFolder:
     def bad_rows(self) -> Path:
         """Every row that cannot be used, with its line and the reason; absent where all can be."""
         return self.prepared / "bad_rows.txt"
+
+    @property
+    def findings(self) -> Path:
+        """What the checks say of the data."""
+        return self.prepared / "findings.json"
+
+    @property
+    def preview(self) -> Path:
+        """Some rows as the model sees them, token by token."""
+        return self.prepared / "preview.json"
+
+    @property
+    def report(self) -> Path:
+        """The run as a page for people."""
+        return self.root / "report.html"
 
     @property
     def answers(self) -> Path:
