@@ -36,7 +36,9 @@ def test_a_finding_names_three_examples_at_most() -> None:
         finding(Level.STOP, places=tuple(Place(file="d", line=n) for n in range(4)))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"findings": 1, "rows": 1}', b"[" * 99_999, b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"findings": 1, "rows": 1}', b"[" * 99_999, b"\xff"]
+)
 def test_files_that_are_not_ours_hold_nothing(tmp_path: Path, content: bytes) -> None:
     """A damaged file is as good as none: the report is written without it."""
     path = tmp_path / "x.json"
