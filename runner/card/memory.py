@@ -3,7 +3,7 @@
     python -m runner.card.memory
 
 Asked in a new process each time: a driver's library that was loaded before an update tells of the
-past, and one that hangs must not hang the daemon.
+past, and one that hangs must not hang whoever asks.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from typing import Any
 from runner.forecast.work import GIB, Box
 
 ANSWER_SECONDS = 20.0  # a driver that takes longer is not well; the attempt itself will tell
-FRESH_SECONDS = 5.0  # while a run waits for memory, the driver is asked so often
-NONE_SECONDS = 60.0  # a box without a card may get one, but not soon
 SMALL_SHARE = 0.15  # of a card: a desktop's share, which a run lives beside rather than waits for
 _SAME_BYTES = 64 * 1024**2  # less than this is nobody's: the driver's own
 
@@ -82,25 +80,6 @@ class GpuMemory:
             flops=self.flops,
             **known,
         )
-
-
-class GpuWatch:
-    """The newest answer of the driver, asked for again when it is old."""
-
-    def __init__(self, device: str) -> None:
-        """Begin with no answer; a box that is told to leave its card alone never asks."""
-        self.device = device
-        self.answer: GpuMemory | None = None
-        self.until = 0.0
-
-    def memory_at(self, at: float, *, anew: bool = False) -> GpuMemory | None:
-        """Give the card as it is (``anew``) or was a few seconds ago; None: there is none."""
-        if self.device == "cpu":
-            return None
-        if at >= self.until or (anew and self.answer is not None):
-            self.answer = read_gpu()
-            self.until = at + (FRESH_SECONDS if self.answer else NONE_SECONDS)
-        return self.answer
 
 
 def read_gpu() -> GpuMemory | None:

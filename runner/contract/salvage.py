@@ -24,7 +24,7 @@ DAMAGED = "damaged"
 _FILE_NAME = re.compile(r'"file_name":\s*("(?:[^"\\]|\\.)*")')
 
 
-def salvage(run: RunFolder) -> RunRecord:
+def salvage(run: RunFolder, sha256: Sha256 = sha256_of) -> RunRecord:
     """Make a record that says the run is damaged, and what of it is whole."""
     try:
         spec_sha256 = hashlib.sha256(run.spec.read_bytes()).hexdigest()
@@ -40,7 +40,7 @@ def salvage(run: RunFolder) -> RunRecord:
         spec_sha256=spec_sha256,
         error=ErrorFacts(
             kind=DAMAGED,
-            message=f"The record of this run could not be read. {what_is_whole(run)}",
+            message=f"The record of this run could not be read. {what_is_whole(run, sha256)}",
             advice="Check the disk under outputs/. To run the job again, drop its spec "
             f"again (a copy: outputs/{run.job}/{run.run_id}/spec.yaml).",
         ),

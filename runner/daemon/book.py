@@ -53,8 +53,11 @@ class Live:
     """For how long its child has shown nothing new."""
     kernel_kills: int | None = None
     """How many processes the kernel had killed for want of memory when its child began."""
-    end_said: bool = False
-    """Its child's end was logged; writing the record of it may take more than one try."""
+    left_open: bool = False
+    """An earlier daemon went down during its newest attempt, which is still to be closed."""
+    end_seen_at: float | None = None
+    """Monotonic time at which its child's end was seen and logged; writing the record of it may
+    take more than one try."""
     absent_since: float | None = None
     """Monotonic time of the first scan in a row that did not find the spec."""
     seen_in: tuple[str, tuple[int, int]] | None = None

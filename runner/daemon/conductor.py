@@ -36,6 +36,7 @@ from runner.daemon.stages.hang import watch_for_hangs
 from runner.daemon.stages.space import watch_space
 from runner.daemon.stages.start import start_what_can
 from runner.daemon.start.at_start import Examine
+from runner.daemon.start.close_attempts import close_attempts
 from runner.daemon.start.recover import recover, unfinished
 from runner.daemon.start.take_up import Specless, mend_specs, show_damaged, take_up
 from runner.errors import BusyError, RunnerError, UnansweredError
@@ -75,7 +76,6 @@ class Conductor:
     def begin(self) -> bool:
         """Take up what an earlier daemon left, once the disk lets it; False: told to leave."""
         taken_up = False
-        self.heartbeat.watch()
         while not taken_up and not self.daemon.stopping:
             self.heartbeat.goes_on()
             self.daemon.begin_round()
@@ -179,6 +179,7 @@ class Conductor:
         daemon.begin_round()
         follow_plans(daemon, at)
         end_runs_without_folder(daemon, at)
+        close_attempts(daemon, at)
         reap(daemon, at)
         if not daemon.stopping:
             step("disk space and stages that hang")
@@ -368,11 +369,13 @@ def run_daemon(settings: Settings, *, examine: Examine | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     lock = Lock.take(outputs.lock, what=f"The outputs folder {settings.outputs_dir}")
     conductor = Conductor(settings)
+    conductor.heartbeat.watch()  # the start may hang as well as any round
     observer = None
     try:
         answers = _begin_with_inbox(conductor)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, conductor.ask_to_stop)
+        conductor.heartbeat.goes_on()
         light = examine(settings, conductor.daemon.log) if examine and answers else None
         polling = settings.polling if answers else True
         if light is not None:

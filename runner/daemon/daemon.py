@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from runner.card.memory import GpuWatch
 from runner.contract.settings import Settings
 from runner.daemon.book import Book, Live
 from runner.daemon.gpu_guard import GpuGuard
+from runner.daemon.gpu_watch import GpuWatch
 from runner.daemon.hashes import Hashes
 from runner.daemon.inbox.gate import InboxGate
 from runner.daemon.inbox.wait_for_data import DataWatch
@@ -34,9 +34,12 @@ class Daemon:
         self.wakeup = Wakeup()
         self.inbox = InboxGate(settings)
         self.data = DataWatch(settle_seconds=settings.settle_seconds)
-        self.gpu = GpuWatch(settings.device)
+        self.gpu = GpuWatch(settings.device, done=self.wakeup.set)
         self.guard = GpuGuard(
-            device=settings.device, patience_seconds=settings.gpu_lost_seconds, say=self.log.say
+            device=settings.device,
+            patience_seconds=settings.gpu_lost_seconds,
+            say=self.log.say,
+            done=self.wakeup.set,
         )
         self.stopping = False
         self.hurry = False

@@ -5,6 +5,8 @@ reloads and takes the right to the devices back. Every job would fail, or comput
 days. So the queue is held, `runner health` says unwell, and after five minutes the daemon ends:
 Docker starts the container anew, which gives it the devices back. A driver that waits for a reboot
 would refuse that new container, so then the daemon stays and says so.
+
+The driver is asked in a thread (daemon/ask_aside.py): one that hangs does not hold the loop.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from dataclasses import dataclass
 
 from runner.card.answer import Answer, Gpu, Verdict, meaning
 from runner.card.ask import ask_driver, expects_gpu, signs_of_a_card
+from runner.daemon.ask_aside import Aside
+from runner.daemon.gpu_watch import StillAsking
 
 _IDLE_SECONDS = 60.0
 _LOST_SECONDS = 15.0  # how soon is seen that it is back
@@ -59,6 +63,7 @@ class GpuGuard:
         device: str,
         patience_seconds: float,
         say: Callable[..., None],
+        done: Callable[[], object] = lambda: None,
         ask: Callable[[], Answer | None] = ask_driver,
     ) -> None:
         """Begin with no answer.
@@ -67,16 +72,18 @@ class GpuGuard:
             device: ``cpu`` on a box that leaves its card alone.
             patience_seconds: so long after its loss the daemon ends.
             say: the daemon's log.
+            done: called from another thread when the driver has answered.
             ask: how the driver is asked.
         """
         self._wanted = device != "cpu"
         self._patience_seconds = patience_seconds
         self._say = say
-        self._ask = ask
+        self._aside: Aside[Answer | None] = Aside(ask, done=done)
         self._signs = signs_of_a_card(os.environ)
         self._expected = expects_gpu(os.environ)
         self._verdict: Verdict | None = None
-        self._asked_at = 0.0
+        self._heard_at: float | None = None
+        """When it was last answered, or there was no process to be had to ask it."""
         self._lost_since: float | None = None
         self._stage_said = ""
         self._explained = False
@@ -90,7 +97,7 @@ class GpuGuard:
 
     def take(self, answer: Answer, at: float) -> None:
         """Take an answer that somebody else heard just now."""
-        self._asked_at = at
+        self._heard_at = at
         self._verdict = meaning(answer, expected=self._expected)
         if self._verdict.gpu is not Gpu.NONE:
             self._expected = True
@@ -106,30 +113,44 @@ class GpuGuard:
         self._lost_since = at if self._lost_since is None else self._lost_since
         self._judge(at)
 
-    def standing_at(self, at: float, *, about_to_start: bool = False) -> Standing:
-        """Ask the driver if it is time to, and decide.
+    def standing_at(self, at: float) -> Standing:
+        """Decide by what is known at a monotonic time; the driver is asked if it is time to."""
+        answered = self._aside.take()
+        if answered is not None:
+            self._heard_at = at
+            if answered.value is not None:
+                self.take(answered.value, at)
+        if self._is_time(at, about_to_start=False):
+            self._aside.ask(at)
+        self._judge(at)
+        return self.standing
+
+    def standing_to_start(self, at: float, *, on_card: bool) -> Standing:
+        """Decide whether a stage may start now.
 
         Args:
             at: monotonic time.
-            about_to_start: a stage that needs the card is next: an old answer will not do.
+            on_card: it needs the card: an old answer will not do.
+
+        Raises:
+            StillAsking: the driver has not answered yet.
         """
-        if self._is_time(at, about_to_start=about_to_start):
-            self._asked_at = at
-            answer = self._ask()
-            if answer is not None:
-                self.take(answer, at)
-        self._judge(at)
-        return self.standing
+        standing = self.standing_at(at)
+        if self._is_time(at, about_to_start=on_card):
+            self._aside.ask(at)
+            if on_card or self._heard_at is None:
+                raise StillAsking
+        return standing
 
     def _is_time(self, at: float, *, about_to_start: bool) -> bool:
         if not self._wanted or not self._signs:
             return False
-        if self._verdict is None:
+        if self._heard_at is None:
             return True
-        if self._verdict.gpu is Gpu.NONE:  # cards do not come while a machine runs
-            return False
+        if self._verdict is not None and self._verdict.gpu is Gpu.NONE:
+            return False  # cards do not come while a machine runs
         wait = _LOST_SECONDS if self.standing.problem else _IDLE_SECONDS
-        return at - self._asked_at >= (min(wait, _FRESH_SECONDS) if about_to_start else wait)
+        return at - self._heard_at >= (min(wait, _FRESH_SECONDS) if about_to_start else wait)
 
     def _judge(self, at: float) -> None:
         verdict = self._verdict or Verdict(gpu=Gpu.NONE)

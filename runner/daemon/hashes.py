@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.contract.checkpoints import sha256_of
+from runner.daemon.ask_aside import NotYet
 
 AT_ONCE_BYTES = 1024 * 1024
 """Hashed where it stands: about 2 ms. Configurations and manifests are smaller, weights larger."""
@@ -20,8 +21,8 @@ _REMEMBERED = 1024  # files: the checkpoints of a few dozen runs, some 300 bytes
 _Stamp = tuple[int, int, int, int, int]
 
 
-class StillHashing(Exception):  # noqa: N818 - nothing is wrong: it is not known yet
-    """The hash of a file is being made; whoever asked asks again in a later round of the loop."""
+class StillHashing(NotYet):
+    """The hash of a file is being made."""
 
 
 class Hashes:

@@ -14,7 +14,7 @@ from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.record import RunRecord
 from runner.contract.requests import leave_request
 from runner.contract.states import State
-from runner.daemon.stages.await_hashes import CHECKING
+from runner.daemon.stages.await_answers import CHECKING
 from runner.daemon.stages.process import PID_FILE
 
 LARGE_BYTES = 1024**3

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from runner.contract.batch import BatchPlan
+from runner.contract.checkpoints import sha256_of
 from runner.contract.layout import Outputs
 from runner.contract.record import Attempt, Falls, RunRecord
 from runner.contract.states import Stage, State
 from runner.daemon.queue import in_order
 from runner.daemon.stages.falls import after_fall, is_suspect, rest_left_seconds, rest_seconds
+from runner.daemon.start.close_attempts import closed_record, is_open
 from runner.daemon.start.recover import revive
 
 FOUND = datetime(2026, 11, 26, 9, 0, tzinfo=UTC)
@@ -117,7 +119,11 @@ def test_what_the_machine_went_down_under_is_counted(
     """It is found open at the next start; its own tries are not used up by that."""
     run = Outputs(tmp_path).run("job", "20261126T090000Z-k3f9")
     run.root.mkdir(parents=True)
-    found = revive(run, record("job", **fields), another_trained=another_trained)
+    given = record("job", **fields)
+    found = revive(given, another_trained=another_trained)
+    if is_open(given):
+        assert found == given
+        found = closed_record(run, given, sha256_of)
     assert (found.falls.times if found.falls else None) == times
     if tries is not None:
         stage = Stage.PREPARE if fields["state"] is State.PREPARING else Stage.EXPORT

@@ -1,7 +1,9 @@
-"""Turns tables of what the NVIDIA driver answers, and when, into what the daemon does about it."""
+"""The GPU guard: tables of what the NVIDIA driver answers, and when, and what follows from it."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from runner.card.answer import NO_ANSWER, Answer, Card, Gpu, Verdict, meaning
 from runner.card.ask import ask_driver, expects_gpu
 from runner.daemon import gpu_guard
 from runner.daemon.gpu_guard import GpuGuard, Standing, decide
+from runner.daemon.gpu_watch import StillAsking
 
 WELL = Answer(driver="580.95.05", cards=(Card(name="NVIDIA RTX A4000", capability="8.6"),))
 MISMATCH = Answer(code=18, text="Driver/library version mismatch")
@@ -118,6 +121,7 @@ class Driver:
 
     def __call__(self) -> Answer | None:
         self.asked += 1
+        assert threading.current_thread() is not threading.main_thread()  # the loop's
         return self.answer
 
 
@@ -129,11 +133,38 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return []
 
 
-def guard_of(driver: Driver, said: list[str], device: str = "auto") -> GpuGuard:
+class Guard(GpuGuard):
+    """A guard whose tests let the driver's answer come in: the loop finds it in its next round."""
+
+    answered: threading.Event
+
+    def standing_at(self, at: float) -> Standing:
+        """Ask, and look again once it is answered."""
+        super().standing_at(at)
+        return self._after_answer(at)
+
+    def standing_to_start(self, at: float, *, on_card: bool) -> Standing:
+        """Ask as before a start, and look again."""
+        with contextlib.suppress(StillAsking):
+            super().standing_to_start(at, on_card=on_card)
+        self._after_answer(at)
+        return super().standing_to_start(at, on_card=on_card)
+
+    def _after_answer(self, at: float) -> Standing:
+        if self._aside.is_asking:
+            assert self.answered.wait(60)
+            self.answered.clear()
+        return super().standing_at(at)
+
+
+def guard_of(driver: Driver, said: list[str], device: str = "auto") -> Guard:
     def say(event: str, **_: Any) -> None:
         said.append(event)
 
-    return GpuGuard(device=device, patience_seconds=PATIENCE, say=say, ask=driver)
+    answered = threading.Event()
+    guard = Guard(device=device, patience_seconds=PATIENCE, say=say, done=answered.set, ask=driver)
+    guard.answered = answered
+    return guard
 
 
 def test_a_card_that_comes_back_frees_the_queue(said: list[str]) -> None:
@@ -163,9 +194,9 @@ def test_the_driver_is_asked_seldom_and_just_before_a_start(said: list[str]) -> 
         guard.standing_at(float(second))
     assert driver.asked == 1
     guard.standing_at(60.0)
-    guard.standing_at(65.0, about_to_start=True)
+    guard.standing_to_start(65.0, on_card=True)
     assert driver.asked == 2
-    guard.standing_at(70.0, about_to_start=True)
+    guard.standing_to_start(70.0, on_card=True)
     assert driver.asked == 3
     driver.answer = DEVICES_GONE
     for second in range(130, 160):
@@ -179,7 +210,7 @@ def test_a_stage_that_lost_the_card_is_believed(said: list[str]) -> None:
     guard = guard_of(driver, said)
     guard.standing_at(0.0)
     guard.stage_lost_it("CUDA error: unknown error", 10.0)
-    assert guard.standing_at(11.0, about_to_start=True).problem == "CUDA error: unknown error"
+    assert guard.standing_to_start(11.0, on_card=True).problem == "CUDA error: unknown error"
     assert guard.standing_at(309.0).must_end is False
     assert guard.standing_at(310.0).must_end is True
 
@@ -226,7 +257,7 @@ def test_a_box_without_a_card_asks_once(said: list[str]) -> None:
     driver = Driver(NO_DRIVER)
     guard = guard_of(driver, said)
     for second in range(0, 10000, 60):
-        assert guard.standing_at(float(second), about_to_start=True) == Standing()
+        assert guard.standing_to_start(float(second), on_card=True) == Standing()
     assert driver.asked == 1
 
 
@@ -234,7 +265,7 @@ def test_a_box_that_leaves_its_card_alone_never_asks(said: list[str]) -> None:
     """`--device cpu` holds no queue for a card that nobody uses."""
     driver = Driver(DEVICES_GONE)
     guard = guard_of(driver, said, device="cpu")
-    assert guard.standing_at(0.0, about_to_start=True) == Standing()
+    assert guard.standing_to_start(0.0, on_card=True) == Standing()
     assert driver.asked == 0
 
 
@@ -244,6 +275,32 @@ def test_a_card_that_was_given_and_never_seen_is_lost(
     """A container that starts after the loss does not take itself for one without a card."""
     monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "0")
     assert guard_of(Driver(NO_DRIVER), said).standing_at(0.0).problem
+
+
+def test_nothing_starts_before_the_driver_has_answered(said: list[str]) -> None:
+    """The round goes on without an answer; a stage off the card waits for the first one only."""
+    may_answer, answered = threading.Event(), threading.Event()
+
+    def ask() -> Answer:
+        assert may_answer.wait(60)
+        return WELL
+
+    guard = GpuGuard(
+        device="auto", patience_seconds=PATIENCE, say=lambda *_: None, done=answered.set, ask=ask
+    )
+    for on_card in (True, False):
+        assert guard.standing_at(0.0) == Standing()
+        with pytest.raises(StillAsking):
+            guard.standing_to_start(0.0, on_card=on_card)
+    may_answer.set()
+    assert answered.wait(60)
+    assert guard.standing_to_start(3.0, on_card=True) == Standing()
+    may_answer.clear()
+    assert guard.standing_to_start(90.0, on_card=False) == Standing()
+    with pytest.raises(StillAsking):
+        guard.standing_to_start(90.0, on_card=True)
+    may_answer.set()
+    assert said == []
 
 
 def test_a_driver_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from runner.card.memory import GpuMemory, GpuWatch, Holder, ask_driver, from_json
+from runner.card.memory import GpuMemory, Holder, ask_driver, from_json
 from runner.card.wait_for_memory import why_wait
+from runner.daemon.gpu_watch import WHENEVER, GpuWatch, StillAsking
 from runner.forecast.work import GIB
 
 
@@ -144,7 +146,63 @@ def test_no_driver_no_card(refused: str) -> None:
 
 def test_a_box_told_to_leave_its_card_alone_never_asks() -> None:
     """With --device cpu no process is started to ask a driver."""
-    watch = GpuWatch("cpu")
+
+    def ask() -> GpuMemory | None:
+        raise AssertionError
+
+    watch = GpuWatch("cpu", ask=ask)
+    watch.ask_if_old(0.0)
     assert watch.memory_at(0.0) is None
-    assert watch.memory_at(1e9, anew=True) is None
-    assert watch.until == 0.0
+    assert watch.memory_at(1e9, since=1e9) is None
+
+
+class SlowDriver:
+    """A driver that answers when the test lets it; it notes which threads asked."""
+
+    def __init__(self) -> None:
+        self.free, self.asked_by = 20.0, list[int]()
+        self.may_answer = threading.Event()
+        self.answered = threading.Event()
+        self.watch = GpuWatch("auto", done=self.answered.set, ask=self)
+
+    def __call__(self) -> GpuMemory:
+        """Answer, sooner or later."""
+        self.asked_by.append(threading.get_ident())
+        assert self.may_answer.wait(60)
+        return card(self.free)
+
+    def lets(self, **asked: float) -> GpuMemory | None:
+        """Ask, let it answer, and take the answer up."""
+        self.answered.clear()
+        with pytest.raises(StillAsking):
+            self.watch.memory_at(**asked)
+        self.may_answer.set()
+        assert self.answered.wait(60)
+        self.may_answer.clear()
+        return self.watch.memory_at(**asked)
+
+
+def test_the_loop_never_waits_for_a_driver_that_takes_its_time() -> None:
+    """It asks once, in another thread, and goes on until there is an answer."""
+    driver = SlowDriver()
+    for second in range(20):
+        with pytest.raises(StillAsking):
+            driver.watch.memory_at(float(second))
+    assert len(driver.asked_by) == 1
+    assert driver.asked_by != [threading.get_ident()]
+    driver.may_answer.set()
+    assert driver.answered.wait(60)
+    assert driver.watch.memory_at(20.0) == card(20)
+    assert driver.watch.memory_at(24.9) == card(20)
+    assert len(driver.asked_by) == 1
+
+
+def test_an_answer_is_asked_for_again_when_it_is_old() -> None:
+    """What is asked after an out-of-memory is answered by nothing from before it."""
+    driver = SlowDriver()
+    assert driver.lets(at=10.0) == card(20)
+    driver.free = 12.0
+    assert driver.watch.memory_at(12.0, since=WHENEVER) == card(20)
+    assert driver.lets(at=12.0, since=11.0) == card(12)
+    driver.free = 8.0
+    assert driver.lets(at=17.0) == card(8)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from runner.clock import now
 from runner.contract.batch import BatchPlan
+from runner.contract.checkpoints import sha256_of
 from runner.contract.layout import Outputs
 from runner.contract.record import Attempt, RunRecord
 from runner.contract.settings import Settings
 from runner.contract.stage_io import TrainPlan
 from runner.contract.states import Stage, State
 from runner.daemon.stages.plans import make_plan
-from runner.daemon.start.recover import revive
+from runner.daemon.start.close_attempts import closed_record
 from runner.spec.read_spec import read_spec
 
 PLAN = BatchPlan(per_device_batch_size=1, gradient_accumulation_steps=1)
@@ -42,7 +43,7 @@ def test_the_hours_that_the_box_was_off_are_not_the_runs(tmp_path: Path) -> None
         total_steps=100,
         attempts=(open_one,),
     )
-    revived = revive(run, record, another_trained=False)
+    revived = closed_record(run, record, sha256_of)
     (closed,) = revived.attempts
     assert closed.ended_at is not None
     assert abs(closed.ended_at - closed.started_at - TEN_MINUTES) < timedelta(seconds=1)

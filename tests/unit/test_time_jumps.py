@@ -12,6 +12,7 @@ from runner import clock
 from runner.clock import now, this_boot, uptime_seconds
 from runner.commands.find_run import find_run
 from runner.contract.batch import BatchPlan
+from runner.contract.checkpoints import sha256_of
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import Attempt, RunRecord, write_record
 from runner.contract.states import Stage, State
@@ -19,7 +20,7 @@ from runner.daemon.stages.hang import patience_seconds
 from runner.daemon.stages.plans import _seconds_left
 from runner.daemon.stages.process import PID_FILE
 from runner.daemon.stages.worked import START_SECONDS, worked_seconds
-from runner.daemon.start.recover import close_attempts
+from runner.daemon.start.close_attempts import closed_record
 from runner.spec.read_spec import read_spec
 
 JUMPS = [timedelta(hours=2), timedelta(hours=-2), timedelta(days=3653), timedelta(days=-3653)]
@@ -50,7 +51,7 @@ def test_a_jump_costs_a_run_none_of_its_hours(tmp_path: Path, jump: timedelta) -
     run, record = open_run(tmp_path, now() - jump - timedelta(seconds=30))
     ticks = int((uptime_seconds() - 30) * os.sysconf("SC_CLK_TCK"))
     (run.attempt(1) / PID_FILE).write_text(f"7 {ticks} {this_boot()}\n")
-    closed = close_attempts(run, record, durable_step=3)
+    closed = closed_record(run, record, sha256_of)
     (attempt,) = closed.attempts
     assert attempt.ended_at is not None
     assert attempt.ended_at >= attempt.started_at

@@ -9,7 +9,7 @@ from runner.daemon.book import Live
 from runner.daemon.change_run import end_run
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages import outcome
-from runner.daemon.stages.await_hashes import awaiting_hashes
+from runner.daemon.stages.await_answers import awaiting_answers
 
 
 def cancel(daemon: Daemon, live: Live, reason: str) -> None:
@@ -20,8 +20,8 @@ def cancel(daemon: Daemon, live: Live, reason: str) -> None:
     daemon.say(live, f"{live.record.job}: to be cancelled", reason=reason)
     if live.child is not None:
         live.child.ask_to_stop(at=time.monotonic(), grace_seconds=daemon.settings.grace_seconds)
-    else:
-        with awaiting_hashes(daemon, live):  # else `reap` ends it
+    elif not live.left_open:  # else once its attempt is closed
+        with awaiting_answers(daemon, live):  # else `reap` ends it
             why = outcome.cancelled(reason, live.run, daemon.hashes.of)
             end_run(daemon, live, State.CANCELLED, why)
 

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.card.memory import GpuMemory
 from runner.clock import now
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
@@ -15,9 +14,10 @@ from runner.contract.states import Stage, State
 from runner.daemon.book import Live
 from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
+from runner.daemon.gpu_watch import WHENEVER
 from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.stages import outcome
-from runner.daemon.stages.await_hashes import awaiting_hashes
+from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.choose_plan import learn, look_ahead, why_not
 from runner.daemon.stages.follow_plans import smaller_plan
 from runner.daemon.stages.host_memory import kernel_kills, killed_for_memory
@@ -36,9 +36,9 @@ from runner.files.crash_points import reached
 def reap(daemon: Daemon, at: float) -> None:
     """Take up every child that has ended; hurry those that were asked to."""
     for live in list(daemon.book.runs.values()):
-        if live.rests_until > at:
+        if live.rests_until > at or live.left_open:
             continue
-        with daemon.isolating(live, at), awaiting_hashes(daemon, live):
+        with daemon.isolating(live, at), awaiting_answers(daemon, live):
             if live.child is not None:
                 _follow_child(daemon, live, live.child, at)
             elif live.cancel and not live.record.state.is_final:  # it could not be ended before
@@ -60,9 +60,9 @@ def _follow_child(daemon: Daemon, live: Live, child: Child, at: float) -> None:
         return
     assert live.stage is not None
     reached("stage ended", str(live.stage))
-    if not live.end_said:
+    if live.end_seen_at is None:
         daemon.say(live, f"{live.record.job}: {live.stage} ended", exit_code=code)
-        live.end_said = True
+        live.end_seen_at = at
     meant = code
     if not child.is_stopping and killed_for_memory(
         code, before=live.kernel_kills, after=kernel_kills()
@@ -91,14 +91,15 @@ def attempt_ended(
     daemon: Daemon, live: Live, code: int, *, asked: bool, status: int | None = None
 ) -> None:
     """Close the newest attempt by its exit status and by what it left."""
+    memory_ran_out = code == ExitCode.OUT_OF_GPU_MEMORY
+    gpu = daemon.gpu.memory_at(time.monotonic(), since=live.end_seen_at) if memory_ran_out else None
     end = _read_attempt(daemon, live, code, asked=asked, status=status)
     verdict = judge_attempt(end)
     changes = attempt_changes(end, verdict)
     ended = Ended(code=end.code, asked=asked, then=verdict.then, error=verdict.error)
-    gpu = daemon.gpu.memory_at(time.monotonic(), anew=end.code == ExitCode.OUT_OF_GPU_MEMORY)
     if end.code == ExitCode.OK:
-        changes |= _lesson(daemon, live, end, gpu)
-    elif verdict.then is Next.FAIL and end.code == ExitCode.OUT_OF_GPU_MEMORY:
+        changes |= _lesson(daemon, live, end)
+    elif verdict.then is Next.FAIL and memory_ran_out:
         why = why_not(daemon.settings, live.run, live.record.but(**changes), live.spec, gpu)
         if isinstance(why, str):  # as soon as there is room: the next start waits for it
             changes["state"] = State.INTERRUPTED
@@ -144,11 +145,12 @@ def _worked(live: Live) -> float:
     return worked_seconds(folder, began=attempt.started_at, ended=now(), steps=0)
 
 
-def _lesson(daemon: Daemon, live: Live, end: AttemptEnd, gpu: GpuMemory | None) -> dict[str, Any]:
+def _lesson(daemon: Daemon, live: Live, end: AttemptEnd) -> dict[str, Any]:
     """Keep what a finished attempt took beside what was forecast, for the forecasts to come."""
     record, result = live.record, end.result
     if result is None or result.peak_gpu_memory_bytes is None:
         return {}
+    gpu = daemon.gpu.memory_at(time.monotonic(), since=WHENEVER)
     facts = record.forecast
     if end.batch_plan != end.attempt.batch_plan:  # made smaller: compare like with like
         in_force = record.but(batch_plan=end.batch_plan)
@@ -239,5 +241,5 @@ def _hold(daemon: Daemon, live: Live, ended: Ended) -> None:
 
 
 def _forget_child(live: Live) -> None:
-    live.child = live.stage = live.stage_began_at = None
-    live.pause, live.hung, live.end_said = "", "", False
+    live.child = live.stage = live.stage_began_at = live.end_seen_at = None
+    live.pause, live.hung = "", ""

@@ -7,11 +7,12 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from runner.card.memory import GpuMemory
 from runner.clock import now
 from runner.contract import stage_environment as stage
 from runner.contract.layout import StageFolder
@@ -21,11 +22,12 @@ from runner.contract.states import Stage, State
 from runner.daemon.book import Live
 from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
+from runner.daemon.gpu_watch import WHENEVER
 from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.leftovers import sweep_run
 from runner.daemon.queue import in_order
 from runner.daemon.stages import outcome
-from runner.daemon.stages.await_hashes import awaiting_hashes
+from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.choose_plan import Ahead, known_box, look_ahead
 from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
@@ -44,6 +46,16 @@ from runner.spec.spec import JobSpec
 from runner.words import visible
 
 
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is known of the card before a stage starts."""
+
+    problem: str | None = None
+    """Why nothing may start on it."""
+    memory: GpuMemory | None = None
+    """None: there is no card, or the stage does not ask how large it is."""
+
+
 def start_what_can(daemon: Daemon, at: float) -> None:
     """Start the next stage of whoever is next, and prepare one run while another one trains."""
     if daemon.hold is not None and at >= daemon.hold[0]:
@@ -55,6 +67,7 @@ def start_what_can(daemon: Daemon, at: float) -> None:
         if (live := daemon.book.runs[record.run_id]).child is None
         and not record.state.is_final
         and not live.cancel
+        and not live.left_open
         and live.rests_until <= at
         and not _rests_after_fall(daemon, live, at)
     ]
@@ -74,13 +87,13 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     had_its_turn = False
     if prepared and all(stage_now is Stage.PREPARE for stage_now in running):
         had_its_turn = True
-        with daemon.isolating(prepared[0], at), awaiting_hashes(daemon, prepared[0]):
+        with daemon.isolating(prepared[0], at), awaiting_answers(daemon, prepared[0]):
             _start_or_wait(daemon, prepared[0], blocked)
     if Stage.PREPARE in running or len(prepared) > (not running):
         return had_its_turn
     for live in waiting:
         if live.next_stage is Stage.PREPARE:
-            with daemon.isolating(live, at):
+            with daemon.isolating(live, at), awaiting_answers(daemon, live):
                 if _prepare(daemon, live, blocked):
                     return True
     return had_its_turn
@@ -143,12 +156,13 @@ def _box_problem(daemon: Daemon) -> str | None:
 
 def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     """Start the run's next stage, or record why it waits; True: it was its turn."""
-    lease = None
+    lease, card = None, Card()
     if blocked is None and live.next_stage is Stage.EXPORT:
         _mend_export(daemon, live)
     on_card = live.next_stage in (Stage.TRAIN, Stage.EVALUATE)
-    if blocked is None and on_card:
-        blocked = daemon.guard.standing_at(time.monotonic(), about_to_start=True).problem or None
+    if blocked is None:
+        card = _look_at_card(daemon, live.next_stage, time.monotonic())
+        blocked = card.problem
     if blocked is None and on_card:
         try:
             lease = Lock.take(
@@ -159,8 +173,7 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     try:
         ahead = None
         if blocked is None and live.next_stage is Stage.TRAIN:
-            gpu = daemon.gpu.memory_at(time.monotonic())
-            ahead = look_ahead(daemon.settings, live.run, live.record, live.spec, gpu)
+            ahead = look_ahead(daemon.settings, live.run, live.record, live.spec, card.memory)
             blocked = ahead.waits
             over = over_disk_limit(live, forecast=ahead.facts.get("disk_bytes"))
             if over is not None:
@@ -170,11 +183,30 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
         if blocked is not None:
             keep_waiting(daemon, live, blocked)
         else:
-            _start(daemon, live, lease, ahead)
+            _start(daemon, live, lease, ahead, card)
     finally:
         if lease is not None:
             lease.release()  # the child has inherited it and holds it as long as it lives
     return True
+
+
+def _look_at_card(daemon: Daemon, which: Stage, at: float) -> Card:
+    """Tell what a stage must know of the card before it starts.
+
+    Raises:
+        StillAsking: the driver has not answered yet.
+    """
+    needs_memory = which in (Stage.PREPARE, Stage.TRAIN)
+    if needs_memory:  # both questions at once: a slow driver's first answer would be old otherwise
+        daemon.gpu.ask_if_old(at)
+    on_card = which in (Stage.TRAIN, Stage.EVALUATE)
+    standing = daemon.guard.standing_to_start(at, on_card=on_card)
+    if on_card and standing.problem:
+        return Card(problem=standing.problem)
+    if not needs_memory:
+        return Card()
+    since = WHENEVER if which is Stage.PREPARE else None  # prepare only asks how large it is
+    return Card(memory=daemon.gpu.memory_at(at, since=since))
 
 
 def _missing_space(daemon: Daemon, live: Live, ahead: Ahead | None) -> str | None:
@@ -206,7 +238,7 @@ def _mend_export(daemon: Daemon, live: Live) -> None:
     change(daemon, live, **changes)
 
 
-def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None) -> None:
+def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, card: Card) -> None:
     which = live.next_stage
     record = live.record
     changes: dict[str, Any] = {
@@ -240,7 +272,7 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None) 
         tries = record.tries.get(which.value, 0) + 1
         changes["tries"] = {**record.tries, which.value: tries}
     planned = record.but(**changes)
-    folder = _write_plan(daemon, live, which, planned, resume_from)
+    folder = _write_plan(daemon, live, which, planned, resume_from, card)
     reached("stage planned")
     change(daemon, live, **changes)
     reached("stage recorded")
@@ -270,14 +302,19 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None) 
     daemon.say(live, f"{live.record.job}: {which} started", pid=live.child.pid)
 
 
-def _card_bytes(daemon: Daemon, spec: JobSpec) -> int | None:
+def _card_bytes(daemon: Daemon, spec: JobSpec, card: Card) -> int | None:
     """Say what a run may use of the card; None: there is none."""
-    gpu = daemon.gpu.memory_at(time.monotonic())
+    gpu = card.memory
     return None if gpu is None else known_box(daemon.outputs, spec, gpu).limit_bytes
 
 
 def _write_plan(
-    daemon: Daemon, live: Live, which: Stage, planned: RunRecord, resume_from: str | None
+    daemon: Daemon,
+    live: Live,
+    which: Stage,
+    planned: RunRecord,
+    resume_from: str | None,
+    card: Card,
 ) -> Path:
     """Make the stage's folder; before the record says so, for the disk may be full."""
     sweep_run(live.run)
@@ -297,7 +334,7 @@ def _write_plan(
         record=planned,
         spec=live.spec,
         resume_from=resume_from,
-        card_bytes=_card_bytes(daemon, live.spec) if which is Stage.PREPARE else None,
+        card_bytes=_card_bytes(daemon, live.spec, card) if which is Stage.PREPARE else None,
     )
     write_message(StageFolder(folder).plan, plan)
     return folder

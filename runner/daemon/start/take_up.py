@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 
 from runner.clock import now
-from runner.contract.checkpoints import Sha256, sha256_of
 from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord, write_record
 from runner.contract.salvage import DAMAGED, what_is_whole
@@ -18,11 +17,9 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.hashes import StillHashing
 from runner.daemon.inbox import view
 from runner.daemon.inbox.view import SPEC_BYTES
-from runner.daemon.stages.end import attempt_ended
 from runner.daemon.stages.falls import rest_left_seconds
-from runner.daemon.start.recover import finished
+from runner.daemon.start.close_attempts import is_open
 from runner.errors import RunnerError
-from runner.exit_codes import ExitCode
 from runner.files.beneath import Folder
 from runner.files.durable import write_bytes
 from runner.files.plain import read_plain
@@ -32,15 +29,15 @@ from runner.words import visible
 
 @dataclass(frozen=True, kw_only=True)
 class Specless:
-    """A run whose ``spec.yaml`` is not what was claimed."""
+    """A run without a spec to go on with: ``spec.yaml`` is not what was claimed."""
 
     run: RunFolder
     record: RunRecord
+    reason: str = ""
+    """Why the claimed file would not help either; it is then not looked for."""
 
 
-def take_up(
-    daemon: Daemon, run: RunFolder, record: RunRecord, *, sha256: Sha256 = sha256_of
-) -> Specless | None:
+def take_up(daemon: Daemon, run: RunFolder, record: RunRecord) -> Specless | None:
     """Go on with a run; Specless when its own copy of the spec is not what was claimed."""
     try:
         content = read_plain(run.spec, limit_bytes=SPEC_BYTES)
@@ -52,14 +49,15 @@ def take_up(
         spec = read_spec(content, file_name=record.file_name)
     except RunnerError as error:  # of an older runner, which allowed something else
         reason = f"its spec is not understood any more ({error.message})"
-        _damaged(daemon, run, record, reason, sha256)
-        return None
-    came_to_its_end = finished(run, record, sha256)
+        return Specless(run=run, record=record, reason=reason)
     rest = rest_left_seconds(record.falls, at=now())
-    live = Live(run=run, record=record, spec=spec, rests_after_fall_until=time.monotonic() + rest)
-    daemon.book.runs[run.run_id] = live
-    if came_to_its_end:
-        attempt_ended(daemon, live, ExitCode.OK, asked=False)
+    daemon.book.runs[run.run_id] = Live(
+        run=run,
+        record=record,
+        spec=spec,
+        rests_after_fall_until=time.monotonic() + rest,
+        left_open=is_open(record),
+    )
     return None
 
 
@@ -100,33 +98,40 @@ def _of(record: RunRecord) -> str:
 def _mend_spec(daemon: Daemon, inbox: Folder, found: Specless) -> bool:
     """Take the run up, or end it; False: where its spec may lie could not be looked into."""
     run = found.run
+    if found.reason:
+        _damaged(daemon, run, found.record, found.reason)
+        return True
     places = view.scan(inbox)
     place = places.where.get(run.run_id)
     if place is None:
         if places.unseen:
             return False
         reason = "its spec.yaml is torn and the claimed file is gone"
-        _damaged(daemon, run, found.record, reason, daemon.hashes.of)
+        _damaged(daemon, run, found.record, reason)
         return True
     with inbox.open_folder(place[0]) as folder:
         content = folder.read_file(place[1], limit_bytes=SPEC_BYTES)
     if hashlib.sha256(content).hexdigest() != found.record.spec_sha256:
         reason = f"its spec.yaml is torn and {place[0]}/ holds another text"
-        _damaged(daemon, run, found.record, reason, daemon.hashes.of)
+        _damaged(daemon, run, found.record, reason)
         return True
     write_bytes(run.spec, content)
     daemon.log.say(
         "the copy of a spec was torn and was made again", run=run.run_id, level="warning"
     )
-    take_up(daemon, run, found.record, sha256=daemon.hashes.of)
-    return True
+    again = take_up(daemon, run, found.record)
+    if again is not None and again.reason:  # it is whole again, and not understood
+        _damaged(daemon, run, found.record, again.reason)
+    return again is None or bool(again.reason)
 
 
-def _damaged(
-    daemon: Daemon, run: RunFolder, record: RunRecord, reason: str, sha256: Sha256
-) -> None:
-    """End a run that nobody knows any more what was wanted of."""
-    message = f"It cannot go on: {reason}. {what_is_whole(run, sha256)}"
+def _damaged(daemon: Daemon, run: RunFolder, record: RunRecord, reason: str) -> None:
+    """End a run that nobody knows any more what was wanted of.
+
+    Raises:
+        StillHashing: what is whole of it is not known yet.
+    """
+    message = f"It cannot go on: {reason}. {what_is_whole(run, daemon.hashes.of)}"
     error = ErrorFacts(kind=DAMAGED, message=message, advice="Drop its spec to run it again.")
     ended_at = now(not_before=record.started_at or record.created_at)
     ended = record.but(
