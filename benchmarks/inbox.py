@@ -84,7 +84,7 @@ def longest_round(outputs: Path) -> object:
     before = heartbeat.stat().st_mtime_ns
     wait_until(lambda: heartbeat.stat().st_mtime_ns != before, seconds=60)
     found = json.loads(heartbeat.read_bytes())["longest_round"]
-    return {name: found[name] for name in ("seconds", "step", "step_seconds")}
+    return {name: found[name] for name in ("seconds", "waited_seconds", "step", "step_seconds")}
 
 
 def idle() -> dict[str, object]:

@@ -166,14 +166,14 @@ def newest_ended(outputs: Outputs, count: int) -> Newest:
     except OSError:
         content = b""
     ended_at = dict(_LINE.findall(content.decode(errors="replace")))
-    ended, to_read = [], []
-    for job, run_id in outputs.run_names():
-        if run_id in ended_at:
-            ended.append((ended_at[run_id], run_id, job))
-        else:
-            to_read.append(outputs.run(job, run_id))
-    newest = [outputs.run(job, run_id) for _, run_id, job in heapq.nlargest(count, ended)]
-    return Newest(newest=newest, to_read=to_read)
+    there, to_read = outputs.tell_apart(ended_at)
+    newest = heapq.nlargest(
+        count, ((ended_at[run_id], run_id, job) for job, ids in there.items() for run_id in ids)
+    )
+    return Newest(
+        newest=[outputs.run(job, run_id) for _, run_id, job in newest],
+        to_read=[outputs.run(job, run_id) for job, run_id in to_read],
+    )
 
 
 def note_ended(outputs: Outputs, run: RunFolder, record: RunRecord) -> None:

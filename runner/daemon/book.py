@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from runner.contract.layout import Outputs, RunFolder, new_run_id
 from runner.contract.record import RunRecord
 from runner.contract.states import Stage
+from runner.daemon.inbox.unresolved import Ends
 from runner.daemon.stages.process import Child
 from runner.files.settle import Look
 from runner.spec.spec import JobSpec
@@ -91,6 +92,7 @@ class Book:
         self.runs: dict[str, Live] = {}
         self.ended: list[RunRecord] = []
         """The latest, for STATUS.txt."""
+        self.ends = Ends()
         self.to_heal: list[RunRecord] = []
         """Runs that ended while the inbox could not be looked at."""
         self.damaged: list[str] = []

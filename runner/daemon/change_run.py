@@ -34,6 +34,12 @@ def change(daemon: Daemon, live: Live, **changes: Any) -> None:
     daemon.note(record.run_id, None)
     if record.state.is_final:
         note_ended(daemon.outputs, live.run, record)
+        daemon.book.ends.note(
+            job=record.job,
+            run_id=record.run_id,
+            state=record.state,
+            sequence=record.sequence,
+        )
     daemon.next_look = time.monotonic()
     if record.state != before:
         why = {"reason": record.error.message} if record.error else {}

@@ -104,6 +104,10 @@ class Conductor:
         daemon.book.left_alone = set(found.unreadable)
         daemon.book.sequence = found.highest_sequence
         daemon.book.damaged, daemon.book.damaged_now = found.damaged, found.damaged_now
+        for one in found.ended:
+            daemon.book.ends.note(
+                job=one.job, run_id=one.run_id, state=one.state, sequence=one.sequence
+            )
         daemon.book.ended = list(_records(daemon, found.ended[-ENDED_SHOWN:]))
         taken_up = [take_up(daemon, run, record) for run, record in found.live]
         self._specless = [one for one in taken_up if one is not None]

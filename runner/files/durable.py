@@ -16,16 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from runner.files.crash_points import reached
+from runner.files.waits import waiting
 
 TEMPORARY_PREFIX = ".tmp-"
 """Every unfinished file of the runner begins so; leftovers are swept at the daemon's start."""
+
+
+def _sync(descriptor: int) -> None:
+    with waiting():
+        os.fsync(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
     """Make the folder's entries durable. File systems that cannot (some shares) are left alone."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     except OSError:
         pass  # FUSE and SMB mounts may refuse to sync a folder; there is no other call to make.
     finally:
@@ -36,7 +42,7 @@ def sync_file(path: Path) -> None:
     """Make one file and its name durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
     sync_folder(path.parent)
@@ -63,7 +69,7 @@ def write_bytes(path: Path, content: bytes, *, mode: int = 0o640) -> None:
             view = memoryview(content)
             while view:
                 view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
+            _sync(descriptor)
         finally:
             os.close(descriptor)
         reached("file written", path.name)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from runner.errors import UnansweredError
+from runner.files.waits import add_wait
 
 _T = TypeVar("_T")
 
@@ -26,14 +28,18 @@ class _Call:
         self._left = False
         self.over = threading.Event()
         self.answer: Any = None
+        self.worked_seconds = 0.0
+        """What the call itself took of a processor; the rest of its time it waited."""
         self.error: BaseException | None = None
 
     def make(self) -> None:
         """Make it, and undo it where nobody waits for it any more."""
+        began = time.thread_time()
         try:
             self.answer = self._call()
         except BaseException as error:  # whoever asked gets it
             self.error = error
+        self.worked_seconds = time.thread_time() - began
         with self._end:
             left = self._left
             self.over.set()
@@ -71,9 +77,11 @@ class PatientCalls:
             # A daemon thread: one that never comes back must not keep the process from ending.
             self._thread = threading.Thread(target=self._make, name="share", daemon=True)
             self._thread.start()
-        asked = _Call(call, undo)
+        asked, began = _Call(call, undo), time.monotonic()
         self._calls.put(asked)
-        if not asked.over.wait(self._seconds) and asked.leave():
+        is_over = asked.over.wait(self._seconds)
+        add_wait(time.monotonic() - began - asked.worked_seconds)
+        if not is_over and asked.leave():
             self._stuck = asked
             raise self._unanswered()
         if asked.error is not None:

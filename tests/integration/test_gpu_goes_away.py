@@ -1,4 +1,4 @@
-"""Turns a card that is taken away under a real daemon into a queue that is held, and an end.
+"""A card that is taken away, or a slow driver, under a real daemon: the queue is held, or goes on.
 
 The driver is a stand-in (its file says why); everything that hears it is real.
 """
@@ -28,10 +28,10 @@ class GpuBox(Box):
         super().__init__(root)
         self.says(WELL)
 
-    def says(self, code: int) -> None:
+    def says(self, code: int, **more: Any) -> None:
         """Let the driver end every call so from now on."""
         beside = self.root / "driver.new"
-        beside.write_text(json.dumps({"code": code}))
+        beside.write_text(json.dumps({"code": code, **more}))
         beside.rename(self.root / "driver.json")
 
     @property
@@ -117,3 +117,16 @@ def test_a_machine_that_waits_for_its_reboot_keeps_its_daemon(box: GpuBox) -> No
         assert daemon.poll() is None
         assert "reboot the machine" in health(box.outputs).reason
     assert not box.record().state.is_final
+
+
+def test_a_driver_that_takes_its_time_holds_no_round_of_the_loop(box: GpuBox) -> None:
+    """It answers after 3 s each time it is asked; the job is trained, and no round waits for it."""
+    slow = 3
+    box.says(WELL, seconds=slow, total=24 * 1024**3, free=23 * 1024**3, held=[])
+    box.drop("contracts")
+    with box.watching():
+        wait_until(lambda: box.records() and box.in_state(State.SUCCEEDED))
+        first = box.beat()["time"]
+        wait_until(lambda: box.beat()["time"] != first)
+        longest = box.beat()["longest_round"]
+    assert longest["seconds"] + longest["waited_seconds"] < slow, longest

@@ -17,7 +17,7 @@ from runner.contract.settings import Settings
 from runner.daemon.book import Book
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import follow_view, view
-from runner.daemon.inbox.unresolved import Unresolved
+from runner.daemon.inbox.unresolved import Ends, Unresolved
 from runner.files.beneath import Folder
 from runner.words import visible
 
@@ -118,10 +118,10 @@ def test_a_success_clears_the_line_of_its_job_alone(tmp_path: Path) -> None:
         (done / f"b--{ID.format(19)}.yaml.txt").write_text("b: succeeded\n")
         found = Unresolved()
         found.read(inbox, asked=frozenset({ID.format(19), ID.format(21)}))
-        said = found.lines({}, said="")
+        said = found.lines(Ends(), said="")
         assert [line[:6] for line in said if line[0] in "ab"] == ["b.yaml"]
         said.append("more")  # whoever gets the lines may go on with them
-        assert "more" not in found.lines({}, said="")
+        assert "more" not in found.lines(Ends(), said="")
         assert found.answered_done == {ID.format(19)}
 
 

@@ -1,16 +1,19 @@
 """Unresolved: the specs in rejected/ and failed/ that somebody still has to do something about.
 
 A job that later succeeds clears its own line; so does whoever deletes the spec, or its answer. All
-of that is read from the folders, so it holds over restarts and for specs that became no run.
+of that is read from the folders, so it holds over restarts and for specs that became no run. Which
+of two runs is the later one is told by the order of their claims, where records tell it: a run id
+tells the time of day, and a clock may be put back.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runner.contract.layout import RUN_ID, job_name, run_id_of
+from runner.contract.states import State
 from runner.daemon.inbox.claim import dropped_name
 from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
@@ -42,6 +45,33 @@ class Open:
     """It as a line of STATUS.txt."""
 
 
+@dataclass(kw_only=True)
+class Ends:
+    """What the records tell of the runs that have ended, as far as it clears a line."""
+
+    noted: int = 0
+    """How many ends were noted: it changes when anything here does."""
+    succeeded: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Job → sequence and id of its run that succeeded and was claimed last."""
+    unsuccessful: dict[str, int] = field(default_factory=dict)
+    """Id of a run that failed or was rejected → its sequence."""
+
+    def note(self, *, job: str, run_id: str, state: str, sequence: int) -> None:
+        """Take note of a run that has ended."""
+        self.noted += 1
+        if state == State.SUCCEEDED:
+            self.succeeded[job] = max(self.succeeded.get(job, (0, "")), (sequence, run_id))
+        elif state in (State.FAILED, State.REJECTED):
+            self.unsuccessful[run_id] = sequence
+
+    def succeeded_after(self, job: str, run_id: str, sequence: int | None = None) -> bool:
+        """Whether a job has succeeded since; by the ids where no record tells of the run."""
+        last_sequence, last_id = self.succeeded.get(job, (0, ""))
+        if sequence is None:
+            sequence = self.unsuccessful.get(run_id)
+        return last_sequence > sequence if sequence is not None else last_id > run_id
+
+
 def _sentence(folder: str, name: str, reason: str) -> str:
     verb = "failed" if folder == "failed" else "was rejected"
     where = f"jobs/{folder}/{visible(name)}.txt"
@@ -56,7 +86,7 @@ class Unresolved:
         self._looks: tuple[int, ...] = ()
         self._asked: frozenset[str] = frozenset()
         self._reads = 0
-        self._lines_of: tuple[int, dict[str, str], str] = (0, {}, "")
+        self._lines_of: tuple[int, int, str] = (0, 0, "")
         self._lines: list[str] = []
         self._answers: dict[str, tuple[str, str]] = {}
         """Run id → job and reason, from its answer."""
@@ -113,28 +143,28 @@ class Unresolved:
                 newest[job] = run_id
         self._done, self.answered_done = newest, frozenset(answered)
 
-    def lines(self, succeeded: dict[str, str], *, said: str) -> list[str]:
+    def lines(self, ends: Ends, *, said: str) -> list[str]:
         """Give a line for each that is still open.
 
         Args:
-            succeeded: job → its newest run that succeeded, as far as the daemon knows.
+            ends: what the records tell of the runs that have ended.
             said: what STATUS.txt says already: a run that it names gets no second line.
         """
-        asked = (self._reads, succeeded, said)
+        asked = (self._reads, ends.noted, said)
         if asked != self._lines_of:
-            self._lines_of, self._lines = asked, self._still_open(succeeded, said)
+            self._lines_of, self._lines = asked, self._still_open(ends, said)
         return list(self._lines)
 
-    def _still_open(self, succeeded: dict[str, str], said: str) -> list[str]:
-        def newest(one: Open) -> str:
-            by_name = self._done.get(one.job_by_name, "")
-            return max(by_name, self._done.get(one.job, ""), succeeded.get(one.job, ""))
+    def _still_open(self, ends: Ends, said: str) -> list[str]:
+        def is_done(one: Open) -> bool:
+            jobs = {one.job, one.job_by_name}
+            if any(ends.succeeded_after(job, one.run_id) for job in jobs):
+                return True
+            if one.run_id in ends.unsuccessful and jobs & ends.succeeded.keys():
+                return False  # both are known by their order: done/ knows no better
+            return any(self._done.get(job, "") > one.run_id for job in jobs)
 
-        return [
-            one.sentence
-            for one in self._open
-            if newest(one) < one.run_id and one.run_id not in said
-        ]
+        return [one.sentence for one in self._open if not is_done(one) and one.run_id not in said]
 
     def _open_in(self, inbox: Folder, state_folder: str) -> list[Open]:
         names = _names_in(inbox, state_folder)

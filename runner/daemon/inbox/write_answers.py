@@ -152,14 +152,14 @@ class Answers:
         lines += daemon.book.damaged
         lines += sorted(unclaimable)
         ended = daemon.book.ended
-        succeeded = {r.job: r.run_id for r in ended if r.state is State.SUCCEEDED}
-        jobs = self.unresolved.lines(succeeded, said="\n".join(daemon.book.damaged))
+        ends = daemon.book.ends
+        jobs = self.unresolved.lines(ends, said="\n".join(daemon.book.damaged))
         jobs += [
             f"{record.job} ({record.run_id}): {record.verdict.reason}"
             for record in reversed(ended)
             if record.verdict is not None
             and answer.needs_a_look(record)
             and record.run_id in self.unresolved.answered_done
-            and record.run_id >= succeeded.get(record.job, "")
+            and not ends.succeeded_after(record.job, record.run_id, record.sequence)
         ]
         return [*lines, *jobs, *sorted(strays), *([CLEARED] if jobs else [])]

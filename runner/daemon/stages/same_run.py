@@ -18,13 +18,14 @@ _SO_FAR = {
 def same_run_notes(outputs: Outputs, record: RunRecord) -> tuple[str, ...]:
     """Say that a prepared run repeats an earlier one; nothing where it does not."""
     for run in outputs.runs_of(record.job)[-_LOOKED_AT:][::-1]:
-        if run.run_id >= record.run_id:
+        if run.run_id == record.run_id:
             continue
         try:
             earlier = read_record(run.record)
         except (OSError, RunnerError):
             continue
-        if _is_same(earlier, record):
+        # By the order of their claims: the clock may have been put back in between.
+        if earlier.sequence < record.sequence and _is_same(earlier, record):
             so_far = _SO_FAR.get(earlier.state, "which is not finished yet")
             return (f"This is the same spec and data as run {run.run_id}, {so_far}.",)
     return ()

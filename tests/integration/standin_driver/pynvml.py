@@ -11,6 +11,7 @@ error, the card has gone away, as nobody can have a real one do at will.
 import glob
 import json
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +35,8 @@ def _told():
 
 
 def nvmlInit():
-    """Begin, where there is a card."""
+    """Begin, where there is a card; under load a real driver takes seconds (``seconds``)."""
+    time.sleep(_told().get("seconds", 0))
     if code := _told().get("code"):
         raise NVMLError(code)
 
