@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
+from runner.language.speaker import ENGLISH, Speaker
+
 
 class BatchPlan(BaseModel):
     """How an effective batch is cut into micro-batches."""
@@ -41,17 +43,10 @@ class BatchPlan(BaseModel):
     @property
     def cut(self) -> str:
         """How the effective batch is cut, in words."""
-        text = f"{self.per_device_batch_size} × {self.gradient_accumulation_steps}"
-        if self.tokens_per_pass is None:
-            return text
-        text = f"{text}, at most {self.tokens_per_pass:,} tokens at once"
-        return text if self.layers_kept is None else f"{text}, {self.layers_kept} layers kept"
+        return cut_in(self)
 
     def __str__(self) -> str:
-        text = self.cut
-        if self.activation_offloading:
-            return text + ", activation checkpointing and offloading"
-        return text + (", activation checkpointing" if self.activation_checkpointing else "")
+        return plan_in(self)
 
 
 def largest_divisor_at_most(number: int, limit: int) -> int:
@@ -145,30 +140,51 @@ def smaller(
     return None
 
 
-def describe_change(before: BatchPlan, after: BatchPlan) -> str:
+def describe_change(before: BatchPlan, after: BatchPlan, speak: Speaker = ENGLISH) -> str:
     """Say in one line how a plan was made smaller, as answers, status, log and record show it."""
-    same = f"same effective batch {after.effective_batch_size}"
-    more = "" if _switches(after) == _switches(before) else f" ({_switches(after)} on)"
+    same = speak("batch_same", size=after.effective_batch_size)
+    switches = _switches(after, speak)
+    more = "" if switches == _switches(before, speak) else speak("batch_on", what=switches)
     if after.per_device_batch_size != before.per_device_batch_size:
         sizes = [
             f"{p.per_device_batch_size} × {p.gradient_accumulation_steps}" for p in (before, after)
         ]
         half = 2 * after.per_device_batch_size == before.per_device_batch_size
-        how = "halved" if half else "made smaller"
+        how = speak("batch_halved" if half else "batch_smaller")
         return f"{how}: {sizes[0]} → {sizes[1]}{more}, {same}"
     if after.tokens_per_pass != before.tokens_per_pass:
         if before.tokens_per_pass is None:
-            return f"halved for the longest rows: {after.cut}{more}, {same}"
+            return f"{speak('batch_halved_longest')}: {cut_in(after, speak)}{more}, {same}"
         old, new = (p.tokens_per_pass or 0 for p in (before, after))
-        how = "halved" if old == 2 * new else "made smaller"
-        return f"{how}: {old:,} → {new:,} tokens at once{more}, {same}"
+        how = speak("batch_halved" if old == 2 * new else "batch_smaller")
+        tokens = speak("batch_tokens", before=old, after=new)
+        return f"{how}: {tokens}{more}, {same}"
     if after.layers_kept is not None:
-        return f"fewer layers kept: {after.layers_kept}, {same}"
+        return f"{speak('batch_fewer_layers', count=after.layers_kept)}, {same}"
     size = f"{after.per_device_batch_size} × {after.gradient_accumulation_steps}"
-    return f"{_switches(after)} switched on at {size}, {same}"
+    return f"{speak('batch_switched_on', what=switches, size=size)}, {same}"
 
 
-def _switches(plan: BatchPlan) -> str:
+def cut_in(plan: BatchPlan, speak: Speaker = ENGLISH) -> str:
+    """Say how an effective batch is cut."""
+    text = f"{plan.per_device_batch_size} × {plan.gradient_accumulation_steps}"
+    if plan.tokens_per_pass is None:
+        return text
+    text = f"{text}, {speak('batch_at_most', tokens=plan.tokens_per_pass)}"
+    if plan.layers_kept is None:
+        return text
+    return f"{text}, {speak('batch_layers_kept', layers=plan.layers_kept)}"
+
+
+def plan_in(plan: BatchPlan, speak: Speaker = ENGLISH) -> str:
+    """Say a whole plan."""
+    text = cut_in(plan, speak)
     if plan.activation_offloading:
-        return "activation offloading"
-    return "activation checkpointing" if plan.activation_checkpointing else ""
+        return f"{text}, {speak('batch_both')}"
+    return text + (f", {speak('batch_checkpointing')}" if plan.activation_checkpointing else "")
+
+
+def _switches(plan: BatchPlan, speak: Speaker) -> str:
+    if plan.activation_offloading:
+        return speak("batch_offloading")
+    return speak("batch_checkpointing") if plan.activation_checkpointing else ""

@@ -6,24 +6,24 @@ import itertools
 
 from runner.contract.batch import describe_change
 from runner.contract.record import RunRecord
+from runner.language.speaker import ENGLISH, Speaker
 
 OUT_OF_HOST_MEMORY = "out of host memory"
 """Outcome of an attempt; how daemon/retry.py names it."""
 
 
-def memory_story(record: RunRecord) -> list[str]:
+def memory_story(record: RunRecord, speak: Speaker = ENGLISH) -> list[str]:
     """Tell each change of plan, and each time that the machine's own memory ran out."""
     plans = [attempt.batch_plan for attempt in record.attempts]
     if record.batch_plan is not None:
         plans.append(record.batch_plan)
     changes = [
-        describe_change(before, after)
+        describe_change(before, after, speak)
         for before, after in itertools.pairwise(plans)
         if before != after
     ]
     lost = [
-        f"the machine's own memory ran out in attempt {attempt.number}, after step "
-        f"{attempt.last_step or 0}"
+        speak("memory_lost", number=attempt.number, step=attempt.last_step or 0)
         for attempt in record.attempts
         if attempt.outcome == OUT_OF_HOST_MEMORY
     ]

@@ -14,6 +14,8 @@ from statistics import NormalDist
 
 from pydantic import BaseModel, ConfigDict
 
+from runner.language.speaker import ENGLISH, Speaker
+
 VERSION = 1
 CONFIDENCE = 0.95
 POWER = 0.8  # the usual chance that a difference of that size shows itself
@@ -21,6 +23,7 @@ DISCORDANT = 0.3
 """Share of held-out rows that only one of two models gets right, where nothing better is known:
 with it 40, 120 and 200 rows show 24, 14 and 11 points, the figures that this was planned with."""
 FAR_WORSE = 1.1  # times the loss before: too much for chance, however few the rows are
+FAR_LIKELIER = 100  # times: a model that could not speak at all; more says nothing more
 SAME = 0.01  # of the loss before: an interval within it on both sides shows that nothing changed
 
 
@@ -59,6 +62,8 @@ class Verdict(_Part):
     outcome: Outcome
     changed: bool | None = None
     """False: the adapter has no effect at all; None: not known."""
+    why: str | None = None
+    """The name of the reason in the table of texts; None: an older runner's."""
     reason: str
     """For a person who is not an engineer."""
     figures: Figures = Figures()
@@ -79,86 +84,87 @@ def judge(figures: Figures, *, adapter_is_zero: bool | None, rows_changed: int |
     """
     points = smallest_points(figures.held_out_rows)
     figures = figures.model_copy(update={"smallest_points": points})
+    changed: bool | None = False
     if adapter_is_zero:
-        reason = (
-            "This run changed nothing: all of the adapter's weights are still zero, so the model "
-            "answers exactly as it did before. The learning rate was probably 0."
-        )
-        return Verdict(outcome=Outcome.NO_DIFFERENCE, changed=False, reason=reason, figures=figures)
-    if figures.held_out_rows and rows_changed == 0:
-        reason = (
-            "This run changed nothing: the adapter has no effect on any held-out row "
-            f"{_losses(figures)}. Raise the learning rate, or train for more steps."
-        )
-        return Verdict(outcome=Outcome.NO_DIFFERENCE, changed=False, reason=reason, figures=figures)
-    outcome, reason = _compare(figures)
-    changed = True if rows_changed or adapter_is_zero is False else None
-    return Verdict(outcome=outcome, changed=changed, reason=reason, figures=figures)
+        why, outcome = "zero", Outcome.NO_DIFFERENCE
+    elif figures.held_out_rows and rows_changed == 0:
+        why, outcome = "unchanged", Outcome.NO_DIFFERENCE
+    else:
+        why, outcome = _compare(figures)
+        changed = True if rows_changed or adapter_is_zero is False else None
+    reason = _worded(why, figures, ENGLISH)
+    return Verdict(outcome=outcome, changed=changed, why=why, reason=reason, figures=figures)
 
 
-def _compare(figures: Figures) -> tuple[Outcome, str]:
-    before, after, rows = figures.loss_before, figures.loss_after, figures.held_out_rows
-    if not rows:
-        return Outcome.CANNOT_TELL, (
-            "Nothing shows whether the adapter is better than its base, because no rows were held "
-            "out. Compare some answers before you use it."
-        )
+def _compare(figures: Figures) -> tuple[str, Outcome]:
+    """Compare the losses; give the text's name (``verdict_…``) and what it means."""
+    before, after = figures.loss_before, figures.loss_after
+    if not figures.held_out_rows:
+        return "no_rows", Outcome.CANNOT_TELL
     if before is None or not math.isfinite(before):
-        return Outcome.CANNOT_TELL, (
-            "Nothing shows whether the adapter is better than its base: the base model itself "
-            "gives no usable loss on the held-out rows."
-        )
+        return "base_unusable", Outcome.CANNOT_TELL
     if after is None or not math.isfinite(after):
-        return Outcome.WORSE, (
-            "Careful: on held-out rows the adapter gives no usable result (its loss is not a "
-            "number): the learning rate is probably too high. Do not use it."
-        )
-    losses = _losses(figures)
+        return "not_a_number", Outcome.WORSE
     low, high = figures.change_low, figures.change_high
     if after > before * FAR_WORSE:
-        return Outcome.WORSE, (
-            f"Careful: on held-out rows the adapter is far worse than its base {losses}: the "
-            f"learning rate is probably too high. Do not use it. {_LOWER}"
-        )
+        return "far_worse", Outcome.WORSE
     if after > before and (low is None or low > 0):
-        return Outcome.WORSE, (
-            f"Careful: on held-out rows the adapter is worse than its base {losses}. Do not use "
-            f"it. A lower learning rate or fewer epochs may help. {_LOWER}"
-        )
+        return "worse", Outcome.WORSE
     if after >= before:
-        return Outcome.NO_DIFFERENCE, (
-            f"Careful: on held-out rows the adapter is no better than its base {losses}. {_LOWER}"
-        )
+        return "no_better", Outcome.NO_DIFFERENCE
     if low is not None and high is not None and high < 0:
-        return Outcome.BETTER, (
-            f"On held-out rows the adapter is better than its base {losses}, by more than chance "
-            f"explains with {_count(rows)}. {_LOWER}"
-        )
+        return "better", Outcome.BETTER
     if low is not None and high is not None and -SAME * before < low and high < SAME * before:
-        return Outcome.NO_DIFFERENCE, (
-            f"On held-out rows the adapter makes no difference that matters {losses}. {_LOWER}"
-        )
-    return Outcome.CANNOT_TELL, (
-        f"On held-out rows the adapter looks better than its base {losses}, but with "
-        f"{_count(rows)} this may be chance. {_LOWER}"
-    )
+        return "same", Outcome.NO_DIFFERENCE
+    return "chance", Outcome.CANNOT_TELL
 
 
-_LOWER = "(These are losses: lower is better.)"
+def reason_in(verdict: Verdict, speak: Speaker) -> str:
+    """Say a verdict's reason in a language; in English where an older runner worded it otherwise.
+
+    The record holds the English sentence; it is said anew from the same figures.
+    """
+    figures = verdict.figures
+    asked = [verdict.why] if verdict.why else ["zero", "unchanged", _compare(figures)[0]]
+    for why in asked:
+        if speak.knows(f"verdict_{why}") and _worded(why, figures, ENGLISH) == verdict.reason:
+            return _worded(why, figures, speak)
+    return verdict.reason
 
 
-def _losses(figures: Figures) -> str:
+def _worded(why: str, figures: Figures, speak: Speaker) -> str:
+    rows = speak("rows_count", count=figures.held_out_rows)
+    return speak(f"verdict_{why}", losses=_losses(figures, speak), rows=rows)
+
+
+def _losses(figures: Figures, speak: Speaker) -> str:
     before, after = figures.loss_before, figures.loss_after
     if before is None or after is None:
         return ""
     places = 3
     while places < 6 and before != after and f"{before:.{places}f}" == f"{after:.{places}f}":
         places += 1
-    return f"({before:.{places}f} before, {after:.{places}f} after)"
+    shown = [speak.number(loss, f".{places}f") for loss in (before, after)]
+    return speak("losses", before=shown[0], after=shown[1])
 
 
-def _count(rows: int) -> str:
-    return "1 row" if rows == 1 else f"{rows} rows"
+def loss_meaning(before: float, after: float, speak: Speaker = ENGLISH) -> str | None:
+    """Say what a change of the loss means: how much likelier the right words became.
+
+    The loss is the mean of -log p over the answers' tokens, so e to the difference is the factor
+    by which the (geometric) mean probability of a right token changed.
+    """
+    if not (math.isfinite(before) and math.isfinite(after)) or abs(before - after) > 50:
+        return None
+    factor = math.exp(before - after)
+    if abs(factor - 1) < 0.005:
+        return speak("means_same")
+    if factor > FAR_LIKELIER:
+        return speak("means_far", factor=FAR_LIKELIER)
+    if factor >= 2:
+        return speak("means_times", factor=speak.number(factor, ".1f"))
+    percent = round(abs(factor - 1) * 100) or 1
+    return speak("means_more" if factor > 1 else "means_less", percent=percent)
 
 
 def paired_interval(

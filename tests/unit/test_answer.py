@@ -12,7 +12,8 @@ from runner.clock import now
 from runner.contract.progress import Progress
 from runner.contract.record import ErrorFacts, RunRecord, Waiting
 from runner.contract.states import State
-from runner.daemon.inbox.answer import Beside, answer, loss_meaning, shown_paths
+from runner.contract.verdict import loss_meaning
+from runner.daemon.inbox.answer import Beside, answer, shown_paths
 from runner.daemon.inbox.status_txt import status_txt
 from runner.training.evaluate.answers_page import answers_page
 from runner.words import local_time

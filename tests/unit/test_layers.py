@@ -9,18 +9,20 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "runner"
 LAYERS = (
     ("errors", "words", "clock", "exit_codes"),
+    ("language",),
     ("files",),
     ("contract",),
     ("spec",),
     ("forecast",),
     ("card",),
     ("training",),
-    ("daemon", "doctor"),
+    ("daemon", "doctor", "report"),
     ("commands",),
     ("cli",),
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
-SAME_HEIGHT_APART = {("daemon", "doctor"), ("doctor", "daemon")}
+APART = ("daemon", "doctor", "report")
+SAME_HEIGHT_APART = {(one, other) for one in APART for other in APART if one != other}
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, int]]:

@@ -15,6 +15,7 @@ from runner.contract.memory_story import memory_story
 from runner.contract.progress import STARTING, Progress
 from runner.contract.record import RunRecord, Waiting
 from runner.contract.states import State
+from runner.contract.verdict import loss_meaning
 from runner.words import local_time, roughly, share_path, visible_lines
 
 STATE_WORDS = {
@@ -185,24 +186,6 @@ def _result(record: RunRecord) -> list[str]:
     if isinstance(before, float) and isinstance(after, float):
         lines += [meaning] if (meaning := loss_meaning(before, after)) else []
     return lines
-
-
-def loss_meaning(before: float, after: float) -> str | None:
-    """Say what a change of the loss means: how much likelier the right words became.
-
-    The loss is the mean of -log p over the answers' tokens, so e to the difference is the factor
-    by which the (geometric) mean probability of a right token changed.
-    """
-    if not (math.isfinite(before) and math.isfinite(after)) or abs(before - after) > 50:
-        return None
-    factor = math.exp(before - after)
-    if abs(factor - 1) < 0.005:
-        return "That means: it finds the right words no more often than before."
-    if factor >= 2:
-        return f"That means: it holds the right words for {factor:.1f} times as likely as before."
-    percent = round(abs(factor - 1) * 100) or 1
-    way = "more" if factor > 1 else "less"
-    return f"That means: it holds the right words for {percent}% {way} likely than before."
 
 
 def _where(record: RunRecord, beside: Beside) -> list[str]:

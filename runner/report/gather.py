@@ -1,0 +1,163 @@
+"""Gather: everything that a run's folder tells, for its report. Any file may be missing or torn.
+
+Nothing here fails on what it finds: the folder may be half-written, damaged or hostile, and the
+report of such a run is wanted most of all. Sizes are limited, links are not followed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.contract.findings import DataFinding, read_findings
+from runner.contract.layout import RunFolder
+from runner.contract.preview import Preview, read_preview
+from runner.contract.progress import Progress, read_progress
+from runner.contract.record import RunRecord, read_record
+from runner.contract.salvage import salvage
+from runner.contract.states import State
+from runner.errors import DamagedError
+from runner.files.plain import read_plain
+from runner.report.curve import Curve, read_curve
+
+SPEC_BYTES = 64 * 1024  # a longer spec is cut, and the page says so
+_SAMPLES_BYTES = 4 * 1024 * 1024
+_LOSSES_BYTES = 64 * 1024 * 1024  # of a million held-out rows
+_CARD_BYTES = 256 * 1024
+_SNIPPET = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_HIGHEST_LOSS = 1e9  # more is no loss; it is false of what is no number, too
+EXTREMES = 3  # held-out rows shown at each end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One held-out question with its answers."""
+
+    question: str
+    before: str
+    after: str
+    reference: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLoss:
+    """One held-out row's loss per token, before and after."""
+
+    row: int
+    before: float
+    after: float
+
+    @property
+    def change(self) -> float:
+        """Below zero: its answer has become more likely."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutRows:
+    """How the held-out rows did, one by one."""
+
+    count: int
+    better: int
+    worse: int
+    best: tuple[RowLoss, ...]
+    worst: tuple[RowLoss, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What is known of a run."""
+
+    record: RunRecord
+    progress: Progress | None = None
+    """While it trains."""
+    spec: str = ""
+    curve: Curve = field(default_factory=Curve)
+    samples: tuple[Sample, ...] = ()
+    held_out: HeldOutRows | None = None
+    findings: tuple[DataFinding, ...] = ()
+    preview: Preview | None = None
+    snippet: str | None = None
+    """Python that loads the adapter, from its card."""
+    has_adapter: bool = False
+
+
+def gather(run: RunFolder) -> Gathered:
+    """Read a run's folder.
+
+    Raises:
+        NewerRecordError, OSError: there is no record that this version could read.
+    """
+    try:
+        record = read_record(run.record)
+    except DamagedError:
+        record = salvage(run)
+    return Gathered(
+        record=record,
+        progress=read_progress(run, record) if record.state is State.TRAINING else None,
+        spec=_text(run.spec, SPEC_BYTES),
+        curve=read_curve(run, record),
+        samples=_samples(run.evaluation / "samples.json"),
+        held_out=_held_out(run.evaluation / "losses.json"),
+        findings=read_findings(run.findings),
+        preview=read_preview(run.preview),
+        snippet=_snippet(run.adapter / "README.md"),
+        has_adapter=(run.adapter / "adapter_model.safetensors").is_file(),
+    )
+
+
+def _text(path: Path, limit: int) -> str:
+    try:
+        return read_plain(path, limit_bytes=limit).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _json(path: Path, limit: int) -> Any:
+    try:
+        return json.loads(read_plain(path, limit_bytes=limit))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _samples(path: Path) -> tuple[Sample, ...]:
+    found = _json(path, _SAMPLES_BYTES)
+    return tuple(
+        Sample(**{name: str(one.get(name) or "") for name in Sample.__dataclass_fields__})
+        for one in (found if isinstance(found, list) else [])
+        if isinstance(one, dict)
+    )
+
+
+def _held_out(path: Path) -> HeldOutRows | None:
+    found = _json(path, _LOSSES_BYTES)
+    rows = []
+    for one in found if isinstance(found, list) else []:
+        if not isinstance(one, dict):
+            continue
+        row, before, after = one.get("row"), _loss(one.get("before")), _loss(one.get("after"))
+        if isinstance(row, int) and before is not None and after is not None:
+            rows.append(RowLoss(row=row, before=before, after=after))
+    if not rows:
+        return None
+    rows.sort(key=lambda one: (one.change, one.row))
+    ends = min(EXTREMES, (len(rows) + 1) // 2)
+    return HeldOutRows(
+        count=len(rows),
+        better=sum(one.change < 0 for one in rows),
+        worse=sum(one.change > 0 for one in rows),
+        best=tuple(rows[:ends]),
+        worst=tuple(reversed(rows[max(ends, len(rows) - ends) :])),
+    )
+
+
+def _loss(value: object) -> float | None:
+    return value if isinstance(value, int | float) and abs(value) < _HIGHEST_LOSS else None
+
+
+def _snippet(path: Path) -> str | None:
+    match = _SNIPPET.search(_text(path, _CARD_BYTES).replace("\r\n", "\n"))
+    return match[1] if match else None

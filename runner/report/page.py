@@ -1,0 +1,397 @@
+"""Page: what was gathered of a run becomes one self-contained HTML page. Pure; nothing is read.
+
+The policy in the page's head lets through nothing but its own style sheet, named by its hash: no
+script, no picture from elsewhere, no request. User data reaches the page only through templates
+that escape it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from runner.contract.batch import plan_in
+from runner.contract.findings import DataFinding, Place
+from runner.contract.preview import PreviewRow
+from runner.contract.record import RunRecord
+from runner.language.speaker import Speaker
+from runner.report.charts import Drawn, svg
+from runner.report.curve import Curve, Series
+from runner.report.gather import Gathered
+from runner.report.phrase import Phrase, foreign, shortened
+from runner.report.story import outcome_in, story
+from runner.report.verdict_card import card
+from runner.words import GIB, share_path, visible
+
+HERE = Path(__file__).parent
+MOST_BYTES = 1_000_000
+"""A page: what a mail server lets through and a phone opens at once."""
+_SPEC_CHARACTERS = 20_000
+_SAMPLES = 6
+_NOTES = 40
+_ATTEMPTS = 50  # shown: three without progress end a run, so more is rare
+_FINDINGS = 100
+_VERSIONS = 200
+_PREVIEW_TOKENS = 2500  # of one row; some 60 KB of page
+
+
+_UNSEEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Characters that turn, hide or break text; each text is cleared of them, this misses none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One chart with its numbers."""
+
+    name: str
+    title: str
+    explained: str
+    svg: Markup
+    legend: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
+    """Step, and each series' number; empty where it has none."""
+    thinned: str
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def style() -> tuple[Markup, str]:
+    """Give the style sheet, and its hash as the policy names it."""
+    content = (HERE / "templates" / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    # Ours, from the package: nothing of a user's is in it.
+    return Markup(content), f"sha256-{digest}"  # noqa: S704
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in one of the templates, with the style sheet and its hash."""
+    css, css_hash = style()
+    text = _environment().get_template(template).render(css=css, css_hash=css_hash, **values)
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def page(
+    found: Gathered, speak: Speaker, *, now: datetime, share_name: str = "", index: str = ""
+) -> str:
+    """Write the report.
+
+    Args:
+        found: the run.
+        speak: the language.
+        now: when; a run that is over says when it ended instead.
+        share_name: what the share's users put before jobs/ and outputs/.
+        index: where index.html lies as seen from the page; empty: it cannot be reached from there.
+    """
+    for sparing in (1, 4, 16, 256):  # a page too large says less of each row, not less of the run
+        text = _page(found, speak, now=now, share_name=share_name, index=index, sparing=sparing)
+        if len(text.encode()) <= MOST_BYTES:
+            break
+    return text
+
+
+def _page(
+    found: Gathered, speak: Speaker, *, now: datetime, share_name: str, index: str, sparing: int
+) -> str:
+    record = found.record
+    where = f"outputs/{record.job}/{record.run_id}/"
+
+    def cut(text: str) -> str:
+        return shortened(text, speak, 4000 // sparing)
+
+    return render(
+        "report.html.j2",
+        t=speak,
+        record=record,
+        job=visible(record.job),
+        card=card(found, speak),
+        as_of=speak.time(record.ended_at or now, day=True),
+        over=record.state.is_final,
+        index=index,
+        asked=asked(found, speak),
+        spec=shortened(found.spec, speak, _SPEC_CHARACTERS // sparing),
+        story=story(record, speak),
+        notes=[foreign(note, speak) for note in record.shortfalls[:_NOTES]],
+        more_notes=max(0, len(record.shortfalls) - _NOTES),
+        samples=found.samples[: max(1, _SAMPLES // sparing)],
+        held_out=found.held_out,
+        charts=charts(found.curve, speak),
+        attempts=attempts(record, speak),
+        findings=[_finding(one, speak) for one in found.findings[:_FINDINGS]],
+        preview=found.preview,
+        preview_rows=[
+            _preview_row(row, speak, _PREVIEW_TOKENS // sparing)
+            for row in (found.preview.rows if found.preview else ())
+        ],
+        has_adapter=found.has_adapter,
+        where=share_path(where, share_name) if share_name else where,
+        snippet=shortened(found.snippet or "", speak, 8000),
+        versions=versions(record, speak),
+        cut=cut,
+    )
+
+
+def asked(found: Gathered, speak: Speaker) -> list[tuple[str, list[str]]]:
+    """Say what was asked for: model, data, method."""
+    record, metrics = found.record, found.record.metrics
+    facts: list[tuple[str, list[str]]] = []
+    if record.model is not None:
+        facts.append((speak("base_model"), [visible(record.model.id)]))
+    if record.data:
+        files = [speak("data_file", path=visible(f.path), rows=f.rows) for f in record.data]
+        facts.append((speak("data"), _few(files, speak)))
+    name, time = visible(record.file_name), speak.time(record.created_at, day=True)
+    facts.append((speak("dropped"), [speak("dropped_as", name=name, time=time)]))
+    trigger = f"trigger_{record.trigger}"
+    said = speak(trigger) if speak.knows(trigger) else visible(record.trigger)
+    facts.append((speak("trigger"), [said]))
+    for key, value in (
+        ("effective_batch", record.effective_batch_size),
+        ("total_steps", record.total_steps),
+        ("left_out", metrics.get("left_out_rows") or None),
+    ):
+        if isinstance(value, int):
+            facts.append((speak(key), [speak.whole(value)]))
+    if isinstance(metrics.get("max_length"), int) and metrics["max_length"]:
+        facts.append((speak("max_length"), [speak("tokens_count", count=metrics["max_length"])]))
+    template = metrics.get("chat_template")
+    if isinstance(template, str) and template:
+        own = template == "model's own"
+        facts.append(
+            (speak("chat_template"), [speak("template_own") if own else visible(template)])
+        )
+    total, learned = metrics.get("train_tokens"), metrics.get("learned_tokens")
+    if isinstance(total, int) and isinstance(learned, int) and total:
+        facts.append((speak("learned_share"), [speak.percent(learned / total)]))
+    return facts
+
+
+def _few(texts: Sequence[str], speak: Speaker, most: int = 20) -> list[str]:
+    left = len(texts) - most
+    return [*texts[:most], *([speak("more_entries", count=left)] if left > 0 else [])]
+
+
+def attempts(record: RunRecord, speak: Speaker) -> list[dict[str, Any]]:
+    """Give the rows of the attempts' table, the newest of very many."""
+    return [
+        {
+            "number": attempt.number,
+            "outcome": outcome_in(attempt.outcome, speak),
+            "steps": speak(
+                "steps_range", first=attempt.first_step or "–", last=attempt.last_step or "–"
+            ),
+            "batch": plan_in(attempt.batch_plan, speak),
+            "took": speak.lasting(attempt.seconds) if attempt.seconds is not None else "–",
+            "peak": speak.memory(attempt.peak_gpu_memory_bytes),
+            "reason": foreign(attempt.reason, speak) if attempt.reason else Phrase(text="–"),
+        }
+        for attempt in record.attempts[-_ATTEMPTS:]
+    ]
+
+
+def versions(record: RunRecord, speak: Speaker) -> list[tuple[str, str]]:
+    """List every version and hash that the record knows."""
+    found = [(speak("run"), f"{record.job}/{record.run_id}")]
+    found.append((speak("sha_spec"), record.spec_sha256))
+    if record.model is not None:
+        found.append((speak("base_model"), record.model.id))
+        found += [(speak("revision"), record.model.revision)] if record.model.revision else []
+        found += [(speak("sha_model"), record.model.sha256)] if record.model.sha256 else []
+    found += [(speak("sha_data", path=visible(f.path)), f.sha256) for f in record.data]
+    files = record.metrics.get("adapter_files")
+    for path, sha256 in files.items() if isinstance(files, dict) else ():
+        found.append((speak("sha_adapter", path=visible(path)), str(sha256)))
+    found += [(str(name), str(value)) for name, value in sorted(record.environment.items())]
+    return [(visible(name), shortened(value, speak, 300)) for name, value in found[:_VERSIONS]]
+
+
+def _finding(one: DataFinding, speak: Speaker) -> dict[str, Any]:
+    return {
+        "level": one.level.value,
+        "level_said": speak(f"level_{one.level}"),
+        "message": _said(one, f"finding_{one.check}", one.message, speak),
+        "advice": _said(one, f"finding_{one.check}_advice", one.advice, speak),
+        "count": speak("how_many_of", count=one.count, total=one.of)
+        if one.of is not None
+        else speak.whole(one.count),
+        "places": [_place(place, speak) for place in one.places],
+    }
+
+
+def _said(one: DataFinding, key: str, english: str | None, speak: Speaker) -> Phrase | None:
+    """Say a finding from the table of texts where it stands there; else as the check worded it."""
+    if not english:
+        return None
+    if speak.knows(key):
+        try:
+            return Phrase(text=shortened(speak(key, **{**one.values, "count": one.count}), speak))
+        except (KeyError, IndexError, ValueError):
+            pass  # another version's text wants other names
+    return foreign(english, speak)
+
+
+def _place(place: Place, speak: Speaker) -> str:
+    if place.line is None:
+        return visible(place.file)
+    unit = "row" if place.unit == "row" else "line"
+    return speak(f"place_{unit}", file=visible(place.file), line=place.line)
+
+
+def _preview_row(row: PreviewRow, speak: Speaker, most: int) -> dict[str, Any]:
+    why = ", ".join(speak(f"why_{one}") for one in row.why)
+    return {
+        "title": speak(
+            "preview_row", row=row.row + 1, tokens=row.tokens, learned=row.learned_tokens
+        ),
+        "why": why,
+        "tokens": _tokens(row, speak, most),
+    }
+
+
+def _tokens(row: PreviewRow, speak: Speaker, most: int) -> Markup:
+    """Write the tokens of a row: every second one shaded, the learned ones in one mark together.
+
+    Written by hand: a loop in the template takes ten times as long for thousands of tokens. Each
+    text is escaped here, and nothing else of a user's is in it.
+    """
+    parts: list[str] = []
+    learned = False
+    head = most * 3 // 4 if len(row.shown) > most else len(row.shown)
+    tail = len(row.shown) - (most - head) if len(row.shown) > most else len(row.shown)
+    gap = row.left_out + sum(one.count for one in row.shown[head:tail])
+    after = head if tail > head else (row.left_out_after if row.left_out else len(row.shown))
+    kept = [*enumerate(row.shown[:head]), *list(enumerate(row.shown))[tail:]]
+    for place, token in kept:
+        if gap and place >= after:
+            parts.append("</mark>" if learned else "")
+            learned = False
+            said = html.escape(speak("tokens_left_out", count=gap))
+            parts.append(f'<em class="gap">{said}</em>')
+            gap = 0
+        if token.learned != learned:
+            parts.append("<mark>" if token.learned else "</mark>")
+            learned = token.learned
+        text = _token_text(token.text)
+        if token.special:
+            parts.append(f"<b>{text}</b>")
+        else:
+            parts.append(f"<i>{text}</i>" if place % 2 else text)
+    parts.append("</mark>" if learned else "")
+    return Markup("".join(parts))  # noqa: S704  every text in it is escaped above
+
+
+def _token_text(text: str) -> str:
+    """Escape a token; line ends are shown as such and made, too."""
+    shown = html.escape(visible(text.replace("\t", "⇥").replace("\n", "\uffff")))
+    return shown.replace("\\uffff", "⏎\n").replace("\uffff", "⏎\n")
+
+
+_CHARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("loss", ("train", "eval"), ".4f"),
+    ("rate", ("rate",), ".3g"),
+    ("speed", ("speed",), ".1f"),
+    ("memory", ("memory",), ".2f"),
+)
+_AXIS = {"loss": ".3g", "rate": ".2g", "speed": ".0f", "memory": ".3g"}
+
+
+def charts(curve: Curve, speak: Speaker) -> list[Chart]:
+    """Draw what was measured; a chart without a single point is left out."""
+    made = []
+    for name, keys, pattern in _CHARTS:
+        series = [curve.series[key] for key in keys if key in curve.series]
+        if name == "memory":
+            series = [_in_gib(one) for one in series]
+        if not series or not any(one.points for one in series):
+            continue
+        made.append(_chart(name, series, pattern, speak))
+    return made
+
+
+def _in_gib(series: Series) -> Series:
+    points = tuple((step, value / GIB) for step, value in series.points)
+    return Series(name=series.name, points=points, count=series.count)
+
+
+def _chart(name: str, series: Sequence[Series], pattern: str, speak: Speaker) -> Chart:
+    says = [_describe(one, pattern, speak) for one in series]
+    thinned = [
+        speak("thinned", shown=len(one.points), count=one.count)
+        for one in series
+        if one.count > len(one.points)
+    ]
+    return Chart(
+        name=name,
+        title=speak(f"chart_{name}"),
+        explained=speak(f"chart_{name}_explained"),
+        # Drawn from numbers; titles and descriptions are texts of the tree, so escaped.
+        svg=Markup(  # noqa: S704
+            svg(
+                f"chart-{name}",
+                [Drawn(name=one.name, series=one) for one in series],
+                title=speak(f"chart_{name}"),
+                description=" ".join(says),
+                say=_axis(name, speak),
+            )
+        ),
+        legend=tuple(speak(f"series_{one.name}") for one in series),
+        rows=_numbers(series, pattern, speak),
+        thinned=" ".join(dict.fromkeys(thinned)),
+    )
+
+
+def _axis(name: str, speak: Speaker) -> Callable[[float], str]:
+    return lambda value: "0" if value == 0 else speak.number(value, _AXIS[name])
+
+
+def _describe(series: Series, pattern: str, speak: Speaker) -> str:
+    values = [value for _, value in series.points]
+    (first_step, first), (last_step, last) = series.points[0], series.points[-1]
+    return speak(
+        "chart_says",
+        name=speak(f"series_{series.name}"),
+        first=speak.number(first, pattern),
+        first_step=first_step,
+        last=speak.number(last, pattern),
+        last_step=last_step,
+        low=speak.number(min(values), pattern),
+        high=speak.number(max(values), pattern),
+    )
+
+
+def _numbers(
+    series: Sequence[Series], pattern: str, speak: Speaker
+) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    by_step = [dict(one.points) for one in series]
+    steps = sorted(set().union(*by_step))
+    return tuple(
+        (
+            step,
+            tuple(
+                speak.number(values[step], pattern) if step in values else "" for values in by_step
+            ),
+        )
+        for step in steps
+    )

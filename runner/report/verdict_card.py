@@ -1,0 +1,138 @@
+"""The verdict on one screen: is the model better, should I use it, why, and what to do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from runner.contract.record import RunRecord
+from runner.contract.states import State
+from runner.contract.verdict import Outcome, loss_meaning, reason_in
+from runner.language.speaker import Speaker
+from runner.report.gather import Gathered
+from runner.report.phrase import Phrase, foreign, shortened
+
+_TONES = {
+    Outcome.BETTER: "good",
+    Outcome.NO_DIFFERENCE: "careful",
+    Outcome.WORSE: "bad",
+    Outcome.CANNOT_TELL: "careful",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One number of the card."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What the first screen says."""
+
+    tone: str
+    """``good``, ``careful``, ``bad`` or ``under-way``: a colour, and a sign for who sees none."""
+    heading: str
+    better: str
+    use: str
+    reasons: tuple[Phrase, ...]
+    to_do: tuple[Phrase, ...]
+    figures: tuple[Figure, ...]
+
+
+def card(found: Gathered, speak: Speaker) -> Card:
+    """Say what came out of a run, or where it stands."""
+    record = found.record
+    if record.state is State.SUCCEEDED:
+        return _succeeded(found, speak)
+    over = record.state.is_final
+    return Card(
+        tone="bad" if over else "under-way",
+        heading=speak(f"head_{record.state}"),
+        better=speak("no_adapter" if over else "not_yet_short"),
+        use="" if over else speak("not_yet"),
+        reasons=_reasons(record, speak),
+        to_do=_to_do(record, speak),
+        figures=_figures(found, speak),
+    )
+
+
+def _succeeded(found: Gathered, speak: Speaker) -> Card:
+    verdict = found.record.verdict
+    name = "no_verdict" if verdict is None else verdict.outcome.value
+    about = "unchanged" if verdict is not None and verdict.changed is False else name
+    reasons: list[Phrase] = []
+    if verdict is not None:
+        reason = reason_in(verdict, speak)
+        said_anew = reason != verdict.reason
+        reasons.append(
+            Phrase(text=shortened(reason, speak)) if said_anew else foreign(reason, speak)
+        )
+        before, after = verdict.figures.loss_before, verdict.figures.loss_after
+        if before is not None and after is not None:
+            meaning = loss_meaning(before, after, speak)
+            reasons += [Phrase(text=meaning)] if meaning else []
+        if verdict.figures.smallest_points is not None:
+            points = f"{verdict.figures.smallest_points:.0f}"
+            rows = verdict.figures.held_out_rows
+            reasons.append(Phrase(text=speak("points", rows=rows, points=points)))
+    return Card(
+        tone="careful" if verdict is None else _TONES[verdict.outcome],
+        heading=speak(f"head_{about}"),
+        better=speak(f"{about}_short"),
+        use=speak(f"{name}_use"),
+        reasons=tuple(reasons),
+        to_do=(),
+        figures=_figures(found, speak),
+    )
+
+
+def _reasons(record: RunRecord, speak: Speaker) -> tuple[Phrase, ...]:
+    if record.error is not None:
+        return (foreign(record.error.message, speak),)
+    if record.waiting is not None and not record.state.is_final:
+        return (foreign(record.waiting.reason, speak),)
+    return ()
+
+
+def _to_do(record: RunRecord, speak: Speaker) -> tuple[Phrase, ...]:
+    found = []
+    if record.error is not None and record.error.advice:
+        found.append(foreign(record.error.advice, speak))
+    if record.waiting is not None and record.waiting.advice and not record.state.is_final:
+        found.append(foreign(record.waiting.advice, speak))
+    if record.state is State.REJECTED:
+        found.append(Phrase(text=speak("drop_again")))
+    elif record.state.is_final:
+        found.append(Phrase(text=speak("try_again")))
+    return tuple(found)
+
+
+def _figures(found: Gathered, speak: Speaker) -> tuple[Figure, ...]:
+    record, metrics = found.record, found.record.metrics
+    figures = []
+    for when in ("before", "after"):
+        loss = metrics.get(f"eval_loss_{when}")
+        if isinstance(loss, int | float) and math.isfinite(loss):
+            lower = speak("lower_is_better")
+            figures.append(Figure(name=speak(f"loss_{when}"), value=speak.number(loss), note=lower))
+    if found.progress is not None:
+        progress, total = found.progress, record.total_steps
+        of = speak("progress_of", step=progress.step, total=total or "?")
+        figures.append(Figure(name=speak("progress"), value=of))
+        if isinstance(progress.loss, int | float):
+            loss_now = speak.number(progress.loss)
+            figures.append(Figure(name=speak("loss_now"), value=loss_now))
+        if progress.eta_seconds is not None:
+            left = speak("about", time=speak.lasting(progress.eta_seconds))
+            figures.append(Figure(name=speak("time_left"), value=left))
+    for key, name in (("train_rows", "rows_trained"), ("eval_rows", "rows_held_out")):
+        if isinstance(metrics.get(key), int):
+            figures.append(Figure(name=speak(name), value=speak.whole(metrics[key])))
+    if record.started_at and record.ended_at:
+        seconds = (record.ended_at - record.started_at).total_seconds()
+        figures.append(Figure(name=speak("took"), value=speak.lasting(seconds)))
+    return tuple(figures)

@@ -1,0 +1,405 @@
+"""The report: what a run's folder tells, on one page that is safe, small and always the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.contract.batch import BatchPlan
+from runner.contract.ended import EndedRun, stamp_of, write_ended
+from runner.contract.findings import DataFinding, Level, Place, write_findings
+from runner.contract.layout import Outputs, RunFolder
+from runner.contract.preview import Preview, PreviewRow, Token, Why, write_preview
+from runner.contract.record import Attempt, DataFile, ErrorFacts, RunRecord, write_record
+from runner.contract.states import State
+from runner.contract.verdict import Figures, judge
+from runner.language.speaker import ENGLISH, Language, Speaker
+from runner.language.texts import table
+from runner.report.charts import ticks
+from runner.report.curve import read_curve, thinned
+from runner.report.gather import gather
+from runner.report.index import index_page
+from runner.report.page import MOST_BYTES, page
+
+NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
+ID = "20261126T110000Z-k3f9"
+PLAN = BatchPlan(per_device_batch_size=8, gradient_accumulation_steps=1)
+HALF = BatchPlan(per_device_batch_size=4, gradient_accumulation_steps=2)
+GERMAN = Speaker(Language.GERMAN)
+HOSTILE = (
+    "<script>document.title='x'</script><svg onload=alert(1)>'\"><img src=http://evil/x>"
+    "{{ 7*7 }}{% raw %}</style></title></pre></mark>javascript:alert(1)\x00\x1b[2J\u202eabc&amp;"
+)
+
+
+class Parts(HTMLParser):
+    """What a browser would see: tags with their attributes, and texts."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.foreign = 0
+        self.native: list[str] = []
+        self._open: list[bool] = []
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append((tag, given))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def record(**changes: Any) -> RunRecord:
+    """Make the record of a succeeded run."""
+    figures = Figures(
+        loss_before=2.0, loss_after=1.0, held_out_rows=120, change_low=-1.1, change_high=-0.9
+    )
+    fields: dict[str, Any] = {
+        "job": "contracts",
+        "run_id": ID,
+        "state": State.SUCCEEDED,
+        "file_name": "contracts.yaml",
+        "created_at": NOW,
+        "started_at": NOW,
+        "ended_at": NOW + timedelta(minutes=90),
+        "spec_sha256": "ab" * 32,
+        "data": (DataFile(path="c.jsonl", sha256="cd" * 32, bytes=9, rows=600),),
+        "effective_batch_size": 8,
+        "batch_plan": HALF,
+        "total_steps": 6,
+        "attempts": (
+            attempt(1, PLAN, first=1, last=3, outcome="out of memory"),
+            attempt(2, HALF, first=4, last=6, outcome="succeeded"),
+        ),
+        "environment": {"torch": "2.13.0"},
+        "metrics": {"train_rows": 480, "eval_rows": 120, "eval_loss_before": 2.0}
+        | {"eval_loss_after": 1.0, "adapter_files": {"adapter_model.safetensors": "ef" * 32}},
+        "verdict": judge(figures, adapter_is_zero=False, rows_changed=120),
+        "shortfalls": ("2 rows longer than 9 tokens left out",),
+    }
+    return RunRecord.model_validate({**fields, **changes})
+
+
+def attempt(
+    number: int, plan: BatchPlan, *, first: int, last: int | None, outcome: str | None
+) -> Attempt:
+    """Make an attempt."""
+    ended = NOW + timedelta(minutes=number) if outcome else None
+    return Attempt(
+        number=number,
+        batch_plan=plan,
+        started_at=NOW,
+        ended_at=ended,
+        outcome=outcome,
+        first_step=first,
+        last_step=last,
+    )
+
+
+def step(number: int, **more: Any) -> dict[str, Any]:
+    """Make a line of metrics.jsonl."""
+    return {
+        "step": number,
+        "loss": 3.0 / number,
+        "learning_rate": 1e-4 * number,
+        "gpu_memory_bytes": 2**30 * number,
+        "tokens_per_second": 100.0 + number,
+        **more,
+    }
+
+
+def make_run(root: Path, made: RunRecord | None = None) -> RunFolder:
+    """Make a run's folder with everything in it."""
+    made = made or record()
+    run = Outputs(root).run(made.job, made.run_id)
+    for folder in (run.prepared, run.evaluation, run.adapter, run.attempt(1), run.attempt(2)):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_record(run.record, made)
+    run.spec.write_text("model: m\ndata: c.jsonl\n")
+    lines = [step(1), step(2), {"step": 2, "eval_loss": 1.75}, step(3), step(4, loss=99.0)]
+    write_lines(run, 1, lines)
+    write_lines(run, 2, [step(4), {"step": 4, "eval_loss": 1.25}, step(5), step(6)])
+    samples = [{"question": "How?", "before": "No.", "after": "So.", "reference": "So!"}]
+    (run.evaluation / "samples.json").write_text(json.dumps(samples))
+    losses = [{"row": n, "before": 2.0, "after": 1.0 + n / 4, "tokens": 3} for n in range(9)]
+    (run.evaluation / "losses.json").write_text(json.dumps(losses))
+    place = Place(file="c.jsonl", line=7)
+    finding = {"check": "empty", "count": 3, "of": 600, "message": "3 answers are empty."}
+    advise = DataFinding(level=Level.ADVISE, advice="Fill them in.", places=(place,), **finding)
+    write_findings(run.findings, [advise])
+    tokens = (
+        Token(text="<|im_start|>", special=True),
+        Token(text="How?"),
+        Token(text="So", learned=True),
+    )
+    row = PreviewRow(row=0, why=(Why.FIRST,), tokens=3, learned_tokens=1, shown=tokens)
+    write_preview(run.preview, Preview(rows=(row,), of=480))
+    (run.adapter / "README.md").write_text("# x\n\n```python\nprint('<load>')\n```\n")
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"x")
+    return run
+
+
+def write_lines(run: RunFolder, number: int, lines: list[dict[str, Any]]) -> None:
+    """Write an attempt's metrics."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run.attempt(number) / "metrics.jsonl").write_text(text)
+
+
+def report(run: RunFolder, speak: Speaker = ENGLISH) -> str:
+    """Write a run's report."""
+    return page(gather(run), speak, now=NOW)
+
+
+def test_the_first_screen_answers_both_questions(tmp_path: Path) -> None:
+    """Is the model better, and would I use it? Both stand in the card, before anything else."""
+    text = report(make_run(tmp_path))
+    card = text[text.index('id="result"') : text.index("<nav")]
+    assert "Is the model better?" in card
+    assert ">Yes<" in card
+    assert "The model has become better" in card
+    assert "by more than chance explains with 120 rows" in card
+    assert "2.7 times as likely" in card  # e to the power of 1
+
+
+def test_the_curve_is_each_attempts_steps_that_count(tmp_path: Path) -> None:
+    """The steps that ran again after an out-of-memory stand in the curve once, as they count."""
+    run = make_run(tmp_path)
+    curve = read_curve(run, record())
+    assert curve.series["train"].points == tuple((n, 3.0 / n) for n in range(1, 7))
+    assert curve.series["eval"].points == ((2, 1.75), (4, 1.25))
+    text = report(run)
+    assert "ran out of memory in attempt 1, after step 3" in text
+    assert "the result is not affected" in text
+
+
+def test_lines_that_are_not_ours_are_passed_over(tmp_path: Path) -> None:
+    """A torn line, a line of a megabyte, NaN and lists cost the other points nothing."""
+    run = make_run(tmp_path)
+    metrics = run.attempt(2) / "metrics.jsonl"
+    lines = [
+        b"[1]",
+        b'{"step": "x"}',
+        b'{"step": 5, "loss": NaN}',
+        b'{"a": "' + b"x" * 2**20,
+        b"\xff",
+    ]
+    metrics.write_bytes(
+        b"\n".join(lines) + b"\n" + json.dumps(step(6)).encode() + b'\n{"step": 6, "lo'
+    )
+    points = read_curve(run, record()).series["train"].points
+    assert points == ((1, 3.0), (2, 1.5), (3, 1.0), (6, 0.5))
+
+
+@pytest.mark.parametrize(
+    "hostile", ["folder", "link", "pipe", "garbage", "missing", "null", "numbers", "list"]
+)
+def test_any_file_may_be_hostile_or_missing(tmp_path: Path, hostile: str) -> None:
+    """Whatever lies where a file should be, a report is written, and at once."""
+    import os
+
+    run = make_run(tmp_path)
+    files = [
+        run.spec,
+        run.attempt(1) / "metrics.jsonl",
+        run.evaluation / "samples.json",
+        run.evaluation / "losses.json",
+        run.findings,
+        run.preview,
+        run.adapter / "README.md",
+    ]
+    for path in files:
+        path.unlink()
+        if hostile == "folder":
+            path.mkdir()
+        elif hostile == "link":
+            path.symlink_to("/etc/passwd")
+        elif hostile == "pipe":
+            os.mkfifo(path)
+        elif hostile != "missing":
+            contents = {"garbage": b"\xff{[", "null": b"null", "numbers": b"[1, null]"}
+            path.write_bytes(contents.get(hostile, b'[{"question": 1, "row": "x"}]'))
+    text = report(run)
+    assert "The model has become better" in text
+    assert "root:" not in text
+
+
+@pytest.mark.parametrize("speak", [ENGLISH, GERMAN], ids=["en", "de"])
+def test_user_data_stays_text(tmp_path: Path, speak: Speaker) -> None:
+    """Scripts, styles, links and template marks in any field of a user's are shown, not obeyed."""
+    made = record(
+        data=(DataFile(path=HOSTILE, sha256="x", bytes=1, rows=1),),
+        file_name=HOSTILE,
+        trigger=HOSTILE,
+        shortfalls=(HOSTILE,),
+        error=ErrorFacts(kind="x", message=HOSTILE, advice=HOSTILE),
+        environment={HOSTILE: HOSTILE},
+        metrics={"adapter_files": {HOSTILE: HOSTILE}, "chat_template": HOSTILE},
+        state=State.FAILED,
+        attempts=(record().attempts[0].model_copy(update={"outcome": HOSTILE, "reason": HOSTILE}),),
+    )
+    run = make_run(tmp_path, made)
+    run.spec.write_text(HOSTILE)
+    samples = [dict.fromkeys(("question", "before", "after", "reference"), HOSTILE)] * 3
+    (run.evaluation / "samples.json").write_text(json.dumps(samples))
+    place = Place(file=HOSTILE, line=1)
+    finding = DataFinding(
+        check=HOSTILE, level=Level.STOP, count=1, message=HOSTILE, advice=HOSTILE, places=(place,)
+    )
+    write_findings(run.findings, [finding])
+    tokens = tuple(Token(text=HOSTILE, learned=n % 2 == 0, special=n % 3 == 0) for n in range(7))
+    row = PreviewRow(row=0, tokens=7, learned_tokens=4, shown=tokens)
+    write_preview(run.preview, Preview(rows=(row,), of=1))
+    (run.adapter / "README.md").write_text(f"```python\n{HOSTILE}\n```\n")
+    text = report(run, speak)
+    parts = Parts(text)
+    assert not {tag for tag, _ in parts.tags} & {
+        "script",
+        "img",
+        "iframe",
+        "object",
+        "link",
+        "base",
+    }
+    assert not [a for _, given in parts.tags for a in given if a.startswith("on") or a == "style"]
+    assert {given["href"][:1] for tag, given in parts.tags if tag == "a"} == {"#"}
+    assert text.count("<style>") == 1
+    assert text.count("</style>") == 1
+    assert "{{ 7*7 }}" in text
+    assert ">49" not in text
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202a-\u202e]", text)
+    opened = re.findall(r"<(/?)(mark|pre|i|b|em)\b", text[text.index('class="tokens"') :])
+    for name in ("mark", "pre", "i", "b"):
+        kinds = [close for close, tag in opened if tag == name]
+        assert kinds.count("/") == len(kinds) - kinds.count("/") + (name == "pre")
+
+
+def test_a_german_page_has_no_english_leftovers(tmp_path: Path) -> None:
+    """No text of the table stands on a German page in English."""
+    run = make_run(tmp_path)
+    texts = {text.strip() for text in Parts(report(run, GERMAN)).texts}
+    english = {said["en"] for said in table().values() if said["en"] != said["de"]}
+    assert texts & english == set()
+    assert 'lang="de"' in report(run, GERMAN)
+    assert '<span lang="en">2 rows longer than 9 tokens left out</span>' in report(run, GERMAN)
+
+
+def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    """Nothing of the hour or of chance is in the report of a run that is over."""
+    run = make_run(tmp_path)
+    later = page(gather(run), ENGLISH, now=NOW + timedelta(days=3))
+    assert report(run) == later
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (State.QUEUED, "waits for its turn"),
+        (State.PREPARING, "being checked"),
+        (State.TRAINING, "being trained"),
+        (State.EXPORTING, "being written"),
+        (State.EVALUATING, "being tested"),
+        (State.INTERRUPTED, "continues by itself"),
+        (State.FAILED, "has failed"),
+        (State.REJECTED, "was rejected"),
+        (State.CANCELLED, "was cancelled"),
+    ],
+)
+def test_every_state_has_its_page(tmp_path: Path, state: State, words: str) -> None:
+    """A run that waits, works or ended badly says so, and why, before anything else."""
+    error = ErrorFacts(kind="x", message="The disk was full.", advice="Free space.")
+    made = record(state=state, verdict=None, error=error if state.is_final else None, attempts=())
+    text = report(make_run(tmp_path, made))
+    card = text[text.index('id="result"') : text.index("<nav")]
+    assert words in card
+    if state.is_final:
+        assert "The disk was full." in card
+        assert "Free space." in card
+        assert "There is no new model." in card
+
+
+def test_long_answers_and_curves_fit_on_a_page(tmp_path: Path) -> None:
+    """Long data is cut with a note and long curves are thinned: a page has at most a megabyte."""
+    run = make_run(tmp_path)
+    samples = [dict.fromkeys(("question", "before", "after", "reference"), "x <y>" * 99_999)] * 9
+    (run.evaluation / "samples.json").write_text(json.dumps(samples))
+    write_lines(run, 1, [step(n) for n in range(1, 4)])
+    many = record(attempts=(attempt(1, PLAN, first=1, last=5000, outcome="succeeded"),))
+    write_record(run.record, many)
+    write_lines(run, 1, [step(n) for n in range(1, 5001)])
+    tokens = tuple(Token(text=f"<{n}>", learned=n % 2 == 0, special=True) for n in range(5_000))
+    row = PreviewRow(row=0, tokens=5_000, learned_tokens=2_500, shown=tokens)
+    write_preview(run.preview, Preview(rows=(row,) * 6, of=1))
+    run.spec.write_text("# " + "y" * 99_999)
+    text = report(run)
+    assert len(text.encode()) <= MOST_BYTES
+    assert "more characters left out here" in text
+    assert "200 of 5,000 points are shown" in text
+    assert re.search(r"… [\d,]+ more tokens of this row left out here …", text)
+
+
+def test_thinning_keeps_the_ends() -> None:
+    """The first and the last point are always shown, and none twice."""
+    for count in (1, 2, 199, 200, 201, 399, 5000):
+        kept = thinned(range(count))
+        assert len(kept) == min(count, 200)
+        assert (kept[0], kept[-1]) == (0, count - 1)
+        assert len(set(kept)) == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (1, 75), (0.3, 16.5), (1e-9, 3e-9), (5, 5), (-2, 9e9)]
+)
+def test_ticks_are_few_and_round(low: float, high: float) -> None:
+    """An axis has two to seven numbers within its range."""
+    found = ticks(low, high)
+    assert 1 <= len(found) <= 7
+    assert all(low - 1e-12 <= one <= high * (1 + 1e-9) for one in found)
+
+
+def test_the_index_lists_ten_thousand_runs_in_a_second(tmp_path: Path) -> None:
+    """From the index of ended runs, without reading their records, each with a link."""
+    outputs = Outputs(tmp_path)
+    outputs.private.mkdir()
+    runs = []
+    for number in range(10_000):
+        run = outputs.run(f"job-{number % 50}", f"20261126T{number:06d}Z-k3f9")
+        run.root.mkdir(parents=True)
+        run.record.write_text("{}")
+        stamp = stamp_of(run.record)
+        assert stamp is not None
+        ended = (
+            f"2026-11-26T{number // 3600 % 24:02d}:{number // 60 % 60:02d}:{number % 60:02d}+00:00"
+        )
+        runs.append(EndedRun(run.job, run.run_id, "succeeded", number, ended, stamp))
+    write_ended(outputs, runs)
+    index_page(outputs, ENGLISH, now=NOW)  # the templates are compiled once
+    began = time.process_time()  # others use this machine, too
+    text = index_page(outputs, ENGLISH, now=NOW)
+    assert time.process_time() - began < 1.0
+    assert "10,000 runs of 50 jobs" in text
+    assert text.count('<a href="job-') == 10_000 + 50
+
+
+def test_the_index_says_what_came_out(tmp_path: Path) -> None:
+    """Runs under way, ended ones with their verdicts; what has no readable record is left out."""
+    make_run(tmp_path)
+    going = record(
+        run_id="20261126T110001Z-k3f9", state=State.TRAINING, ended_at=None, verdict=None
+    )
+    make_run(tmp_path, going)
+    Outputs(tmp_path).run("x", "20261126T110002Z-k3f9").root.mkdir(parents=True)
+    text = index_page(Outputs(tmp_path), ENGLISH, now=NOW)
+    assert "2 runs of 1 jobs" in text
+    assert ">Yes<" in text
+    assert ">training<" in text
+    assert f'href="contracts/{ID}/report.html"' in text
