@@ -51,6 +51,8 @@ class GpuMemory:
     total_bytes: int
     free_bytes: int
     flops: float | None
+    bf16: bool = True
+    """It computes in bf16 by itself: compute capability 8.0 and newer, Ampere on."""
     holders: tuple[Holder, ...] = ()
     """Largest first; in a container the driver may name none, or not those outside."""
 
@@ -78,6 +80,7 @@ class GpuMemory:
             gpu_memory_bytes=self.total_bytes - beside,
             budget_bytes=budget_bytes,
             flops=self.flops,
+            bf16=self.bf16,
             **known,
         )
 
@@ -118,6 +121,7 @@ def ask_driver(nvml: Any) -> GpuMemory | None:
             total_bytes=int(memory.total),
             free_bytes=int(memory.free),
             flops=_flops(nvml, handle),
+            bf16=_bf16(nvml, handle),
             holders=_holders(nvml, handle),
         )
     except nvml.NVMLError:
@@ -166,6 +170,14 @@ def _flops(nvml: Any, handle: Any) -> float | None:
         return None
     per_clock, cores_each = _RATES.get(capability, (512, 128))
     return float(cores / cores_each * per_clock * megahertz * 1e6)
+
+
+def _bf16(nvml: Any, handle: Any) -> bool:
+    try:
+        major, _ = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    except nvml.NVMLError:
+        return True
+    return bool(major >= 8)
 
 
 def _text(value: str | bytes) -> str:

@@ -34,6 +34,8 @@ from runner.words import GIB, duration, memory, visible
 
 WHAT_IF_FLOPS = 150e12  # about an RTX 4090's, for a card of which only the size is known
 _BAR = 24  # characters
+_COLUMNS = ("as it is", "activation checkpointing", "and offloading")
+_FAST_COLUMNS = ("every layer kept", "half of them", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,8 @@ class Planned:
     box: Box
     chosen: Forecast
     alternatives: tuple[Forecast, ...]
+    plain_because: str | None = None
+    """Why it cannot train on the fast path; None: it may, or nobody knows."""
     what_if: bool
     """The card is not this box's: its speed is assumed."""
 
@@ -85,8 +89,8 @@ def plan(spec_file: Path, outputs: Outputs, asked: Asked) -> Planned:
 
 
 def _plan(spec: JobSpec, run: RunFolder, outputs: Outputs, asked: Asked) -> Planned:
-    steps = read_message(StageFolder(run.prepared).result, PrepareResult).total_steps
-    work = read_work(asked.models_dir, run, spec, total_steps=steps)
+    prepared = read_message(StageFolder(run.prepared).result, PrepareResult)
+    work = read_work(asked.models_dir, run, spec, total_steps=prepared.total_steps)
     if work is None:
         what = "its config.json does not name its sizes, so nothing can be forecast"
         raise ModelError([Problem(field="model", found=spec.model, message=what)])
@@ -101,6 +105,7 @@ def _plan(spec: JobSpec, run: RunFolder, outputs: Outputs, asked: Asked) -> Plan
         box=box,
         chosen=first_forecast(spec, work, box),
         alternatives=alternatives(work, box),
+        plain_because=prepared.plain_because,
         what_if=asked.card_gib is not None,
     )
 
@@ -183,23 +188,25 @@ def _bar(size: int, whole: int) -> ProgressBar:
 
 def _batches(planned: Planned) -> Table:
     """One row a batch, one column a way to save memory; each cell what it takes."""
+    fast = planned.alternatives[0].batch_plan.layers_kept is not None
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column("batch", justify="right")
-    for name in ("as it is", "activation checkpointing", "and offloading"):
+    table.add_column("tokens at once" if fast else "batch", justify="right")
+    for name in _FAST_COLUMNS if fast else _COLUMNS:
         table.add_column(name)
     rows: dict[str, dict[int, Text]] = {}
     for one in planned.alternatives:
-        row = rows.setdefault(one.batch_plan.cut, {})
-        row[_column(one.batch_plan)] = _cell(
-            one, chosen=one.batch_plan == planned.chosen.batch_plan
-        )
+        plan = one.batch_plan
+        row = rows.setdefault(f"{plan.tokens_per_pass:,}" if fast else plan.cut, {})
+        row[_column(plan, planned.work)] = _cell(one, chosen=plan == planned.chosen.batch_plan)
     for cut, cells in rows.items():
         table.add_row(cut, *(cells.get(column, "") for column in range(3)))
     return table
 
 
-def _column(plan: BatchPlan) -> int:
-    return plan.activation_checkpointing + plan.activation_offloading
+def _column(plan: BatchPlan, work: Work) -> int:
+    if plan.layers_kept is None:
+        return plan.activation_checkpointing + plan.activation_offloading
+    return 2 if not plan.layers_kept else int(plan.layers_kept < work.shape.layers)
 
 
 def _cell(one: Forecast, *, chosen: bool) -> Text:
@@ -213,7 +220,18 @@ def _cell(one: Forecast, *, chosen: bool) -> Text:
 
 def _notes(planned: Planned) -> list[str]:
     notes = []
-    if planned.chosen.batch_plan.tokens_per_pass is not None:
+    chosen = planned.chosen.batch_plan
+    if chosen.layers_kept is not None:
+        notes.append(
+            "It trains on the fast path: rows without padding, nothing large computed twice where "
+            "there is room. A check at its start may find that it cannot, and says so."
+        )
+    elif planned.plain_because:
+        notes.append(
+            f"It trains on the plain path, which takes about two to three times as long: the fast "
+            f"one does not know {planned.plain_because}."
+        )
+    if chosen.layers_kept is None and chosen.tokens_per_pass is not None:
         notes.append("It starts with a limit of tokens at once: long rows do not pad short ones.")
     if planned.what_if:
         notes.append("Times are for a card as fast as an RTX 4090.")

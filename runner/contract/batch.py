@@ -28,8 +28,8 @@ class BatchPlan(BaseModel):
     rows that are about as long as each other; a row that is longer by itself goes alone."""
     layers_kept: NonNegativeInt | None = None
     """On the fast path: ``tokens_per_pass`` counts no padding, and so many layers keep everything
-    for the way back, the others their input alone. None: the run chooses both by itself; set once
-    memory ran out."""
+    for the way back, the others their input alone. None: the plain path, or nothing was forecast
+    and the run chooses both by itself."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     activation_offloading: bool = False
@@ -118,11 +118,21 @@ def smaller(
     stay as quick as they were. A limit of tokens is halved in its turn, down to the longest row. At
     batch 1, or where each row is alone, activation checkpointing comes next, then activation
     offloading, where there is host memory beside the card's to offload to.
+
+    On the fast path passes are halved down to the longest row, then the layers that keep everything
+    down to none; what is left needs less than the plain path, until that offloads.
     """
     effective, size = plan.effective_batch_size, plan.per_device_batch_size
     limit, longest = plan.tokens_per_pass, max(lengths, default=1)
     if limit is not None and limit > longest:
         return plan.model_copy(update={"tokens_per_pass": max(longest, limit // 2)})
+    if plan.layers_kept:
+        return plan.model_copy(update={"layers_kept": plan.layers_kept // 2})
+    if plan.layers_kept == 0:
+        changes = {"layers_kept": None, "activation_checkpointing": True}
+        if not may_offload:
+            return None
+        return plan.model_copy(update={**changes, "activation_offloading": True})
     if limit is None and size > 1:
         half = largest_divisor_at_most(effective, size // 2)
         if lengths and size * sorted(lengths)[len(lengths) // 2] <= half * longest:
@@ -143,6 +153,8 @@ def smaller(
 def describe_change(before: BatchPlan, after: BatchPlan, speak: Speaker = ENGLISH) -> str:
     """Say in one line how a plan was made smaller, as answers, status, log and record show it."""
     same = speak("batch_same", size=after.effective_batch_size)
+    if before.layers_kept is not None and after.layers_kept is None:
+        return speak("batch_plain_path", plan=plan_in(after, speak), same=same)
     switches = _switches(after, speak)
     more = "" if switches == _switches(before, speak) else speak("batch_on", what=switches)
     if after.per_device_batch_size != before.per_device_batch_size:

@@ -88,6 +88,10 @@ class PrepareResult(_Message):
     """Optimizer steps of the whole run."""
     trainable_parameters: int | None = None
     """Counted on the model itself; None: it was not tried."""
+    fast: bool = False
+    """On a card it may train on the fast path; the last word has the check at set-up."""
+    plain_because: str | None = None
+    """What the fast path does not know of it."""
     shortfalls: tuple[str, ...] = ()
     error: ErrorFacts | None = None
 
@@ -108,6 +112,8 @@ class TrainPlan(StagePlan):
     """A checkpoint falls at least this often."""
     spare_host_memory: bool = False
     """The machine's own memory ran out before: make do with less, at the cost of time."""
+    plain_plan: BatchPlan | None = None
+    """Where ``batch_plan`` is one of the fast path: what to run if that is not taken."""
     fast: bool | None = None
     """Train on the fast path; None: on a card. (Without one it is slow, and for tests.)"""
     probe: bool | None = None

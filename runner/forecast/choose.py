@@ -6,6 +6,15 @@ from dataclasses import replace
 
 from runner.contract.batch import BatchPlan, largest_divisor_at_most
 from runner.forecast.forecast import Forecast, forecast, memory_bytes
+from runner.forecast.passes import (
+    MOST_TOKENS,
+    activation_room,
+    batch_tokens,
+    choose_passes,
+    layers_kept,
+    peak_bytes,
+    sizes_of,
+)
 from runner.forecast.seconds import MID_RANGE_FLOPS, step_seconds
 from runner.forecast.work import Box, Work
 
@@ -62,6 +71,17 @@ def choose(
     work: Work, box: Box, *, batch_size: int | None = None, checkpointing: bool | None = None
 ) -> Forecast:
     """Choose the plan to start with: the quickest of those that surely fit, else the smallest."""
+    if work.fast and box.bf16:
+        found = _fast_plan(work, box, batch_size=batch_size, checkpointing=checkpointing)
+        if found is not None:
+            return forecast(work, found, box)
+    return choose_plain(work, box, batch_size=batch_size, checkpointing=checkpointing)
+
+
+def choose_plain(
+    work: Work, box: Box, *, batch_size: int | None = None, checkpointing: bool | None = None
+) -> Forecast:
+    """Choose among the plans of the plain path, which is taken where the fast one cannot be."""
     plain = candidates(work, batch_size=batch_size, checkpointing=checkpointing)
     limit = box.limit_bytes
     if limit is None:
@@ -76,6 +96,31 @@ def choose(
     return forecast(work, chosen[1], box)
 
 
+def _fast_plan(
+    work: Work, box: Box, *, batch_size: int | None, checkpointing: bool | None
+) -> BatchPlan | None:
+    """Choose the passes of the fast path; None: the longest row does not fit on it."""
+    effective = work.effective_batch_size
+    size = largest_divisor_at_most(effective, batch_size or effective)
+    sizes, room = sizes_of(work), activation_room(work, box)
+    passes = choose_passes(
+        sizes,
+        budget_bytes=room,
+        longest=work.longest,
+        batch_tokens=batch_tokens(work, size),
+        most_kept=0 if checkpointing else None,
+    )
+    kept = layers_kept(sizes, passes, passes.most_tokens)
+    if room is not None and peak_bytes(sizes, passes.most_tokens, kept, passes.chunk) > room:
+        return None
+    return BatchPlan(
+        per_device_batch_size=size,
+        gradient_accumulation_steps=effective // size,
+        tokens_per_pass=passes.most_tokens,
+        layers_kept=kept,
+    )
+
+
 def _limited(work: Work, plan: BatchPlan) -> list[BatchPlan]:
     """Give the same plan with limits of tokens at once, from the longest row up."""
     found = []
@@ -87,5 +132,25 @@ def _limited(work: Work, plan: BatchPlan) -> list[BatchPlan]:
 
 
 def alternatives(work: Work, box: Box) -> tuple[Forecast, ...]:
-    """Forecast the plans that a person may want to compare, without and with checkpointing."""
-    return tuple(forecast(work, plan, box) for plan in candidates(work))
+    """Forecast the plans that a person may want to compare, from the one that keeps most."""
+    plans = _fast_candidates(work) if work.fast and box.bf16 else candidates(work)
+    return tuple(forecast(work, plan, box) for plan in plans)
+
+
+def _fast_candidates(work: Work) -> list[BatchPlan]:
+    """List passes of the longest row and more, with all layers kept, half of them and none."""
+    effective, layers = work.effective_batch_size, work.shape.layers
+    most = max(work.longest, min(MOST_TOKENS, batch_tokens(work, effective)))
+    sizes = [most]
+    while sizes[-1] > work.longest:
+        sizes.append(max(work.longest, sizes[-1] // 2))
+    return [
+        BatchPlan(
+            per_device_batch_size=effective,
+            gradient_accumulation_steps=1,
+            tokens_per_pass=tokens,
+            layers_kept=kept,
+        )
+        for kept in (layers, layers // 2, 0)
+        for tokens in sizes
+    ]

@@ -33,6 +33,8 @@ class Forecast(BaseModel):
 
 def lesson_key(method: str, plan: BatchPlan) -> str:
     """Name what a measured peak teaches about: other kinds of runs err in other ways."""
+    if plan.layers_kept is not None:
+        return f"{method}, fast path"
     return f"{method}, checkpointing {'on' if plan.activation_checkpointing else 'off'}"
 
 

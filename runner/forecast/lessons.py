@@ -30,6 +30,8 @@ class Lesson(BaseModel):
     key: str
     """What `forecast.lesson_key` gives."""
     gpu: str
+    fast: bool = False
+    """Made on the fast path."""
     forecast_bytes: int
     """Uncorrected."""
     steady_bytes: int
@@ -59,12 +61,13 @@ def memory_factors(lessons: Sequence[Lesson], *, gpu: str) -> dict[str, float]:
     return found
 
 
-def time_factor(lessons: Sequence[Lesson], *, gpu: str) -> float:
-    """Give a correction of the time that steps take on this card."""
+def time_factor(lessons: Sequence[Lesson], *, gpu: str, fast: bool) -> float:
+    """Give a correction of the time that steps take on this card, on the fast or the plain path."""
     ratios = [
         one.measured_seconds / one.forecast_seconds
         for one in lessons
         if one.gpu == gpu and one.measured_seconds and one.forecast_seconds
+        if one.fast is fast
     ][-_COUNTED:]
     return statistics.median(ratios) if ratios else 1.0
 

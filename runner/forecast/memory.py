@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from runner.contract.batch import BatchPlan
 from runner.forecast.lengths import Lengths
+from runner.forecast.passes import HOLES, activation_room, chunk_for, peak_bytes, sizes_of, steady
 from runner.forecast.work import BF16, FP32, GIB, MIB, Box, Work
 
 _HEAD_TILE = (4096, 32768)
@@ -69,6 +70,8 @@ class Parts(BaseModel):
 
 def gpu_memory(work: Work, plan: BatchPlan, box: Box) -> Parts:
     """Count what a run takes of the card at its highest point."""
+    if plan.layers_kept is not None:
+        return _on_fast_path(work, plan, box)
     shape = work.shape
     tokens = _worst_tokens(work, plan)
     adapter = work.adapter_parameters
@@ -98,6 +101,28 @@ def gpu_memory(work: Work, plan: BatchPlan, box: Box) -> Parts:
         activations=int(activations),
         logits=int(towering),
         context=int(box.context_bytes + _WORKSPACE_BYTES + slack * (activations + towering)),
+    )
+
+
+def _on_fast_path(work: Work, plan: BatchPlan, box: Box) -> Parts:
+    """Count what the passes of the fast path take; holes only where there is room for them."""
+    sizes, there = sizes_of(work), steady(work)
+    tokens = max(work.longest, plan.tokens_per_pass or 0)
+    kept = min(sizes.layers, plan.layers_kept or 0)
+    chunk = chunk_for(sizes, activation_room(work, box))
+    activations = peak_bytes(sizes, tokens, kept, chunk)
+    needed = there.total + activations
+    holes = int((HOLES - 1) * needed)
+    if box.limit_bytes is not None:
+        holes = max(0, min(holes, box.limit_bytes - box.context_bytes - needed))
+    return Parts(
+        weights=there.weights,
+        adapter=there.adapter,
+        gradients=there.gradients,
+        optimizer=there.optimizer,
+        activations=activations,
+        logits=0,
+        context=box.context_bytes + holes,
     )
 
 

@@ -49,6 +49,9 @@ class Work:
     held_out_rows: int = 0
     held_out_tokens: int = 0
     """Of one measurement of the held-out loss."""
+    fast: bool = False
+    """The model's layers are of the kind that the fast path knows, and the spec asks for nothing
+    that it does not do."""
     eval_steps: int | None = None
     """It is measured after every so many steps; None: as `measure_when` chooses."""
 
@@ -63,6 +66,7 @@ class Work:
         counted_parameters: int | None = None,
         held_out_rows: int = 0,
         held_out_tokens: int = 0,
+        fast: bool = False,
     ) -> Work:
         """Take it from a spec and the prepared rows' lengths."""
         wanted = spec.lora.target_modules
@@ -80,6 +84,7 @@ class Work:
             counted_parameters=counted_parameters,
             held_out_rows=held_out_rows,
             held_out_tokens=held_out_tokens,
+            fast=fast,
             eval_steps=spec.training.eval_steps,
             packed_to=(longest if limit == "auto" else min(limit, longest))
             if spec.training.packing
@@ -152,6 +157,10 @@ class Box:
     learned_memory: dict[str, float] = field(default_factory=dict)
     """Measured over forecast, by what `lesson_key` gives."""
     learned_time: float = 1.0
+    learned_fast_time: float = 1.0
+    """The same of runs on the fast path."""
+    bf16: bool = True
+    """The card computes in bf16 by itself, as the fast path does: those from Ampere on."""
 
     @property
     def limit_bytes(self) -> int | None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from runner.forecast.passes import Passes
 from runner.training.kernels import attention, glu, loss, nf4, rmsnorm, rope
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import recognise
-from runner.training.kernels.room import Passes
 from runner.training.kernels.rows import lay_out
 
 CUDA = "cuda"

@@ -50,7 +50,7 @@ def test_a_large_model_is_counted_in_seconds_without_weights(tmp_path):
     """Qwen3-30B-A3B: PEFT adapts its experts, 997 million weights; a config is enough to know."""
     folder = config_alone(tmp_path / "m", **QWEN3_30B)
     started = time.monotonic()
-    tried = try_model(folder, spec_with())
+    tried = try_model(folder, spec_with(), longest=64)
     assert round(tried.trainable_parameters / 1e6) == 997
     assert tried.embedding_rows == 151936
     assert time.monotonic() - started < 60  # about 3 s with an idle processor
@@ -78,7 +78,7 @@ def test_what_config_json_tells_is_refused_in_words(config, spec, said, tmp_path
     """Before a card is asked for anything."""
     folder = config_alone(tmp_path / "m", **config)
     with pytest.raises(ModelError) as caught:
-        try_model(folder, spec_with(spec))
+        try_model(folder, spec_with(spec), longest=64)
     assert said in str(caught.value)
 
 

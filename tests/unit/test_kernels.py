@@ -8,10 +8,10 @@ import pytest
 import torch
 from kernel_models import FAMILIES, learned, make, plain_step, rows, take_grads
 
+from runner.forecast.passes import Passes
 from runner.training.kernels import nf4
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import NotRecognised, recognise
-from runner.training.kernels.room import Passes
 from runner.training.kernels.rows import divide, lay_out, worst
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, about each other

@@ -49,13 +49,19 @@ def test_other_cards_and_kinds_teach_nothing() -> None:
     """A lesson of an H100, or of runs with checkpointing, leaves this kind alone."""
     other = [lesson(180, gpu="NVIDIA H100"), lesson(180, key="lora, checkpointing on")]
     assert KEY not in memory_factors(other, gpu=CARD)
-    assert time_factor([lesson(1, gpu="x", forecast_seconds=1, measured_seconds=9)], gpu=CARD) == 1
+    assert (
+        time_factor(
+            [lesson(1, gpu="x", forecast_seconds=1, measured_seconds=9)], gpu=CARD, fast=False
+        )
+        == 1
+    )
 
 
 def test_what_time_and_context_lessons_give() -> None:
     """Time is corrected by the median; the context is what CUDA took the last time."""
     times = [lesson(1, forecast_seconds=10, measured_seconds=s) for s in (12, 15, 90)]
-    assert time_factor(times, gpu=CARD) == 1.5
+    assert time_factor(times, gpu=CARD, fast=False) == 1.5
+    assert time_factor(times, gpu=CARD, fast=True) == 1  # the other path's say nothing of it
     assert context_of([lesson(1, context_bytes=c) for c in (7, 9)], gpu=CARD) == 9
     assert context_of(times, gpu=CARD) is None
 

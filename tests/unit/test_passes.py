@@ -7,11 +7,11 @@ import torch
 from kernel_models import make
 
 from runner.contract.batch import BatchPlan, describe_change
+from runner.forecast.passes import Passes, Sizes, choose_passes, layers_kept, peak_bytes
 from runner.training.fit.fast_path import FastPath
 from runner.training.fit.memory import Meter
-from runner.training.kernels.fast_model import FastModel
+from runner.training.kernels.fast_model import FastModel, measure
 from runner.training.kernels.recognise import recognise
-from runner.training.kernels.room import Passes, Sizes, choose, layers_kept, measure, peak_bytes
 
 GIB = 2**30
 EIGHT_B = Sizes(  # Llama 3's 8B in bf16, by hand
@@ -49,7 +49,7 @@ def test_what_is_chosen(
 ) -> None:
     """For 8B and rows of at most 2,048 tokens; what is chosen fits by its own count."""
     room = None if budget is None else int(budget * GIB)
-    found = choose(EIGHT_B, budget_bytes=room, longest=2048, batch_tokens=30_000)
+    found = choose_passes(EIGHT_B, budget_bytes=room, longest=2048, batch_tokens=30_000)
     layers = layers_kept(EIGHT_B, found, found.most_tokens)
     assert tokens[0] <= found.most_tokens <= tokens[1]
     assert kept[0] <= layers <= kept[1]
@@ -59,7 +59,7 @@ def test_what_is_chosen(
 
 def test_no_memory_is_taken_for_nothing() -> None:
     """With all the room there is, a pass takes less than 45 GiB: more would gain under 1%."""
-    found = choose(EIGHT_B, budget_bytes=130 * GIB, longest=2048, batch_tokens=10**6)
+    found = choose_passes(EIGHT_B, budget_bytes=130 * GIB, longest=2048, batch_tokens=10**6)
     assert peak_bytes(EIGHT_B, found.most_tokens, 32, found.chunk) < 45 * GIB
 
 

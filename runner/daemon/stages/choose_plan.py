@@ -40,6 +40,8 @@ class Ahead:
     """What the next attempt will need."""
 
     plan: BatchPlan
+    plain_plan: BatchPlan | None = None
+    """What to run where that is one of the fast path, and the fast path is not taken."""
     facts: dict[str, Any] = field(default_factory=dict)
     """As the record keeps it; empty where the model's config tells too little."""
     waits: str | None = None
@@ -63,7 +65,10 @@ def look_ahead(
     if gpu is not None:
         limit = box.limit_bytes or found.gpu_memory_bytes
         waits = why_wait(gpu, min(found.gpu_memory_bytes, limit))
-    return Ahead(plan=found.batch_plan, facts=facts, waits=waits)
+    plain = None
+    if found.batch_plan.layers_kept is not None:
+        plain = first_forecast(spec, replace(work, fast=False), box).batch_plan
+    return Ahead(plan=found.batch_plan, plain_plan=plain, facts=facts, waits=waits)
 
 
 def why_not(
@@ -135,6 +140,7 @@ def read_work(models_dir: Path, run: RunFolder, spec: JobSpec, *, total_steps: i
         counted_parameters=counted.trainable_parameters,
         held_out_rows=counted.eval_rows if counted.eval_tokens else 0,
         held_out_tokens=counted.eval_tokens,
+        fast=counted.fast,
     )
 
 
@@ -157,7 +163,8 @@ def known_box(outputs: Outputs, spec: JobSpec, gpu: GpuMemory | None) -> Box:
         budget_bytes=budget,
         context_bytes=context_of(lessons, gpu=gpu.name) or CONTEXT_BYTES,
         learned_memory=memory_factors(lessons, gpu=gpu.name),
-        learned_time=time_factor(lessons, gpu=gpu.name),
+        learned_time=time_factor(lessons, gpu=gpu.name, fast=False),
+        learned_fast_time=time_factor(lessons, gpu=gpu.name, fast=True),
     )
 
 
@@ -175,8 +182,8 @@ def learn(
     measured = result.peak_gpu_memory_bytes
     if work is None or measured is None or gpu is None:
         return
-    if result.metrics.get("path") == "fast":
-        return  # it fills the room it is given; the forecast is of the plain path
+    if (result.metrics.get("path") == "fast") is (result.batch_plan.layers_kept is None):
+        return  # a fast run whose passes nobody forecast
     context = result.environment.get("gpu_context_bytes") or CONTEXT_BYTES
     box = Box(flops=gpu.flops, context_bytes=context)
     found = forecast(work, result.batch_plan, box)
@@ -190,6 +197,7 @@ def learn(
         Lesson(
             key=lesson_key(work.method, result.batch_plan),
             gpu=gpu.name,
+            fast=result.batch_plan.layers_kept is not None,
             forecast_bytes=found.gpu_memory_bytes,
             steady_bytes=found.gpu_memory.weights + found.gpu_memory.context,
             measured_bytes=measured,

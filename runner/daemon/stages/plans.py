@@ -62,6 +62,7 @@ def make_plan(
     record: RunRecord,
     spec: JobSpec,
     resume_from: str | None = None,
+    plain_plan: BatchPlan | None = None,
     card_bytes: int | None = None,
 ) -> StagePlan:
     """Write down what a stage is asked; for training, the newest attempt is the open one."""
@@ -86,6 +87,7 @@ def make_plan(
             device=device,
             number=attempt.number,
             batch_plan=attempt.batch_plan,
+            plain_plan=plain_plan,
             total_steps=record.total_steps or 0,
             resume_from=resume_from,
             gpu_memory_bytes=memory,

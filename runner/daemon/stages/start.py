@@ -15,6 +15,7 @@ from typing import Any
 from runner.card.memory import GpuMemory
 from runner.clock import now
 from runner.contract import stage_environment as stage
+from runner.contract.batch import BatchPlan
 from runner.contract.layout import StageFolder
 from runner.contract.record import Attempt, RunRecord
 from runner.contract.stage_io import write_message
@@ -272,7 +273,8 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, 
         tries = record.tries.get(which.value, 0) + 1
         changes["tries"] = {**record.tries, which.value: tries}
     planned = record.but(**changes)
-    folder = _write_plan(daemon, live, which, planned, resume_from, card)
+    plain_plan = ahead.plain_plan if ahead else None
+    folder = _write_plan(daemon, live, which, planned, resume_from, card, plain_plan)
     reached("stage planned")
     change(daemon, live, **changes)
     reached("stage recorded")
@@ -315,6 +317,7 @@ def _write_plan(
     planned: RunRecord,
     resume_from: str | None,
     card: Card,
+    plain_plan: BatchPlan | None,
 ) -> Path:
     """Make the stage's folder; before the record says so, for the disk may be full."""
     sweep_run(live.run)
@@ -334,6 +337,7 @@ def _write_plan(
         record=planned,
         spec=live.spec,
         resume_from=resume_from,
+        plain_plan=plain_plan,
         card_bytes=_card_bytes(daemon, live.spec, card) if which is Stage.PREPARE else None,
     )
     write_message(StageFolder(folder).plan, plan)

@@ -131,7 +131,8 @@ def _prepare(folder: Path, findings: Findings) -> None:
         _name_left_out(left_out, limit, findings)
     tried = None
     if plan.try_model:  # after the rows: a slip in them is answered without the seconds this takes
-        tried = try_model(model, spec, trust_remote_code=plan.trust_remote_code)
+        longest = max(row.longest for row in kept)
+        tried = try_model(model, spec, longest=longest, trust_remote_code=plan.trust_remote_code)
         ids = (max(e.input_ids, default=0) for row in kept for e in row.examples)
         pad = template.tokenizer.pad_token_id
         require_known_tokens(max([*ids, pad]), tried, model=spec.model)
@@ -173,6 +174,8 @@ def _prepare(folder: Path, findings: Findings) -> None:
                 max_steps=spec.training.max_steps,
             ),
             trainable_parameters=tried and tried.trainable_parameters,
+            fast=tried is not None and tried.plain_because is None,
+            plain_because=tried and tried.plain_because,
             shortfalls=(*template.shortfalls, *findings.notes, *shortfalls),
         ),
     )

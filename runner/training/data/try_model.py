@@ -23,9 +23,13 @@ class Tried:
     trainable_parameters: int
     embedding_rows: int
     """Token ids from here on have no row in the model's table of words."""
+    plain_because: str | None
+    """What the fast path does not know of this model; None: nothing that shows without weights."""
 
 
-def try_model(folder: Path, spec: JobSpec, *, trust_remote_code: bool = False) -> Tried:
+def try_model(
+    folder: Path, spec: JobSpec, *, longest: int, trust_remote_code: bool = False
+) -> Tried:
     """Build model and adapter as the train stage will, without weights.
 
     Raises:
@@ -34,14 +38,15 @@ def try_model(folder: Path, spec: JobSpec, *, trust_remote_code: bool = False) -
     # What libraries warn of here, they warn of again in train.log, where the model is loaded.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _try(folder, spec, trust_remote_code=trust_remote_code)
+        return _try(folder, spec, longest, trust_remote_code=trust_remote_code)
 
 
-def _try(folder: Path, spec: JobSpec, *, trust_remote_code: bool) -> Tried:
+def _try(folder: Path, spec: JobSpec, longest: int, *, trust_remote_code: bool) -> Tried:
     import torch
 
     from runner.training.fit.base_config import training_config
     from runner.training.fit.model import add_adapter
+    from runner.training.kernels.recognise import obstacle
 
     config = training_config(folder, trust_remote_code=trust_remote_code)
     model = _skeleton(folder, config, trust_remote_code=trust_remote_code)
@@ -49,7 +54,8 @@ def _try(folder: Path, spec: JobSpec, *, trust_remote_code: bool) -> Tried:
     with torch.device("meta"):  # PEFT draws an adapter's first weights where nobody says otherwise
         adapted = add_adapter(model, spec)
     trainable = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
-    return Tried(trainable_parameters=trainable, embedding_rows=rows)
+    because = "packed rows" if spec.training.packing else obstacle(adapted, longest=longest)
+    return Tried(trainable_parameters=trainable, embedding_rows=rows, plain_because=because)
 
 
 def require_known_tokens(highest: int, tried: Tried, *, model: str) -> None:

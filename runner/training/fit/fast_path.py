@@ -14,17 +14,21 @@ from typing import Any
 import torch
 
 from runner.contract.batch import BatchPlan, smaller
+from runner.forecast.passes import (
+    HOLES,
+    MOMENTS,
+    Passes,
+    budget,
+    choose_passes,
+    layers_kept,
+    peak_bytes,
+)
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
 from runner.training.kernels import gpu
 from runner.training.kernels.check import check
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import NotRecognised, recognise
-from runner.training.kernels.room import Passes, choose, layers_kept, peak_bytes
 
-_HOLES = 1.12  # what the allocator may reserve, times what is needed at once
-_MOMENTS = 2 * 4  # bytes a trained number: AdamW's, fp32, made in the first optimizer step
-_KEPT_FREE = 0.03  # of the cap: what the allocator cannot use
-_KEPT_FREE_BYTES = 400 * 2**20  # the same under a small cap: with 200, 8B ran out at 8.6 GiB
 _COST = "the same adapter, in about two to three times the time"
 
 
@@ -39,9 +43,9 @@ class FastPath:
     meter: Meter
 
     def take(self, plan: BatchPlan) -> None:
-        """Choose passes within the plan's limits, which an earlier lack of memory set."""
+        """Choose passes within the plan's limits, forecast or set by a lack of memory."""
         limited = plan.layers_kept is not None
-        self.model.passes = choose(
+        self.model.passes = choose_passes(
             self.model.sizes,
             budget_bytes=self.budget_bytes,
             longest=self.longest,
@@ -50,15 +54,14 @@ class FastPath:
             most_kept=plan.layers_kept,
         )
         if self.meter.on_gpu:
-            # Passes of many sizes leave holes: without a limit the allocator reserved 77 GiB of
-            # an H200 for 43 in use. At a limit it gives the holes back first.
+            # At a limit the allocator gives the holes between passes back first.
             self.meter.confine(self._needed_bytes())
 
     def _needed_bytes(self) -> int:
         model = self.model
         peak = peak_bytes(model.sizes, model.passes.most_tokens, self.kept, model.passes.chunk)
         trained = model.parts.adapter.flat_grad.numel()
-        return int(_HOLES * (torch.cuda.memory_allocated() + _MOMENTS * trained + peak))
+        return int(HOLES * (torch.cuda.memory_allocated() + MOMENTS * trained + peak))
 
     def leave(self) -> None:
         """Give the allocator what the plain path may have."""
@@ -75,28 +78,15 @@ class FastPath:
             f"{self.kept} of {self.model.sizes.layers} layers keep everything"
         )
 
-    def smaller(self, plan: BatchPlan, *, may_offload: bool) -> BatchPlan | None:
-        """Give the next plan to try: smaller passes, then fewer layers kept, then the plain path's.
-
-        The batch stays whole: a pass holds as many rows as it has room for.
-        """
-        passes = self.model.passes
-        if passes.most_tokens > self.longest:
-            tokens = max(self.longest, passes.most_tokens // 2)
-            limit = self.model.sizes.layers if passes.layers_kept is None else passes.layers_kept
-            return plan.model_copy(update={"tokens_per_pass": tokens, "layers_kept": limit})
-        if self.kept:
-            return plan.model_copy(
-                update={"tokens_per_pass": self.longest, "layers_kept": self.kept // 2}
-            )
-        leanest = plan.model_copy(
-            update={
-                "tokens_per_pass": self.longest,
-                "layers_kept": None,
-                "activation_checkpointing": True,
-            }
+    def in_force(self, plan: BatchPlan) -> BatchPlan:
+        """Give the plan with the passes that were chosen."""
+        return plan.model_copy(
+            update={"tokens_per_pass": self.model.passes.most_tokens, "layers_kept": self.kept}
         )
-        return smaller(leanest, may_offload=may_offload, lengths=[self.longest])
+
+    def smaller(self, plan: BatchPlan, *, may_offload: bool) -> BatchPlan | None:
+        """Give the next plan to try; without ``layers_kept`` it is the plain path's."""
+        return smaller(self.in_force(plan), may_offload=may_offload, lengths=[self.longest])
 
 
 def find(
@@ -189,8 +179,7 @@ def _budget(meter: Meter, *, trained: int) -> int | None:
         limit = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
     else:
         limit = meter.cap_bytes - meter.context_bytes
-    free = int(_KEPT_FREE * limit) + _KEPT_FREE_BYTES
-    return max(0, limit - free - torch.cuda.memory_allocated() - _MOMENTS * trained)
+    return budget(limit, torch.cuda.memory_allocated() + MOMENTS * trained)
 
 
 def _loss_of(trainer: Any, row: torch.Tensor) -> torch.Tensor:

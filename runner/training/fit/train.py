@@ -173,13 +173,15 @@ def _set_up(folder: Path) -> _Attempt:
     check_set_up(trainer, unpacked, compute=machine.compute)
     if spec.training.packing:
         _refuse_if_rows_see_each_other(trainer, train_rows)
-    _choose_path(trainer, plan, spec, machine, meter, stop)
+    batch_plan = _choose_path(trainer, plan, spec, machine, meter, stop)
+    if batch_plan != plan.batch_plan:
+        write_message(stage.smaller_plan, SmallerPlan(batch_plan=batch_plan))
     return _Attempt(
         run=run,
         folder=stage,
         spec=spec,
         plan=plan,
-        batch_plan=plan.batch_plan,
+        batch_plan=batch_plan,
         machine=machine,
         meter=meter,
         stop=stop,
@@ -192,8 +194,8 @@ def _set_up(folder: Path) -> _Attempt:
 
 def _choose_path(
     trainer: Any, plan: TrainPlan, spec: JobSpec, machine: Any, meter: Any, stop: Any
-) -> None:
-    """Train on the fast path where that knows the model."""
+) -> BatchPlan:
+    """Train on the fast path where that knows the model; give the plan that is in force then."""
     from runner.training.fit.fast_path import find
 
     trainer.fast = find(
@@ -204,9 +206,24 @@ def _choose_path(
         machine.compute,
         wanted=plan.fast,
     )
+    given = plan.batch_plan
     if trainer.fast is not None:
         trainer.fast.model.between_passes = stop.check
-        _size_batches(trainer, plan.batch_plan, spec)
+        _size_batches(trainer, given, spec)
+        return given if given.layers_kept is None else trainer.fast.in_force(given)
+    if given.layers_kept is None:
+        return given
+    plain = plan.plain_plan or _smallest(given)
+    _apply(trainer, plain, spec)
+    return plain
+
+
+def _smallest(plan: BatchPlan) -> BatchPlan:
+    """Give the plain path's smallest plan: where nobody said what else fits."""
+    rows = plan.effective_batch_size
+    return BatchPlan(
+        per_device_batch_size=1, gradient_accumulation_steps=rows, activation_checkpointing=True
+    )
 
 
 def _size_batches(trainer: Any, plan: BatchPlan, spec: JobSpec) -> None:

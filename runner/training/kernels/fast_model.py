@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from runner.training.kernels.layer import LayerFunction
+from runner.forecast.passes import Passes, Sizes, layers_kept
+from runner.training.kernels.layer import Layer, LayerFunction
 from runner.training.kernels.loss import HeadLoss
 from runner.training.kernels.recognise import Parts
-from runner.training.kernels.room import Passes, Sizes, layers_kept, measure
 from runner.training.kernels.rows import Row, Rows, divide, lay_out
 
 
@@ -72,3 +72,32 @@ class FastModel:
         for number, layer in enumerate(parts.layers):
             x = LayerFunction.apply(x, layer, rows, number >= first_kept)
         return HeadLoss.apply(x, parts.last_norm, parts.head, rows, scale, self.passes.chunk)
+
+
+def measure(layers: Sequence[Layer], vocabulary: int, item_bytes: int) -> Sizes:
+    """Count from the largest of the layers."""
+    hidden = layers[0].qkv.inputs
+    full = max(
+        item_bytes
+        * (
+            2 * hidden  # its input and the middle of it
+            + layer.heads.width
+            + layer.heads.q_heads * layer.heads.size  # attention's output
+            + layer.gate_up.outputs
+        )
+        + 4 * layer.heads.q_heads  # attention's row sums, fp32
+        for layer in layers
+    )
+    widest = max(layer.down.inputs for layer in layers)
+    of_heads = max(layer.heads.width for layer in layers)
+    return Sizes(
+        layers=len(layers),
+        lean=item_bytes * hidden,
+        full=full,
+        # The MLP's way back holds its hidden gradient beside gradients of the residual; attention's
+        # holds q, k and v's gradients twice while they are laid side by side.
+        back=item_bytes * max(widest + 4 * hidden, 2 * of_heads + 4 * hidden),
+        head=item_bytes * 3 * hidden,
+        logits=item_bytes * (vocabulary + 3 * hidden),
+        weights=sum(group.outputs * group.inputs for layer in layers for group in layer.groups),
+    )

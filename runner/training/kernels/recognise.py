@@ -68,21 +68,9 @@ def recognise(model: Any, *, dtype: torch.dtype, longest: int) -> Parts:
     Raises:
         NotRecognised: it holds something unknown; nothing was changed.
     """
-    base = model.get_base_model()
-    inner = getattr(base, "model", None)
-    if inner is None or not all(hasattr(inner, n) for n in ("embed_tokens", "layers", "norm")):
-        raise NotRecognised("its parts have unusual names")
-    _refuse_settings(base.config, longest)
-    known: set[int] = set()
-    embed = _known(inner.embed_tokens, known)
-    head = _head(base, dtype, known)
-    last_norm = _norm(inner.norm, dtype, known)
-    blocks = [_block(layer, base.config, dtype, known) for layer in inner.layers]
-    if any(id(weight) not in known for weight in model.parameters()):
-        name = next(n for n, weight in model.named_parameters() if id(weight) not in known)
-        raise NotRecognised(f"the weight {name.removeprefix('base_model.model.')}")
-    if len({block.heads.size for block in blocks}) > 1:
-        raise NotRecognised("heads of different sizes")
+    understood = _understand(model, dtype, longest)
+    head, blocks = understood.head, understood.blocks
+    inner = model.get_base_model().model
     turns = _turns(inner.rotary_emb, longest, dtype, blocks[0].heads.size, head.device)
 
     adapter, buffers = Adapter(dtype, head.device), Buffers()
@@ -103,8 +91,53 @@ def recognise(model: Any, *, dtype: torch.dtype, longest: int) -> Parts:
     )
     adapter.finish()
     return Parts(
-        embed=embed, layers=layers, last_norm=last_norm, head=head, adapter=adapter, dtype=dtype
+        embed=inner.embed_tokens,
+        layers=layers,
+        last_norm=understood.last_norm,
+        head=head,
+        adapter=adapter,
+        dtype=dtype,
     )
+
+
+def obstacle(model: Any, *, longest: int) -> str | None:
+    """Say what the fast path does not know of a model without weights; None: it may know it all.
+
+    Numbers are tried later, on the weights: what looks right here may still be refused.
+    """
+    try:
+        _understand(model, model.get_output_embeddings().weight.dtype, longest)
+    except NotRecognised as error:
+        return str(error)
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Understood:
+    """A model's parts, before anything is changed about them."""
+
+    blocks: list[_Block]
+    last_norm: Norm
+    head: torch.Tensor
+
+
+def _understand(model: Any, dtype: torch.dtype, longest: int) -> _Understood:
+    base = model.get_base_model()
+    inner = getattr(base, "model", None)
+    if inner is None or not all(hasattr(inner, n) for n in ("embed_tokens", "layers", "norm")):
+        raise NotRecognised("its parts have unusual names")
+    _refuse_settings(base.config, longest)
+    known: set[int] = set()
+    _known(inner.embed_tokens, known)
+    head = _head(base, dtype, known)
+    last_norm = _norm(inner.norm, dtype, known)
+    blocks = [_block(layer, base.config, dtype, known) for layer in inner.layers]
+    if any(id(weight) not in known for weight in model.parameters()):
+        name = next(n for n, weight in model.named_parameters() if id(weight) not in known)
+        raise NotRecognised(f"the weight {name.removeprefix('base_model.model.')}")
+    if len({block.heads.size for block in blocks}) > 1:
+        raise NotRecognised("heads of different sizes")
+    return _Understood(blocks=blocks, last_norm=last_norm, head=head)
 
 
 def _refuse_settings(config: Any, longest: int) -> None:
@@ -248,6 +281,9 @@ def _norm(module: Any, dtype: torch.dtype, known: set[int]) -> Norm:
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if weight is None or eps is None or weight.dim() != 1:
         raise NotRecognised(f"a norm of the kind {type(module).__name__}")
+    if weight.is_meta:  # nothing to try
+        _known(module, known)
+        return Norm(weight=weight.data, eps=float(eps), late=False)
     generator = torch.Generator().manual_seed(0)
     x = 1e-3 * torch.randn(4, weight.numel(), generator=generator).to(weight.device)
     x = x.to(dtype)

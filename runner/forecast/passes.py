@@ -1,0 +1,245 @@
+"""Passes of the fast path: how many tokens each takes and how many layers keep everything.
+
+The plan of two numbers, its memory and its time, by arithmetic: the daemon forecasts with it before
+a run, and the run chooses with it on the card. Small passes that keep everything beat large ones
+that recompute, down to where a pass is too small for the card.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from runner.forecast.work import BF16, FP32, MIB, Box, Work
+
+MOST_TOKENS = 16_384  # a pass gains nothing from more: 8B at 13,000 is within 1% of its best
+_STEP = 128  # tokens between the sizes that are compared
+_RECOMPUTED = 0.31  # of a pass's time, when every layer is made again (8B on an H200: 17,542 tokens
+# a second kept, 13,494 recomputed)
+_FIXED_8B = (
+    530.0  # tokens that could be computed in the time that a pass costs by itself: unpacking
+)
+# and launches (the same card: 15,038 tokens a second in passes of 2,450, 17,542 in 12,983)
+_WEIGHTS_8B = 7.0e9  # of its layers
+_LAYER_SECONDS = 0.0019
+"""No pass is quicker, for each of its layers: 8B's pass of 64 tokens takes 0.054 to 0.066 s on an
+H200's host, all of it Python."""
+_GOOD_ENOUGH = 1.01  # of the best time: what is saved in memory beyond this is worth more
+HOLES = 1.12
+"""What the allocator may reserve, times what is needed at once: passes of many sizes leave holes.
+Without a limit it reserved 77 GiB of an H200 for 43 in use; with this one 48, no slower."""
+MOMENTS = 2 * FP32  # bytes a trained number: AdamW's, made in the first optimizer step
+_KEPT_FREE = 0.03  # of what may be allocated: what the allocator cannot use
+_KEPT_FREE_BYTES = 400 * MIB  # the same under a small cap: with 200, 8B ran out at 8.6 GiB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What a model's layers and head take, bytes a token."""
+
+    layers: int
+    lean: int
+    """A layer that keeps its input alone."""
+    full: int
+    """A layer that keeps everything."""
+    back: int
+    """A layer on its way back, beside what it kept."""
+    head: int
+    """Beside the logits: the input, its gradient and a copy."""
+    logits: int
+    """One token's."""
+    weights: int
+    """In the layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How an effective batch is trained on: the plan of two numbers."""
+
+    most_tokens: int
+    """Tokens of a pass; a longer row goes alone."""
+    layers_kept: int | None
+    """At most so many keep everything; None: as many as there is room for."""
+    budget_bytes: int | None
+    """For what a pass keeps and makes; None: no limit (a CPU)."""
+    chunk: int
+    """Learned tokens whose logits exist at once."""
+
+
+def peak_bytes(sizes: Sizes, tokens: int, kept: int, chunk: int) -> int:
+    """Give what a pass needs at most, beside weights, gradients and the optimizer's state."""
+    lean, full = tokens * sizes.lean, tokens * sizes.full
+    held = (sizes.layers - kept) * lean + kept * full
+    moments = [
+        held + tokens * sizes.head + min(chunk, tokens) * sizes.logits,
+        held + tokens * sizes.back,
+    ]
+    if kept < sizes.layers:  # a lean layer, the last to go back first if none is kept
+        moments.append((sizes.layers - kept) * lean + full + tokens * sizes.back)
+    return max(moments)
+
+
+def layers_kept(sizes: Sizes, passes: Passes, tokens: int) -> int:
+    """Give how many layers may keep everything in a pass of so many tokens."""
+    most = sizes.layers if passes.layers_kept is None else min(sizes.layers, passes.layers_kept)
+    if passes.budget_bytes is None:
+        return most
+    for kept in range(most, 0, -1):
+        if peak_bytes(sizes, tokens, kept, passes.chunk) <= passes.budget_bytes:
+            return kept
+    return 0
+
+
+def choose_passes(
+    sizes: Sizes,
+    *,
+    budget_bytes: int | None,
+    longest: int,
+    batch_tokens: int,
+    most_tokens: int | None = None,
+    most_kept: int | None = None,
+) -> Passes:
+    """Choose the passes that take the least time within the budget.
+
+    Args:
+        sizes: the model's.
+        budget_bytes: what activations may take; None: no limit.
+        longest: tokens of the longest row: no pass can be smaller.
+        batch_tokens: tokens of the largest batch that is cut: no pass need be larger.
+        most_tokens: a limit that an earlier lack of memory set.
+        most_kept: likewise.
+    """
+    chunk = chunk_for(sizes, budget_bytes)
+    top = max(longest, min(MOST_TOKENS, batch_tokens, most_tokens or MOST_TOKENS))
+    tried = []
+    for tokens in {top, longest, *range(longest, top, _STEP)}:
+        passes = Passes(
+            most_tokens=tokens, layers_kept=most_kept, budget_bytes=budget_bytes, chunk=chunk
+        )
+        kept = layers_kept(sizes, passes, tokens)
+        fits = budget_bytes is None or peak_bytes(sizes, tokens, kept, chunk) <= budget_bytes
+        tried.append((not fits, _cost(sizes, tokens, kept), tokens, passes))
+    tried.sort(key=lambda one: one[:3])
+    if tried[0][0]:  # nothing fits by this count: the smallest, and the card has the last word
+        return min(tried, key=lambda one: one[2])[3]
+    good = [one for one in tried if not one[0] and one[1] <= _GOOD_ENOUGH * tried[0][1]]
+    return min(good, key=lambda one: one[2])[3]
+
+
+def chunk_for(sizes: Sizes, budget_bytes: int | None) -> int:
+    """Say how many tokens' logits exist at once: an eighth of the room, so that layers have it."""
+    if budget_bytes is None:
+        return 2048
+    return max(256, min(4096, 128 * (budget_bytes // (8 * 128 * sizes.logits))))
+
+
+def _cost(sizes: Sizes, tokens: float, kept: int) -> float:
+    """Give the time of a token, as a multiple of what it takes in a large pass that keeps all."""
+    fixed = _FIXED_8B * max(1.0, math.sqrt(_WEIGHTS_8B / max(1, sizes.weights)))
+    return float(1 + fixed / tokens + _RECOMPUTED * (1 - kept / sizes.layers))
+
+
+def sizes_of(work: Work) -> Sizes:
+    """Give the sizes of the common decoder layer: what a run counts on the model itself."""
+    shape = work.shape
+    of_heads = shape.attention + 2 * shape.kv
+    return Sizes(
+        layers=shape.layers,
+        lean=BF16 * shape.hidden,
+        full=BF16 * (2 * shape.hidden + of_heads + shape.attention + 2 * shape.intermediate)
+        + FP32 * shape.heads,
+        back=BF16 * (4 * shape.hidden + max(shape.intermediate, 2 * of_heads)),
+        head=BF16 * 3 * shape.hidden,
+        logits=BF16 * (shape.vocabulary + 3 * shape.hidden),
+        weights=shape.layers * shape.block_parameters,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steady:
+    """Bytes that are there whatever the passes are."""
+
+    weights: int
+    """The base, the places where a layer's weights are unpacked to, and the positions' table."""
+    adapter: int
+    """In fp32, and the copies that the products read."""
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.adapter + self.gradients + self.optimizer
+
+
+def steady(work: Work) -> Steady:
+    """Count what the fast path holds beside its activations."""
+    shape, trained = work.shape, work.adapter_parameters
+    unpacked = BF16 * shape.block_parameters if work.method == "qlora" else 0
+    positions = work.longest * shape.head_size * FP32
+    return Steady(
+        weights=work.weight_bytes + unpacked + positions,
+        adapter=FP32 * trained + BF16 * _copied(work),
+        gradients=FP32 * trained,
+        optimizer=MOMENTS * trained,
+    )
+
+
+def _copied(work: Work) -> int:
+    """Count the numbers in the copies: B's of layers that read one tensor on one diagonal."""
+    groups = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+    alone = [(one.name,) for one in work.adapted if not any(one.name in group for group in groups)]
+    each = 0
+    for names in (*groups, *alone):
+        here = [one for one in work.adapted if one.name in names]
+        if here:
+            rank = work.rank * len(here)
+            outputs = sum(one.outputs for one in work.shape.linears if one.name in names)
+            each += rank * (here[0].inputs + outputs)
+    return each * work.shape.layers
+
+
+def budget(allocatable_bytes: int, held_bytes: int) -> int:
+    """Give what activations may take.
+
+    Args:
+        allocatable_bytes: what the process may allocate: its cap without CUDA's context.
+        held_bytes: what is there, or will be, whatever the passes are.
+    """
+    free = int(_KEPT_FREE * allocatable_bytes) + _KEPT_FREE_BYTES
+    return max(0, allocatable_bytes - free - held_bytes)
+
+
+def activation_room(work: Work, box: Box) -> int | None:
+    """Forecast what activations may take; None: no limit is known."""
+    if box.limit_bytes is None:
+        return None
+    return budget(box.limit_bytes - box.context_bytes, steady(work).total)
+
+
+def batch_tokens(work: Work, rows: int) -> int:
+    """Count the tokens of the longest ``rows`` rows together."""
+    total, left = 0, rows
+    for tokens, count in work.lengths.steps:
+        total += tokens * min(left, count)
+        left -= min(left, count)
+        if not left:
+            break
+    return total
+
+
+def pass_seconds(sizes: Sizes, tokens: float, kept: int, *, each_token: float) -> float:
+    """Say how long a pass takes.
+
+    Args:
+        sizes: the model's.
+        tokens: of the pass.
+        kept: layers that keep everything.
+        each_token: seconds of a token in a large pass that keeps everything.
+    """
+    return max(tokens * each_token * _cost(sizes, tokens, kept), sizes.layers * _LAYER_SECONDS)
+
+
+def count_passes(total: int, most_tokens: int, longest: int) -> int:
+    """Say into how many passes a batch of so many tokens is cut."""
+    return max(1, math.ceil(total / max(most_tokens, longest)))

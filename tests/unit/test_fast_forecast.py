@@ -1,0 +1,182 @@
+"""The forecast of the fast path: against a card's figures, the model itself, and by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from kernel_models import make
+
+from runner.contract.batch import BatchPlan, describe_change, smaller
+from runner.forecast.choose import choose, choose_plain
+from runner.forecast.forecast import forecast, lesson_key
+from runner.forecast.lengths import Lengths
+from runner.forecast.model_shape import read_shape
+from runner.forecast.passes import sizes_of, steady
+from runner.forecast.seconds import step_seconds
+from runner.forecast.work import GIB, Box, Work
+from runner.training.kernels.fast_model import measure
+from runner.training.kernels.recognise import obstacle, recognise
+
+LLAMA_8B: dict[str, Any] = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
+H100 = 989e12  # dense bf16 operations a second, NVIDIA's data sheet
+CONTEXT = int(0.6 * GIB)
+# 26 November 2026, one H100: allocator's cap, reserved, tokens a second (docs/measurements.md).
+MEASURED = [(8.6, 8.52, 10_916), (14.5, 14.46, 13_376), (22.5, 22.35, 14_633), (None, 48.0, 15_384)]
+
+
+def work(config: dict[str, Any] = LLAMA_8B, **changes: Any) -> Work:
+    """Describe the run of the measurements: rows of 64 to 2,048 tokens, some 9,770 a step."""
+    shape = read_shape(config)
+    assert shape is not None
+    lengths = [min(2048, 64 + 23 * i % 1090 + (900 if i % 9 == 0 else 0)) for i in range(224)]
+    given: dict[str, Any] = {
+        "shape": shape,
+        "method": "qlora",
+        "rank": 16,
+        "target_modules": "all-linear",
+        "dropout": 0.0,
+        "lengths": Lengths.of([*lengths, 2048, 2048]),
+        "effective_batch_size": 16,
+        "total_steps": 14,
+        "fast": True,
+    }
+    return Work(**(given | changes))
+
+
+def box(cap: float | None) -> Box:
+    """Give a card of 80 GiB, whose allocator has a cap."""
+    budget = None if cap is None else int(cap * GIB) + CONTEXT
+    return Box(gpu_memory_bytes=80 * GIB, budget_bytes=budget, flops=H100, context_bytes=CONTEXT)
+
+
+@pytest.mark.parametrize(("cap", "reserved", "rate"), MEASURED)
+def test_it_is_near_what_a_card_took(cap: float | None, reserved: float, rate: int) -> None:
+    """Memory within 5%, time within 10% of what the whole train stage took."""
+    what = work()
+    found = choose(what, box(cap))
+    assert found.fits
+    assert found.gpu_memory_bytes / GIB == pytest.approx(reserved + 0.6, rel=0.05)
+    seconds = step_seconds(what, found.batch_plan, box(cap))
+    assert seconds is not None
+    tokens = what.lengths.mean * 16
+    assert tokens / seconds == pytest.approx(rate, rel=0.10)
+
+
+def test_sizes_by_hand() -> None:
+    """What a token takes of Llama 3's 8B: the figures that the kernels were measured with."""
+    found = sizes_of(work())
+    assert (found.lean, found.full) == (8192, 94_336)
+    assert found.weights == 6_979_321_856
+
+
+@pytest.mark.filterwarnings("ignore")  # the libraries' own, about each other
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj", "down_proj"]])
+def test_sizes_are_those_of_the_model(targets: Any) -> None:
+    """The shape in config.json tells what is counted on the recognised model."""
+    model = make("llama", targets=targets)
+    config = model.get_base_model().config.to_dict()
+    what = work(
+        config, rank=4, target_modules=targets if targets == "all-linear" else tuple(targets)
+    )
+    parts = recognise(model, dtype=torch.float32, longest=64)
+    counted = measure(parts.layers, 300, 2)
+    assert sizes_of(what) == counted
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    copies = sum(g.down.numel() + g.up.numel() for g in parts.adapter.groups)
+    there = steady(what)
+    assert there.adapter == 4 * trained + 2 * copies
+    assert there.gradients == 4 * parts.adapter.flat_grad.numel() == 4 * trained
+    assert there.optimizer == 8 * trained
+
+
+@pytest.mark.parametrize("gib", [8, 12, 16, 24, 48, 80])
+def test_what_is_chosen_fits(gib: int) -> None:
+    """On every card that is sold; more memory is never slower."""
+    card = Box(gpu_memory_bytes=gib * GIB, flops=H100)
+    found = choose(work(), card)
+    assert found.fits
+    assert found.batch_plan.effective_batch_size == 16
+    more = choose(work(), replace(card, gpu_memory_bytes=2 * gib * GIB))
+    assert more.seconds <= found.seconds  # type: ignore[operator]
+    assert more.gpu_memory_bytes < 60 * GIB
+
+
+def test_an_old_card_and_an_unknown_model_take_the_plain_path() -> None:
+    """Its plan has no layers kept, and is the one that is named as the way out, too."""
+    card = Box(gpu_memory_bytes=24 * GIB, flops=H100)
+    plain = choose_plain(work(), card)
+    assert plain.batch_plan.layers_kept is None
+    assert choose(work(), replace(card, bf16=False)) == plain
+    assert choose(work(fast=False), card) == plain
+
+
+def test_a_row_that_is_too_long_takes_the_plain_path() -> None:
+    """Where no pass of the fast path holds it, the plain one may offload."""
+    card = Box(gpu_memory_bytes=8 * GIB, flops=H100)
+    found = choose(work(lengths=Lengths.of([500] * 20 + [12_000])), card)
+    assert found.batch_plan.layers_kept is None
+
+
+def test_what_a_spec_says_is_kept() -> None:
+    """A limit of rows at once, and checkpointing: no layer keeps anything then."""
+    card = Box(gpu_memory_bytes=24 * GIB, flops=H100)
+    found = choose(work(), card, batch_size=4, checkpointing=True).batch_plan
+    assert (found.per_device_batch_size, found.gradient_accumulation_steps) == (4, 4)
+    assert found.layers_kept == 0
+
+
+def test_the_way_down_ends() -> None:
+    """Each step down needs less memory, until the plain path's last plan."""
+    what, card = work(), box(None)
+    plan: BatchPlan | None = choose(what, card).batch_plan
+    needs, told = [], []
+    while plan is not None and plan.layers_kept is not None:
+        needs.append(forecast(what, plan, Box()).gpu_memory_bytes)
+        less = smaller(plan, lengths=[what.longest])
+        if less is not None:
+            told.append(describe_change(plan, less))
+        plan = less
+    assert plan is not None
+    assert plan.activation_offloading
+    assert needs == sorted(needs, reverse=True)
+    assert len(set(needs)) == len(needs)
+    assert told[0].startswith("halved: ")
+    assert told[-1].startswith("on the plain path at 16 × 1, at most 2,048 tokens at once")
+
+
+def test_lessons_of_the_two_paths_are_kept_apart() -> None:
+    """They err in other ways."""
+    fast = choose(work(), box(14.5)).batch_plan
+    plain = choose_plain(work(), box(14.5)).batch_plan
+    assert lesson_key("qlora", fast) != lesson_key("qlora", plain)
+    card = replace(box(14.5), learned_fast_time=2.0)
+    slow, usual = (step_seconds(work(), fast, one) for one in (card, box(14.5)))
+    assert slow == pytest.approx(2 * usual)  # type: ignore[operator]
+    assert step_seconds(work(), plain, card) == step_seconds(work(), plain, box(14.5))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"])
+def test_a_model_without_weights_is_told_by_its_structure(family: str) -> None:
+    """As prepare sees it: on the meta device."""
+    assert obstacle(make(family, quantised=False).to("meta"), longest=64) is None
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("family", "why"), [("gemma2", "capped logits"), ("olmo2", "without")])
+def test_what_is_not_known_is_named(family: str, why: str) -> None:
+    """Before a run, so that its forecast is the plain path's."""
+    found = obstacle(make(family, quantised=False).to("meta"), longest=64)
+    assert found is not None
+    assert why in found
