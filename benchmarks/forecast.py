@@ -4,7 +4,9 @@
 
 Each row is the product's own train stage on random weights of the shape: the probe's worst batch,
 then two optimizer steps. The constants of `runner/forecast/memory.py` were fitted to the rows
-marked ``fit``; the others had no part in it.
+marked ``fit``; the others had no part in it. Rows marked ``fast`` go through the fast path, at the
+plan that the forecast chooses, with the lengths of `benchmarks/throughput.py`; the others through
+the plain one.
 """
 
 from __future__ import annotations
@@ -14,18 +16,23 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gpu_box import TrainBox, config_of, make_model
+from throughput import lengths as of_throughput
 
+from runner.card.memory import read_gpu
 from runner.contract.batch import BatchPlan
 from runner.forecast.choose import choose
 from runner.forecast.forecast import forecast
 from runner.forecast.lengths import Lengths
 from runner.forecast.model_shape import read_shape
+from runner.forecast.seconds import step_seconds
 from runner.forecast.work import GIB, Box, Work
 from runner.spec.read_spec import read_spec
 
@@ -35,7 +42,7 @@ class Row:
     """One configuration."""
 
     part: str
-    """``fit`` or ``check``."""
+    """``fit``, ``check`` or ``fast``."""
     shape: str
     method: str
     batch: int | None
@@ -70,26 +77,47 @@ ROWS = (
     _row("check", "8B", "lora", 1, 2048, **ON),
     _row("check", "8B", "qlora", None, 2048, cap_gib=14.5),
     _row("check", "8B", "qlora", None, 8192, cap_gib=22.5),
+    _row("fast", "8B", "qlora", None, 2048, cap_gib=9.2),
+    _row("fast", "8B", "qlora", None, 2048, cap_gib=15.1),
+    _row("fast", "8B", "qlora", None, 2048, cap_gib=23.1),
+    _row("fast", "8B", "qlora", None, 2048),
+    _row("fast", "8B", "lora", None, 2048),
+    _row("fast", "1B", "qlora", None, 2048, cap_gib=7.5),
+    _row("fast", "1B", "qlora", None, 2048),
+    _row("fast", "3B", "qlora", None, 2048, cap_gib=11.5),
+    _row("fast", "3B", "qlora", None, 2048),
+    _row("fast", "Qwen3-4B", "qlora", None, 2048, cap_gib=15.1),
+    _row("fast", "Mistral-7B", "qlora", None, 2048, cap_gib=15.1),
+    _row("fast", "Gemma-2B", "qlora", None, 2048, cap_gib=15.1),
 )
+FAST_STEPS = 8  # passes of so many steps leave the holes that longer runs have
 
 
 def measure(row: Row, models: Path, root: Path) -> dict[str, Any]:
     """Run one configuration and give both figures."""
     # Rows are nearly as long as each other, as the longest rows of real data are.
-    count = 2 * (row.batch or 16)
+    fast = row.part == "fast"
+    steps = FAST_STEPS if fast else 2
+    count = steps * (row.batch or 16)
     lengths = [row.length - 3 * (n % 8) for n in range(count)]
+    if fast:
+        lengths = of_throughput()[:count]
     effective = row.batch or 16
     spec = (
         f"model: '{row.shape}'\ndata: rows.jsonl\nmethod: {row.method}\neval_split: 0\n"
-        f"training: {{max_steps: 2, effective_batch_size: {effective}}}\n"
+        f"training: {{max_steps: {steps}, effective_batch_size: {effective}}}\n"
     )
     shape = read_shape(config_of(row.shape))
     assert shape is not None
     work = Work.of(
-        read_spec(spec.encode(), file_name="job.yaml"), shape, Lengths.of(lengths), total_steps=2
+        read_spec(spec.encode(), file_name="job.yaml"),
+        shape,
+        Lengths.of(lengths),
+        total_steps=steps,
     )
+    work = replace(work, fast=fast)
     cap = int(row.cap_gib * GIB) if row.cap_gib else None
-    box = Box(budget_bytes=cap)
+    box = Box(budget_bytes=cap, **card())
     if row.batch is None:
         plan = choose(work, box).batch_plan
     else:
@@ -100,7 +128,9 @@ def measure(row: Row, models: Path, root: Path) -> dict[str, Any]:
         )
     train = TrainBox(root, models, spec, lengths)
     began = time.monotonic()
-    status, result = train.train(plan, gpu_memory_bytes=cap, probe=True)
+    status, result = train.train(
+        plan, gpu_memory_bytes=cap, probe=True, fast=fast, total_steps=steps
+    )
     answer: dict[str, Any] = {
         "part": row.part, "shape": row.shape, "method": row.method, "length": row.length,
         "cap_gib": row.cap_gib, "plan": str(plan), "status": status,
@@ -122,15 +152,31 @@ def measure(row: Row, models: Path, root: Path) -> dict[str, Any]:
         "error": round(told.gpu_memory_bytes / measured - 1, 4),
         "parts": {k: round(v / GIB, 3) for k, v in told.gpu_memory.model_dump().items()},
         "fits": told.fits,
+        "seconds_forecast": step_seconds(work, used, box),
+        "seconds_measured": _step_seconds(train.lines()),
         "speed": [line["tokens_per_second"] for line in train.lines()],
         "log": "" if status == 0 else train.log(),
     }
 
 
+def _step_seconds(lines: list[dict[str, Any]]) -> float | None:
+    """Give the seconds of a step, by the clock, the first half of the steps not counted."""
+    at = [datetime.fromisoformat(line["time"]).timestamp() for line in lines]
+    half = len(at) // 2
+    return (at[-1] - at[half]) / (len(at) - 1 - half) if len(at) - 1 > half else None
+
+
+@cache
+def card() -> dict[str, Any]:
+    """Give the card's memory and rate as the box would see them."""
+    gpu = read_gpu()
+    return {} if gpu is None else {"gpu_memory_bytes": gpu.total_bytes, "flops": gpu.flops}
+
+
 def main() -> None:
     """Measure the rows asked for and print the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=["fit", "check"])
+    parser.add_argument("--only", choices=["fit", "check", "fast"])
     parser.add_argument("--shape", help="only this shape")
     parser.add_argument("--rows", type=int, nargs="*", help="only these, counted from 1")
     parser.add_argument("--json", type=Path, help="every figure; one that is there is gone on from")
@@ -172,7 +218,7 @@ def print_table(found: list[dict[str, Any]]) -> None:
         )
     errors = {
         p: [abs(o["error"]) for o in found if o["part"] == p and "error" in o]
-        for p in ("fit", "check")
+        for p in ("fit", "check", "fast")
     }
     for part, values in errors.items():
         if values:

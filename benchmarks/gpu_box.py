@@ -30,11 +30,29 @@ SHAPES: dict[str, dict[str, Any]] = {
     "1B": {"sizes": (2048, 8192, 16, 32, 8, 64), "tied": True, "vocabulary": 128256},
     "3B": {"sizes": (3072, 8192, 28, 24, 8, 128), "tied": True, "vocabulary": 128256},
     "8B": {"sizes": (4096, 14336, 32, 32, 8, 128), "tied": False, "vocabulary": 128256},
+    "Qwen3-4B": {
+        "sizes": (2560, 9728, 36, 32, 8, 128),
+        "tied": True,
+        "vocabulary": 151936,
+        "family": ("Qwen3ForCausalLM", "qwen3"),
+    },
+    "Mistral-7B": {
+        "sizes": (4096, 14336, 32, 32, 8, 128),
+        "tied": False,
+        "vocabulary": 32768,
+        "family": ("MistralForCausalLM", "mistral"),
+    },
+    "Gemma-2B": {
+        "sizes": (2048, 16384, 18, 8, 1, 256),
+        "tied": True,
+        "vocabulary": 256000,
+        "family": ("GemmaForCausalLM", "gemma"),
+    },
 }
 _MAKE = """
 import sys, torch
-from transformers import AutoModelForCausalLM, LlamaConfig
-config = LlamaConfig.from_pretrained(sys.argv[1])
+from transformers import AutoConfig, AutoModelForCausalLM
+config = AutoConfig.from_pretrained(sys.argv[1])
 torch.manual_seed(0)
 with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -51,9 +69,10 @@ Trouble = Callable[[], None]
 def config_of(shape: str) -> dict[str, Any]:
     """Give the config.json of a shape."""
     hidden, intermediate, layers, heads, kv_heads, head_size = SHAPES[shape]["sizes"]
+    architecture, family = SHAPES[shape].get("family", ("LlamaForCausalLM", "llama"))
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [architecture],
+        "model_type": family,
         "hidden_size": hidden,
         "intermediate_size": intermediate,
         "num_hidden_layers": layers,

@@ -93,8 +93,13 @@ print("ROW " + json.dumps({"at": Clock.at, "losses": losses,
 """
 
 
+LENGTH = 0  # of every row; 0: drawn
+
+
 def lengths() -> list[int]:
-    """Draw the rows' lengths: lognormal, median 490."""
+    """Draw the rows' lengths: lognormal, median 490; or all of one length."""
+    if LENGTH:
+        return [LENGTH] * (STEPS * EFFECTIVE)
     dice = random.Random(0)
     return [
         min(2048, max(64, int(dice.lognormvariate(6.2, 0.7)))) for _ in range(STEPS * EFFECTIVE)
@@ -255,7 +260,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--models", type=Path, help="where the model is made, or is already")
     parser.add_argument("--verbose", action="store_true", help="the train stage's whole log")
+    parser.add_argument("--length", type=int, default=0, help="tokens of every row")
     args = parser.parse_args()
+    global LENGTH  # noqa: PLW0603  (all contestants read it)
+    LENGTH = args.length
     import torch  # its device's name; the contestants run in processes of their own
 
     caps = [0.0 if cap == "none" else float(cap) for cap in args.caps]
