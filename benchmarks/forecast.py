@@ -90,7 +90,7 @@ ROWS = (
     _row("fast", "Mistral-7B", "qlora", None, 2048, cap_gib=15.1),
     _row("fast", "Gemma-2B", "qlora", None, 2048, cap_gib=15.1),
 )
-FAST_STEPS = 8  # passes of so many steps leave the holes that longer runs have
+FAST_STEPS = 14  # as many as in benchmarks/throughput.py: holes between passes come with time
 
 
 def measure(row: Row, models: Path, root: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from runner.contract.layout import Outputs
 from runner.contract.record import read_record
 from runner.contract.states import State
 from runner.exit_codes import ExitCode
+from runner.forecast.lessons import read_lessons
 from runner.forecast.work import GIB
 
 REPOSITORY = Path(__file__).parents[2]
@@ -70,8 +71,10 @@ def test_a_dropped_spec_becomes_an_adapter(tmp_path: Path, models: Path) -> None
     assert record.forecast["measured_gpu_memory_bytes"] > 0
     assert "GPU memory after step 2" in (run.attempt(1) / "train.log").read_text()
     assert record.metrics["path"] == "fast"
-    # Lessons correct the plain path's forecast: a fast run, which needs less, teaches none.
-    assert not (tmp_path / "outputs" / ".runner" / "forecasts.jsonl").exists()
+    (lesson,) = read_lessons(Outputs(tmp_path / "outputs").lessons)
+    assert lesson.fast
+    assert lesson.measured_bytes == record.forecast["measured_gpu_memory_bytes"]
+    assert lesson.forecast_bytes == pytest.approx(lesson.measured_bytes, rel=0.1)
 
 
 def test_the_probe_halves_under_a_cap(tmp_path: Path, models: Path) -> None:

@@ -21,6 +21,7 @@ from runner.forecast.passes import (
     budget,
     choose_passes,
     layers_kept,
+    passes_within,
     peak_bytes,
 )
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
@@ -44,15 +45,16 @@ class FastPath:
 
     def take(self, plan: BatchPlan) -> None:
         """Choose passes within the plan's limits, forecast or set by a lack of memory."""
-        limited = plan.layers_kept is not None
-        self.model.passes = choose_passes(
-            self.model.sizes,
-            budget_bytes=self.budget_bytes,
-            longest=self.longest,
-            batch_tokens=self.batch_tokens,
-            most_tokens=plan.tokens_per_pass if limited else None,
-            most_kept=plan.layers_kept,
-        )
+        known: dict[str, Any] = {
+            "budget_bytes": self.budget_bytes,
+            "longest": self.longest,
+            "batch_tokens": self.batch_tokens,
+        }
+        if plan.layers_kept is None:
+            self.model.passes = choose_passes(self.model.sizes, **known)
+        else:
+            limits = {"most_tokens": plan.tokens_per_pass or 1, "most_kept": plan.layers_kept}
+            self.model.passes = passes_within(self.model.sizes, **known, **limits)
         if self.meter.on_gpu:
             # At a limit the allocator gives the holes between passes back first.
             self.meter.confine(self._needed_bytes())
