@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from runner.spec.checks import Checks
+
 DEFAULT_EFFECTIVE_BATCH_SIZE = 16  # examples per optimizer step
 
 
@@ -124,6 +126,9 @@ class JobSpec(_Section):
     lora: Lora = Field(default_factory=Lora, description="The adapter's shape.")
     training: Training = Field(default_factory=Training, description="How it is trained.")
     limits: Limits = Field(default_factory=Limits, description="What a run may take of the box.")
+    checks: Checks = Field(
+        default_factory=Checks, description="How serious what the checks of the data find is."
+    )
     priority: int = Field(0, ge=-100, le=100, description="Higher runs earlier.")
     notes: str | None = Field(None, max_length=10_000, description="Kept with the run.")
 

@@ -1,0 +1,37 @@
+"""Mojibake: letters that a wrong encoding has broken, such as Ã¼ where ü was meant.
+
+ftfy's judgement takes a millisecond a row, so it sees only what looks like UTF-8 that was read in
+another encoding: the sign of a first byte followed by that of a second one.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SECOND = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"  # 0x80 to 0xBF in Latin-1 and Windows-1252
+_SUSPECT = re.compile(f"[\xc2-\xf4][{_SECOND}]")
+_LOST = "\ufffd"  # what a decoder writes for a byte that it cannot read
+_AROUND = 60  # characters on either side that ftfy is shown: enough for its heuristics
+_LOOKS = 20  # places of one row that it is asked about
+
+
+def is_broken(text: str) -> bool:
+    """Tell whether letters in the text were broken by a wrong encoding."""
+    if text.isascii():
+        return False
+    if _LOST in text:
+        return True
+    match = _SUSPECT.search(text)
+    if match is None:
+        return False
+    from ftfy import fix_encoding
+    from ftfy.badness import is_bad
+
+    for _ in range(_LOOKS):
+        part = text[max(0, match.start() - _AROUND) : match.end() + _AROUND]
+        if is_bad(part) and fix_encoding(part) != part:
+            return True
+        match = _SUSPECT.search(text, match.end() + _AROUND)
+        if match is None:
+            return False
+    return False

@@ -1,0 +1,85 @@
+"""One row as the checks see it while it flows by: its place, its text, its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from runner.training.data.conversation import Conversation
+
+_IGNORED = -100  # the label of what is not learned
+
+
+class Kind(IntEnum):
+    """How a row is written, once it has been read."""
+
+    QUESTION = 0
+    CONVERSATION = 1
+    TEXT = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeenRow:
+    """One row."""
+
+    number: int
+    """Its place in the data, over all files, from 0."""
+    file: str
+    line: int
+    kind: Kind
+    question: str
+    """All that stands before the last answer, the system message apart."""
+    answer: str
+    """The last answer, or the text that is learned whole; empty: it only calls tools."""
+    system: str = ""
+    tokens: int
+    """In its longest example."""
+    read: int
+    """In all of its examples together."""
+    learned: int
+    """Those of them that are learned."""
+    ends: bool
+    """Every example's last learned token is one that ends a turn."""
+
+
+def seen(conversation: Conversation, examples: Sequence[Any], ending: Collection[int]) -> SeenRow:
+    """Give a row as the checks see it.
+
+    Args:
+        conversation: the row.
+        examples: its examples, with ``input_ids`` and ``labels``.
+        ending: the tokens that can end a turn.
+    """
+    kind, question, answer, system = _text(conversation)
+    last = [_last_learned(example.labels) for example in examples]
+    return SeenRow(
+        number=conversation.row,
+        file=conversation.file,
+        line=conversation.line,
+        kind=kind,
+        question=question,
+        answer=answer,
+        system=system,
+        tokens=max(len(example.input_ids) for example in examples),
+        read=sum(len(example.input_ids) for example in examples),
+        learned=sum(len(e.labels) - e.labels.count(_IGNORED) for e in examples),
+        ends=all(token in ending for token in last),
+    )
+
+
+def _last_learned(labels: Sequence[int]) -> int:
+    return next((label for label in reversed(labels) if label != _IGNORED), _IGNORED)
+
+
+def _text(conversation: Conversation) -> tuple[Kind, str, str, str]:
+    if conversation.text is not None:
+        return Kind.TEXT, "", conversation.text, ""
+    turns = [m for m in conversation.messages if m["role"] != "system"]
+    system = "\n".join(m["content"] for m in conversation.messages if m["role"] == "system")
+    answers = [place for place, m in enumerate(turns) if m["role"] == "assistant"]
+    last = answers[-1] if answers else len(turns)
+    question = "\n".join(m["content"] for m in turns[:last])
+    answer = turns[last]["content"] if answers else ""
+    return Kind.CONVERSATION if len(answers) > 1 else Kind.QUESTION, question, answer, system
