@@ -81,6 +81,26 @@ def in_order(findings: Sequence[DataFinding]) -> tuple[DataFinding, ...]:
     return tuple(sorted(findings, key=lambda one: levels.index(one.level)))
 
 
+def in_short(findings: Sequence[DataFinding]) -> tuple[DataFinding, ...]:
+    """Leave out the figures, for the record."""
+    return tuple(one.model_copy(update={"values": {}}) for one in in_order(findings))
+
+
+def name_places(finding: DataFinding) -> str:
+    """Name the examples: ``data.jsonl, lines 2, 6 and 10``; empty: there are none."""
+    files: dict[tuple[str, str], list[str]] = {}
+    for place in finding.places:
+        files.setdefault((place.file, place.unit), [])
+        if place.line is not None:
+            files[place.file, place.unit].append(str(place.line))
+    named = []
+    for (file, unit), lines in files.items():
+        *others, last = lines or [""]
+        joined = f"{', '.join(others)} and {last}" if others else last
+        named.append(f"{file}, {unit}{'s' * bool(others)} {joined}" if last else file)
+    return "; ".join(named)
+
+
 def write_findings(path: Path, findings: Sequence[DataFinding]) -> None:
     """Write them durably, the most serious first."""
     write_json(path, DataFindings(findings=in_order(findings)).model_dump(mode="json"))

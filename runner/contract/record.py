@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, ValidationError
 
 from runner.contract.batch import BatchPlan
+from runner.contract.findings import DataFinding
 from runner.contract.states import Stage, State
 from runner.contract.verdict import Verdict
 from runner.errors import DamagedError, NewerRecordError
@@ -168,6 +169,9 @@ class RunRecord(_Part):
     """Whether its adapter is better than what was before; None until it has been measured."""
     shortfalls: tuple[str, ...] = ()
     """What the run did not do as one might expect, in sentences: rows left out, ChatML used, …"""
+    findings: tuple[DataFinding, ...] = ()
+    """What the checks say of the data, the most serious first; `prepared/findings.json` has the
+    figures, too."""
     error: ErrorFacts | None = None
 
     def but(self, **changes: Any) -> RunRecord:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.contract.batch import BatchPlan
+from runner.contract.findings import DataFinding
 from runner.contract.record import DataFile, ErrorFacts, ModelFacts
 from runner.errors import DamagedError
 from runner.files.durable import write_json
@@ -93,6 +94,8 @@ class PrepareResult(_Message):
     plain_because: str | None = None
     """What the fast path does not know of it."""
     shortfalls: tuple[str, ...] = ()
+    findings: tuple[DataFinding, ...] = ()
+    """What the checks say of the data; `prepared/findings.json` has the same."""
     error: ErrorFacts | None = None
 
 
@@ -200,6 +203,8 @@ class EvaluateResult(_Message):
     """Every B matrix of the adapter is zero: it adds nothing to any layer."""
     peak_gpu_memory_bytes: int | None = None
     shortfalls: tuple[str, ...] = ()
+    findings: tuple[DataFinding, ...] = ()
+    """What the base model's loss on rows that were learned says of them."""
     error: ErrorFacts | None = None
 
 

@@ -1,6 +1,6 @@
 """Checks of the data: an accumulator that sees each row once as it flows by, and says at the end.
 
-Each process may have one; `merge` makes one of two. What it keeps is 62 bytes for each row, and
+Each process may have one; `merge` makes one of two. What it keeps is 63 bytes for each row, and
 128 more for each of those that are compared with each other.
 """
 

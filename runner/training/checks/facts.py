@@ -1,4 +1,4 @@
-"""What is kept of each row for the checks: 59 bytes of hashes and figures, no text.
+"""What is kept of each row for the checks: 63 bytes of hashes and figures, no text.
 
 The texts flow by once; every finding is made at the end from these columns, put in the order of the
 rows, so that neither the order in which rows were seen nor which process saw them matters.
@@ -36,6 +36,7 @@ FACTS = np.dtype(
         ("tokens", np.uint32),
         ("read", np.uint32),
         ("learned", np.uint32),
+        ("last", np.int32),
         ("characters", np.uint32),
         ("answer_words", np.uint32),
         ("question", np.uint64),
@@ -52,7 +53,6 @@ class Mark(IntFlag):
     PLACEHOLDER = 2
     REPEATS = 4
     ASSISTANT = 8
-    NO_END = 16
 
 
 PLACEHOLDERS = frozenset(
@@ -100,11 +100,12 @@ def facts_of(row: SeenRow, file: int) -> tuple[tuple[int, ...], list[str]]:
         min(row.tokens, _MOST),
         min(row.read, _MOST),
         min(row.learned, _MOST),
+        row.last,
         min(len(text) + len(row.system), _MOST),
         len(told),
         question_hash,
         answer_hash,
-        _hash(str(question_hash), str(answer_hash)),
+        _hash(str(question_hash), str(answer_hash), str(row.learned)),
     )
     return kept, asked + told
 
@@ -130,8 +131,6 @@ def _marks(row: SeenRow, asked: list[str], told: list[str], text: str, answer: s
     marks = Mark(0)
     if is_broken(text):
         marks |= Mark.BROKEN
-    if not row.ends:
-        marks |= Mark.NO_END
     if row.kind is Kind.TEXT or not told:
         return marks.value
     if is_placeholder(told):

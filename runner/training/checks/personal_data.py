@@ -50,7 +50,8 @@ _IBAN_LENGTHS = {
 }
 """Characters of an IBAN by country (the IBAN registry of ISO 13616)."""
 _CARD = re.compile(
-    r"(?<![\d.,-])(?:\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}|\d{4}[ -]?\d{6}[ -]?\d{5})(?![\d,-])"
+    r"(?<!\d)(?<!\d[.,-])(?:\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}|\d{4}[ -]?\d{6}[ -]?\d{5})"
+    r"(?!\d|[.,-]\d)"
 )
 _CARD_BEGINS = re.compile(r"4|5[1-5]|2[2-7]|3[47]|6011|65")
 _PHONE = re.compile(
@@ -59,7 +60,7 @@ _PHONE = re.compile(
     r"(?:\(\d{1,5}\)[ ]?)?\d[\d ()/.-]{5,16}\d(?!\d)",
     re.IGNORECASE,
 )
-_TAX_ID = re.compile(r"(?<![\d.,-])[1-9]\d ?\d{3} ?\d{3} ?\d{3}(?![\d,-])")
+_TAX_ID = re.compile(r"(?<!\d)(?<!\d[.,-])[1-9]\d ?\d{3} ?\d{3} ?\d{3}(?!\d|[.,-]\d)")
 _VAT = re.compile(r"(?<![A-Za-z0-9])DE ?(\d{9}|\d{3} \d{3} \d{3})(?!\d)")
 
 

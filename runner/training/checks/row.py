@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 from runner.training.data.conversation import Conversation
 
+NO_TOKEN = -1
 _IGNORED = -100  # the label of what is not learned
 
 
@@ -40,17 +41,16 @@ class SeenRow:
     """In all of its examples together."""
     learned: int
     """Those of them that are learned."""
-    ends: bool
-    """Every example's last learned token is one that ends a turn."""
+    last: int
+    """The last learned token, which should end a turn; -1: an example has none."""
 
 
-def seen(conversation: Conversation, examples: Sequence[Any], ending: Collection[int]) -> SeenRow:
+def seen(conversation: Conversation, examples: Sequence[Any]) -> SeenRow:
     """Give a row as the checks see it.
 
     Args:
         conversation: the row.
         examples: its examples, with ``input_ids`` and ``labels``.
-        ending: the tokens that can end a turn.
     """
     kind, question, answer, system = _text(conversation)
     last = [_last_learned(example.labels) for example in examples]
@@ -65,7 +65,7 @@ def seen(conversation: Conversation, examples: Sequence[Any], ending: Collection
         tokens=max(len(example.input_ids) for example in examples),
         read=sum(len(example.input_ids) for example in examples),
         learned=sum(len(e.labels) - e.labels.count(_IGNORED) for e in examples),
-        ends=all(token in ending for token in last),
+        last=NO_TOKEN if _IGNORED in last else last[-1],
     )
 
 

@@ -47,6 +47,8 @@ class End:
     max_length: int
     """Longer rows are left out, whole."""
     epochs: float
+    ending: frozenset[int]
+    """The tokens that can end a turn."""
     row_numbered: frozenset[str] = frozenset()
     """Files whose places are row numbers, not lines."""
     wishes: Mapping[str, str] = field(default_factory=dict)
@@ -195,7 +197,7 @@ def _share(data: Data, rows: np.ndarray, least: at.Threshold | None, **values: A
 
 def end_of_turn(data: Data) -> Found | None:
     """Rows in which no end of the answer is learned."""
-    return _share(data, data.marked(Mark.NO_END), None)
+    return _share(data, np.flatnonzero(~np.isin(data.facts["last"], list(data.end.ending))), None)
 
 
 def few_rows(data: Data) -> Found | None:

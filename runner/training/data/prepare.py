@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from runner.contract.findings import DataFinding
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.models import (
     describe_model,
@@ -42,6 +45,10 @@ from runner.forecast.model_shape import read_shape
 from runner.forecast.what_fits import cap_problem, longest_row
 from runner.forecast.work import Box, Work
 from runner.spec.spec import JobSpec
+from runner.training.checks.at_prepare import conclude, wishes, write_bad_rows
+from runner.training.checks.checks import Checks
+from runner.training.checks.row import seen
+from runner.training.checks.say import End
 from runner.training.data.conversation import Conversation, UnlearnableRowError
 from runner.training.data.findings import BAD_ROWS, Findings
 from runner.training.data.formats import to_conversations
@@ -78,12 +85,14 @@ def prepare(folder: Path) -> None:
         StageError: the disk is full.
     """
     findings = Findings()
-    (folder / BAD_ROWS).unlink(missing_ok=True)  # of an earlier try
+    for name in (folder / BAD_ROWS, RunFolder.containing(folder).findings):
+        name.unlink(missing_ok=True)  # of an earlier try
     try:
         _prepare(folder, findings)
     except InputError:
         if findings.problems:
             findings.write_bad_rows(folder)
+            write_bad_rows(findings.problems, RunFolder.containing(folder).findings)
         raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -127,6 +136,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
                 )
             ]
         )
+    found = _check(spec, template, tokenised, (held_rows, limit), findings, run)
     if left_out:
         _name_left_out(left_out, limit, findings)
     tried = None
@@ -177,8 +187,32 @@ def _prepare(folder: Path, findings: Findings) -> None:
             fast=tried is not None and tried.plain_because is None,
             plain_because=tried and tried.plain_because,
             shortfalls=(*template.shortfalls, *findings.notes, *shortfalls),
+            findings=found,
         ),
     )
+
+
+def _check(
+    spec: JobSpec,
+    template: Template,
+    rows: Sequence[Tokenised],
+    parted: tuple[set[int], int],
+    findings: Findings,
+    run: RunFolder,
+) -> tuple[DataFinding, ...]:
+    """Check all rows; ``parted`` are the held-out ones and the limit of the rest."""
+    checks = Checks()
+    for row in rows:
+        checks.see(seen(row.source, row.examples))
+    end = End(
+        held_out=np.array(sorted(parted[0]), dtype=np.int64),
+        max_length=parted[1],
+        epochs=spec.epochs,
+        ending=frozenset(template.ending),
+        row_numbered=frozenset(findings.row_numbered),
+        wishes=wishes(spec),
+    )
+    return conclude(checks, end, run.findings)
 
 
 def total_steps(

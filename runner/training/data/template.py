@@ -156,6 +156,11 @@ class Template:
         """Tokens that generation has to stop at: those learned; before any row, the template's."""
         return sorted(self.learned_ends or self.end_ids)
 
+    @property
+    def ending(self) -> set[int]:
+        """Every token that can end a turn: the control tokens, and the tokenizer's own end."""
+        return self._special
+
     def stop_where_answers_end(self) -> None:
         """Let the tokenizer's end token be the one that was learned.
 
