@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from datetime import datetime
 
+from runner.clock import now
+
 GIB = 1024**3  # bytes
 
 
@@ -65,7 +67,7 @@ def local_time(moment: datetime, *, day: bool = False) -> str:
     """
     here = moment.astimezone()
     zone = " UTC" if here.tzname() in ("UTC", "GMT", "Universal") else ""
-    today = datetime.now(here.tzinfo).date()
+    today = now().astimezone(here.tzinfo).date()
     if not day and here.date() == today:
         return f"{here:%H:%M}{zone}"
     return f"{here:%Y-%m-%d %H:%M}{zone}"

@@ -245,7 +245,7 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, 
     changes: dict[str, Any] = {
         "state": STATE_DURING[which],
         "waiting": None,
-        "started_at": record.started_at or now(),
+        "started_at": record.started_at or now(not_before=record.created_at),
     }
     resume_from = None
     if which is Stage.TRAIN:
@@ -256,7 +256,7 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, 
         attempt = Attempt(
             number=len(record.attempts) + 1,
             batch_plan=plan,
-            started_at=now(),
+            started_at=now(not_before=record.created_at),
             first_step=found.step + 1,
         )
         changes |= {
