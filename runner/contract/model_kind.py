@@ -6,6 +6,7 @@ No torch: `runner validate` asks this, and so do the doctor and the fetch comman
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,7 +127,54 @@ _PICTURE_KEYS = (
 )
 _SOUND_KEYS = ("audio_config", "audio_encoder_config", "audio_processor", "speech_config")
 
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguagePart:
+    """The part of a model that reads and writes text, where the model also reads pictures."""
+
+    path: str
+    """Its backbone within the whole model, as transformers names it there."""
+    own_path: str = "model"
+    """The same backbone within the class that holds the language part alone."""
+
+
+_USUAL = LanguagePart(path="model.language_model")
+LANGUAGE_PARTS = {
+    "Gemma3ForConditionalGeneration": _USUAL,
+    "Gemma4ForConditionalGeneration": _USUAL,
+    "Gemma4UnifiedForConditionalGeneration": _USUAL,
+    "Qwen3_5ForConditionalGeneration": _USUAL,
+    "Qwen3_5MoeForConditionalGeneration": _USUAL,
+    "Llama4ForConditionalGeneration": LanguagePart(path="language_model.model"),
+    # Around a plain family's backbone: Mistral Small 3.1 and later, Ministral 3, Qwen, Llama.
+    "Mistral3ForConditionalGeneration": _USUAL,
+    "LlavaForConditionalGeneration": _USUAL,
+    "LlavaNextForConditionalGeneration": _USUAL,
+    "LlavaOnevisionForConditionalGeneration": _USUAL,
+    "VipLlavaForConditionalGeneration": _USUAL,
+    "InternVLForConditionalGeneration": _USUAL,
+    "Lfm2VlForConditionalGeneration": _USUAL,
+    "Idefics2ForConditionalGeneration": LanguagePart(path="model.text_model"),
+    "Idefics3ForConditionalGeneration": LanguagePart(path="model.text_model"),
+    "SmolVLMForConditionalGeneration": LanguagePart(path="model.text_model"),
+}
+"""Picture readers whose language part is trained by itself: transformers has a class for it whose
+logits on text are the whole model's, number for number (tests/integration/test_language_part.py).
+"""
+
+_NO_LANGUAGE_PART = {
+    "Mllama": "its layers between text and pictures cannot be left out; the language part is "
+    "Llama-3.1's own",
+    "Gemma3n": "its picture part needs a library that the runner does not have (timm)",
+    "PaliGemma": "it reads its questions from both sides",
+    "AyaVision": "its language part alone answers with other numbers than the whole",
+    "Cohere2Vision": "its language part alone answers with other numbers than the whole",
+}
+"""Why a family is not among them, by how the class begins; others have no class of their own."""
+
 _TEXT_SIBLINGS = {
+    "gemma3n": "gemma-3-1b-it",
     "gemma3": "gemma-3-1b-it",
     "paligemma": "gemma-2-9b-it",
     "qwen2vl": "Qwen2.5-7B-Instruct",
@@ -189,6 +237,28 @@ def _quant_method(found: Mapping[str, Any]) -> str:
     return visible(method)[:40] if isinstance(method, str) and method else "unknown method"
 
 
+def language_part(config: Mapping[str, Any]) -> LanguagePart | None:
+    """Give the language part that is trained of a model that also reads pictures.
+
+    None: it reads no pictures, or it cannot be trained here (`kind_problem` says why).
+    """
+    first = _first_class(config)
+    return LANGUAGE_PARTS.get(first) if first and isinstance(config.get("text_config"), dict) else None
+
+
+def language_part_note(config: Mapping[str, Any]) -> str | None:
+    """Say what is trained of a model that also reads pictures; None: all of it is text."""
+    if language_part(config) is None:
+        return None
+    return "the model also reads pictures: only its language part is trained, on text"
+
+
+def _first_class(config: Mapping[str, Any]) -> str | None:
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    return first if isinstance(first, str) else None
+
+
 def kind_problem(
     name: str, config: Mapping[str, Any], *, files: Iterable[str] = (), method: Method | None = None
 ) -> Problem | None:
@@ -205,15 +275,16 @@ def kind_problem(
         problem = _quantised(quantised, method)
         if problem is not None:
             return Problem(field="model", found=name, message=problem[0], hint=problem[1])
-    architectures = config.get("architectures")
-    first = architectures[0] if isinstance(architectures, list) and architectures else None
-    if not isinstance(first, str):
+    first = _first_class(config)
+    if first is None:
         return Problem(
             field="model",
             found=name,
             message="config.json does not say which kind of model this is (no architectures)",
             hint="Choose a text-generating model, such as one whose name ends in -Instruct.",
         )
+    if language_part(config) is not None:
+        return None
     message, hint = _other_kind(visible(first)[:80], config)
     return Problem(field="model", found=name, message=message, hint=hint) if message else None
 
@@ -249,12 +320,20 @@ def _other_kind(first: str, config: Mapping[str, Any]) -> tuple[str | None, str]
         return what, "Choose a model whose class ends in ForCausalLM, such as one named -Instruct."
     reads = conditional or "Omni" in first or first.startswith(_PICTURE_CLASSES)
     if reads or _names(config, _PICTURE_KEYS):
-        what = f"this model also reads pictures ({first}); only text models are trained here"
+        why = next((w for start, w in _NO_LANGUAGE_PART.items() if first.startswith(start)), None)
+        what = f"this model also reads pictures ({first}), and its language part cannot be trained "
+        what += f"by itself: {why}" if why else "by itself here"
         return what + of_family, instead
     if config.get("model_type") in _BOTH_SIDES and config.get("is_decoder") is not True:
         return (
             f"this model reads texts from both sides and writes none (encoder, {first})",
             "Choose a model that writes text, such as one named -Instruct.",
+        )
+    if first == "DogeForCausalLM" and config.get("is_moe") is True:
+        return (
+            "the experts of this model (Doge) are chosen by the words of a whole text at once: it "
+            "would see the words it has to learn",
+            "Choose a model without experts, or of another family.",
         )
     if first.endswith(_CAUSAL_ENDINGS) or first in _ALSO_CAUSAL:
         return None, ""

@@ -125,10 +125,12 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
 
 def longest_context(config: dict[str, Any]) -> int | None:
     """Give the number of tokens that the model was built for, where its config says so."""
-    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        value = config.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
+    text = config.get("text_config")  # where a model also reads pictures
+    for part in (text if isinstance(text, dict) else {}, config):
+        for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+            value = part.get(key)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
     return None
 
 

@@ -79,14 +79,20 @@ def _skeleton(folder: Path, config: Any, *, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
     from runner.training.fit.base_config import attention_of, unusable
+    from runner.training.fit.language_part import class_of_whole, part_of, take_out
 
+    part = part_of(config)
     try:
+        attention = attention_of(config, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
+            if part is not None:
+                kind = class_of_whole(config)
+                return take_out(kind._from_config(config, attn_implementation=attention), part)  # noqa: SLF001
             return AutoModelForCausalLM.from_config(
-                config,
-                attn_implementation=attention_of(config, trust_remote_code=trust_remote_code),
-                trust_remote_code=trust_remote_code,
+                config, attn_implementation=attention, trust_remote_code=trust_remote_code
             )
+    except ModelError:
+        raise
     # Whatever a family's own code raises about its config: no row of data has come near it.
     except Exception as error:
         raise unusable(folder, error) from error

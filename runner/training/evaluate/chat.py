@@ -30,7 +30,11 @@ class SideBySide:
         from peft import PeftModel
 
         base = load_base(
-            model_folder, method=spec.method, machine=machine, trust_remote_code=trust_remote_code
+            model_folder,
+            method=spec.method,
+            machine=machine,
+            trust_remote_code=trust_remote_code,
+            whole=True,
         )
         self._model: Any = PeftModel.from_pretrained(base, str(adapter)).eval()
         self._tokenizer: Any = load_tokenizer(adapter)

@@ -62,6 +62,7 @@ def evaluate(folder: Path) -> None:
         method=spec.method,
         machine=machine,
         trust_remote_code=plan.trust_remote_code,
+        whole=True,
     )
     give_head(base)
     model = PeftModel.from_pretrained(base, run.adapter).eval()

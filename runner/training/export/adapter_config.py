@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+from runner.contract.model_kind import LanguagePart
 
 ALWAYS = ("peft_type", "task_type", "base_model_name_or_path", "inference_mode", "r", "lora_alpha",
           "lora_dropout", "target_modules", "bias")  # fmt: skip
@@ -47,12 +50,15 @@ not know, and most of these are younger."""
 _WRITERS_OWN = ("peft_version",)  # says who wrote the file; PEFT before 0.18 does not know the key
 
 
-def hand_over_config(config: dict[str, Any], *, base: str) -> dict[str, Any]:
+def hand_over_config(
+    config: dict[str, Any], *, base: str, part: LanguagePart | None = None
+) -> dict[str, Any]:
     """Make what PEFT wrote readable for PEFT 0.11 and for programs that are not PEFT.
 
     Args:
         config: adapter_config.json as PEFT wrote it.
         base: the base model's hub id, or its name under models/.
+        part: where the base also reads pictures, its part that was trained.
     """
     kept = {
         key: value
@@ -69,7 +75,19 @@ def hand_over_config(config: dict[str, Any], *, base: str) -> dict[str, Any]:
             kept[key] = {name: _whole(value) for name, value in kept[key].items()}
     if isinstance(kept.get("target_modules"), list):
         kept["target_modules"] = sorted(kept["target_modules"])  # a set, in any order
+        if part is not None:
+            kept["target_modules"] = within(part, kept["target_modules"])
     return kept
+
+
+def within(part: LanguagePart, names: list[str]) -> str:
+    """Name layers of the language part alone, as the pattern that PEFT takes in a list's place.
+
+    By their short names PEFT would also find layers of the part that reads pictures, and put
+    adapters there that nobody trained.
+    """
+    short = [re.escape(name.removeprefix(f"{part.own_path}.")) for name in names]
+    return rf"{re.escape(part.path)}\.(?:.+\.)?(?:{'|'.join(short)})"
 
 
 def _whole(value: Any) -> Any:

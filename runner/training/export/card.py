@@ -31,6 +31,10 @@ _QLORA = """\
         bnb_4bit_compute_dtype=torch.{compute},
     ),
 """
+_PICTURES = (
+    "The base also reads pictures: only its language part was trained, on text. What it does with "
+    "pictures was not measured.\n"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,8 @@ class Card:
     """The chat template has no place for a system prompt: it stands in the first question."""
     end_tokens: tuple[str, ...]
     trust_remote_code: bool = False
+    reads_pictures: bool = False
+    """The base also reads pictures; its language part was trained, and it is used whole."""
 
 
 def write_card(card: Card) -> str:
@@ -78,7 +84,9 @@ def write_card(card: Card) -> str:
         "---\n\n"
         f"# {_cell(card.job)}\n\n"
         f"A LoRA adapter for `{_cell(card.base)}`, run `{card.run_id}`.\n"
-        "It was trained on private data. It may repeat passages from its training data.\n\n"
+        "It was trained on private data. It may repeat passages from its training data.\n"
+        + (_PICTURES if card.reads_pictures else "")
+        + "\n"
         f"| | |\n|---|---|\n{table}\n\n"
         f"```python\n{snippet(card)}```\n"
     )
@@ -89,7 +97,8 @@ def snippet(card: Card) -> str:
     qlora = card.facts.get("method") == "qlora"
     compute = str(_part(card.facts, "environment").get("compute") or "bfloat16")
     trust = ", trust_remote_code=True" if card.trust_remote_code else ""
-    names = ["AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig"]
+    loads = "AutoModelForImageTextToText" if card.reads_pictures else "AutoModelForCausalLM"
+    names = [loads, "AutoTokenizer", "GenerationConfig"]
     names += ["BitsAndBytesConfig"] if qlora else []
     return (
         "from pathlib import Path\n\n"
@@ -100,7 +109,7 @@ def snippet(card: Card) -> str:
         + _base_lines(card)
         + "\n"
         "tokenizer = AutoTokenizer.from_pretrained(adapter)\n"
-        "model = AutoModelForCausalLM.from_pretrained(\n"
+        f"model = {loads}.from_pretrained(\n"
         "    base,\n"
         + (_QLORA.format(compute=compute) if qlora else "")
         + f"    dtype=torch.{compute},\n"

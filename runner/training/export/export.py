@@ -14,6 +14,7 @@ from typing import Any
 
 from runner.contract.checkpoints import sha256_of, verified
 from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.model_kind import LANGUAGE_PARTS, LanguagePart
 from runner.contract.models import hub_id
 from runner.contract.stage_io import (
     ExportPlan,
@@ -29,6 +30,7 @@ from runner.files.durable import TEMPORARY_PREFIX, rename_durably, sync_tree
 from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
 from runner.training.export.adapter_config import hand_over_config
+from runner.training.export.adapter_weights import copy_weights
 from runner.training.export.card import Card, write_card
 
 CONFIG = "adapter_config.json"
@@ -55,13 +57,15 @@ def export(folder: Path) -> None:
     reached("adapter begun")
     try:
         shutil.copytree(run.prepared / "tokenizer", beside)
-        shutil.copyfile(checkpoint / WEIGHTS, beside / WEIGHTS)
         name, spec = _base_model(run, plan.facts)
+        prepared = _prepared(run)
+        part = _trained_part(prepared, plan.facts)
+        copy_weights(checkpoint / WEIGHTS, beside / WEIGHTS, part)
         folder = Path(plan.models_dir, name)
         base = hub_id(folder, name) or name
-        config = hand_over_config(json.loads((checkpoint / CONFIG).read_bytes()), base=base)
+        written = json.loads((checkpoint / CONFIG).read_bytes())
+        config = hand_over_config(written, base=base, part=part)
         (beside / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        prepared = _prepared(run)
         card = Card(
             job=run.job,
             run_id=run.run_id,
@@ -75,6 +79,7 @@ def export(folder: Path) -> None:
             folds_system=prepared.folds_system,
             end_tokens=prepared.end_tokens,
             trust_remote_code=plan.trust_remote_code,
+            reads_pictures=part is not None,
         )
         (beside / "README.md").write_text(write_card(card), encoding="utf-8")
         for file in beside.rglob("*"):
@@ -120,6 +125,14 @@ def _base_model(run: RunFolder, facts: dict[str, Any]) -> tuple[str, JobSpec | N
             advice="Check the disk under outputs/, then drop the spec again.",
         )
     return spec.model, spec
+
+
+def _trained_part(prepared: PrepareResult, facts: dict[str, Any]) -> LanguagePart | None:
+    """Give the part that was trained of a base that also reads pictures, by its class."""
+    recorded = facts.get("model")
+    named = recorded.get("architecture") if isinstance(recorded, dict) else None
+    found = prepared.model.architecture if prepared.model else named
+    return LANGUAGE_PARTS.get(found) if isinstance(found, str) else None
 
 
 def _prepared(run: RunFolder) -> PrepareResult:

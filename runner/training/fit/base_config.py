@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import ModelError, Problem
+from runner.training.fit.language_part import class_of_text, class_of_whole, part_of
 
 _BALANCE = (
     "router_aux_loss_coef",
@@ -26,6 +27,9 @@ _BALANCE_SWITCHES = ("output_router_logits", "use_aux_loss", "use_load_balancing
 _BY_CHANCE = ("drop", "jitter", "router_noise", "gate_noise", "noise_std")
 """Parts of the names of settings that draw at random in training."""
 _NEVER_BY_CHANCE = ("drop_tokens", "drop_bos")  # switches that only sound so
+_WRONG_WITH_SDPA = frozenset({"doge"})
+"""Families that add to a mask which is not made where SDPA needs none: without padding, Doge of
+transformers 5.17 sees the words it has to learn (5.23 makes the mask)."""
 
 
 def training_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -57,12 +61,14 @@ def attention_of(config: Any, *, trust_remote_code: bool = False) -> str:
     if own_code:
         from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-        kind = get_class_from_dynamic_module(
-            _auto_map(config)["AutoModelForCausalLM"], config.name_or_path
-        )
+        name = _auto_map(config)["AutoModelForCausalLM"]
+        kinds = [get_class_from_dynamic_module(name, config.name_or_path)]
+    elif part_of(config) is not None:
+        kinds = [class_of_whole(config), class_of_text(config)]
     else:
-        kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    return "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
+        kinds = [MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)]
+    fast = all(getattr(kind, "_supports_sdpa", False) for kind in kinds)
+    return "sdpa" if fast and config.model_type not in _WRONG_WITH_SDPA else "eager"
 
 
 def unusable(folder: Path, error: BaseException) -> ModelError:

@@ -1,4 +1,4 @@
-"""Loads the base model, in 4 or 16 bits, and puts a fresh LoRA adapter on it."""
+"""Base model: loaded in 4 or 16 bits, with a fresh LoRA adapter put on it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from runner.exit_codes import ExitCode
 from runner.spec.spec import JobSpec
 from runner.training.fit.adapter_layers import left_out, require_adaptable, unusable_adapter
 from runner.training.fit.base_config import attention_of, training_config, unusable
+from runner.training.fit.language_part import (
+    class_of_whole,
+    part_of,
+    require_all_weights,
+    require_same_answers,
+    take_out,
+)
+from runner.training.fit.memory import let_go
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +73,22 @@ def _cpu_has_bf16() -> bool:
 
 
 def load_base(
-    folder: Path, *, method: str, machine: Machine, trust_remote_code: bool = False
+    folder: Path,
+    *,
+    method: str,
+    machine: Machine,
+    trust_remote_code: bool = False,
+    whole: bool = False,
 ) -> Any:
     """Load a base model: NF4 with double quantisation for ``qlora``, 16 bits for ``lora``.
+
+    Args:
+        folder: the model's.
+        method: of the spec.
+        machine: where it computes.
+        trust_remote_code: whether code of its own may run.
+        whole: of a model that also reads pictures, all of it, as people use it; else its language
+            part alone, as it is trained. Other models are the same either way.
 
     Raises:
         ModelError: transformers cannot load it, and says why.
@@ -76,6 +97,7 @@ def load_base(
     from transformers import AutoModelForCausalLM
 
     config = training_config(folder, trust_remote_code=trust_remote_code)
+    part = part_of(config)
     compute = getattr(torch, machine.compute)
     options: dict[str, Any] = {"dtype": compute}
     if stored := getattr(config, "quantization_config", None):
@@ -84,19 +106,36 @@ def load_base(
         stored["bnb_4bit_compute_dtype"] = machine.compute
     elif method == "qlora":
         options["quantization_config"] = nf4(machine.compute)
+    kind = AutoModelForCausalLM if part is None else class_of_whole(config)
+    if part is None:
+        options["trust_remote_code"] = trust_remote_code
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, told = kind.from_pretrained(
             folder,
             config=config,
             device_map={"": 0 if machine.on_gpu else "cpu"},
             attn_implementation=attention_of(config, trust_remote_code=trust_remote_code),
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
             **options,
         )
     except (ValueError, ImportError, KeyError, AttributeError) as error:
         raise unusable(folder, error) from error
+    require_all_weights(folder, told["missing_keys"])
+    _make_ready(model)
+    if part is None or whole:
+        return model
+    text = take_out(model, part)
+    require_same_answers(model, text)
+    _make_ready(text)
+    del model
+    let_go()  # what reads pictures is not trained: its memory goes back before the first batch
+    return text
+
+
+def _make_ready(model: Any) -> None:
+    """Switch off what would train something else than the rows, or leave a trace."""
     model.config.use_cache = False
     silence(model)
     # bitsandbytes repacks NF4 weights at their first use outside training on a CPU with bf16: other
@@ -104,7 +143,6 @@ def load_base(
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return model
 
 
 def nf4(compute: str) -> Any:
