@@ -14,7 +14,7 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from runner.contract.model_kind import Method, adapter_base, kind_problem
+from runner.contract.model_kind import Method, adapter_base, kind_problem, language_part
 from runner.contract.record import ModelFacts
 from runner.errors import ModelError, Problem
 
@@ -136,8 +136,8 @@ def longest_context(config: dict[str, Any]) -> int | None:
 
 def table_of_words(config: dict[str, Any]) -> int | None:
     """Give the number of tokens that the model has a row for, where its config says so."""
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, dict) else {}):
+    text = config.get("text_config")  # where a model also reads pictures
+    for part in (text if isinstance(text, dict) else {}, config):
         value = part.get("vocab_size")
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
@@ -153,6 +153,9 @@ def unknown_layers(folder: Path, name: str, wanted: str | list[str]) -> Problem 
     if isinstance(wanted, str):
         return None
     tensors = [key for path in folder.glob("*.safetensors") for key in _read_header(path, name)]
+    if (part := language_part(read_config(folder, name))) is not None:
+        within = part.path.removesuffix(".model").rsplit(".", 1)[-1]  # in old layouts, too
+        tensors = [key for key in tensors if f"{within}." in key] or tensors
     layers = {key.removesuffix(".weight").rsplit(".", 1)[-1] for key in tensors}
     if "q_proj" not in layers or any(".experts." in key for key in tensors):
         return None

@@ -30,6 +30,64 @@ _UNGATED = frozenset(
 )
 """Families whose MLP has two matrices, up and down, where most have a gate as a third."""
 
+_HEADS_OF_GEMMA = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
+_SIZE_OF_GEMMA = {"hidden_size": 2304, "intermediate_size": 9216, "tie_word_embeddings": True}
+DEFAULTS: dict[str, dict[str, int | bool]] = {
+    "gemma3_text": {
+        **_SIZE_OF_GEMMA,
+        **_HEADS_OF_GEMMA,
+        "num_hidden_layers": 26,
+        "vocab_size": 262208,
+    },
+    "gemma4_text": {
+        **_SIZE_OF_GEMMA,
+        **_HEADS_OF_GEMMA,
+        "num_hidden_layers": 30,
+        "vocab_size": 262144,
+        "hidden_size_per_layer_input": 256,
+    },
+    "llama": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "vocab_size": 32000,
+    },
+    "llama4_text": {
+        "hidden_size": 5120,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "vocab_size": 202048,
+    },
+    "mistral": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 32000,
+    },
+    "qwen2": {
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "vocab_size": 151936,
+    },
+    "qwen3_5_text": {
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 248320,
+    },
+}
+"""What the config classes of transformers take where a config says nothing (a test compares them).
+The text parts of Gemma 3 and of LLaVA on the hub name little more than what differs from these."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
@@ -62,6 +120,8 @@ class ModelShape:
     """Of one block; they are quantised and get adapters."""
     expert_parameters: int = 0
     """Of one block's experts beyond the linears; libraries keep them in 16 bits, unadapted."""
+    per_layer_embedding: int = 0
+    """Width of a table of words that each layer has of its own, as in Gemma 4's small models."""
 
     @property
     def attention(self) -> int:
@@ -81,7 +141,8 @@ class ModelShape:
     @property
     def embedding_parameters(self) -> int:
         """Of the embeddings and the head: they stay in 16 bits."""
-        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+        tables = self.hidden * (1 if self.tied else 2) + self.layers * self.per_layer_embedding
+        return self.vocabulary * tables
 
     @property
     def parameters(self) -> int:
@@ -91,10 +152,15 @@ class ModelShape:
 
 
 def read_shape(config: dict[str, Any]) -> ModelShape | None:
-    """Read the sizes out of a config; None where it names them in no way known here."""
+    """Read the sizes out of a config; None where it names them in no way known here.
+
+    Of a model that also reads pictures they are its language part's: the rest is loaded with it,
+    but gone before the first batch.
+    """
     text = config.get("text_config")
     if isinstance(text, dict):
         config = {**config, **text}
+    config = {**DEFAULTS.get(str(config.get("model_type")), {}), **config}
     sizes = {name: _first(config, *keys) for name, keys in _NAMES.items()}
     hidden, layers, heads, vocabulary = (sizes[name] for name in _NAMES)
     if hidden is None or layers is None or heads is None or vocabulary is None:
@@ -134,6 +200,7 @@ def read_shape(config: dict[str, Any]) -> ModelShape | None:
         # Config classes leave out what is their default: most tie nothing, small ones say so.
         tied=config.get("tie_word_embeddings") is True,
         linears=tuple(linears),
+        per_layer_embedding=_first(config, "hidden_size_per_layer_input") or 0,
         expert_parameters=3 * hidden * expert_size * experts,
     )
 

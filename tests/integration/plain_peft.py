@@ -13,7 +13,7 @@ from typing import Any
 
 WORDS = 128  # of the tiny models' vocabulary
 IGNORED = -100
-_TINY: dict[str, Any] = {
+TINY: dict[str, Any] = {
     "vocab_size": WORDS,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -91,7 +91,7 @@ def save_tiny(family: str, folder: Path, **more: Any) -> Path:
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    config = CONFIG_MAPPING[family](**{**_TINY, **FAMILIES[family], **more})
+    config = CONFIG_MAPPING[family](**{**TINY, **FAMILIES[family], **more})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     for weight in model.parameters():

@@ -19,6 +19,7 @@ import numpy as np
 
 from runner.contract.findings import DataFinding
 from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.model_kind import language_part_note
 from runner.contract.models import (
     describe_model,
     fetch_command,
@@ -186,8 +187,13 @@ def _prepare(folder: Path, findings: Findings) -> None:
             trainable_parameters=tried and tried.trainable_parameters,
             fast=tried is not None and tried.plain_because is None,
             plain_because=tried and tried.plain_because,
-            shortfalls=(*template.shortfalls, *findings.notes, *shortfalls),
             findings=found,
+            shortfalls=(
+                *([note] if (note := language_part_note(config)) else []),
+                *template.shortfalls,
+                *findings.notes,
+                *shortfalls,
+            ),
         ),
     )
 

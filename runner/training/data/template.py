@@ -28,6 +28,15 @@ _CHATML = (
     " + message['content'] + '{end}' + '\n' }}}}{{% endfor %}}"
     "{{% if add_generation_prompt %}}{{{{ '<|im_start|>assistant\n' }}}}{{% endif %}}"
 )
+_IN_PARTS = (
+    "{%- set given = namespace(turns=[]) -%}{%- for message in messages -%}"
+    "{%- if message['content'] is string -%}{%- set given.turns = given.turns + "
+    "[dict(message, content=[{'type': 'text', 'text': message['content']}])] -%}"
+    "{%- else -%}{%- set given.turns = given.turns + [message] -%}{%- endif -%}"
+    "{%- endfor -%}{%- set messages = given.turns -%}"
+)
+"""Put before a template that shows messages only as lists of parts (text, picture): LLaVA's and
+SmolVLM's drop a message that is a text, without a word."""
 _PAD_NAMES = (
     "<|finetune_right_pad_id|>",
     "<pad>",
@@ -114,6 +123,8 @@ class Template:
         usual = self._readers.usual
         if not tokenizer.chat_template:
             self._use_chatml()
+        elif not _shows_texts(usual):
+            self._give_parts()
         self.folds_system = not renders_system(usual)
         self._extras = Extras(lambda messages, tools: _render(usual, messages, tools))
         self._check_template()
@@ -374,6 +385,19 @@ class Template:
             f"the model has no chat template: ChatML is used, with {end} as the end of a turn"
         )
 
+    def _give_parts(self) -> None:
+        """Let a template that wants messages in parts take texts, too, where that is all it lacks.
+
+        The change travels with the template, into the adapter's folder and whoever reads it there.
+        """
+        own = self.tokenizer.chat_template
+        if isinstance(own, str):
+            self.tokenizer.chat_template = _IN_PARTS + own
+            if _shows_texts(self._readers.usual):
+                self.chat_template = "model's own, given texts as parts"
+                return
+        self.tokenizer.chat_template = own
+
     def _check_template(self) -> None:
         """Mark a small conversation, so that a template that cannot be exact is refused at once."""
         try:
@@ -406,6 +430,14 @@ class Template:
         if not free:
             raise self._refusal("its tokenizer has no token that can pad rows and ends nothing")
         tokenizer.pad_token = free[0]
+
+
+def _shows_texts(reader: Reader) -> bool:
+    """Tell whether a question that is a text reaches the model."""
+    try:
+        return _PROBE in reader.render([{"role": "user", "content": _PROBE}])
+    except RefusedByTemplateError:
+        return False
 
 
 def renders_system(reader: Reader) -> bool:

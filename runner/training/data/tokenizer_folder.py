@@ -19,10 +19,10 @@ TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 GENERATION = "generation_config.json"
 _MAP = "special_tokens_map.json"
+_PROCESSORS = "chat_template.json"  # written by processors of transformers before 4.50
 _OWN_FILES = (
     TOKENIZER,
     "chat_template.jinja",
-    "chat_template.json",
     "added_tokens.json",
     "vocab.json",
     "vocab.txt",
@@ -41,6 +41,18 @@ _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """Load a tokenizer as its tokenizer.json has it, where there is one; and its chat template.
+
+    Models that also read pictures may keep that in chat_template.json, read by processors alone.
+    """
+    tokenizer = _load(folder, trust_remote_code=trust_remote_code)
+    kept_apart = _read(folder / _PROCESSORS).get("chat_template")
+    if not tokenizer.chat_template and isinstance(kept_apart, str):
+        tokenizer.chat_template = kept_apart
+    return tokenizer
+
+
+def _load(folder: Path, *, trust_remote_code: bool) -> Any:
     """Load a tokenizer as its tokenizer.json has it, where there is one.
 
     AutoTokenizer of transformers 5 goes by a class's name, and some of those classes bring rules of
@@ -102,7 +114,9 @@ def write_tokenizer(template: Template, base: Path, target: Path) -> None:
     }
     config = _read(base / CONFIG)
     special = _read(base / _MAP)
-    if template.chat_template != "model's own":
+    known = (target / "chat_template.jinja").is_file() or "chat_template" in config
+    given = template.chat_template != "model's own" or not known
+    if given and isinstance(tokenizer.chat_template, str):
         chosen["chat_template"] = tokenizer.chat_template
         (target / "chat_template.jinja").write_text(tokenizer.chat_template)
     _write(target / CONFIG, _changed(config, chosen, class_name=type(tokenizer).__name__))
