@@ -12,7 +12,7 @@ from runner.contract.batch import BatchPlan
 from runner.forecast.choose import alternatives, choose
 from runner.forecast.forecast import forecast
 from runner.forecast.lengths import Lengths
-from runner.forecast.model_shape import read_shape
+from runner.forecast.model_shape import DEFAULTS, read_shape
 from runner.forecast.work import GIB, Box, Work
 
 LLAMA_8B = {
@@ -65,6 +65,32 @@ def test_sizes_of_a_known_model() -> None:
 def test_a_config_of_an_unknown_kind_has_no_forecast() -> None:
     """Nothing is guessed where a config does not name its sizes."""
     assert read_shape({"architectures": ["OddForCausalLM"]}) is None
+
+
+@pytest.mark.parametrize("family", sorted(DEFAULTS))
+def test_sizes_that_a_config_leaves_out_are_those_of_its_class(family):
+    """Text parts on the hub say little more than what differs from them."""
+    from transformers import CONFIG_MAPPING
+
+    known = CONFIG_MAPPING[family]().to_dict()
+    assert {name: known[name] for name in DEFAULTS[family]} == DEFAULTS[family]
+
+
+def test_a_picture_reader_counts_as_its_language_part():
+    """Gemma 3 4B as it lies on the hub: 3.88 billion weights read and write text."""
+    text = {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+    }
+    eyes = {"hidden_size": 1152, "num_hidden_layers": 27, "num_attention_heads": 16}
+    shape = read_shape({"model_type": "gemma3", "text_config": text, "vision_config": eyes})
+    assert shape.layers == 34
+    assert round(shape.parameters / 1e9, 2) == 3.88
+    small = read_shape({"text_config": {**text, "model_type": "gemma4_text"}})
+    assert small.parameters - shape.parameters > 34 * 256 * 260_000  # a table of words a layer
+
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks

@@ -6,8 +6,14 @@ import shutil
 import pytest
 
 from runner.commands.validate import validate
-from runner.contract.model_kind import kind_problem, quantisation
-from runner.contract.models import find_model
+from runner.contract.model_kind import (
+    LANGUAGE_PARTS,
+    kind_problem,
+    language_part,
+    language_part_note,
+    quantisation,
+)
+from runner.contract.models import find_model, longest_context, table_of_words
 from runner.errors import ModelError
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
@@ -77,6 +83,15 @@ def test_four_bits_of_bitsandbytes_suit_qlora_alone():
     [
         ({"architectures": ["Gemma3ForConditionalGeneration"]}, "of this family gemma-3-1b-it"),
         ({"architectures": ["Qwen2_5_VLForConditionalGeneration"]}, "Qwen2.5-7B-Instruct"),
+        ({"architectures": ["Qwen3VLForConditionalGeneration"], "text_config": {"x": 1}}, "Qwen3-8B"),
+        ({"architectures": ["Gemma3nForConditionalGeneration"], "text_config": {}}, "(timm)"),
+        ({"architectures": ["MllamaForConditionalGeneration"]}, "is Llama-3.1's own"),
+        ({"architectures": ["AyaVisionForConditionalGeneration"]}, "answers with other numbers"),
+        ({"architectures": ["PaliGemmaForConditionalGeneration"]}, "from both sides"),
+        (
+            {"architectures": ["DogeForCausalLM"], "model_type": "doge", "is_moe": True},
+            "would see the words it has to learn",
+        ),
         ({"architectures": ["Mistral3ForConditionalGeneration"]}, "Mistral-Small-24B"),
         ({"architectures": ["MllamaForConditionalGeneration"]}, "Llama-3.1-8B-Instruct"),
         ({"architectures": ["Qwen3_5ForConditionalGeneration"]}, "also reads pictures"),
@@ -128,6 +143,28 @@ def test_other_kinds_of_models_are_named_as_what_they_are(config, said):
 def test_text_generating_models_pass(config):
     """GPT-2 among them, whose class is named otherwise."""
     assert kind_problem("m", config) is None
+
+
+@pytest.mark.parametrize("name", sorted(LANGUAGE_PARTS))
+def test_picture_readers_with_a_language_part_pass_and_it_is_said(name):
+    """Only that part is trained; a quantised one is refused like any other base."""
+    config = {"architectures": [name], "text_config": {"x": 1}, "vision_config": {"x": 1}}
+    assert kind_problem("m", config) is None
+    assert language_part(config) is LANGUAGE_PARTS[name]
+    assert "only its language part is trained" in language_part_note(config)
+    problem = kind_problem("m", {**config, "quantization_config": {"quant_method": "awq"}})
+    assert "already quantised (awq)" in problem.message
+    assert language_part_note(LLAMA) is None
+    assert language_part({"architectures": [name]}) is None
+
+
+def test_limits_of_a_picture_reader_are_those_of_its_language_part():
+    """Its context and its words stand one level deeper."""
+    text = {"max_position_embeddings": 8192, "vocab_size": 300}
+    config = {"text_config": text, "vision_config": {"max_position_embeddings": 64}}
+    assert longest_context(config) == 8192
+    assert table_of_words(config) == 300
+    assert longest_context({"max_position_embeddings": 512}) == 512
 
 
 def test_validate_says_it_before_anything_is_dropped(tmp_path, tiny_model):
