@@ -128,7 +128,6 @@ _PICTURE_KEYS = (
 _SOUND_KEYS = ("audio_config", "audio_encoder_config", "audio_processor", "speech_config")
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class LanguagePart:
     """The part of a model that reads and writes text, where the model also reads pictures."""
@@ -243,7 +242,9 @@ def language_part(config: Mapping[str, Any]) -> LanguagePart | None:
     None: it reads no pictures, or it cannot be trained here (`kind_problem` says why).
     """
     first = _first_class(config)
-    return LANGUAGE_PARTS.get(first) if first and isinstance(config.get("text_config"), dict) else None
+    if first is None or not isinstance(config.get("text_config"), dict):
+        return None
+    return LANGUAGE_PARTS.get(first)
 
 
 def language_part_note(config: Mapping[str, Any]) -> str | None:
@@ -330,11 +331,9 @@ def _other_kind(first: str, config: Mapping[str, Any]) -> tuple[str | None, str]
             "Choose a model that writes text, such as one named -Instruct.",
         )
     if first == "DogeForCausalLM" and config.get("is_moe") is True:
-        return (
-            "the experts of this model (Doge) are chosen by the words of a whole text at once: it "
-            "would see the words it has to learn",
-            "Choose a model without experts, or of another family.",
-        )
+        what = "the experts of this model (Doge) are chosen by the words of a whole text at once: "
+        what += "it would see the words it has to learn"
+        return what, "Choose a model without experts, or of another family."
     if first.endswith(_CAUSAL_ENDINGS) or first in _ALSO_CAUSAL:
         return None, ""
     does = next((what for end, what in _HEADS.items() if first.endswith(end)), None)

@@ -91,7 +91,7 @@ def save_whole(family: str, folder: Path, *, words: int = 128) -> Any:
     from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
     text, vision, more = PICTURES[family]
-    config = CONFIG_MAPPING[family.split("+")[0]](
+    config = CONFIG_MAPPING[family.split("+", maxsplit=1)[0]](
         text_config={**TINY, **text, "vocab_size": words},
         vision_config={**_VISION, **vision},
         tie_word_embeddings=False,

@@ -141,5 +141,5 @@ def test_a_picture_reader_is_trained_on_text_and_used_whole(
     code = code.replace('device_map="auto"', 'device_map="cpu"')
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
-    exec(code, {})  # noqa: S102  (as a reader of the card would)
+    exec(code, {})
     assert capsys.readouterr().out.strip() == samples[0]["after"]

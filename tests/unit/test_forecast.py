@@ -92,7 +92,6 @@ def test_a_picture_reader_counts_as_its_language_part():
     assert small.parameters - shape.parameters > 34 * 256 * 260_000  # a table of words a layer
 
 
-
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks
 @pytest.mark.parametrize("method", ["qlora", "lora"])
 def test_kept_activations_are_counted_right(method: str, tmp_path: Path) -> None:

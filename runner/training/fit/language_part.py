@@ -120,7 +120,7 @@ def require_all_weights(folder: Path, missing: Any) -> None:
         ModelError: with the first that is missing.
     """
     if missing:
-        first = sorted(missing)[0]
+        first = min(missing)
         problem = Problem(
             field="model",
             found=folder.name,
