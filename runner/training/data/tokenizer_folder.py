@@ -114,8 +114,8 @@ def write_tokenizer(template: Template, base: Path, target: Path) -> None:
     }
     config = _read(base / CONFIG)
     special = _read(base / _MAP)
-    known = (target / "chat_template.jinja").is_file() or "chat_template" in config
-    given = template.chat_template != "model's own" or not known
+    has_own = (target / "chat_template.jinja").is_file() or "chat_template" in config
+    given = template.chat_template != "model's own" or not has_own
     if given and isinstance(tokenizer.chat_template, str):
         chosen["chat_template"] = tokenizer.chat_template
         (target / "chat_template.jinja").write_text(tokenizer.chat_template)
