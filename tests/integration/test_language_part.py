@@ -188,12 +188,13 @@ def test_prepare_counts_what_will_be_trained(family, tmp_path):
     from runner.training.data.try_model import try_model
 
     save_whole(family, tmp_path / "m")
-    tried = try_model(tmp_path / "m", spec_with())
+    tried = try_model(tmp_path / "m", spec_with(), longest=20)
     trainable = (w.numel() for w in adapted(tmp_path / "m").parameters() if w.requires_grad)
     assert tried.trainable_parameters == sum(trainable)
     assert tried.embedding_rows == 128
+    spec = spec_with("lora: {target_modules: [q_proj, fc1]}")
     with pytest.raises(ModelError, match="no layer named fc1"):
-        try_model(tmp_path / "m", spec_with("lora: {target_modules: [q_proj, fc1]}"))
+        try_model(tmp_path / "m", spec, longest=20)
 
 
 def test_named_layers_are_found_in_the_language_part_alone(tmp_path):
