@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -42,7 +42,12 @@ class Lengths(BaseModel):
     @classmethod
     def of(cls, lengths: Iterable[int]) -> Lengths:
         """Sum up the rows' lengths."""
-        counted = Counter(max(1, int(length)) for length in lengths) or Counter({1: 1})
+        return cls.counted(Counter(max(1, int(length)) for length in lengths))
+
+    @classmethod
+    def counted(cls, counted: Mapping[int, int]) -> Lengths:
+        """Sum them up from how many rows have each length."""
+        counted = counted or {1: 1}
         exact = sorted(counted.items(), reverse=True)
         total = sum(length * rows for length, rows in exact)
         steps = exact if len(exact) <= STEPS else _rounded(exact)
@@ -98,9 +103,10 @@ def _rounded(exact: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return steps
 
 
-def write_lengths(path: Path, lengths: Iterable[int]) -> None:
+def write_lengths(path: Path, lengths: Iterable[int] | Lengths) -> None:
     """Leave the summary for the daemon."""
-    write_json(path, Lengths.of(lengths).model_dump(mode="json"))
+    summary = lengths if isinstance(lengths, Lengths) else Lengths.of(lengths)
+    write_json(path, summary.model_dump(mode="json"))
 
 
 def read_lengths(path: Path) -> Lengths | None:

@@ -23,6 +23,8 @@ _RENAME = (
     "in .csv"
 )
 
+READABLE = "save it as JSON Lines (.jsonl), JSON (.json), CSV (.csv, .tsv) or Parquet"
+
 SAVE_AS = {
     **dict.fromkeys((".txt", ".text", ".log"), _RENAME),
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), _AS_CSV),

@@ -101,12 +101,12 @@ def test_an_answer_that_begins_with_blank_space_is_learned(family, text, templat
     template = template_of(family)
     end = end_of(template)
     for blank in BLANKS:
-        before = template._rows_cut
+        before = template.noted.rows_cut
         (example,) = template.encode(answered(blank + text))
         (said,) = learned_texts(template.tokenizer, example)
         assert said.endswith(end)
         assert said.removesuffix(end).strip() == text, repr(blank)
-        cut = template._rows_cut - before
+        cut = template.noted.rows_cut - before
         wanted = answered(text if cut else blank + text)
         assert example.input_ids == library_ids(template, wanted), repr(blank)
         if cut:

@@ -33,6 +33,10 @@ class WrittenFloat(float):
         number.written = text
         return number
 
+    def __reduce__(self) -> tuple[type[WrittenFloat], tuple[str]]:
+        """Travel to another process as it was written."""
+        return WrittenFloat, (self.written,)
+
 
 _YES = {"1", "1.0", "true", "yes", "ja", "wahr", "on", "y", "j", "x"}
 _NO = {"0", "0.0", "false", "no", "nein", "falsch", "off", "n"}

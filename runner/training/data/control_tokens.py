@@ -19,6 +19,9 @@ Offsets = list[tuple[int, int]]
 
 # Unicode's noncharacters: no text holds them, no tokenizer's rule is about them, and a chat
 # template that trims or splits leaves them alone.
+_SHORT, _SHORT_KEPT = 64, 1000
+"""Characters of a text whose ids are remembered, and how many such texts: what a template puts
+before each answer is the same in every row."""
 _ROW, _ROW_END, _TEMPLATE, _TEMPLATE_END = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
 
 
@@ -39,6 +42,7 @@ class Reader:
     def __init__(self, tokenizer: Any) -> None:
         """Hold a fast tokenizer; its chat template may still be set later."""
         self.tokenizer = tokenizer
+        self._short: dict[str, tuple[int, ...]] = {}
 
     def put_away(self, value: Any) -> Any:
         """Prepare a row's text, message or list of them for rendering."""
@@ -78,8 +82,23 @@ class Reader:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return list(encoded["input_ids"]), list(encoded["offset_mapping"])
 
+    def read_all(self, texts: Sequence[str]) -> list[tuple[list[int], Offsets]]:
+        """Read many renderings at once, which takes the tokenizer two thirds of the time."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+        return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+
     def ids(self, text: str) -> list[int]:
         """Give the token ids of a rendering alone."""
+        if (known := self._short.get(text)) is not None:
+            return list(known)
+        found = self._ids(text)
+        if len(text) <= _SHORT and len(self._short) < _SHORT_KEPT:
+            self._short[text] = tuple(found)
+        return found
+
+    def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -135,8 +154,11 @@ class PlainReader(Reader):
         encoded = self._renamed.encode(text, add_special_tokens=False)
         return list(encoded.ids), list(encoded.offsets)
 
-    def ids(self, text: str) -> list[int]:
-        """Give the token ids of a rendering alone."""
+    def read_all(self, texts: Sequence[str]) -> list[tuple[list[int], Offsets]]:
+        """Read many renderings; few rows need this reader."""
+        return [self.read(text) for text in texts]
+
+    def _ids(self, text: str) -> list[int]:
         return list(self._renamed.encode(text, add_special_tokens=False).ids)
 
 

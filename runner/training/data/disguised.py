@@ -14,7 +14,12 @@ _AGAIN = "Open it in a browser to see what it says, and download the data file a
 _MARKS: dict[bytes, tuple[str, str]] = {
     b"PK\x03\x04": ("an Excel file or a zip archive", _EXCEL),
     b"\xd0\xcf\x11\xe0": ("a file of old Excel or Word", _EXCEL),
-    b"\x1f\x8b": ("a gzip archive", "Unpack it, and name the file in it."),
+    b"\x1f\x8b": ("a gzip archive", "Rename it so that .gz follows its own ending: rows.jsonl.gz."),
+    b"\x28\xb5\x2f\xfd": (
+        "a zstd archive",
+        "Rename it so that .zst follows its own ending: rows.jsonl.zst.",
+    ),
+    b"ARROW1": ("an Arrow file", "Rename it so that it ends in .arrow."),
     b"PAR1": ("a Parquet file", "Rename it so that it ends in .parquet."),
     b"%PDF": ("a PDF", "Copy its questions and answers into a table, and save that as CSV UTF-8."),
     b"SQLite format 3": ("a database", "Export the table with questions and answers as CSV."),
@@ -24,12 +29,14 @@ _MARKS: dict[bytes, tuple[str, str]] = {
     ),
 }
 
+_OWN = {b"PAR1": (".parquet",), b"ARROW1": (".arrow", ".feather")}
+
 
 def look_through(content: bytes, suffix: str) -> tuple[str, str] | None:
     """Say what a file really is and what to do, or None: it is what its ending says."""
     start = content[:LOOKED_AT].removeprefix(b"\xef\xbb\xbf").lstrip()
     for mark, (what, hint) in _MARKS.items():
-        if start.startswith(mark) and not (mark == b"PAR1" and suffix == ".parquet"):
+        if start.startswith(mark) and suffix not in _OWN.get(mark, ()):
             return f"the file is {what}", hint
     if re.match(rb"(?i)<(!doctype|html|head|body)", start):
         return "the file is a web page, perhaps the one to log in", _AGAIN

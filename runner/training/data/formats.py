@@ -40,6 +40,9 @@ _CONTENT = (
     *(Meaning.QUESTION, Meaning.MORE, Meaning.ANSWER, Meaning.SYSTEM, Meaning.HISTORY),
     *(Meaning.TOOLS, Meaning.THINKING),
 )
+DECIDING = 1000
+"""Rows at the beginning that say how all are written. Most data has fewer; of more data they
+are at hand before the last has been read, and what contradicts them is refused by its line."""
 _GOOD = {"good", "chosen", "positive", "like", "liked", "thumbs_up", "gut"}
 _BAD = {"bad", "rejected", "negative", "dislike", "disliked", "thumbs_down", "schlecht"}
 """What other programs write into a label instead of true and false."""
@@ -84,6 +87,36 @@ def _pairs_name(column: str) -> str:
     return "prompt-completion" if known else "alpaca"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How the rows of a job are read: decided by the first ones, and held against all others."""
+
+    fixed: str | None
+    """The format, where the spec names one."""
+    main: str | None
+    """The shape of most of the first rows."""
+    usual: str | None
+    """A format of that shape, by its name."""
+    classes: frozenset[str] = frozenset()
+    """Label columns that hold classes (0, 1, 2 …): there a 0 is no thumbs down."""
+    system_prompt: str | None = None
+
+
+UNDECIDED = Rules(fixed=None, main=None, usual=None)
+"""Before the first rows have been read."""
+
+
+def decide(first: Sequence[Row], *, data_format: str, system_prompt: str | None) -> Rules:
+    """Decide how rows are read, by the first ``DECIDING`` of them."""
+    fixed = None if data_format == "auto" else data_format
+    formats = [fixed or detect(row.value) for row in first]
+    counts = Counter(_SHAPES[name] for name in formats if name)
+    main = counts.most_common(1)[0][0] if counts else None
+    usual = next((name for name in formats if name and _SHAPES[name] == main), None)
+    classes = frozenset(_classes(first))
+    return Rules(fixed=fixed, main=main, usual=usual, classes=classes, system_prompt=system_prompt)
+
+
 def to_conversations(
     rows: Sequence[Row],
     *,
@@ -92,39 +125,57 @@ def to_conversations(
     findings: Findings,
 ) -> list[Conversation]:
     """Turn every row into a conversation; rows that cannot be one go into ``findings``."""
-    fixed = None if data_format == "auto" else data_format
-    formats = [fixed or detect(row.value) for row in rows]
-    counts = Counter(_SHAPES[name] for name in formats if name)
-    main = counts.most_common(1)[0][0] if counts else None
-    usual = next((name for name in formats if name and _SHAPES[name] == main), None)
-    classes = _classes(rows)
+    rules = decide(rows[:DECIDING], data_format=data_format, system_prompt=system_prompt)
     found: list[Conversation] = []
-    before = len(findings.problems)
-    for number, (row, name) in enumerate(zip(rows, formats, strict=True)):
-        fields = Fields.of(row.value)
-        try:
-            fields.check_refused()
-            check_single_message(row.value, fields)
-            if fixed:
-                _check_fixed(row, fields, fixed)
-            _drop_classes(fields, classes)
-            if name is None or _one_sided(row, fields, name):
-                not_recognised(row, fields, findings)
-            elif _SHAPES[name] != main:
-                what = f"the row is written as {name}, most others as {usual}"
-                hint = "Keep one format per job: write all rows alike, or drop two jobs."
-                findings.add(row.file, row.line, what, hint=hint)
-            else:
-                base = Conversation(file=row.file, line=row.line, row=number)
-                read = _read(base, fields, _SHAPES[name], findings, named=fixed is not None)
-                if read is not None:
-                    found.append(with_system(read, system_prompt))
-        except BadRowError as problem:
-            findings.add(row.file, row.line, str(problem), hint=problem.hint)
-    if rows and not found and len(findings.problems) == before:
-        what = "no row is left to learn from: all are marked as not to be learned"
-        findings.once(rows[0].file, None, what, hint="Set weight, train or label to true for some.")
+    before = findings.count
+    for number, row in enumerate(rows):
+        if (conversation := convert(row, number, rules, findings)) is not None:
+            found.append(conversation)
+    if rows and not found and findings.count == before:
+        nothing_to_learn(rows[0].file, findings)
     return found
+
+
+def nothing_to_learn(file: str, findings: Findings) -> None:
+    """Note that each row says of itself that it is not to be learned."""
+    what = "no row is left to learn from: all are marked as not to be learned"
+    findings.once(file, None, what, hint="Set weight, train or label to true for some.")
+
+
+def convert(row: Row, number: int, rules: Rules, findings: Findings) -> Conversation | None:
+    """Turn a row into a conversation; None: it cannot be one (noted), or is not to be learned."""
+    name = rules.fixed or detect(row.value)
+    fields = Fields.of(row.value)
+    try:
+        fields.check_refused()
+        check_single_message(row.value, fields)
+        if rules.fixed:
+            _check_fixed(row, fields, rules.fixed)
+        _check_label(fields, rules.classes)
+        _drop_classes(fields, rules.classes)
+        if name is None or _one_sided(row, fields, name):
+            not_recognised(row, fields, findings)
+        elif _SHAPES[name] != (rules.main or _SHAPES[name]):
+            what = f"the row is written as {name}, most others as {rules.usual}"
+            hint = "Keep one format per job: write all rows alike, or drop two jobs."
+            findings.add(row.file, row.line, what, hint=hint)
+        else:
+            base = Conversation(file=row.file, line=row.line, row=number)
+            named = rules.fixed is not None
+            read = _read(base, fields, _SHAPES[name], findings, named=named)
+            return read and with_system(read, rules.system_prompt)
+    except BadRowError as problem:
+        findings.add(row.file, row.line, str(problem), hint=problem.hint)
+    return None
+
+
+def _check_label(fields: Fields, classes: frozenset[str]) -> None:
+    """Refuse a label that is no thumbs up or down where those of the first rows are."""
+    for cell in fields.held.get(Meaning.LABEL, ()):
+        if cell.name not in classes and _good(cell.value) is None:
+            what = f"{cell.name} is neither yes nor no here, as it is in the rows before"
+            hint = f"Write {cell.name}: true or false in every row, or rename the column to class."
+            raise BadRowError(what, hint=hint)
 
 
 def _check_fixed(row: Row, fields: Fields, fixed: str) -> None:
@@ -147,7 +198,7 @@ def _classes(rows: Sequence[Row]) -> set[str]:
     }
 
 
-def _drop_classes(fields: Fields, classes: set[str]) -> None:
+def _drop_classes(fields: Fields, classes: frozenset[str]) -> None:
     cells = fields.held.get(Meaning.LABEL)
     if classes and cells:
         fields.unread += [cell.name for cell in cells if cell.name in classes]

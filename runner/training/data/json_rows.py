@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from runner.training.data.cells import WrittenFloat
@@ -12,8 +11,11 @@ from runner.training.data.columns import TELLING, message_key, row_key, shown
 from runner.training.data.findings import Findings
 from runner.training.data.messages import is_list_of_messages
 from runner.training.data.row import Row
+from runner.training.data.text_source import ROW_CHARS, TextSource
 
-LINE_BYTES = 64 * 1024 * 1024  # one row; far above any context a model has
+WHOLE_CHARS = 32 * 1024 * 1024
+"""One object that holds the rows is read as a whole up to here, and takes ten times its size in
+memory; what is larger is read on the way, and has to name its rows as `_ROW_LISTS` has them."""
 _ROW_LISTS = ("data", "rows", "examples", "train", "items", "records", "samples", "entries")
 """Keys under which programs write the list of rows of a file."""
 _MOST_COLUMNS = 1000  # of a table in pandas' form; a row has a handful
@@ -23,6 +25,7 @@ _LINE = (
     "straight double quotes."
 )
 _ROW = 'Write each row as {"question": "…", "answer": "…"}.'
+_AS_LINES = "Write the rows as JSON Lines (.jsonl): one object a line."
 
 
 class _TwiceError(ValueError):
@@ -32,6 +35,10 @@ class _TwiceError(ValueError):
         known = row_key(name).meaning is not None or message_key(name).meaning is not None
         self.what = f"the key {shown([name])!r} stands twice" if known else "a key stands twice"
         super().__init__(self.what)
+
+
+class _TooLongError(ValueError):
+    """A value that is longer than a row may be, or that never ends."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -54,39 +61,49 @@ def _loads(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def read_json_lines(text: str, file: str, findings: Findings) -> list[Row]:
+def read_json_lines(source: TextSource, file: str, findings: Findings) -> Iterator[Row]:
     """Read a file named .jsonl: lines of objects, or what else is found under that name."""
-    start = text.lstrip()[:1]
-    if start == "[" and not _first_line_is_whole(text):
-        return _array(text, 0, file, findings)[0]
-    if start == "[" and _is_one_line(text) and not is_list_of_messages(text):
-        return _array(text, 0, file, findings)[0]
-    if start == "{" and not _first_line_is_whole(text) and _spans_lines(text):
-        return _stream(text, file, findings)
-    return _lines(text, file, findings)
+    line = source.first_line()
+    whole = _is_whole(line)
+    if line[:1] == "[" and not whole:
+        return _array(_Places(source.pieces()), file, findings)
+    if line[:1] == "[" and _is_one_line(source) and not is_list_of_messages(line):
+        return _array(_Places(source.pieces()), file, findings)
+    if line[:1] == "{" and not whole and _spans_lines(source):
+        return _stream(source, file, findings)
+    return _lines(source, file, findings)
 
 
-def read_json(text: str, file: str, findings: Findings) -> list[Row]:
+def read_json(source: TextSource, file: str, findings: Findings) -> Iterator[Row]:
     """Read a file named .json: an array, an object that holds the rows, or JSON Lines."""
-    start = text.lstrip()[:1]
-    if start != "{":
-        return _array(text, 0, file, findings)[0]
+    line = source.first_line()
+    if line[:1] != "{":
+        return _array(_Places(source.pieces()), file, findings)
+    if source.has_less_than(WHOLE_CHARS):
+        return _small(source, line, file, findings)
+    if _is_whole(line) or _spans_lines(source):
+        return read_json_lines(source, file, findings)
+    return _large_object(_Places(source.pieces()), file, findings)
+
+
+def _small(source: TextSource, line: str, file: str, findings: Findings) -> Iterator[Row]:
+    text = source.peek(WHOLE_CHARS)
     try:
         whole = _loads(text)
     except _TwiceError as error:
-        if _first_line_is_whole(text):
-            return _lines(text, file, findings)
+        if _is_whole(line):
+            return _lines(source, file, findings)
         findings.add(file, 1, error.what, hint=_TWICE)
-        return []
+        return iter(())
     except ValueError:
-        return read_json_lines(text, file, findings)
+        return read_json_lines(source, file, findings)
     return _one_object(whole, text, file, findings)
 
 
-def _first_line_is_whole(text: str) -> bool:
-    """Tell JSON Lines from what is spread over lines."""
+def _is_whole(line: str) -> bool:
+    """Tell JSON Lines, by their first one, from what is spread over lines."""
     try:
-        _loads(_without_comma(text.lstrip().partition("\n")[0]))
+        _loads(_without_comma(line))
     except _TwiceError:
         return True
     except ValueError:
@@ -94,15 +111,15 @@ def _first_line_is_whole(text: str) -> bool:
     return True
 
 
-def _is_one_line(text: str) -> bool:
-    return "\n" not in text.strip()
+def _is_one_line(source: TextSource) -> bool:
+    return "\n" not in source.peek(ROW_CHARS).strip()
 
 
-def _spans_lines(text: str) -> bool:
+def _spans_lines(source: TextSource) -> bool:
     """Tell whether the first object is whole over several lines."""
-    at = len(text) - len(text.lstrip())
+    text = source.peek(ROW_CHARS).lstrip()
     try:
-        _DECODER.raw_decode(text, at)
+        _DECODER.raw_decode(text)
     except _TwiceError:
         return True
     except (ValueError, RecursionError):
@@ -116,14 +133,9 @@ def _without_comma(line: str) -> str:
     return line[:-1] if line.endswith("},") else line
 
 
-def _lines(text: str, file: str, findings: Findings) -> list[Row]:
-    rows: list[Row] = []
-    for number, line in enumerate(text.split("\n"), start=1):
+def _lines(source: TextSource, file: str, findings: Findings) -> Iterator[Row]:
+    for number, line in source.lines():
         if not line.strip():
-            continue
-        if len(line) > LINE_BYTES:
-            hint = "Make the row shorter, or cut it into several."
-            findings.add(file, number, "the line is longer than 64 MiB", hint=hint)
             continue
         try:
             value = _loads(_without_comma(line))
@@ -135,10 +147,9 @@ def _lines(text: str, file: str, findings: Findings) -> list[Row]:
             continue
         row = _as_row(value)
         if row is not None:
-            rows.append(Row(file=file, line=number, value=row))
+            yield Row(file=file, line=number, value=row, size=len(line))
         else:
             findings.add(file, number, "the line is not a JSON object", hint=_LINE)
-    return rows
 
 
 def _as_row(value: Any) -> dict[str, Any] | None:
@@ -149,181 +160,316 @@ def _as_row(value: Any) -> dict[str, Any] | None:
 
 
 class _Places:
-    """A place in a text, and its line."""
+    """A place in a text that comes in pieces, and its line; what lies behind it is let go."""
 
-    def __init__(self, text: str, at: int) -> None:
-        self.text, self.at = text, at
-        self.line, self._counted = text.count("\n", 0, at) + 1, at
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+        self.text, self.at, self.line = "", 0, 1
+        self._counted = 0  # up to here its lines are in ``line``
+        self._is_whole = False
+
+    def _more(self) -> bool:
+        """Read another piece; False: there is none."""
+        piece = None if self._is_whole else next(self._pieces, None)
+        if piece is None:
+            self._is_whole = True
+            return False
+        self._count()
+        self.text, self.at, self._counted = self.text[self.at :] + piece, 0, 0
+        return True
+
+    def _count(self) -> None:
+        self.line += self.text.count("\n", self._counted, self.at)
+        self._counted = self.at
+
+    def line_of(self, at: int) -> int:
+        """Give the line of a place further on."""
+        return self.line + self.text.count("\n", self._counted, at)
 
     def skip(self) -> str:
         """Go over blank space; give the next character."""
-        while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
-            self.at += 1
-        self.line += self.text.count("\n", self._counted, self.at)
-        self._counted = self.at
-        return self.text[self.at : self.at + 1]
+        while True:
+            while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
+                self.at += 1
+            if self.at < len(self.text) or not self._more():
+                self._count()
+                return self.text[self.at : self.at + 1]
 
     def value(self) -> Any:
         """Read a value.
 
         Raises:
-            ValueError: it is not valid JSON.
+            ValueError: it is not valid JSON, or longer than a row may be.
         """
-        try:
-            value, self.at = _DECODER.raw_decode(self.text, self.at)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
-        return value
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+            except RecursionError:
+                raise ValueError("nested too deeply") from None
+            except _TwiceError:
+                raise
+            except ValueError:
+                # Perhaps only its end has not been read yet.
+                if len(self.text) - self.at > ROW_CHARS:
+                    raise _TooLongError from None
+                if not self._more():
+                    raise
+                continue
+            if end == len(self.text) and self._more():
+                continue  # of a number there may be more
+            self.at = end
+            return value
 
 
-@dataclass(kw_only=True)
 class _Placed:
-    """Values with their lines; where several stand on one line, their numbers say more."""
+    """Rows with their lines; where they stand on one line, their numbers say more."""
 
-    file: str
-    lines: list[int] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
+    def __init__(self, file: str, findings: Findings) -> None:
+        self._file, self._findings = file, findings
+        self._held: tuple[int, Any, int] | None = None  # the first one, until the second is there
+        self._read = self._line = 0
+        self.numbered = False
 
-    def add(self, line: int, value: Any) -> None:
-        """Take the next one."""
-        self.lines.append(line)
-        self.values.append(value)
+    def add(self, line: int, value: Any, size: int) -> Iterator[Row]:
+        """Take the next one; give those whose place is sure."""
+        self._read += 1
+        if self._read == 1:
+            self._held = (line, value, size)
+            return
+        if self._read == 2 and self._held is not None:
+            self._set_numbered(shared=line == self._held[0])
+            yield from self._row(1, *self._held)
+        yield from self._row(self._read, line, value, size)
+
+    def rest(self) -> Iterator[Row]:
+        """Give the only one there was."""
+        if self._read == 1 and self._held is not None:
+            yield from self._row(1, *self._held)
+
+    def _set_numbered(self, *, shared: bool) -> None:
+        self.numbered = shared
+        if shared:
+            self._findings.row_numbered.add(self._file)
 
     @property
     def after(self) -> str:
         """Say after which row something is, where the line alone would not tell."""
-        return f" (after row {len(self.lines)})" if self._shared else ""
+        return f" (after row {self._read})" if self.numbered else ""
 
-    @property
-    def _shared(self) -> bool:
-        return len(set(self.lines)) < len(self.lines)
-
-    def rows(self, findings: Findings) -> list[Row]:
-        """Give those that are rows, and note the others."""
-        places = self.lines
-        if self._shared:
-            findings.row_numbered.add(self.file)
-            places = list(range(1, len(self.lines) + 1))
-        rows: list[Row] = []
-        for place, value in zip(places, self.values, strict=True):
-            row = _as_row(value)
-            if row is not None:
-                rows.append(Row(file=self.file, line=place, value=row))
-            else:
-                what = "an element of the array is not a JSON object"
-                findings.add(self.file, place, what, hint=_ROW)
-        return rows
+    def _row(self, number: int, line: int, value: Any, size: int) -> Iterator[Row]:
+        place = number if self.numbered else line
+        row = _as_row(value)
+        if row is not None:
+            yield Row(file=self._file, line=place, value=row, size=size)
+        else:
+            what = "an element of the array is not a JSON object"
+            self._findings.add(self._file, place, what, hint=_ROW)
 
 
-def _value(places: _Places, placed: _Placed, findings: Findings) -> Iterator[Any]:
-    """Give the next value, or note why there is none."""
-    file = placed.file
+class _BrokenError(Exception):
+    """The file cannot be read any further; that is noted."""
+
+
+def _value(places: _Places, placed: _Placed, file: str, findings: Findings) -> Any:
+    """Give the next value.
+
+    Raises:
+        _BrokenError: there is none; it is noted why.
+    """
     try:
-        yield places.value()
+        return places.value()
     except _TwiceError as error:
         what = f"{error.what} in one object, and the file is not read any further{placed.after}"
         findings.add(file, places.line, what, hint=_TWICE)
+    except _TooLongError:
+        most = ROW_CHARS // 1024**2
+        what = f"a row is longer than {most} MiB, or a quote or bracket is not closed{placed.after}"
+        findings.add(file, places.line, what, hint=f"{_BROKEN} Cut longer rows into several.")
     except json.JSONDecodeError as error:
         what = f"the file is not valid JSON from here on{placed.after}"
-        findings.add(file, error.lineno, what, hint=_BROKEN)
+        findings.add(file, places.line_of(error.pos), what, hint=_BROKEN)
     except ValueError:
         what = f"the file is not valid JSON from here on{placed.after}"
         findings.add(file, places.line, what, hint=_BROKEN)
+    raise _BrokenError
 
 
-def _array(text: str, at: int, file: str, findings: Findings) -> tuple[list[Row], int]:
-    """Read ``[{…}, {…}]`` element by element, so that each row knows its place."""
-    placed = _Placed(file=file)
-    places = _Places(text, at)
+def _array(places: _Places, file: str, findings: Findings, *, alone: bool = True) -> Iterator[Row]:
+    """Read ``[{…}, {…}]`` element by element, so that each row knows its place.
+
+    Args:
+        places: where it begins.
+        file: as it is shown.
+        findings: takes what is wrong.
+        alone: nothing may follow it.
+    """
+    placed = _Placed(file, findings)
     mark = places.skip()
     if not mark:
-        return [], places.at
+        return
     if mark != "[":
         what = "the file is neither a JSON array nor JSON Lines"
         findings.add(file, places.line, what, hint=_LINE)
-        return [], places.at
+        return
+    try:
+        yield from _elements(places, placed, file, findings)
+    except _BrokenError:
+        yield from placed.rest()
+        return
+    yield from placed.rest()
+    if alone and places.skip():
+        what = "there is more after the end of the JSON array"
+        hint = "Write all rows into one array, or one object a line."
+        findings.add(file, places.line, what, hint=hint)
+
+
+def _elements(places: _Places, placed: _Placed, file: str, findings: Findings) -> Iterator[Row]:
+    """Read from the opening bracket to the closing one.
+
+    Raises:
+        _BrokenError: there is none; it is noted why.
+    """
     places.at += 1
     if places.skip() == "]":
-        return [], places.at + 1
+        places.at += 1
+        return
     while True:
-        line, values = places.line, list(_value(places, placed, findings))
-        if not values:
-            return placed.rows(findings), len(text)
-        placed.add(line, values[0])
+        line = places.line
+        value = _value(places, placed, file, findings)
+        size = _roughly(value)
+        yield from placed.add(line, value, size)
         mark = places.skip()
         line = places.line
         places.at += 1
-        after = places.skip()
         if mark == "]":
-            if at == 0 and after:
-                what = "there is more after the end of the JSON array"
-                hint = "Write all rows into one array, or one object a line."
-                findings.add(file, places.line, what, hint=hint)
-            return placed.rows(findings), places.at
+            return
         if mark != ",":
             what = f"the file is not valid JSON from here on{placed.after}"
             findings.add(file, line, what, hint=_BROKEN)
-            return placed.rows(findings), len(text)
+            raise _BrokenError
+        places.skip()
 
 
-def _stream(text: str, file: str, findings: Findings) -> list[Row]:
+def _roughly(value: Any) -> int:
+    """Give the size of a row's texts, near enough to fill batches by."""
+    if not isinstance(value, dict):
+        return 1
+    return sum(len(v) if isinstance(v, str) else 100 * _length(v) for v in value.values())
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list | dict) else 1
+
+
+def _stream(source: TextSource, file: str, findings: Findings) -> Iterator[Row]:
     """Read objects that are each spread over lines, one after the other."""
-    placed = _Placed(file=file)
-    places = _Places(text, 0)
+    placed, places = _Placed(file, findings), _Places(source.pieces())
+    is_first = True
     while mark := places.skip():
-        if mark == "," and placed.lines:
+        if mark == "," and not is_first:
             places.at += 1
             continue
-        line, values = places.line, list(_value(places, placed, findings))
-        if not values:
+        line = places.line
+        try:
+            value = _value(places, placed, file, findings)
+        except _BrokenError:
             break
-        placed.add(line, values[0])
-    return placed.rows(findings)
+        is_first = False
+        yield from placed.add(line, value, _roughly(value))
+    yield from placed.rest()
 
 
 # -- one object --------------------------------------------------------------------------------
 
 
-def _one_object(whole: dict[str, Any], text: str, file: str, findings: Findings) -> list[Row]:
+def _one_object(whole: dict[str, Any], text: str, file: str, findings: Findings) -> Iterator[Row]:
     """Read an object that holds rows, or that is the only row."""
     table = _table(whole)
     if table is not None:
         findings.row_numbered.add(file)
-        return [Row(file=file, line=n, value=row) for n, row in enumerate(table, start=1)]
+        for number, row in enumerate(table, start=1):
+            yield Row(file=file, line=number, value=row, size=_roughly(row))
+        return
     lists = [name for name in whole if name.casefold() in _ROW_LISTS and _holds_rows(whole[name])]
     if len(lists) > 1:
         what = f"the file holds several lists of rows: {shown(lists)}"
-        hint = "Write each list into a file of its own, and name the ones to learn in the spec."
-        findings.add(file, 1, what, hint=hint)
-        return []
+        findings.add(file, 1, what, hint=_SEVERAL)
+        return
     if not lists:
-        return [Row(file=file, line=1, value=whole)]
+        yield Row(file=file, line=1, value=whole, size=len(text))
+        return
     for name, value in whole.items():
         if name != lists[0] and _holds_rows(value):
             findings.unread(f"lists of rows in {file} not read", name)
-    return _array(text, _place_of(text, lists[0]), file, findings)[0]
+    yield from _array(_place_of(text, lists[0]), file, findings, alone=False)
+
+
+_SEVERAL = "Write each list into a file of its own, and name the ones to learn in the spec."
 
 
 def _holds_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
-def _place_of(text: str, name: str) -> int:
+def _place_of(text: str, name: str) -> _Places:
     """Find where the value of a top-level key begins."""
-    places = _Places(text, 0)
+    places = _Places(iter([text]))
+    for key in _keys(places):
+        if key == name:
+            break
+        places.value()
+    return places
+
+
+def _keys(places: _Places) -> Iterator[str]:
+    """Go from key to key of an object, each time to where its value begins.
+
+    Raises:
+        ValueError: it is not an object.
+    """
     places.skip()
     places.at += 1
-    while True:
-        places.skip()
+    while places.skip() not in ("}", ""):
         key = places.value()
+        if places.skip() != ":" or not isinstance(key, str):
+            raise ValueError("no object")
+        places.at += 1
         places.skip()
-        places.at += 1  # the colon
-        places.skip()
-        if key == name:
-            return places.at
-        places.value()
-        places.skip()
-        places.at += 1  # the comma
+        yield key
+        if places.skip() == ",":
+            places.at += 1
+
+
+def _large_object(places: _Places, file: str, findings: Findings) -> Iterator[Row]:
+    """Read the rows under one key of an object that is too large to be read as a whole."""
+    lists: list[str] = []
+    try:
+        for key in _keys(places):
+            if places.text[places.at : places.at + 1] != "[":
+                places.value()
+                continue
+            holds_rows = key.casefold() in _ROW_LISTS
+            told = findings if holds_rows and not lists else Findings()
+            rows = _array(places, file, told, alone=False)
+            if not holds_rows:
+                for _ in rows:
+                    pass
+                findings.unread(f"lists of rows in {file} not read", key)
+                continue
+            lists.append(key)
+            for row in rows:
+                if len(lists) == 1:
+                    yield row
+    except ValueError:
+        what = "the file is one object that is not valid JSON, or too large to be read as a whole"
+        findings.add(file, places.line, what, hint=_AS_LINES)
+        return
+    if len(lists) > 1:
+        what = f"the file holds several lists of rows: {shown(lists)}"
+        findings.add(file, 1, what, hint=_SEVERAL)
+    elif not lists:
+        what = f"the file is one object of more than {WHOLE_CHARS // 1024**2} MiB without a list "
+        findings.add(file, 1, f"{what}of rows under a known name", hint=_AS_LINES)
 
 
 def _table(whole: dict[str, Any]) -> list[dict[str, Any]] | None:

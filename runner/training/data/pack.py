@@ -6,6 +6,7 @@ Prepare counts the sequences and train makes them, both through TRL's own packin
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,11 +17,20 @@ DIFFERS = 0.01  # nats of one token: far above rounding, far below what a seen n
 
 def count_sequences(lengths: Sequence[int], limit: int) -> int:
     """Count the sequences of at most ``limit`` tokens that rows of these lengths become."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    rows = datasets.Dataset.from_dict({"input_ids": [[0] * length for length in lengths]})
-    return len(_pack(rows, limit))
+    # What TRL does (best fit, the longest first), by lengths alone: of 10 GB of rows the tokens
+    # themselves would not fit into memory.
+    free: list[int] = []  # tokens that sequences still have room for, in order
+    sequences = 0
+    for length in sorted(lengths, reverse=True):
+        at = bisect_left(free, length)
+        if at == len(free):
+            sequences += 1
+            left = limit - length
+        else:
+            left = free.pop(at) - length
+        if left > 0:
+            insort(free, left)
+    return sequences
 
 
 def pack(rows: Any, limit: int) -> Any:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import errno
 import math
-import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,24 +38,31 @@ from runner.errors import (
     StageError,
 )
 from runner.exit_codes import ExitCode
-from runner.files.durable import sync_tree, write_json
+from runner.files.durable import TEMPORARY_PREFIX, sync_tree, write_json
+from runner.forecast import work as forecast_work
 from runner.forecast.lengths import Lengths, write_lengths
 from runner.forecast.model_shape import read_shape
 from runner.forecast.what_fits import cap_problem, longest_row
-from runner.forecast.work import Box, Work
 from runner.spec.spec import JobSpec
 from runner.training.checks.at_prepare import conclude, wishes, write_bad_rows
-from runner.training.checks.checks import Checks
-from runner.training.checks.row import seen
 from runner.training.checks.say import End
-from runner.training.data.conversation import Conversation, UnlearnableRowError
 from runner.training.data.findings import BAD_ROWS, Findings
-from runner.training.data.formats import to_conversations
+from runner.training.data.flow import Flowed, Source, flow, read_again
+from runner.training.data.formats import UNDECIDED
 from runner.training.data.pack import count_sequences
-from runner.training.data.rows import read_rows
+from runner.training.data.row_work import Work
 from runner.training.data.snapshot import Copied, take_snapshot
-from runner.training.data.split import shared_prompts, split
-from runner.training.data.template import IGNORED, Example, Template
+from runner.training.data.split import hold_out, shared_places
+from runner.training.data.template import Template
+from runner.training.data.token_table import (
+    HELD_OUT,
+    LEFT_OUT,
+    TRAIN,
+    Rows,
+    read_row_table,
+    write_parted_rows,
+    write_parts,
+)
 from runner.training.data.tokenizer_folder import load_tokenizer, write_tokenizer
 from runner.training.data.try_model import require_known_tokens, try_model
 
@@ -66,16 +71,12 @@ SAMPLES = 3  # held-out questions that are answered before and after
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenised:
-    """One row with its examples."""
+class _Base:
+    """The base model as far as its tokenizer and config say."""
 
-    source: Conversation
-    examples: list[Example]
-
-    @property
-    def longest(self) -> int:
-        """Tokens in its longest example."""
-        return max(len(example.input_ids) for example in self.examples)
+    folder: Path
+    config: dict[str, Any]
+    template: Template
 
 
 def prepare(folder: Path) -> None:
@@ -112,68 +113,63 @@ def _prepare(folder: Path, findings: Findings) -> None:
     stage, run = StageFolder(folder), RunFolder.containing(folder)
     plan = read_message(stage.plan, PreparePlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
-    model, conversations, copies, counts = _inputs(spec, plan, run, findings)
-    config = read_config(model, spec.model)
-    template = Template(
-        _load_tokenizer(model, plan, name=spec.model),
-        name=spec.model,
-        embedding_rows=table_of_words(config),
+    base, unusable = _base(spec, plan, file=f"{run.job}.yaml")
+    source = Source(copies=_copies(spec, plan, run, findings), spec=spec)
+    tables = folder / f"{TEMPORARY_PREFIX}tokens.arrow", folder / f"{TEMPORARY_PREFIX}rows.arrow"
+    flowed = flow(
+        source, base.template if base else None, _work(base, spec, plan), tables, findings
     )
-    train, held_out, shortfalls = _divide(spec, conversations)
-    tokenised = _tokenise(template, [*train, *held_out], findings)
+    _refuse(unusable, findings)
+    assert base is not None  # else it was refused
+    rows = read_row_table(tables[1])
+    held, told = _divide(spec, source, rows)
     limit = _max_length(
-        spec, tokenised, longest_context(config), _card_length(spec, tokenised, config, plan)
+        spec,
+        rows.longest,
+        longest_context(base.config),
+        _card_length(spec, rows.longest, base.config, plan),
     )
-    kept, left_out = _leave_out_longer(tokenised, limit, findings)
-    held_rows = {conversation.row for conversation in held_out}
-    learn = [row for row in kept if row.source.row not in held_rows]
-    measure = [row for row in kept if row.source.row in held_rows]
-    if not learn:
-        raise DataError(
-            [
-                Problem(
-                    message="no row is left to learn from",
-                    hint="Add rows, or write eval_split: 0 into the spec (none is held out).",
-                )
-            ]
-        )
-    found = _check(spec, template, tokenised, (held_rows, limit), findings, run)
-    if left_out:
-        _name_left_out(left_out, limit, findings)
+    part, left_out = _parts(source, rows, held, limit, findings)
+    found = _check(spec, base.template, flowed, (rows.row[held], limit), findings, run)
+    for place in left_out:
+        findings.note(f"longer than {limit} tokens left out", *place)
     tried = None
     if plan.try_model:  # after the rows: a slip in them is answered without the seconds this takes
-        longest = max(row.longest for row in kept)
-        tried = try_model(model, spec, longest=longest, trust_remote_code=plan.trust_remote_code)
-        ids = (max(e.input_ids, default=0) for row in kept for e in row.examples)
-        pad = template.tokenizer.pad_token_id
-        require_known_tokens(max([*ids, pad]), tried, model=spec.model)
+        longest = int(rows.longest[part != LEFT_OUT].max())
+        trust = plan.trust_remote_code
+        tried = try_model(base.folder, spec, longest=longest, trust_remote_code=trust)
+        pad = base.template.tokenizer.pad_token_id
+        require_known_tokens(max(flowed.highest, pad), tried, model=spec.model)
 
-    lengths = _save(folder / "train", learn)
-    measured = _save(folder / "eval", measure)
-    write_lengths(run.lengths, lengths)
-    write_json(folder / "samples.json", _samples(template, measure))
-    write_tokenizer(template, model, folder / "tokenizer")
+    part_of_row: Any = np.full(flowed.total, LEFT_OUT, "int8")
+    part_of_row[rows.row] = part
+    targets = [(TRAIN, folder / "train"), (HELD_OUT, folder / "eval")]
+    lengths, measured = write_parts(tables[0], targets, part_of_row)
+    write_parted_rows(tables[1], folder / "rows.arrow", part)
+    for table in tables:
+        table.unlink()
+    write_lengths(run.lengths, _summed(lengths))
+    write_json(folder / "samples.json", _samples(base.template, source, flowed, rows, part))
+    write_tokenizer(base.template, base.folder, folder / "tokenizer")
     sync_tree(folder)
 
-    sequences = count_sequences(lengths, limit) if spec.training.packing else len(lengths)
-    learned = sum(
-        label != IGNORED for row in learn for example in row.examples for label in example.labels
-    )
+    template = base.template
+    sequences = count_sequences(lengths.tolist(), limit) if spec.training.packing else len(lengths)
     write_message(
         stage.result,
         PrepareResult(
             data=tuple(
-                DataFile(path=c.named, sha256=c.sha256, bytes=c.size, rows=counts[c.named])
-                for c in copies
+                DataFile(path=copy.named, sha256=copy.sha256, bytes=copy.size, rows=count)
+                for copy, count in zip(source.copies, flowed.counts, strict=True)
             ),
-            model=describe_model(model, spec.model),
+            model=describe_model(base.folder, spec.model),
             train_rows=sequences,
             eval_rows=len(measured),
-            eval_tokens=sum(measured),
-            left_out_rows=len(left_out),
-            train_tokens=sum(lengths),
-            learned_tokens=learned,
-            longest=max(row.longest for row in kept),
+            eval_tokens=int(measured.sum()),
+            left_out_rows=int((part == LEFT_OUT).sum()),
+            train_tokens=int(lengths.sum()),
+            learned_tokens=int(rows.learned[part == TRAIN].sum()),
+            longest=int(rows.longest[part != LEFT_OUT].max()),
             max_length=limit,
             chat_template=template.chat_template,
             end_tokens=tuple(map(template.tokenizer.convert_ids_to_tokens, template.ends)),
@@ -189,36 +185,13 @@ def _prepare(folder: Path, findings: Findings) -> None:
             plain_because=tried and tried.plain_because,
             findings=found,
             shortfalls=(
-                *([note] if (note := language_part_note(config)) else []),
+                *([note] if (note := language_part_note(base.config)) else []),
                 *template.shortfalls,
                 *findings.notes,
-                *shortfalls,
+                *told,
             ),
         ),
     )
-
-
-def _check(
-    spec: JobSpec,
-    template: Template,
-    rows: Sequence[Tokenised],
-    parted: tuple[set[int], int],
-    findings: Findings,
-    run: RunFolder,
-) -> tuple[DataFinding, ...]:
-    """Check all rows; ``parted`` are the held-out ones and the limit of the rest."""
-    checks = Checks()
-    for row in rows:
-        checks.see(seen(row.source, row.examples))
-    end = End(
-        held_out=np.array(sorted(parted[0]), dtype=np.int64),
-        max_length=parted[1],
-        epochs=spec.epochs,
-        ending=frozenset(template.ending),
-        row_numbered=frozenset(findings.row_numbered),
-        wishes=wishes(spec),
-    )
-    return conclude(checks, end, run.findings)
 
 
 def total_steps(
@@ -230,19 +203,39 @@ def total_steps(
     return math.ceil(epochs * math.ceil(rows / effective_batch_size))
 
 
-def _inputs(
-    spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings
-) -> tuple[Path, list[Conversation], list[Copied], dict[str, int]]:
-    """Find the model and read every file; what is wrong with any of them is told together."""
-    unusable: ModelError | None = None
+def _base(spec: JobSpec, plan: PreparePlan, *, file: str) -> tuple[_Base | None, ModelError | None]:
+    """Find the model; what is wrong with it is told together with what is wrong with the data."""
     try:
         model = find_model(Path(plan.models_dir), spec.model, method=spec.method)
         config = read_config(model, spec.model)
     except ModelError as error:
-        unusable = error
-    else:
-        if too_low := cap_problem(spec, read_shape(config)):
-            raise SpecError([replace(too_low, file=f"{run.job}.yaml")])
+        return None, error
+    if too_low := cap_problem(spec, read_shape(config)):
+        raise SpecError([replace(too_low, file=file)])
+    try:
+        template = Template(
+            _load_tokenizer(model, plan, name=spec.model),
+            name=spec.model,
+            embedding_rows=table_of_words(config),
+        )
+    except ModelError as error:
+        return None, error
+    return _Base(folder=model, config=config, template=template), None
+
+
+def _work(base: _Base | None, spec: JobSpec, plan: PreparePlan) -> Work:
+    """Say what is done to every row; the first rows have yet to decide how they are read."""
+    return Work(
+        rules=UNDECIDED,
+        model=base.folder if base else None,
+        model_name=spec.model,
+        embedding_rows=table_of_words(base.config) if base else None,
+        trust_remote_code=plan.trust_remote_code,
+    )
+
+
+def _copies(spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings) -> list[Copied]:
+    """Take the snapshot."""
     copies = take_snapshot(
         list(dict.fromkeys([*spec.data, *(spec.eval_data or ())])),
         inbox=Path(plan.jobs_dir),
@@ -251,28 +244,18 @@ def _inputs(
         findings=findings,
         known=[Path(known) for known in plan.known_data],
     )
-    conversations, counts = _read(spec, copies, findings)
+    findings.files = tuple(dict.fromkeys([*spec.data, *(spec.eval_data or ())]))
+    return copies
+
+
+def _refuse(unusable: ModelError | None, findings: Findings) -> None:
+    """End where anything is wrong with the model or the rows."""
     if unusable and findings.problems:
         raise InputError([*unusable.problems, *findings.problems])
     if unusable:
         raise unusable
     if findings.problems:
         raise DataError(findings.problems)
-    return model, conversations, copies, counts
-
-
-def _read(
-    spec: JobSpec, copies: Sequence[Copied], findings: Findings
-) -> tuple[list[Conversation], dict[str, int]]:
-    """Read and check every file; count the rows of each."""
-    per_file = {c.named: read_rows(c.path, shown_as=c.named, findings=findings) for c in copies}
-    conversations = to_conversations(
-        [row for rows in per_file.values() for row in rows],
-        data_format=spec.format,
-        system_prompt=spec.system_prompt,
-        findings=findings,
-    )
-    return conversations, {named: len(rows) for named, rows in per_file.items()}
 
 
 def _load_tokenizer(model: Path, plan: PreparePlan, *, name: str) -> Any:
@@ -291,24 +274,21 @@ def _load_tokenizer(model: Path, plan: PreparePlan, *, name: str) -> Any:
         raise ModelError([problem]) from error
 
 
-def _divide(
-    spec: JobSpec, conversations: Sequence[Conversation]
-) -> tuple[list[Conversation], list[Conversation], list[str]]:
-    """Say which rows are learned and which are held out."""
+def _divide(spec: JobSpec, source: Source, rows: Rows) -> tuple[Any, list[str]]:
+    """Say by row whether it is held out, and what the job's owner should know of that."""
     if spec.eval_data:
-        held = [c for c in conversations if c.file in spec.eval_data]
-        train = [c for c in conversations if c.file not in spec.eval_data]
-        shared = shared_prompts(train, held)
-        told = f"{shared} of {len(held)} rows of eval_data ask what is also learned"
-        return train, held, [*([told] if shared else []), what_rows_show(len(held))]
-    parts = split(conversations, spec.eval_split)
-    train = [conversations[i] for i in parts.train]
-    held = [conversations[i] for i in parts.held_out]
+        measured = [n for n, copy in enumerate(source.copies) if copy.named in spec.eval_data]
+        held = np.isin(rows.file, measured)
+        count = int(held.sum())
+        shared = shared_places(rows.place[~held], rows.place[held])
+        told = f"{shared} of {count} rows of eval_data ask what is also learned"
+        return held, [*([told] if shared else []), what_rows_show(count)]
+    held, _ = hold_out(rows.place, spec.eval_split)
     if spec.eval_split == 0:
-        return train, held, []
-    if not held:
-        return train, held, ["no row is held out: all of them ask the same"]
-    return train, held, [what_rows_show(len(held))]
+        return held, []
+    if not held.any():
+        return held, ["no row is held out: all of them ask the same"]
+    return held, [what_rows_show(int(held.sum()))]
 
 
 def what_rows_show(held_out: int) -> str:
@@ -323,36 +303,20 @@ def what_rows_show(held_out: int) -> str:
     )
 
 
-def _tokenise(
-    template: Template, conversations: Sequence[Conversation], findings: Findings
-) -> list[Tokenised]:
-    rows: list[Tokenised] = []
-    for conversation in conversations:
-        try:
-            rows.append(Tokenised(source=conversation, examples=template.encode(conversation)))
-        except UnlearnableRowError as error:
-            findings.add(conversation.file, conversation.line, str(error), hint=error.hint)
-    if findings.problems:
-        raise DataError(findings.problems)
-    return rows
-
-
-def _max_length(
-    spec: JobSpec, rows: Sequence[Tokenised], context: int | None, card: int | None
-) -> int:
+def _max_length(spec: JobSpec, lengths: Any, context: int | None, card: int | None) -> int:
     """Choose the length limit: what the spec says, or the longest row that can be trained.
 
     Args:
         spec: the job's.
-        rows: all of them.
+        lengths: the longest example of each row.
         context: tokens that the model reads at most.
         card: tokens that the card has the memory for. Where that would leave out more than a few
             rows it does not count: the run's own end then tells every way to make it fit.
     """
-    longest = max(row.longest for row in rows)
+    longest = int(lengths.max())
     wanted = spec.training.max_length
     if wanted == "auto":
-        if card and sum(row.longest > card for row in rows) > LEFT_OUT_SHARE * len(rows):
+        if card and (lengths > card).sum() > LEFT_OUT_SHARE * len(lengths):
             card = None
         return min(longest, context or longest, card or longest)
     if context is not None and wanted > context:
@@ -364,73 +328,81 @@ def _max_length(
 
 
 def _card_length(
-    spec: JobSpec, rows: Sequence[Tokenised], config: dict[str, Any], plan: PreparePlan
+    spec: JobSpec, lengths: Any, config: dict[str, Any], plan: PreparePlan
 ) -> int | None:
     """Forecast the longest row that the card has the memory for; None: every row, or not known."""
     shape = read_shape(config)
     if shape is None or plan.gpu_memory_bytes is None:
         return None
-    work = Work.of(spec, shape, Lengths.of(row.longest for row in rows), total_steps=1)
-    return longest_row(work, Box(budget_bytes=plan.gpu_memory_bytes))
+    work = forecast_work.Work.of(spec, shape, _summed(lengths), total_steps=1)
+    return longest_row(work, forecast_work.Box(budget_bytes=plan.gpu_memory_bytes))
 
 
-def _leave_out_longer(
-    rows: Sequence[Tokenised], limit: int, findings: Findings
-) -> tuple[list[Tokenised], list[Tokenised]]:
-    """Part the rows that fit from those that would lose tokens.
+def _summed(lengths: Any) -> Lengths:
+    found, counts = np.unique(lengths, return_counts=True)
+    return Lengths.counted(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+
+
+def _check(
+    spec: JobSpec,
+    template: Template,
+    flowed: Flowed,
+    parted: tuple[Any, int],
+    findings: Findings,
+    run: RunFolder,
+) -> tuple[DataFinding, ...]:
+    """Conclude the checks; ``parted`` are the held-out rows and the limit of the rest."""
+    end = End(
+        held_out=parted[0],
+        max_length=parted[1],
+        epochs=spec.epochs,
+        ending=frozenset(template.ending),
+        row_numbered=frozenset(findings.row_numbered),
+        wishes=wishes(spec),
+    )
+    return conclude(flowed.checks, end, run.findings)
+
+
+def _parts(
+    source: Source, rows: Rows, held: Any, limit: int, findings: Findings
+) -> tuple[Any, list[tuple[str, int]]]:
+    """Say by row whether it is learned, held out, or left out because it would lose tokens.
+
+    Returns:
+        That, and the places of those left out.
 
     Raises:
-        DataError: more than 5% would be left out.
+        DataError: more than 5% would be left out, or none is left to learn from.
     """
-    kept = [row for row in rows if row.longest <= limit]
-    left_out = [row for row in rows if row.longest > limit]
-    if len(left_out) > LEFT_OUT_SHARE * len(rows):
-        by_length = sorted(row.longest for row in rows)
+    left_out = rows.longest > limit
+    places = [
+        (source.copies[rows.file[at]].named, int(rows.line[at])) for at in np.flatnonzero(left_out)
+    ]
+    if len(places) > LEFT_OUT_SHARE * len(rows):
+        by_length = np.sort(rows.longest)
         enough = by_length[math.ceil((1 - LEFT_OUT_SHARE) * len(rows)) - 1]
-        what = f"the row is longer than {limit} tokens (so are {len(left_out)} of {len(rows)} rows)"
+        what = f"the row is longer than {limit} tokens (so are {len(places)} of {len(rows)} rows)"
         hint = (
             f"max_length: {by_length[-1]} keeps every row, {enough} keeps 95% of them. Or cut "
             "these rows into shorter ones."
         )
-        for row in sorted(left_out, key=lambda row: row.source.row):
-            findings.add(row.source.file, row.source.line, what, hint=hint)
+        for file, line in places:
+            findings.add(file, line, what, hint=hint)
         raise DataError(findings.problems)
-    return kept, left_out
+    part = np.where(left_out, LEFT_OUT, np.where(held, HELD_OUT, TRAIN)).astype("int8")
+    if not (part == TRAIN).any():
+        what = "no row is left to learn from"
+        hint = "Add rows, or write eval_split: 0 into the spec (none is held out)."
+        raise DataError([Problem(message=what, hint=hint)])
+    return part, places
 
 
-def _name_left_out(rows: Sequence[Tokenised], limit: int, findings: Findings) -> None:
-    for row in sorted(rows, key=lambda row: row.source.row):
-        findings.note(f"longer than {limit} tokens left out", row.source.file, row.source.line)
-
-
-def _save(target: Path, rows: Sequence[Tokenised]) -> list[int]:
-    """Write the examples of the rows as a data set and give their lengths."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    shutil.rmtree(target, ignore_errors=True)  # of an earlier try
-    pairs = [(row.source.row, example) for row in rows for example in row.examples]
-    if not pairs:
-        return []  # an empty data set can be saved, but not loaded again
-    features = datasets.Features(
-        {
-            "input_ids": datasets.List(datasets.Value("int32")),
-            "labels": datasets.List(datasets.Value("int32")),
-            "row": datasets.Value("int64"),
-        }
-    )
-    columns = {
-        "input_ids": [example.input_ids for _, example in pairs],
-        "labels": [example.labels for _, example in pairs],
-        "row": [row for row, _ in pairs],
-    }
-    datasets.Dataset.from_dict(columns, features=features).save_to_disk(target)
-    return [len(example.input_ids) for _, example in pairs]
-
-
-def _samples(template: Template, rows: Sequence[Tokenised]) -> list[dict[str, Any]]:
+def _samples(
+    template: Template, source: Source, flowed: Flowed, rows: Rows, part: Any
+) -> list[dict[str, Any]]:
     """Choose held-out questions to answer before and after."""
-    asked = [row.source for row in rows if row.source.askable][:SAMPLES]
+    wanted = rows.row[(part == HELD_OUT) & rows.askable][:SAMPLES].tolist()
+    asked = read_again(source, flowed.rules, flowed.counts, wanted)
     return [
         {"messages": template.prompt_messages(c), "reference": c.messages[-1]["content"]}
         for c in asked

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from runner.training.data.conversation import Conversation
 
@@ -58,40 +58,65 @@ def split(conversations: Sequence[Conversation], share: float | None) -> Split:
         share: places below it are held out. None: 5% of the rows, but at least 100 where that is
             at most 20% of them: fewer show only large differences.
     """
-    places = [position(normalised_prompt(conversation)) for conversation in conversations]
-    chosen = _below(places, share) if share is not None else _enough(places)
-    borrowed = False
-    if share != 0 and not chosen and len(set(places)) > 1:
-        chosen, borrowed = {min(places)}, True
+    import numpy as np
+
+    places = np.array([position(normalised_prompt(c)) for c in conversations], "float64")
+    held, borrowed = hold_out(places, share)
     return Split(
-        train=tuple(i for i, place in enumerate(places) if place not in chosen),
-        held_out=tuple(i for i, place in enumerate(places) if place in chosen),
+        train=tuple(np.flatnonzero(~held).tolist()),
+        held_out=tuple(np.flatnonzero(held).tolist()),
         borrowed=borrowed,
     )
 
 
-def _below(places: Sequence[float], share: float) -> set[float]:
-    chosen = {place for place in places if place < share}
-    return set() if chosen == set(places) else chosen  # nothing would be left to learn from
+def hold_out(places: Any, share: float | None) -> tuple[Any, bool]:
+    """Choose the rows that are held out by the places of their prompts, as `split` does.
+
+    Returns:
+        By row, whether it is held out; and whether the one nearest to the share was taken.
+    """
+    import numpy as np
+
+    if share == 0 or not len(places):
+        return np.zeros(len(places), bool), False
+    found, counts = np.unique(places, return_counts=True)
+    chosen = _below(found, share) if share is not None else _enough(found, counts)
+    borrowed = not chosen.any() and len(found) > 1
+    if borrowed:
+        chosen[0] = True
+    return np.isin(places, found[chosen]), borrowed
 
 
-def _enough(places: Sequence[float]) -> set[float]:
+def _below(found: Any, share: float) -> Any:
+    chosen = found < share
+    return chosen & False if chosen.all() else chosen  # nothing would be left to learn from
+
+
+def _enough(found: Any, counts: Any) -> Any:
     """Choose the lowest places until the rows are enough; never more than a fifth of all rows.
 
     From 2,000 rows on it is those below 5%, so growing data moves none; below that, growing data
     may move a row from held out to learned, and below 500 rows, rarely, the other way.
     """
-    rows = Counter(places)
-    most = int(MOST_SHARE * len(places))
-    chosen: set[float] = set()
+    import numpy as np
+
+    most = int(MOST_SHARE * counts.sum())
+    chosen: Any = np.zeros(len(found), bool)
     held = 0
-    for place in sorted(rows):
+    for at, (place, rows) in enumerate(zip(found.tolist(), counts.tolist(), strict=True)):
         if place >= USUAL_SHARE and held >= ENOUGH_ROWS:
             break
-        if held + rows[place] <= most:
-            chosen.add(place)
-            held += rows[place]
+        if held + rows <= most:
+            chosen[at] = True
+            held += rows
     return chosen
+
+
+def shared_places(train: Any, held_out: Any) -> int:
+    """Count the held-out rows whose prompt is learned too, by the places of their prompts."""
+    import numpy as np
+
+    return int(np.isin(held_out, train).sum())
 
 
 def shared_prompts(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> int:

@@ -7,10 +7,10 @@ right edge, and leaves out separators at the end of a line; people put a title a
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from runner.training.data.columns import (
@@ -21,11 +21,12 @@ from runner.training.data.columns import (
     shown,
 )
 from runner.training.data.findings import Findings
-from runner.training.data.json_rows import LINE_BYTES
 from runner.training.data.row import Row
+from runner.training.data.text_source import ROW_CHARS, TextSource
 
 _SEPARATORS = (",", ";", "\t", "|")
 _RULE = re.compile(r":?-{2,}:?")
+_LOOKED_AT = 64 * 1024  # characters at the top that tell the separator
 _LOOKED_THROUGH = 10  # records at the top among which the heading is looked for
 _NO_VALUE = {"nan", "<na>", "#n/a", "#nv", "#name?", "#value!", "#wert!", "#ref!", "#bezug!"}
 _NO_VALUE |= {"#div/0!", "#null!", "#num!", "#zahl!"}
@@ -55,21 +56,23 @@ class _Heading:
     """Records before it that hold something."""
 
 
-def read_table(text: str, file: str, findings: Findings) -> list[Row]:
+def read_table(source: TextSource, file: str, findings: Findings) -> Iterator[Row]:
     """Read a table with a line of column names."""
-    csv.field_size_limit(LINE_BYTES)
-    told, start = _told_separator(text)
-    separator = _separator(text, told)
-    records = _records(text, separator, start, file, findings)
+    csv.field_size_limit(ROW_CHARS)
+    start_of_text = source.peek(_LOOKED_AT)
+    told, start = _told_separator(start_of_text)
+    separator = _separator(start_of_text, told)
+    records = _records(source, separator, start, file, findings)
     if separator == "|":
         records = _without_frame(records)
     top = list(itertools.islice(records, _LOOKED_THROUGH))
     heading = _heading(top)
-    rest = list(records)  # in any case: a quote that is not closed is said, too
     if heading is None or not _usable(heading, file, findings):
-        return []
-    body = [record for record in top if record.line > heading.line]
-    return list(_rows([*body, *rest], heading, file, findings))
+        for _ in records:  # a quote that is not closed is said, too
+            pass
+        return
+    body = (record for record in top if record.line > heading.line)
+    yield from _rows(itertools.chain(body, records), heading, file, findings)
 
 
 def _told_separator(text: str) -> tuple[str | None, int]:
@@ -118,22 +121,25 @@ def _known(cells: Sequence[str]) -> int:
 
 
 def _records(
-    text: str, separator: str, start: int, file: str, findings: Findings
+    source: TextSource, separator: str, start: int, file: str, findings: Findings
 ) -> Iterator[_Record]:
     """Give every record that holds something, with the line where it begins."""
     # Blanks after each separator, as people type them: a quote behind one is still a quote.
+    text = source.peek(_LOOKED_AT)
     typed = bool(re.match(rf"[^\n]*{re.escape(separator)} +", text)) and f'{separator} "' in text
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=typed
-    )
+    end = "\r" if "\n" not in text and "\r" in text else "\n"  # the former: a Mac of old
+    lines = (f"{line}{end}" for _, line in source.lines(end))
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=typed)
     line = 1
     try:
         for cells in reader:
             begun, line = line, reader.line_num + 1
             if begun >= start and any(cell.strip() for cell in cells):
                 yield _Record(line=begun, cells=cells)
-    except csv.Error:
-        what = "the file is not valid CSV from here on (a quote is not closed)"
+    except csv.Error as error:
+        long = "limit" in str(error)  # the only words by which the module tells it
+        why = f", or a cell is longer than {ROW_CHARS // 1024**2} MiB" if long else ""
+        what = f"the file is not valid CSV from here on (a quote is not closed{why})"
         hint = 'Close the quote. A quote within a text in quotes is written twice: "".'
         findings.add(file, line, what, hint=hint)
 
@@ -167,22 +173,21 @@ def _usable(heading: _Heading, file: str, findings: Findings) -> bool:
 
 
 def _rows(
-    records: Sequence[_Record], heading: _Heading, file: str, findings: Findings
+    records: Iterable[_Record], heading: _Heading, file: str, findings: Findings
 ) -> Iterator[Row]:
     """Give the rows; a line with other columns than the rest has lost a quote, and is refused."""
     names = heading.names
     width = len(names)
-    # Excel writes nothing for the empty cells at the end of a line. That is harmless in a column
-    # that is empty throughout; anywhere else the line may as well be half of a broken one.
-    used = max((_used(record.cells[:width]) for record in records), default=0)
-    unnamed = [n for n, name in enumerate(names) if not name and not _is_index(records, n)]
+    widths = _Widths(width)
+    index_without_name = names[0] == ""  # pandas numbers its rows without saying so
     for record in records:
         cells = record.cells
-        if len(cells) < used or _used(cells) > width:
-            what = f"the line has another number of columns than line {heading.line}"
-            findings.add(file, record.line, what, hint=_QUOTES)
+        if not widths.fit(record):
+            findings.add(file, record.line, _lost(heading), hint=_QUOTES)
             continue
-        without = next((n for n in unnamed if n < len(cells) and cells[n].strip()), None)
+        index_without_name &= not cells[0].strip() or cells[0].strip().isdigit()
+        first = 1 if index_without_name else 0
+        without = next((n for n in range(first, width) if _nameless(n, names, cells)), None)
         if without is not None:
             what = f"column {without + 1} holds something, but has no name"
             hint = f"Write a name above it in line {heading.line}, or delete the column."
@@ -190,14 +195,49 @@ def _rows(
             continue
         padded = [*cells[:width], *[""] * (width - len(cells))]
         value = {n: _cell(n, cell) for n, cell in zip(names, padded, strict=True) if n}
-        yield Row(file=file, line=record.line, value=value, heading=heading.line)
+        size = sum(map(len, cells))
+        yield Row(file=file, line=record.line, value=value, heading=heading.line, size=size)
+    for line in widths.too_short():
+        findings.add(file, line, _lost(heading), hint=_QUOTES)
 
 
-def _is_index(records: Sequence[_Record], column: int) -> bool:
-    """Tell the numbers of the rows, which pandas writes without a name."""
-    return column == 0 and all(
-        record.cells[0].strip().isdigit() for record in records if record.cells[0].strip()
-    )
+def _lost(heading: _Heading) -> str:
+    return f"the line has another number of columns than line {heading.line}"
+
+
+def _nameless(column: int, names: Sequence[str], cells: Sequence[str]) -> bool:
+    return not names[column] and column < len(cells) and bool(cells[column].strip())
+
+
+class _Widths:
+    """How many cells the lines have.
+
+    Excel writes nothing for the empty cells at the end of a line. That is harmless in a column that
+    is empty throughout; anywhere else the line may as well be half of a broken one. Whether a
+    column is empty throughout is known at the end, so short lines are remembered until then.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._used = 0
+        self._short: dict[int, array[int]] = {}
+
+    def fit(self, record: _Record) -> bool:
+        """Tell whether a line has as many cells as those before it."""
+        cells = record.cells
+        used = _used(cells)
+        self._used = max(self._used, min(used, self._width))
+        if used > self._width or len(cells) < self._used:
+            return False
+        if len(cells) < self._width:
+            self._short.setdefault(len(cells), array("q")).append(record.line)
+        return True
+
+    def too_short(self) -> Iterator[int]:
+        """Give the lines that turned out to be shorter than a column that is used."""
+        for cells, lines in self._short.items():
+            if cells < self._used:
+                yield from lines
 
 
 def _used(cells: Sequence[str]) -> int:

@@ -8,10 +8,11 @@ reason.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from runner.errors import ModelError, Problem
 from runner.training.data.control_tokens import Offsets, Reader, Readers, RefusedByTemplateError
@@ -22,6 +23,7 @@ from runner.words import visible
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
 Tools = Sequence[dict[str, Any]]
+_Made = TypeVar("_Made")
 
 _CHATML = (
     "{{% for message in messages %}}{{{{ {bos}'<|im_start|>' + message['role'] + '\n'"
@@ -86,6 +88,36 @@ class _Answer:
     calls_tools: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Rendering:
+    """A text that becomes one example, and the answers in it; without any, it is learned whole."""
+
+    whole: str
+    answers: Sequence[_Answer]
+
+
+@dataclass(kw_only=True)
+class Noted:
+    """What the rows that were encoded so far have shown; those of several processes add up."""
+
+    notes: dict[str, None] = field(default_factory=dict)
+    plain_rows: Counter[str] = field(default_factory=Counter)
+    """Rows that spell a control token, by its name."""
+    rows_read_plain: int = 0
+    rows_cut: int = 0
+    """Rows of which blank space at the beginning of an answer was cut off."""
+    learned_ends: set[int] = field(default_factory=set)
+    """Ends of all that was encoded so far: what generation has to stop at."""
+
+    def take(self, other: Noted) -> None:
+        """Add what other rows have shown."""
+        self.notes.update(other.notes)
+        self.plain_rows.update(other.plain_rows)
+        self.rows_read_plain += other.rows_read_plain
+        self.rows_cut += other.rows_cut
+        self.learned_ends |= other.learned_ends
+
+
 class Template:
     """A tokenizer and its chat template, checked once and then applied to every row."""
 
@@ -104,11 +136,7 @@ class Template:
         self.model_name = name
         self.chat_template = "model's own"
         self.end_ids: set[int] = set()
-        self.learned_ends: set[int] = set()
-        """Ends of all that was encoded so far: what generation has to stop at."""
-        self._notes: list[str] = []
-        self._plain_rows: Counter[str] = Counter()  # rows that spell a control token, by its name
-        self._rows_read_plain = self._rows_cut = 0
+        self.noted = Noted()
         self._tails: dict[tuple[Any, ...], str] = {}
         if not getattr(tokenizer, "is_fast", False):
             raise self._refusal("its tokenizer cannot say where each token came from (not 'fast')")
@@ -133,16 +161,22 @@ class Template:
     @property
     def shortfalls(self) -> list[str]:
         """What the owner of the job should know; complete once every row is encoded."""
-        notes = list(self._notes)
-        if self._plain_rows:
-            notes.append(_plain_note(self._rows_read_plain, self._plain_rows))
-        if self._rows_cut:
-            rows = "1 row" if self._rows_cut == 1 else f"{self._rows_cut} rows"
+        noted = self.noted
+        notes = list(noted.notes)
+        if noted.plain_rows:
+            notes.append(_plain_note(noted.rows_read_plain, noted.plain_rows))
+        if noted.rows_cut:
+            rows = "1 row" if noted.rows_cut == 1 else f"{noted.rows_cut} rows"
             notes.append(
                 f"{rows}: blank space at the beginning of an answer was cut off, because this "
                 "model's tokenizer would join it with the end of the question"
             )
         return notes
+
+    def give_noted(self) -> Noted:
+        """Give what was noted since the last time, to be taken by another process."""
+        noted, self.noted = self.noted, Noted()
+        return noted
 
     def encode(self, conversation: Conversation) -> list[Example]:
         """Give the examples of a row: one, or one for each answer where the template needs it.
@@ -150,22 +184,101 @@ class Template:
         Raises:
             UnlearnableRowError: the row cannot be rendered exactly.
         """
-        spelled = self._readers.spelled_in(conversation.texts())
-        reader = self._readers.plain if spelled else self._readers.usual
+        (found,) = self.encode_all([conversation])
+        if isinstance(found, UnlearnableRowError):
+            raise found
+        return found
+
+    def encode_all(
+        self, conversations: Sequence[Conversation]
+    ) -> list[list[Example] | UnlearnableRowError]:
+        """Give the examples of many rows, or why one cannot be rendered exactly.
+
+        They are rendered one by one and tokenised together.
+        """
+        spelled = [self._readers.spelled_in(c.texts()) for c in conversations]
+        readers = [self._readers.plain if s else self._readers.usual for s in spelled]
+        rendered = [
+            self._try(self._renderings, *row) for row in zip(conversations, readers, strict=True)
+        ]
+        read = self._read_all(rendered, readers)
+        rows = zip(conversations, rendered, read, readers, strict=True)
+        found = [self._try(self._examples, *row) for row in rows]
+        for tokens, examples in zip(spelled, found, strict=True):
+            if isinstance(examples, UnlearnableRowError):
+                continue
+            self.noted.rows_read_plain += bool(tokens)
+            self.noted.plain_rows.update(tokens)
+            for example in examples:
+                self.noted.learned_ends.update(_ends_of(example))
+        return found
+
+    @staticmethod
+    def _try(do: Callable[..., _Made], *row: Any) -> _Made | UnlearnableRowError:
+        try:
+            return do(*row)
+        except UnlearnableRowError as error:
+            return error.with_traceback(None)
+
+    def _read_all(
+        self,
+        rendered: Sequence[list[_Rendering] | UnlearnableRowError],
+        readers: Sequence[Reader],
+    ) -> list[list[tuple[list[int], Offsets]]]:
+        """Tokenise the renderings of many rows, all of one reader together."""
+        read: list[list[tuple[list[int], Offsets]]] = [[] for _ in rendered]
+        for reader in set(readers):
+            rows = [
+                (n, rendering.whole)
+                for n, renderings in enumerate(rendered)
+                if readers[n] is reader and not isinstance(renderings, UnlearnableRowError)
+                for rendering in renderings
+            ]
+            tokens = reader.read_all([whole for _, whole in rows])
+            for (n, _), one in zip(rows, tokens, strict=True):
+                read[n].append(one)
+        return read
+
+    def _renderings(self, conversation: Conversation, reader: Reader) -> list[_Rendering]:
         if conversation.text is not None:
-            examples = [self._encode_text(conversation.text, reader)]
-        else:
-            examples = self._encode_turns(self._extras.fit(conversation), reader)
-        self._rows_read_plain += bool(spelled)
-        self._plain_rows.update(spelled)
-        for example in examples:
-            self.learned_ends.update(_ends_of(example))
-        return examples
+            return [_Rendering(whole=conversation.text, answers=())]
+        return self._render_turns(self._extras.fit(conversation), reader)
+
+    def _examples(
+        self,
+        conversation: Conversation,
+        rendered: list[_Rendering] | UnlearnableRowError,
+        read: Sequence[tuple[list[int], Offsets]],
+        reader: Reader,
+    ) -> list[Example]:
+        if isinstance(rendered, UnlearnableRowError):
+            raise rendered
+        if conversation.text is not None:
+            return [self._text_example(read[0][0])]
+        try:
+            return [
+                self._mark(rendering, tokens, reader)
+                for rendering, tokens in zip(rendered, read, strict=True)
+            ]
+        except _BorderError:
+            conversation = self._extras.fit(conversation)
+            cut = replace(
+                conversation, messages=tuple(map(_without_leading_blank, conversation.messages))
+            )
+            if cut == conversation:
+                raise
+            # Blank space that the tokenizer joins with the line break before the answer.
+            examples = [
+                self._mark(rendering, reader.read(rendering.whole), reader)
+                for rendering in self._render_turns(cut, reader)
+            ]
+            self.noted.rows_cut += 1
+            return examples
 
     @property
     def ends(self) -> list[int]:
         """Tokens that generation has to stop at: those learned; before any row, the template's."""
-        return sorted(self.learned_ends or self.end_ids)
+        return sorted(self.noted.learned_ends or self.end_ids)
 
     @property
     def ending(self) -> set[int]:
@@ -203,48 +316,36 @@ class Template:
         if not self.folds_system or not messages or messages[0]["role"] != "system":
             return tuple(messages)
         folded = "the template has no system role: system prompts stand before the first question"
-        if folded not in self._notes:
-            self._notes.append(folded)
+        self.noted.notes[folded] = None
         return fold_system(messages)
 
-    def _encode_text(self, text: str, reader: Reader) -> Example:
+    def _text_example(self, ids: list[int]) -> Example:
         end = self.tokenizer.eos_token_id
         if end is None:
             raise UnlearnableRowError(
                 "the model has no end token to learn after a text",
                 hint="Write the rows as question and answer, or choose another model.",
             )
-        ids = [*reader.ids(text), end]
+        ids = [*ids, end]
         bos = [self._bos] if self._adds_bos else []
         return Example(input_ids=bos + ids, labels=[IGNORED] * len(bos) + ids)
 
-    def _encode_turns(self, conversation: Conversation, reader: Reader) -> list[Example]:
-        messages = self._prepared(conversation.messages)
+    def _render_turns(self, conversation: Conversation, reader: Reader) -> list[_Rendering]:
+        return self._render_messages(
+            self._prepared(conversation.messages),
+            reader,
+            tools=conversation.tools,
+            unlearned=conversation.unlearned,
+        )
 
-        def encode(messages: tuple[Message, ...]) -> list[Example]:
-            return self._encode_messages(
-                messages, reader, tools=conversation.tools, unlearned=conversation.unlearned
-            )
-
-        try:
-            return encode(messages)
-        except _BorderError:
-            cut = tuple(map(_without_leading_blank, messages))
-            if cut == messages:
-                raise
-            # Blank space that the tokenizer joins with the line break before the answer.
-            examples = encode(cut)
-            self._rows_cut += 1
-            return examples
-
-    def _encode_messages(
+    def _render_messages(
         self,
         messages: tuple[Message, ...],
         reader: Reader,
         *,
         tools: Tools = (),
         unlearned: frozenset[int] = frozenset(),
-    ) -> list[Example]:
+    ) -> list[_Rendering]:
         places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         places = [i for number, i in enumerate(places) if number not in unlearned]
         if not places:
@@ -257,10 +358,10 @@ class Template:
         last = answers[-1].end if places[-1] == len(messages) - 1 else None
         whole = last or _render(reader, messages, tools)
         if all(whole.startswith(a.prompt) and whole.startswith(a.end) for a in answers):
-            return [self._mark(whole, answers, reader)]
+            return [_Rendering(whole=whole, answers=answers)]
         # The template shows earlier turns differently once the conversation has gone on (thinking
         # that is dropped, an end that moves): each answer is learned as it was first seen.
-        return [self._mark(answer.end, [answer], reader) for answer in answers]
+        return [_Rendering(whole=answer.end, answers=[answer]) for answer in answers]
 
     def _find_answer(self, messages: tuple[Message, ...], reader: Reader, tools: Tools) -> _Answer:
         prompt = _render(reader, messages[:-1], tools, generation_prompt=True)
@@ -294,16 +395,18 @@ class Template:
             self._tails[key] = tail
         return self._tails[key]
 
-    def _mark(self, whole: str, answers: Sequence[_Answer], reader: Reader) -> Example:
-        """Tokenise once and label each answer up to and with the token that ends it."""
-        ids, offsets = reader.read(whole)
+    def _mark(
+        self, rendering: _Rendering, tokens: tuple[list[int], Offsets], reader: Reader
+    ) -> Example:
+        """Label each answer of a rendering up to and with the token that ends it."""
+        ids, offsets = tokens
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:
             raise UnlearnableRowError(
                 "the template begins with two begin-of-text tokens", hint=_OTHER_MODEL
             )
         labels = [IGNORED] * len(ids)
-        for answer in answers:
-            start = self._border(whole, len(answer.prompt), ids, offsets, reader)
+        for answer in rendering.answers:
+            start = self._border(rendering.whole, len(answer.prompt), ids, offsets, reader)
             end = self._end_token(answer, start, ids, offsets)
             labels[start : end + 1] = ids[start : end + 1]
         return Example(input_ids=ids, labels=labels)
@@ -329,9 +432,9 @@ class Template:
 
     def _border(self, whole: str, at: int, ids: list[int], offsets: Offsets, reader: Reader) -> int:
         """Find the first token of an answer that begins at character ``at``."""
-        prompt = self._prompt_ids(whole, at, ids, offsets, reader)
-        if ids[: len(prompt)] == prompt:
-            return len(prompt)  # the very tokens that the model is given at use
+        kept, tail = self._prompt_ids(whole, at, ids, offsets, reader)
+        if ids[kept : kept + len(tail)] == tail:
+            return kept + len(tail)  # the very tokens that the model is given at use
         # Some tokenizers join line breaks otherwise when text follows. Such a prompt still masks
         # exactly, unless a token stands across the border. Offsets may hide a token's leading
         # space (Ġ, or ▁), so its spelling is looked at too.
@@ -346,17 +449,20 @@ class Template:
 
     def _prompt_ids(
         self, whole: str, at: int, ids: list[int], offsets: Offsets, reader: Reader
-    ) -> list[int]:
+    ) -> tuple[int, list[int]]:
         """Tokenise the text before ``at`` as if nothing followed.
 
         A tokenizer parts the text at control tokens first and reads each part by itself: what lies
         before the last of them is read already. That halves the time that preparing takes.
+
+        Returns:
+            How many of ``ids`` come first, and the ids after them.
         """
-        for k in range(len(ids) - 1, -1, -1):
+        for k in range(bisect_right(offsets, at, key=_end_of) - 1, -1, -1):
             begin, end = offsets[k]
             if end <= at and ids[k] in self._special:
-                return ids[:k] + reader.ids(whole[begin:at])
-        return reader.ids(whole[:at])
+                return k, reader.ids(whole[begin:at])
+        return 0, reader.ids(whole[:at])
 
     # -- the template, once ----------------------------------------------------------------------
 
@@ -381,9 +487,8 @@ class Template:
         bos = "(bos_token if loop.first else '') + " if self._adds_bos else ""
         self.tokenizer.chat_template = _CHATML.format(bos=bos, end=end)
         self.chat_template = "ChatML"
-        self._notes.append(
-            f"the model has no chat template: ChatML is used, with {end} as the end of a turn"
-        )
+        what = f"the model has no chat template: ChatML is used, with {end} as the end of a turn"
+        self.noted.notes[what] = None
 
     def _give_parts(self) -> None:
         """Let a template that wants messages in parts take texts, too, where that is all it lacks.
@@ -402,7 +507,10 @@ class Template:
         """Mark a small conversation, so that a template that cannot be exact is refused at once."""
         try:
             for messages in (_TURNS[:2], _TURNS):
-                for example in self._encode_messages(messages, self._readers.usual):
+                for rendering in self._render_messages(messages, self._readers.usual):
+                    example = self._mark(
+                        rendering, self._readers.usual.read(rendering.whole), self._readers.usual
+                    )
                     learned = [label for label in example.labels if label != IGNORED]
                     if "Yqz" not in self.tokenizer.decode(learned):
                         raise self._refusal("its template does not show answers as they are")
@@ -438,6 +546,10 @@ def _shows_texts(reader: Reader) -> bool:
         return _PROBE in reader.render([{"role": "user", "content": _PROBE}])
     except RefusedByTemplateError:
         return False
+
+
+def _end_of(offset: tuple[int, int]) -> int:
+    return offset[1]
 
 
 def renders_system(reader: Reader) -> bool:

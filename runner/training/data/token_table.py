@@ -1,0 +1,182 @@
+"""Token tables: rows as Arrow, written batch by batch and read again without being loaded.
+
+`tokens` holds the examples: ``input_ids``, ``labels`` and ``row``, the place of their row in the
+data, counted over all files from 0. `rows` has one line for each row that became tokens, with what
+is known of it beside them. Both are streams of Arrow; a data set of `datasets` is such a stream in
+a folder with two small files of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.files.durable import write_json
+
+TRAIN, HELD_OUT, LEFT_OUT = 0, 1, 2
+"""What became of a row; the column ``part`` of prepared/rows.arrow."""
+
+
+def tokens_schema() -> Any:
+    """Describe the examples."""
+    import pyarrow as pa
+
+    numbers = pa.list_(pa.int32())
+    return pa.schema([("input_ids", numbers), ("labels", numbers), ("row", pa.int64())])
+
+
+def rows_schema(*, parted: bool) -> Any:
+    """Describe what is known of each row."""
+    import pyarrow as pa
+
+    fields = [
+        ("row", pa.int64()),  # its place in the data
+        ("file", pa.int32()),  # its file's place among the files of the record
+        ("line", pa.int64()),
+        ("tokens", pa.int64()),  # of all its examples
+        ("learned", pa.int64()),
+        ("longest", pa.int32()),  # example
+        ("place", pa.float64()),  # of its prompt between 0 and 1 (split.py)
+        ("content", pa.uint64()),  # a hash of all that it says
+        ("askable", pa.bool_()),
+    ]
+    return pa.schema([*fields, *([("part", pa.int8())] if parted else [])])
+
+
+class TableWriter:
+    """Writes a stream of Arrow, batch by batch."""
+
+    def __init__(self, path: Path, schema: Any) -> None:
+        """Begin the file anew."""
+        import pyarrow as pa
+
+        self._sink = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_stream(self._sink, schema)
+
+    def write(self, batch: Any) -> None:
+        """Append a record batch; an empty one is not worth its place."""
+        if batch.num_rows:
+            self._writer.write_batch(batch)
+
+    def close(self) -> None:
+        """End the file."""
+        self._writer.close()
+        self._sink.close()
+
+
+def read_batches(path: Path) -> Iterator[Any]:
+    """Give the record batches of a stream, from the mapped file."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as mapped:
+        yield from pa.ipc.open_stream(mapped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What is known of every row, by column; 50 bytes a row."""
+
+    row: Any
+    file: Any
+    line: Any
+    tokens: Any
+    learned: Any
+    longest: Any
+    place: Any
+    content: Any
+    askable: Any
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def read_row_table(path: Path) -> Rows:
+    """Read the table of rows."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as mapped:
+        table = pa.ipc.open_stream(mapped).read_all()
+    names = [name for name in table.schema.names if name != "part"]
+    return Rows(**{name: table.column(name).to_numpy() for name in names})
+
+
+def write_parted_rows(source: Path, target: Path, part: Any) -> None:
+    """Write the table of rows again, with what became of each."""
+    import pyarrow as pa
+
+    writer = TableWriter(target, rows_schema(parted=True))
+    done = 0
+    for batch in read_batches(source):
+        column = pa.array(part[done : done + batch.num_rows], pa.int8())
+        parted = [*batch.columns, column]
+        writer.write(pa.record_batch(parted, schema=rows_schema(parted=True)))
+        done += batch.num_rows
+    writer.close()
+
+
+def write_parts(tokens: Path, targets: Sequence[tuple[int, Path]], part_of_row: Any) -> list[Any]:
+    """Write each part of the examples as a data set of its own; give the lengths of each.
+
+    Args:
+        tokens: all examples.
+        targets: part → the folder of its data set. One without examples is not written: an empty
+            data set can be saved, but not loaded again.
+        part_of_row: by a row's place in the data, what became of it.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    writers: dict[int, TableWriter] = {}
+    lengths: dict[int, list[Any]] = {part: [np.zeros(0, "int32")] for part, _ in targets}
+    for _, folder in targets:
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier try
+    for batch in read_batches(tokens):
+        parts = part_of_row[batch.column("row").to_numpy()]
+        for part, folder in targets:
+            mask = parts == part
+            if not mask.any():
+                continue
+            if part not in writers:
+                folder.mkdir()
+                writers[part] = TableWriter(folder / DATA_FILE, _data_set_schema())
+            kept = batch if mask.all() else batch.filter(pa.array(mask))
+            writers[part].write(pa.record_batch(kept.columns, schema=_data_set_schema()))
+            offsets = kept.column("input_ids").offsets.to_numpy()
+            lengths[part].append(np.diff(offsets).astype("int32"))
+    for part, folder in targets:
+        if part in writers:
+            writers[part].close()
+            write_data_set_facts(folder)
+    return [np.concatenate(lengths[part]) for part, _ in targets]
+
+
+DATA_FILE = "data-00000-of-00001.arrow"
+"""The name that `datasets` gives the only file of a data set."""
+_LIST = {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "List"}
+_FEATURES = {"input_ids": _LIST, "labels": _LIST, "row": {"dtype": "int64", "_type": "Value"}}
+
+
+def _data_set_schema() -> Any:
+    facts = {"info": {"features": _FEATURES}}
+    return tokens_schema().with_metadata({"huggingface": json.dumps(facts)})
+
+
+def write_data_set_facts(folder: Path) -> None:
+    """Write what makes a folder with `DATA_FILE` in it a data set of `datasets`."""
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": DATA_FILE}],
+        "_fingerprint": os.urandom(8).hex(),
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    info = {"citation": "", "description": "", "features": _FEATURES, "homepage": "", "license": ""}
+    write_json(folder / "state.json", state)
+    write_json(folder / "dataset_info.json", info)

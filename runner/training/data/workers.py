@@ -1,0 +1,154 @@
+"""Workers: rows are tokenised in as many processes as there are cores, their order kept.
+
+The main process reads and writes; each worker has one batch at a time, in turn, so memory is that
+of a few batches. Workers come from a fork server, a process that has only imported what they need:
+a fork of the main process could hold a lock of one of its threads for ever, and a fresh interpreter
+would import for two seconds. A worker whose main process dies ends at once: its pipe ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from runner.errors import HOST_MEMORY_ADVICE, StageError
+from runner.exit_codes import ExitCode
+from runner.training.data.row_work import Batch, Done, Work, Worker
+from runner.training.data.template import Template
+
+ALONE_CHARS = 4 * 1024 * 1024
+"""So much is tokenised before any worker is started: it takes about as long as starting them."""
+_MOST_WORKERS = 16  # each holds a tokenizer, 100 to 300 MB; the main process feeds no more
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    usable = len(os.sched_getaffinity(0))
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        return usable if quota == "max" else max(1, min(usable, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return usable
+
+
+def work_through(
+    batches: Iterable[Batch], work: Work, template: Template | None, *, workers: int | None = None
+) -> Iterator[Done]:
+    """Do the work on each batch, in their order; small data in this process.
+
+    Args:
+        batches: of rows.
+        work: what to do.
+        template: this process's own.
+        workers: how many processes; None: one for each core.
+    """
+    count = min(_MOST_WORKERS, cores()) if workers is None else workers
+    source = iter(batches)
+    alone = Worker(work, template)
+    chars = 0
+    for batch in source:
+        yield alone.do(batch)
+        chars += sum(row.size for row in batch.rows)
+        if count > 1 and chars >= ALONE_CHARS and template is not None:
+            break
+    yield from _in_workers(source, work, count)
+
+
+def _in_workers(source: Iterator[Batch], work: Work, count: int) -> Iterator[Done]:
+    first = next(source, None)
+    if first is None:
+        return
+    pool = [_Process(work) for _ in range(count)]
+    try:
+        pool[0].send(first)
+        sent = 1
+        done = 0
+        for batch in source:
+            worker = pool[sent % count]
+            result = worker.receive() if sent >= count else None
+            worker.send(batch)
+            sent += 1
+            if result is not None:
+                done += 1
+                yield result
+        while done < sent:
+            yield pool[done % count].receive()
+            done += 1
+    finally:
+        for worker in pool:
+            worker.end()
+
+
+class _Process:
+    """One worker."""
+
+    def __init__(self, work: Work) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "pyarrow", "transformers", "numpy"])
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def send(self, batch: Batch) -> None:
+        try:
+            self._pipe.send(batch)
+        except OSError:
+            raise self._death() from None
+
+    def receive(self) -> Done:
+        try:
+            found = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._death() from None
+        if isinstance(found, _Failure):
+            raise MemoryError if found.memory else RuntimeError(found.kind)
+        return found
+
+    def _death(self) -> Exception:
+        self._process.join(timeout=5)
+        return StageError(
+            f"a process that tokenised rows was ended (status {self._process.exitcode})",
+            exit_code=ExitCode.OUT_OF_HOST_MEMORY,
+            kind="out_of_host_memory",
+            advice=HOST_MEMORY_ADVICE,
+        )
+
+    def end(self) -> None:
+        self._pipe.close()
+        self._process.join(timeout=0.5)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+
+
+class _Failure:
+    """What a worker says when something is wrong with itself; its text may quote a row."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.kind = f"a worker ended with {type(error).__name__}"
+        self.memory = isinstance(error, MemoryError)
+
+
+def _serve(pipe: Connection, work: Work) -> None:
+    """Be a worker until the pipe ends."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a worker for each core
+    try:
+        worker = Worker(work)
+        while True:
+            answer: Any
+            batch = pipe.recv()
+            try:
+                answer = worker.do(batch)
+            except Exception as error:
+                traceback.print_tb(error.__traceback__)
+                answer = _Failure(error)
+            pipe.send(answer)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        sys.exit(0)
