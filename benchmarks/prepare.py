@@ -100,7 +100,6 @@ class Memory(threading.Thread):
         self.join()
         return self.peak
 
-
     @property
     def cpu_seconds(self) -> float:
         """What all of them have computed, to a tenth of a second."""
