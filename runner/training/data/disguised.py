@@ -14,10 +14,10 @@ _AGAIN = "Open it in a browser to see what it says, and download the data file a
 _MARKS: dict[bytes, tuple[str, str]] = {
     b"PK\x03\x04": ("an Excel file or a zip archive", _EXCEL),
     b"\xd0\xcf\x11\xe0": ("a file of old Excel or Word", _EXCEL),
-    b"\x1f\x8b": ("a gzip archive", "Rename it so that .gz follows its own ending: rows.jsonl.gz."),
+    b"\x1f\x8b": ("a gzip archive", "Unpack it, or rename it to end in .gz: rows.jsonl.gz."),
     b"\x28\xb5\x2f\xfd": (
         "a zstd archive",
-        "Rename it so that .zst follows its own ending: rows.jsonl.zst.",
+        "Unpack it, or rename it to end in .zst: rows.jsonl.zst.",
     ),
     b"ARROW1": ("an Arrow file", "Rename it so that it ends in .arrow."),
     b"PAR1": ("a Parquet file", "Rename it so that it ends in .parquet."),
