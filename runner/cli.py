@@ -23,6 +23,7 @@ VERBS = {
     "cancel": "cancel",
     "submit": "submit",
     "validate": "validate",
+    "check": "check",
     "preview": "preview",
     "plan": "plan",
     "schema": "schema",

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runner.commands.validate import data_folder, read_file
+from runner.contract.findings import read_findings
 from runner.contract.layout import RunFolder, StageFolder, new_run_id
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
 from runner.contract.states import Stage
@@ -27,7 +28,12 @@ LOG_LINES = 15  # of the stage's log, shown when it fell over without an answer
 
 @contextmanager
 def prepared_from(
-    spec_file: Path, models_dir: Path, jobs_dir: Path | None, *, try_model: bool = False
+    spec_file: Path,
+    models_dir: Path,
+    jobs_dir: Path | None,
+    *,
+    try_model: bool = False,
+    refused_too: bool = False,
 ) -> Iterator[RunFolder]:
     """Run the prepare stage on a spec and give the run folder, which lives as long as the block.
 
@@ -36,6 +42,7 @@ def prepared_from(
         models_dir: the box's models folder.
         jobs_dir: the inbox; None: the spec's own folder is taken for it.
         try_model: put the model together, too, to count what is trained: some seconds more.
+        refused_too: data that cannot be used is no error where findings say what is wrong with it.
 
     Raises:
         RunnerError: the spec or data cannot be used; the message is the stage's own.
@@ -68,6 +75,9 @@ def prepared_from(
         result = None
         if stage.result.exists():
             result = read_message(stage.result, PrepareResult)
+        if result and result.error and refused_too and read_findings(run.findings):
+            yield run
+            return
         if result and result.error:
             raise RunnerError(result.error.message, advice=result.error.advice)
         if status != 0 or result is None:

@@ -13,6 +13,7 @@ from rich.text import Text
 from runner.commands.find_run import find_run
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run, print_json
 from runner.commands.status import STYLES, facts_of
+from runner.contract.findings import DataFinding, Level, name_places
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.progress import read_progress
 from runner.contract.record import RunRecord, read_record
@@ -101,6 +102,13 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
     return facts
 
 
+def _found(finding: DataFinding) -> str:
+    places = name_places(finding)
+    return finding.message + (
+        f" ({places}{', …' if finding.count > len(finding.places) else ''})" if places else ""
+    )
+
+
 def show_run(run: RunFolder, *, samples: bool) -> None:
     """Print a run; where its record cannot be read, what can be recovered of it."""
     try:
@@ -125,6 +133,12 @@ def show_run(run: RunFolder, *, samples: bool) -> None:
         grid.add_row(
             f"attempt {attempt.number}", Text(f"{end}, {steps}, {attempt.batch_plan}{used}{reason}")
         )
+    for finding in record.findings:
+        if finding.level is not Level.INFORM:
+            grid.add_row(finding.level.value, Text(visible(_found(finding)), style="yellow"))
+    if informing := sum(finding.level is Level.INFORM for finding in record.findings):
+        where = run.findings.relative_to(run.root)
+        grid.add_row("data", Text(f"{informing} more facts about it: {where}", style="dim"))
     for shortfall in record.shortfalls:
         grid.add_row("note", Text(visible(shortfall), style="yellow"))
     if record.error:

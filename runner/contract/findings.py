@@ -82,8 +82,12 @@ def in_order(findings: Sequence[DataFinding]) -> tuple[DataFinding, ...]:
 
 
 def in_short(findings: Sequence[DataFinding]) -> tuple[DataFinding, ...]:
-    """Leave out the figures, for the record."""
-    return tuple(one.model_copy(update={"values": {}}) for one in in_order(findings))
+    """Leave out the figures of what is only information, for the record."""
+    bare: dict[str, dict[str, str | int | float]] = {"values": {}}
+    return tuple(
+        one.model_copy(update=bare) if one.level is Level.INFORM else one
+        for one in in_order(findings)
+    )
 
 
 def name_places(finding: DataFinding) -> str:

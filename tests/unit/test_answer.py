@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runner.clock import now
+from runner.contract.findings import DataFinding, Level, Place
 from runner.contract.progress import Progress
 from runner.contract.record import ErrorFacts, RunRecord, Waiting
 from runner.contract.states import State
@@ -43,6 +44,26 @@ def test_waiting_says_for_what() -> None:
     """A job that does not go on says why."""
     text = answer(record(waiting=Waiting(reason="waiting for a.jsonl", since=now())))
     assert "\nWaiting for a.jsonl (since " in text
+
+
+def test_an_answer_names_the_first_advice_about_the_data() -> None:
+    """Three findings at most, with lines and what to do; information stays in the report."""
+
+    def finding(name: str, level: Level, *lines: int) -> DataFinding:
+        places = tuple(Place(file="a.jsonl", line=line) for line in lines)
+        return DataFinding(
+            check=name, level=level, count=9, message=f"Found {name}.", advice="Act.", places=places
+        )
+
+    found = [finding(f"advice {n}", Level.ADVISE, n, 40) for n in range(1, 6)]
+    found += [finding("information", Level.INFORM, 1)]
+    text = answer(record(findings=found))
+    assert "About your data: Found advice 1. See a.jsonl, lines 1 and 40. Act.\n" in text
+    assert "Found advice 3." in text
+    assert "Found advice 4." not in text
+    assert "2 more things to look at; report.html says which." in text
+    assert "information" not in text
+    assert "About your data" not in answer(record(findings=found[-1:]))
 
 
 def test_training_shows_progress_and_eta() -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from dataclasses import replace
+from string import Formatter
 
 import ftfy
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from zaragoza_construction_faq import __file__ as faq_module
 
 from runner.contract.findings import Level
+from runner.language.texts import table
 from runner.spec.checks import Checks as Wishes
 from runner.training.checks import facts, language, mojibake, near, personal_data, thresholds
 from runner.training.checks.checks import Checks
@@ -535,3 +537,14 @@ def test_memory_is_bounded_for_a_row_of_many_megabytes() -> None:
     assert peak < 150e6
     other, _ = facts.facts_of(replace(huge, answer=huge.answer + "end"), 0)
     assert kept[-1] != other[-1]
+
+
+def test_findings_are_said_in_german_with_the_same_figures() -> None:
+    """Each sentence stands in the table of texts, in German with the figures of the English."""
+    names = {f"finding_{name}": check.says for name, check in TABLE.items()}
+    names |= {f"finding_{name}_advice": c.advice for name, c in TABLE.items() if c.advice}
+    told = {key: text for key, text in table().items() if key in names}
+    assert {key: text["en"] for key, text in told.items()} == names
+    for text in told.values():
+        figures = [{name for _, name, _, _ in Formatter().parse(text[x]) if name} for x in text]
+        assert figures[0] == figures[1]

@@ -85,8 +85,8 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 COMMANDS = [
-    "watch", "submit", "validate", "preview", "plan", "schema", "status", "show", "logs", "cancel",
-    "try", "fetch", "demo", "health", "doctor",
+    "watch", "submit", "validate", "check", "preview", "plan", "schema", "status", "show", "logs",
+    "cancel", "try", "fetch", "demo", "health", "doctor",
 ]  # fmt: skip
 
 
@@ -479,6 +479,37 @@ def test_preview_shows_the_rows_that_a_run_would_train_on(tiny_model, tmp_path):
     refused = run_command(*words)
     assert refused.returncode == 1
     assert "rows.jsonl" in refused.stderr
+
+
+def test_check_names_what_is_wrong_with_the_data(tiny_model, tmp_path):
+    """Findings come with lines, words and what to do; only what stops the job gives exit 1."""
+    rows = [{"instruction": f"What is {n} plus 1?", "output": f"It is {n + 1}."} for n in range(40)]
+    rows += [rows[3], {"instruction": "What is 41 plus 1?", "output": "TODO"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = tmp_path / "job.yaml"
+    fields = f"model: {tiny_model.name}\ndata: rows.jsonl\n"
+    spec.write_text(fields)
+    words = ["check", spec, "--models-dir", tiny_model.parent]
+    shown = run_command(*words)
+    assert shown.returncode == 0, shown.stderr
+    said = " ".join(shown.stdout.split())
+    assert "only a placeholder (TODO, n/a, dashes or dots): 1 of 42 rows." in said
+    assert "rows.jsonl, line 42 → Write the answers, or delete these rows." in said
+    assert "The job can run. 3 things would make the result better (!)." in said
+    spec.write_text(fields + "checks:\n  exact_duplicates: stop\n  placeholder_answers: ignore\n")
+    stopped = run_command(*words, "--json")
+    assert stopped.returncode == 1
+    found = json.loads(stopped.stdout)
+    assert found["could_run"] is False
+    first = found["findings"][0]
+    assert (first["check"], first["level"], first["count"]) == ("exact_duplicates", "stop", 1)
+    assert first["places"] == [{"file": "rows.jsonl", "line": 41, "unit": "line"}]
+    assert "placeholder_answers" not in {one["check"] for one in found["findings"]}
+    preview = run_command("preview", spec, "--models-dir", tiny_model.parent)
+    assert (preview.returncode, first["message"].rstrip(".") in preview.stderr) == (1, True)
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "no answer"}\n')
+    bad = run_command(*words)
+    assert (bad.returncode, "The row has no answer" in bad.stdout) == (1, True), bad.stdout
 
 
 def test_try_answers_with_base_and_adapter(tiny_model, tmp_path):

@@ -48,6 +48,7 @@ def test_every_command_says_what_it_may_not_use(box: Path) -> None:
         "try": ["job", "-q", "x", *outputs, *models],
         "plan": [spec, *jobs, *outputs, *models],
         "preview": [spec, *models],
+        "check": [spec, *models],
         "validate": [spec, *models],
         "watch": ["--once", "--device", "cpu", *jobs, *outputs, *models],
         "fetch": ["demo", *models],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from runner.clock import now
+from runner.contract.findings import Level, name_places
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import STARTING, Progress
 from runner.contract.record import RunRecord, Waiting
@@ -40,6 +41,7 @@ _TIME_LEFT = {
 _NO_RATE_YET = "The time left is shown after the first steps."
 
 _PLACES_SHOWN = 20
+_FINDINGS_SHOWN = 3  # about the data: an answer is read on one screen
 _PATH = re.compile(r"(?<![\w/\\.-])(?:outputs|jobs)/[^\s,;:'\"()]*[\w/]")
 """A path of the box in a sentence; what ends the sentence is no part of it."""
 
@@ -96,6 +98,7 @@ def answer(
     lines += [f"It did not fit into memory; {change}" for change in memory_story(record)]
     if record.state is State.SUCCEEDED:
         lines += _where(record, beside)
+    lines += _of_the_data(record)
     lines += [f"Note: {sentence}" for sentence in record.shortfalls]
     if record.error is not None:
         lines += ["", record.error.message]
@@ -106,6 +109,22 @@ def answer(
     lines += _what_next(record)
     lines.append(f"Everything about it: outputs/{record.job}/{record.run_id}/")
     return visible_lines(shown_paths("\n".join(lines), beside.share_name)) + "\n"
+
+
+def _of_the_data(record: RunRecord) -> list[str]:
+    """Say what the checks advise about the data: the first few, with the lines to look at."""
+    advice = [finding for finding in record.findings if finding.level is not Level.INFORM]
+    lines = []
+    for finding in advice[:_FINDINGS_SHOWN]:
+        places = name_places(finding)
+        where = f" See {places}." if places else ""
+        to_do = f" {finding.advice}" if finding.advice else ""
+        lines.append(f"About your data: {finding.message}{where}{to_do}")
+    more = len(advice) - len(lines)
+    if more > 0:
+        things = "1 more thing" if more == 1 else f"{more} more things"
+        lines.append(f"About your data: {things} to look at; report.html says which.")
+    return lines
 
 
 def headline(record: RunRecord) -> str:

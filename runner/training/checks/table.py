@@ -149,7 +149,7 @@ TABLE: dict[str, Check] = {
     ),
     "row_kinds": Check(
         level=INFORM,
-        says="{of} rows: {kinds}.",
+        says="{of} rows ({kinds}).",
         is_fact=True,
     ),
     "token_lengths": Check(
