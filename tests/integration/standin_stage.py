@@ -3,8 +3,9 @@
 The real stages need torch and minutes; what is tested here is what the daemon makes of each way a
 child can end, kill -9 included, in seconds. The real stages under the real daemon are tested in
 test_whole_path. The "data" of these tests is a JSON object: stage → list of ways to end, one for
-each try; a way is "ok", an exit code, "hang" (until asked to stop), "stubborn" (even then), "eat"
-(all the memory there is), or "train N then WAY" to leave N steps first. Beside the stages it may
+each try; a way is "ok", an exit code ("bare CODE": its result holds the error alone), "hang" (until
+asked to stop), "stubborn" (even then), "eat" (all the memory there is), or "train N then WAY" to
+leave N steps first. Beside the stages it may
 hold ``lengths`` (of the prepared rows), ``peak`` (bytes of GPU memory that an attempt took) and
 ``measured`` (fields of the evaluate stage's result).
 """
@@ -136,10 +137,10 @@ def main() -> int:
         return ExitCode.INTERRUPTED
     if way == "eat":
         bytearray(2 * 2**30).replace(b"\0", b"\1")  # where a limit ends this, none of it is left
-    code = 0 if way == "ok" else int(way)
+    code = 0 if way == "ok" else int(way.removeprefix("bare "))
     if code < 0:
         os.kill(os.getpid(), -code)
-    if code in (ExitCode.OK, ExitCode.OUT_OF_GPU_MEMORY):
+    if code in (ExitCode.OK, ExitCode.OUT_OF_GPU_MEMORY) and not way.startswith("bare "):
         folder.result.write_text(json.dumps(results[stage]))
     else:
         error = {"kind": "stand-in", "message": f"the stand-in ended with {code}"}

@@ -66,6 +66,28 @@ def test_out_of_memory_is_retried_with_the_halved_plan(box: Box) -> None:
     assert "halved: 4 × 4 → 2 × 8, same effective batch 16" in box.answer("done")
 
 
+def test_memory_that_ran_out_before_the_first_step_goes_on_smaller(box: Box) -> None:
+    """The check of the set-up ran out: its result holds the error alone, and is judged as one."""
+    box.drop("contracts", train=["bare 11", "bare 11", "ok"])
+    assert box.once().returncode == 0
+    attempts = box.record().attempts
+    assert [attempt.outcome for attempt in attempts] == ["out of memory"] * 2 + ["succeeded"]
+    assert [str(attempt.batch_plan) for attempt in attempts] == ["4 × 4", "2 × 8", "1 × 16"]
+    assert [attempt.last_step for attempt in attempts] == [0, 0, 8]
+    assert "halved: 4 × 4 → 2 × 8, same effective batch 16" in box.answer("done")
+
+
+def test_a_job_that_fits_in_no_size_fails_for_its_memory(box: Box) -> None:
+    """Where each attempt says no more than its error, the person learns what ran out."""
+    box.drop("contracts", train=["bare 11"])
+    assert box.once().returncode == 1
+    record = box.record()
+    assert record.state is State.FAILED
+    assert {attempt.outcome for attempt in record.attempts} == {"out of memory"}
+    assert record.attempts[-1].batch_plan.activation_checkpointing
+    assert record.error is not None
+
+
 def test_a_stage_sees_only_the_environment_that_is_meant_for_it(box: Box) -> None:
     """No variable of the daemon's reaches a stage unless it is on the list."""
     box.drop("contracts")
