@@ -16,7 +16,8 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.leftovers import sweep_run
 
-_NUMBER = re.compile(r"[\d.,]+(?= ?(?:[KMGT]i?B|%))")  # not those in the names of files
+_NUMBER = re.compile(r"[\d.,]+(?= ?(?:[KMGT]i?B|%)| free| of [\d.,]+ free)")
+"""Figures of bytes and shares, as the reasons name them; not numbers in the names of files."""
 _NUMBERS_SECONDS = 60.0
 """A reason whose figures alone have changed is written so often at most, and never logged again:
 a job that waits for memory would write its record each second."""
