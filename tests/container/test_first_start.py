@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,10 +121,38 @@ def test_a_second_checkout_of_the_same_name_is_refused(
     first.up()
 
 
-def test_two_checkouts_have_names_of_their_own() -> None:
-    """Without a name in .env the project is called after the folder: two folders, two boxes."""
-    assert "\nname:" not in (REPOSITORY / "compose.yaml").read_text()
-    assert "COMPOSE_PROJECT_NAME" in (REPOSITORY / ".env.example").read_text()
+def as_compose_reads_it(folder: Path) -> dict[str, Any]:
+    """Make a checkout's compose.yaml and the settings that are offered, as Compose reads them."""
+    folder.mkdir()
+    shutil.copy(REPOSITORY / "compose.yaml", folder)
+    shutil.copy(REPOSITORY / ".env.example", folder / ".env")
+    given = {k: v for k, v in os.environ.items() if not k.startswith(("COMPOSE_", "BOX_"))}
+    words = ["docker", "compose", "--profile", "*", "config", "--format", "json"]
+    done = subprocess.run(words, cwd=folder, env=given, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_two_checkouts_have_names_of_their_own(tmp_path: Path) -> None:
+    """Without a name in .env the project is called after the folder: two folders, two boxes.
+
+    Nothing that is one for the whole host, a volume's or a container's name or a port, is in both.
+    """
+    try:
+        subprocess.run(["docker", "compose", "version"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"NO COMPOSE: nothing reads the file as it will be read ({error})")
+    of_host: list[set[str]] = []
+    for name in ("litigation", "tax"):
+        config = as_compose_reads_it(tmp_path / name)
+        assert config["name"] == name
+        services = config["services"].values()
+        names = {volume["name"] for volume in config["volumes"].values()}
+        names |= {one["container_name"] for one in services if "container_name" in one}
+        names |= {port["published"] for one in services for port in one.get("ports", ())}
+        assert len(names) >= 4
+        of_host.append(names)
+    assert not of_host[0] & of_host[1]
 
 
 def test_commands_in_the_running_container(box: ContainerBox, finished: RunRecord) -> None:

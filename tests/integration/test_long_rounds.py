@@ -104,3 +104,28 @@ def test_a_run_that_is_cancelled_meanwhile_is_cancelled_once_its_checkpoint_is_k
     error = of(box, "large").error
     assert error is not None
     assert f"outputs/large/{run.run_id}/checkpoints/step-00000003/" in error.message
+
+
+def test_a_start_with_a_large_checkpoint_serves_others_meanwhile(box: Box) -> None:
+    """A daemon that was killed left an attempt open: the next one closes it beside its loop.
+
+    A spec dropped then is answered before the checkpoint is known to be whole.
+    """
+    box.drop("large", train=["hang", "ok"])
+    with box.watching() as daemon:
+        wait_until(lambda: trains(box, "large"), seconds=60)
+        run = run_of(box, "large")
+        wait_until((run.root / "tries-train").exists, seconds=60)
+        large_checkpoint(run, 3)
+        daemon.kill()
+        daemon.wait()
+    with box.watching():
+        wait_until(lambda: is_being_checked(of(box, "large")), seconds=60)
+        box.drop("next")
+        wait_until(lambda: list((box.jobs / "queued").glob("next--*.txt")), seconds=60)
+        record = of(box, "large")
+        assert [attempt.outcome for attempt in record.attempts] == [None]
+        assert is_being_checked(record)
+        wait_until(lambda: of(box, "large").state is State.SUCCEEDED, seconds=240)
+    first, second = of(box, "large").attempts
+    assert (first.outcome, first.last_step, second.first_step) == ("killed", 3, 4)
