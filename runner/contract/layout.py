@@ -21,6 +21,8 @@ FILE_NAME_BYTES = 255  # bytes, the limit of ext4, XFS, NTFS and SMB names
 
 STATE_FOLDERS = ("queued", "running", "done", "failed", "rejected", "cancelled")
 """The folders under the inbox that the runner moves specs through."""
+UNDER_WAY = ("queued", "running")
+"""Those of runs that are not over."""
 RESERVED_FOLDERS = (*STATE_FOLDERS, "scheduled", "examples")
 """Folders under the inbox that data may not be named in."""
 
@@ -94,6 +96,17 @@ def claimed_name(file_name: str, run_id: str) -> str:
     tail = f"--{run_id}{cut_to_bytes(suffix, 16)}"
     room = FILE_NAME_BYTES - len(tail.encode()) - len(".txt")
     return cut_to_bytes(stem, room) + tail
+
+
+def report_name(file_name: str, run_id: str) -> str:
+    """Give the name of a run's report beside its spec, cut by bytes like that.
+
+    >>> report_name("contracts.yaml", "20261123T221005Z-k3f9")
+    'contracts--20261123T221005Z-k3f9.yaml.html'
+    """
+    end = f"--{run_id}{cut_to_bytes(os.path.splitext(file_name)[1], 16)}.html"
+    stem = claimed_name(file_name, run_id).partition(f"--{run_id}")[0]
+    return cut_to_bytes(stem, FILE_NAME_BYTES - len(end.encode())) + end
 
 
 def run_id_of(claimed: str) -> str | None:

@@ -27,6 +27,7 @@ class Settings:
     rescan_seconds: float = 5.0
     """The inbox is looked at so often even when no event arrives."""
     stage_command: tuple[str, ...] = (sys.executable, "-m", "runner.training")
+    report_command: tuple[str, ...] = (sys.executable, "-m", "runner.report")
     cache_dir: Path | None = None
     """HOME of the stages; None: under outputs/. It must let programs be loaded from it."""
     device: str = "auto"
@@ -56,6 +57,10 @@ class Settings:
     share_name: str = ""
     """How the share's users reach the box, such as ``\\\\server``: it is put before the paths in
     answers. Empty: paths start at jobs/ and outputs/."""
+    language: str = ""
+    """Of answers and reports: ``en`` or ``de``. Empty: the machine's (LC_ALL, LANG), or English."""
+    reports: bool = True
+    """Write report.html for each run, and index.html: false does without."""
     trust_remote_code: bool = False
     """The box owner's decision; never a spec's."""
 

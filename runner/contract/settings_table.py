@@ -18,10 +18,21 @@ from runner.errors import RunnerError
 from runner.words import visible
 
 PREFIX = "RUNNER_"
-APART = ("jobs_dir", "outputs_dir", "models_dir", "cache_dir", "once", "stage_command")
-"""Not in the table: folders are given by options and by the image; the last two are for tests and
+APART = (
+    "jobs_dir",
+    "outputs_dir",
+    "models_dir",
+    "cache_dir",
+    "once",
+    "stage_command",
+    "report_command",
+)
+"""Not in the table: folders are given by options and by the image; the last three are for tests and
 for one who works a queue off by hand."""
 DEVICES = ("auto", "cpu", "cuda")
+LANGUAGES = ("en", "de")
+CHOICES = {"device": DEVICES, "language": LANGUAGES}
+"""Settings that take one of a few words."""
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -66,8 +77,8 @@ class Setting:
         text = text.strip()
         if not text:
             return self.default
-        if self.name == "device":
-            if text not in DEVICES:
+        if self.name in CHOICES:
+            if text not in CHOICES[self.name]:
                 raise ValueError
             return text
         if self.kind is str:
@@ -87,8 +98,8 @@ def _yes_or_no(text: str) -> bool:
 
 
 def _allowed(name: str, kind: Any) -> str:
-    if name == "device":
-        return " or ".join(DEVICES)
+    if name in CHOICES:
+        return " or ".join(CHOICES[name])
     if kind in (bool, bool | None):
         return "true or false" + (", or nothing" if kind is not bool else "")
     if kind is float:

@@ -49,6 +49,7 @@ from runner.words import visible
 _TRIES_ONCE = 3  # with ``once``, a run whose own folder is in the way is tried so often
 _LAST_WRITES_SECONDS = 10.0  # for the records of stages that ended when asked to leave
 _BUSY_WAIT_SECONDS = 1.0  # the longest wait while a child runs
+_REPORT_WAIT_SECONDS = 0.5  # while a page is written: the next one need not wait for long
 _DATA_LOOK_SHARE, _DATA_LOOK_MOST_SECONDS = 1 / 10, 5.0
 """Data is seen late by a tenth of the time that was waited for it: nobody notices, and a job
 that waits overnight costs as little as an empty queue."""
@@ -109,6 +110,7 @@ class Conductor:
                 job=one.job, run_id=one.run_id, state=one.state, sequence=one.sequence
             )
         daemon.book.ended = list(_records(daemon, found.ended[-ENDED_SHOWN:]))
+        daemon.reports.want_missing(daemon.book.ended, time.monotonic())
         taken_up = [take_up(daemon, run, record) for run, record in found.live]
         self._specless = [one for one in taken_up if one is not None]
 
@@ -137,6 +139,7 @@ class Conductor:
                         where[record.run_id],
                         share_name=self.settings.share_name,
                     )
+                    daemon.reports.want(record, time.monotonic())
         daemon.book.to_heal = []
 
     def _ended_elsewhere(self, inbox: Folder) -> list[RunRecord]:
@@ -153,6 +156,20 @@ class Conductor:
 
     def work(self) -> int:
         """Go round until asked to leave, or, with ``once``, until all is done."""
+        try:
+            return self._work()
+        finally:
+            self._finish_reports()
+
+    def _finish_reports(self) -> None:
+        """Give the pages of runs that have just ended some time, without harm to the end."""
+        try:
+            with self.daemon.open_inbox() as inbox:
+                self.daemon.reports.finish(inbox)
+        except (OSError, RunnerError):
+            self.daemon.reports.finish(None)
+
+    def _work(self) -> int:
         daemon, stopping = self.daemon, False
         while True:
             at = time.monotonic()
@@ -246,6 +263,8 @@ class Conductor:
             for live in daemon.book.runs.values()
             if live.record.waiting
         ]
+        if daemon.reports.is_busy:
+            waits.append(_REPORT_WAIT_SECONDS)
         if daemon.next_look:
             waits.append(max(0.0, daemon.next_look - at))
         return min(waits)
@@ -284,6 +303,8 @@ class Conductor:
                     unclaimable=self.intake.unclaimable.values(),
                     strays=self.intake.strays.sentences.values(),
                 )
+                step("starting reports")
+                daemon.reports.go_on(at, inbox)
             self._inbox_problem("")
         except (OSError, RunnerError) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -14,6 +14,7 @@ from runner.daemon.hashes import Hashes
 from runner.daemon.inbox.gate import InboxGate
 from runner.daemon.inbox.wait_for_data import DataWatch
 from runner.daemon.log import Log
+from runner.daemon.reports import Reports
 from runner.daemon.wakeup import Wakeup
 from runner.errors import BOX_WIDE, UnsafePathError
 from runner.files.beneath import Folder
@@ -52,6 +53,7 @@ class Daemon:
         """Monotonic time at which the inbox must be looked at; 0: whenever."""
         self.full_look_at = 0.0
         """Monotonic time from which the folders of runs that are over are looked into as well."""
+        self.reports = Reports(settings, say=self.log.say)
         self.hashes = Hashes(done=self.wakeup.set)
         self.looked_fully: tuple[float, tuple[int, ...]] | None = None
         """When (monotonic) the folders of runs that are over were listed, and their times then."""

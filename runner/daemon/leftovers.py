@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import stat
 
-from runner.contract.layout import STATE_FOLDERS, Outputs, RunFolder
+from runner.contract.layout import STATE_FOLDERS, UNDER_WAY, Outputs, RunFolder, run_id_of
 from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.sweep import OURS, sweep_folder
@@ -37,7 +37,18 @@ def sweep_box(outputs: Outputs) -> None:
 
 
 def sweep_inbox(inbox: Folder) -> None:
-    """Remove half-written answers. A state folder that cannot be opened is left alone."""
+    """Remove half-written answers, and reports that a killed daemon left without their specs.
+
+    A state folder that cannot be opened is left alone.
+    """
+    for name in UNDER_WAY:
+        with contextlib.suppress(OSError, UnsafePathError), inbox.open_folder(name) as folder:
+            names = set(folder.names())
+            for report in names:
+                spec = report.removesuffix(".html")
+                if spec != report and run_id_of(spec) is not None and spec not in names:
+                    with contextlib.suppress(OSError):
+                        folder.remove_file(report)
     for name in (".", *STATE_FOLDERS):
         with contextlib.suppress(OSError, UnsafePathError), inbox.open_folder(name) as folder:
             for entry, status in folder.scan_status(lambda n: bool(OURS.fullmatch(n))):

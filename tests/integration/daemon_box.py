@@ -28,7 +28,9 @@ from runner.errors import BusyError
 given = json.loads(sys.argv[1])
 for name in ("jobs_dir", "outputs_dir", "models_dir"):
     given[name] = Path(given[name])
-given["stage_command"] = tuple(given["stage_command"])
+for name in ("stage_command", "report_command"):
+    if name in given:
+        given[name] = tuple(given[name])
 try:
     status = watch(Settings(**given))
 except BusyError as error:
@@ -84,6 +86,7 @@ class Box:
             "broken_spec_seconds": 0.5,
             "grace_seconds": 10,
             "min_free_bytes": 0,
+            "reports": False,  # a process more at each change of state; test_reports.py has them
             "stage_command": [sys.executable, str(STANDIN)],
             **settings,
         }

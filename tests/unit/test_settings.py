@@ -42,6 +42,7 @@ def test_what_is_set_arrives() -> None:
         "look_ahead": ("off", False),
         "trust_remote_code": ("TRUE", True),
         "share_name": ("\\\\server", "\\\\server"),
+        "language": ("de", "de"),
     }
     environment = {f"RUNNER_{name.upper()}": text for name, (text, _) in values.items()}
     found = read_settings(environment, ["stall_seconds=900", "settle_seconds=4"])
@@ -65,6 +66,7 @@ def test_what_is_set_arrives() -> None:
         ("stall_seconds", "nan", "a number above 0"),
         ("min_free_bytes", "1 GiB", "a whole number"),
         ("device", "gpu0", "auto or cpu or cuda"),
+        ("language", "fr", "en or de"),
         ("trust_remote_code", "maybe", "true or false"),
         ("polling", "2", "true or false"),
     ],

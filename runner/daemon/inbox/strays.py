@@ -78,7 +78,7 @@ def _spec_texts(inbox: Folder) -> list[bytes]:
             found += [
                 (run_id, f"{state_folder}/{entry.name}")
                 for entry in folder.scan()
-                if (run_id := run_id_of(entry.name)) and not entry.name.endswith(".txt")
+                if (run_id := run_id_of(entry.name)) and not entry.name.endswith((".txt", ".html"))
             ]
     texts = []
     for _, path in sorted(found, reverse=True)[:_SPECS_READ]:

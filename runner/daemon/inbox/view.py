@@ -7,7 +7,14 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from runner.contract.layout import RUN_ID, STATE_FOLDERS, RunFolder, claimed_name
+from runner.contract.layout import (
+    RUN_ID,
+    STATE_FOLDERS,
+    UNDER_WAY,
+    RunFolder,
+    claimed_name,
+    report_name,
+)
 from runner.contract.record import RunRecord
 from runner.contract.states import State
 from runner.daemon.inbox import answer
@@ -20,9 +27,10 @@ from runner.spec.names import is_spec_name
 _RUN_ID_IN_NAME = re.compile(RUN_ID.pattern)
 _NAMES_A_ROW = re.compile(r", (?:line|row) \d")
 _BAD_ROWS_BYTES = 1024 * 1024  # some 20,000 rows; the whole list is in the run's folder
-_UNDER_WAY = ("queued", "running")
-OVER = tuple(name for name in STATE_FOLDERS if name not in _UNDER_WAY)
+OVER = tuple(name for name in STATE_FOLDERS if name not in UNDER_WAY)
 """The state folders of runs that are over."""
+BESIDE = (".txt", ".html")
+"""How the names of what the runner leaves beside a spec end: its answer and its report."""
 SPEC_BYTES = 1024 * 1024  # read_spec refuses far less; this bounds what is read at all
 
 
@@ -62,13 +70,13 @@ def scan(
     unseen: dict[str, OSError | UnsafePathError] = {}
     misplaced: list[tuple[str, str]] = []
     for state_folder in STATE_FOLDERS:
-        under_way = state_folder in _UNDER_WAY
+        under_way = state_folder in UNDER_WAY
         if not (under_way or everywhere or wanted is None) and where.keys() >= set(wanted):
             break
         try:
             with inbox.open_folder(state_folder) as folder:
                 for name in folder.names():
-                    if name.endswith(".txt"):
+                    if name.endswith(BESIDE):
                         continue
                     match = _RUN_ID_IN_NAME.search(name)
                     if match is None:
@@ -100,7 +108,7 @@ def scan_under_way(inbox: Folder) -> dict[str, tuple[str, str] | None]:
     """
     places = scan(inbox, wanted=(), everywhere=False)
     alone: set[str] = set()
-    for state_folder in _UNDER_WAY:
+    for state_folder in UNDER_WAY:
         if state_folder not in places.unseen:
             with inbox.open_folder(state_folder) as folder:
                 matches = [_RUN_ID_IN_NAME.search(n) for n in folder.names() if n.endswith(".txt")]
@@ -123,6 +131,8 @@ def show(inbox: Folder, record: RunRecord, where: tuple[str, str]) -> None:
         # Taken: somebody copied it there. Gone: deleted just now, the next scan sees it.
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             source.move(where[1], target, name)
+        if where[0] != target_folder:  # last: who writes one looks for the spec afterwards
+            source.remove_file(report_name(record.file_name, record.run_id))
 
 
 def conclude(
@@ -192,9 +202,10 @@ def _restored(inbox: Folder, record: RunRecord, run: RunFolder) -> tuple[str, st
     if content is not None:
         with inbox.open_folder("queued") as queued:
             queued.write_bytes(name, content)
-    for state_folder in _UNDER_WAY:
+    for state_folder in UNDER_WAY:
         with inbox.open_folder(state_folder) as folder:
             folder.remove_file(f"{name}.txt")
+            folder.remove_file(report_name(record.file_name, record.run_id))
     return None if content is None else ("queued", name)
 
 

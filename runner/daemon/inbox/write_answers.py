@@ -78,9 +78,11 @@ class Answers:
                             where.get(record.run_id),
                             share_name=daemon.settings.share_name,
                         )
+                        daemon.reports.want(record, at)
                         del daemon.book.runs[record.run_id]
                         daemon.book.ended = [*daemon.book.ended, record][-ENDED_SHOWN:]
                 continue
+            daemon.reports.want(record, at)
             place += record.state is State.QUEUED
             key = live.answered[0]
             if not renew and key == f"{record.state}{record.waiting}":
