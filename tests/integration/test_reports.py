@@ -12,7 +12,7 @@ import pytest
 from daemon_box import Box, wait_until
 
 from runner.contract.layout import STATE_FOLDERS
-from runner.contract.record import write_record
+from runner.contract.record import RunRecord, write_record
 from runner.contract.settings import Settings
 from runner.contract.states import State
 from runner.daemon import reports
@@ -171,9 +171,16 @@ def test_a_writer_that_fails_keeps_nobody(
 
 def test_a_page_is_due_at_each_change_and_once_a_minute_while_it_trains(box: Box) -> None:
     """A queue of thousands that only waits costs nothing; a training run a page a minute."""
-    box.drop("good")
-    box.once()
-    record = box.record().but(state=State.QUEUED, total_steps=None, ended_at=None)
+    record = RunRecord.model_validate(
+        {
+            "job": "good",
+            "run_id": "20261126T110000Z-k3f9",
+            "state": State.QUEUED,
+            "file_name": "good.yaml",
+            "created_at": "2026-11-26T11:00:00Z",
+            "spec_sha256": "",
+        }
+    )
     writer = Reports(settings_of(box, report_command=("/bin/true",)), say=lambda *_, **__: None)
 
     def due(state: State, at: float) -> bool:

@@ -475,6 +475,15 @@ def test_preview_shows_the_rows_that_a_run_would_train_on(tiny_model, tmp_path):
     learned = [part["text"] for part in row["parts"] if part["learned"]]
     assert learned == [f"It is {number + 1}.<|im_end|>"]
     assert f"What is {number} plus 1?" in row["parts"][0]["text"]
+    assert sum(token.get("count", 1) for token in row["shown"]) == row["tokens"]
+    chosen = run_command("preview", spec, "--models-dir", tiny_model.parent, "--json")
+    assert json.loads(chosen.stdout)[0]["why"][0] == "first"
+    assert {why for one in json.loads(chosen.stdout) for why in one["why"]} == {
+        "first",
+        "longest",
+        "shortest",
+        "random",
+    }
     (tmp_path / "rows.jsonl").write_text('{"instruction": "no answer"}\n')
     refused = run_command(*words)
     assert refused.returncode == 1

@@ -50,6 +50,7 @@ from runner.training.data.findings import BAD_ROWS, Findings
 from runner.training.data.flow import Flowed, Source, flow, read_again
 from runner.training.data.formats import UNDECIDED
 from runner.training.data.pack import count_sequences
+from runner.training.data.preview import leave_preview
 from runner.training.data.row_work import Work
 from runner.training.data.snapshot import Copied, take_snapshot
 from runner.training.data.split import hold_out, shared_places
@@ -151,6 +152,8 @@ def _prepare(folder: Path, findings: Findings) -> None:
     write_lengths(run.lengths, _summed(lengths))
     write_json(folder / "samples.json", _samples(base.template, source, flowed, rows, part))
     write_tokenizer(base.template, base.folder, folder / "tokenizer")
+    ends = base.template.ends
+    leave_preview(folder, run.preview, base.template.tokenizer, lengths.tolist(), ends)
     sync_tree(folder)
 
     template = base.template
