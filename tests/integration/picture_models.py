@@ -42,6 +42,18 @@ PICTURES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"num_key_value_heads": 4, "head_dim": 8},
         {"audio_config": None},
     ),
+    "gemma4+experts": (
+        {
+            **_GEMMA4,
+            "hidden_size_per_layer_input": 0,
+            "enable_moe_block": True,
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 16,
+        },
+        {"num_key_value_heads": 4, "head_dim": 8},
+        {"audio_config": None},
+    ),
     "gemma4_unified": (_GEMMA4, {}, {"audio_config": None}),
     "qwen3_5": (_LINEAR_ATTENTION, {}, {}),
     "qwen3_5_moe": (
@@ -85,16 +97,26 @@ PICTURES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 """What differs in the text part, the picture part and the whole, by model type (+ text's type)."""
 
 
-def save_whole(family: str, folder: Path, *, words: int = 128) -> Any:
-    """Save a tiny model of a family, with weights large enough that faults show, and give it."""
+def save_whole(
+    family: str, folder: Path, *, words: int = 128, tied: bool = False, **sizes: Any
+) -> Any:
+    """Save a tiny model of a family, with weights large enough that faults show, and give it.
+
+    Args:
+        family: a name of the table.
+        folder: where to.
+        words: tokens that it knows.
+        tied: its head is its table of words, as in Gemma and in small models.
+        sizes: of its text part, other than the table's.
+    """
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
     text, vision, more = PICTURES[family]
     config = CONFIG_MAPPING[family.split("+", maxsplit=1)[0]](
-        text_config={**TINY, **text, "vocab_size": words},
+        text_config={**TINY, **text, "vocab_size": words, "tie_word_embeddings": tied, **sizes},
         vision_config={**_VISION, **vision},
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         **more,
     )
     torch.manual_seed(0)

@@ -162,6 +162,17 @@ def test_both_layouts_of_weight_files_are_read(family, old, new, tmp_path):
     assert torch.equal(logits(load(tmp_path / "m")), wanted)
 
 
+@pytest.mark.parametrize("family", ["gemma3", "gemma4", "qwen3_5", "smolvlm", "lfm2_vl"])
+def test_a_head_that_is_the_table_of_words_stays_so(family, tmp_path):
+    """The weight files have it once, and nothing counts as missing."""
+    import torch
+
+    wanted = logits(save_whole(family, tmp_path / "m", tied=True))
+    text = load(tmp_path / "m")
+    assert torch.equal(logits(text), wanted)
+    assert text.get_output_embeddings().weight is text.get_input_embeddings().weight
+
+
 def test_weights_that_are_missing_are_never_made_up(tmp_path):
     """Transformers would draw them at random and go on with a warning."""
     save_whole("gemma3", tmp_path / "m")

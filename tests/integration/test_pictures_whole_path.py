@@ -55,7 +55,7 @@ def save_bytes(folder):
     ).save_pretrained(folder)
 
 
-class Path:
+class Stages:
     """One run, stage by stage."""
 
     def __init__(self, root, spec):
@@ -76,7 +76,7 @@ class Path:
         assert status == ExitCode.OK, stage.log(name).read_text()[-3000:]
         return read_message(stage.result, result)
 
-    def go(self):
+    def go(self, *, fast):
         """Prepare, train, export and evaluate; give each result."""
         prepared = self.stage(
             "prepare",
@@ -85,7 +85,8 @@ class Path:
             PrepareResult,
         )
         how = BatchPlan(per_device_batch_size=4, gradient_accumulation_steps=1)
-        plan = TrainPlan(number=1, batch_plan=how, total_steps=prepared.total_steps, **self.cpu)
+        steps = prepared.total_steps
+        plan = TrainPlan(number=1, batch_plan=how, total_steps=steps, fast=fast, **self.cpu)
         trained = self.stage("train", self.run.attempt(1), plan, TrainResult)
         checkpoint = newest_verified(self.run.root)
         facts = {"model": prepared.model.model_dump(mode="json"), "method": "lora"}
@@ -102,37 +103,43 @@ class Path:
 
 @pytest.mark.filterwarnings("ignore")  # the libraries' own
 @pytest.mark.parametrize(
-    ("family", "method", "template"),
-    [("gemma3", "qlora", TEXTS), ("qwen3_5", "lora", TEXTS), ("llava", "lora", PARTS)],
+    ("family", "method", "template", "path"),
+    [
+        ("gemma3", "qlora", TEXTS, "plain"),
+        ("qwen3_5", "lora", TEXTS, "plain"),
+        ("llava", "lora", PARTS, "plain"),
+        ("mistral3", "lora", TEXTS, "fast"),
+    ],
 )
 def test_a_picture_reader_is_trained_on_text_and_used_whole(
-    family, method, template, tmp_path, capsys, monkeypatch
+    family, method, template, path, tmp_path, capsys, monkeypatch
 ):
     """What training measured, the whole model reaches with the adapter; the card's lines run."""
     model = tmp_path / "models" / "m"
-    save_whole(family, model, words=WORDS)
+    save_whole(family, model, words=WORDS, **({"head_dim": 16} if path == "fast" else {}))
     save_bytes(model)
     # Where processors keep it; the tokenizer's own files name no template.
     (model / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     (model / "preprocessor_config.json").write_text('{"image_processor_type": "Other"}')
-    path = Path(
+    stages = Stages(
         tmp_path,
         f"model: m\ndata: d.jsonl\nmethod: {method}\neval_split: 0.2\n"
         "training: {max_steps: 3, effective_batch_size: 4, learning_rate: 1e-2}\n",
     )
-    path.jobs.mkdir()
+    stages.jobs.mkdir()
     rows = [{"prompt": f"How high is wall {n}?", "completion": f"{n} feet."} for n in range(30)]
-    (path.jobs / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    prepared, trained, measured = path.go()
+    (stages.jobs / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepared, trained, measured = stages.go(fast=path == "fast")
 
     note = "the model also reads pictures: only its language part is trained, on text"
     assert note in prepared.shortfalls
+    assert trained.metrics["path"] == path
     assert prepared.end_tokens == ("</s>",)
     assert trained.metrics["eval_loss"] == pytest.approx(measured.eval_loss_after, rel=1e-4)
     assert measured.eval_loss_after < measured.eval_loss_before
 
-    samples = json.loads((path.run.evaluation / "samples.json").read_text())
-    card = (path.run.adapter / "README.md").read_text()
+    samples = json.loads((stages.run.evaluation / "samples.json").read_text())
+    card = (stages.run.adapter / "README.md").read_text()
     assert "only its language part was trained" in card
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     assert "AutoModelForImageTextToText.from_pretrained(" in code
