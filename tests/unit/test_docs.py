@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.contract.model_kind import LANGUAGE_PARTS
 from runner.training.data import columns
 from runner.words import roughly
 
@@ -70,3 +71,9 @@ def test_the_data_page_has_every_column_and_key_with_its_use(title, table) -> No
             assert told[name] == "says nothing to learn; passed over in silence", name
         else:
             assert told[name].startswith(f"{key.meaning.value}:"), name
+
+
+def test_the_models_page_has_every_picture_reader_that_is_trained() -> None:
+    """And no other: the table in the code decides."""
+    trained, _ = (REPOSITORY / "docs" / "models.md").read_text().split("| Refused |")
+    assert set(re.findall(r"`(\w+ForConditionalGeneration)`", trained)) == set(LANGUAGE_PARTS)
