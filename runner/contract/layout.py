@@ -176,6 +176,11 @@ class Outputs:
         """HOME of the stages: library caches that may be deleted at any time."""
         return self.private / "cache"
 
+    @property
+    def token_cache(self) -> Path:
+        """Tokens of earlier runs as hard links of their files; it may be deleted at any time."""
+        return self.private / "tokens"
+
     def run(self, job: str, run_id: str) -> RunFolder:
         """Give the folder of one run."""
         return RunFolder(self.root / job / run_id)

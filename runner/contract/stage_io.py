@@ -56,6 +56,10 @@ class PreparePlan(StagePlan):
     """Data folders of earlier runs, to hard-link files with the same content from."""
     gpu_memory_bytes: int | None = None
     """What a run may use on this box's card; None: unknown or no card."""
+    token_cache: str | None = None
+    """Where the tokens of earlier runs are, outputs/.runner/tokens; None: they are made anew."""
+    earlier_runs: tuple[str, ...] = ()
+    """Prepare folders of the job's earlier runs, oldest first, to say what is new in the data."""
     try_model: bool = True
     """Put model and adapter together without weights, too; a preview does without, to be quick."""
 

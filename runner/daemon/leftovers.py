@@ -7,6 +7,7 @@ import shutil
 import stat
 
 from runner.contract.layout import STATE_FOLDERS, UNDER_WAY, Outputs, RunFolder, run_id_of
+from runner.contract.token_entries import sweep_entries
 from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.sweep import OURS, sweep_folder
@@ -34,6 +35,7 @@ def sweep_box(outputs: Outputs) -> None:
     """Remove what the daemon itself and commands left half-written."""
     sweep_folder(outputs.private)
     sweep_folder(outputs.requests)
+    sweep_entries(outputs.token_cache)
 
 
 def sweep_inbox(inbox: Folder) -> None:

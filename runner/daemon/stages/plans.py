@@ -77,6 +77,8 @@ def make_plan(
             device=device,
             jobs_dir=str(settings.jobs_dir.absolute()),
             known_data=_known_data(settings.outputs, run),
+            token_cache=str(settings.outputs.token_cache.absolute()),
+            earlier_runs=_earlier_runs(settings.outputs, run),
             gpu_memory_bytes=card_bytes,
         )
     if stage is Stage.TRAIN:
@@ -128,10 +130,18 @@ def _worked_seconds(attempt: Attempt) -> float:
     return max(0.0, (attempt.ended_at - attempt.started_at).total_seconds())
 
 
+_EARLIER_RUNS = 5  # the newest of them that got as far as its rows is compared with
+
+
 def _known_data(outputs: Outputs, run: RunFolder) -> tuple[str, ...]:
     earlier = [names for names in outputs.run_names() if names[1] != run.run_id]
     found = (outputs.run(*names).data for names in earlier[-KNOWN_DATA_RUNS:])
     return tuple(str(data.resolve()) for data in found if _is_folder(data))
+
+
+def _earlier_runs(outputs: Outputs, run: RunFolder) -> tuple[str, ...]:
+    earlier = [one for one in outputs.runs_of(run.job) if one.run_id < run.run_id]
+    return tuple(str(one.prepared.resolve()) for one in earlier[-_EARLIER_RUNS:])
 
 
 def _is_folder(path: Path) -> bool:

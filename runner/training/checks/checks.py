@@ -6,6 +6,8 @@ Each process may have one; `merge` makes one of two. What it keeps is 63 bytes f
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from runner.contract.findings import DataFinding
@@ -67,6 +69,30 @@ class Checks:
             self._facts.append(moved)
         for signed in other._signed:
             self._add_signed(signed)
+
+    def save(self, path: Path) -> None:
+        """Write what is kept of the rows, to be read again by `load`."""
+        self.flush()
+        np.savez(
+            path,
+            files=np.array(list(self._files), dtype=str),
+            facts=np.concatenate([np.zeros(0, dtype=FACTS), *self._facts]),
+            signed=np.concatenate([np.zeros(0, dtype=SIGNED), *self._signed]),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Checks:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        made = cls()
+        with np.load(path, allow_pickle=False) as kept:
+            made._files = {str(name): at for at, name in enumerate(kept["files"])}
+            made._facts = [kept["facts"]]
+            made._add_signed(kept["signed"])
+        return made
 
     def findings(self, end: End) -> list[DataFinding]:
         """Say what was found, in the order in which a person should read it."""

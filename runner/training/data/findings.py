@@ -46,6 +46,8 @@ class Findings:
     """Files whose places are row numbers: in them no line of text can be pointed at."""
     files: tuple[str, ...] = ()
     """The files in their order, as far as it is known: problems are told file after file."""
+    known_notes: list[str] = field(default_factory=list)
+    """Notes of an earlier run on the same rows, as they were said then."""
     _kinds: dict[tuple[str, str], _Kind] = field(default_factory=dict)
     _notes: dict[str, dict[str, array[int]]] = field(default_factory=dict)
     _columns: dict[str, dict[str, None]] = field(default_factory=dict)
@@ -124,6 +126,7 @@ class Findings:
     def notes(self) -> list[str]:
         """What the data's owner should know: columns not read, rows not learned."""
         named = [f"{what}: {shown(names, _NAMES_KEPT)}" for what, names in self._columns.items()]
+        named = [*self.known_notes, *named]
         return named + [self._with_places(*note) for note in self._notes.items()]
 
     def _with_places(self, sentence: str, places: dict[str, array[int]]) -> str:

@@ -67,6 +67,19 @@ class Source:
                 yield place, row
 
 
+def first_rules(source: Source) -> Rules:
+    """Decide how rows are read, without reading more of them."""
+    return _decide(source, _first(source.rows(Findings(), [])))
+
+
+def _decide(source: Source, first: Sequence[tuple[int, Row]]) -> Rules:
+    return decide(
+        [row for _, row in first],
+        data_format=source.spec.format,
+        system_prompt=source.spec.system_prompt,
+    )
+
+
 def flow(
     source: Source,
     template: Template | None,
@@ -87,11 +100,7 @@ def flow(
     counts: list[int] = []
     rows = source.rows(findings, counts)
     first = _first(rows)
-    rules = decide(
-        [row for _, row in first],
-        data_format=source.spec.format,
-        system_prompt=source.spec.system_prompt,
-    )
+    rules = _decide(source, first)
     flowed = Flowed(rules=rules, counts=counts)
     unlearnable = Findings(files=findings.files)
     writers = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import math
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ from runner.spec.spec import JobSpec
 from runner.training.checks.at_prepare import conclude, wishes, write_bad_rows
 from runner.training.checks.say import End
 from runner.training.data.findings import BAD_ROWS, Findings
-from runner.training.data.flow import Flowed, Source, flow, read_again
+from runner.training.data.flow import Flowed, Source, first_rules, flow, read_again
 from runner.training.data.formats import UNDECIDED
 from runner.training.data.pack import count_sequences
 from runner.training.data.preview import leave_preview
@@ -55,12 +56,16 @@ from runner.training.data.row_work import Work
 from runner.training.data.snapshot import Copied, take_snapshot
 from runner.training.data.split import hold_out, shared_places
 from runner.training.data.template import Template
+from runner.training.data.token_cache import Entry, cache_key, find_entry, keep_entry
 from runner.training.data.token_table import (
+    DATA_FILE,
     HELD_OUT,
     LEFT_OUT,
     TRAIN,
     Rows,
+    read_lengths_of,
     read_row_table,
+    write_data_set_facts,
     write_parted_rows,
     write_parts,
 )
@@ -117,22 +122,28 @@ def _prepare(folder: Path, findings: Findings) -> None:
     base, unusable = _base(spec, plan, file=f"{run.job}.yaml")
     source = Source(copies=_copies(spec, plan, run, findings), spec=spec)
     tables = folder / f"{TEMPORARY_PREFIX}tokens.arrow", folder / f"{TEMPORARY_PREFIX}rows.arrow"
-    flowed = flow(
-        source, base.template if base else None, _work(base, spec, plan), tables, findings
-    )
+    key = cache_key(source, base.folder, plan) if base and not findings.problems else None
+    entry = find_entry(Path(plan.token_cache), key) if plan.token_cache and key else None
+    parted = None
+    if entry and base:
+        parted = _part_rows(spec, source, base, entry.rows, plan, findings)
+        if not entry.parts_alike(parted.part):
+            entry = parted = None
+    if entry:
+        flowed = entry.flowed
+    else:
+        template = base.template if base else None
+        flowed = flow(source, template, _work(base, spec, plan), tables, findings)
     _refuse(unusable, findings)
     assert base is not None  # else it was refused
-    rows = read_row_table(tables[1])
-    held, told = _divide(spec, source, rows)
-    limit = _max_length(
-        spec,
-        rows.longest,
-        longest_context(base.config),
-        _card_length(spec, rows.longest, base.config, plan),
-    )
-    part, left_out = _parts(source, rows, held, limit, findings)
-    found = _check(spec, base.template, flowed, (rows.row[held], limit), findings, run)
-    for place in left_out:
+    parted = parted or _part_rows(spec, source, base, tables[1], plan, findings)
+    rows, part, limit = parted.rows, parted.part, parted.limit
+    if entry:
+        _take_entry(entry, source, base.template, findings)
+    said = findings.notes, sorted(findings.row_numbered)
+    held = rows.row[parted.held]
+    found = _check(spec, base.template, flowed, (held, limit), findings, run)
+    for place in parted.left_out:
         findings.note(f"longer than {limit} tokens left out", *place)
     tried = None
     if plan.try_model:  # after the rows: a slip in them is answered without the seconds this takes
@@ -142,13 +153,15 @@ def _prepare(folder: Path, findings: Findings) -> None:
         pad = base.template.tokenizer.pad_token_id
         require_known_tokens(max(flowed.highest, pad), tried, model=spec.model)
 
-    part_of_row: Any = np.full(flowed.total, LEFT_OUT, "int8")
-    part_of_row[rows.row] = part
-    targets = [(TRAIN, folder / "train"), (HELD_OUT, folder / "eval")]
-    lengths, measured = write_parts(tables[0], targets, part_of_row)
-    write_parted_rows(tables[1], folder / "rows.arrow", part)
+    if entry:
+        lengths, measured = _link_tables(folder, entry)
+    else:
+        lengths, measured = _write_tables(folder, tables, flowed, parted)
+        if plan.token_cache and key:
+            noted = base.template.noted
+            keep_entry(Path(plan.token_cache), key, _tables(folder), flowed, noted, said)
     for table in tables:
-        table.unlink()
+        table.unlink(missing_ok=True)
     write_lengths(run.lengths, _summed(lengths))
     write_json(folder / "samples.json", _samples(base.template, source, flowed, rows, part))
     write_tokenizer(base.template, base.folder, folder / "tokenizer")
@@ -191,7 +204,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
                 *([note] if (note := language_part_note(base.config)) else []),
                 *template.shortfalls,
                 *findings.notes,
-                *told,
+                *parted.told,
             ),
         ),
     )
@@ -344,6 +357,82 @@ def _card_length(
 def _summed(lengths: Any) -> Lengths:
     found, counts = np.unique(lengths, return_counts=True)
     return Lengths.counted(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parted:
+    """The rows, and what becomes of each."""
+
+    rows: Rows
+    held: Any
+    """By row, whether it is held out."""
+    told: list[str]
+    """What the job's owner should know of the held-out rows."""
+    limit: int
+    """Tokens of the longest row that is kept."""
+    part: Any
+    left_out: list[tuple[str, int]]
+    """File and line of the rows that are longer."""
+
+
+def _part_rows(
+    spec: JobSpec, source: Source, base: _Base, table: Path, plan: PreparePlan, findings: Findings
+) -> _Parted:
+    """Decide what becomes of each row."""
+    rows = read_row_table(table)
+    held, told = _divide(spec, source, rows)
+    limit = _max_length(
+        spec,
+        rows.longest,
+        longest_context(base.config),
+        _card_length(spec, rows.longest, base.config, plan),
+    )
+    part, left_out = _parts(source, rows, held, limit, findings)
+    return _Parted(rows=rows, held=held, told=told, limit=limit, part=part, left_out=left_out)
+
+
+def _take_entry(entry: Entry, source: Source, template: Template, findings: Findings) -> None:
+    """Let what an earlier run found of the same rows stand as if they had been read now."""
+    entry.flowed.rules = first_rules(source)
+    template.noted.take(entry.noted)
+    findings.known_notes += entry.notes
+    findings.row_numbered |= set(entry.row_numbered)
+
+
+def _write_tables(
+    folder: Path, tables: tuple[Path, Path], flowed: Flowed, parted: _Parted
+) -> tuple[Any, Any]:
+    """Write the data sets and the table of rows; give the lengths of what is learned and held."""
+    part_of_row: Any = np.full(flowed.total, LEFT_OUT, "int8")
+    part_of_row[parted.rows.row] = parted.part
+    targets = [(TRAIN, folder / "train"), (HELD_OUT, folder / "eval")]
+    lengths, measured = write_parts(tables[0], targets, part_of_row)
+    write_parted_rows(tables[1], folder / "rows.arrow", parted.part)
+    return lengths, measured
+
+
+def _tables(folder: Path) -> dict[str, Path]:
+    """Give the tables that the cache keeps, by their names there."""
+    named = {
+        "train.arrow": folder / "train" / DATA_FILE,
+        "eval.arrow": folder / "eval" / DATA_FILE,
+        "rows.arrow": folder / "rows.arrow",
+    }
+    return {name: path for name, path in named.items() if path.exists()}
+
+
+def _link_tables(folder: Path, entry: Entry) -> tuple[Any, Any]:
+    """Take the tables of an earlier run; give the lengths of what is learned and held."""
+    (folder / "rows.arrow").unlink(missing_ok=True)  # of an earlier try
+    entry.link("rows.arrow", folder / "rows.arrow")
+    for name in ("train", "eval"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir()
+        if entry.link(f"{name}.arrow", folder / name / DATA_FILE):
+            write_data_set_facts(folder / name)
+        else:
+            (folder / name).rmdir()
+    return tuple(read_lengths_of(folder / name / DATA_FILE) for name in ("train", "eval"))
 
 
 def _check(

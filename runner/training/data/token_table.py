@@ -105,10 +105,29 @@ def read_row_table(path: Path) -> Rows:
     return Rows(**{name: table.column(name).to_numpy() for name in names})
 
 
+def read_part(path: Path) -> Any:
+    """Read what became of each row."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as mapped:
+        return pa.ipc.open_stream(mapped).read_all().column("part").to_numpy()
+
+
+def read_lengths_of(path: Path) -> Any:
+    """Read the length of each example; none where there is no file."""
+    import numpy as np
+
+    if not path.exists():
+        return np.zeros(0, "int32")
+    offsets = [batch.column("input_ids").offsets.to_numpy() for batch in read_batches(path)]
+    return np.concatenate([np.diff(one) for one in offsets]).astype("int32")
+
+
 def write_parted_rows(source: Path, target: Path, part: Any) -> None:
     """Write the table of rows again, with what became of each."""
     import pyarrow as pa
 
+    target.unlink(missing_ok=True)  # of an earlier try; the cache may have a link to it
     writer = TableWriter(target, rows_schema(parted=True))
     done = 0
     for batch in read_batches(source):

@@ -1,0 +1,222 @@
+"""Token cache: a run whose data, tokenizer and settings were prepared before takes its tokens.
+
+An entry is a folder under outputs/.runner/tokens/ whose tables are hard links of a run's own files,
+so it takes no space of its own; when the last run that has them is erased, their link count is 1
+and the entry goes, too. It may be deleted at any time. What an entry says is believed only where
+its checksums agree, and who belongs to training and to held-out rows is worked out anew each time:
+an entry that would part them otherwise is not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.contract.stage_io import PreparePlan
+from runner.contract.token_entries import FACTS, sweep_entries
+from runner.errors import BOX_WIDE
+from runner.files.durable import TEMPORARY_PREFIX, sync_folder, write_bytes
+from runner.spec.spec import JobSpec
+from runner.training.checks.checks import Checks
+from runner.training.data.flow import Flowed, Source
+from runner.training.data.formats import UNDECIDED
+from runner.training.data.template import Noted
+from runner.training.data.token_table import read_part
+
+_VERSION = 1  # of an entry's own form
+_FACTS_BYTES = 64 * 1024 * 1024  # a larger facts.json is not ours
+_LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow")
+"""Their versions are part of the key: they read files, render templates, cut text into tokens."""
+_TABLES = ("train.arrow", "eval.arrow", "rows.arrow", "checks.npz")
+_MODEL_FILES = "*.json", "*.jinja", "*.txt", "*.model"
+"""Of a base model's folder: its tokenizer in any form, its template, its config."""
+_BLOCK = 1024 * 1024  # bytes
+
+
+def cache_key(source: Source, model: Path, plan: PreparePlan) -> str | None:
+    """Name what the tokens follow from; None: code of the model's own is run, and is not known."""
+    if plan.trust_remote_code:
+        return None
+    spec = source.spec
+    facts = {
+        "version": _VERSION,
+        "code": _code(),
+        "libraries": [importlib.metadata.version(name) for name in _LIBRARIES],
+        "data": [(c.named, c.sha256) for c in source.copies],
+        "model": [
+            (p.name, _sha256(p)) for p in _files(model) if not p.name.endswith(".index.json")
+        ],
+        "name": spec.model,
+        "spec": _settings(spec),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _settings(spec: JobSpec) -> dict[str, Any]:
+    """Give the settings that a token, or its part of the data, may follow from."""
+    named = {"format", "columns", "sheet", "system_prompt", "eval_split", "eval_data", "data"}
+    chosen = spec.model_dump(mode="json", include=named)
+    return {**chosen, "max_length": spec.training.max_length}
+
+
+def _files(model: Path) -> list[Path]:
+    return sorted({p for pattern in _MODEL_FILES for p in model.glob(pattern) if p.is_file()})
+
+
+def _code() -> str:
+    """Hash our own source: a changed conversion makes other tokens."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for folder in (here, here.parent / "checks"):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What an earlier run prepared."""
+
+    folder: Path
+    flowed: Flowed
+    noted: Noted
+    notes: list[str]
+    """What the data's owner should know of the rows."""
+    row_numbered: list[str] = field(default_factory=list)
+    files: dict[str, str]
+    """sha256 by name."""
+
+    @property
+    def rows(self) -> Path:
+        """The table of rows."""
+        return self.folder / "rows.arrow"
+
+    def link(self, name: str, target: Path) -> bool:
+        """Give a run one of the tables; False: there is none of that name."""
+        if name not in self.files:
+            return False
+        try:
+            os.link(self.folder / name, target)
+        except OSError:  # too many links, or a file system without them
+            shutil.copyfile(self.folder / name, target)
+        return True
+
+    def parts_alike(self, part: Any) -> bool:
+        """Whether each row belongs to the same part of the data as it did then."""
+        import numpy as np
+
+        return np.array_equal(read_part(self.rows), part)
+
+
+def find_entry(cache: Path, key: str) -> Entry | None:
+    """Find an entry; None where there is none, or where anything of it is not as it was written."""
+    folder = cache / key
+    try:
+        with (folder / FACTS).open("rb") as file:
+            written = json.loads(file.read(_FACTS_BYTES))
+        body = written["body"]
+        if written["sha256"] != _checksum(body) or body["key"] != key:
+            return None
+        files: dict[str, str] = body["files"]
+        if not set(files) <= set(_TABLES):
+            return None
+        if any(_sha256(folder / name) != sha256 for name, sha256 in files.items()):
+            return None
+        noted = body["noted"]
+        noted["plain_rows"] = {str(k): int(v) for k, v in noted["plain_rows"].items()}
+        return Entry(
+            folder=folder,
+            flowed=Flowed(
+                rules=UNDECIDED,
+                counts=[int(n) for n in body["counts"]],
+                read=int(body["read"]),
+                highest=int(body["highest"]),
+                checks=Checks.load(folder / "checks.npz"),
+            ),
+            noted=_noted(noted),
+            notes=[str(note) for note in body["notes"]],
+            row_numbered=[str(name) for name in body["row_numbered"]],
+            files=files,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _noted(facts: dict[str, Any]) -> Noted:
+    return Noted(
+        notes=dict.fromkeys(facts["notes"]),
+        plain_rows=Counter(facts["plain_rows"]),
+        rows_read_plain=facts["rows_read_plain"],
+        rows_cut=facts["rows_cut"],
+        learned_ends=set(facts["learned_ends"]),
+    )
+
+
+def keep_entry(
+    cache: Path,
+    key: str,
+    tables: dict[str, Path],
+    flowed: Flowed,
+    noted: Noted,
+    said: tuple[Sequence[str], Sequence[str]],
+) -> None:
+    """Keep what was prepared, as links; where the file system has none, nothing is kept.
+
+    Args:
+        cache: outputs/.runner/tokens.
+        key: what it follows from.
+        tables: the run's own files, by their names in the entry.
+        flowed: what came out of all rows.
+        noted: what the rows have shown of the template.
+        said: notes on the rows, and the files whose places are row numbers.
+    """
+    beside = cache / f"{TEMPORARY_PREFIX}{os.urandom(6).hex()}"
+    try:
+        beside.mkdir(parents=True)
+        for name, path in tables.items():
+            os.link(path, beside / name)
+        flowed.checks.save(beside / "checks.npz")
+        body = {
+            "key": key,
+            "files": {p.name: _sha256(p) for p in sorted(beside.iterdir())},
+            "counts": flowed.counts,
+            "read": flowed.read,
+            "highest": flowed.highest,
+            "noted": {
+                "notes": list(noted.notes),
+                "plain_rows": dict(noted.plain_rows),
+                "rows_read_plain": noted.rows_read_plain,
+                "rows_cut": noted.rows_cut,
+                "learned_ends": sorted(noted.learned_ends),
+            },
+            "notes": list(said[0]),
+            "row_numbered": list(said[1]),
+        }
+        written = {"sha256": _checksum(body), "body": body}
+        write_bytes(beside / FACTS, json.dumps(written).encode())
+        shutil.rmtree(cache / key, ignore_errors=True)  # of another part, or broken
+        os.rename(beside, cache / key)
+        sync_folder(cache)
+    except OSError as error:
+        if error.errno in BOX_WIDE:
+            raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        sweep_entries(cache)
+
+
+def _checksum(body: Any) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
