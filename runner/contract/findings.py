@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.files.durable import write_json
 from runner.files.plain import read_plain
+from runner.language.speaker import ENGLISH, Speaker
 
 VERSION = 1
 EXAMPLES = 3  # places named for each finding: enough to look, few enough to read
@@ -90,7 +91,7 @@ def in_short(findings: Sequence[DataFinding]) -> tuple[DataFinding, ...]:
     )
 
 
-def name_places(finding: DataFinding) -> str:
+def name_places(finding: DataFinding, speak: Speaker = ENGLISH) -> str:
     """Name the examples: ``data.jsonl, lines 2, 6 and 10``; empty: there are none."""
     files: dict[tuple[str, str], list[str]] = {}
     for place in finding.places:
@@ -100,9 +101,21 @@ def name_places(finding: DataFinding) -> str:
     named = []
     for (file, unit), lines in files.items():
         *others, last = lines or [""]
-        joined = f"{', '.join(others)} and {last}" if others else last
-        named.append(f"{file}, {unit}{'s' * bool(others)} {joined}" if last else file)
+        joined = f"{', '.join(others)} {speak('places_and')} {last}" if others else last
+        key = f"places_{'row' if unit == 'row' else 'line'}{'s' * bool(others)}"
+        named.append(f"{file}, {speak(key)} {joined}" if last else file)
     return "; ".join(named)
+
+
+def said_in(finding: DataFinding, speak: Speaker, what: str = "") -> str | None:
+    """Say a finding, or its ``advice``, in a language; None: the table has no such sentence."""
+    key = f"finding_{finding.check}{'_' * bool(what)}{what}"
+    if not speak.knows(key):
+        return None
+    try:
+        return speak(key, **{**finding.values, "count": finding.count})
+    except (KeyError, IndexError, ValueError):
+        return None  # another version's text wants other names
 
 
 def write_findings(path: Path, findings: Sequence[DataFinding]) -> None:

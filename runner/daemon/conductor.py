@@ -137,7 +137,7 @@ class Conductor:
                         record,
                         run,
                         where[record.run_id],
-                        share_name=self.settings.share_name,
+                        says=daemon.says,
                     )
                     daemon.reports.want(record, time.monotonic())
         daemon.book.to_heal = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,12 +13,14 @@ from runner.daemon.gpu_guard import GpuGuard
 from runner.daemon.gpu_watch import GpuWatch
 from runner.daemon.hashes import Hashes
 from runner.daemon.inbox.gate import InboxGate
+from runner.daemon.inbox.view import Says
 from runner.daemon.inbox.wait_for_data import DataWatch
 from runner.daemon.log import Log
 from runner.daemon.reports import Reports
 from runner.daemon.wakeup import Wakeup
 from runner.errors import BOX_WIDE, UnsafePathError
 from runner.files.beneath import Folder
+from runner.language.speaker import Speaker, language_of
 from runner.words import visible
 
 _LONGEST_REST_SECONDS = 60.0  # between two tries of a run whose own folder is in the way
@@ -53,6 +56,11 @@ class Daemon:
         """Monotonic time at which the inbox must be looked at; 0: whenever."""
         self.full_look_at = 0.0
         """Monotonic time from which the folders of runs that are over are looked into as well."""
+        self.says = Says(
+            speak=Speaker(language_of(settings.language, os.environ)),
+            share_name=settings.share_name,
+            reports=settings.reports,
+        )
         self.reports = Reports(settings, say=self.log.say)
         self.hashes = Hashes(done=self.wakeup.set)
         self.looked_fully: tuple[float, tuple[int, ...]] | None = None

@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from runner.contract.batch import plan_in
-from runner.contract.findings import DataFinding, Place
+from runner.contract.findings import DataFinding, Place, said_in
 from runner.contract.preview import PreviewRow
 from runner.contract.record import RunRecord
 from runner.language.speaker import Speaker
@@ -231,8 +231,8 @@ def _finding(one: DataFinding, speak: Speaker) -> dict[str, Any]:
     return {
         "level": one.level.value,
         "level_said": speak(f"level_{one.level}"),
-        "message": _said(one, f"finding_{one.check}", one.message, speak),
-        "advice": _said(one, f"finding_{one.check}_advice", one.advice, speak),
+        "message": _said(one, "", one.message, speak),
+        "advice": _said(one, "advice", one.advice, speak),
         "count": speak("how_many_of", count=one.count, total=one.of)
         if one.of is not None
         else speak.whole(one.count),
@@ -240,16 +240,12 @@ def _finding(one: DataFinding, speak: Speaker) -> dict[str, Any]:
     }
 
 
-def _said(one: DataFinding, key: str, english: str | None, speak: Speaker) -> Phrase | None:
+def _said(one: DataFinding, what: str, english: str | None, speak: Speaker) -> Phrase | None:
     """Say a finding from the table of texts where it stands there; else as the check worded it."""
     if not english:
         return None
-    if speak.knows(key):
-        try:
-            return Phrase(text=shortened(speak(key, **{**one.values, "count": one.count}), speak))
-        except (KeyError, IndexError, ValueError):
-            pass  # another version's text wants other names
-    return foreign(english, speak)
+    said = said_in(one, speak, what)
+    return Phrase(text=shortened(said, speak)) if said else foreign(english, speak)
 
 
 def _place(place: Place, speak: Speaker) -> str:

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from runner.language.speaker import Language, Speaker
+from runner.language.translate import translated
 from runner.words import visible_lines
 
 TEXT_CHARACTERS = 4000  # of one answer or message; the whole of it lies in the run's folder
@@ -26,10 +27,11 @@ class Phrase:
 
 
 def foreign(text: str, speak: Speaker) -> Phrase:
-    """Take an English sentence of the record; one that the page's language is not."""
-    return Phrase(
-        text=shortened(text, speak), lang="" if speak.language is Language.ENGLISH else "en"
-    )
+    """Take an English sentence of the record: said anew where the table knows it, else marked."""
+    said = translated(text, speak)
+    if said is not None:
+        return Phrase(text=shortened(said, speak))
+    return Phrase(text=shortened(text, speak), lang=Language.ENGLISH)
 
 
 def shortened(text: str, speak: Speaker, limit: int = TEXT_CHARACTERS) -> str:

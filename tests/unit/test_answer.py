@@ -13,9 +13,10 @@ from runner.contract.findings import DataFinding, Level, Place
 from runner.contract.progress import Progress
 from runner.contract.record import ErrorFacts, RunRecord, Waiting
 from runner.contract.states import State
-from runner.contract.verdict import loss_meaning
+from runner.contract.verdict import Figures, judge, loss_meaning
 from runner.daemon.inbox.answer import Beside, answer, shown_paths
 from runner.daemon.inbox.status_txt import status_txt
+from runner.language.speaker import Language, Speaker
 from runner.training.evaluate.answers_page import answers_page
 from runner.words import local_time
 
@@ -191,3 +192,37 @@ def test_the_answers_before_and_after_can_be_read_in_notepad() -> None:
         record(state=State.SUCCEEDED), beside=Beside(answers="outputs/a/evaluation/answers.txt")
     )
     assert "Answers before and after, to compare: outputs/a/evaluation/answers.txt" in text
+
+
+GERMAN = Speaker(Language.GERMAN)
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_an_answer_in_german_has_no_english_line(state: State) -> None:
+    """Frame, state, verdict, waiting and memory story are German; each line differs."""
+    waiting = Waiting(reason="waiting for jobs/x.jsonl", since=now(), until=now())
+    figures = Figures(loss_before=2.0, loss_after=1.0, held_out_rows=120)
+    made = record(
+        state=state,
+        waiting=waiting,
+        verdict=judge(figures, adapter_is_zero=False, rows_changed=9),
+        metrics={"eval_loss_before": 2.0, "eval_loss_after": 1.0},
+        started_at=now(),
+        ended_at=now(),
+    )
+    beside = Beside(bad_rows="b.txt", report="r.html", answers="outputs/a/answers.txt")
+    progress = Progress(step=3, loss=1.5, eta_seconds=99.0)
+    how = {"place": 2, "progress": progress, "beside": beside}
+    english, german = answer(made, **how), answer(made, **how, speak=GERMAN)
+    assert len(english.splitlines()) == len(german.splitlines())
+    same = {line for line in english.splitlines() if line.strip()} & set(german.splitlines())
+    assert same == set()
+
+
+def test_status_txt_in_german() -> None:
+    """STATUS.txt opens with what needs a person, in the box's language."""
+    live = [record(state=State.TRAINING)]
+    text = status_txt(needs_person=["x"], live=live, ended=[record()], speak=GERMAN)
+    assert text.startswith("Das braucht einen Menschen:\n  x\n")
+    assert "wird trainiert" in text
+    assert "Kürzlich beendet:" in text

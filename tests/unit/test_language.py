@@ -16,6 +16,7 @@ from runner.contract.verdict import Figures, Outcome, Verdict, judge, reason_in
 from runner.daemon.stages.retry import RULES
 from runner.language.speaker import ENGLISH, Language, Speaker, language_of
 from runner.language.texts import table
+from runner.language.translate import translated
 
 GERMAN = Speaker(Language.GERMAN)
 ROOT = Path(__file__).parents[2] / "runner"
@@ -122,3 +123,39 @@ def test_a_verdict_worded_otherwise_stays_as_it_is() -> None:
     """What an older runner said in its own words is not said in others."""
     verdict = Verdict(outcome=Outcome.BETTER, reason="It is fine.", figures=FIGURES[4])
     assert reason_in(verdict, GERMAN) == "It is fine."
+
+
+def said(key: str, **values: object) -> str:
+    """Say a text of the table in English, as its producer does."""
+    return table()[key]["en"].format(**values)
+
+
+@pytest.mark.parametrize("key", [key for key in table() if key.startswith("record_")])
+def test_a_sentence_of_the_record_is_recognised_and_said_in_german(key: str) -> None:
+    """Names and figures are carried over as they are."""
+    values = {name: f"<{name}.1>" for name in names(table()[key]["en"])}
+    german = translated(said(key, **values), GERMAN)
+    assert german == table()[key]["de"].format(**values)
+    assert translated(said(key, **values), ENGLISH) == said(key, **values)
+
+
+def test_a_sentence_that_is_not_in_the_table_stays_english() -> None:
+    """What cannot be said in German is said in English, and the caller is told."""
+    assert translated("Something else happened.", GERMAN) is None
+    assert translated("x" * 99_999, GERMAN) is None
+
+
+def test_the_sentences_of_the_record_are_those_that_the_code_writes() -> None:
+    """A pattern whose English nobody writes any more would silently leave Germans with English."""
+    code = " ".join(
+        re.sub(r'"\s*f?"', "", path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")
+    )
+    code = re.sub(r"\s+", " ", code)
+    gone = []
+    for key, text in table().items():
+        if key.startswith("record_"):
+            literals = [part for part, *_ in string.Formatter().parse(text["en"])]
+            longest = max(literals, key=len).strip(" ():")
+            if longest[-40:] not in code:  # what comes before may be put together
+                gone.append(key)
+    assert gone == []

@@ -11,34 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from runner.clock import now
-from runner.contract.findings import Level, name_places
+from runner.contract.findings import Level, name_places, said_in
 from runner.contract.memory_story import memory_story
-from runner.contract.progress import STARTING, Progress
+from runner.contract.progress import Progress
 from runner.contract.record import RunRecord, Waiting
 from runner.contract.states import State
-from runner.contract.verdict import loss_meaning
-from runner.words import local_time, roughly, share_path, visible_lines
-
-STATE_WORDS = {
-    State.QUEUED: "accepted, waiting for its turn",
-    State.PREPARING: "accepted, its data is being checked",
-    State.TRAINING: "training",
-    State.EXPORTING: "trained; the adapter is being written",
-    State.EVALUATING: "trained; the adapter is being tested on the held-out rows",
-    State.INTERRUPTED: "interrupted; it continues from its last checkpoint by itself",
-    State.SUCCEEDED: "succeeded",
-    State.FAILED: "failed",
-    State.REJECTED: "rejected",
-    State.CANCELLED: "cancelled",
-}
-_TIME_LEFT = {
-    State.PREPARING: "This usually takes a minute or two; large files take longer.",
-    State.EXPORTING: "This usually takes less than a minute.",
-    State.EVALUATING: "This usually takes a few minutes.",
-    State.INTERRUPTED: "The time left is known again after its next steps.",
-}
-"""Where no rate can be measured: what the stages took on the cards tried."""
-_NO_RATE_YET = "The time left is shown after the first steps."
+from runner.contract.verdict import loss_meaning, reason_in
+from runner.language.speaker import ENGLISH, Language, Speaker
+from runner.language.translate import in_words_of
+from runner.words import roughly, share_path, visible_lines
 
 _PLACES_SHOWN = 20
 _FINDINGS_SHOWN = 3  # about the data: an answer is read on one screen
@@ -54,25 +35,28 @@ class Beside:
     """What its users put before jobs/ and outputs/: ``\\\\server``; empty: nothing."""
     bad_rows: str | None = None
     """The file beside the answer that lists the rows that cannot be used."""
+    report: str | None = None
+    """The file beside the answer that says it with charts."""
     answers: str | None = None
     """Where the held-out questions lie with the answers before and after."""
 
 
-def progress_line(record: RunRecord, progress: Progress) -> str:
+def progress_line(record: RunRecord, progress: Progress, speak: Speaker = ENGLISH) -> str:
     """Say in one line how far training is and how long it will take."""
-    text = f"step {progress.step} of {record.total_steps or '?'}"
+    text = speak("answer_step", step=progress.step, total=record.total_steps or "?")
     if progress.loss is None:
-        return f"{text}, {STARTING}"
-    text += f", loss {progress.loss:.3f}"
+        return f"{text}, {speak('answer_starting')}"
+    text += ", " + speak("answer_loss", loss=speak.number(progress.loss))
     if progress.eta_seconds is not None:
-        done = now() + timedelta(seconds=progress.eta_seconds)
-        text += f", about {roughly(progress.eta_seconds)} left (until {_about(done)})"
+        done = _five_minutes(now() + timedelta(seconds=progress.eta_seconds))
+        left = roughly(progress.eta_seconds)
+        text += ", " + speak("answer_left", left=left, time=speak.time(done))
     return text
 
 
-def _about(moment: datetime) -> str:
-    """Say a forecast time to five minutes: it is no more exact, and the answer changes less."""
-    return f"about {local_time(moment + timedelta(minutes=-(moment.minute % 5) % 5))}"
+def _five_minutes(moment: datetime) -> datetime:
+    """Bring a forecast time to five minutes: it is no more exact, and the answer changes less."""
+    return moment + timedelta(minutes=-(moment.minute % 5) % 5)
 
 
 def answer(
@@ -81,57 +65,63 @@ def answer(
     place: int | None = None,
     progress: Progress | None = None,
     beside: Beside | None = None,
+    speak: Speaker = ENGLISH,
 ) -> str:
     """Write what the person who dropped the spec wants to know."""
     beside = beside or Beside()
-    lines = [f"{record.job}: {headline(record)}"]
+    lines = [f"{record.job}: {headline(record, speak)}"]
     if record.state is State.SUCCEEDED:
-        lines += _result(record)
+        lines += _result(record, speak)
     if record.state is State.QUEUED and place is not None:
-        lines.append(_place(place))
+        lines.append(_place(place, speak))
     if record.waiting is not None and not record.state.is_final:
-        lines.append(waiting_sentence(record.waiting))
+        lines.append(waiting_sentence(record.waiting, speak))
         if record.waiting.advice:
-            lines.append(f"What to do: {record.waiting.advice}. Then drop the spec again.")
+            advice = in_words_of(record.waiting.advice, speak)
+            lines.append(speak("answer_then_drop", advice=advice))
     if not record.state.is_final:
-        lines += _time_left(record, progress)
-    lines += [f"It did not fit into memory; {change}" for change in memory_story(record)]
+        lines += _time_left(record, progress, speak)
+    lines += [speak("answer_memory", change=change) for change in memory_story(record, speak)]
     if record.state is State.SUCCEEDED:
-        lines += _where(record, beside)
-    lines += _of_the_data(record)
-    lines += [f"Note: {sentence}" for sentence in record.shortfalls]
+        lines += _where(record, beside, speak)
+    lines += _of_the_data(record, speak)
+    lines += [speak("answer_note", note=in_words_of(note, speak)) for note in record.shortfalls]
     if record.error is not None:
-        lines += ["", record.error.message]
+        lines += ["", in_words_of(record.error.message, speak)]
         if record.error.advice:
-            lines.append(f"What to do: {record.error.advice}")
+            advice = in_words_of(record.error.advice, speak)
+            lines.append(speak("answer_to_do", advice=advice))
     if beside.bad_rows:
-        lines.append(f"All rows that cannot be used: {beside.bad_rows}, in this folder")
-    lines += _what_next(record)
-    lines.append(f"Everything about it: outputs/{record.job}/{record.run_id}/")
+        lines.append(speak("answer_bad_rows", name=beside.bad_rows))
+    lines += _what_next(record, speak)
+    if beside.report:
+        lines.append(speak("answer_report", name=beside.report))
+    lines.append(speak("answer_everything", job=record.job, run=record.run_id))
     return visible_lines(shown_paths("\n".join(lines), beside.share_name)) + "\n"
 
 
-def _of_the_data(record: RunRecord) -> list[str]:
+def _of_the_data(record: RunRecord, speak: Speaker) -> list[str]:
     """Say what the checks advise about the data: the first few, with the lines to look at."""
     advice = [finding for finding in record.findings if finding.level is not Level.INFORM]
     lines = []
     for finding in advice[:_FINDINGS_SHOWN]:
-        places = name_places(finding)
-        where = f" See {places}." if places else ""
-        to_do = f" {finding.advice}" if finding.advice else ""
-        lines.append(f"About your data: {finding.message}{where}{to_do}")
+        places = name_places(finding, speak)
+        where = speak("answer_data_see", places=places) if places else ""
+        message, to_do = finding.message, finding.advice
+        if speak.language is not Language.ENGLISH:
+            message = said_in(finding, speak) or message
+            to_do = to_do and (said_in(finding, speak, "advice") or to_do)
+        to_do = f" {to_do}" if to_do else ""
+        lines.append(speak("answer_data", message=message, where=where, advice=to_do))
     more = len(advice) - len(lines)
-    if more > 0:
-        things = "1 more thing" if more == 1 else f"{more} more things"
-        lines.append(f"About your data: {things} to look at; report.html says which.")
-    return lines
+    return [*lines, *([speak("answer_more_data", count=more)] if more > 0 else [])]
 
 
-def headline(record: RunRecord) -> str:
+def headline(record: RunRecord, speak: Speaker = ENGLISH) -> str:
     """Say a run's state in a few words; a success that needs a look is not only a success."""
     if record.state is State.SUCCEEDED and needs_a_look(record):
-        return "finished, but please read this before you use the adapter"
-    return STATE_WORDS[record.state]
+        return speak("answer_look")
+    return speak(f"state_{record.state}")
 
 
 def needs_a_look(record: RunRecord) -> bool:
@@ -140,87 +130,85 @@ def needs_a_look(record: RunRecord) -> bool:
     return verdict is not None and verdict.needs_person
 
 
-def waiting_sentence(waiting: Waiting) -> str:
+def waiting_sentence(waiting: Waiting, speak: Speaker = ENGLISH) -> str:
     """Say what a run waits for, and until when."""
-    reason = waiting.reason[:1].upper() + waiting.reason[1:]
+    plain = in_words_of(waiting.reason, speak)
+    reason = plain[:1].upper() + plain[1:]
+    since = speak.time(waiting.since)
     if waiting.until is not None:
-        end = local_time(waiting.until)
-        return f"{reason}. If it has not arrived by {end}, the job is rejected."
-    since = local_time(waiting.since)
+        return speak("answer_until", reason=reason, time=speak.time(waiting.until))
     if waiting.again_at is not None:
-        return f"{reason}. It is tried again after {local_time(waiting.again_at)} (since {since})."
-    if reason.startswith("Waiting"):
-        return f"{reason} (since {since})."
-    return f"Waiting since {since}: {waiting.reason}."
+        again_at = speak.time(waiting.again_at)
+        return speak("answer_again_at", reason=reason, time=again_at, since=since)
+    if waiting.reason.lower().startswith("waiting"):
+        return speak("answer_waits", reason=reason, since=since)
+    return speak("answer_waiting_since", since=since, reason=plain)
 
 
-def _time_left(record: RunRecord, progress: Progress | None) -> list[str]:
+def _time_left(record: RunRecord, progress: Progress | None, speak: Speaker) -> list[str]:
     if record.state is State.TRAINING and progress is not None:
-        lines = [progress_line(record, progress)]
+        lines = [progress_line(record, progress, speak)]
         if progress.eta_seconds is None:
             seconds = record.forecast.get("seconds")
             if isinstance(seconds, int | float) and math.isfinite(seconds):
-                lines.append(f"The forecast is {roughly(seconds)} in all.")
+                lines.append(speak("answer_forecast", time=roughly(seconds)))
             else:
-                lines.append(_NO_RATE_YET)
+                lines.append(speak("answer_no_rate"))
         return lines
-    return [line] if (line := _TIME_LEFT.get(record.state)) else []
+    # Where no rate can be measured: what the stages took on the cards tried.
+    key = f"answer_takes_{record.state}"
+    return [speak(key)] if speak.knows(key) else []
 
 
-def _what_next(record: RunRecord) -> list[str]:
+def _what_next(record: RunRecord, speak: Speaker) -> list[str]:
     if not record.state.is_final:
-        return ["", "To cancel it, delete its spec from this folder. Edits have no effect."]
+        return ["", speak("answer_cancel")]
     if record.state is State.REJECTED:
-        return ["", "Correct it, then drop the spec into the inbox (the jobs folder) again."]
-    if record.state is not State.SUCCEEDED:
-        return ["", "To try again, drop the spec into the inbox (the jobs folder)."]
-    return []
+        return ["", speak("drop_again")]
+    return [] if record.state is State.SUCCEEDED else ["", speak("try_again")]
 
 
-def _place(place: int) -> str:
+def _place(place: int, speak: Speaker) -> str:
     """Say whose turn it is; far behind, in words that need not be written anew at each step."""
     if place == 1:
-        return "It is next."
+        return speak("answer_next")
     if place <= _PLACES_SHOWN:
-        return f"It is number {place} in the queue."
-    return f"More than {_PLACES_SHOWN} jobs are before it in the queue."
+        return speak("answer_place", place=place)
+    return speak("answer_far", place=_PLACES_SHOWN)
 
 
-def _result(record: RunRecord) -> list[str]:
+def _result(record: RunRecord, speak: Speaker) -> list[str]:
     """Say first whether the adapter is any good, and what the numbers mean."""
     lines = []
     verdict = record.verdict
     before, after = (record.metrics.get(f"eval_loss_{when}") for when in ("before", "after"))
     if verdict is not None:
-        lines.append(verdict.reason)
+        lines.append(reason_in(verdict, speak))
         points, rows = verdict.figures.smallest_points, verdict.figures.held_out_rows
         if points is not None:
-            lines.append(
-                f"{rows} held-out rows can show a difference of about {points:.0f} percentage "
-                "points between two success rates; smaller ones are lost in chance."
-            )
+            lines.append(speak("points", rows=rows, points=f"{points:.0f}"))
     elif isinstance(before, float) and isinstance(after, float):
-        lines.append(f"Loss on held-out rows: {before:.3f} before, {after:.3f} after.")
-        lines.append("Lower is better.")
+        losses = {"before": speak.number(before), "after": speak.number(after)}
+        lines += [speak("answer_losses", **losses), speak("answer_lower")]
     if isinstance(before, float) and isinstance(after, float):
-        lines += [meaning] if (meaning := loss_meaning(before, after)) else []
+        lines += [meaning] if (meaning := loss_meaning(before, after, speak)) else []
     return lines
 
 
-def _where(record: RunRecord, beside: Beside) -> list[str]:
-    lines = [f"The adapter: outputs/{record.job}/{record.run_id}/adapter/"]
+def _where(record: RunRecord, beside: Beside, speak: Speaker) -> list[str]:
+    lines = [speak("answer_adapter", job=record.job, run=record.run_id)]
     if beside.answers:
-        lines.append(f"Answers before and after, to compare: {beside.answers}")
+        lines.append(speak("answer_answers", where=beside.answers))
     if record.started_at and record.ended_at:
-        lines.append(f"It took {roughly((record.ended_at - record.started_at).total_seconds())}.")
+        seconds = (record.ended_at - record.started_at).total_seconds()
+        lines.append(speak("answer_took", time=roughly(seconds)))
     return lines
 
 
-def rejection(file_name: str, message: str) -> str:
+def rejection(file_name: str, message: str, speak: Speaker = ENGLISH) -> str:
     """Write why a spec was not accepted."""
-    again = "Correct it and drop it into the inbox (the jobs folder) again."
-    lines = [f"{file_name}: rejected", "", message, "", again]
-    return visible_lines("\n".join(lines)) + "\n"
+    head = f"{file_name}: {speak('state_rejected')}"
+    return visible_lines("\n".join([head, "", message, "", speak("answer_correct")])) + "\n"
 
 
 def shown_paths(text: str, share_name: str) -> str:

@@ -20,6 +20,7 @@ from runner.errors import Problem, SpecError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.crash_points import reached
 from runner.files.durable import sync_folder, write_bytes
+from runner.language.speaker import ENGLISH, Speaker
 from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
 
@@ -64,7 +65,13 @@ def peek(inbox: Folder, name: str) -> SpecError | None:
 
 
 def claim(
-    inbox: Folder, outputs: Outputs, name: str, *, run_id: str, sequence: int
+    inbox: Folder,
+    outputs: Outputs,
+    name: str,
+    *,
+    run_id: str,
+    sequence: int,
+    speak: Speaker = ENGLISH,
 ) -> Claimed | Refused:
     """Take a spec out of the inbox.
 
@@ -82,11 +89,19 @@ def claim(
         file_name=dropped_name(name),
         run_id=run_id,
         sequence=sequence,
+        speak=speak,
     )
 
 
 def adopt(
-    inbox: Folder, outputs: Outputs, claimed: str, *, file_name: str, run_id: str, sequence: int
+    inbox: Folder,
+    outputs: Outputs,
+    claimed: str,
+    *,
+    file_name: str,
+    run_id: str,
+    sequence: int,
+    speak: Speaker = ENGLISH,
 ) -> Claimed | Refused:
     """Make the run of a spec that lies in queued/."""
     with inbox.open_folder("queued") as queued:
@@ -96,10 +111,12 @@ def adopt(
                 content, file_name=file_name, exists=lambda path: _lies_in(inbox, path)
             )
         except SpecError as error:
-            return refuse(inbox, "queued", claimed, file_name=file_name, message=error.message)
+            why = error.message
+            return refuse(inbox, "queued", claimed, file_name=file_name, message=why, speak=speak)
         except UnsafePathError as error:
             problem = Problem(file=file_name, message=error.what, hint=error.advice)
-            return refuse(inbox, "queued", claimed, file_name=file_name, message=str(problem))
+            why = str(problem)
+            return refuse(inbox, "queued", claimed, file_name=file_name, message=why, speak=speak)
     run = outputs.run(spec.name, run_id)
     run.root.mkdir(parents=True, exist_ok=True)
     sync_folder(outputs.root)
@@ -131,21 +148,31 @@ def _lies_in(inbox: Folder, path: str) -> bool:
     return True
 
 
-def refuse(inbox: Folder, folder: str, name: str, *, file_name: str, message: str) -> Refused:
+def refuse(
+    inbox: Folder,
+    folder: str,
+    name: str,
+    *,
+    file_name: str,
+    message: str,
+    speak: Speaker = ENGLISH,
+) -> Refused:
     """Move a file to rejected/ and say why beside it."""
     with inbox.open_folder(folder) as source, inbox.open_folder("rejected") as rejected:
         # The reasons first: whoever sees the file in rejected/ finds them there.
-        rejected.write_text(f"{name}.txt", rejection(file_name, message))
+        rejected.write_text(f"{name}.txt", rejection(file_name, message, speak))
         reached("refusal written")
         source.move(name, rejected, name)
     return Refused(file_name=file_name, message=message)
 
 
-def refuse_name(inbox: Folder, name: str, problem: Problem, *, run_id: str) -> Refused:
+def refuse_name(
+    inbox: Folder, name: str, problem: Problem, *, run_id: str, speak: Speaker = ENGLISH
+) -> Refused:
     """Reject a file in the inbox's root for its name alone."""
     new_name = claimed_name(name, run_id)
     with inbox.open_folder("rejected") as rejected:
-        rejected.write_text(f"{new_name}.txt", rejection(name, str(problem)))
+        rejected.write_text(f"{new_name}.txt", rejection(name, str(problem), speak))
         reached("refusal written")
         inbox.move(name, rejected, new_name)
     return Refused(file_name=name, message=str(problem))

@@ -146,7 +146,10 @@ class Intake:
         try:
             problem = naming_problem(name)
             if problem is not None:
-                note_refusal(daemon, claim.refuse_name(inbox, name, problem, run_id=run_id))
+                note_refusal(
+                    daemon,
+                    claim.refuse_name(inbox, name, problem, run_id=run_id, speak=daemon.says.speak),
+                )
                 self.specs.pop(name, None)
                 return
             if self._is_no_spec(inbox, name):
@@ -154,7 +157,10 @@ class Intake:
                 return
             if may_hold_spec(name):
                 problem = text_problem(name)
-                note_refusal(daemon, claim.refuse_name(inbox, name, problem, run_id=run_id))
+                note_refusal(
+                    daemon,
+                    claim.refuse_name(inbox, name, problem, run_id=run_id, speak=daemon.says.speak),
+                )
                 self.specs.pop(name, None)
                 return
             error = claim.peek(inbox, name)
@@ -162,7 +168,12 @@ class Intake:
             if error is not None and error.may_be_incomplete and unchanged < self._patience:
                 return
             taken = claim.claim(
-                inbox, daemon.outputs, name, run_id=run_id, sequence=daemon.book.sequence + 1
+                inbox,
+                daemon.outputs,
+                name,
+                run_id=run_id,
+                sequence=daemon.book.sequence + 1,
+                speak=daemon.says.speak,
             )
         except FileNotFoundError:
             self.specs.pop(name, None)

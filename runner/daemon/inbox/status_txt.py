@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.contract.record import RunRecord
-from runner.daemon.inbox.answer import STATE_WORDS, headline, shown_paths, waiting_sentence
-from runner.words import local_time, visible_lines
+from runner.daemon.inbox.answer import headline, shown_paths, waiting_sentence
+from runner.language.speaker import ENGLISH, Speaker
+from runner.words import visible_lines
 
 _RUNS_SHOWN = 100  # in STATUS.txt: a person reads no more
 _NEEDS_SHOWN = 30
-CLEARED = (
-    "A line about a job goes away when the job succeeds later, or when you delete its spec or its "
-    "answer (the .txt beside it) from rejected or failed."
-)
 
 
 def status_txt(
@@ -22,26 +19,27 @@ def status_txt(
     live: Sequence[RunRecord],
     ended: Sequence[RunRecord],
     share_name: str = "",
+    speak: Speaker = ENGLISH,
 ) -> str:
     """Write the whole inbox in words, opening with what needs a person."""
-    lines = ["Needs a person:", *(f"  {line}" for line in needs_person[:_NEEDS_SHOWN])]
+    lines = [speak("status_needs"), *(f"  {line}" for line in needs_person[:_NEEDS_SHOWN])]
     if len(needs_person) > _NEEDS_SHOWN:
-        lines.append(f"  and {len(needs_person) - _NEEDS_SHOWN} more")
+        lines.append(speak("status_more", count=len(needs_person) - _NEEDS_SHOWN))
     if not needs_person:
-        lines = ["Nothing needs a person."]
-    lines += ["", "Now:" if live else "Nothing is running or waiting."]
+        lines = [speak("status_nothing_needs")]
+    lines += ["", speak("status_now" if live else "status_idle")]
     for record in live[:_RUNS_SHOWN]:
-        line = f"  {record.job} ({record.run_id}): {STATE_WORDS[record.state]}"
+        line = f"  {record.job} ({record.run_id}): {speak(f'state_{record.state}')}"
         if record.waiting is not None:
-            line += f". {waiting_sentence(record.waiting)}"
+            line += f". {waiting_sentence(record.waiting, speak)}"
         lines.append(line)
     if len(live) > _RUNS_SHOWN:
-        lines.append(f"  and {len(live) - _RUNS_SHOWN} more")
+        lines.append(speak("status_more", count=len(live) - _RUNS_SHOWN))
     if ended:
-        lines += ["", "Recently finished:"]
+        lines += ["", speak("status_finished")]
         lines += [
-            f"  {record.job} ({record.run_id}): {headline(record)}"
-            + (f", {local_time(record.ended_at, day=True)}" if record.ended_at else "")
+            f"  {record.job} ({record.run_id}): {headline(record, speak)}"
+            + (f", {speak.time(record.ended_at, day=True)}" if record.ended_at else "")
             for record in ended
         ]
     return visible_lines(shown_paths("\n".join(lines), share_name)) + "\n"

@@ -22,6 +22,7 @@ from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.crash_points import reached
 from runner.files.plain import read_plain
+from runner.language.speaker import ENGLISH, Speaker
 from runner.spec.names import is_spec_name
 
 _RUN_ID_IN_NAME = re.compile(RUN_ID.pattern)
@@ -32,6 +33,19 @@ OVER = tuple(name for name in STATE_FOLDERS if name not in UNDER_WAY)
 BESIDE = (".txt", ".html")
 """How the names of what the runner leaves beside a spec end: its answer and its report."""
 SPEC_BYTES = 1024 * 1024  # read_spec refuses far less; this bounds what is read at all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Says:
+    """How the box speaks to its users."""
+
+    speak: Speaker = ENGLISH
+    share_name: str = ""
+    reports: bool = False
+    """Whether a report is written beside each answer."""
+
+
+PLAIN = Says()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +155,7 @@ def conclude(
     run: RunFolder,
     where: tuple[str, str] | None,
     *,
-    share_name: str = "",
+    says: Says = PLAIN,
 ) -> None:
     """Show that a run has ended: its last answer first, and only then does its spec leave.
 
@@ -151,13 +165,14 @@ def conclude(
     if where is None:
         where = _restored(inbox, record, run)
     beside = answer.Beside(
-        share_name=share_name,
+        share_name=says.share_name,
+        report=report_name(record.file_name, record.run_id) if says.reports else None,
         bad_rows=_copy_bad_rows(inbox, record, run),
         answers=f"outputs/{record.job}/{record.run_id}/evaluation/{run.answers.name}"
         if run.answers.is_file()
         else None,
     )
-    write_answer(inbox, record, answer.answer(record, beside=beside))
+    write_answer(inbox, record, answer.answer(record, beside=beside, speak=says.speak))
     if where is not None:
         show(inbox, record, where)
 

@@ -9,13 +9,15 @@ from runner.contract.models import fetch_command, models_on_box
 from runner.contract.progress import read_progress
 from runner.contract.record import RunRecord
 from runner.contract.states import State
+from runner.contract.verdict import reason_in
 from runner.daemon.book import ENDED_SHOWN
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import answer, view
-from runner.daemon.inbox.status_txt import CLEARED, status_txt
+from runner.daemon.inbox.status_txt import status_txt
 from runner.daemon.inbox.unresolved import Unresolved
 from runner.daemon.queue import in_order
 from runner.files.beneath import Folder
+from runner.language.translate import in_words_of
 
 _ANSWER_SECONDS = 5.0  # progress in answers is renewed so often
 _MODELS_SECONDS = 10.0  # the models folder is listed this often: fetching one takes minutes
@@ -76,7 +78,7 @@ class Answers:
                             record,
                             live.run,
                             where.get(record.run_id),
-                            share_name=daemon.settings.share_name,
+                            says=daemon.says,
                         )
                         daemon.reports.want(record, at)
                         del daemon.book.runs[record.run_id]
@@ -94,6 +96,7 @@ class Answers:
                 place=place,
                 progress=progress,
                 beside=answer.Beside(share_name=daemon.settings.share_name),
+                speak=daemon.says.speak,
             )
             key = f"{record.state}{record.waiting}"
             with daemon.noting(about, f"{record.job} ({record.run_id}): its answer"):
@@ -130,6 +133,7 @@ class Answers:
                 live=live,
                 ended=list(reversed(daemon.book.ended)),
                 share_name=daemon.settings.share_name,
+                speak=daemon.says.speak,
             )
         text = self._status_words
         name = daemon.settings.inbox.status.name
@@ -140,28 +144,28 @@ class Answers:
 
     def _needs_person(self, unclaimable: Collection[str], strays: Collection[str]) -> list[str]:
         """Say what somebody must do, the most important first, always in the same order."""
-        daemon = self.daemon
+        daemon, speak = self.daemon, self.daemon.says.speak
         lines = []
         if daemon.hold is not None:
-            lines.append(f"The queue is held: {daemon.hold[1]}.")
+            lines.append(speak("status_held", why=in_words_of(daemon.hold[1], speak)))
         if daemon.guard.standing.problem:
-            lines.append(f"The queue is held: {daemon.guard.standing.problem}.")
+            lines.append(speak("status_held", why=daemon.guard.standing.problem))
         lines += sorted(daemon.troubles | daemon.last_troubles)
         lines += [daemon.notes[about] for about in sorted(daemon.notes)]
         if not self._has_model:
             how = fetch_command("ORGANISATION/MODEL")
-            lines.append(f"There is no base model on this box, so no job can run. Fetch one: {how}")
+            lines.append(speak("status_no_model", command=how))
         lines += daemon.book.damaged
         lines += sorted(unclaimable)
         ended = daemon.book.ended
         ends = daemon.book.ends
         jobs = self.unresolved.lines(ends, said="\n".join(daemon.book.damaged))
         jobs += [
-            f"{record.job} ({record.run_id}): {record.verdict.reason}"
+            f"{record.job} ({record.run_id}): {reason_in(record.verdict, speak)}"
             for record in reversed(ended)
             if record.verdict is not None
             and answer.needs_a_look(record)
             and record.run_id in self.unresolved.answered_done
             and not ends.succeeded_after(record.job, record.run_id, record.sequence)
         ]
-        return [*lines, *jobs, *sorted(strays), *([CLEARED] if jobs else [])]
+        return [*lines, *jobs, *sorted(strays), *([speak("status_cleared")] if jobs else [])]

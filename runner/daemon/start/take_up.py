@@ -75,7 +75,7 @@ def show_damaged(daemon: Daemon, inbox: Folder) -> None:
                     record,
                     run,
                     where[record.run_id],
-                    share_name=daemon.settings.share_name,
+                    says=daemon.says,
                 )
     daemon.book.damaged_now = []
 
