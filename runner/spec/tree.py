@@ -31,6 +31,11 @@ from runner.errors import Problem
 
 DEEPEST = 10
 """Levels of nesting; a spec needs three."""
+MOST_VALUES = 1200
+"""Keys and values; a spec has some tens. The daemon's loop reads specs, and no round of it is to
+take over 0.2 s: 64 KiB of short values took 1.3 s."""
+_OPENED_AT_ONCE = re.compile(r"(?:[\[{]\s*){200}")
+"""ruamel looks 1,024 characters ahead for a key, and at each bracket again: that took 0.3 s."""
 _SHOWN = 60  # characters of a value that a message repeats
 _HASH = re.compile(r"\[[^\]]*\s#")
 """A list in brackets that a remark cuts off."""
@@ -95,23 +100,39 @@ def shown(text: str) -> str:
     return safe if clipped is text or clipped == text else safe + "…"
 
 
+def _too_deep(line: int) -> UnreadableError:
+    problem = Problem(
+        line=line,
+        message="the spec is nested too deeply",
+        allowed=f"at most {DEEPEST} levels; a spec needs three",
+    )
+    return UnreadableError(problem, may_be_incomplete=False)
+
+
+def _too_many(line: int) -> UnreadableError:
+    problem = Problem(
+        line=line,
+        message="the spec holds too many values",
+        allowed=f"at most {MOST_VALUES:,} keys and values",
+        hint="rows to learn from go into a data file, which the spec names",
+    )
+    return UnreadableError(problem, may_be_incomplete=False)
+
+
 @dataclass
 class _Reader:
     events: Iterator[Any]
     lines: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    values: int = 0
 
     def node(self, event: Any, depth: int) -> Node:
         line = event.start_mark.line + 1
+        self.values += 1
         if depth > DEEPEST:
-            raise UnreadableError(
-                Problem(
-                    line=line,
-                    message="the spec is nested too deeply",
-                    allowed=f"at most {DEEPEST} levels; a spec needs three",
-                ),
-                may_be_incomplete=False,
-            )
+            raise _too_deep(line)
+        if self.values > MOST_VALUES:
+            raise _too_many(line)
         if isinstance(event, AliasEvent):
             self._refuse(
                 line,
@@ -304,6 +325,8 @@ def read_tree(text: str, *, must_be_json: bool) -> tuple[Node | None, list[Probl
 
 
 def _read(text: str) -> tuple[Node | None, list[Problem]]:
+    if (opened := _OPENED_AT_ONCE.search(text)) is not None:
+        raise _too_deep(text.count("\n", 0, opened.start()) + 1)
     events = iter(YAML(typ="safe", pure=True).parse(text))
     reader = _Reader(events, lines=text.split("\n"))
     root: Node | None = None

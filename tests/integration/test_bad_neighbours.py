@@ -442,3 +442,29 @@ def test_claimed_names_stay_within_what_a_file_system_takes() -> None:
     """A name of 255 bytes has room for the run's id and its answer's ending."""
     name = claimed_name("ü" * 125 + ".yaml", RUN_ID)
     assert len(f"{name}.txt".encode()) <= 255
+
+
+def test_data_that_no_disk_holds_stops_no_other_job(box: Box) -> None:
+    """A sparse file of 8 TiB takes no room where it lies: its job is refused with both sizes.
+
+    One that would fit into the empty disk, and does not now, waits; the others go before it.
+    """
+    facts = os.statvfs(box.root)
+    for name, size in (
+        ("huge", 2**43),
+        ("large", (facts.f_bavail + (facts.f_blocks - facts.f_bavail) // 2) * facts.f_frsize // 5),
+    ):
+        with (box.jobs / f"{name}.jsonl").open("wb") as file:
+            file.truncate(size)
+        box.drop_spec(name)
+    with box.watching():
+        wait_until(lambda: len(list(box.outputs.runs())) == 2)
+        box.drop("good")
+        wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")))
+        states = {record.job: record for record in box.records()}
+    assert states["huge"].state is State.REJECTED
+    assert states["huge"].error is not None
+    assert "40,960.0 GiB of disk" in states["huge"].error.message
+    assert states["large"].state is State.QUEUED
+    assert states["large"].waiting is not None
+    assert "the disk is nearly full" in states["large"].waiting.reason

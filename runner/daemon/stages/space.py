@@ -82,6 +82,22 @@ def over_disk_limit(live: Live, *, forecast: int | None) -> ErrorFacts | None:
     )
 
 
+def never_fits(daemon: Daemon, live: Live, needed: int) -> ErrorFacts | None:
+    """Refuse a run that the empty disk could not hold; None: there may be room some day."""
+    facts = os.statvfs(daemon.settings.outputs_dir)
+    whole = facts.f_blocks * facts.f_frsize
+    if needed <= whole:
+        return None
+    what = "its data" if live.next_stage is Stage.PREPARE else "its data, checkpoints and adapter"
+    return ErrorFacts(
+        kind="disk_too_small",
+        message=f"The run needs {needed / _GIB:,.1f} GiB of disk for {what}; the whole disk of "
+        f"outputs has {whole / _GIB:,.1f}.",
+        advice="Look at the size of the data files that the spec names, or give outputs a larger "
+        "disk.",
+    )
+
+
 def short_of(daemon: Daemon, needed: int, at: float) -> str | None:
     """Say that space is missing, after old checkpoints have gone; None when there is enough."""
     if free_bytes(daemon) >= needed:

@@ -38,7 +38,7 @@ from runner.daemon.stages.process import Child
 from runner.daemon.stages.resume_point import count_up_to, export_point, resume_point
 from runner.daemon.stages.retry import spares_host_memory
 from runner.daemon.stages.same_run import same_run_notes
-from runner.daemon.stages.space import needed_bytes, over_disk_limit, short_of
+from runner.daemon.stages.space import needed_bytes, never_fits, over_disk_limit, short_of
 from runner.errors import BusyError, RunnerError
 from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
@@ -85,12 +85,16 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     """Give the first that can use it its turn; False: nobody had one."""
     running = [live.stage for live in daemon.book.runs.values() if live.child is not None]
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
-    had_its_turn = False
-    if prepared and all(stage_now is Stage.PREPARE for stage_now in running):
-        had_its_turn = True
-        with daemon.isolating(prepared[0], at), awaiting_answers(daemon, prepared[0]):
-            _start_or_wait(daemon, prepared[0], blocked)
-    if Stage.PREPARE in running or len(prepared) > (not running):
+    had_its_turn, without_room = False, 0
+    if all(stage_now is Stage.PREPARE for stage_now in running):
+        for live in prepared:
+            had_its_turn = True
+            with daemon.isolating(live, at), awaiting_answers(daemon, live):
+                had_its_turn = _start_or_wait(daemon, live, blocked)
+            if had_its_turn:
+                break
+            without_room += 1
+    if Stage.PREPARE in running or len(prepared) - without_room > (not running):
         return had_its_turn
     for live in waiting:
         if live.next_stage is Stage.PREPARE:
@@ -156,7 +160,10 @@ def _box_problem(daemon: Daemon) -> str | None:
 
 
 def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
-    """Start the run's next stage, or record why it waits; True: it was its turn."""
+    """Start the run's next stage, or record why it waits.
+
+    True: it was its turn; False: it waits for room that it alone needs, and another may go first.
+    """
     lease, card = None, Card()
     if blocked is None and live.next_stage is Stage.EXPORT:
         _mend_export(daemon, live)
@@ -180,11 +187,17 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
             if over is not None:
                 end_run(daemon, live, State.REJECTED, over)
                 return True
-        blocked = blocked or _missing_space(daemon, live, ahead)
         if blocked is not None:
             keep_waiting(daemon, live, blocked)
-        else:
-            _start(daemon, live, lease, ahead, card)
+            return True
+        needed = _needed_bytes(daemon, live, ahead)
+        if (never := never_fits(daemon, live, needed)) is not None:
+            end_run(daemon, live, State.REJECTED, never)
+            return True
+        if (missing := short_of(daemon, needed, time.monotonic())) is not None:
+            keep_waiting(daemon, live, missing)
+            return False
+        _start(daemon, live, lease, ahead, card)
     finally:
         if lease is not None:
             lease.release()  # the child has inherited it and holds it as long as it lives
@@ -210,11 +223,10 @@ def _look_at_card(daemon: Daemon, which: Stage, at: float) -> Card:
     return Card(memory=daemon.gpu.memory_at(at, since=since))
 
 
-def _missing_space(daemon: Daemon, live: Live, ahead: Ahead | None) -> str | None:
+def _needed_bytes(daemon: Daemon, live: Live, ahead: Ahead | None) -> int:
     forecast = ahead.facts.get("disk_bytes") if ahead else None
     data_bytes = daemon.data.size_bytes(named_files(live.spec))
-    needed = needed_bytes(daemon, live, forecast=forecast, data_bytes=data_bytes)
-    return short_of(daemon, needed, time.monotonic())
+    return needed_bytes(daemon, live, forecast=forecast, data_bytes=data_bytes)
 
 
 def _mend_export(daemon: Daemon, live: Live) -> None:
