@@ -101,15 +101,20 @@ def test_the_adapter_does_on_the_whole_model_what_it_did_in_training(family, tmp
     assert all(LANGUAGE_PARTS[config["architectures"][0]].path in name for name in layers)
 
 
-@pytest.mark.parametrize("family", ["gemma3", "qwen3_5", "mistral3"])
-def test_four_bits_give_the_same_on_the_whole_model(family, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [("gemma3", {}), ("qwen3_5", {}), ("mistral3", {"num_hidden_layers": 4})],
+)
+def test_four_bits_give_the_same_on_the_whole_model(family, sizes, tmp_path):
     """QLoRA: the whole is quantised as its language part was."""
     import torch
 
-    save_whole(family, tmp_path / "m")
+    save_whole(family, tmp_path / "m", **sizes)
     model = adapted(tmp_path / "m", "qlora")
     trained = logits(model)
     adapter = hand_over(model, tmp_path / "m", tmp_path)
+    targets = json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
+    assert ("layers" in targets) == (not sizes)  # of many layers PEFT gives the short names
     whole = load(tmp_path / "m", "qlora", whole=True)
     assert torch.equal(logits(on_whole(whole, adapter)), trained)
 
