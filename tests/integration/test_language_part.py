@@ -1,5 +1,6 @@
 """Trains the language part of models that also read pictures, beside the whole model by itself."""
 
+import gc
 import json
 import warnings
 
@@ -176,6 +177,18 @@ def test_a_head_that_is_the_table_of_words_stays_so(family, tmp_path):
     text = load(tmp_path / "m")
     assert torch.equal(logits(text), wanted)
     assert text.get_output_embeddings().weight is text.get_input_embeddings().weight
+
+
+def test_what_reads_pictures_is_let_go(tmp_path):
+    """The forecast counts the language part alone: nothing else may stay in memory."""
+    import torch
+
+    save_whole("internvl", tmp_path / "m")
+    gc.collect()
+    before = {id(one) for one in gc.get_objects() if isinstance(one, torch.nn.Parameter)}
+    text = load(tmp_path / "m")
+    left = {id(one) for one in gc.get_objects() if isinstance(one, torch.nn.Parameter)} - before
+    assert left == {id(weight) for weight in text.parameters()}
 
 
 def test_weights_that_are_missing_are_never_made_up(tmp_path):
