@@ -100,6 +100,8 @@ class PrepareResult(_Message):
     shortfalls: tuple[str, ...] = ()
     findings: tuple[DataFinding, ...] = ()
     """What the checks say of the data; `prepared/findings.json` has the same."""
+    row_numbered: tuple[str, ...] = ()
+    """Files whose places are row numbers: in them no line of text can be pointed at."""
     error: ErrorFacts | None = None
 
 

@@ -44,6 +44,7 @@ class Checks(BaseModel):
     personal_data: Wish | None = _check("A text holds an e-mail address, an IBAN, a number.")
     known_answers: Wish | None = _check("The base model gives the answer already.")
     surprising_answers: Wish | None = _check("The base model finds an answer next to impossible.")
+    hardest_answers: FactWish | None = _fact("The rows that the base model finds hardest.")
     too_long: FactWish | None = _fact("A row is longer than the limit and left out.")
     row_kinds: FactWish | None = _fact("How many rows are questions, conversations or texts.")
     token_lengths: FactWish | None = _fact("How long the rows are, in tokens.")

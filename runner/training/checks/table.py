@@ -171,6 +171,12 @@ TABLE: dict[str, Check] = {
         "measured.",
         advice="Look at the rows named first: a wrong label or a slipped line stands out.",
     ),
+    "hardest_answers": Check(
+        level=INFORM,
+        says="The answers that the base model finds hardest, of {of} rows that were measured (a "
+        "loss of up to {highest} per token; half have {median} or less).",
+        advice="A look at the rows named shows whether their answers are right.",
+    ),
 }
 """In the order in which a person should read what has the same level."""
 

@@ -200,6 +200,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
             fast=tried is not None and tried.plain_because is None,
             plain_because=tried and tried.plain_because,
             findings=found,
+            row_numbered=tuple(sorted(findings.row_numbered)),
             shortfalls=(
                 *([note] if (note := language_part_note(base.config)) else []),
                 *template.shortfalls,

@@ -53,6 +53,7 @@ def evaluate(folder: Path) -> None:
 
     from runner.training.data.tokenizer_folder import load_tokenizer
     from runner.training.evaluate.answers import autocast
+    from runner.training.evaluate.row_loss import row_losses
     from runner.training.fit.head import give_head
     from runner.training.fit.heldout import held_out_loss
 
@@ -67,25 +68,28 @@ def evaluate(folder: Path) -> None:
     give_head(base)
     model = PeftModel.from_pretrained(base, run.adapter).eval()
 
+    def measure(rows: Any) -> HeldOut:
+        collator = DataCollatorForLanguageModeling(
+            pad_token_id=tokenizer.pad_token_id, padding_free="seq_lengths" in rows.column_names
+        )
+        known = {"input_ids", "labels", "seq_lengths"}
+        inputs = rows.remove_columns([c for c in rows.column_names if c not in known])
+        with autocast(machine):
+            return held_out_loss(
+                model, inputs, collator, batch_size=BATCH_SIZE, device=model.device
+            )
+
+    def measure_base(rows: Any) -> HeldOut:
+        with model.disable_adapter():
+            return measure(rows)
+
     before: HeldOut | None = None
     after: HeldOut | None = None
     rows = run.prepared / "eval"
     if (rows / "state.json").is_file() and len(held := load_from_disk(str(rows))) > 0:
-        collator = DataCollatorForLanguageModeling(
-            pad_token_id=tokenizer.pad_token_id, padding_free="seq_lengths" in held.column_names
-        )
-        known = {"input_ids", "labels", "seq_lengths"}
-        inputs = held.remove_columns([c for c in held.column_names if c not in known])
-
-        def measure() -> HeldOut:
-            with autocast(machine):
-                return held_out_loss(
-                    model, inputs, collator, batch_size=BATCH_SIZE, device=model.device
-                )
-
-        with model.disable_adapter():
-            before = measure()
-        after = measure()
+        before = measure_base(held)
+        after = measure(held)
+    of_rows = row_losses(run, spec, measure_base, on_gpu=machine.on_gpu)
 
     paired = _paired(held["row"], before, after) if before and after else None
     if paired:
@@ -104,6 +108,7 @@ def evaluate(folder: Path) -> None:
             adapter_is_zero=adapter_is_zero(run.adapter),
             peak_gpu_memory_bytes=meter.peak_bytes(),
             shortfalls=tuple(shortfalls),
+            findings=of_rows,
         ),
     )
     wanted = plan.expected_eval_loss
