@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 from string import Formatter
 
 import ftfy
@@ -20,6 +21,7 @@ from runner.language.texts import table
 from runner.spec.checks import Checks as Wishes
 from runner.training.checks import facts, language, mojibake, near, personal_data, thresholds
 from runner.training.checks.checks import Checks
+from runner.training.checks.page import page
 from runner.training.checks.row import Kind, SeenRow, seen
 from runner.training.checks.say import CHECKS, End, robust_z
 from runner.training.checks.table import TABLE
@@ -548,3 +550,9 @@ def test_findings_are_said_in_german_with_the_same_figures() -> None:
     for text in told.values():
         figures = [{name for _, name, _, _ in Formatter().parse(text[x]) if name} for x in text]
         assert figures[0] == figures[1]
+
+
+def test_the_page_of_checks_is_the_tables() -> None:
+    """docs/checks.md says what the code does: `python -m runner.training.checks.page` renews it."""
+    written = Path(__file__).parents[2] / "docs" / "checks.md"
+    assert written.read_text(encoding="utf-8") == page()
