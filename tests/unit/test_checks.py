@@ -486,6 +486,14 @@ def test_letters_read_in_a_wrong_encoding_are_found(text, wrong) -> None:
             "Swedish",
             "Avtalet upphör den sista dagen i månaden och hyresgästen ska betala för det.",
         ),
+        (
+            "Danish or Norwegian",
+            "Lejeren skal betale for el og vand, hvis det ikke er med i huslejen.",
+        ),
+        (
+            "",  # Czech is not in the table
+            "Nájemce odevzdá klíče poslední den v měsíci a pronajímatel vrátí kauci za rok.",
+        ),
         ("Cyrillic script", "Договор прекращается в последний день месяца."),
         ("Japanese", "契約は月の最終日に終了します。"),
         ("Chinese", "合同在每月的最后一天终止。"),

@@ -1,7 +1,7 @@
 """Language of a text, by its letters and its most frequent words.
 
 It tells the languages of the table and the scripts below apart, in texts of a few sentences. It
-cannot tell relatives apart that the table does not have (Danish is taken for nothing, Swiss German
+cannot tell relatives apart that the table does not have (Afrikaans is taken for Dutch, Swiss German
 for German), nor parts of a text in another language; where it is not sure it says nothing.
 """
 
@@ -14,7 +14,17 @@ from runner.training.checks.thresholds import LANGUAGE_HITS, LANGUAGE_WORDS
 
 NAMES = (
     *("", "English", "German", "French", "Spanish", "Italian", "Portuguese", "Dutch", "Polish"),
-    *("Swedish", "Turkish", "Cyrillic script", "Greek", "Arabic script", "Hebrew", "Chinese"),
+    *(
+        "Swedish",
+        "Danish or Norwegian",
+        "Catalan",
+        "Turkish",
+        "Cyrillic script",
+        "Greek",
+        "Arabic script",
+        "Hebrew",
+        "Chinese",
+    ),
     *("Japanese", "Korean", "Thai", "an Indian script"),
 )
 """A language's number is its place here; 0: not known."""
@@ -39,6 +49,10 @@ _FREQUENT = {
     "która które być lub może tym tego jego czy już tylko także został należy ich co by",
     "Swedish": "och i att det som en på är av för med till den har de inte om ett vi men var jag "
     "från kan när så eller man ska vid efter också under sig detta skall där",
+    "Danish or Norwegian": "og ikke er til af fra hvis også efter etter skal et at være må jeg "
+    "hvor blev ble den det som på med kan har for de en i eller når dette disse man ved",
+    "Catalan": "el la els les i de del dels un una que és per amb no al com més però aquest "
+    "aquesta són ha fins també hi si pel pels es seu seva ser sense quan ha on molt cada",
     "Turkish": "ve bir bu için ile da de olarak olan gibi daha çok en ne kadar sonra ancak veya "
     "ya her o ise göre değil tarafından üzerinde olduğu var ki",
 }
