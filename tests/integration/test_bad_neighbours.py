@@ -410,6 +410,9 @@ def test_a_daemon_whose_output_nobody_reads_goes_on(box: Box, how: str) -> None:
     try:
         wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")))
         assert daemon.poll() is None
+        if close:  # else a file that is opened gets the number, and what is printed goes into it
+            streams = {os.readlink(f"/proc/{daemon.pid}/fd/{number}") for number in (0, 1, 2)}
+            assert streams == {os.devnull}
     finally:
         daemon.terminate()
         daemon.wait(timeout=20)

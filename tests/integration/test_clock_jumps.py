@@ -17,8 +17,8 @@ from runner.daemon.stages.process import PID_FILE
 from runner.exit_codes import ExitCode
 
 HOUR, YEAR = 3600, 365 * 24 * 3600
-JUMPS = (2 * HOUR, -2 * HOUR, YEAR, 0)
-"""By how much the clock is wrong, one after the other: set forward, back, far ahead, and right."""
+JUMPS = (2 * HOUR, -2 * HOUR, 0, YEAR)
+"""By how much the clock is wrong, one after the other: set forward, back, right, and far ahead."""
 
 
 class WrongClockBox(Box):

@@ -7,8 +7,10 @@ with it: it runs alone.
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 
+from runner.clock import now
 from runner.contract.record import Falls
 
 FALLS_BEFORE_REST = 3
@@ -50,6 +52,12 @@ def rest_left_seconds(falls: Falls | None, *, at: datetime) -> float:
     whole = rest_seconds(falls)
     gone = (at - falls.last_at).total_seconds() if falls else 0.0
     return max(0.0, whole - max(0.0, gone))
+
+
+def rests_until(falls: Falls | None) -> float:
+    """Give the monotonic time until which a run rests; 0: it does not."""
+    left = rest_left_seconds(falls, at=now())
+    return time.monotonic() + left if left else 0.0
 
 
 def why_it_rests(falls: Falls) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from runner.daemon.change_run import change
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.end import attempt_ended
-from runner.daemon.stages.falls import after_fall, rest_left_seconds
+from runner.daemon.stages.falls import after_fall, rests_until
 from runner.daemon.stages.outcome import joined
 from runner.daemon.stages.plans import read_answer
 from runner.daemon.stages.resume_point import resume_point
@@ -57,8 +56,7 @@ def _close(daemon: Daemon, live: Live) -> None:
         notes = [note for note in closed.shortfalls if note not in before.shortfalls]
         for note in (f"was {before.state}, goes on", *notes):
             daemon.log.say(f"{closed.run_id}: {note}", level="warning")
-        if rest := rest_left_seconds(closed.falls, at=now()):
-            live.rests_after_fall_until = time.monotonic() + rest
+        live.rests_after_fall_until = rests_until(closed.falls)
     live.left_open = False
 
 

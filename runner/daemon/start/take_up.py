@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import time
 from dataclasses import dataclass
 
 from runner.clock import now
@@ -17,7 +16,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.hashes import StillHashing
 from runner.daemon.inbox import view
 from runner.daemon.inbox.view import SPEC_BYTES
-from runner.daemon.stages.falls import rest_left_seconds
+from runner.daemon.stages.falls import rests_until
 from runner.daemon.start.close_attempts import is_open
 from runner.errors import RunnerError
 from runner.files.beneath import Folder
@@ -50,12 +49,11 @@ def take_up(daemon: Daemon, run: RunFolder, record: RunRecord) -> Specless | Non
     except RunnerError as error:  # of an older runner, which allowed something else
         reason = f"its spec is not understood any more ({error.message})"
         return Specless(run=run, record=record, reason=reason)
-    rest = rest_left_seconds(record.falls, at=now())
     daemon.book.runs[run.run_id] = Live(
         run=run,
         record=record,
         spec=spec,
-        rests_after_fall_until=time.monotonic() + rest,
+        rests_after_fall_until=rests_until(record.falls),
         left_open=is_open(record),
     )
     return None
