@@ -82,6 +82,16 @@ class DataFile(_Part):
     rows: int
 
 
+class DataChange(_Part):
+    """How a run's rows differ from those of the job's run before it."""
+
+    new: int
+    changed: int
+    """The same question with another answer."""
+    gone: int
+    rows_before: int
+
+
 class ModelFacts(_Part):
     """Which base model the run stands on."""
 
@@ -151,6 +161,7 @@ class RunRecord(_Part):
     waiting: Waiting | None = None
     spec_sha256: str
     data: tuple[DataFile, ...] = ()
+    data_change: DataChange | None = None
     model: ModelFacts | None = None
     effective_batch_size: int | None = None
     batch_plan: BatchPlan | None = None

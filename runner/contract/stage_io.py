@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.contract.batch import BatchPlan
 from runner.contract.findings import DataFinding
-from runner.contract.record import DataFile, ErrorFacts, ModelFacts
+from runner.contract.record import DataChange, DataFile, ErrorFacts, ModelFacts
 from runner.errors import DamagedError
 from runner.files.durable import write_json
 from runner.files.plain import read_plain
@@ -97,6 +97,8 @@ class PrepareResult(_Message):
     """On a card it may train on the fast path; the last word has the check at set-up."""
     plain_because: str | None = None
     """What the fast path does not know of it."""
+    data_change: DataChange | None = None
+    """How the rows differ from those of the job's last run; None: there was none."""
     shortfalls: tuple[str, ...] = ()
     findings: tuple[DataFinding, ...] = ()
     """What the checks say of the data; `prepared/findings.json` has the same."""

@@ -30,6 +30,7 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
     if "eval_data" in values and values.get("eval_split"):
         what = "eval_data and eval_split both say what is held out"
         yield Contradiction(field="eval_split", message=what)
+    yield from _columns(values.get("columns") or {})
     holds_out = "eval_data" in values or values.get("eval_split") != 0
     if "eval_steps" in training and not holds_out:
         yield Contradiction(
@@ -39,6 +40,29 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
         )
     if not broken & {f"training.{name}" for name in _BATCH}:
         yield from _batch(*(training.get(name) for name in _BATCH))
+
+
+def _columns(columns: Mapping[str, Any]) -> Iterator[Contradiction]:
+    sides = [name for name in ("prompt", "completion") if name in columns]
+    whole = [name for name in ("messages", "text") if name in columns]
+    if len(whole) > 1 or (whole and sides):
+        both = [*whole, *sides]
+        what = f"{both[0]} and {both[1]} both say what a row is learned from"
+        yield Contradiction(field=f"columns.{both[1]}", message=what)
+    elif len(sides) == 1:
+        other = "completion" if sides == ["prompt"] else "prompt"
+        yield Contradiction(
+            field=f"columns.{sides[0]}",
+            message=f"{other} is missing beside it",
+            hint=f"name the column of the {'answer' if other == 'completion' else 'question'}: "
+            f"{other}: …",
+        )
+    elif columns and not (whole or sides):
+        yield Contradiction(
+            field="columns",
+            message="neither a question nor a conversation is named",
+            hint="name prompt and completion, or messages, or text",
+        )
 
 
 def _batch(size: int | None, passes: int | None, given: int | None) -> Iterator[Contradiction]:

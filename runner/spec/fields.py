@@ -92,7 +92,7 @@ def allowed(path: str) -> str:
     if path == "model":
         return "a model on the box: a name under models/, or a hub id fetched before"
     if path in ("data", "eval_data"):
-        return "a path relative to the spec's folder, or a list of them"
+        return "a file, a folder or a pattern, relative to the spec's folder, or a list of them"
     if kind.section:
         return f"a block of its own, indented below: {', '.join(kind.section.model_fields)}"
     ways = []

@@ -102,13 +102,16 @@ def _other_place(path: str) -> tuple[str, str] | None:
 
 
 def _odd_path(path: str) -> tuple[str, str] | None:
-    if "*" in path or "?" in path:
-        return "patterns are not read", "list the files, each on a line of its own with a dash"
     parts = PurePosixPath(path).parts
+    if any("*" in part or "?" in part for part in parts[:-1]) or "**" in path:
+        return (
+            "a pattern stands in a folder's name",
+            "write it into the file's name only, such as data/2026-*.jsonl; several as a list",
+        )
     if ".." in parts:
         return "the path leaves the shared folder", _COPY.format(path=_own_name(path))
-    if not parts or path.endswith("/"):
-        return "this is a folder, not a file", "name the files in it, each with its own path"
+    if not parts:
+        return "this is the whole shared folder", "put the files into a folder of their own: data/"
     if parts[0].casefold() == "jobs" and len(parts) > 1:
         inside = "/".join(parts[1:])
         return "paths start inside the jobs folder", f"write {inside}"

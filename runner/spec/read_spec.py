@@ -48,7 +48,10 @@ _MOST_PROBLEMS = 40  # a person reads no more; the rest is counted
 
 _TRUE = frozenset({"true", "yes", "on"})
 _FALSE = frozenset({"false", "no", "off"})
-_MULTILINE = frozenset({"system_prompt", "notes"})
+_MULTILINE = frozenset(
+    {"system_prompt", "notes"}
+    | {f"columns.{name}" for name in ("prompt", "completion", "system", "text")}
+)
 _PATHS = frozenset({"data", "eval_data"})
 _NEEDED = ("model", "data")
 

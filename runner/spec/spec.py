@@ -34,6 +34,24 @@ class Lora(_Section):
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r.")
 
 
+class Columns(_Section):
+    """Which columns of the data hold what: a name, or a text with names in braces."""
+
+    prompt: str | None = Field(
+        None, max_length=2000, description="The question: Frage, or '{clause} {question}'."
+    )
+    completion: str | None = Field(
+        None, max_length=2000, description="The answer, which is learned."
+    )
+    system: str | None = Field(
+        None, max_length=2000, description="What stands before the conversation."
+    )
+    messages: str | None = Field(
+        None, max_length=200, description="A conversation: the column with its messages."
+    )
+    text: str | None = Field(None, max_length=2000, description="A text that is learned whole.")
+
+
 class Training(_Section):
     """How the adapter is trained."""
 
@@ -103,10 +121,18 @@ class JobSpec(_Section):
         description="A model on the box: a name under models/, or a hub id fetched before."
     )
     data: list[str] = Field(
-        min_length=1, description="A data file or a list of them, relative to the spec's folder."
+        min_length=1,
+        description="A file of rows, a folder of them, a pattern such as data/2026-*.jsonl, or a "
+        "list of these; paths start at the spec's folder.",
     )
     name: str = Field(description="The job's name (default: the file's name).")
     format: Format = Field("auto", description="How the rows are written; 'auto' looks.")
+    columns: Columns = Field(
+        default_factory=Columns, description="Which columns hold what, where 'auto' cannot know."
+    )
+    sheet: str | None = Field(
+        None, max_length=200, description="The sheet of an Excel or ODS file (default: the first)."
+    )
     system_prompt: str | None = Field(
         None, max_length=32_768, description="Put before every conversation that has none."
     )

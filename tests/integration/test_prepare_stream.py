@@ -132,3 +132,37 @@ def test_a_row_of_50_mb_is_refused_in_a_sentence(ending, tmp_path):
     assert rows == 0
     assert "longer than 8 MiB" in problems
     assert mib < 200
+
+
+def test_a_pattern_is_one_data_set_and_eval_data_is_never_learned(box):
+    """Rows of several files, each said by its own name; a file of eval_data is held out alone."""
+    box.put("2026-1.jsonl", [qa(i) for i in range(10)])
+    box.put("2026-2.jsonl", [qa(i) for i in range(10, 20)])
+    box.put("2026-3.jsonl", [qa(i) for i in range(20, 25)])
+    spec = "data: 2026-*.jsonl\neval_data: 2026-3.jsonl"
+    result = box.prepare(spec, try_model=False)
+    assert [(file.path, file.rows) for file in result.data] == [
+        ("2026-1.jsonl", 10),
+        ("2026-2.jsonl", 10),
+        ("2026-3.jsonl", 5),
+    ]
+    assert (result.train_rows, result.eval_rows) == (20, 5)
+    box.put("2026-2.jsonl", [qa(1), "{"])
+    with pytest.raises(Exception, match=r"2026-2\.jsonl, line 2: the line is not valid JSON"):
+        box.prepare(spec, try_model=False)
+
+
+def test_what_grew_since_the_last_run_is_said_and_recorded(box):
+    """New, changed and gone rows, against the job's own earlier run."""
+    box.put("a.jsonl", [qa(i) for i in range(30)])
+    first = box.prepare("data: a.jsonl", try_model=False)
+    assert first.data_change is None
+    rows = [qa(i) for i in range(2, 33)]
+    rows[4]["output"] = "Another answer."
+    box.put("a.jsonl", rows)
+    earlier = (str(box.run.prepared),)
+    result = box.prepare("data: a.jsonl", try_model=False, earlier_runs=earlier)
+    change = result.data_change
+    assert (change.new, change.changed, change.gone, change.rows_before) == (3, 1, 2, 30)
+    said = "since the job's last run (30 rows): 3 rows are new, 1 row is changed, 2 rows are no"
+    assert any(note.startswith(said) for note in result.shortfalls)

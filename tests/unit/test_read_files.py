@@ -1,14 +1,19 @@
 """Reads files as offices, spreadsheets and pandas write them, or says the exact change."""
 
+import gzip
+import io
 import json
+import zipfile
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from runner.commands.starters import excel_file
+from runner.training.data import sheet_rows, unpack
 from runner.training.data.findings import Findings
 from runner.training.data.formats import to_conversations
-from runner.training.data.rows import read_rows
+from runner.training.data.rows import read_rows, stream_rows
 
 ROWS = [{"question": "q1", "answer": "a1"}, {"question": "q2", "answer": "a2"}]
 TALK = [{"role": "user", "content": "q1"}, {"role": "assistant", "content": "a1"}]
@@ -263,3 +268,156 @@ def test_lists_that_are_not_read_are_said(tmp_path):
     pairs, findings = learn(tmp_path, "a.json", json.dumps({"train": ROWS, "test": ROWS[:1]}))
     assert len(pairs) == 2
     assert findings.notes == ["lists of rows in a.json not read: test"]
+
+
+LINES = "\n".join(map(json.dumps, ROWS))
+
+
+def zstd(content):
+    """Compress as the zstd program does."""
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl.gz", gzip.compress(LINES.encode())),
+        ("a.jsonl.gz", gzip.compress(LINES[:20].encode()) + gzip.compress(LINES[20:].encode())),
+        ("a.jsonl.zst", zstd(LINES.encode())),
+        ("a.csv.gz", gzip.compress(b"question,answer\nq1,a1\nq2,a2\n")),
+        ("A.JSON.GZ", gzip.compress(json.dumps(ROWS).encode())),
+    ],
+)
+def test_packed_files_are_read(name, content, tmp_path):
+    """By the ending before that of the packing."""
+    pairs, findings = learn(tmp_path, name, content)
+    assert not findings.problems
+    assert [pair[1:] for pair in pairs] == [("q1", "a1"), ("q2", "a2")]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd])
+def test_a_decompression_bomb_is_stopped(pack, tmp_path, monkeypatch):
+    """What packs to a thousandth is no data; nothing of it is kept meanwhile."""
+    monkeypatch.setattr(unpack, "SMALL_BYTES", 1_000_000)
+    row = json.dumps({"question": "q", "answer": "a" * 1000}).encode() + b"\n"
+    name = "a.jsonl.gz" if pack is gzip.compress else "a.jsonl.zst"
+    _, findings = learn(tmp_path, name, pack(row * 20_000))
+    (problem,) = findings.problems
+    assert "unpacks to more than" in problem.message
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd])
+def test_a_torn_packed_file_is_refused(pack, tmp_path):
+    """Half of an upload is no data."""
+    name = "a.jsonl.gz" if pack is gzip.compress else "a.jsonl.zst"
+    packed = pack("".join(f"{json.dumps({**ROWS[0], 'n': n})}\n" for n in range(5000)).encode())
+    _, findings = learn(tmp_path, name, packed[: len(packed) // 2])
+    assert any("cannot be unpacked" in problem.message for problem in findings.problems)
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_arrow_is_read(form, tmp_path):
+    """A file of Arrow, and a stream as data sets are kept."""
+    table = pa.Table.from_pylist(ROWS)
+    sink = pa.BufferOutputStream()
+    new = pa.ipc.new_file if form == "file" else pa.ipc.new_stream
+    with new(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = sink.getvalue().to_pybytes()
+    pairs, findings = learn(tmp_path, "a.arrow", content)
+    assert not findings.problems
+    assert pairs == [(1, "q1", "a1"), (2, "q2", "a2")]
+    _, findings = learn(tmp_path, "a.arrow", content[: len(content) // 2])
+    assert findings.problems[0].message == "the file is not valid Arrow"
+
+
+def test_excel_is_read_with_the_rows_that_excel_shows(tmp_path):
+    """A title above, an empty row between, a number that stays whole."""
+    cells = [["Our list", ""], ["Frage", "Antwort"], ["q1", "a1"], ["", ""], ["q2", ""]]
+    pairs, findings = learn(tmp_path, "a.xlsx", excel_file(cells))
+    assert pairs == [(3, "q1", "a1")]
+    (problem,) = findings.problems
+    assert str(problem).startswith("a.xlsx, row 5: the row has no answer")
+
+
+ODS_CELL = "<table:table-cell office:value-type='string'><text:p>{}</text:p></table:table-cell>"
+
+
+def ods_file(sheets):
+    """Write an OpenDocument table with these sheets, by hand."""
+    tables = "".join(
+        f"<table:table table:name='{name}'>"
+        + "".join(
+            "<table:table-row>" + "".join(map(ODS_CELL.format, row)) + "</table:table-row>"
+            for row in rows
+        )
+        + "</table:table>"
+        for name, rows in sheets.items()
+    )
+    space = "urn:oasis:names:tc:opendocument:xmlns"
+    content = (
+        f"<office:document-content xmlns:office='{space}:office:1.0' "
+        f"xmlns:table='{space}:table:1.0' xmlns:text='{space}:text:1.0'><office:body>"
+        f"<office:spreadsheet>{tables}</office:spreadsheet></office:body></office:document-content>"
+    )
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr("META-INF/manifest.xml", "<manifest/>")
+        archive.writestr("content.xml", content)
+    return made.getvalue()
+
+
+SHEETS = {"First": [["question", "answer"], ["q1", "a1"]], "Second": [["question", "answer"]]}
+
+
+def test_of_several_sheets_the_first_is_read_and_the_others_are_said(tmp_path):
+    """Nobody trains on less than they think."""
+    pairs, findings = learn(tmp_path, "a.ods", ods_file(SHEETS))
+    assert pairs == [(2, "q1", "a1")]
+    assert findings.notes[0].endswith(": Second")
+
+
+def test_a_sheet_is_chosen_by_name(tmp_path):
+    """A name that is not there is answered with those that are."""
+    path, findings = tmp_path / "a.ods", Findings()
+    path.write_bytes(ods_file({"Old": [["x"]], "Q and A": SHEETS["First"]}))
+    rows = list(stream_rows(path, shown_as="a.ods", findings=findings, sheet="q and a"))
+    assert [row.value for row in rows] == [{"question": "q1", "answer": "a1"}]
+    list(stream_rows(path, shown_as="a.ods", findings=findings, sheet="New"))
+    assert "Its sheets are: Old, Q and A." in findings.problems[0].hint
+
+
+def test_a_spreadsheet_bomb_is_stopped(tmp_path, monkeypatch):
+    """By what comes out of it, whatever it says of its sizes."""
+    monkeypatch.setattr(sheet_rows, "MOST_BYTES", 100_000)
+    content = ods_file({"First": [["question", "answer"], ["q", "a" * 1_000_000]]})
+    _, findings = learn(tmp_path, "a.ods", content)
+    assert "unpacks to more than" in findings.problems[0].message
+
+
+def test_something_else_named_xlsx_is_refused(tmp_path):
+    """With what to do."""
+    _, findings = learn(tmp_path, "a.xlsx", b"PK\x03\x04SECRET")
+    assert findings.problems[0].message == "the file is not a spreadsheet that can be read"
+
+
+def test_a_line_in_another_encoding_is_named_with_advice(tmp_path):
+    """What it is perhaps, and how to save it."""
+    text = b'{"question": "q1", "answer": "a1"}\n{"question": "q", "answer": "F\xfcnf"}\n'
+    _, findings = learn(tmp_path, "a.jsonl", text)
+    (problem,) = findings.problems
+    assert (problem.line, problem.message) == (2, "the line is not UTF-8")
+    assert "Windows-1252" in problem.hint
+
+
+def test_a_label_that_contradicts_the_first_rows_is_refused_by_line(tmp_path):
+    """Thumbs up and down in the first thousand rows, a class afterwards."""
+    rows = [{"question": f"q{n}", "answer": "a", "label": True} for n in range(1001)]
+    rows[1000]["label"] = 2
+    _, findings = learn(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    (problem,) = findings.problems
+    assert (problem.line, problem.message[:23]) == (1001, "label is neither yes no")

@@ -14,6 +14,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.inbox.wait_for_data import named_files
 from runner.errors import RunnerError, UnsafePathError
 from runner.files.beneath import Folder
+from runner.spec.data_files import is_pattern, matches
 from runner.spec.names import stray_reason
 from runner.words import visible
 
@@ -63,7 +64,10 @@ class Strays:
 
     def _named_by_live_runs(self) -> set[str]:
         live = self.daemon.book.runs.values()
-        return {path for one in live for path in named_files(one.spec)}
+        paths = {path for one in live for path in named_files(one.spec)}
+        patterns = [path for path in paths if is_pattern(path)]
+        known = self._first_seen
+        return paths | {name for name in known for path in patterns if matches(name, path)}
 
 
 def _spec_texts(inbox: Folder) -> list[bytes]:

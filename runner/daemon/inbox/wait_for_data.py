@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.settle import Look, Seen, is_settled, look_again
+from runner.spec.data_files import named_by
 from runner.spec.near_files import Similar, similar_file
 from runner.spec.spec import JobSpec
 
@@ -44,6 +45,8 @@ class DataWatch:
     def __init__(self, *, settle_seconds: float) -> None:
         self._settle_seconds = settle_seconds
         self._seen: dict[str, Seen] = {}
+        self._named: dict[str, list[str]] = {}
+        """Pattern or folder → the files that it named when it was last looked at."""
         self._similar: dict[str, tuple[float, Similar | None]] = {}
         """Missing path → when its neighbours were listed (monotonic), and what was found."""
 
@@ -53,7 +56,11 @@ class DataWatch:
         Every file is looked at each time, so that they settle side by side.
         """
         waits: list[DataWait] = []
-        for path in paths:
+        for path in self._files(inbox, paths):
+            if path in self._named:  # a pattern or a folder that names no file yet
+                what = f"waiting for a file that can be read: jobs/{path}"
+                waits.append(DataWait(reason=what, missing=True))
+                continue
             try:
                 status = inbox.stat(path)
             except UnsafePathError:
@@ -73,6 +80,21 @@ class DataWatch:
                 waits.append(DataWait(reason=f"waiting until jobs/{path} is complete"))
         return min(waits, key=lambda wait: not wait.never) if waits else None
 
+    def _files(self, inbox: Folder, paths: Iterable[str]) -> list[str]:
+        """Give the files that paths name; a pattern or folder itself where it names none."""
+        found: dict[str, None] = {}
+        for path in paths:
+            files = _named_by(inbox, path)
+            if files is None:
+                self._named.pop(path, None)
+                found[path] = None
+                continue
+            for gone in set(self._named.get(path, ())) - set(files):
+                self._seen.pop(gone, None)
+            self._named[path] = files
+            found.update(dict.fromkeys(files or [path]))
+        return list(found)
+
     def _missing(self, inbox: Folder, path: str, at: float) -> DataWait:
         looked_at, similar = self._similar.get(path, (-_LOOK_AROUND_SECONDS, None))
         if at - looked_at >= _LOOK_AROUND_SECONDS:
@@ -89,7 +111,8 @@ class DataWatch:
     def looks(inbox: Folder, paths: Iterable[str]) -> tuple[Look | None, ...]:
         """Give how the files look now, to be compared later."""
         found: list[Look | None] = []
-        for path in paths:
+        files = [_named_by(inbox, path) or [path] for path in paths]
+        for path in dict.fromkeys(file for named in files for file in named):
             try:
                 found.append(Look.of(inbox.stat(path)))
             except (OSError, UnsafePathError):
@@ -98,13 +121,22 @@ class DataWatch:
 
     def size_bytes(self, paths: Iterable[str]) -> int:
         """Sum up the data files as they were last seen."""
-        return sum(seen.look.size_bytes for path in paths if (seen := self._seen.get(path)))
+        files = {file for path in paths for file in self._named.get(path, [path])}
+        return sum(seen.look.size_bytes for file in files if (seen := self._seen.get(file)))
 
     def forget(self, paths: Iterable[str]) -> None:
         """Drop what is known about files that are no longer waited for."""
         for path in paths:
-            self._seen.pop(path, None)
+            for file in self._named.pop(path, [path]):
+                self._seen.pop(file, None)
             self._similar.pop(path, None)
+
+
+def _named_by(inbox: Folder, path: str) -> list[str] | None:
+    try:
+        return named_by(inbox, path)
+    except (OSError, UnsafePathError):
+        return None  # a link or a folder that cannot be listed: prepare refuses it with the reason
 
 
 def _is_held_by_its_writer(inbox: Folder, path: str) -> bool:

@@ -37,6 +37,7 @@ def prepared(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
         "next_stage": Stage.TRAIN,
         "falls": None,
         "data": result.data,
+        "data_change": result.data_change,
         "model": result.model,
         "total_steps": result.total_steps,
         "shortfalls": joined(record.shortfalls, result.shortfalls),

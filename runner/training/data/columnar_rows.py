@@ -43,8 +43,9 @@ def read_arrow(path: Path, file: str, findings: Findings) -> Iterator[Row]:
     findings.row_numbered.add(file)
     most = most_bytes(path.stat().st_size)
     try:
+        with path.open("rb") as opened:
+            start = opened.read(len(_STREAM))
         with pa.memory_map(str(path)) as mapped:
-            start = path.open("rb").read(len(_STREAM)) if path.stat().st_size else b""
             ipc = pa.ipc.open_stream(mapped) if start == _STREAM else pa.ipc.open_file(mapped)
             yield from _rows(_batches(ipc), file, most)
     except TooMuchError as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 
-from runner.spec.file_kinds import SAVE_AS
+from runner.spec.file_kinds import SAVE_AS, SHEETS
 from runner.training.data.columns import TELLING, row_key
 
 _TABLE, _JSON = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")
 LOOKED_AT = 4096  # bytes at the beginning; every mark stands there
-_EXCEL = f"Open it in Excel or LibreOffice, and {SAVE_AS['.xlsx']}."
+_EXCEL = (
+    "If it is an Excel file, rename it so that it ends in .xlsx. Or open it in Excel or "
+    f"LibreOffice, and {SAVE_AS['.sqlite']}."
+)
 _AGAIN = "Open it in a browser to see what it says, and download the data file again."
 _MARKS: dict[bytes, tuple[str, str]] = {
     b"PK\x03\x04": ("an Excel file or a zip archive", _EXCEL),
@@ -29,7 +32,7 @@ _MARKS: dict[bytes, tuple[str, str]] = {
     ),
 }
 
-_OWN = {b"PAR1": (".parquet",), b"ARROW1": (".arrow", ".feather")}
+_OWN = {b"PK\x03\x04": SHEETS, b"PAR1": (".parquet",), b"ARROW1": (".arrow", ".feather")}
 
 
 def look_through(content: bytes, suffix: str) -> tuple[str, str] | None:

@@ -58,25 +58,31 @@ class Source:
     copies: Sequence[Copied]
     spec: JobSpec
 
+    def rows_of(self, copy: Copied, findings: Findings) -> Iterator[Row]:
+        """Give each row of one file."""
+        return stream_rows(copy.path, shown_as=copy.named, findings=findings, sheet=self.spec.sheet)
+
     def rows(self, findings: Findings, counts: list[int]) -> Iterator[tuple[int, Row]]:
         """Give each row with its file's place; count those of each file on the way."""
         for place, copy in enumerate(self.copies):
             counts.append(0)
-            for row in stream_rows(copy.path, shown_as=copy.named, findings=findings):
+            for row in self.rows_of(copy, findings):
                 counts[place] += 1
                 yield place, row
 
 
 def first_rules(source: Source) -> Rules:
     """Decide how rows are read, without reading more of them."""
-    return _decide(source, _first(source.rows(Findings(), [])))
+    return _decide(source, _first(source.rows(Findings(), [])), Findings())
 
 
-def _decide(source: Source, first: Sequence[tuple[int, Row]]) -> Rules:
+def _decide(source: Source, first: Sequence[tuple[int, Row]], findings: Findings) -> Rules:
     return decide(
         [row for _, row in first],
         data_format=source.spec.format,
         system_prompt=source.spec.system_prompt,
+        columns=source.spec.columns,
+        findings=findings,
     )
 
 
@@ -100,7 +106,7 @@ def flow(
     counts: list[int] = []
     rows = source.rows(findings, counts)
     first = _first(rows)
-    rules = _decide(source, first)
+    rules = _decide(source, first, findings)
     flowed = Flowed(rules=rules, counts=counts)
     unlearnable = Findings(files=findings.files)
     writers = (
@@ -191,7 +197,7 @@ def read_again(
     for copy, count in zip(source.copies, counts, strict=True):
         here = [number - begin for number in wanted if begin <= number < begin + count]
         if here:
-            rows = stream_rows(copy.path, shown_as=copy.named, findings=Findings())
+            rows = source.rows_of(copy, Findings())
             for at, row in enumerate(itertools.islice(rows, here[-1] + 1)):
                 if at in here:
                     conversation = convert(row, begin + at, rules, Findings())

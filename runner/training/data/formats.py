@@ -11,15 +11,17 @@ What a row must hold, by format; `columns.py` has every name that a column may h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from runner.spec.spec import Columns
 from runner.training.data.cells import BadRowError, as_text, missing, parsed, yes_or_no
 from runner.training.data.columns import Meaning, normalised, row_key, shown
 from runner.training.data.conversation import Conversation, Message
 from runner.training.data.fields import Cell, Fields
 from runner.training.data.findings import Findings
+from runner.training.data.mapping import Mapped, apply_mapping, check_names, guess, read_mapping
 from runner.training.data.messages import (
     Talk,
     check_order,
@@ -100,21 +102,70 @@ class Rules:
     classes: frozenset[str] = frozenset()
     """Label columns that hold classes (0, 1, 2 …): there a 0 is no thumbs down."""
     system_prompt: str | None = None
+    mapping: tuple[Mapped, ...] = ()
+    """The spec's ``columns:``."""
+    means: Mapping[str, str] = field(default_factory=dict)
+    """Name in the spec → column of the data, where there is one."""
+    guess: str | None = None
+    """A ``columns:`` that may be meant, where the columns are not recognised."""
+
+    @property
+    def misnamed(self) -> bool:
+        """Whether the spec names a column that is not there; that is noted."""
+        return any(name not in self.means for mapped in self.mapping for name in mapped.names)
 
 
 UNDECIDED = Rules(fixed=None, main=None, usual=None)
 """Before the first rows have been read."""
 
 
-def decide(first: Sequence[Row], *, data_format: str, system_prompt: str | None) -> Rules:
-    """Decide how rows are read, by the first ``DECIDING`` of them."""
+def decide(
+    first: Sequence[Row],
+    *,
+    data_format: str,
+    system_prompt: str | None,
+    columns: Columns | None = None,
+    findings: Findings | None = None,
+) -> Rules:
+    """Decide how rows are read, by the first ``DECIDING`` of them.
+
+    Args:
+        first: these rows.
+        data_format: the spec's.
+        system_prompt: the spec's.
+        columns: the spec's.
+        findings: takes the columns that the spec names and no row has.
+    """
     fixed = None if data_format == "auto" else data_format
+    mapping = read_mapping(columns) if columns else ()
+    means = check_names(mapping, first, Findings() if findings is None else findings)
+    given = guess(first) if not mapping else None
+    first = [_mapped(row, mapping, means) for row in first]
     formats = [fixed or detect(row.value) for row in first]
     counts = Counter(_SHAPES[name] for name in formats if name)
     main = counts.most_common(1)[0][0] if counts else None
     usual = next((name for name in formats if name and _SHAPES[name] == main), None)
     classes = frozenset(_classes(first))
-    return Rules(fixed=fixed, main=main, usual=usual, classes=classes, system_prompt=system_prompt)
+    return Rules(
+        fixed=fixed,
+        main=main,
+        usual=usual,
+        classes=classes,
+        system_prompt=system_prompt,
+        mapping=mapping,
+        means=means,
+        guess=given,
+    )
+
+
+def _mapped(row: Row, mapping: Sequence[Mapped], means: Mapping[str, str]) -> Row:
+    """Give a row as the spec's columns say; one that they cannot be filled from as it is."""
+    if not mapping:
+        return row
+    try:
+        return replace(row, value=apply_mapping(mapping, means, row.value)[0])
+    except BadRowError:
+        return row
 
 
 def to_conversations(
@@ -144,9 +195,15 @@ def nothing_to_learn(file: str, findings: Findings) -> None:
 
 def convert(row: Row, number: int, rules: Rules, findings: Findings) -> Conversation | None:
     """Turn a row into a conversation; None: it cannot be one (noted), or is not to be learned."""
-    name = rules.fixed or detect(row.value)
-    fields = Fields.of(row.value)
+    if rules.misnamed:
+        return None
+    left: list[str] = []
     try:
+        if rules.mapping:
+            value, left = apply_mapping(rules.mapping, rules.means, row.value)
+            row = replace(row, value=value)
+        name = rules.fixed or detect(row.value)
+        fields = Fields.of(row.value)
         fields.check_refused()
         check_single_message(row.value, fields)
         if rules.fixed:
@@ -154,7 +211,7 @@ def convert(row: Row, number: int, rules: Rules, findings: Findings) -> Conversa
         _check_label(fields, rules.classes)
         _drop_classes(fields, rules.classes)
         if name is None or _one_sided(row, fields, name):
-            not_recognised(row, fields, findings)
+            not_recognised(row, fields, findings, rules.guess)
         elif _SHAPES[name] != (rules.main or _SHAPES[name]):
             what = f"the row is written as {name}, most others as {rules.usual}"
             hint = "Keep one format per job: write all rows alike, or drop two jobs."
@@ -163,6 +220,8 @@ def convert(row: Row, number: int, rules: Rules, findings: Findings) -> Conversa
             base = Conversation(file=row.file, line=row.line, row=number)
             named = rules.fixed is not None
             read = _read(base, fields, _SHAPES[name], findings, named=named)
+            for column in left if read else ():
+                findings.unread("columns not read", column)
             return read and with_system(read, rules.system_prompt)
     except BadRowError as problem:
         findings.add(row.file, row.line, str(problem), hint=problem.hint)

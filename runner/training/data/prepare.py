@@ -44,12 +44,14 @@ from runner.forecast import work as forecast_work
 from runner.forecast.lengths import Lengths, write_lengths
 from runner.forecast.model_shape import read_shape
 from runner.forecast.what_fits import cap_problem, longest_row
+from runner.spec.data_files import matches
 from runner.spec.spec import JobSpec
 from runner.training.checks.at_prepare import conclude, wishes, write_bad_rows
 from runner.training.checks.say import End
 from runner.training.data.findings import BAD_ROWS, Findings
 from runner.training.data.flow import Flowed, Source, first_rules, flow, read_again
 from runner.training.data.formats import UNDECIDED
+from runner.training.data.growth import Growth, compare, last_rows
 from runner.training.data.pack import count_sequences
 from runner.training.data.preview import leave_preview
 from runner.training.data.row_work import Work
@@ -143,6 +145,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     said = findings.notes, sorted(findings.row_numbered)
     held = rows.row[parted.held]
     found = _check(spec, base.template, flowed, (held, limit), findings, run)
+    growth = _growth(plan, rows)
     for place in parted.left_out:
         findings.note(f"longer than {limit} tokens left out", *place)
     tried = None
@@ -206,7 +209,9 @@ def _prepare(folder: Path, findings: Findings) -> None:
                 *template.shortfalls,
                 *findings.notes,
                 *parted.told,
+                *([growth.sentence()] if growth and growth.differs else []),
             ),
+            data_change=growth and growth.as_record(),
         ),
     )
 
@@ -261,7 +266,7 @@ def _copies(spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings
         findings=findings,
         known=[Path(known) for known in plan.known_data],
     )
-    findings.files = tuple(dict.fromkeys([*spec.data, *(spec.eval_data or ())]))
+    findings.files = tuple(copy.named for copy in copies)
     return copies
 
 
@@ -291,10 +296,15 @@ def _load_tokenizer(model: Path, plan: PreparePlan, *, name: str) -> Any:
         raise ModelError([problem]) from error
 
 
+def _is_measured(copy: Copied, spec: JobSpec) -> bool:
+    """Whether a file is one of the spec's eval_data, also where a pattern of data names it, too."""
+    return any(matches(copy.named, entry) for entry in spec.eval_data or ())
+
+
 def _divide(spec: JobSpec, source: Source, rows: Rows) -> tuple[Any, list[str]]:
     """Say by row whether it is held out, and what the job's owner should know of that."""
     if spec.eval_data:
-        measured = [n for n, copy in enumerate(source.copies) if copy.named in spec.eval_data]
+        measured = [n for n, copy in enumerate(source.copies) if _is_measured(copy, spec)]
         held = np.isin(rows.file, measured)
         count = int(held.sum())
         shared = shared_places(rows.place[~held], rows.place[held])
@@ -390,6 +400,12 @@ def _part_rows(
     )
     part, left_out = _parts(source, rows, held, limit, findings)
     return _Parted(rows=rows, held=held, told=told, limit=limit, part=part, left_out=left_out)
+
+
+def _growth(plan: PreparePlan, rows: Rows) -> Growth | None:
+    """Say how the rows differ from those of the job's last run."""
+    before = last_rows([Path(folder) for folder in plan.earlier_runs])
+    return compare(before, rows) if before is not None else None
 
 
 def _take_entry(entry: Entry, source: Source, template: Template, findings: Findings) -> None:

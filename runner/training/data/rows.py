@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 
-from runner.spec.file_kinds import READABLE, SAVE_AS
+from runner.spec.file_kinds import PACKED, READABLE, SAVE_AS, SHEETS
 from runner.training.data.columnar_rows import read_arrow, read_parquet
 from runner.training.data.disguised import LOOKED_AT, look_through
 from runner.training.data.findings import Findings
 from runner.training.data.json_rows import read_json, read_json_lines
 from runner.training.data.row import Row
+from runner.training.data.sheet_rows import read_sheet
 from runner.training.data.table_rows import read_table
 from runner.training.data.text_source import ROW_CHARS, TOO_LONG_HINT, TextSource
 from runner.training.data.unpack import (
-    PACKED,
     TOO_MUCH_HINT,
     NotPackedError,
     TooMuchError,
@@ -38,7 +38,7 @@ _OTHERS: dict[str, Callable[[Path, str, Findings], Iterator[Row]]] = {
     ".arrow": read_arrow,
     ".feather": read_arrow,
 }
-SUFFIXES = (*_TEXTS, *_OTHERS)
+SUFFIXES = (*_TEXTS, *_OTHERS, *SHEETS)
 
 
 def read_rows(path: Path, *, shown_as: str, findings: Findings) -> list[Row]:
@@ -46,11 +46,20 @@ def read_rows(path: Path, *, shown_as: str, findings: Findings) -> list[Row]:
     return list(stream_rows(path, shown_as=shown_as, findings=findings))
 
 
-def stream_rows(path: Path, *, shown_as: str, findings: Findings) -> Iterator[Row]:
-    """Read a snapshot file row by row; whatever is wrong with it goes into ``findings``."""
+def stream_rows(
+    path: Path, *, shown_as: str, findings: Findings, sheet: str | None = None
+) -> Iterator[Row]:
+    """Read a snapshot file row by row; whatever is wrong with it goes into ``findings``.
+
+    Args:
+        path: the copy.
+        shown_as: the file as the spec names it.
+        findings: takes what is wrong.
+        sheet: of a spreadsheet; None: the first one.
+    """
     before = findings.count
     rows = 0
-    for row in _rows(path, shown_as, findings):
+    for row in _rows(path, shown_as, findings, sheet):
         if row.size > ROW_CHARS:
             what = f"the row is longer than {ROW_CHARS // 1024**2} MiB"
             findings.add(shown_as, row.line, what, hint=TOO_LONG_HINT)
@@ -62,7 +71,7 @@ def stream_rows(path: Path, *, shown_as: str, findings: Findings) -> Iterator[Ro
         findings.add(shown_as, None, "the file has no rows", hint=hint)
 
 
-def _rows(path: Path, shown_as: str, findings: Findings) -> Iterator[Row]:
+def _rows(path: Path, shown_as: str, findings: Findings, sheet: str | None) -> Iterator[Row]:
     suffix = PurePath(inner_name(shown_as)).suffix.lower()
     packed = PurePath(shown_as).suffix.lower() in PACKED
     if suffix not in SUFFIXES or (packed and suffix not in _TEXTS):
@@ -74,6 +83,8 @@ def _rows(path: Path, shown_as: str, findings: Findings) -> Iterator[Row]:
             other = look_through(file.read(LOOKED_AT), suffix)
         if other is not None:
             findings.add(shown_as, None, other[0], hint=other[1])
+        elif suffix in SHEETS:
+            yield from read_sheet(path, shown_as, findings, sheet)
         elif suffix in _OTHERS:
             yield from _OTHERS[suffix](path, shown_as, findings)
         else:

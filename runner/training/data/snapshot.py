@@ -20,6 +20,8 @@ from runner.errors import UnsafePathError
 from runner.files.beneath import Folder, fresh_stat, split_relative
 from runner.files.crash_points import reached
 from runner.files.durable import TEMPORARY_PREFIX, sync_folder
+from runner.spec.data_files import MOST_FILES, named_by
+from runner.spec.file_kinds import TEXTS
 from runner.spec.near_files import similar_file
 from runner.training.data.findings import Findings
 
@@ -89,7 +91,7 @@ def take_snapshot(
     target.mkdir(parents=True, exist_ok=True)
     copies: list[Copied] = []
     with Folder.open(inbox) as folder:
-        for name in named:
+        for name in _expanded(folder, named, spec_folder, findings):
             try:
                 copies.append(_copy(folder, name, spec_folder, target, known))
             except UnsafePathError as error:
@@ -109,6 +111,33 @@ def take_snapshot(
     return copies
 
 
+def _expanded(
+    folder: Folder, named: Sequence[str], spec_folder: str, findings: Findings
+) -> list[str]:
+    """Give the files that paths, folders and patterns name, each once."""
+    found: dict[str, None] = {}
+    for name in named:
+        try:
+            path = path_in_inbox(name, spec_folder)
+            files = named_by(folder, f"{path}/" if name.endswith("/") else path)
+        except (UnsafePathError, OSError):
+            files = None  # told where it is copied
+        if files is None:
+            found[name] = None
+            continue
+        start = "" if spec_folder in ("", ".") else f"{spec_folder}/"
+        found.update(dict.fromkeys(file.removeprefix(start) for file in files))
+        if not files:
+            what = "no file that can be read lies there"
+            findings.add(name, None, what, hint=f"Its name must end in {', '.join(_ENDINGS)}.")
+        if len(files) > MOST_FILES:
+            what = f"these are {len(files)} files, and at most {MOST_FILES} are read"
+            findings.add(name, None, what, hint="Join them into fewer files.")
+            return []
+    return list(found)
+
+
+_ENDINGS = (*TEXTS, ".parquet", ".arrow", ".xlsx", ".ods")
 _START = "paths start at the jobs folder of the share: copy the file there and drop the spec again"
 
 

@@ -38,7 +38,7 @@ _QUOTES = "A text that holds the separator or a line break needs quotes around i
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Record:
+class Record:
     """The cells between two line ends that stand in no quotes."""
 
     line: int
@@ -52,7 +52,7 @@ class _Heading:
     line: int
     names: list[str]
     """By column; empty where there is none."""
-    above: list[_Record]
+    above: list[Record]
     """Records before it that hold something."""
 
 
@@ -65,6 +65,11 @@ def read_table(source: TextSource, file: str, findings: Findings) -> Iterator[Ro
     records = _records(source, separator, start, file, findings)
     if separator == "|":
         records = _without_frame(records)
+    yield from read_records(records, file, findings)
+
+
+def read_records(records: Iterator[Record], file: str, findings: Findings) -> Iterator[Row]:
+    """Read records, of which one near the top holds the column names."""
     top = list(itertools.islice(records, _LOOKED_THROUGH))
     heading = _heading(top)
     if heading is None or not _usable(heading, file, findings):
@@ -104,7 +109,7 @@ def _separator(text: str, told: str | None) -> str:
     return best
 
 
-def _without_frame(records: Iterator[_Record]) -> Iterator[_Record]:
+def _without_frame(records: Iterator[Record]) -> Iterator[Record]:
     """Read a table as Markdown draws it: lines of dashes and the outer bars are its frame."""
     framed = False
     for record in records:
@@ -112,7 +117,7 @@ def _without_frame(records: Iterator[_Record]) -> Iterator[_Record]:
         framed = framed or (cells[0] == "" and cells[-1] == "" and len(cells) > 2)
         if framed and all(_RULE.fullmatch(cell) for cell in cells if cell):
             continue
-        yield _Record(line=record.line, cells=cells if framed else record.cells)
+        yield Record(line=record.line, cells=cells if framed else record.cells)
 
 
 def _known(cells: Sequence[str]) -> int:
@@ -122,7 +127,7 @@ def _known(cells: Sequence[str]) -> int:
 
 def _records(
     source: TextSource, separator: str, start: int, file: str, findings: Findings
-) -> Iterator[_Record]:
+) -> Iterator[Record]:
     """Give every record that holds something, with the line where it begins."""
     # Blanks after each separator, as people type them: a quote behind one is still a quote.
     text = source.peek(_LOOKED_AT)
@@ -135,7 +140,7 @@ def _records(
         for cells in reader:
             begun, line = line, reader.line_num + 1
             if begun >= start and any(cell.strip() for cell in cells):
-                yield _Record(line=begun, cells=cells)
+                yield Record(line=begun, cells=cells)
     except csv.Error as error:
         long = "limit" in str(error)  # the only words by which the module tells it
         why = f", or a cell is longer than {ROW_CHARS // 1024**2} MiB" if long else ""
@@ -144,7 +149,7 @@ def _records(
         findings.add(file, line, what, hint=hint)
 
 
-def _heading(top: Sequence[_Record]) -> _Heading | None:
+def _heading(top: Sequence[Record]) -> _Heading | None:
     """Find the column names: the first record that has some which are known, else the first."""
     if not top:
         return None
@@ -173,7 +178,7 @@ def _usable(heading: _Heading, file: str, findings: Findings) -> bool:
 
 
 def _rows(
-    records: Iterable[_Record], heading: _Heading, file: str, findings: Findings
+    records: Iterable[Record], heading: _Heading, file: str, findings: Findings
 ) -> Iterator[Row]:
     """Give the rows; a line with other columns than the rest has lost a quote, and is refused."""
     names = heading.names
@@ -222,7 +227,7 @@ class _Widths:
         self._used = 0
         self._short: dict[int, array[int]] = {}
 
-    def fit(self, record: _Record) -> bool:
+    def fit(self, record: Record) -> bool:
         """Tell whether a line has as many cells as those before it."""
         cells = record.cells
         used = _used(cells)

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
+from runner.spec.file_kinds import PACKED
+
 MOST_BYTES = 64 * 1024**3  # unpacked; a file can claim to hold more than any disk
 MOST_RATIO = 200  # bytes unpacked for each packed one; text packs to a tenth, logs to a fiftieth
 SMALL_BYTES = 64 * 1024**2  # so much may come out of any file, however well it packs
-
-PACKED = (".gz", ".zst", ".zstd")
-"""Endings of compressed files; the ending before it says what is in them: rows.jsonl.gz."""
 
 
 class TooMuchError(Exception):

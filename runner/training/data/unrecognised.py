@@ -41,8 +41,15 @@ _PARTS = {"frage": "question", "question": "question", "antwort": "answer", "ans
 """Words that German and English join to others: Mandantenfrage, ``answer_text``."""
 
 
-def not_recognised(row: Row, fields: Fields, findings: Findings) -> None:
-    """Name the columns that are not known; a table's heading is named once, not row by row."""
+def not_recognised(row: Row, fields: Fields, findings: Findings, guess: str | None = None) -> None:
+    """Name the columns that are not known; a table's heading is named once, not row by row.
+
+    Args:
+        row: the row.
+        fields: its columns by what they mean.
+        findings: takes what is said.
+        guess: a ``columns:`` for the spec that may be meant.
+    """
     line = row.line if row.heading is None else row.heading
     tell = findings.add if row.heading is None else findings.once
     if not row.value:
@@ -64,6 +71,8 @@ def not_recognised(row: Row, fields: Fields, findings: Findings) -> None:
     elif lacks:
         what = f"there is no column for the {side}, and {what}"
     hint = _inside(row.value) or nearest(names, side if lacks else None) or QUESTION_ANSWER
+    if guess:
+        hint = f"{hint} Or say in the spec which column is which, such as: {guess}"
     tell(row.file, line, what, hint=hint)
 
 

@@ -1,0 +1,116 @@
+"""Reads the columns that the spec names, refuses those that are not there, and offers a guess."""
+
+import json
+
+import pytest
+
+from runner.errors import SpecError
+from runner.spec.read_spec import read_spec
+from runner.training.data.findings import Findings
+from runner.training.data.formats import convert, decide
+from runner.training.data.rows import read_rows
+
+
+def learn(tmp_path, name, content, spec):
+    """Read a file as a spec says; give the messages of each row, and what was found."""
+    path, findings = tmp_path / "copy", Findings()
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    read = read_spec(f"model: m\ndata: d.jsonl\n{spec}".encode(), file_name="a.yaml")
+    rows = read_rows(path, shown_as=name, findings=findings)
+    rules = decide(
+        rows,
+        data_format=read.format,
+        system_prompt=read.system_prompt,
+        columns=read.columns,
+        findings=findings,
+    )
+    found = [convert(row, n, rules, findings) for n, row in enumerate(rows)]
+    return [c and [(m["role"], m["content"]) for m in c.messages] for c in found], findings
+
+
+CLAUSES = "Klausel;Sachfrage;Ergebnis;Az\nK1;F1;E1;7\nK2;F2;E2;8\n"
+
+
+def test_a_question_is_made_of_several_columns(tmp_path):
+    """Braces name columns; what stands around them stays."""
+    spec = 'columns: {prompt: "{Klausel}\\n\\n{Sachfrage}", completion: Ergebnis}'
+    found, findings = learn(tmp_path, "a.csv", CLAUSES, spec)
+    assert not findings.problems
+    assert found[0] == [("user", "K1\n\nF1"), ("assistant", "E1")]
+    assert findings.notes == ["columns not read: Az"]
+
+
+def test_system_and_braces(tmp_path):
+    """A system column stands first, and doubled braces are braces."""
+    spec = 'columns: {prompt: "{{x}} {q}", completion: a, system: s}'
+    row = json.dumps({"q": "Q", "a": "A", "s": "S"})
+    found, _ = learn(tmp_path, "a.jsonl", row, spec)
+    assert found == [[("system", "S"), ("user", "{x} Q"), ("assistant", "A")]]
+
+
+def test_messages_under_another_name(tmp_path):
+    """A conversation may stand in any column."""
+    talk = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    row = json.dumps({"verlauf_roh": talk, "other": 1})
+    found, _ = learn(tmp_path, "a.jsonl", row, "columns: {messages: verlauf_roh}")
+    assert found == [[("user", "Q"), ("assistant", "A")]]
+
+
+def test_capitals_do_not_matter(tmp_path):
+    """As everywhere with columns."""
+    spec = "columns: {prompt: sachfrage, completion: ERGEBNIS}"
+    found, findings = learn(tmp_path, "a.csv", CLAUSES, spec)
+    assert not findings.problems
+    assert found[1] == [("user", "F2"), ("assistant", "E2")]
+
+
+def test_a_column_that_is_not_there_is_refused_with_the_near_one(tmp_path):
+    """Once, with what was surely meant and what there is."""
+    spec = "columns: {prompt: Sachfrage, completion: Ergebniss}"
+    found, findings = learn(tmp_path, "a.csv", CLAUSES, spec)
+    (problem,) = findings.problems
+    assert found == [None, None]
+    assert (problem.line, problem.count) == (1, 1)
+    assert "'Ergebniss', and the data has no such column" in problem.message
+    assert problem.hint.startswith("Did you mean 'Ergebnis'? Its columns are: Klausel, ")
+
+
+def test_a_row_whose_column_is_empty_is_refused_by_line(tmp_path):
+    """The column is named as the data names it."""
+    spec = "columns: {prompt: Sachfrage, completion: Ergebnis}"
+    text = CLAUSES.replace("E2", "")
+    _, findings = learn(tmp_path, "a.csv", text, spec)
+    (problem,) = findings.problems
+    assert (problem.line, problem.message) == (
+        3,
+        "the row has no completion: 'Ergebnis' is missing or empty",
+    )
+
+
+def test_the_refusal_offers_columns_that_can_be_pasted(tmp_path):
+    """What is offered is read as it stands, and reads every row."""
+    text = "Klausel;Sachverhalt;Entscheid\n" + "Der Text;Was gilt?;Die Frist.\n" * 3
+    _, findings = learn(tmp_path, "a.csv", text, "")
+    (problem,) = findings.problems
+    offered = "columns: " + problem.hint.split("such as: columns: ")[1]
+    assert offered == 'columns: {prompt: "{Klausel}\\n\\n{Sachverhalt}", completion: "Entscheid"}'
+    found, findings = learn(tmp_path, "a.csv", text, offered)
+    assert not findings.problems
+    assert found[0] == [("user", "Der Text\n\nWas gilt?"), ("assistant", "Die Frist.")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("{prompt: q}", "completion is missing beside it"),
+        ("{prompt: q, completion: a, messages: m}", "messages and prompt both say"),
+        ("{system: s}", "neither a question nor a conversation is named"),
+        ("{question: q}", "question"),
+        ("q", "takes settings of its own"),
+    ],
+)
+def test_columns_that_name_half_are_refused(columns, message):
+    """With the field that is missing."""
+    with pytest.raises(SpecError) as caught:
+        read_spec(f"model: m\ndata: d.jsonl\ncolumns: {columns}\n".encode(), file_name="a.yaml")
+    assert message in str(caught.value)
