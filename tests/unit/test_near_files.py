@@ -67,9 +67,9 @@ def test_a_near_name_is_pointed_out(tmp_path: Path, path: str, there: str) -> No
 
 def test_a_file_that_is_not_read_comes_with_what_to_save_it_as(tmp_path: Path) -> None:
     """Whoever meant the Excel file is told how to save it."""
-    similar = found(tmp_path, "data/a.csv", "data/a.xlsx")
+    similar = found(tmp_path, "data/a.csv", "data/a.xls")
     assert similar is not None
-    assert ".xlsx files are not read: save it as CSV" in similar.advice("data/a.csv")
+    assert ".xls files are not read: save it as .xlsx" in similar.advice("data/a.csv")
 
 
 @pytest.mark.parametrize(
