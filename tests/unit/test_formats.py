@@ -90,7 +90,7 @@ BAD = {
     "empty": ("a.jsonl", "", "no rows", None, 1),
     "only a header": ("a.csv", "a,b\n", "no rows", None, 1),
     "Parquet": ("a.parquet", b"PAR1 not really", "not valid Parquet", None, 1),
-    "kind": ("a.xlsx", b"PK", "not read", None, 1),
+    "kind": ("a.xls", b"PK", "not read", None, 1),
 }
 
 

@@ -210,7 +210,6 @@ def test_held_out_rows_come_from_one_place():
         "queued/x.jsonl",
         "Done/x.jsonl",
         "./examples/x.jsonl",
-        "data/*.jsonl",
         ".",
         "",
     ],

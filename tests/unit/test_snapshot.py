@@ -62,7 +62,7 @@ HOSTILE = {
     "link to itself": "loop/a.jsonl",
     "link that leads back up": "data/again/data/a.jsonl",
     "pipe": "data/pipe.jsonl",
-    "folder": "data",
+    "folder without rows": "hollow",
     "backslash": "data\\a.jsonl",
     "state folder": "queued/a.yaml",
     "marker": ".runner-inbox",
@@ -83,6 +83,7 @@ def test_hostile_paths_are_refused(case, inbox):
     (inbox / "data" / "again").symlink_to("..")
     os.mkfifo(inbox / "data/pipe.jsonl")
     (inbox / "queued").mkdir()
+    (inbox / "hollow").mkdir()
     (inbox / "queued/a.yaml").write_text("x")
     (inbox / ".runner-inbox").write_text("x")
     with pytest.raises(DataError) as caught:

@@ -69,13 +69,14 @@ class Findings:
         """Give the kind that a problem belongs to; it is made where there is none."""
         if (kind := self._kinds.get((file, message))) is not None:
             return kind
-        if len(self._kinds) >= _MOST_KINDS:
+        if too_many := len(self._kinds) >= _MOST_KINDS:
             file, line, hint = "", None, _FIRST
             message = "there are problems of other kinds, too"
             if (kind := self._kinds.get((file, message))) is not None:
                 return kind
         unit = "row" if file in self.row_numbered else "line"
-        problem = Problem(message=message, file=file or None, line=line, hint=hint, unit=unit)
+        shown_file = None if too_many else file
+        problem = Problem(message=message, file=shown_file, line=line, hint=hint, unit=unit)
         kind = self._kinds[file, message] = _Kind(problem=problem)
         return kind
 
