@@ -266,7 +266,6 @@ def _copies(spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings
         findings=findings,
         known=[Path(known) for known in plan.known_data],
     )
-    findings.files = tuple(copy.named for copy in copies)
     return copies
 
 

@@ -91,7 +91,9 @@ def take_snapshot(
     target.mkdir(parents=True, exist_ok=True)
     copies: list[Copied] = []
     with Folder.open(inbox) as folder:
-        for name in _expanded(folder, named, spec_folder, findings):
+        files = _expanded(folder, named, spec_folder, findings)
+        findings.files = tuple(files)
+        for name in files:
             try:
                 copies.append(_copy(folder, name, spec_folder, target, known))
             except UnsafePathError as error:
