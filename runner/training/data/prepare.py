@@ -258,7 +258,7 @@ def _work(base: _Base | None, spec: JobSpec, plan: PreparePlan) -> Work:
 
 def _copies(spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings) -> list[Copied]:
     """Take the snapshot."""
-    copies = take_snapshot(
+    return take_snapshot(
         list(dict.fromkeys([*spec.data, *(spec.eval_data or ())])),
         inbox=Path(plan.jobs_dir),
         spec_folder=plan.spec_folder,
@@ -266,7 +266,6 @@ def _copies(spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings
         findings=findings,
         known=[Path(known) for known in plan.known_data],
     )
-    return copies
 
 
 def _refuse(unusable: ModelError | None, findings: Findings) -> None:
