@@ -60,7 +60,7 @@ lora = dict(r=16, lora_alpha=16, lora_dropout=0.0, target_modules=[
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
 if given["who"] == "unsloth":
     from unsloth import FastLanguageModel
-    model, tokenizer = FastLanguageModel.from_pretrained(given["model"], max_seq_length=2048,
+    model, tokenizer = FastLanguageModel.from_pretrained(given["model"], max_seq_length=given["longest"],
         load_in_4bit=True, dtype=torch.bfloat16, local_files_only=True)
     model = FastLanguageModel.get_peft_model(model, random_state=1, **lora,
         use_gradient_checkpointing="unsloth" if given["checkpointing"] else False)
@@ -81,8 +81,9 @@ class InOrder(SFTTrainer):
     def _get_train_sampler(self, *_, **__): return SequentialSampler(self.train_dataset)
 trainer = InOrder(model=model, train_dataset=rows, processing_class=tokenizer, peft_config=adapter,
     callbacks=[Clock()], args=SFTConfig(output_dir=given["out"], max_steps=given["steps"],
-    per_device_train_batch_size=given["batch"], gradient_accumulation_steps=16 // given["batch"],
-    logging_steps=1, save_strategy="no", report_to="none", max_length=2048, bf16=True,
+    per_device_train_batch_size=given["batch"],
+    gradient_accumulation_steps=given["effective"] // given["batch"],
+    logging_steps=1, save_strategy="no", report_to="none", max_length=given["longest"], bf16=True,
     learning_rate=2e-4, warmup_steps=0, disable_tqdm=True, **more))
 torch.cuda.reset_peak_memory_stats()
 trainer.train()
@@ -152,7 +153,8 @@ def peer(
 ) -> dict[str, Any]:
     """Run a peer's script in a process of its own."""
     dice = random.Random(1)
-    rows = [[FIRST_WORD + word for word in learnable_words(n, dice)] for n in lengths()]
+    wanted = how.pop("rows", None) or lengths()
+    rows = [[FIRST_WORD + word for word in learnable_words(n, dice)] for n in wanted]
     folder.mkdir(parents=True)
     (folder / "rows.json").write_text(json.dumps(rows))
     given = {
@@ -161,6 +163,8 @@ def peer(
         "out": str(folder / "out"),
         "cap": cap,
         "steps": STEPS,
+        "effective": EFFECTIVE,
+        "longest": max(wanted),
         **how,
     }
     environment = dict(os.environ)

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from runner.language.speaker import ENGLISH, Speaker
 
+FEW_TOKENS = 1_024
+"""No pass of the fast path need be smaller: 8B's takes a quarter of a GiB where the host keeps."""
+
 
 class BatchPlan(BaseModel):
     """How an effective batch is cut into micro-batches."""
@@ -33,7 +36,8 @@ class BatchPlan(BaseModel):
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     activation_offloading: bool = False
-    """Keep what activation checkpointing keeps in host memory instead of on the card."""
+    """Keep what activation checkpointing keeps in host memory instead of on the card; on the fast
+    path that of rows alone which the card does not hold."""
 
     @property
     def effective_batch_size(self) -> int:
@@ -120,7 +124,7 @@ def smaller(
     offloading, where there is host memory beside the card's to offload to.
 
     On the fast path passes are halved down to the longest row, then the layers that keep everything
-    down to none; what is left needs less than the plain path, until that offloads.
+    down to none; then the host keeps for the layers of the longest rows, and of shorter ones.
     """
     effective, size = plan.effective_batch_size, plan.per_device_batch_size
     limit, longest = plan.tokens_per_pass, max(lengths, default=1)
@@ -129,10 +133,10 @@ def smaller(
     if plan.layers_kept:
         return plan.model_copy(update={"layers_kept": plan.layers_kept // 2})
     if plan.layers_kept == 0:
-        changes = {"layers_kept": None, "activation_checkpointing": True}
-        if not may_offload:
+        fewer = (limit or longest) // 2
+        if not may_offload or (plan.activation_offloading and fewer < FEW_TOKENS):
             return None
-        return plan.model_copy(update={**changes, "activation_offloading": True})
+        return plan.model_copy(update={"activation_offloading": True, "tokens_per_pass": fewer})
     if limit is None and size > 1:
         half = largest_divisor_at_most(effective, size // 2)
         if lengths and size * sorted(lengths)[len(lengths) // 2] <= half * longest:
@@ -153,6 +157,11 @@ def smaller(
 def describe_change(before: BatchPlan, after: BatchPlan, speak: Speaker = ENGLISH) -> str:
     """Say in one line how a plan was made smaller, as answers, status, log and record show it."""
     same = speak("batch_same", size=after.effective_batch_size)
+    if (
+        after.layers_kept is not None
+        and after.activation_offloading != before.activation_offloading
+    ):
+        return f"{plan_in(after, speak)}, {same}"
     if before.layers_kept is not None and after.layers_kept is None:
         return speak("batch_plain_path", plan=plan_in(after, speak), same=same)
     switches = _switches(after, speak)
@@ -192,7 +201,8 @@ def plan_in(plan: BatchPlan, speak: Speaker = ENGLISH) -> str:
     """Say a whole plan."""
     text = cut_in(plan, speak)
     if plan.activation_offloading:
-        return f"{text}, {speak('batch_both')}"
+        both = speak("batch_both" if plan.activation_checkpointing else "batch_offloading")
+        return f"{text}, {both}"
     return text + (f", {speak('batch_checkpointing')}" if plan.activation_checkpointing else "")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from runner.contract.batch import BatchPlan, largest_divisor_at_most
+from runner.contract.batch import FEW_TOKENS, BatchPlan, largest_divisor_at_most
 from runner.forecast.forecast import Forecast, forecast, memory_bytes
 from runner.forecast.passes import (
     MOST_TOKENS,
@@ -12,6 +12,8 @@ from runner.forecast.passes import (
     batch_tokens,
     choose_passes,
     layers_kept,
+    long_bytes,
+    passes_within,
     peak_bytes,
     sizes_of,
 )
@@ -27,6 +29,14 @@ LARGEST_BATCH = 1024
 
 def smallest_plan(work: Work) -> BatchPlan:
     """Give the plan below which there is none."""
+    if work.fast:
+        return BatchPlan(
+            per_device_batch_size=1,
+            gradient_accumulation_steps=work.effective_batch_size,
+            tokens_per_pass=min(work.longest, FEW_TOKENS),
+            layers_kept=0,
+            activation_offloading=True,
+        )
     return BatchPlan(
         per_device_batch_size=1,
         gradient_accumulation_steps=work.effective_batch_size,
@@ -111,13 +121,27 @@ def _fast_plan(
         most_kept=0 if checkpointing else None,
     )
     kept = layers_kept(sizes, passes, passes.most_tokens)
+    on_host = False
     if room is not None and peak_bytes(sizes, passes.most_tokens, kept, passes.chunk) > room:
-        return None
+        if long_bytes(sizes, work.longest, passes.chunk) > room:
+            return None
+        on_host = True
+        passes = passes_within(
+            sizes,
+            budget_bytes=room,
+            longest=work.longest,
+            batch_tokens=batch_tokens(work, size),
+            most_tokens=MOST_TOKENS,
+            most_kept=0 if checkpointing else sizes.layers,
+            on_host=True,
+        )
+        kept = layers_kept(sizes, passes, passes.most_tokens)
     return BatchPlan(
         per_device_batch_size=size,
         gradient_accumulation_steps=effective // size,
         tokens_per_pass=passes.most_tokens,
         layers_kept=kept,
+        activation_offloading=on_host,
     )
 
 

@@ -14,7 +14,15 @@ from pydantic import BaseModel, ConfigDict
 
 from runner.contract.batch import BatchPlan
 from runner.forecast.lengths import Lengths
-from runner.forecast.passes import HOLES, activation_room, chunk_for, peak_bytes, sizes_of, steady
+from runner.forecast.passes import (
+    HOLES,
+    activation_room,
+    chunk_for,
+    long_bytes,
+    peak_bytes,
+    sizes_of,
+    steady,
+)
 from runner.forecast.work import BF16, FP32, GIB, MIB, Box, Work
 
 _HEAD_TILE = (4096, 32768)
@@ -107,10 +115,13 @@ def gpu_memory(work: Work, plan: BatchPlan, box: Box) -> Parts:
 def _on_fast_path(work: Work, plan: BatchPlan, box: Box) -> Parts:
     """Count what the passes of the fast path take; holes only where there is room for them."""
     sizes, there = sizes_of(work), steady(work)
-    tokens = max(work.longest, plan.tokens_per_pass or 0)
+    on_host = plan.activation_offloading
+    tokens = max(0 if on_host else work.longest, plan.tokens_per_pass or 0)
     kept = min(sizes.layers, plan.layers_kept or 0)
     chunk = chunk_for(sizes, activation_room(work, box))
     activations = peak_bytes(sizes, tokens, kept, chunk)
+    if on_host:
+        activations = max(activations, long_bytes(sizes, work.longest, chunk))
     needed = there.total + activations
     holes = int((HOLES - 1) * needed)
     if box.limit_bytes is not None:
@@ -191,7 +202,10 @@ def _kept_per_token(work: Work, *, on_card: bool = True) -> float:
 def host_memory(work: Work, plan: BatchPlan) -> int:
     """Count the bytes that the train stage takes of the machine's own memory."""
     offloaded = 0
-    if plan.activation_offloading:
+    if plan.activation_offloading and plan.layers_kept is not None:
+        each = work.shape.hidden + work.shape.attention  # a layer's input and attention's output
+        offloaded = work.longest * each * BF16 * work.shape.layers
+    elif plan.activation_offloading:
         tokens = _worst_tokens(work, plan)
         offloaded = tokens * work.shape.hidden * BF16 * work.shape.layers
     return int(_HOST_BASE_BYTES + 3 * FP32 * work.adapter_parameters + offloaded)

@@ -8,10 +8,14 @@ that recompute, down to where a pass is too small for the card.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from runner.contract.batch import FEW_TOKENS
 from runner.forecast.work import BF16, FP32, MIB, Box, Work
 
+TILE = 4096
+"""Tokens of a long row that go through projections and MLP at once: products lose nothing from so
+many on, and an eighth of 32,768 tokens' gate and up is what the card then holds."""
 MOST_TOKENS = 16_384  # a pass gains nothing from more: 8B at 13,000 is within 1% of its best
 _STEP = 128  # tokens between the sizes that are compared
 _RECOMPUTED = 0.31  # of a pass's time, when every layer is made again (8B on an H200: 17,542 tokens
@@ -51,6 +55,10 @@ class Sizes:
     """One token's."""
     weights: int
     """In the layers."""
+    long: int
+    """A row whose layers keep on the host, at its highest point: attention going backward."""
+    tile: int
+    """Beside that, a token of the tile that is worked on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +66,15 @@ class Passes:
     """How an effective batch is trained on: the plan of two numbers."""
 
     most_tokens: int
-    """Tokens of a pass; a longer row goes alone."""
+    """Tokens of a pass; a longer row goes alone, with the host's help."""
     layers_kept: int | None
     """At most so many keep everything; None: as many as there is room for."""
     budget_bytes: int | None
     """For what a pass keeps and makes; None: no limit (a CPU)."""
     chunk: int
     """Learned tokens whose logits exist at once."""
+    on_host: bool = False
+    """A row that is too long for the card alone lets the host keep for its layers."""
 
 
 def peak_bytes(sizes: Sizes, tokens: int, kept: int, chunk: int) -> int:
@@ -78,6 +88,20 @@ def peak_bytes(sizes: Sizes, tokens: int, kept: int, chunk: int) -> int:
     if kept < sizes.layers:  # a lean layer, the last to go back first if none is kept
         moments.append((sizes.layers - kept) * lean + full + tokens * sizes.back)
     return max(moments)
+
+
+def long_bytes(sizes: Sizes, tokens: int, chunk: int) -> int:
+    """Give what a row needs at most whose layers keep on the host."""
+    head = tokens * sizes.head + min(chunk, tokens) * sizes.logits
+    return max(tokens * sizes.long + min(TILE, tokens) * sizes.tile, head)
+
+
+def goes_long(sizes: Sizes, passes: Passes, tokens: int) -> bool:
+    """Whether a pass of so many tokens lets the host keep for its layers."""
+    if not passes.on_host or tokens > passes.most_tokens:
+        return passes.on_host
+    room = passes.budget_bytes
+    return room is not None and peak_bytes(sizes, tokens, 0, passes.chunk) > room
 
 
 def layers_kept(sizes: Sizes, passes: Passes, tokens: int) -> int:
@@ -135,20 +159,33 @@ def passes_within(
     batch_tokens: int,
     most_tokens: int,
     most_kept: int,
+    on_host: bool = False,
 ) -> Passes:
-    """Give passes of just these limits where they fit; else choose smaller ones."""
-    tokens, chunk = max(longest, most_tokens), chunk_for(sizes, budget_bytes)
+    """Give passes of just these limits where they fit; else choose smaller ones.
+
+    ``on_host``: a row may be longer than a pass; then the host keeps for its layers.
+    """
+    shortest = min(longest, most_tokens) if on_host else longest
+    tokens, chunk = max(shortest, most_tokens), chunk_for(sizes, budget_bytes)
     kept = min(sizes.layers, most_kept)
+    passes = Passes(
+        most_tokens=tokens,
+        layers_kept=kept,
+        budget_bytes=budget_bytes,
+        chunk=chunk,
+        on_host=on_host,
+    )
     if budget_bytes is None or peak_bytes(sizes, tokens, kept, chunk) <= budget_bytes:
-        return Passes(most_tokens=tokens, layers_kept=kept, budget_bytes=budget_bytes, chunk=chunk)
-    return choose_passes(
+        return passes
+    found = choose_passes(
         sizes,
         budget_bytes=budget_bytes,
-        longest=longest,
+        longest=min(shortest, FEW_TOKENS) if on_host else longest,
         batch_tokens=batch_tokens,
         most_tokens=most_tokens,
         most_kept=most_kept,
     )
+    return replace(found, on_host=on_host)
 
 
 def chunk_for(sizes: Sizes, budget_bytes: int | None) -> int:
@@ -177,6 +214,9 @@ def sizes_of(work: Work) -> Sizes:
         head=BF16 * 3 * shape.hidden,
         logits=BF16 * (shape.vocabulary + 3 * shape.hidden),
         weights=shape.layers * shape.block_parameters,
+        long=BF16 * (5 * shape.hidden + 3 * shape.attention + 2 * of_heads)
+        + FP32 * (shape.attention + shape.layers * shape.heads),
+        tile=BF16 * (3 * shape.intermediate + 6 * shape.hidden),
     )
 
 

@@ -139,6 +139,49 @@ def test_attention(window: int | None) -> None:
         assert off(one, right) < 2e-2
 
 
+@pytest.mark.parametrize("filled", [False, True])
+def test_attention_of_one_long_row(filled: bool) -> None:  # noqa: FBT001
+    """On Hopper it is cuDNN's; filling behind the row changes nothing for the row."""
+    tokens = 4160 if not filled else 4130
+    heads = attention.Heads(q_heads=8, kv_heads=2, size=128, scale=0.07, window=None)
+    ids = torch.zeros(tokens, dtype=torch.int64)
+    rows = lay_out([(ids, ids)], CUDA, fill=True)
+    assert (rows.tokens, len(rows.ends)) == (4160, 3 if filled else 2)
+    qkv = torch.randn(rows.tokens, heads.width, device=CUDA, dtype=BF16)
+    out, kept = attention.forward(qkv, heads, rows)
+    q, k, v = (part[:tokens].float().requires_grad_() for part in heads.split(qkv))
+    alone = lay_out([(ids, ids)], CUDA, fill=False)
+    wanted = attention._reference(q, k, v, heads, alone)
+    grad = torch.randn_like(out)
+    grad[tokens:] = 0
+    grads = torch.autograd.grad(wanted, (q, k, v), grad[:tokens].float())
+    assert off(out[:tokens], wanted) < 1e-2
+    found = attention.backward(grad, qkv, out, kept, heads, rows)
+    for one, right in zip(found, grads, strict=True):
+        assert off(one[:tokens], right) < 2e-2
+
+
+def test_a_long_row_through_the_host_has_the_same_gradients() -> None:
+    """Tiles, copies on a stream of their own, cuDNN's attention: beside the layers that keep all."""
+    dice = torch.Generator().manual_seed(1)
+    rows = [torch.randint(10, 31000, (9000,), generator=dice) for _ in range(2)]
+    model = build()
+    parts = recognise(model, dtype=BF16, longest=9000)
+    found = []
+    for on_host in (False, True, True):
+        most = 1024 if on_host else 9000
+        passes = Passes(
+            most_tokens=most, layers_kept=2, budget_bytes=None, chunk=512, on_host=on_host
+        )
+        FastModel(parts=parts, passes=passes).train_on(
+            [(row, row) for row in rows], sum(row.numel() - 1 for row in rows)
+        )
+        found.append(grads_of(model))
+    for name, grad in found[0].items():
+        assert off(found[1][name], grad) < 3e-2, name
+        assert torch.equal(found[1][name], found[2][name]) or off(found[2][name], grad) < 3e-2
+
+
 def build(change: Callable[[Any], None] = lambda _: None) -> Any:
     """Make two layers of 8B's width, NF4 with an adapter whose B is not 0."""
     import bitsandbytes

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from kernel_models import FAMILIES, learned, make, plain_step, rows, take_grads
 
-from runner.forecast.passes import Passes
-from runner.training.kernels import nf4
+from runner.forecast.passes import Passes, peak_bytes
+from runner.training.kernels import long_layer, nf4
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import NotRecognised, recognise
 from runner.training.kernels.rows import divide, lay_out, worst
@@ -18,10 +19,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, about e
 OFF = 1e-5  # relative, in fp32
 
 
-def fast(model: Any, *, kept: int | None = None, most: int = 70) -> FastModel:
+def fast(
+    model: Any, *, kept: int | None = None, most: int = 70, on_host: bool = False
+) -> FastModel:
     """Set the fast path up for rows of at most 64 tokens."""
     parts = recognise(model, dtype=torch.float32, longest=64)
-    passes = Passes(most_tokens=most, layers_kept=kept, budget_bytes=None, chunk=16)
+    passes = Passes(
+        most_tokens=most, layers_kept=kept, budget_bytes=None, chunk=16, on_host=on_host
+    )
     return FastModel(parts=parts, passes=passes)
 
 
@@ -73,6 +78,31 @@ def test_other_layers_are_not_recognised(family: str) -> None:
     with pytest.raises(NotRecognised):
         fast(model)
     assert plain_step(model, rows(20))[0] == before
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"])
+def test_rows_that_the_host_keeps_for_change_no_gradient(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tile by tile, with a tile that is not full, and each layer's input kept elsewhere."""
+    monkeypatch.setattr(long_layer, "TILE", 24)
+    assert_same_step(make(family), kept=0, on_host=True, most=40)
+
+
+def test_long_and_short_rows_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only rows that the card does not hold go through the host; its memory grows with them."""
+    monkeypatch.setattr(long_layer, "TILE", 24)
+    model = make("llama")
+    one = fast(model, kept=0, most=40, on_host=True)
+    room = peak_bytes(one.sizes, 40, 0, 16)
+    one.passes = replace(one.passes, budget_bytes=room)
+    for lengths in ((37, 20, 64), (50, 9), (64, 61, 12)):
+        batch = rows(*lengths)
+        wanted_loss, wanted = plain_step(model, batch)
+        assert float(one.train_on(batch, learned(batch))) == pytest.approx(wanted_loss, rel=1e-5)
+        found = take_grads(model)
+        for name, grad in wanted.items():
+            assert float((found[name] - grad).norm()) <= OFF * float(grad.norm()), name
 
 
 def test_micro_batches_add_up() -> None:

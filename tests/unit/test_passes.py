@@ -7,11 +7,21 @@ import torch
 from kernel_models import make
 
 from runner.contract.batch import BatchPlan, describe_change
-from runner.forecast.passes import Passes, Sizes, choose_passes, layers_kept, peak_bytes
+from runner.forecast.passes import (
+    Passes,
+    Sizes,
+    choose_passes,
+    goes_long,
+    layers_kept,
+    long_bytes,
+    passes_within,
+    peak_bytes,
+)
 from runner.training.fit.fast_path import FastPath
 from runner.training.fit.memory import Meter
 from runner.training.kernels.fast_model import FastModel, measure
 from runner.training.kernels.recognise import recognise
+from runner.training.kernels.rows import divide
 
 GIB = 2**30
 EIGHT_B = Sizes(  # Llama 3's 8B in bf16, by hand
@@ -22,6 +32,8 @@ EIGHT_B = Sizes(  # Llama 3's 8B in bf16, by hand
     head=3 * 8192,
     logits=2 * (128256 + 3 * 4096),
     weights=6_979_321_856,
+    long=2 * (5 * 4096 + 3 * 4096 + 2 * 6144) + 4 * 32 * (128 + 32),
+    tile=2 * (3 * 14336 + 6 * 4096),
 )
 
 
@@ -76,7 +88,7 @@ def test_less_memory_never_keeps_more() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_ladder() -> None:
-    """Passes halve down to the longest row, fewer layers are kept, then the plain path is next."""
+    """Passes halve down to the longest row, fewer layers are kept, then the host keeps."""
     model = FastModel(
         parts=recognise(make("llama"), dtype=torch.float32, longest=64),
         passes=Passes(most_tokens=1, layers_kept=None, budget_bytes=None, chunk=1),
@@ -88,17 +100,30 @@ def test_the_ladder() -> None:
     tops, seen, told = [fast.model.passes.most_tokens], [], []
     while True:
         less = fast.smaller(plan, may_offload=True)
-        assert less is not None
+        if less is None:
+            break
         assert less.effective_batch_size == 8
         told.append(describe_change(plan, less))
         plan = less
-        if plan.layers_kept is None:
-            break
         fast.take(plan)
         tops.append(fast.model.passes.most_tokens)
         seen.append(fast.kept)
     assert tops == sorted(tops, reverse=True)
-    assert tops[-3:] == [64, 64, 64]
-    assert seen[-3:] == [3, 1, 0]
-    assert plan.activation_offloading
+    assert tops[-4:] == [64, 64, 64, 32]
+    assert seen[-4:] == [3, 1, 0, 0]
+    assert fast.model.passes.on_host
     assert told[-3:-1] == [f"fewer layers kept: {n}, same effective batch 8" for n in (1, 0)]
+
+
+def test_a_long_row_goes_alone_and_the_host_keeps_for_it() -> None:
+    """Under 15 GiB: 65,536 tokens do not fit on the card, beside rows that go as ever."""
+    room = 8 * GIB
+    known = {"budget_bytes": room, "longest": 65_536, "batch_tokens": 80_000}
+    assert peak_bytes(EIGHT_B, 65_536, 0, 1024) > room
+    found = passes_within(EIGHT_B, **known, most_tokens=16_384, most_kept=32, on_host=True)
+    assert found.most_tokens < 16_384
+    assert peak_bytes(EIGHT_B, found.most_tokens, 0, found.chunk) <= room
+    assert goes_long(EIGHT_B, found, 65_536)
+    assert not goes_long(EIGHT_B, found, found.most_tokens)
+    assert long_bytes(EIGHT_B, 65_536, found.chunk) <= room
+    assert divide([500, 65_536, 700, 66_000], found.most_tokens) == [[1], [3], [2, 0]]

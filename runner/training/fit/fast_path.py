@@ -21,6 +21,7 @@ from runner.forecast.passes import (
     budget,
     choose_passes,
     layers_kept,
+    long_bytes,
     passes_within,
     peak_bytes,
 )
@@ -51,10 +52,12 @@ class FastPath:
             "batch_tokens": self.batch_tokens,
         }
         if plan.layers_kept is None:
-            self.model.passes = choose_passes(self.model.sizes, **known)
+            passes = choose_passes(self.model.sizes, **known)
         else:
             limits = {"most_tokens": plan.tokens_per_pass or 1, "most_kept": plan.layers_kept}
-            self.model.passes = passes_within(self.model.sizes, **known, **limits)
+            on_host = plan.activation_offloading
+            passes = passes_within(self.model.sizes, **known, **limits, on_host=on_host)
+        self.model.passes = passes
         if self.meter.on_gpu:
             # At a limit the allocator gives the holes between passes back first.
             self.meter.confine(self._needed_bytes())
@@ -62,6 +65,8 @@ class FastPath:
     def _needed_bytes(self) -> int:
         model = self.model
         peak = peak_bytes(model.sizes, model.passes.most_tokens, self.kept, model.passes.chunk)
+        if model.passes.on_host:
+            peak = max(peak, long_bytes(model.sizes, self.longest, model.passes.chunk))
         trained = model.parts.adapter.flat_grad.numel()
         return int(HOLES * (torch.cuda.memory_allocated() + MOMENTS * trained + peak))
 
@@ -75,10 +80,11 @@ class FastPath:
         return layers_kept(self.model.sizes, self.model.passes, self.model.passes.most_tokens)
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"at most {self.model.passes.most_tokens:,} tokens at once, without padding; "
             f"{self.kept} of {self.model.sizes.layers} layers keep everything"
         )
+        return f"{text}; for longer rows the host keeps" if self.model.passes.on_host else text
 
     def in_force(self, plan: BatchPlan) -> BatchPlan:
         """Give the plan with the passes that were chosen."""
@@ -132,7 +138,7 @@ def find(
 
 
 def _obstacle(rows: Any, plan: BatchPlan, compute: str, *, on_gpu: bool) -> str | None:
-    if plan.activation_offloading:
+    if plan.activation_offloading and plan.layers_kept is None:
         return "the batch plan keeps activations in the host's memory"
     if "seq_lengths" in rows.column_names:
         return "the rows are packed"

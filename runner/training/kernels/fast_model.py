@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from runner.forecast.passes import Passes, Sizes, layers_kept
+from runner.forecast.passes import Passes, Sizes, goes_long, layers_kept
+from runner.training.kernels.host_store import HostStore
 from runner.training.kernels.layer import Layer, LayerFunction
+from runner.training.kernels.long_layer import LongLayerFunction
 from runner.training.kernels.loss import HeadLoss
 from runner.training.kernels.recognise import Parts
 from runner.training.kernels.rows import Row, Rows, divide, lay_out
@@ -22,6 +24,7 @@ class FastModel:
     parts: Parts
     passes: Passes
     sizes: Sizes = field(init=False)
+    _store: HostStore | None = field(init=False, default=None)
     between_passes: Callable[[], None] = lambda: None
     """Called between passes; may raise to end the step."""
 
@@ -58,19 +61,35 @@ class FastModel:
         rows = lay_out(batch, self.device, fill=self.device.type != "cpu")
         if not rows.learned.numel():
             return torch.zeros((), device=self.device)
-        loss = self._forward(rows, scale)
-        loss.backward()
+        try:
+            tokens = sum(ids.numel() for ids, _ in batch)
+            on_host = goes_long(self.sizes, self.passes, tokens)
+            loss = self._forward(rows, scale, on_host=on_host)
+            loss.backward()
+        finally:
+            if self._store is not None:
+                self._store.drop()
         return loss.detach()
 
-    def _forward(self, rows: Rows, scale: torch.Tensor) -> torch.Tensor:
+    @property
+    def store(self) -> HostStore:
+        """Where long rows' layers keep; made when the first of them comes."""
+        if self._store is None:
+            self._store = HostStore(self.device)
+        return self._store
+
+    def _forward(self, rows: Rows, scale: torch.Tensor, *, on_host: bool) -> torch.Tensor:
         parts = self.parts
-        kept = layers_kept(self.sizes, self.passes, rows.tokens)
         with torch.no_grad():
             x = parts.embed(rows.ids).to(parts.dtype)
         x = x.detach().requires_grad_()
-        first_kept = len(parts.layers) - kept
-        for number, layer in enumerate(parts.layers):
-            x = LayerFunction.apply(x, layer, rows, number >= first_kept)
+        if on_host:
+            for number, layer in enumerate(parts.layers):
+                x = LongLayerFunction.apply(x, layer, rows, number, self.store)
+        else:
+            first_kept = len(parts.layers) - layers_kept(self.sizes, self.passes, rows.tokens)
+            for number, layer in enumerate(parts.layers):
+                x = LayerFunction.apply(x, layer, rows, number >= first_kept)
         return HeadLoss.apply(x, parts.last_norm, parts.head, rows, scale, self.passes.chunk)
 
 
@@ -100,4 +119,13 @@ def measure(layers: Sequence[Layer], vocabulary: int, item_bytes: int) -> Sizes:
         head=item_bytes * 3 * hidden,
         logits=item_bytes * (vocabulary + 3 * hidden),
         weights=sum(group.outputs * group.inputs for layer in layers for group in layer.groups),
+        # The gradient, what is given and taken, the input twice (once on its way), attention's
+        # output and its gradient, both ways; cuDNN and flash add queries' gradients up in fp32.
+        long=max(
+            item_bytes
+            * (5 * hidden + 3 * layer.heads.q_heads * layer.heads.size + 2 * layer.heads.width)
+            + 4 * layer.heads.q_heads * (layer.heads.size + len(layers))
+            for layer in layers
+        ),
+        tile=item_bytes * (3 * widest + 6 * hidden),
     )

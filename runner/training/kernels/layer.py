@@ -73,7 +73,7 @@ class LayerFunction(torch.autograd.Function):
             (x,) = ctx.saved_tensors
             qkv, out, kept, middle = _attend(layer, x, rows)
             gate_up = layer.gate_up.forward(rmsnorm.forward(middle, layer.second_norm))
-        grad = _mlp_back(layer, grad.contiguous(), middle, gate_up)
+        grad = mlp_back(layer, grad.contiguous(), middle, gate_up)
         del middle, gate_up
         return _attention_back(layer, grad, x, (qkv, out, kept), rows), None, None, None
 
@@ -82,13 +82,15 @@ def _attend(
     layer: Layer, x: torch.Tensor, rows: Rows
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[Any, ...], torch.Tensor]:
     qkv = layer.qkv.forward(rmsnorm.forward(x, layer.first_norm))
-    turned = _turned(layer, qkv, rows, in_place=True)
-    out, kept = attention.forward(turned, layer.heads, rows)
+    new = turned(layer, qkv, rows.position, in_place=True)
+    out, kept = attention.forward(new, layer.heads, rows)
     middle = layer.out.forward(out.reshape(x.shape[0], -1), x)
     return qkv, out, kept, middle
 
 
-def _turned(layer: Layer, qkv: torch.Tensor, rows: Rows, *, in_place: bool) -> torch.Tensor:
+def turned(
+    layer: Layer, qkv: torch.Tensor, position: torch.Tensor, *, in_place: bool
+) -> torch.Tensor:
     """Give queries and keys normed and turned, beside the values.
 
     Without head norms ``qkv`` itself is turned, once, and so kept. With them it is kept as it was,
@@ -97,18 +99,18 @@ def _turned(layer: Layer, qkv: torch.Tensor, rows: Rows, *, in_place: bool) -> t
     heads = layer.heads
     if layer.head_norms is None:
         if in_place:
-            rope.turn(qkv, heads.q_heads + heads.kv_heads, heads.size, rows.position, layer.turns)
+            rope.turn(qkv, heads.q_heads + heads.kv_heads, heads.size, position, layer.turns)
         return qkv
     new = torch.empty_like(qkv)
     of_new, of_old = heads.split(new), heads.split(qkv)
     for at, norm in enumerate(layer.head_norms):
         rmsnorm.forward(of_old[at], norm, out=of_new[at])
     of_new[2].copy_(of_old[2])
-    rope.turn(new, heads.q_heads + heads.kv_heads, heads.size, rows.position, layer.turns)
+    rope.turn(new, heads.q_heads + heads.kv_heads, heads.size, position, layer.turns)
     return new
 
 
-def _mlp_back(
+def mlp_back(
     layer: Layer, grad: torch.Tensor, middle: torch.Tensor, gate_up: torch.Tensor
 ) -> torch.Tensor:
     """Give the gradient of the MLP's input; ``gate_up`` is overwritten by its own gradient."""
@@ -138,9 +140,9 @@ def _attention_back(
     inner = layer.out.inner_grad(grad)
     of_out = layer.out.backward(grad, inner)
     layer.out.add_grads(out.reshape(lines, -1), grad, inner)
-    turned = _turned(layer, qkv, rows, in_place=False)
-    grads = attention.backward(of_out.view(out.shape), turned, out, sums, heads, rows)
-    del turned, of_out
+    new = turned(layer, qkv, rows.position, in_place=False)
+    grads = attention.backward(of_out.view(out.shape), new, out, sums, heads, rows)
+    del new, of_out
     of_qkv = rope.join_and_turn_back(grads, rows.position, layer.turns)
     del grads
     if layer.head_norms is not None:

@@ -84,18 +84,20 @@ def divide(lengths: Sequence[int], most: int) -> list[list[int]]:
 
     Gives the rows' indices, pass by pass. A row that is longer by itself goes alone.
     """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    limit = max(most, *lengths)
-    for count in range(max(1, math.ceil(sum(lengths) / limit)), len(lengths) + 1):
-        passes: list[list[int]] = [[] for _ in range(count)]
+    alone = [[i] for i, length in enumerate(lengths) if length > most]
+    order = sorted((i for i, n in enumerate(lengths) if n <= most), key=lambda i: -lengths[i])
+    passes: list[list[int]] = []
+    total = sum(lengths[i] for i in order)
+    for count in range(max(1, math.ceil(total / most)), len(order) + 1):
+        passes = [[] for _ in range(count)]
         tokens = [0] * count
         for index in order:
             emptiest = min(range(count), key=tokens.__getitem__)
             passes[emptiest].append(index)
             tokens[emptiest] += lengths[index]
-        if max(tokens) <= limit:
+        if max(tokens) <= most:
             break
-    return [one for one in passes if one]
+    return [*alone, *(one for one in passes if one)]
 
 
 def worst(lengths: Sequence[int], most: int, at_once: int) -> list[int]:

@@ -1,0 +1,117 @@
+"""A decoder layer for one long row: all but attention goes tile by tile, and the host keeps.
+
+A layer's input and attention's output wait in the host's memory, so that attention is not computed
+twice; queries, keys and values and the MLP are made again. What is on the card at once does not
+grow with the number of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from runner.forecast.passes import TILE
+from runner.training.kernels import attention, glu, rmsnorm, rope
+from runner.training.kernels.host_store import HostStore
+from runner.training.kernels.layer import Layer, mlp_back, turned
+from runner.training.kernels.rows import Rows
+
+
+class LongLayerFunction(torch.autograd.Function):
+    """One decoder layer; LoRA's gradients are added to their sums on the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, layer: Layer, rows: Rows, number: int, store: HostStore
+    ) -> torch.Tensor:
+        """Give the layer's output; ``number`` is its place in the model."""
+        out, ctx.sums = attention.forward(_queries(layer, x, rows), layer.heads, rows)
+        out = out.reshape(x.shape[0], -1)
+        store.put(number, (x, out))
+        y = torch.empty_like(x)
+        for here in _tiles(x):
+            middle, gate_up = _through(layer, x[here], out[here])
+            y[here] = layer.down.forward(glu.forward(gate_up, layer.gate), middle)
+        ctx.layer, ctx.rows, ctx.number, ctx.store = layer, rows, number, store
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        """Give the gradient of the input."""
+        layer, rows = ctx.layer, ctx.rows
+        x, out = ctx.store.get(ctx.number)
+        of_middle, of_out = torch.empty_like(x), torch.empty_like(out)
+        for here in _tiles(x):
+            middle, gate_up = _through(layer, x[here], out[here])
+            found = mlp_back(layer, grad[here].contiguous(), middle, gate_up)
+            inner = layer.out.inner_grad(found)
+            of_out[here] = layer.out.backward(found, inner)
+            layer.out.add_grads(out[here], found, inner)
+            of_middle[here] = found
+        del middle, gate_up, found, grad
+        heads = (x.shape[0], layer.heads.q_heads, layer.heads.size)
+        grads = attention.backward(
+            of_out.view(heads),
+            _queries(layer, x, rows),
+            out.view(heads),
+            ctx.sums,
+            layer.heads,
+            rows,
+        )
+        ctx.sums = None
+        del of_out
+        for here in _tiles(x):
+            of_middle[here] = _queries_back(layer, x[here], grads, of_middle, rows, here)
+        return of_middle, None, None, None, None
+
+
+def _tiles(x: torch.Tensor) -> Iterator[slice]:
+    for start in range(0, x.shape[0], TILE):
+        yield slice(start, min(start + TILE, x.shape[0]))
+
+
+def _queries(layer: Layer, x: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """Give queries, keys and values, normed and turned."""
+    qkv = torch.empty(x.shape[0], layer.heads.width, dtype=x.dtype, device=x.device)
+    for here in _tiles(x):
+        part = layer.qkv.forward(rmsnorm.forward(x[here], layer.first_norm))
+        qkv[here] = turned(layer, part, rows.position[here], in_place=True)
+    return qkv
+
+
+def _through(layer: Layer, x: torch.Tensor, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the MLP's input, and gate and up."""
+    middle = layer.out.forward(out, x)
+    return middle, layer.gate_up.forward(rmsnorm.forward(middle, layer.second_norm))
+
+
+def _queries_back(
+    layer: Layer,
+    x: torch.Tensor,
+    grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    residual: torch.Tensor,
+    rows: Rows,
+    here: slice,
+) -> torch.Tensor:
+    """Give the gradient of a tile of the input."""
+    dq, dk, dv = (one[here] for one in grads)
+    of_qkv = rope.join_and_turn_back((dq, dk, dv), rows.position[here], layer.turns)
+    if layer.head_norms is not None:
+        heads = layer.heads
+        qkv = layer.qkv.forward(rmsnorm.forward(x, layer.first_norm))
+        of_old, of_new = heads.split(qkv), heads.split(of_qkv)
+        for at, norm in enumerate(layer.head_norms):
+            rmsnorm.backward(of_old[at], norm, of_new[at], out=of_new[at])
+    inner = layer.qkv.inner_grad(of_qkv)
+    found, normed = rmsnorm.backward(
+        x,
+        layer.first_norm,
+        layer.qkv.backward(of_qkv, inner),
+        residual=residual[here],
+        again=layer.qkv.adapter is not None,
+    )
+    if normed is not None:
+        layer.qkv.add_grads(normed, of_qkv, inner)
+    return found
