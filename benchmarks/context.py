@@ -1,6 +1,6 @@
 """Long rows: tokens a second and memory of one row a step, ours and Unsloth in turn on one GPU.
 
-    python benchmarks/context.py [--tokens 65536] [--caps 15.4 23.4] [--longest] [--only ours unsloth]
+    python benchmarks/context.py [--tokens 65536] [--caps 15.4 23.4] [--longest]
 
 The model is 8B in Llama 3's shape with random weights, NF4, rank 16 on all linear layers; an
 optimizer step has one row, of which three are made and the last two count. Ours is the whole train

@@ -162,7 +162,7 @@ def test_attention_of_one_long_row(filled: bool) -> None:  # noqa: FBT001
 
 
 def test_a_long_row_through_the_host_has_the_same_gradients() -> None:
-    """Tiles, copies on a stream of their own, cuDNN's attention: beside the layers that keep all."""
+    """Tiles, copies beside the products, cuDNN's attention: as layers that keep everything."""
     dice = torch.Generator().manual_seed(1)
     rows = [torch.randint(10, 31000, (9000,), generator=dice) for _ in range(2)]
     model = build()
