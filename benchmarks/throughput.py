@@ -61,7 +61,8 @@ lora = dict(r=16, lora_alpha=16, lora_dropout=0.0, target_modules=[
 if given["who"] == "unsloth":
     from unsloth import FastLanguageModel
     model, tokenizer = FastLanguageModel.from_pretrained(
-        given["model"], max_seq_length=given["longest"], load_in_4bit=True, dtype=torch.bfloat16, local_files_only=True)
+        given["model"], max_seq_length=given["longest"], load_in_4bit=True,
+        dtype=torch.bfloat16, local_files_only=True)
     model = FastLanguageModel.get_peft_model(model, random_state=1, **lora,
         use_gradient_checkpointing="unsloth" if given["checkpointing"] else False)
     adapter, more = None, {"gradient_checkpointing": False}
