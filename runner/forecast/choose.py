@@ -145,6 +145,19 @@ def _fast_plan(
     )
 
 
+def surely_fits(work: Work, plan: BatchPlan, box: Box, *, short: float = 1.0) -> bool:
+    """Whether a plan may be chosen on a box whose limit is known.
+
+    ``short``: how much more a run took than was forecast.
+    """
+    assert box.limit_bytes is not None
+    needed, parts = memory_bytes(work, plan, box)
+    if plan.layers_kept is None:
+        return needed * short <= ROOM_SHARE * box.limit_bytes
+    room = activation_room(work, box)
+    return room is not None and 0 < parts.activations * short <= room
+
+
 def _limited(work: Work, plan: BatchPlan) -> list[BatchPlan]:
     """Give the same plan with limits of tokens at once, from the longest row up."""
     found = []

@@ -214,7 +214,7 @@ def sizes_of(work: Work) -> Sizes:
         head=BF16 * 3 * shape.hidden,
         logits=BF16 * (shape.vocabulary + 3 * shape.hidden),
         weights=shape.layers * shape.block_parameters,
-        long=BF16 * (5 * shape.hidden + 3 * shape.attention + 2 * of_heads)
+        long=BF16 * (6 * shape.hidden + 3 * shape.attention + 2 * of_heads)
         + FP32 * (shape.attention + shape.layers * shape.heads),
         tile=BF16 * (3 * shape.intermediate + 6 * shape.hidden),
     )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from runner.contract.batch import BatchPlan
 from runner.contract.record import ErrorFacts
 from runner.errors import Problem
-from runner.forecast.choose import ROOM_SHARE, smallest_plan
+from runner.forecast.choose import ROOM_SHARE, smallest_plan, surely_fits
 from runner.forecast.forecast import forecast
 from runner.forecast.lengths import Lengths
 from runner.forecast.memory import gpu_memory
@@ -91,9 +91,8 @@ def _ways(work: Work, smallest: BatchPlan, box: Box, short: float) -> Iterator[s
         }
     )
 
-    def fits(other: Work, limit: int | None = box.limit_bytes) -> bool:
-        needed = forecast(other, plan, box).gpu_memory_bytes * short
-        return limit is not None and needed <= ROOM_SHARE * limit
+    def fits(other: Work, on: Box = box) -> bool:
+        return on.limit_bytes is not None and surely_fits(other, plan, on, short=short)
 
     if box.gpu_memory_bytes is None:
         yield "more memory for the machine, or fewer other programs on it"
@@ -106,7 +105,7 @@ def _ways(work: Work, smallest: BatchPlan, box: Box, short: float) -> Iterator[s
                 return
     have = (box.gpu_memory_bytes or 0) / GIB
     for gib in CARDS:
-        if gib > have + 1 and fits(work, Box(gpu_memory_bytes=gib * GIB).limit_bytes):
+        if gib > have + 1 and fits(work, Box(gpu_memory_bytes=gib * GIB)):
             yield f"a card with {gib} GiB"
             return
 
@@ -138,7 +137,7 @@ def longest_row(work: Work, box: Box) -> int | None:
     plan, limit = smallest_plan(work), box.limit_bytes
 
     def fits(other: Work) -> bool:
-        return limit is None or forecast(other, plan, box).gpu_memory_bytes <= ROOM_SHARE * limit
+        return limit is None or surely_fits(other, plan, box)
 
     return None if fits(work) else _longest_that_fits(work, fits)
 
