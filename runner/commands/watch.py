@@ -11,8 +11,8 @@ import typer
 from runner.commands.options import JOBS, MODELS, OUTPUTS, JobsDir, ModelsDir, OutputsDir
 from runner.contract.settings import Settings
 from runner.contract.settings_table import read_settings, with_folders
-from runner.daemon.conductor import run_daemon
 from runner.daemon.log import Log
+from runner.daemon.run_daemon import run_daemon
 from runner.daemon.start.at_start import AtStart
 from runner.doctor.examine import examine_lightly
 from runner.doctor.finding import Level

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import signal
 import time
 from collections.abc import Iterable, Iterator
 
 from runner.contract.ended import EndedRun
-from runner.contract.layout import STATE_FOLDERS
 from runner.contract.record import RunRecord, read_record
 from runner.contract.settings import Settings
 from runner.daemon.book import ENDED_SHOWN, Live
@@ -25,7 +22,8 @@ from runner.daemon.inbox import view
 from runner.daemon.inbox.follow_view import follow_view
 from runner.daemon.inbox.intake import Intake
 from runner.daemon.inbox.misplaced import Misplaced
-from runner.daemon.inbox.watch import POLL_SECONDS, watch
+from runner.daemon.inbox.state_folders import make_state_folders
+from runner.daemon.inbox.watch import POLL_SECONDS
 from runner.daemon.inbox.write_answers import Answers, answer_of
 from runner.daemon.leftovers import sweep_inbox
 from runner.daemon.requests.carry_out import carry_out_requests
@@ -35,15 +33,12 @@ from runner.daemon.stages.follow_plans import follow_plans
 from runner.daemon.stages.hang import watch_for_hangs
 from runner.daemon.stages.space import watch_space
 from runner.daemon.stages.start import start_what_can
-from runner.daemon.start.at_start import Examine
 from runner.daemon.start.close_attempts import close_attempts
-from runner.daemon.start.recover import recover, unfinished
+from runner.daemon.start.recover import recover
 from runner.daemon.start.take_up import Specless, mend_specs, show_damaged, take_up
-from runner.errors import BusyError, RunnerError, UnansweredError
+from runner.errors import RunnerError
 from runner.exit_codes import ExitCode
 from runner.files.beneath import Folder
-from runner.files.lock import Lock
-from runner.files.standard_streams import open_standard_streams
 from runner.words import visible
 
 _TRIES_ONCE = 3  # with ``once``, a run whose own folder is in the way is tried so often
@@ -284,7 +279,7 @@ class Conductor:
                 for note in daemon.inbox.notes:
                     daemon.log.say(note, level="warning")
                 daemon.inbox.notes.clear()
-                made, self.made = self.made | _make_state_folders(inbox), set()
+                made, self.made = self.made | make_state_folders(inbox), set()
                 if not daemon.stopping:
                     step("claiming specs")
                     self.intake.claim_settled(inbox, at)
@@ -348,74 +343,3 @@ def _records(daemon: Daemon, ended: Iterable[EndedRun]) -> Iterator[RunRecord]:
     for one in ended:
         with contextlib.suppress(OSError, RunnerError):  # removed just now
             yield read_record(daemon.outputs.run(one.job, one.run_id).record)
-
-
-def _make_state_folders(inbox: Folder) -> set[str]:
-    """Make those that are missing, and give them."""
-    return inbox.make_each(STATE_FOLDERS, mode=0o770)
-
-
-def _begin_with_inbox(conductor: Conductor) -> bool:
-    """Take the inbox before anything is done with it, where it is there already.
-
-    False: whoever asks it for anything waits, perhaps for ever.
-
-    Raises:
-        BusyError: another daemon has it.
-    """
-    settings = conductor.settings
-    try:
-        conductor.daemon.inbox.make()
-        with conductor.daemon.inbox.open(lambda: unfinished(settings.outputs)) as inbox:
-            conductor.made = _make_state_folders(inbox)
-    except BusyError:
-        raise
-    except UnansweredError:
-        return False
-    except (OSError, RunnerError):
-        pass  # a share that is not mounted yet, or is broken: the loop says so, and waits
-    return True
-
-
-def run_daemon(settings: Settings, *, examine: Examine | None = None) -> int:
-    """Run the daemon until it is asked to stop, or with ``once`` until all is done.
-
-    Args:
-        settings: the box owner's.
-        examine: looks at the box before the first round.
-
-    Raises:
-        BusyError: another daemon has the outputs folder or the inbox.
-    """
-    open_standard_streams()
-    os.umask(0o027)  # results are for their owner and the share's group: 0750 and 0640
-    outputs = settings.outputs
-    for folder in (outputs.private, outputs.requests, settings.stage_home):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock.take(outputs.lock, what=f"The outputs folder {settings.outputs_dir}")
-    conductor = Conductor(settings)
-    conductor.heartbeat.watch()  # the start may hang as well as any round
-    observer = None
-    try:
-        answers = _begin_with_inbox(conductor)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, conductor.ask_to_stop)
-        conductor.heartbeat.goes_on()
-        light = examine(settings, conductor.daemon.log) if examine and answers else None
-        polling = settings.polling if answers else True
-        if light is not None:
-            if light.answer is not None:
-                conductor.daemon.guard.take(light.answer, time.monotonic())
-            polling = light.polling if polling is None else polling
-        observer = watch(settings.jobs_dir, polling=polling, wake=conductor.daemon.wakeup.set)
-        conductor.hears_of_changes = observer is not None
-        conductor.daemon.log.say("watching", inbox=str(settings.jobs_dir), pid=os.getpid())
-        status = conductor.work() if conductor.begin() else 1
-        conductor.daemon.log.say("ended", exit_code=int(status))
-        return status
-    finally:
-        if observer is not None:
-            observer.stop()
-            observer.join(timeout=5.0)
-        conductor.daemon.inbox.release()
-        lock.release()

@@ -284,7 +284,7 @@ def test_log_lines_are_json(box: Box) -> None:
 def test_importing_the_daemon_imports_no_torch() -> None:
     """The daemon's modules alone bring in neither torch nor what needs it."""
     code = (
-        "import sys, runner.daemon.conductor;"
+        "import sys, runner.daemon.run_daemon;"
         "print(sorted({'torch','transformers','datasets','numpy'} & set(sys.modules)))"
     )
     python = [sys.executable, "-c", code]
