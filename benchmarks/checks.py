@@ -187,7 +187,9 @@ def _lsh(signatures: Any) -> Any:
     index = MinHashLSH(threshold=0.85, num_perm=near.PERMUTATIONS)
     pairs = []
     for place, values in enumerate(signatures):
-        sketch = MinHash(num_perm=near.PERMUTATIONS, hashvalues=values.astype(np.uint64))
+        sketch = MinHash(
+            num_perm=near.PERMUTATIONS, hashvalues=values, scheme=MinHash(num_perm=1).scheme
+        )
         found = index.query(sketch)
         pairs += [(o, place) for o in found if np.mean(signatures[o] == values) >= 0.85]
         index.insert(place, sketch)
