@@ -138,7 +138,8 @@ def show_run(run: RunFolder, *, samples: bool) -> None:
             grid.add_row(finding.level.value, Text(visible(_found(finding)), style="yellow"))
     if informing := sum(finding.level is Level.INFORM for finding in record.findings):
         where = run.findings.relative_to(run.root)
-        grid.add_row("data", Text(f"{informing} more facts about it: {where}", style="dim"))
+        facts = "fact" if informing == 1 else "facts"
+        grid.add_row("data", Text(f"{informing} more {facts} about it: {where}", style="dim"))
     for shortfall in record.shortfalls:
         grid.add_row("note", Text(visible(shortfall), style="yellow"))
     if record.error:

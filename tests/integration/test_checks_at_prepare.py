@@ -72,6 +72,19 @@ def test_rows_that_cannot_be_used_are_findings_too(box):
     assert bad.message.rstrip(".").lower() in str(refused.value).lower()
 
 
+def test_a_held_out_file_that_repeats_what_is_learned_is_a_leak(box):
+    """Questions of eval_data that are learned, too, are counted, and named in their own file."""
+    box.put("a.jsonl", [qa(i) for i in range(40)])
+    box.put("b.jsonl", [qa(100), {**qa(7), "output": "Another answer."}, qa(101)])
+    (leak,) = [
+        one
+        for one in box.prepare("data: a.jsonl\neval_data: b.jsonl").findings
+        if one.check == "leak"
+    ]
+    assert (leak.count, leak.of, leak.level) == (1, 3, Level.ADVISE)
+    assert [(place.file, place.line) for place in leak.places] == [("b.jsonl", 2)]
+
+
 def test_an_earlier_try_leaves_no_findings(box):
     """A run that is prepared again, after a kill, has the findings of the last time alone."""
     box.put("a.jsonl", [qa(i) for i in range(20)])

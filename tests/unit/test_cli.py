@@ -15,6 +15,7 @@ from runner.commands.logs import human
 from runner.commands.status import read_overview
 from runner.commands.submit import newest_run_of
 from runner.contract.batch import BatchPlan
+from runner.contract.findings import DataFinding, Level, Place
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import find_model
 from runner.contract.progress import measuring_left, progress_of, read_tail, seconds_left
@@ -233,6 +234,20 @@ def test_show_puts_the_measured_peak_beside_the_forecast(capsys, tmp_path, forec
     make_run(tmp_path, "job", 1, State.SUCCEEDED, forecast=forecast)
     _, out, _ = call(capsys, "show", "job", "--outputs-dir", str(tmp_path))
     assert words in out if words else "GPU memory" not in out
+
+
+def test_show_names_the_advice_about_the_data(capsys, tmp_path):
+    """Advice is said with its lines; what is only information is counted, and where it lies."""
+    places = tuple(Place(file="a.jsonl", line=line) for line in (4, 9))
+    found = [
+        DataFinding(check="x", level=Level.ADVISE, count=5, message="Copies.", places=places),
+        DataFinding(check="y", level=Level.INFORM, count=5, message="A fact."),
+    ]
+    make_run(tmp_path, "job", 1, State.SUCCEEDED, findings=found)
+    _, out, _ = call(capsys, "show", "job", "--outputs-dir", str(tmp_path))
+    assert "Copies. (a.jsonl, lines 4 and 9, …)" in out
+    assert "1 more fact about it: prepared/findings.json" in out
+    assert "A fact." not in out
 
 
 def test_show_finds_a_run_by_job_id_or_its_end(capsys, tmp_path):

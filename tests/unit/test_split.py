@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.training.data.conversation import Conversation
-from runner.training.data.split import normalised_prompt, position, shared_prompts, split
+from runner.training.data.split import normalised_prompt, position, split
 
 
 def asked(*questions):
@@ -95,8 +95,3 @@ def test_few_rows_still_hold_one_out():
     assert split(asked("a", "a"), 0.0001).held_out == ()
     assert split(asked("a", "b"), 0).held_out == ()
     assert split([], 0.05).train == ()
-
-
-def test_questions_on_both_sides_are_counted():
-    """A held-out file may repeat what is learned."""
-    assert shared_prompts(asked("a", "b"), asked("B ", "c")) == 1

@@ -1,6 +1,6 @@
 """Checks of the data: an accumulator that sees each row once as it flows by, and says at the end.
 
-Each process may have one; `merge` makes one of two. What it keeps is 63 bytes for each row, and
+Each process may have one; `merge` makes one of two. What it keeps is 70 bytes for each row, and
 128 more for each of those that are compared with each other.
 """
 
@@ -62,7 +62,7 @@ class Checks:
         """Take over what another one has seen."""
         other.flush()
         places = [self._files.setdefault(file, len(self._files)) for file in other._files]
-        renumbered = np.array(places or [0], dtype=np.uint16)
+        renumbered = np.array(places or [0], dtype=np.uint32)
         for facts in other._facts:
             moved = facts.copy()
             moved["file"] = renumbered[facts["file"]]

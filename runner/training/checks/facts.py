@@ -1,4 +1,4 @@
-"""What is kept of each row for the checks: 63 bytes of hashes and figures, no text.
+"""What is kept of each row for the checks: 70 bytes of hashes and figures, no text.
 
 The texts flow by once; every finding is made at the end from these columns, put in the order of the
 rows, so that neither the order in which rows were seen nor which process saw them matters.
@@ -28,7 +28,7 @@ FACTS = np.dtype(
     [
         ("number", np.int64),
         ("line", np.uint32),
-        ("file", np.uint16),
+        ("file", np.uint32),
         ("kind", np.uint8),
         ("language", np.uint8),
         ("marks", np.uint16),

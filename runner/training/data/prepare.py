@@ -56,7 +56,7 @@ from runner.training.data.pack import count_sequences
 from runner.training.data.preview import leave_preview
 from runner.training.data.row_work import Work
 from runner.training.data.snapshot import Copied, take_snapshot
-from runner.training.data.split import hold_out, shared_places
+from runner.training.data.split import hold_out
 from runner.training.data.template import Template
 from runner.training.data.token_cache import Entry, cache_key, find_entry, keep_entry
 from runner.training.data.token_table import (
@@ -304,10 +304,7 @@ def _divide(spec: JobSpec, source: Source, rows: Rows) -> tuple[Any, list[str]]:
     if spec.eval_data:
         measured = [n for n, copy in enumerate(source.copies) if _is_measured(copy, spec)]
         held = np.isin(rows.file, measured)
-        count = int(held.sum())
-        shared = shared_places(rows.place[~held], rows.place[held])
-        told = f"{shared} of {count} rows of eval_data ask what is also learned"
-        return held, [*([told] if shared else []), what_rows_show(count)]
+        return held, [what_rows_show(int(held.sum()))]
     held, _ = hold_out(rows.place, spec.eval_split)
     if spec.eval_split == 0:
         return held, []

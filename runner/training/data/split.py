@@ -110,16 +110,3 @@ def _enough(found: Any, counts: Any) -> Any:
             chosen[at] = True
             held += rows
     return chosen
-
-
-def shared_places(train: Any, held_out: Any) -> int:
-    """Count the held-out rows whose prompt is learned too, by the places of their prompts."""
-    import numpy as np
-
-    return int(np.isin(held_out, train).sum())
-
-
-def shared_prompts(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> int:
-    """Count the held-out rows whose prompt is learned too: their loss flatters the run."""
-    learned = {normalised_prompt(conversation) for conversation in train}
-    return sum(normalised_prompt(conversation) in learned for conversation in held_out)
