@@ -6,7 +6,7 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test collect test-kill test-gpu test-older test-container check format lint types lock clean
+.PHONY: help setup demo test collect test-kill test-browser test-gpu test-older test-container check format lint types lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,10 @@ test-kill: setup  ## Kill, fill, hang and fuzz: nothing is lost (BUDGET=seconds)
 	@command -v strace > /dev/null || \
 	  echo "strace is missing (apt-get install strace): nothing will be proved about fsync"
 	$(BIN)/python -m pytest tests/kill -n 2 --dist loadfile --budget $(BUDGET)
+
+test-browser: setup  ## Look at reports of real runs in Chromium (minutes)
+	@command -v chromium > /dev/null || echo "Chromium is missing (apt-get install chromium): nothing will be looked at"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
 
 test-gpu: setup  ## The tests that need an NVIDIA card (minutes)
 	@nvidia-smi > /dev/null || { echo "No NVIDIA card answers here: see docs/install.md, step 1."; exit 1; }

@@ -362,6 +362,11 @@ class RunFolder:
         return self.evaluation / "answers.txt"
 
     @property
+    def extremes(self) -> Path:
+        """The held-out rows whose answers became most and least likely, with their texts."""
+        return self.evaluation / "extremes.json"
+
+    @property
     def attempts(self) -> Path:
         """Parent of the train stage's folders."""
         return self.root / "attempts"

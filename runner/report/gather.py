@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ class RowLoss:
     row: int
     before: float
     after: float
+    question: str = ""
+    answer: str = ""
+    """As the data has it."""
 
     @property
     def change(self) -> float:
@@ -101,7 +105,7 @@ def gather(run: RunFolder) -> Gathered:
         spec=_text(run.spec, SPEC_BYTES),
         curve=read_curve(run, record),
         samples=_samples(run.evaluation / "samples.json"),
-        held_out=_held_out(run.evaluation / "losses.json"),
+        held_out=_held_out(run),
         findings=read_findings(run.findings),
         preview=read_preview(run.preview),
         snippet=_snippet(run.adapter / "README.md"),
@@ -132,8 +136,8 @@ def _samples(path: Path) -> tuple[Sample, ...]:
     )
 
 
-def _held_out(path: Path) -> HeldOutRows | None:
-    found = _json(path, _LOSSES_BYTES)
+def _held_out(run: RunFolder) -> HeldOutRows | None:
+    found = _json(run.evaluation / "losses.json", _LOSSES_BYTES)
     rows = []
     for one in found if isinstance(found, list) else []:
         if not isinstance(one, dict):
@@ -144,14 +148,31 @@ def _held_out(path: Path) -> HeldOutRows | None:
     if not rows:
         return None
     rows.sort(key=lambda one: (one.change, one.row))
+    texts = _texts(run.extremes)
     ends = min(EXTREMES, (len(rows) + 1) // 2)
     return HeldOutRows(
         count=len(rows),
         better=sum(one.change < 0 for one in rows),
         worse=sum(one.change > 0 for one in rows),
-        best=tuple(rows[:ends]),
-        worst=tuple(reversed(rows[max(ends, len(rows) - ends) :])),
+        best=tuple(_with_texts(rows[:ends], texts)),
+        worst=tuple(_with_texts(rows[max(ends, len(rows) - ends) :][::-1], texts)),
     )
+
+
+def _texts(path: Path) -> dict[int, tuple[str, str]]:
+    """Read question and answer of the rows at both ends."""
+    found = _json(path, _SAMPLES_BYTES)
+    return {
+        one["row"]: (str(one.get("question") or ""), str(one.get("answer") or ""))
+        for one in (found if isinstance(found, list) else [])
+        if isinstance(one, dict) and isinstance(one.get("row"), int)
+    }
+
+
+def _with_texts(rows: list[RowLoss], texts: dict[int, tuple[str, str]]) -> Iterator[RowLoss]:
+    for one in rows:
+        question, answer = texts.get(one.row, ("", ""))
+        yield replace(one, question=question, answer=answer)
 
 
 def _loss(value: object) -> float | None:

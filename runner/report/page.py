@@ -29,7 +29,7 @@ from runner.language.speaker import Speaker
 from runner.report.charts import Drawn, svg
 from runner.report.curve import Curve, Series
 from runner.report.gather import Gathered
-from runner.report.phrase import Phrase, foreign, shortened
+from runner.report.phrase import TEXT_CHARACTERS, Phrase, foreign, shortened
 from runner.report.story import outcome_in, story
 from runner.report.verdict_card import card
 from runner.words import GIB, share_path, visible
@@ -118,8 +118,8 @@ def _page(
     record = found.record
     where = f"outputs/{record.job}/{record.run_id}/"
 
-    def cut(text: str) -> str:
-        return shortened(text, speak, 4000 // sparing)
+    def cut(text: str, most: int = TEXT_CHARACTERS) -> str:
+        return shortened(text, speak, most // sparing)
 
     return render(
         "report.html.j2",

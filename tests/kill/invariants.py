@@ -58,6 +58,8 @@ def specs_lost(
             lost.append(f"{name} is shown as {of_spec[0].name}")
     answers = [path for folder in STATE_FOLDERS for path in (jobs / folder).glob("*.txt")]
     lost += [f"{p.name} answers nobody" for p in answers if not p.with_suffix("").exists()]
+    pages = [path for folder in STATE_FOLDERS for path in (jobs / folder).glob("*.html")]
+    lost += [f"{p.name} reports nobody" for p in pages if not p.with_suffix("").exists()]
     return lost
 
 

@@ -86,6 +86,8 @@ class KillBox(Box):
         root.mkdir(parents=True, exist_ok=True)
         super().__init__(root)
         self.fault, self.good_jobs = fault, jobs
+        self.reports = False
+        """Whether reports are written, too: processes more, which kills meet as well."""
         self.dropped: dict[str, tuple[bytes, State]] = {}
         self.kills = 0
         self.fill()
@@ -112,7 +114,8 @@ class KillBox(Box):
 
     def settings(self) -> dict[str, Any]:
         """Give the settings of the daemon under test."""
-        return {"stage_command": [sys.executable, str(self.stage), str(self.root)]}
+        stage = [sys.executable, str(self.stage), str(self.root)]
+        return {"stage_command": stage, "reports": self.reports}
 
     def command(self, **settings: Any) -> list[str]:
         """Build the daemon's command line, listening for armed kills."""

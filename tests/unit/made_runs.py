@@ -99,6 +99,8 @@ def make_run(root: Path, made: RunRecord | None = None) -> RunFolder:
     (run.evaluation / "samples.json").write_text(json.dumps(samples))
     losses = [{"row": n, "before": 2.0, "after": 1.0 + n / 4, "tokens": 3} for n in range(9)]
     (run.evaluation / "losses.json").write_text(json.dumps(losses))
+    texts = [{"row": n, "question": f"Question {n}?", "answer": "Yes."} for n in (0, 8)]
+    run.extremes.write_text(json.dumps(texts))
     place = Place(file="c.jsonl", line=7)
     finding = {"check": "empty", "count": 3, "of": 600, "message": "3 answers are empty."}
     advise = DataFinding(level=Level.ADVISE, advice="Fill them in.", places=(place,), **finding)

@@ -116,6 +116,7 @@ def test_any_file_may_be_hostile_or_missing(tmp_path: Path, hostile: str) -> Non
         run.attempt(1) / "metrics.jsonl",
         run.evaluation / "samples.json",
         run.evaluation / "losses.json",
+        run.extremes,
         run.findings,
         run.preview,
         run.adapter / "README.md",
@@ -283,3 +284,11 @@ def test_the_index_says_what_came_out(tmp_path: Path) -> None:
     assert ">Yes<" in text
     assert ">training<" in text
     assert f'href="contracts/{ID}/report.html"' in text
+
+
+def test_the_best_and_the_worst_rows_are_shown_with_their_texts(tmp_path: Path) -> None:
+    """What got better and what got worse can be read, not only counted."""
+    text = report(make_run(tmp_path))
+    assert "4 of 9 held-out rows got better, 4 got worse." in text
+    assert text.index("Question 0?") < text.index("Question 8?")
+    assert "Expected: Yes." in text

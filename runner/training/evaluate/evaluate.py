@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ def evaluate(folder: Path) -> None:
 
     from runner.training.data.tokenizer_folder import load_tokenizer
     from runner.training.evaluate.answers import autocast
+    from runner.training.evaluate.extremes import extremes
     from runner.training.evaluate.row_loss import row_losses
     from runner.training.fit.head import give_head
     from runner.training.fit.heldout import held_out_loss
@@ -94,6 +95,7 @@ def evaluate(folder: Path) -> None:
     paired = _paired(held["row"], before, after) if before and after else None
     if paired:
         write_json(run.evaluation / "losses.json", paired.as_json())
+        write_json(run.extremes, extremes(held, tokenizer, **asdict(paired)))
     shortfalls = _answer_samples(run, model, tokenizer, machine)
     write_message(
         stage.result,
