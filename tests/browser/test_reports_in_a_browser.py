@@ -7,6 +7,7 @@ import re
 import subprocess
 import zlib
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from axe import fetch
@@ -17,6 +18,14 @@ NAMES = ("contracts", "too-fast", "broken", "too-much", "training", "out-of-memo
 FILES = (*(f"{name}-{language}" for name in NAMES for language in ("en", "de")), "index")
 DESKTOP, PHONE = (1280, 800), (360, 740)
 pytestmark = pytest.mark.timeout(1800)
+
+
+def _axe() -> str:
+    """Give the source of axe-core, or say that nothing is looked at."""
+    try:
+        return fetch()
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"ACCESSIBILITY WAS NOT LOOKED AT: axe-core cannot be fetched ({error})")
 
 
 @pytest.fixture(params=FILES)
@@ -65,10 +74,7 @@ def test_it_never_scrolls_sideways(page: Page, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing(page: Page, *, dark: bool) -> None:
     """No rule of axe-core is broken: contrast, names, roles, tables, landmarks, focus."""
-    try:
-        source = fetch()
-    except (OSError, subprocess.SubprocessError) as error:
-        pytest.skip(f"ACCESSIBILITY WAS NOT LOOKED AT: axe-core cannot be fetched ({error})")
+    source = _axe()
     page.looks(*DESKTOP, dark=dark)
     page.ask("document.querySelectorAll('details').forEach(d => { d.open = true })")
     page.ask(source + "\n;0")
@@ -186,4 +192,28 @@ def test_the_figures_in_the_charts_are_those_measured(
     steps = len({one["step"] for one in lines if "loss" in one})
     assert points in (steps * 1, steps + 1, steps * 2, steps * 2 + 1)
     assert page.ask("document.querySelectorAll('svg[role=img] > title').length") >= 3
+    page.close()
+
+
+FAULTY = """<!DOCTYPE html><html><head>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:">
+</head><body><p style="color: #eee">pale</p><script>document.title = "x"</script>
+<img src="http://127.0.0.1:9/x.png"><div><table width="3000"><tr><td>wide</td></tr></table></div>
+</body></html>"""
+
+
+def test_the_instruments_find_what_they_look_for(browser: Browser, tmp_path: Path) -> None:
+    """A page with a script, a request, a style of its own and no name is caught by each of them."""
+    faulty = tmp_path / "faulty.html"
+    faulty.write_text(FAULTY)
+    page = browser.open(faulty)
+    page.looks(*PHONE)
+    said = " ".join(page.complaints)
+    assert "script" in said
+    assert "style" in said
+    assert "x.png" in " ".join([said, *page.requests])
+    assert page.ask("document.documentElement.scrollWidth") > PHONE[0]
+    page.ask(_axe() + "\n;0")
+    found = page.ask("axe.run().then(r => r.violations.map(v => v.id))")
+    assert {"document-title", "html-has-lang", "image-alt"} <= set(found)
     page.close()
