@@ -47,7 +47,7 @@ test-gpu: setup  ## The tests that need an NVIDIA card (minutes)
 	@nvidia-smi > /dev/null || { echo "No NVIDIA card answers here: see docs/install.md, step 1."; exit 1; }
 	$(BIN)/python -m pytest tests/gpu
 
-test-older: setup  ## Load adapters with transformers 4.57 and PEFT 0.17, in an environment of their own
+test-older: setup  ## Adapters in older tools, kernels compiled for other cards: environments of their own
 	$(BIN)/python -m pytest tests/older
 
 test-container: setup  ## Build the image and drive it, on a Docker engine that is there or a throw-away one

@@ -1,0 +1,83 @@
+"""Compile each kernel of the fast path for a card that is not here; print what it needs, as JSON.
+
+Started with Triton on the path by test_kernels_for_other_cards.py: on a machine without a card
+nothing else of the project wants Triton.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from runner.training.kernels import glu, loss, nf4, rmsnorm, rope
+from runner.training.kernels.gpu import warps_for
+
+NUMBER = "*bf16"
+WIDTHS = (2048, 4096, 8192)
+Kernel = tuple[Any, dict[str, str], dict[str, Any], int]
+
+
+def signature(function: Any, constants: dict[str, Any], **types: str) -> dict[str, str]:
+    """Name each argument's type: tensors of bf16 unless told, sizes and strides as integers."""
+    found = {}
+    for name in function.arg_names:
+        if name in constants:
+            found[name] = "constexpr"
+        elif name in types:
+            found[name] = types[name]
+        else:
+            is_size = name in _SIZES or name.endswith(("stride", "heads"))
+            found[name] = "i32" if is_size else NUMBER
+    return found
+
+
+_SIZES = frozenset({"height", "width", "heads", "lines"})
+
+
+def kernels() -> dict[str, Kernel]:
+    """List every kernel, with the constants of models from 1B to 70B."""
+    found: dict[str, Kernel] = {}
+
+    def add(name: str, function: Any, warps: int, types: dict[str, str], **constants: Any) -> None:
+        found[name] = (function, signature(function, constants, **types), constants, warps)
+
+    scales = {"packed": "*u8", "scales": "*u8"}
+    scales |= dict.fromkeys(("scales_2", "offsets", "scale_code", "code"), "*fp32")
+    add("unpack", nf4._unpack, 4, scales, ROWS=nf4._ROWS, STEPS=nf4._MOST_STEPS)
+    norm = {"weight": "*fp32", "eps": "fp32"}
+    for width in WIDTHS:
+        warps = warps_for(width)
+        add(f"norm {width}", rmsnorm._forward, warps, norm, LATE=False, BLOCK=width)
+        kinds = {"RESIDUAL": True, "AGAIN": True, "LATE": True, "BLOCK": width}
+        add(f"norm back {width}", rmsnorm._backward, warps, norm, **kinds)
+    turns = {"position": "*i32", "cos": "*fp32", "sin": "*fp32"}
+    for half in (32, 64, 128):
+        add(f"turn {half}", rope._turn, 4, turns, HALF=half, SIGN=1, HEADS=64)
+        add(f"join {half}", rope._join, 4, turns, HALF=half, HEADS=64)
+    for gate in glu.Gate:
+        add(f"gate {gate.name}", glu._forward, 4, {}, GATE=int(gate), BLOCK=glu._BLOCK)
+        add(f"gate back {gate.name}", glu._backward, 4, {}, GATE=int(gate), BLOCK=glu._BLOCK)
+    of_loss = {"targets": "*i64", "losses": "*fp32", "scale": "*fp32"}
+    add("loss", loss._cross_entropy, 8, of_loss, WIDTH=128256, BLOCK=loss._BLOCK)
+    return found
+
+
+def main() -> None:
+    """Compile for the capability in the first argument."""
+    target = GPUTarget("cuda", int(sys.argv[1]), 32)
+    needs = {}
+    for name, (function, types, constants, warps) in kernels().items():
+        places = {(function.arg_names.index(key),): value for key, value in constants.items()}
+        source = ASTSource(fn=function, signature=types, constexprs=places)
+        made = triton.compile(source, target=target, options={"num_warps": warps})
+        needs[name] = {"shared": made.metadata.shared, "code": len(made.asm["cubin"])}
+    print(json.dumps(needs))
+
+
+if __name__ == "__main__":
+    main()

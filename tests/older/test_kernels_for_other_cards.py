@@ -1,0 +1,57 @@
+"""The fast path's kernels compile for cards that nobody here has, and fit into their memory.
+
+Triton lies in a folder of its own, `.venv-older-triton`, made at the first run: 190 MB that the
+other tests do without.
+
+    make test-older
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+TRITON = "triton==3.6.0"  # of torch 2.11; a newer one is in the image
+FOLDER = REPOSITORY / ".venv-older-triton"
+SHARED_BYTES = 99 * 1024
+"""Of one block on an RTX 3090, 4090 and 5090 (CUDA C++ Programming Guide, compute capabilities)."""
+CARDS = {"RTX 3090": 86, "RTX 4090": 89, "H100": 90, "RTX 5090": 120}
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="session")
+def triton() -> Path:
+    """Give the folder that Triton lies in."""
+    with (REPOSITORY / ".venv-older.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (FOLDER / "triton").exists():
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+            subprocess.run([*pip, "--no-deps", "--target", str(FOLDER), TRITON], check=True)
+    return FOLDER
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_every_kernel_compiles_and_fits(card: str, triton: Path, tmp_path: Path) -> None:
+    """For the architecture of each card: no kernel wants more shared memory than a block has."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("compile_ahead.py")), str(CARDS[card])],
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{triton}:{REPOSITORY}",
+            "TRITON_CACHE_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    needs = json.loads(done.stdout)
+    assert len(needs) == 18
+    assert all(one["code"] > 0 for one in needs.values())
+    large = {name: one["shared"] for name, one in needs.items() if one["shared"] > SHARED_BYTES}
+    assert large == {}
