@@ -9,7 +9,7 @@ from datasets import load_from_disk
 from test_prepare import Box, qa
 from transformers import AutoTokenizer
 
-from runner.training.data import workers
+from runner.training.data import known_words, workers
 
 
 @pytest.fixture
@@ -166,3 +166,14 @@ def test_what_grew_since_the_last_run_is_said_and_recorded(box):
     assert (change.new, change.changed, change.gone, change.rows_before) == (3, 1, 2, 30)
     said = "since the job's last run (30 rows): 3 rows are new, 1 row is changed, 2 rows are no"
     assert any(note.startswith(said) for note in result.shortfalls)
+
+
+def test_words_that_differ_cost_time_and_no_token(box, monkeypatch):
+    """All rows are then read again by the tokenizer alone, in workers too."""
+    rows = [qa(i) for i in range(1500)]
+    rows[40]["instruction"] = "with an <|im_end|>"
+    box.put("a.jsonl", rows)
+    monkeypatch.setattr(workers, "cores", lambda: 1)
+    right = box.prepare("data: a.jsonl", try_model=False), parts(box)
+    monkeypatch.setattr(known_words.KnownWords, "ids_of", lambda *_: ([1], []))
+    assert (box.prepare("data: a.jsonl", try_model=False), parts(box)) == right

@@ -7,6 +7,7 @@ Read `prepare` top to bottom: snapshot, rows, conversations, split, tokens, leng
 
 from __future__ import annotations
 
+import copy
 import errno
 import math
 import shutil
@@ -52,6 +53,7 @@ from runner.training.data.findings import BAD_ROWS, Findings
 from runner.training.data.flow import Flowed, Source, first_rules, flow, read_again
 from runner.training.data.formats import UNDECIDED
 from runner.training.data.growth import Growth, compare, last_rows
+from runner.training.data.known_words import WordsDifferError
 from runner.training.data.pack import count_sequences
 from runner.training.data.preview import leave_preview
 from runner.training.data.row_work import Work
@@ -135,7 +137,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
         flowed = entry.flowed
     else:
         template = base.template if base else None
-        flowed = flow(source, template, _work(base, spec, plan), tables, findings)
+        flowed = _flow(source, template, _work(base, spec, plan), tables, findings)
     _refuse(unusable, findings)
     assert base is not None  # else it was refused
     parted = parted or _part_rows(spec, source, base, tables[1], plan, findings)
@@ -178,8 +180,8 @@ def _prepare(folder: Path, findings: Findings) -> None:
         stage.result,
         PrepareResult(
             data=tuple(
-                DataFile(path=copy.named, sha256=copy.sha256, bytes=copy.size, rows=count)
-                for copy, count in zip(source.copies, flowed.counts, strict=True)
+                DataFile(path=one.named, sha256=one.sha256, bytes=one.size, rows=count)
+                for one, count in zip(source.copies, flowed.counts, strict=True)
             ),
             model=describe_model(base.folder, spec.model),
             train_rows=sequences,
@@ -294,15 +296,15 @@ def _load_tokenizer(model: Path, plan: PreparePlan, *, name: str) -> Any:
         raise ModelError([problem]) from error
 
 
-def _is_measured(copy: Copied, spec: JobSpec) -> bool:
+def _is_measured(one: Copied, spec: JobSpec) -> bool:
     """Whether a file is one of the spec's eval_data, also where a pattern of data names it, too."""
-    return any(matches(copy.named, entry) for entry in spec.eval_data or ())
+    return any(matches(one.named, entry) for entry in spec.eval_data or ())
 
 
 def _divide(spec: JobSpec, source: Source, rows: Rows) -> tuple[Any, list[str]]:
     """Say by row whether it is held out, and what the job's owner should know of that."""
     if spec.eval_data:
-        measured = [n for n, copy in enumerate(source.copies) if _is_measured(copy, spec)]
+        measured = [n for n, one in enumerate(source.copies) if _is_measured(one, spec)]
         held = np.isin(rows.file, measured)
         return held, [what_rows_show(int(held.sum()))]
     held, _ = hold_out(rows.place, spec.eval_split)
@@ -395,6 +397,26 @@ def _part_rows(
     )
     part, left_out = _parts(source, rows, held, limit, findings)
     return _Parted(rows=rows, held=held, told=told, limit=limit, part=part, left_out=left_out)
+
+
+def _flow(
+    source: Source,
+    template: Template | None,
+    work: Work,
+    tables: tuple[Path, Path],
+    findings: Findings,
+) -> Flowed:
+    """Tokenise all rows; once more without known words, should they ever differ."""
+    before = copy.deepcopy(findings)
+    try:
+        return flow(source, template, work, tables, findings)
+    except WordsDifferError:
+        print("known words differ from the tokenizer: all is read by the tokenizer alone")
+    findings.__dict__.update(before.__dict__)
+    if template is not None:
+        template.give_noted()
+        template.use_no_words()
+    return flow(source, template, replace(work, use_words=False), tables, findings)
 
 
 def _growth(plan: PreparePlan, rows: Rows) -> Growth | None:

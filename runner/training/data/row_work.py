@@ -35,6 +35,8 @@ class Work:
     model_name: str
     embedding_rows: int | None
     trust_remote_code: bool
+    use_words: bool = True
+    """Much data may be read by known words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,12 @@ class Worker:
         self._work = work
         if template is None and work.model is not None:
             tokenizer = load_tokenizer(work.model, trust_remote_code=work.trust_remote_code)
-            template = Template(tokenizer, name=work.model_name, embedding_rows=work.embedding_rows)
+            template = Template(
+                tokenizer,
+                name=work.model_name,
+                embedding_rows=work.embedding_rows,
+                use_words=work.use_words,
+            )
         self._template = template
 
     def do(self, batch: Batch) -> Done:

@@ -8,14 +8,13 @@ reason.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from runner.errors import ModelError, Problem
-from runner.training.data.control_tokens import Offsets, Reader, Readers, RefusedByTemplateError
+from runner.training.data.control_tokens import Reader, Readers, RefusedByTemplateError, Tokens
 from runner.training.data.conversation import Conversation, Message, UnlearnableRowError
 from runner.training.data.extras import Extras
 from runner.words import visible
@@ -121,13 +120,21 @@ class Noted:
 class Template:
     """A tokenizer and its chat template, checked once and then applied to every row."""
 
-    def __init__(self, tokenizer: Any, *, name: str, embedding_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        name: str,
+        embedding_rows: int | None = None,
+        use_words: bool = True,
+    ) -> None:
         """Make the tokenizer ready for training: a chat template, and a pad that ends nothing.
 
         Args:
             tokenizer: the base model's; it is changed.
             name: the model, as the spec says it.
             embedding_rows: token ids that the model has a row for, where its config tells.
+            use_words: much data may be read by known words (`known_words.py`).
 
         Raises:
             ModelError: answers cannot be told apart exactly in this template.
@@ -147,7 +154,7 @@ class Template:
             for number, token in tokenizer.added_tokens_decoder.items()
             if token.special or number == tokenizer.eos_token_id
         }
-        self._readers = Readers(tokenizer)
+        self._readers = Readers(tokenizer, use_words=use_words)
         usual = self._readers.usual
         if not tokenizer.chat_template:
             self._use_chatml()
@@ -172,6 +179,10 @@ class Template:
                 "model's tokenizer would join it with the end of the question"
             )
         return notes
+
+    def use_no_words(self) -> None:
+        """Call the tokenizer for every text from here on."""
+        self._readers.usual.use_no_words()
 
     def give_noted(self) -> Noted:
         """Give what was noted since the last time, to be taken by another process."""
@@ -224,9 +235,9 @@ class Template:
         self,
         rendered: Sequence[list[_Rendering] | UnlearnableRowError],
         readers: Sequence[Reader],
-    ) -> list[list[tuple[list[int], Offsets]]]:
+    ) -> list[list[Tokens]]:
         """Tokenise the renderings of many rows, all of one reader together."""
-        read: list[list[tuple[list[int], Offsets]]] = [[] for _ in rendered]
+        read: list[list[Tokens]] = [[] for _ in rendered]
         for reader in set(readers):
             rows = [
                 (n, rendering.whole)
@@ -234,7 +245,7 @@ class Template:
                 if readers[n] is reader and not isinstance(renderings, UnlearnableRowError)
                 for rendering in renderings
             ]
-            tokens = reader.read_all([whole for _, whole in rows])
+            tokens = reader.tokens_of_all([whole for _, whole in rows])
             for (n, _), one in zip(rows, tokens, strict=True):
                 read[n].append(one)
         return read
@@ -248,13 +259,13 @@ class Template:
         self,
         conversation: Conversation,
         rendered: list[_Rendering] | UnlearnableRowError,
-        read: Sequence[tuple[list[int], Offsets]],
+        read: Sequence[Tokens],
         reader: Reader,
     ) -> list[Example]:
         if isinstance(rendered, UnlearnableRowError):
             raise rendered
         if conversation.text is not None:
-            return [self._text_example(read[0][0])]
+            return [self._text_example(read[0].ids)]
         try:
             return [
                 self._mark(rendering, tokens, reader)
@@ -269,7 +280,7 @@ class Template:
                 raise
             # Blank space that the tokenizer joins with the line break before the answer.
             examples = [
-                self._mark(rendering, reader.read(rendering.whole), reader)
+                self._mark(rendering, reader.tokens(rendering.whole), reader)
                 for rendering in self._render_turns(cut, reader)
             ]
             self.noted.rows_cut += 1
@@ -395,32 +406,31 @@ class Template:
             self._tails[key] = tail
         return self._tails[key]
 
-    def _mark(
-        self, rendering: _Rendering, tokens: tuple[list[int], Offsets], reader: Reader
-    ) -> Example:
+    def _mark(self, rendering: _Rendering, tokens: Tokens, reader: Reader) -> Example:
         """Label each answer of a rendering up to and with the token that ends it."""
-        ids, offsets = tokens
+        ids = tokens.ids
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:
             raise UnlearnableRowError(
                 "the template begins with two begin-of-text tokens", hint=_OTHER_MODEL
             )
         labels = [IGNORED] * len(ids)
         for answer in rendering.answers:
-            start = self._border(rendering.whole, len(answer.prompt), ids, offsets, reader)
-            end = self._end_token(answer, start, ids, offsets)
+            start = self._border(rendering.whole, len(answer.prompt), tokens, reader)
+            end = self._end_token(answer, start, tokens)
             labels[start : end + 1] = ids[start : end + 1]
         return Example(input_ids=ids, labels=labels)
 
-    def _end_token(self, answer: _Answer, start: int, ids: list[int], offsets: Offsets) -> int:
+    def _end_token(self, answer: _Answer, start: int, tokens: Tokens) -> int:
         """Find the token that ends an answer: the first control token after the answer's text.
 
         A token may swallow blanks before it, so it is its own end that lies behind the text. After
         tool calls, which hold control tokens of their own, it is the last one that ends an answer.
         """
+        ids = tokens.ids
         control = [
             k
-            for k in range(start, len(ids))
-            if ids[k] in self._special and answer.text_end < offsets[k][1] <= len(answer.end)
+            for k, _, end in tokens.controls
+            if k >= start and ids[k] in self._special and answer.text_end < end <= len(answer.end)
         ]
         if answer.calls_tools:
             control = [k for k in control if ids[k] in self.end_ids][-1:] or control[-1:]
@@ -430,14 +440,16 @@ class Template:
             )
         return control[0]
 
-    def _border(self, whole: str, at: int, ids: list[int], offsets: Offsets, reader: Reader) -> int:
+    def _border(self, whole: str, at: int, tokens: Tokens, reader: Reader) -> int:
         """Find the first token of an answer that begins at character ``at``."""
-        kept, tail = self._prompt_ids(whole, at, ids, offsets, reader)
+        ids = tokens.ids
+        kept, tail = self._prompt_ids(whole, at, tokens, reader)
         if ids[kept : kept + len(tail)] == tail:
             return kept + len(tail)  # the very tokens that the model is given at use
         # Some tokenizers join line breaks otherwise when text follows. Such a prompt still masks
         # exactly, unless a token stands across the border. Offsets may hide a token's leading
         # space (Ġ, or ▁), so its spelling is looked at too.
+        offsets = tokens.offsets
         start = next((k for k, (begin, _) in enumerate(offsets) if begin >= at), len(ids))
         across = any(begin < at < stop for begin, stop in offsets)
         if not across and start < len(ids) and not whole[at].isspace():
@@ -448,7 +460,7 @@ class Template:
         return start
 
     def _prompt_ids(
-        self, whole: str, at: int, ids: list[int], offsets: Offsets, reader: Reader
+        self, whole: str, at: int, tokens: Tokens, reader: Reader
     ) -> tuple[int, list[int]]:
         """Tokenise the text before ``at`` as if nothing followed.
 
@@ -458,9 +470,8 @@ class Template:
         Returns:
             How many of ``ids`` come first, and the ids after them.
         """
-        for k in range(bisect_right(offsets, at, key=_end_of) - 1, -1, -1):
-            begin, end = offsets[k]
-            if end <= at and ids[k] in self._special:
+        for k, begin, end in reversed(tokens.controls):
+            if end <= at and tokens.ids[k] in self._special:
                 return k, reader.ids(whole[begin:at])
         return 0, reader.ids(whole[:at])
 
@@ -509,7 +520,7 @@ class Template:
             for messages in (_TURNS[:2], _TURNS):
                 for rendering in self._render_messages(messages, self._readers.usual):
                     example = self._mark(
-                        rendering, self._readers.usual.read(rendering.whole), self._readers.usual
+                        rendering, self._readers.usual.tokens(rendering.whole), self._readers.usual
                     )
                     learned = [label for label in example.labels if label != IGNORED]
                     if "Yqz" not in self.tokenizer.decode(learned):
@@ -546,10 +557,6 @@ def _shows_texts(reader: Reader) -> bool:
         return _PROBE in reader.render([{"role": "user", "content": _PROBE}])
     except RefusedByTemplateError:
         return False
-
-
-def _end_of(offset: tuple[int, int]) -> int:
-    return offset[1]
 
 
 def renders_system(reader: Reader) -> bool:

@@ -18,11 +18,14 @@ from typing import Any
 
 from runner.errors import HOST_MEMORY_ADVICE, StageError
 from runner.exit_codes import ExitCode
+from runner.training.data.known_words import WordsDifferError
 from runner.training.data.row_work import Batch, Done, Work, Worker
 from runner.training.data.template import Template
 
 ALONE_CHARS = 4 * 1024 * 1024
 """So much is tokenised before any worker is started: it takes about as long as starting them."""
+_PASSED_ON = (MemoryError, WordsDifferError)
+"""Errors of a worker that mean the same in the main process."""
 _MOST_WORKERS = 16  # each holds a tokenizer, 100 to 300 MB; the main process feeds no more
 
 
@@ -108,7 +111,7 @@ class _Process:
         except (EOFError, OSError):
             raise self._death() from None
         if isinstance(found, _Failure):
-            raise MemoryError if found.memory else RuntimeError(found.kind)
+            raise found.as_error()
         return found
 
     def _death(self) -> Exception:
@@ -133,7 +136,11 @@ class _Failure:
 
     def __init__(self, error: BaseException) -> None:
         self.kind = f"a worker ended with {type(error).__name__}"
-        self.memory = isinstance(error, MemoryError)
+        self._same = next((k for k in _PASSED_ON if isinstance(error, k)), None)
+
+    def as_error(self) -> Exception:
+        """Give it as an error of the main process."""
+        return self._same() if self._same else RuntimeError(self.kind)
 
 
 def _serve(pipe: Connection, work: Work) -> None:
