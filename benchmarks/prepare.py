@@ -179,6 +179,7 @@ def main() -> None:
                 models_dir=str(asked.models.resolve()),
                 jobs_dir=str(root / "jobs"),
                 known_data=known,
+                token_cache=str(Outputs(root / "outputs").token_cache),
                 try_model=False,
             )
             print(json.dumps({"run": which, **measure(run, spec, plan)}), flush=True)

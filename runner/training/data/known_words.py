@@ -1,11 +1,11 @@
 """Known words: text becomes tokens word by word, each word tokenised once and then remembered.
 
 The tokenizers of Llama 3, Qwen, GPT-2 and their kin (byte-level BPE) part a text by a pattern
-first, and no piece of any of these patterns goes on over a blank after a character that is none. So what
-stands between such places is tokenised alike wherever it stands, and a dictionary gives its tokens
-ten times as fast as the tokenizer itself. A tokenizer that is not recognised is called as ever; and
-one that is recognised is called for some of the texts, too: should a single token ever differ, its
-words are not used any more.
+first, and no piece of any of these patterns goes on over a blank after a character that is none. So
+what stands between such places is tokenised alike wherever it stands, and a dictionary gives its
+tokens ten times as fast as the tokenizer itself. A tokenizer that is not recognised is called as
+ever; and one that is recognised is called for some of the texts, too: should a single token ever
+differ, its words are not used any more.
 """
 
 from __future__ import annotations
