@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from string import Formatter
@@ -19,7 +22,15 @@ from zaragoza_construction_faq import __file__ as faq_module
 from runner.contract.findings import Level
 from runner.language.texts import table
 from runner.spec.checks import Checks as Wishes
-from runner.training.checks import facts, language, mojibake, near, personal_data, thresholds
+from runner.training.checks import (
+    checks,
+    facts,
+    language,
+    mojibake,
+    near,
+    personal_data,
+    thresholds,
+)
 from runner.training.checks.checks import Checks
 from runner.training.checks.page import page
 from runner.training.checks.row import Kind, SeenRow, seen
@@ -61,16 +72,16 @@ def clean():
 
 def look(rows, *, held_out=(), **changes):
     """Give the findings on rows, by check."""
-    checks = Checks()
+    accumulator = Checks()
     for one in rows:
-        checks.see(one)
+        accumulator.see(one)
     end = End(
         held_out=np.array(held_out, dtype=np.int64),
         max_length=8192,
         epochs=2,
         ending=frozenset({END_TOKEN}),
     )
-    return {finding.check: finding for finding in checks.findings(replace(end, **changes))}
+    return {finding.check: finding for finding in accumulator.findings(replace(end, **changes))}
 
 
 def lines(finding):
@@ -319,12 +330,49 @@ def test_a_sample_is_the_same_from_halves(drawn, cut) -> None:
     assert (near.sample(np.concatenate(halves), 5) == near.sample(whole, 5)).all()
 
 
+def test_the_sample_of_a_long_stream_is_that_of_all_rows(monkeypatch) -> None:
+    """Rows that cannot be among the lowest are dropped as they come: the result is the same."""
+    few = replace(thresholds.NEAR_ROWS, value=40)
+    monkeypatch.setattr(near, "NEAR_ROWS", few)
+    monkeypatch.setattr(checks, "NEAR_ROWS", few)
+    rows = [row(n, QUESTION, f"{LONG} {n}") for n in range(500)]
+    words = [facts.facts_of(r, 0) for r in rows]
+    whole = near.sign([w for _, w in words], range(500), [kept[-1] for kept, _ in words])
+    stream = Checks()
+    for start in range(0, 500, 20):
+        part = Checks()
+        for one in rows[start : start + 20]:
+            part.see(one)
+        stream.merge(part)
+    kept = near.sample(np.concatenate(stream._signed))
+    assert stream._signed_rows < 60
+    assert sorted(kept["number"]) == sorted(near.sample(whole)["number"])
+
+
+def test_what_is_kept_of_many_batches_is_not_kept_twice() -> None:
+    """A million rows of four thousand batches take their 70 bytes each, and a third more."""
+    code = """
+import numpy as np
+from runner.training.checks.checks import Checks
+from runner.training.checks.facts import FACTS
+def peak():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
+total, before = Checks(), peak()
+for batch in range(4000):
+    part = Checks()
+    part._files = {"rows.jsonl": 0}
+    part._facts = [np.zeros(256, dtype=FACTS)]
+    part._facts[0]["number"] = np.arange(256) + 256 * batch
+    total.merge(part)
+assert (total._all_facts()["number"] == np.arange(1_024_000)).all()
+print((peak() - before) / (1_024_000 * FACTS.itemsize))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.34
+
+
 def test_signatures_travel_between_processes() -> None:
     """The same words have the same signature in another process, whatever its hash seed is."""
-    import os
-    import subprocess
-    import sys
-
     code = (
         "from runner.training.checks.near import sign;"
         "print(sign([['a', 'b', 'c', 'd']], [1], [2]).tobytes().hex())"

@@ -53,8 +53,9 @@ def sign(words: Sequence[Sequence[str]], numbers: Sequence[int], keys: Sequence[
     return signed
 
 
-def sample(signed: np.ndarray, most: int = int(NEAR_ROWS.value)) -> np.ndarray:
+def sample(signed: np.ndarray, most: int | None = None) -> np.ndarray:
     """Keep at most so many: those with the lowest keys, whatever order they came in."""
+    most = int(NEAR_ROWS.value) if most is None else most
     if len(signed) <= most:
         return signed
     return signed[np.lexsort((signed["number"], signed["key"]))[:most]]

@@ -130,6 +130,12 @@ def _repeats(keys: np.ndarray) -> np.ndarray:
     return repeats
 
 
+def _occurs_again(keys: np.ndarray) -> np.ndarray:
+    """Tell the keys that occur more than once."""
+    distinct, counts = np.unique(keys, return_counts=True)
+    return np.isin(keys, distinct[counts > 1])
+
+
 def say(facts: np.ndarray, signed: np.ndarray, *, files: list[str], end: End) -> list[DataFinding]:
     """Make the findings of all checks that the spec has not turned off."""
     data = Data(facts=facts, signed=signed, end=end)
@@ -258,6 +264,7 @@ def contradictions(data: Data) -> Found | None:
     """Rows that ask the same and answer differently."""
     facts = data.facts
     asked = np.flatnonzero(data.asks & (facts["question"] != NO_QUESTION))
+    asked = asked[_occurs_again(facts["question"][asked])]
     pairs = np.stack([facts["question"][asked], facts["answer"][asked]], axis=1)
     distinct = np.unique(pairs, axis=0)
     questions, answers = np.unique(distinct[:, 0], return_counts=True)
