@@ -69,7 +69,7 @@ def svg(
         no_prefix=True,
         js=[],
         show_legend=False,
-        show_dots=len(steps) == len(drawn),  # a single point makes no line
+        show_dots=False,
         print_values=False,
         margin=4,
         xrange=(min(steps), max(steps)),
@@ -87,7 +87,8 @@ def svg(
     chart.x_labels = ticks(min(steps), max(steps), whole=True)
     chart.y_labels = ticks(low, high)
     for one in drawn:
-        chart.add("", [(step, value) for step, value in one.series.points])
+        single = len(one.series.points) == 1  # makes no line
+        chart.add("", list(one.series.points), show_dots=single, dots_size=4)
     root: Any = chart.render_tree()
     _strip(root)
     root.attrib.clear()
@@ -107,7 +108,7 @@ def _strip(element: Any) -> None:
     """Leave out scripts, styles, comments, hover texts, and attributes not known to be mute."""
     for child in list(element):
         tag = child.tag if isinstance(child.tag, str) else "script"  # a comment has no name
-        hidden = "tooltip" in child.get("class", "")
+        hidden = child.get("class", "").startswith("tooltip")
         if tag.rpartition("}")[2] in _DROPPED or hidden:
             element.remove(child)
             continue

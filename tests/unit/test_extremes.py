@@ -29,7 +29,7 @@ def test_the_rows_at_both_ends_are_given_with_question_and_answer(tiny_model: Pa
     )
     assert [one["row"] for one in found] == [11, 13, 15, 10, 17, 16]
     assert found[0]["answer"] == "Because 11."
-    assert found[0]["question"].endswith("Why 11?\nassistant")
+    assert found[0]["question"] == "Why 11?"
     assert extremes(
         Dataset.from_list(examples[:1]), tokenizer, rows=[10], before=[1.0], after=[2.0], tokens=[1]
     )

@@ -292,3 +292,16 @@ def test_the_best_and_the_worst_rows_are_shown_with_their_texts(tmp_path: Path) 
     assert "4 of 9 held-out rows got better, 4 got worse." in text
     assert text.index("Question 0?") < text.index("Question 8?")
     assert "Expected: Yes." in text
+
+
+def test_a_single_measurement_is_seen(tmp_path: Path) -> None:
+    """One held-out loss makes no line; it is a dot."""
+    run = make_run(tmp_path)
+    lines = [step(1), step(2), {"step": 2, "eval_loss": 1.75}, step(3)]
+    write_lines(run, 1, lines)
+    write_lines(run, 2, [])
+    text = report(run)
+    chart = text[text.index("<svg", text.index('id="loss"')) :]
+    chart = chart[: chart.index("</svg>")]
+    assert chart.count("<circle") == 1
+    assert "style=" not in chart

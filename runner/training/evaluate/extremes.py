@@ -51,13 +51,27 @@ def extremes(
 
 
 def _texts(example: dict[str, Any], tokenizer: Any) -> dict[str, str]:
-    """Part an example into what is read and what is learned, control tokens left out."""
+    """Part an example into its last question and what is learned, without control tokens."""
     ids, labels = example["input_ids"], example["labels"]
     learned = [label != IGNORED for label in labels]
     start = learned.index(True) if True in learned else len(ids)
     answer = [id_ for id_, is_learned in zip(ids, learned, strict=True) if is_learned]
-    parts = {"question": ids[:start][-_TOKENS:], "answer": answer[:_TOKENS]}
-    return {
-        name: str(tokenizer.decode(part, skip_special_tokens=True)).strip()
-        for name, part in parts.items()
-    }
+    text = tokenizer.decode(answer[:_TOKENS], skip_special_tokens=True)
+    return {"question": _question(ids[:start], tokenizer), "answer": str(text).strip()}
+
+
+def _question(ids: Sequence[int], tokenizer: Any) -> str:
+    """Find the last question: what stands between control tokens, but for the answer's head.
+
+    Templates write a turn's role before or between them; the text is the longer of the last two.
+    """
+    special = set(tokenizer.all_special_ids)
+    pieces: list[list[int]] = [[]]
+    for id_ in ids:
+        if id_ in special:
+            pieces.append([])
+        else:
+            pieces[-1].append(id_)
+    texts = [str(tokenizer.decode(piece[-_TOKENS:])).strip() for piece in pieces]
+    last = [text for text in texts if text][-2:]
+    return max(last, key=len, default="").removeprefix("user\n").strip()
