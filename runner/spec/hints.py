@@ -53,6 +53,10 @@ _OTHER_VALUES = {
     "raw": "text",
     "jsonl": "auto",
     "json": "auto",
+    **dict.fromkeys(("off", "false", "no", "none", "skip"), "ignore"),
+    **dict.fromkeys(("warn", "warning", "advice"), "advise"),
+    **dict.fromkeys(("info", "information"), "inform"),
+    **dict.fromkeys(("error", "reject", "fail"), "stop"),
     "4bit": "qlora",
     "16bit": "lora",
 }

@@ -99,3 +99,17 @@ def test_a_run_of_one_step_learns(box: Path) -> None:
     assert "no rows were held out" in record.verdict.reason
     assert record.verdict.reason in answer
     assert "one-step" not in needs_a_person(box)
+
+
+@pytest.mark.parametrize("job", SPECS)
+def test_what_the_checks_found_is_in_record_and_answer(box: Path, job: str) -> None:
+    """Few rows are advice beside the spec; the base's hardest rows, measured later, join them."""
+    run, record, answer = of(box, job)
+    found = {one.check: one for one in record.findings}
+    assert found["few_rows"].message in answer
+    assert f"About your data: {found['few_rows'].message}" in answer
+    lines = [place.line for place in found["hardest_answers"].places]
+    measured = json.loads((run.evaluation / "row_loss.json").read_text())
+    assert lines == [one["line"] for one in measured[:3]]
+    assert found["hardest_answers"].message not in answer
+    assert "notice period" not in run.record.read_text()

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from zaragoza_construction_faq import __file__ as faq_module
 
 from runner.contract.findings import Level
+from runner.errors import SpecError
 from runner.language.texts import table
 from runner.spec.checks import Checks as Wishes
+from runner.spec.read_spec import read_spec
 from runner.training.checks import (
     checks,
     facts,
@@ -249,6 +251,26 @@ def test_a_spec_turns_a_check_off_or_makes_it_stop(clean) -> None:
     for level in Level:
         found = look(spoilt, wishes={"exact_duplicates": level.value})
         assert found["exact_duplicates"].level is level
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("near_duplicate: ignore", "did you mean near_duplicates?"),
+        ("contradiction: ignore", "did you mean contradictions?"),
+        ("leak: off", "did you mean ignore?"),
+        ("leak: warn", "did you mean advise?"),
+        ("leak: error", "did you mean stop?"),
+        ("token_lengths: stop", "Allowed: ignore, inform"),
+    ],
+)
+def test_a_slip_in_a_specs_checks_is_answered_with_what_was_meant(written, meant) -> None:
+    """Near names and other tools' words for a level are refused with the right one."""
+    content = f"model: m\ndata: d.jsonl\nchecks:\n  {written}\n".encode()
+    with pytest.raises(SpecError) as refused:
+        read_spec(content, file_name="a.yaml")
+    assert meant in str(refused.value)
+    assert "line 4" in str(refused.value)
 
 
 def test_the_lengths_are_counted_in_bars(clean) -> None:
