@@ -6,7 +6,7 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test collect test-kill test-browser test-gpu test-older test-container check format lint types lock clean
+.PHONY: help setup demo test test-runs collect test-kill test-browser test-gpu test-older test-container check format lint types lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,9 +24,14 @@ $(VENV)/.ready: requirements.lock requirements-dev.lock pyproject.toml
 demo: setup  ## Fine-tune a real small model on real data and compare it before and after
 	$(BIN)/runner demo
 
-# Two workers with a thread each: torch would start one for every core in both of them.
+# A thread each, since torch would start one for every core in all of them; three workers for two
+# cores, since a third of the time they wait for a daemon.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 test: setup  ## The ordinary tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -m "not long"
+
+test-runs: setup  ## Whole runs of real models, and runs that run out of memory (minutes)
+	$(PYTEST) -m long
 
 collect: setup  ## All tests together can be collected (pytest tests), those that only special runs execute too
 	$(BIN)/python -m pytest tests --collect-only --quiet > /dev/null || \
@@ -53,7 +58,7 @@ test-older: setup  ## Adapters in older tools, kernels compiled for other cards:
 test-container: setup  ## Build the image and drive it, on a Docker engine that is there or a throw-away one
 	.ci/test-container
 
-check: lint types collect test  ## Everything CI wants
+check: lint types collect test test-runs  ## Everything CI wants
 
 format:  ## Format, and fix what can be fixed by itself
 	$(BIN)/ruff format .

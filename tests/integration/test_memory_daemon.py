@@ -16,6 +16,8 @@ from small_model import keep_bytes
 from runner.contract.layout import StageFolder
 from runner.contract.states import State
 
+pytestmark = pytest.mark.long
+
 LIMITED = Path(__file__).with_name("limited_stage.py")
 CHANGE = "halved for the longest rows: 4 × 2, at most 1,678 tokens at once, same effective batch 8"
 

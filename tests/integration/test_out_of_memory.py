@@ -22,6 +22,8 @@ from runner.contract.batch import BatchPlan
 from runner.contract.checkpoints import newest_verified, read_manifest, verified
 from runner.exit_codes import ExitCode
 
+pytestmark = pytest.mark.long
+
 
 def fail_once(run: Run, batch: int, where: str, step: int, micro_batch: int, **plan: int) -> int:
     """Run an attempt that runs out of memory, and give the batch that the daemon would try next."""

@@ -99,7 +99,9 @@ def test_held_out_rows_may_come_from_a_file_of_their_own(box):
     box.put("b.jsonl", [qa(i) for i in range(8, 12)])
     result = box.prepare("data: a.jsonl\neval_data: b.jsonl")
     assert (result.train_rows, result.eval_rows) == (10, 4)
-    assert "2 of 4" in result.shortfalls[0]
+    (leak,) = [one for one in result.findings if one.check == "leak"]
+    assert leak.count == 2
+    assert [(one.file, one.line) for one in leak.places] == [("b.jsonl", 1), ("b.jsonl", 2)]
 
 
 def test_a_few_long_rows_are_left_out_and_named(box):

@@ -26,7 +26,7 @@ ROWS = [
     for n in range(10)
 ]
 SECONDS = 900  # eight stages, each with its imports, on a machine that does other work as well
-pytestmark = pytest.mark.timeout(SECONDS)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(SECONDS)]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
 from runner.words import visible_lines
 
+pytestmark = pytest.mark.long
+
 CANARY = "zqxcanaryzqx"
 REPOSITORY = Path(__file__).parents[2]
 MODEL = "smollm2-135m-instruct"  # as README names it; here only its first layers

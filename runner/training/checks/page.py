@@ -40,10 +40,10 @@ checks:
 _BETWEEN = """
 The findings about the base model are measured by the evaluate stage, where the base is loaded
 anyway, on a sample of the learned rows; `evaluation/row_loss.json` has the loss of each. Names of
-people are not looked for. Languages are told by frequent words and by script; of Czech, Finnish and
-others that are not in the table, and of mixed rows, nothing is said. Personal data and language are
-looked for in the first 200,000 characters of a question and of an answer. Beyond {rows:,} rows,
-near duplicates are looked for in a sample.
+people are not looked for. Languages are recognised by frequent words and by script; of Czech,
+Finnish and others that are not in the table, and of mixed rows, nothing is said. Personal data and
+language are looked for in the first 200,000 characters of a question and of an answer. Beyond
+{rows:,} rows, near duplicates are looked for in a sample.
 
 ## From when on something is said
 

@@ -139,7 +139,7 @@ TABLE: dict[str, Check] = {
         level=INFORM,
         says="Personal data ({kinds}): {count} of {of} rows. A model can repeat what it has "
         "learned. Names are not looked for.",
-        advice="Replace it by placeholders, if whoever uses the model must not see it.",
+        advice="Replace it by placeholders, if the people who use the model must not see it.",
     ),
     "too_long": Check(
         level=INFORM,
