@@ -290,6 +290,7 @@ def zstd(content):
         ("a.csv.gz", gzip.compress(b"question,answer\nq1,a1\nq2,a2\n")),
         ("A.JSON.GZ", gzip.compress(json.dumps(ROWS).encode())),
     ],
+    ids=["gzip", "two members", "zstd", "csv", "capitals"],  # gzip's bytes hold the time
 )
 def test_packed_files_are_read(name, content, tmp_path):
     """By the ending before that of the packing."""
