@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from runner.language.speaker import ENGLISH, Speaker
 
 FEW_TOKENS = 1_024
-"""No pass of the fast path need be smaller: 8B's takes a quarter of a GiB where the host keeps."""
+"""No pass of the fast path need be smaller: the inputs of 8B's layers take 256 MiB then."""
 
 
 class BatchPlan(BaseModel):
