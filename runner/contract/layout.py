@@ -362,6 +362,11 @@ class RunFolder:
         return self.evaluation / "answers.txt"
 
     @property
+    def row_scores(self) -> Path:
+        """Scores of each held-out row, without its text: two runs are compared by it."""
+        return self.evaluation / "scores.jsonl"
+
+    @property
     def extremes(self) -> Path:
         """The held-out rows whose answers became most and least likely, with their texts."""
         return self.evaluation / "extremes.json"

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, ValidationError
 
 from runner.contract.batch import BatchPlan
+from runner.contract.evaluation import Evaluation
 from runner.contract.findings import DataFinding
 from runner.contract.states import Stage, State
 from runner.contract.verdict import Verdict
@@ -178,6 +179,8 @@ class RunRecord(_Part):
     metrics: dict[str, Any] = {}
     verdict: Verdict | None = None
     """Whether its adapter is better than what was before; None until it has been measured."""
+    evaluation: Evaluation | None = None
+    """The scores that the verdict stands on; `evaluation/scores.jsonl` has each row's."""
     shortfalls: tuple[str, ...] = ()
     """What the run did not do as one might expect, in sentences: rows left out, ChatML used, …"""
     findings: tuple[DataFinding, ...] = ()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.contract.batch import BatchPlan
+from runner.contract.evaluation import Evaluation
 from runner.contract.findings import DataFinding
 from runner.contract.record import DataChange, DataFile, ErrorFacts, ModelFacts
 from runner.errors import DamagedError
@@ -191,6 +192,11 @@ class EvaluatePlan(StagePlan):
     gpu_memory_bytes: int | None = None
     expected_eval_loss: float | None = None
     """What the best checkpoint reached in training; the exported adapter must reach it again."""
+    current_adapter: str | None = None
+    """Folder of the adapter in use, to be measured on the same rows; those that it was trained on
+    are left out of the comparison. None: there is none, or it stands on another base."""
+    alone: bool = False
+    """It was asked for by `runner evaluate`, after the run's end."""
 
 
 class EvaluateResult(_Message):
@@ -209,6 +215,8 @@ class EvaluateResult(_Message):
     change_high: float | None = None
     adapter_is_zero: bool | None = None
     """Every B matrix of the adapter is zero: it adds nothing to any layer."""
+    evaluation: Evaluation | None = None
+    """Scores of generated answers, too; `evaluation/scores.jsonl` has each row's."""
     peak_gpu_memory_bytes: int | None = None
     shortfalls: tuple[str, ...] = ()
     findings: tuple[DataFinding, ...] = ()
