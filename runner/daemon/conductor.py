@@ -32,6 +32,7 @@ from runner.daemon.stages.folder_gone import end_runs_without_folder
 from runner.daemon.stages.follow_plans import follow_plans
 from runner.daemon.stages.hang import watch_for_hangs
 from runner.daemon.stages.space import watch_space
+from runner.daemon.stages.stand_by import end_standing_by, keep_one_standing_by
 from runner.daemon.stages.start import start_what_can
 from runner.daemon.start.close_attempts import close_attempts
 from runner.daemon.start.recover import recover
@@ -154,6 +155,7 @@ class Conductor:
         try:
             return self._work()
         finally:
+            end_standing_by(self.daemon)
             self._finish_reports()
 
     def _finish_reports(self) -> None:
@@ -210,6 +212,7 @@ class Conductor:
             step("starting stages")
             with daemon.noting_trouble():
                 start_what_can(daemon, at)
+                keep_one_standing_by(daemon, at)
         step("heartbeat")
         self._say_troubles()
         self.heartbeat.beat(at)

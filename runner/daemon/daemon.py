@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.contract.settings import Settings
 from runner.daemon.book import Book, Live
@@ -22,6 +22,9 @@ from runner.errors import BOX_WIDE, UnsafePathError
 from runner.files.beneath import Folder
 from runner.language.speaker import Speaker, language_of
 from runner.words import visible
+
+if TYPE_CHECKING:
+    from runner.daemon.stages.stand_by import StandBy
 
 _LONGEST_REST_SECONDS = 60.0  # between two tries of a run whose own folder is in the way
 
@@ -45,6 +48,10 @@ class Daemon:
             say=self.log.say,
             done=self.wakeup.set,
         )
+        self.stand_by: StandBy | None = None
+        """The next stage's process, that has its imports done."""
+        self.no_stand_by_until = 0.0
+        """Monotonic time before which no other is started: the last one ended by itself."""
         self.stopping = False
         self.hurry = False
         """Asked to stop a second time: nobody is waited for any more."""

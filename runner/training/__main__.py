@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
-from runner.contract.stage_io import PARENT, STACK_SIGNAL, StageFailure, write_message
+from runner.contract.stage_io import PARENT, STACK_SIGNAL, STAND_BY, StageFailure, write_message
 from runner.contract.states import Stage
 from runner.errors import HOST_MEMORY_ADVICE, InputError, RunnerError, StageError
 from runner.exit_codes import ExitCode
@@ -37,9 +37,6 @@ def main(arguments: list[str]) -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
         return ExitCode.INTERRUPTED  # it had died before that line: nobody will be told
-    if len(arguments) != 2 or arguments[0] not in list(Stage):
-        print(f"usage: python -m runner.training {{{'|'.join(Stage)}}} FOLDER", file=sys.stderr)
-        return ExitCode.UNEXPECTED
     # The stacks of all threads, even where the interpreter itself stands still.
     faulthandler.register(STACK_SIGNAL, all_threads=True)
     # Threads that spin while they wait steal the cores from whatever else runs on an office box: a
@@ -47,6 +44,13 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Nothing leaves the box: no hub, no usage reports, whatever the environment says.
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRANSFORMERS_OFFLINE="1")
+    if arguments == [STAND_BY]:
+        from runner.training.stand_by import stand_by
+
+        arguments = stand_by()
+    if len(arguments) != 2 or arguments[0] not in list(Stage):
+        print(f"usage: python -m runner.training {{{'|'.join(Stage)}}} FOLDER", file=sys.stderr)
+        return ExitCode.UNEXPECTED
     stage, folder = Stage(arguments[0]), Path(arguments[1]).resolve()
     result = StageFolder(folder).result
     result.unlink(missing_ok=True)

@@ -23,9 +23,10 @@ from pathlib import Path
 from runner.contract.batch import BatchPlan, smaller
 from runner.contract.checkpoints import MANIFEST, CheckpointFile, Manifest
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.stage_io import STACK_SIGNAL
+from runner.contract.stage_io import STACK_SIGNAL, STAND_BY
 from runner.exit_codes import ExitCode
 from runner.spec.read_spec import read_spec
+from runner.training import stand_by
 
 PR_SET_PDEATHSIG = 1
 TOTAL_STEPS = 8
@@ -68,9 +69,18 @@ def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int, lengths: 
     }
 
 
+def stand_by_if_asked() -> None:
+    """Wait to be told the stage, as the real one does."""
+    if sys.argv[1:] == [STAND_BY]:
+        stand_by.IMPORTED = ()
+        stand_by.stand_by()
+        print("stood by", flush=True)
+
+
 def main() -> int:
     """Run one stage."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    stand_by_if_asked()
     faulthandler.register(STACK_SIGNAL)
     stage, folder = sys.argv[1], StageFolder(Path(sys.argv[2]))
     run = RunFolder.containing(folder.root)

@@ -30,35 +30,35 @@ def _start_time(pid: int) -> str | None:
     return fields[19] if len(fields) > 19 else None
 
 
+def start_stage(
+    argv: list[str], *, environment: Mapping[str, str], log: Path, inherited: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a stage's process.
+
+    ``inherited`` are descriptors that it gets: a lock among them is held as long as the child or
+    any of its helpers lives, whatever becomes of the daemon.
+    """
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            argv,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=inherited,
+        )
+
+
 class Child:
     """One running stage."""
 
     def __init__(
-        self,
-        argv: list[str],
-        *,
-        environment: Mapping[str, str],
-        folder: Path,
-        log: Path,
-        on_exit: Callable[[], None],
-        inherited: tuple[int, ...] = (),
+        self, process: subprocess.Popen[bytes], *, folder: Path, on_exit: Callable[[], None]
     ) -> None:
-        """Start the child; ``on_exit`` is called from another thread when it has ended.
-
-        ``inherited`` are descriptors that the child gets: a lock among them is held as long as the
-        child or any of its helpers lives, whatever becomes of the daemon.
-        """
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                argv,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=inherited,
-            )
-        self.pid = self._process.pid
+        """Take over a process; ``on_exit`` is called from another thread when it has ended."""
+        self._process = process
+        self.pid = process.pid
         reached("stage started")
         with contextlib.suppress(OSError):  # a full disk: the child runs all the same
             (folder / PID_FILE).write_text(f"{self.pid} {_start_time(self.pid)} {this_boot()}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
 from runner.daemon.stages.host_memory import kernel_kills
 from runner.daemon.stages.plans import STATE_DURING, make_plan, stage_folder
-from runner.daemon.stages.process import Child
+from runner.daemon.stages.process import Child, start_stage
 from runner.daemon.stages.resume_point import count_up_to, export_point, resume_point
 from runner.daemon.stages.retry import spares_host_memory
 from runner.daemon.stages.same_run import same_run_notes
@@ -293,20 +294,8 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, 
     live.stage, live.stage_began_at = which, time.monotonic()
     live.kernel_kills = kernel_kills()
     try:
-        live.child = Child(
-            stage.command(daemon.settings.stage_command, which, folder.resolve()),
-            environment=stage.environment(
-                os.environ,
-                home=daemon.settings.stage_home.resolve(),
-                spare_host_memory=spares_host_memory(record.attempts)
-                if which is Stage.TRAIN
-                else live.record.tries[which.value] > 1 or live.record.falls is not None,
-            ),
-            folder=folder,
-            log=StageFolder(folder).log(which.value),
-            on_exit=daemon.wakeup.set,
-            inherited=(lease.descriptor,) if lease else (),
-        )
+        process = _process(daemon, live, folder, held=(lease.descriptor,) if lease else ())
+        live.child = Child(process, folder=folder, on_exit=daemon.wakeup.set)
     except OSError as error:
         daemon.say(live, f"{record.job}: {which} could not be started", reason=str(error))
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -314,6 +303,34 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, 
         stage_ended(daemon, live, which, code, asked=False)
         return
     daemon.say(live, f"{live.record.job}: {which} started", pid=live.child.pid)
+
+
+def _process(
+    daemon: Daemon, live: Live, folder: Path, *, held: tuple[int, ...]
+) -> subprocess.Popen[bytes]:
+    """Give the stage that begins a process: the one that stands by, or a new one.
+
+    Raises:
+        OSError: it could not be started, or its log not be written.
+    """
+    which, record = live.next_stage, live.record
+    environment = stage.environment(
+        os.environ,
+        home=daemon.settings.stage_home.resolve(),
+        spare_host_memory=spares_host_memory(record.attempts)
+        if which is Stage.TRAIN
+        else record.tries[which.value] > 1 or record.falls is not None,
+    )
+    log, process = StageFolder(folder).log(which.value), None
+    if daemon.stand_by is not None:
+        ready, daemon.stand_by = daemon.stand_by, None
+        process = ready.become(
+            which, folder.resolve(), environment=environment, log=log, inherited=held
+        )
+    if process is not None:
+        return process
+    command = stage.command(daemon.settings.stage_command, which, folder.resolve())
+    return start_stage(command, environment=environment, log=log, inherited=held)
 
 
 def _card_bytes(daemon: Daemon, spec: JobSpec, card: Card) -> int | None:

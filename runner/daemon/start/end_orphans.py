@@ -1,7 +1,8 @@
 """Orphans: stages that a dead daemon left running are ended before they start again.
 
-They are found by their command line, which ends in a stage's name and its folder: a file with a
-process id could be missing, because the daemon may die between the start and the writing of it.
+They are found by their command line, which ends in a stage's name and its folder, or, where they
+stood by before they were told a stage, by the folder that they stand in. A file with a process id
+could be missing, because the daemon may die between the start and the writing of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import time
 from pathlib import Path
 
+from runner.contract.stage_io import STAND_BY
 from runner.contract.states import Stage
 
 
@@ -29,6 +31,11 @@ def _stages_beneath(outputs: Path) -> list[tuple[int, str]]:
         words = command.rstrip("\0").split("\0")
         if len(words) > 2 and words[-2] in set(Stage) and words[-1].startswith(f"{outputs}/"):
             found.append((int(entry.name), words[-1]))
+        elif len(words) > 1 and words[-1] == STAND_BY:
+            with contextlib.suppress(OSError):
+                folder = os.readlink(Path(entry.path, "cwd"))
+                if folder.startswith(f"{outputs}/"):
+                    found.append((int(entry.name), folder))
     return found
 
 

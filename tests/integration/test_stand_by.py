@@ -1,0 +1,186 @@
+"""The process that stands by: stages begin in it, and nothing else is different."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from daemon_box import REPOSITORY, STANDIN, Box, wait_until
+
+from runner.contract.layout import StageFolder
+from runner.contract.stage_io import STAND_BY
+from runner.contract.states import Stage, State
+from runner.daemon.stages.stand_by import StandBy, has_use
+from runner.daemon.start.end_orphans import end_orphans
+from runner.errors import BusyError
+from runner.files.lock import Lock
+
+ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+SLEEPER = """
+import sys, time
+from runner.training import stand_by
+stand_by.IMPORTED = ()
+stage, folder = stand_by.stand_by()
+print(stage, folder, flush=True)
+time.sleep(600)
+"""
+
+
+def standing_by(outputs: Path) -> list[int]:
+    """List the processes that stand by for a daemon of this test."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            try:
+                words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
+                environment = Path(entry.path, "environ").read_bytes()
+            except OSError:
+                continue
+            if STAND_BY.encode() in words and str(outputs).encode() in environment:
+                found.append(int(entry.name))
+    return found
+
+
+def test_stages_begin_in_it(tmp_path: Path) -> None:
+    """All but the first one, and one that begins beside another; afterwards none is left."""
+    box = Box(tmp_path)
+    box.drop("first", train=["train 3 then 75", "ok"])
+    box.drop("second")
+    done = box.once(stand_by=True)
+    assert done.returncode == 0, done.stderr
+    logs = {
+        path.relative_to(box.outputs.root): "stood by" in path.read_text()
+        for record in box.records()
+        for path in box.outputs.run(record.job, record.run_id).root.rglob("*.log")
+    }
+    assert len(logs) == 9
+    assert sum(logs.values()) >= len(logs) - 2, logs
+    assert not standing_by(box.outputs.root)
+
+
+def test_without_a_card_none_is_started(tmp_path: Path) -> None:
+    """A start is a small part of a run there."""
+    box = Box(tmp_path)
+    box.drop("first")
+    box.once()
+    (record,) = box.records()
+    root = box.outputs.run(record.job, record.run_id).root
+    assert not [path for path in root.rglob("*.log") if "stood by" in path.read_text()]
+
+
+def test_one_that_was_killed_is_done_without(tmp_path: Path) -> None:
+    """The stage begins in a process of its own, and the run succeeds."""
+    box = Box(tmp_path)
+    box.drop("first", train=["train 2 then 75", "ok"])
+    with box.watching(stand_by=True):
+        wait_until(lambda: standing_by(box.outputs.root))
+        (pid,) = standing_by(box.outputs.root)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: [r.state for r in box.records()] == [State.SUCCEEDED])
+        (record,) = box.records()
+        root = box.outputs.run(record.job, record.run_id).root
+        assert not [path for path in root.rglob("*.log") if "stood by" in path.read_text()]
+
+
+def test_one_that_cannot_start_is_not_tried_each_second(tmp_path: Path) -> None:
+    """A stage command that knows nothing of standing by works as before."""
+    box = Box(tmp_path)
+    log = tmp_path / "calls"
+    command = tmp_path / "stage"
+    command.write_text(
+        f'#!/bin/sh\necho "$1" >> {log}\n[ "$1" = {STAND_BY} ] && exit 3\n'
+        f'exec {sys.executable} {STANDIN} "$@"\n'
+    )
+    command.chmod(0o755)
+    box.drop("first", train=["train 1 then 75", "train 1 then 75", "ok"])
+    assert box.once(stand_by=True, stage_command=[str(command)]).returncode == 0
+    assert log.read_text().split().count(STAND_BY) == 1
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> tuple[StandBy, Path, Lock]:
+    """One that stands by, the folder of a stage, and a lock that the stage is to hold."""
+    folder = tmp_path / "outputs" / "job" / "run" / "prepared"
+    folder.mkdir(parents=True)
+    one = StandBy((sys.executable, "-c", SLEEPER), ENVIRONMENT)
+    return one, folder, Lock.take(tmp_path / "lease", what="the GPU")
+
+
+def begin(one: StandBy, folder: Path, lock: Lock) -> subprocess.Popen[bytes]:
+    """Make it a stage that holds the lock, and wait until it says so in its log."""
+    log = StageFolder(folder).log("prepare")
+    process = one.become(
+        Stage.PREPARE, folder, environment=ENVIRONMENT, log=log, inherited=(lock.descriptor,)
+    )
+    assert process is not None
+    wait_until(lambda: log.exists() and log.read_text() == f"prepare {folder}\n")
+    return process
+
+
+def test_it_holds_the_lease_and_is_found_as_an_orphan(
+    given: tuple[StandBy, Path, Lock], tmp_path: Path
+) -> None:
+    """The lock is held as long as it lives; a later daemon ends it by the folder it stands in."""
+    one, folder, lock = given
+    process = begin(one, folder, lock)
+    lock.release()
+    with pytest.raises(BusyError):
+        Lock.take(tmp_path / "lease", what="the GPU")
+    assert end_orphans(tmp_path / "elsewhere", grace_seconds=5) == []
+    assert end_orphans(tmp_path / "outputs", grace_seconds=5) == [str(folder)]
+    assert process.wait(5) == -signal.SIGTERM
+    Lock.take(tmp_path / "lease", what="the GPU").release()
+
+
+def test_another_environment_is_another_process(given: tuple[StandBy, Path, Lock]) -> None:
+    """What is read at the start, such as malloc's settings, cannot be changed in one that runs."""
+    one, folder, lock = given
+    log = StageFolder(folder).log("prepare")
+    other = {**ENVIRONMENT, "MALLOC_ARENA_MAX": "1"}
+    assert one.become(Stage.PREPARE, folder, environment=other, log=log) is None
+    assert not one.is_there
+    lock.release()
+
+
+def test_it_leaves_when_the_daemon_is_gone() -> None:
+    """Nobody is left who could tell it what to do."""
+    one = StandBy((sys.executable, "-c", SLEEPER), ENVIRONMENT)
+    one._ours.close()
+    end = time.monotonic() + 20
+    while one.is_there and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not one.is_there
+
+
+def test_what_it_imports_touches_no_card() -> None:
+    """Bitsandbytes makes a CUDA context when it is imported; all the names can be imported."""
+    looks = """
+import importlib, sys
+from runner.training.stand_by import IMPORTED
+for name in IMPORTED:
+    importlib.import_module(name)
+print([name for name in ("bitsandbytes", "peft", "trl") if name in sys.modules])
+"""
+    asked = [sys.executable, "-c", looks]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert said.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("stages", "wanted"),
+    [
+        ([], False),
+        ([(Stage.PREPARE, False)], False),
+        ([(Stage.PREPARE, True)], True),
+        ([(Stage.EVALUATE, True)], False),
+        ([(Stage.EVALUATE, True), (Stage.PREPARE, False)], True),
+    ],
+)
+def test_when_one_is_of_use(stages: list[tuple[Stage, bool]], *, wanted: bool) -> None:
+    """While something is at work that another stage follows."""
+    assert has_use(stages) is wanted
