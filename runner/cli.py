@@ -20,6 +20,7 @@ VERBS = {
     "status": "status",
     "show": "show",
     "logs": "logs",
+    "schedule": "schedule",
     "cancel": "cancel",
     "submit": "submit",
     "validate": "validate",

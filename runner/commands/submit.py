@@ -180,11 +180,21 @@ def command(
         runner submit contracts.yaml --wait
     """
     # Whoever only drops a spec need not be allowed to see the results.
+    scheduled = read_file(spec).schedule
+    if wait and scheduled:
+        raise RunnerError(
+            f"{spec.name} has a schedule: it starts no run at once that could be waited for",
+            advice="Leave --wait out, or leave its schedule out to run it once.",
+        )
     before = {run_id for _, run_id in Outputs(outputs_dir).run_names()} if wait else set()
     target, brought = submit(spec, jobs_dir, replace=replace_data)
     answer: dict[str, Any] = {"file": str(target), "data_copied": brought}
+    if scheduled:
+        answer["schedule"] = scheduled
     if not as_json:
         print(f"Dropped {target}" + (f" with {', '.join(brought)}" if brought else ""))
+        if scheduled:
+            print(f"It runs on schedule ({scheduled}): `runner schedule` shows when.")
         if said := hint(Outputs(outputs_dir)):
             print(said)
     succeeded = True

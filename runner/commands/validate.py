@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from runner.commands.options import MODELS, AsJson, ModelsDir, print_json
-from runner.contract.layout import STATE_FOLDERS, Inbox
+from runner.contract.layout import SCHEDULED, STATE_FOLDERS, Inbox
 from runner.contract.models import find_model, read_config, unknown_layers
 from runner.errors import InputError, Problem, SpecError, UnsafePathError
 from runner.files.beneath import Folder
@@ -113,7 +113,7 @@ def read_file(path: Path) -> JobSpec:
 def data_folder(spec_file: Path) -> Path:
     """Give the folder that a spec's data paths start at: its own, or the inbox it was moved in."""
     folder = spec_file.absolute().parent
-    claimed = folder.name in STATE_FOLDERS and Inbox(folder.parent).marker.exists()
+    claimed = folder.name in (SCHEDULED, *STATE_FOLDERS) and Inbox(folder.parent).marker.exists()
     return folder.parent if claimed else folder
 
 

@@ -23,7 +23,9 @@ STATE_FOLDERS = ("queued", "running", "done", "failed", "rejected", "cancelled")
 """The folders under the inbox that the runner moves specs through."""
 UNDER_WAY = ("queued", "running")
 """Those of runs that are not over."""
-RESERVED_FOLDERS = (*STATE_FOLDERS, "scheduled", "examples")
+SCHEDULED = "scheduled"
+"""The folder under the inbox in which specs with a schedule stay."""
+RESERVED_FOLDERS = (*STATE_FOLDERS, SCHEDULED, "examples")
 """Folders under the inbox that data may not be named in."""
 
 _WINDOWS_RESERVED = {"con", "prn", "aux", "nul"} | {
@@ -160,6 +162,11 @@ class Outputs:
     def ended(self) -> Path:
         """A line for each run that has ended; it may be deleted at any time."""
         return self.private / "ended.jsonl"
+
+    @property
+    def schedules(self) -> Path:
+        """What is known of each spec in jobs/scheduled/: up to when its times are dealt with."""
+        return self.private / "schedules.json"
 
     @property
     def index(self) -> Path:

@@ -27,6 +27,7 @@ from runner.daemon.inbox.watch import POLL_SECONDS
 from runner.daemon.inbox.write_answers import Answers, answer_of
 from runner.daemon.leftovers import sweep_inbox
 from runner.daemon.requests.carry_out import carry_out_requests
+from runner.daemon.schedule.schedules import Schedules
 from runner.daemon.stages.end import reap
 from runner.daemon.stages.folder_gone import end_runs_without_folder
 from runner.daemon.stages.follow_plans import follow_plans
@@ -59,6 +60,7 @@ class Conductor:
         self.daemon = Daemon(settings)
         self.intake = Intake(self.daemon)
         self.misplaced = Misplaced(self.daemon)
+        self.schedules = Schedules(self.daemon)
         self.answers = Answers(self.daemon)
         self.heartbeat = Heartbeat(self.daemon)
         self.hears_of_changes = False
@@ -182,7 +184,7 @@ class Conductor:
             if daemon.guard.standing.must_end and not busy:
                 daemon.log.say("ending, to be started again with the GPU", level="warning")
                 return ExitCode.GPU_LOST
-            if self.settings.once and not busy and not self.intake.specs:
+            if self.settings.once and not (busy or self.intake.specs or self.schedules.is_busy):
                 if not daemon.book.runs and not self._specless:
                     return 0 if daemon.book.all_succeeded else 1
                 held = daemon.hold is not None or daemon.guard.standing.problem
@@ -286,6 +288,9 @@ class Conductor:
                 if not daemon.stopping:
                     step("claiming specs")
                     self.intake.claim_settled(inbox, at)
+                    step("schedules")
+                    with daemon.noting_trouble("schedules cannot be written"):
+                        self.schedules.look(inbox, at)
                 step("following specs")
                 self._heal_ended(inbox)
                 mend_specs(daemon, inbox, self._specless)
@@ -300,6 +305,7 @@ class Conductor:
                     where=places.where,
                     unclaimable=self.intake.unclaimable.values(),
                     strays=self.intake.strays.sentences.values(),
+                    scheduled=self.schedules.lines(),
                 )
                 step("starting reports")
                 daemon.reports.go_on(at, inbox)

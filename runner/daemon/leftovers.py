@@ -6,7 +6,14 @@ import contextlib
 import shutil
 import stat
 
-from runner.contract.layout import STATE_FOLDERS, UNDER_WAY, Outputs, RunFolder, run_id_of
+from runner.contract.layout import (
+    SCHEDULED,
+    STATE_FOLDERS,
+    UNDER_WAY,
+    Outputs,
+    RunFolder,
+    run_id_of,
+)
 from runner.contract.token_entries import sweep_entries
 from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
@@ -51,7 +58,7 @@ def sweep_inbox(inbox: Folder) -> None:
                 if spec != report and run_id_of(spec) is not None and spec not in names:
                     with contextlib.suppress(OSError):
                         folder.remove_file(report)
-    for name in (".", *STATE_FOLDERS):
+    for name in (".", SCHEDULED, *STATE_FOLDERS):
         with contextlib.suppress(OSError, UnsafePathError), inbox.open_folder(name) as folder:
             for entry, status in folder.scan_status(lambda n: bool(OURS.fullmatch(n))):
                 if stat.S_ISREG(status.st_mode):

@@ -18,6 +18,9 @@ Point = Literal[
     "run folder made",
     "claim recorded",
     "refusal written",
+    # a schedule
+    "schedule noted",
+    "scheduled copy written",
     # the stages, in the daemon
     "stage planned",
     "stage recorded",

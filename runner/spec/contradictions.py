@@ -31,6 +31,14 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
         what = "eval_data and eval_split both say what is held out"
         yield Contradiction(field="eval_split", message=what)
     yield from _columns(values.get("columns") or {})
+    if "schedule" not in values and "schedule" not in broken:
+        for name in ("when_missed", "when_data_changed"):
+            if values.get(name) not in (None, False):
+                yield Contradiction(
+                    field=name,
+                    message="there is no schedule that it could be about",
+                    hint='give a schedule, such as schedule: "0 2 * * sun", or leave it out',
+                )
     holds_out = "eval_data" in values or values.get("eval_split") != 0
     if "eval_steps" in training and not holds_out:
         yield Contradiction(

@@ -93,6 +93,11 @@ def allowed(path: str) -> str:
         return "a model on the box: a name under models/, or a hub id fetched before"
     if path in ("data", "eval_data"):
         return "a file, a folder or a pattern, relative to the spec's folder, or a list of them"
+    if path == "schedule":
+        return (
+            "five parts in quotes: minute, hour, day of the month, month, day of the week, such as "
+            '"0 2 * * sun" for every Sunday at 02:00'
+        )
     if kind.section:
         return f"a block of its own, indented below: {', '.join(kind.section.model_fields)}"
     ways = []

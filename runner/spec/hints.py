@@ -41,6 +41,10 @@ _OTHER_NAMES = {
     "lora_dropout": "lora.dropout",
     "lora_target_modules": "lora.target_modules",
     "max_hours": "limits.hours",
+    "cron": "schedule",
+    "crontab": "schedule",
+    "every": "schedule",
+    "interval": "schedule",
 }
 _OTHER_VALUES = {
     "chatml": "messages",

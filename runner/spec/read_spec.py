@@ -20,6 +20,7 @@ from runner.contract import layout
 from runner.errors import Problem, SpecError
 from runner.spec import human_numbers
 from runner.spec.contradictions import contradictions
+from runner.spec.cron import cron_problem, plain
 from runner.spec.fields import FIELDS, UNITS, Kind, allowed, kind_of
 from runner.spec.file_kinds import ROWS, ending, looks_like_a_file
 from runner.spec.hints import name_hint, shown_hint, value_hint
@@ -243,6 +244,7 @@ class _Reading:
         stem = re.sub(rf"--{layout.RUN_ID.pattern}$", "", stem)
         values["name"] = layout.job_name(values.get("name") or stem)
         self.check_paths(values)
+        self.check_schedule(values)
         spec = self.check_fields(values)
         self.problems += [
             Problem(line=self.lines.get(c.field), field=c.field, message=c.message, hint=c.hint)
@@ -441,6 +443,15 @@ class _Reading:
             found = None if path in _MULTILINE else self.texts.get(path)
             self.refuse(path, message, found=found)
         return spec
+
+    def check_schedule(self, values: dict[str, Any]) -> None:
+        line = values.get("schedule")
+        if line is None:
+            return
+        if wrong := cron_problem(line):
+            self.refuse("schedule", wrong[0], found=line, hint=wrong[1])
+        else:
+            values["schedule"] = plain(line)
 
     def check_paths(self, values: dict[str, Any]) -> None:
         if (model := values.get("model")) is not None:

@@ -155,6 +155,19 @@ class JobSpec(_Section):
     checks: Checks = Field(
         default_factory=Checks, description="How serious what the checks of the data find is."
     )
+    schedule: str | None = Field(
+        None,
+        max_length=200,
+        description="Run again and again, at the box's own time: '0 2 * * sun' is every Sunday at "
+        "02:00 (minute, hour, day of the month, month, day of the week). The spec then stays in "
+        "jobs/scheduled/.",
+    )
+    when_missed: Literal["run", "skip"] = Field(
+        "run", description="Whether a time at which the box was off is made up for, once."
+    )
+    when_data_changed: bool = Field(
+        False, description="Skip a scheduled time when the data is what it was at the last run."
+    )
     priority: int = Field(0, ge=-100, le=100, description="Higher runs earlier.")
     notes: str | None = Field(None, max_length=10_000, description="Kept with the run.")
 

@@ -243,6 +243,11 @@ def _check_json(text: str) -> None:
     )
 
 
+def _context(error: YAMLError) -> str:
+    """Say in the parser's words what it was reading."""
+    return str(getattr(error, "context", ""))
+
+
 def _syntax_problem(error: YAMLError, text: str) -> Problem:
     """Say where YAML's rules were broken, in words for people who do not know them."""
     mark = None
@@ -281,8 +286,8 @@ def _syntax_problem(error: YAMLError, text: str) -> Problem:
             )
     if "mapping values are not allowed" in reason:
         hint = "put text that holds ': ' in quotes, and line up the fields of a block"
-    elif "cannot start any token" in reason or "alias" in reason:
-        hint = "put text that begins with a special character in quotes"
+    elif "cannot start any token" in reason or "alias" in f"{reason} {_context(error)}":
+        hint = "put text that begins with a special character, such as *, in quotes"
     elif "unknown escape character" in reason:
         return Problem(
             line=number,
@@ -295,7 +300,7 @@ def _syntax_problem(error: YAMLError, text: str) -> Problem:
             message="what follows a # is a remark, so this list is never closed",
             hint='put each path that holds a # in quotes: ["data/akten #12.jsonl"]',
         )
-    elif "quoted scalar" in str(getattr(error, "context", "")):
+    elif "quoted scalar" in _context(error):
         hint = "close the quotes that begin here, on the same line"
     return Problem(line=number, message=f"this is not YAML: {reason[:160]}", found=None, hint=hint)
 

@@ -151,3 +151,39 @@ class Box:
         """Read the only answer in a state folder."""
         (path,) = (self.jobs / folder).glob("*.txt")
         return path.read_text()
+
+
+class WrongClockBox(Box):
+    """A box whose daemon has a clock that the test sets."""
+
+    def __init__(self, root: Path) -> None:
+        """Begin with a clock that is right."""
+        super().__init__(root)
+        self.wrong_by(0)
+
+    def wrong_by(self, seconds: float) -> None:
+        """Set the daemon's clock."""
+        beside = self.root / "clock.new"
+        beside.write_text(str(seconds))
+        beside.rename(self.root / "clock")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the daemon inherits."""
+        return super().environment | {
+            "PYTHONPATH": f"{REPOSITORY / 'tests' / 'planted'}:{REPOSITORY}",
+            "PLANTED_CLOCK": str(self.root / "clock"),
+        }
+
+    def of(self, job: str) -> RunRecord:
+        """Read the record of a job's run that was claimed last."""
+        return [record for record in self.records() if record.job == job][-1]
+
+    def claimed(self) -> list[str]:
+        """List the jobs in the order of their claims."""
+        return [record.job for record in self.records()]
+
+    def status(self) -> str:
+        """Read what the share's users read first."""
+        path = self.jobs / "STATUS.txt"
+        return path.read_text() if path.exists() else ""

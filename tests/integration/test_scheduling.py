@@ -1,4 +1,4 @@
-"""docs/scheduling.md, followed to the letter."""
+"""docs/schedule.md, followed to the letter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from daemon_box import REPOSITORY, Box, wait_until
 from runner.contract.states import State
 from runner.spec.names import is_spec_name
 
-PAGE = (REPOSITORY / "docs" / "scheduling.md").read_text()
+PAGE = (REPOSITORY / "docs" / "schedule.md").read_text()
 
 
 def block(language: str) -> str:

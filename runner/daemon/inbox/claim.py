@@ -49,19 +49,21 @@ def dropped_name(name: str) -> str:
     return _CLAIMED.sub("", name)
 
 
-def peek(inbox: Folder, name: str) -> SpecError | None:
+def peek(inbox: Folder, name: str) -> JobSpec | SpecError | None:
     """Read a spec where it lies, to learn whether it may still be incomplete.
+
+    None: it cannot be read for a reason that claiming it tells.
 
     Raises:
         OSError: it is gone, or may not be read: then it is left where it is.
     """
     try:
-        read_spec(inbox.read_file(name, limit_bytes=SPEC_BYTES), file_name=dropped_name(name))
+        content = inbox.read_file(name, limit_bytes=SPEC_BYTES)
+        return read_spec(content, file_name=dropped_name(name))
     except SpecError as error:
         return error
     except UnsafePathError:
-        return None  # claiming it says what is wrong
-    return None
+        return None
 
 
 def claim(
@@ -101,6 +103,7 @@ def adopt(
     file_name: str,
     run_id: str,
     sequence: int,
+    trigger: str = "drop",
     speak: Speaker = ENGLISH,
 ) -> Claimed | Refused:
     """Make the run of a spec that lies in queued/."""
@@ -128,6 +131,7 @@ def adopt(
         run_id=run_id,
         state=State.QUEUED,
         next_stage=Stage.PREPARE,
+        trigger=trigger,
         file_name=file_name,
         priority=spec.priority,
         sequence=sequence,

@@ -14,11 +14,13 @@ from runner.daemon.inbox.enter import enter, note_refusal
 from runner.daemon.inbox.strays import Strays
 from runner.daemon.inbox.view import SPEC_BYTES
 from runner.daemon.inbox.wait_for_data import named_files
-from runner.errors import RunnerError, UnansweredError, UnsafePathError
+from runner.daemon.schedule.enter import is_for_schedule, keep_on_schedule
+from runner.errors import RunnerError, SpecError, UnansweredError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.settle import Look, Seen, is_settled, look_again
 from runner.spec.names import is_spec_name, may_hold_spec, naming_problem, text_problem
 from runner.spec.read_spec import is_json_spec, is_text_spec, read_spec
+from runner.spec.spec import JobSpec
 from runner.words import visible
 
 _CLAIM_SECONDS = 0.08
@@ -163,9 +165,16 @@ class Intake:
                 )
                 self.specs.pop(name, None)
                 return
-            error = claim.peek(inbox, name)
+            found = claim.peek(inbox, name)
             unchanged = self.specs[name].unchanged_seconds(at)
-            if error is not None and error.may_be_incomplete and unchanged < self._patience:
+            if isinstance(found, SpecError) and found.may_be_incomplete:
+                if unchanged < self._patience:
+                    return
+            elif isinstance(found, JobSpec) and is_for_schedule(name, found):
+                daemon.book.forget(run_id)
+                keep_on_schedule(daemon, inbox, name, found, run_id=run_id)
+                self.specs.pop(name, None)
+                self.unclaimable.pop(name, None)
                 return
             taken = claim.claim(
                 inbox,

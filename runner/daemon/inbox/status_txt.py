@@ -18,6 +18,7 @@ def status_txt(
     needs_person: Sequence[str],
     live: Sequence[RunRecord],
     ended: Sequence[RunRecord],
+    scheduled: Sequence[str] = (),
     share_name: str = "",
     speak: Speaker = ENGLISH,
 ) -> str:
@@ -35,6 +36,11 @@ def status_txt(
         lines.append(line)
     if len(live) > _RUNS_SHOWN:
         lines.append(speak("status_more", count=len(live) - _RUNS_SHOWN))
+    if scheduled:
+        lines += ["", speak("status_scheduled")]
+        lines += [f"  {line}" for line in scheduled[:_NEEDS_SHOWN]]
+        if len(scheduled) > _NEEDS_SHOWN:
+            lines.append(speak("status_more", count=len(scheduled) - _NEEDS_SHOWN))
     if ended:
         lines += ["", speak("status_finished")]
         lines += [

@@ -65,6 +65,7 @@ class Strays:
     def _named_by_live_runs(self) -> set[str]:
         live = self.daemon.book.runs.values()
         paths = {path for one in live for path in named_files(one.spec)}
+        paths |= self.daemon.scheduled_data
         patterns = [path for path in paths if is_pattern(path)]
         known = self._first_seen
         return paths | {name for name in known for path in patterns if matches(name, path)}

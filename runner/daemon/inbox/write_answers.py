@@ -55,6 +55,7 @@ class Answers:
         where: Mapping[str, tuple[str, str]],
         unclaimable: Collection[str],
         strays: Collection[str],
+        scheduled: Sequence[str] = (),
     ) -> None:
         """Write what has changed; a run that has ended leaves the book with its last answer."""
         daemon = self.daemon
@@ -104,7 +105,7 @@ class Answers:
                     live.answered = (key, live.answered[1])  # where it fails: not in each round
                     view.write_answer(inbox, record, text)
                 live.answered = (key, text)
-        self._write_status(inbox, at, unclaimable, strays, renew=renew)
+        self._write_status(inbox, at, unclaimable, strays, scheduled, renew=renew)
 
     def _write_status(
         self,
@@ -112,6 +113,7 @@ class Answers:
         at: float,
         unclaimable: Collection[str],
         strays: Collection[str],
+        scheduled: Sequence[str],
         *,
         renew: bool,
     ) -> None:
@@ -125,13 +127,14 @@ class Answers:
             self._models_seen_at = at
         needs_person = self._needs_person(unclaimable, strays)
         live = in_order(live.record for live in daemon.book.runs.values())
-        shown = (needs_person, live, list(daemon.book.ended))
+        shown = (needs_person, live, list(daemon.book.ended), scheduled)
         if renew or shown != self._status_shown:  # renewed: tomorrow a time reads another way
             self._status_shown = shown
             self._status_words = status_txt(
                 needs_person=needs_person,
                 live=live,
                 ended=list(reversed(daemon.book.ended)),
+                scheduled=scheduled,
                 share_name=daemon.settings.share_name,
                 speak=daemon.says.speak,
             )

@@ -1,0 +1,1 @@
+"""Schedules: specs that stay in jobs/scheduled/ and start runs, and the hours of the card."""
