@@ -598,7 +598,7 @@ def test_a_conversation_is_seen_with_its_last_answer() -> None:
             {"role": "assistant", "content": "A2"},
         ),
     )
-    found = seen(talk, [Example(input_ids=[1, 5, 6, 2, 9], labels=[-100, -100, 6, 2, -100])])
+    found = seen(talk, [Example(input_ids=[1, 5, 6, 2, 9], learned=((2, 4),))])
     assert (found.question, found.answer, found.system) == ("Q1\nA1\nQ2", "A2", "S")
     assert (found.tokens, found.learned, found.last, found.line) == (5, 2, 2, 7)
     assert found.kind is Kind.CONVERSATION

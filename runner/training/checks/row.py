@@ -10,7 +10,6 @@ from typing import Any
 from runner.training.data.conversation import Conversation
 
 NO_TOKEN = -1
-_IGNORED = -100  # the label of what is not learned
 
 
 class Kind(IntEnum):
@@ -50,10 +49,10 @@ def seen(conversation: Conversation, examples: Sequence[Any]) -> SeenRow:
 
     Args:
         conversation: the row.
-        examples: its examples, with ``input_ids`` and ``labels``.
+        examples: its examples (`template.py`).
     """
     kind, question, answer, system = _text(conversation)
-    last = [_last_learned(example.labels) for example in examples]
+    last = [example.ends[-1] if example.learned else NO_TOKEN for example in examples]
     return SeenRow(
         number=conversation.row,
         file=conversation.file,
@@ -64,13 +63,9 @@ def seen(conversation: Conversation, examples: Sequence[Any]) -> SeenRow:
         system=system,
         tokens=max(len(example.input_ids) for example in examples),
         read=sum(len(example.input_ids) for example in examples),
-        learned=sum(len(e.labels) - e.labels.count(_IGNORED) for e in examples),
-        last=NO_TOKEN if _IGNORED in last else last[-1],
+        learned=sum(example.learned_tokens for example in examples),
+        last=NO_TOKEN if NO_TOKEN in last else last[-1],
     )
-
-
-def _last_learned(labels: Sequence[int]) -> int:
-    return next((label for label in reversed(labels) if label != _IGNORED), _IGNORED)
 
 
 def _text(conversation: Conversation) -> tuple[Kind, str, str, str]:

@@ -14,6 +14,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -60,8 +61,27 @@ class KnownWords:
         return ids, controls
 
     def _read(self, stretch: str, ids: list[int]) -> None:
-        later = self._later
         first, *words = stretch.split(" ")
+        if first and not first[-1].isspace():
+            found = list(map(self._later.get, words))
+            if None not in found or self._learn(words, found):
+                ids += self._tokens(first, self._first, first)
+                ids.extend(chain.from_iterable(found))  # type: ignore[arg-type]  # none is None now
+                return
+        self._read_blanks(first, words, ids)
+
+    def _learn(self, words: Sequence[str], found: list[tuple[int, ...] | None]) -> bool:
+        """Read the words that are not known yet; False: blanks follow each other somewhere."""
+        new = [place for place, ids in enumerate(found) if ids is None]
+        if not all(words[place] and not words[place][-1].isspace() for place in new):
+            return False
+        for place in new:
+            found[place] = self._tokens(words[place], self._later, f" {words[place]}")
+        return True
+
+    def _read_blanks(self, first: str, words: Sequence[str], ids: list[int]) -> None:
+        """Read a stretch in which blanks may follow each other and belong to one piece."""
+        later = self._later
         open_: str | None = first  # what has not been read, as blanks may yet belong to it
         for word in words:
             if open_ is not None:

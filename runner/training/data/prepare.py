@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.contract.findings import DataFinding
+from runner.contract.findings import DataFinding, write_findings
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.model_kind import language_part_note
 from runner.contract.models import (
@@ -60,7 +60,7 @@ from runner.training.data.row_work import Work
 from runner.training.data.snapshot import Copied, take_snapshot
 from runner.training.data.split import hold_out
 from runner.training.data.template import Template
-from runner.training.data.token_cache import Entry, cache_key, find_entry, keep_entry
+from runner.training.data.token_cache import Entry, Kept, cache_key, find_entry, keep_entry
 from runner.training.data.token_table import (
     DATA_FILE,
     HELD_OUT,
@@ -144,9 +144,10 @@ def _prepare(folder: Path, findings: Findings) -> None:
     rows, part, limit = parted.rows, parted.part, parted.limit
     if entry:
         _take_entry(entry, source, base.template, findings)
-    said = findings.notes, sorted(findings.row_numbered)
+    notes = list(findings.notes)
     held = rows.row[parted.held]
-    found = _check(spec, base.template, flowed, (held, limit), findings, run)
+    end = _end(spec, base.template, (held, limit), findings)
+    found = _findings(entry, flowed, end, run)
     growth = _growth(plan, rows)
     for place in parted.left_out:
         findings.note(f"longer than {limit} tokens left out", *place)
@@ -163,8 +164,15 @@ def _prepare(folder: Path, findings: Findings) -> None:
     else:
         lengths, measured = _write_tables(folder, tables, flowed, parted)
         if plan.token_cache and key:
-            noted = base.template.noted
-            keep_entry(Path(plan.token_cache), key, _tables(folder), flowed, noted, said)
+            kept = Kept(
+                flowed=flowed,
+                noted=base.template.noted,
+                notes=notes,
+                row_numbered=sorted(findings.row_numbered),
+                end=end,
+                findings=found,
+            )
+            keep_entry(Path(plan.token_cache), key, _tables(folder), kept)
     for table in tables:
         table.unlink(missing_ok=True)
     write_lengths(run.lengths, _summed(lengths))
@@ -469,16 +477,20 @@ def _link_tables(folder: Path, entry: Entry) -> tuple[Any, Any]:
     return tuple(read_lengths_of(folder / name / DATA_FILE) for name in ("train", "eval"))
 
 
-def _check(
-    spec: JobSpec,
-    template: Template,
-    flowed: Flowed,
-    parted: tuple[Any, int],
-    findings: Findings,
-    run: RunFolder,
+def _findings(
+    entry: Entry | None, flowed: Flowed, end: End, run: RunFolder
 ) -> tuple[DataFinding, ...]:
-    """Conclude the checks; ``parted`` are the held-out rows and the limit of the rest."""
-    end = End(
+    """Conclude the checks, or take what they found before."""
+    known = entry.found(end) if entry else None
+    if known is None:
+        return conclude(flowed.checks, end, run.findings)
+    write_findings(run.findings, known)
+    return known
+
+
+def _end(spec: JobSpec, template: Template, parted: tuple[Any, int], findings: Findings) -> End:
+    """Say what the checks must know; ``parted`` are the held-out rows and the limit of the rest."""
+    return End(
         held_out=parted[0],
         max_length=parted[1],
         epochs=spec.epochs,
@@ -486,7 +498,6 @@ def _check(
         row_numbered=frozenset(findings.row_numbered),
         wishes=wishes(spec),
     )
-    return conclude(flowed.checks, end, run.findings)
 
 
 def _parts(

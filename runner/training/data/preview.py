@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runner.contract.preview import Preview, PreviewRow, Token, Why, write_preview
 from runner.training.data.template import IGNORED
+from runner.training.data.token_table import DATA_FILE, read_examples
 
 RANDOM_ROWS = 3
 SHOWN_TOKENS = 4000  # of one row: some ten pages; of a longer one its beginning and its end
@@ -26,11 +29,10 @@ def choose(lengths: Sequence[int], *, random_rows: int = RANDOM_ROWS) -> dict[in
     """Choose examples by their places: the first, longest and shortest one, and random ones."""
     if not len(lengths):
         return {}
-    places = range(len(lengths))
     chosen = [
         (0, Why.FIRST),
-        (max(places, key=lambda n: (lengths[n], -n)), Why.LONGEST),
-        (min(places, key=lambda n: (lengths[n], n)), Why.SHORTEST),
+        (int(np.argmax(lengths)), Why.LONGEST),  # the first of several, as argmin does
+        (int(np.argmin(lengths)), Why.SHORTEST),
     ]
     taken = {place for place, _ in chosen}
     left = len(lengths) - len(taken)
@@ -123,11 +125,7 @@ def read_rows(
     prepared: Path, tokenizer: Any, chosen: dict[int, tuple[Why, ...]]
 ) -> list[PreviewRow]:
     """Read some training examples of a prepared run."""
-    from datasets import load_from_disk
-
     if not chosen:
         return []
-    rows = load_from_disk(str(prepared / "train"))
-    return [
-        row_of(tokenizer, rows[place], why) for place, why in chosen.items() if place < len(rows)
-    ]
+    rows = read_examples(prepared / "train" / DATA_FILE, set(chosen))
+    return [row_of(tokenizer, rows[place], why) for place, why in chosen.items() if place in rows]

@@ -7,6 +7,7 @@ for another.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 
 from runner.training.checks.checks import Checks
 from runner.training.checks.row import seen
+from runner.training.data.arrow_arrays import to_arrow, to_arrow_lists, to_numpy
 from runner.training.data.conversation import Conversation, UnlearnableRowError
 from runner.training.data.findings import Findings
 from runner.training.data.formats import Rules, convert
@@ -23,6 +25,8 @@ from runner.training.data.split import normalised_prompt, position
 from runner.training.data.template import IGNORED, Example, Noted, Template
 from runner.training.data.token_table import rows_schema, tokens_schema
 from runner.training.data.tokenizer_folder import load_tokenizer
+
+_JSON = json.JSONEncoder(ensure_ascii=False, default=str)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,14 +116,15 @@ class Worker:
                 kept.append((conversation, made))
                 checks.see(seen(conversation, made))
         checks.flush()
+        tokens = _tokens(kept)
         return Done(
             read=len(found),
             findings=findings,
             unlearnable=unlearnable,
             noted=self._template.give_noted(),
-            tokens=_tokens(kept),
+            tokens=tokens,
             rows=_rows(kept, batch.file),
-            highest=max((max(e.input_ids, default=0) for _, made in kept for e in made), default=0),
+            highest=_highest(tokens),
             checks=checks,
         )
 
@@ -131,17 +136,26 @@ def _tokens(kept: Sequence[tuple[Conversation, list[Example]]]) -> Any:
     examples = [(c.row, example) for c, made in kept for example in made]
     offsets: Any = np.zeros(len(examples) + 1, "int32")
     np.cumsum([len(example.input_ids) for _, example in examples], out=offsets[1:])
-    ids = np.empty(offsets[-1], "int32")
-    labels = np.empty(offsets[-1], "int32")
-    for n, (_, example) in enumerate(examples):
-        ids[offsets[n] : offsets[n + 1]] = example.input_ids
-        labels[offsets[n] : offsets[n + 1]] = example.labels
+    ids = np.fromiter(
+        itertools.chain.from_iterable(example.input_ids for _, example in examples),
+        "int32",
+        count=offsets[-1],
+    )
+    labels = np.full(offsets[-1], IGNORED, "int32")
+    for begin, (_, example) in zip(offsets.tolist(), examples, strict=False):
+        for start, stop in example.learned:
+            labels[begin + start : begin + stop] = ids[begin + start : begin + stop]
     columns = [
-        pa.ListArray.from_arrays(offsets, ids),
-        pa.ListArray.from_arrays(offsets, labels),
-        pa.array([row for row, _ in examples], pa.int64()),
+        to_arrow_lists(offsets, ids),
+        to_arrow_lists(offsets, labels),
+        to_arrow([row for row, _ in examples], pa.int64()),
     ]
     return pa.record_batch(columns, schema=tokens_schema())
+
+
+def _highest(tokens: Any) -> int:
+    ids = to_numpy(tokens.column("input_ids").values)
+    return int(ids.max()) if len(ids) else 0
 
 
 def _rows(kept: Sequence[tuple[Conversation, list[Example]]], file: int) -> Any:
@@ -150,19 +164,18 @@ def _rows(kept: Sequence[tuple[Conversation, list[Example]]], file: int) -> Any:
     lines = [_row(conversation, made, file) for conversation, made in kept]
     schema = rows_schema(parted=False)
     columns = [[line[n] for line in lines] for n in range(len(schema.names))]
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
+    arrays = [to_arrow(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
     return pa.record_batch(arrays, schema=schema)
 
 
 def _row(conversation: Conversation, made: Sequence[Example], file: int) -> tuple[Any, ...]:
     lengths = [len(example.input_ids) for example in made]
-    ignored = sum(example.labels.count(IGNORED) for example in made)
     return (
         conversation.row,
         file,
         conversation.line,
         sum(lengths),
-        sum(lengths) - ignored,
+        sum(example.learned_tokens for example in made),
         max(lengths),
         position(normalised_prompt(conversation)),
         content_hash(conversation),
@@ -178,5 +191,5 @@ def content_hash(conversation: Conversation) -> int:
         conversation.tools,
         sorted(conversation.unlearned),
     ]
-    text = json.dumps(said, ensure_ascii=False, default=str)
+    text = _JSON.encode(said)
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())

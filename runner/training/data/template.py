@@ -70,8 +70,26 @@ class Example:
     """One sequence to train on."""
 
     input_ids: list[int]
-    labels: list[int]
-    """The same ids where they are learned, ``IGNORED`` elsewhere."""
+    learned: tuple[tuple[int, int], ...]
+    """Stretches that are learned, in their order: the first token and the one behind the last."""
+
+    @property
+    def labels(self) -> list[int]:
+        """The same ids where they are learned, ``IGNORED`` elsewhere."""
+        labels = [IGNORED] * len(self.input_ids)
+        for start, stop in self.learned:
+            labels[start:stop] = self.input_ids[start:stop]
+        return labels
+
+    @property
+    def learned_tokens(self) -> int:
+        """How many are learned."""
+        return sum(stop - start for start, stop in self.learned)
+
+    @property
+    def ends(self) -> list[int]:
+        """The last token of each stretch that is learned."""
+        return [self.input_ids[stop - 1] for _, stop in self.learned]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +239,7 @@ class Template:
             self.noted.rows_read_plain += bool(tokens)
             self.noted.plain_rows.update(tokens)
             for example in examples:
-                self.noted.learned_ends.update(_ends_of(example))
+                self.noted.learned_ends.update(example.ends)
         return found
 
     @staticmethod
@@ -339,7 +357,7 @@ class Template:
             )
         ids = [*ids, end]
         bos = [self._bos] if self._adds_bos else []
-        return Example(input_ids=bos + ids, labels=[IGNORED] * len(bos) + ids)
+        return Example(input_ids=bos + ids, learned=((len(bos), len(bos) + len(ids)),))
 
     def _render_turns(self, conversation: Conversation, reader: Reader) -> list[_Rendering]:
         return self._render_messages(
@@ -413,12 +431,14 @@ class Template:
             raise UnlearnableRowError(
                 "the template begins with two begin-of-text tokens", hint=_OTHER_MODEL
             )
-        labels = [IGNORED] * len(ids)
+        learned: list[tuple[int, int]] = []
         for answer in rendering.answers:
             start = self._border(rendering.whole, len(answer.prompt), tokens, reader)
-            end = self._end_token(answer, start, tokens)
-            labels[start : end + 1] = ids[start : end + 1]
-        return Example(input_ids=ids, labels=labels)
+            stop = self._end_token(answer, start, tokens) + 1
+            if learned and start <= learned[-1][1]:  # answers with nothing between them
+                start = learned.pop()[0]
+            learned.append((start, stop))
+        return Example(input_ids=ids, learned=tuple(learned))
 
     def _end_token(self, answer: _Answer, start: int, tokens: Tokens) -> int:
         """Find the token that ends an answer: the first control token after the answer's text.
@@ -605,16 +625,6 @@ def _without_leading_blank(message: Message) -> Message:
     if message["role"] != "assistant" or not isinstance(content, str):
         return message
     return {**message, "content": content.lstrip()}
-
-
-def _ends_of(example: Example) -> set[int]:
-    """Give the last token of each stretch that is learned."""
-    following = [*example.labels[1:], IGNORED]
-    return {
-        label
-        for label, after in zip(example.labels, following, strict=True)
-        if label != IGNORED and after == IGNORED
-    }
 
 
 def _plain_note(rows: int, spelled: Mapping[str, int]) -> str:

@@ -20,18 +20,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.contract.findings import DataFinding
 from runner.contract.stage_io import PreparePlan
 from runner.contract.token_entries import FACTS, sweep_entries
 from runner.errors import BOX_WIDE
 from runner.files.durable import TEMPORARY_PREFIX, sync_folder, write_bytes
 from runner.spec.spec import JobSpec
 from runner.training.checks.checks import Checks
+from runner.training.checks.say import End
 from runner.training.data.flow import Flowed, Source
 from runner.training.data.formats import UNDECIDED
 from runner.training.data.template import Noted
 from runner.training.data.token_table import read_part
 
-_VERSION = 1  # of an entry's own form
+_VERSION = 2  # of an entry's own form
 _FACTS_BYTES = 64 * 1024 * 1024  # a larger facts.json is not ours
 _LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow")
 """Their versions are part of the key: they read files, render templates, cut text into tokens."""
@@ -98,6 +100,19 @@ class Entry:
     row_numbered: list[str] = field(default_factory=list)
     files: dict[str, str]
     """sha256 by name."""
+    end: str
+    """What the checks had to know, as `_end_key` writes it."""
+    findings: list[Any] = field(default_factory=list)
+    """What they found."""
+
+    def found(self, end: End) -> tuple[DataFinding, ...] | None:
+        """Give what the checks found where they had to know the same; None: it was something else.
+
+        Looking at 100,000 rows once more takes a second, which is half of what the rest takes.
+        """
+        if self.end != _end_key(end):
+            return None
+        return tuple(map(DataFinding.model_validate, self.findings))
 
     @property
     def rows(self) -> Path:
@@ -150,6 +165,8 @@ def find_entry(cache: Path, key: str) -> Entry | None:
             notes=[str(note) for note in body["notes"]],
             row_numbered=[str(name) for name in body["row_numbered"]],
             files=files,
+            end=str(body["end"]),
+            findings=list(body["findings"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -165,24 +182,39 @@ def _noted(facts: dict[str, Any]) -> Noted:
     )
 
 
-def keep_entry(
-    cache: Path,
-    key: str,
-    tables: dict[str, Path],
-    flowed: Flowed,
-    noted: Noted,
-    said: tuple[Sequence[str], Sequence[str]],
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What is kept beside the tables."""
+
+    flowed: Flowed
+    """What came out of all rows."""
+    noted: Noted
+    """What the rows have shown of the template."""
+    notes: Sequence[str]
+    """What the data's owner should know of the rows."""
+    row_numbered: Sequence[str]
+    """Files whose places are row numbers."""
+    end: End
+    findings: Sequence[DataFinding]
+    """What the checks found, knowing ``end``."""
+
+
+def _end_key(end: End) -> str:
+    facts = [end.max_length, end.epochs, sorted(end.ending), sorted(end.row_numbered)]
+    written = json.dumps([*facts, dict(end.wishes)], sort_keys=True).encode()
+    return hashlib.sha256(written + end.held_out.astype("int64").tobytes()).hexdigest()
+
+
+def keep_entry(cache: Path, key: str, tables: dict[str, Path], kept: Kept) -> None:
     """Keep what was prepared, as links; where the file system has none, nothing is kept.
 
     Args:
         cache: outputs/.runner/tokens.
         key: what it follows from.
         tables: the run's own files, by their names in the entry.
-        flowed: what came out of all rows.
-        noted: what the rows have shown of the template.
-        said: notes on the rows, and the files whose places are row numbers.
+        kept: what belongs to them.
     """
+    flowed, noted = kept.flowed, kept.noted
     beside = cache / f"{TEMPORARY_PREFIX}{os.urandom(6).hex()}"
     try:
         beside.mkdir(parents=True)
@@ -202,8 +234,10 @@ def keep_entry(
                 "rows_cut": noted.rows_cut,
                 "learned_ends": sorted(noted.learned_ends),
             },
-            "notes": list(said[0]),
-            "row_numbered": list(said[1]),
+            "notes": list(kept.notes),
+            "row_numbered": list(kept.row_numbered),
+            "end": _end_key(kept.end),
+            "findings": [finding.model_dump(mode="json") for finding in kept.findings],
         }
         written = {"sha256": _checksum(body), "body": body}
         write_bytes(beside / FACTS, json.dumps(written).encode())

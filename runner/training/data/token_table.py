@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.files.durable import write_json
+from runner.training.data.arrow_arrays import column_of, offsets_of, to_arrow, to_numpy
 
 TRAIN, HELD_OUT, LEFT_OUT = 0, 1, 2
 """What became of a row; the column ``part`` of prepared/rows.arrow."""
@@ -97,20 +98,13 @@ class Rows:
 
 def read_row_table(path: Path) -> Rows:
     """Read the table of rows."""
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as mapped:
-        table = pa.ipc.open_stream(mapped).read_all()
-    names = [name for name in table.schema.names if name != "part"]
-    return Rows(**{name: table.column(name).to_numpy() for name in names})
+    batches = list(read_batches(path))
+    return Rows(**{name: column_of(batches, name) for name in rows_schema(parted=False).names})
 
 
 def read_part(path: Path) -> Any:
     """Read what became of each row."""
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as mapped:
-        return pa.ipc.open_stream(mapped).read_all().column("part").to_numpy()
+    return column_of(list(read_batches(path)), "part")
 
 
 def read_lengths_of(path: Path) -> Any:
@@ -119,8 +113,20 @@ def read_lengths_of(path: Path) -> Any:
 
     if not path.exists():
         return np.zeros(0, "int32")
-    offsets = [batch.column("input_ids").offsets.to_numpy() for batch in read_batches(path)]
+    offsets = [offsets_of(batch.column("input_ids")) for batch in read_batches(path)]
     return np.concatenate([np.diff(one) for one in offsets]).astype("int32")
+
+
+def read_examples(path: Path, places: Collection[int]) -> dict[int, dict[str, Any]]:
+    """Read a few examples by their places; those that there are."""
+    found: dict[int, dict[str, Any]] = {}
+    begin = 0
+    for batch in read_batches(path):
+        for place in places:
+            if begin <= place < begin + batch.num_rows:
+                found[place] = batch.slice(place - begin, 1).to_pylist()[0]
+        begin += batch.num_rows
+    return found
 
 
 def write_parted_rows(source: Path, target: Path, part: Any) -> None:
@@ -131,7 +137,7 @@ def write_parted_rows(source: Path, target: Path, part: Any) -> None:
     writer = TableWriter(target, rows_schema(parted=True))
     done = 0
     for batch in read_batches(source):
-        column = pa.array(part[done : done + batch.num_rows], pa.int8())
+        column = to_arrow(part[done : done + batch.num_rows], pa.int8())
         parted = [*batch.columns, column]
         writer.write(pa.record_batch(parted, schema=rows_schema(parted=True)))
         done += batch.num_rows
@@ -155,7 +161,7 @@ def write_parts(tokens: Path, targets: Sequence[tuple[int, Path]], part_of_row: 
     for _, folder in targets:
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier try
     for batch in read_batches(tokens):
-        parts = part_of_row[batch.column("row").to_numpy()]
+        parts = part_of_row[to_numpy(batch.column("row"))]
         for part, folder in targets:
             mask = parts == part
             if not mask.any():
@@ -163,9 +169,9 @@ def write_parts(tokens: Path, targets: Sequence[tuple[int, Path]], part_of_row: 
             if part not in writers:
                 folder.mkdir()
                 writers[part] = TableWriter(folder / DATA_FILE, _data_set_schema())
-            kept = batch if mask.all() else batch.filter(pa.array(mask))
+            kept = batch if mask.all() else batch.filter(to_arrow(mask, pa.bool_()))
             writers[part].write(pa.record_batch(kept.columns, schema=_data_set_schema()))
-            offsets = kept.column("input_ids").offsets.to_numpy()
+            offsets = offsets_of(kept.column("input_ids"))
             lengths[part].append(np.diff(offsets).astype("int32"))
     for part, folder in targets:
         if part in writers:
