@@ -1,7 +1,9 @@
 """Translate: an English sentence of a record, said in another language by the table of texts.
 
 Records and logs are written in English, whatever the box speaks. A sentence whose pattern stands in
-the table as ``record_…`` is recognised, its names and figures are taken out, and it is said anew.
+the table as ``record_…`` is recognised, its names and figures are taken out, and it is said anew. A
+refusal is a list of problems, each with its place, what was found and how to fix it: these are said
+part by part, and the whole only where every part is known.
 """
 
 from __future__ import annotations
@@ -15,11 +17,26 @@ from runner.language.speaker import Language, Speaker
 from runner.language.texts import table
 
 PREFIX = "record_"
+_LONGEST = 2000  # characters of a line: no sentence of the table is so long
+_LINES = 200  # a report shows 4,000 characters
+_SENTENCES = ("what", "reason", "why")
+"""Names in a pattern that stand for a sentence of its own; `why` may be anybody's words."""
+_PLACES = ("places", "where")
+"""Names in a pattern that stand for files and lines."""
+_SENTENCE_END = re.compile(r"(?<=[.?!]) (?=[A-Z])")
+_PLACE = re.compile(
+    r"\b(?P<unit>lines?|rows?) (?P<numbers>\d+(?:, \d+)*(?: and \d+)?(?: more)?)(?!\w)"
+)
+_DETAIL = re.compile(r" {4}(?P<word>Found|Allowed|How to fix): (?P<said>.*)", re.DOTALL)
+_MORE_PLACES = re.compile(r"(?P<said>.*) \((?P<count>\d+) places; the first is shown\)", re.DOTALL)
 
 
 @cache
 def _patterns() -> Mapping[str, re.Pattern[str]]:
-    return {key: _pattern(said["en"]) for key, said in table().items() if key.startswith(PREFIX)}
+    found = {key: said["en"] for key, said in table().items() if key.startswith(PREFIX)}
+    # The longest first: a pattern may fit a part of what another one is exactly.
+    order = sorted(found, key=lambda key: -len(re.sub(r"\{\w+\}", "", found[key])))
+    return {key: _pattern(found[key]) for key in order}
 
 
 def _pattern(english: str) -> re.Pattern[str]:
@@ -33,18 +50,107 @@ def _pattern(english: str) -> re.Pattern[str]:
 
 
 def translated(sentence: str, speak: Speaker) -> str | None:
-    """Say a sentence of the record in the speaker's language; None: the table does not know it."""
+    """Say a text of the record in the speaker's language; None: the table does not know it all."""
     if speak.language is Language.ENGLISH:
         return sentence
-    if len(sentence) > 2000:
-        return None  # a list of problems: no sentence of the table is so long
-    for key, pattern in _patterns().items():
-        match = pattern.fullmatch(sentence)
-        if match is not None:
-            return speak(key, **match.groupdict())
-    return None
+    return _sentences(sentence, speak) or _refusal(sentence, speak)
 
 
 def in_words_of(sentence: str, speak: Speaker) -> str:
     """Do the same, and give the English sentence where there is no other."""
     return translated(sentence, speak) or sentence
+
+
+def _sentences(text: str, speak: Speaker) -> str | None:
+    """Say a sentence, or several that follow each other."""
+    if len(text) > _LONGEST:
+        return None
+    whole = _sentence(text, speak)
+    if whole is not None:
+        return whole
+    parts = _SENTENCE_END.split(text)
+    if len(parts) == 1:
+        return None
+    return _joined(parts, speak)
+
+
+def _joined(parts: list[str], speak: Speaker) -> str | None:
+    """Say sentences one by one, or two together where the table has them so."""
+    said: list[str] = []
+    while parts:
+        for count in range(len(parts), 0, -1):
+            found = _sentence(" ".join(parts[:count]), speak)
+            if found is not None:
+                said.append(found)
+                parts = parts[count:]
+                break
+        else:
+            return None
+    return " ".join(said)
+
+
+def _sentence(text: str, speak: Speaker) -> str | None:
+    for key, pattern in _patterns().items():
+        match = pattern.fullmatch(text)
+        if match is None:
+            continue
+        values = {name: _value(name, value, speak) for name, value in match.groupdict().items()}
+        if None not in values.values():
+            return speak(key, **values)
+    return None
+
+
+def _value(name: str, value: str, speak: Speaker) -> str | None:
+    if name in _SENTENCES:
+        said = _sentences(value, speak) or _list(value, speak)
+        return value if said is None and name == "why" else said
+    return _places(value, speak) if name in _PLACES else value
+
+
+def _list(text: str, speak: Speaker) -> str | None:
+    """Say what is a list of short sentences."""
+    said = [_sentence(part, speak) for part in text.split(", ")]
+    known = [one for one in said if one is not None]
+    return ", ".join(known) if len(known) == len(said) > 1 else None
+
+
+def _places(text: str, speak: Speaker) -> str:
+    """Say lines and rows: ``lines 2, 6 and 40 more``."""
+
+    def said(match: re.Match[str]) -> str:
+        numbers = match["numbers"].replace(" and ", f" {speak('and')} ")
+        numbers = re.sub(" more$", f" {speak('more')}", numbers)
+        unit = speak(f"unit_{match['unit']}")
+        return f"{unit} {numbers}"
+
+    return _PLACE.sub(said, text)
+
+
+def _refusal(text: str, speak: Speaker) -> str | None:
+    """Say a list of problems (`runner.errors.Problem`), line by line."""
+    lines = text.split("\n")
+    if len(lines) > _LINES:
+        return None
+    said = [_line(line, speak) for line in lines]
+    known = [line for line in said if line is not None]
+    return "\n".join(known) if len(known) == len(said) else None
+
+
+def _line(line: str, speak: Speaker) -> str | None:
+    if detail := _DETAIL.fullmatch(line):
+        name = detail["word"].lower().replace(" ", "_")
+        word = speak(f"detail_{name}")
+        is_hint = detail["word"] == "How to fix"
+        said = _sentences(detail["said"], speak) if is_hint else detail["said"]
+        return said and f"    {word}: {said}"
+    if more := _MORE_PLACES.fullmatch(line):
+        said = _line(more["said"], speak)
+        return said and f"{said} {speak('more_places', count=more['count'])}"
+    places: list[str] = []
+    parts = line.split(": ")
+    for at in range(len(parts)):  # file and line, and the spec's field, stand before the sentence
+        said = _sentences(": ".join(parts[at:]), speak)
+        if said is not None:
+            return ": ".join([*places, said])
+        places.append(_places(parts[at], speak))
+    return None

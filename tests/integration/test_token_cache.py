@@ -155,3 +155,18 @@ def test_an_entry_holds_no_text_of_a_row(box):
     facts = json.loads((entry / "facts.json").read_text())
     assert "The answer is" not in json.dumps(facts)
     assert b"The answer is" not in (entry / "checks.npz").read_bytes()
+
+
+def test_findings_stand_in_the_cache_as_long_as_nothing_else_decides_them(box, monkeypatch):
+    """The checks look at the rows once; other epochs or wishes make them look again."""
+    first, _ = prepare(box)
+
+    def conclude(*_):
+        raise FlowedError
+
+    monkeypatch.setattr(stage, "conclude", conclude)
+    second, _ = prepare(box)
+    assert second.findings == first.findings != ()
+    for spec in ("data: a.jsonl\ntraining: {epochs: 7}", "data: a.jsonl\nchecks: {few_rows: stop}"):
+        with pytest.raises(FlowedError):
+            prepare(box, spec)

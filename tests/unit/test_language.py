@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import string
 from datetime import UTC, datetime
@@ -9,14 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from runner.card.answer import Answer, meaning
 from runner.contract.findings import Level
 from runner.contract.preview import Why
 from runner.contract.states import State
 from runner.contract.verdict import Figures, Outcome, Verdict, judge, reason_in
+from runner.daemon.gpu_guard import decide
 from runner.daemon.stages.retry import RULES
+from runner.errors import Problem
 from runner.language.speaker import ENGLISH, Language, Speaker, language_of
 from runner.language.texts import table
 from runner.language.translate import translated
+from runner.training.data.findings import Findings
+from runner.training.data.formats import to_conversations
+from runner.training.data.growth import Growth
+from runner.training.data.rows import read_rows
 
 GERMAN = Speaker(Language.GERMAN)
 ROOT = Path(__file__).parents[2] / "runner"
@@ -134,7 +142,9 @@ def said(key: str, **values: object) -> str:
 def test_a_sentence_of_the_record_is_recognised_and_said_in_german(key: str) -> None:
     """Names and figures are carried over as they are."""
     values = {name: f"<{name}.1>" for name in names(table()[key]["en"])}
+    values |= {name: "the row is empty" for name in ("what", "reason") if name in values}
     german = translated(said(key, **values), GERMAN)
+    values |= {name: "die Zeile ist leer" for name in ("what", "reason") if name in values}
     assert german == table()[key]["de"].format(**values)
     assert translated(said(key, **values), ENGLISH) == said(key, **values)
 
@@ -143,6 +153,39 @@ def test_a_sentence_that_is_not_in_the_table_stays_english() -> None:
     """What cannot be said in German is said in English, and the caller is told."""
     assert translated("Something else happened.", GERMAN) is None
     assert translated("x" * 99_999, GERMAN) is None
+
+
+PUT_TOGETHER = {
+    "record_if_it_is_an_excel_file",
+    "record_in_one_object_and_the_file_is",
+    "record_a_row_is_longer_than_mib_or",
+    "record_the_file_is_not_valid_json_from",
+    "record_the_file_is_one_object_of",
+    "record_a_message_has_no_role_it",
+    "record_the_role_of_a_message_is",
+    "record_the_file_is_not_valid_csv_from",
+    "record_close_the_quote_a_quote_within",
+    "record_rows_are_changed",
+    "record_rows_are_no_longer_there",
+    "record_fetch_it_with",
+    "record_did_you_mean_otherwise_fetch_it",
+    "record_the_gpu_cannot_be_reached_nvml",
+    "record_each_row_is_learned_with_one",
+    "record_rows_not_learned_because_says_so",
+    "record_row_not_learned_because_says_so",
+    "record_rows_not_learned_because_is",
+    "record_row_not_learned_because_is",
+    "record_rows_with_an_object_or_a",
+    "record_row_with_an_object_or_a",
+    "record_row_longer_than_tokens_left_out",
+    "record_rows_above_the_column_names_not",
+    "record_row_above_the_column_names_not",
+    "record_row_is_new",
+    "record_row_is_changed",
+    "record_row_is_no_longer_there",
+    "record_the_nvidia_driver_was_updated_while_the",
+}
+"""Sentences that the code puts together of parts: the tests below make them."""
 
 
 def test_the_sentences_of_the_record_are_those_that_the_code_writes() -> None:
@@ -158,4 +201,158 @@ def test_the_sentences_of_the_record_are_those_that_the_code_writes() -> None:
             longest = max(literals, key=len).strip(" ():")
             if longest[-40:] not in code:  # what comes before may be put together
                 gone.append(key)
-    assert gone == []
+    assert set(gone) == PUT_TOGETHER
+
+
+TOLD = {"add", "once", "tell", "BadRowError", "UnlearnableRowError", "Problem"}
+"""What takes the words of a refusal; its arguments, and what is named `what` or `hint`."""
+PARTS = {
+    "the row has two system messages that differ: the column Zz9 and ",
+    "the row is emptyone among its messages",
+    "with a question that is marked to be learned, which only answers are",
+    "with an object or a list as Zz9: it is read as its JSON",
+    "Zz9 Cut longer rows into several.",
+    "the file is one object of more than Zz9 MiB without a list ",
+    "the row is emptyof rows under a known name",
+    "a message holds something other than textZz9",
+    "the roleZz9 of a message is not known",
+    "sheets of Zz9 not read (only the first one is, or the spec's sheet:)",
+    "the file is not valid CSV from here on (a quote is not closedthe row is empty)",
+    "the model's chat template refuses the rowthe row is empty",
+    "Zz9 Or say in the spec which column is which, such as: Zz9",
+}
+"""Beginnings and ends of a sentence whose whole stands in the table."""
+
+
+def template(node: ast.expr) -> str | None:
+    """Give a literal's text with a word in each gap; a sentence in a gap that takes one."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(
+            str(part.value) if isinstance(part, ast.Constant) else gap(ast.unparse(part))
+            for part in node.values
+        )
+    return None
+
+
+def gap(expression: str) -> str:
+    """Fill in what stands in a gap."""
+    if "after" in expression:
+        return " (after row 7)"
+    if re.search(r"reason|why|what", expression):
+        return "the row is empty"
+    return "Zz9"
+
+
+def told(path: Path) -> set[str]:
+    """List the sentences that a module says to the owner of the data."""
+    found: list[ast.expr] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func).rpartition(".")[2]
+            if name in TOLD:
+                found += [*node.args, *(k.value for k in node.keywords if k.arg != "file")]
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("what", "hint"):
+            found.append(node.value)
+    texts = {text for node in found if (text := template(node)) is not None}
+    return {text for text in texts if " " in text}
+
+
+def test_no_refusal_of_the_data_stays_english_on_a_german_page() -> None:
+    """Whatever a module of the data says of a file or a row, the table says in German, too."""
+    modules = sorted((ROOT / "training" / "data").glob("*.py"))
+    sentences = {(m.name, text) for m in modules for text in told(m)}
+    assert len(sentences) > 100
+    missing = {one for one in sentences if translated(one[1], GERMAN) is None}
+    assert {text for _, text in missing} - PARTS == set(), missing
+
+
+def test_a_refusal_is_said_in_german_with_its_places() -> None:
+    """Lines, what was found and how to fix it: a whole list of problems, and no English word."""
+    problems = [
+        Problem(
+            message="the line is not valid JSON",
+            file="a.jsonl",
+            line=3,
+            lines=(3, 4, 9),
+            count=40,
+            hint="Compare the line with the others: a comma, a quote or a bracket is missing or "
+            "left over.",
+        ),
+        Problem(
+            message="the model is not on this box",
+            field="model",
+            found="org/x",
+            hint="Fetch it with: runner fetch org/x",
+        ),
+    ]
+    assert translated("\n".join(map(str, problems)), GERMAN) == (
+        "a.jsonl, Zeilen 3, 4, 9 und 37 weiteren: die Zeile ist kein gültiges JSON\n"
+        "    Abhilfe: Vergleichen Sie die Zeile mit den anderen: Ein Komma, ein Anführungszeichen "
+        "oder eine Klammer fehlt oder ist zu viel.\n"
+        "model: das Modell ist nicht auf dieser Box\n"
+        "    Gefunden: org/x\n"
+        "    Abhilfe: Holen Sie es mit: runner fetch org/x"
+    )
+
+
+def test_what_the_guard_says_of_the_card_is_said_in_german() -> None:
+    """A lost card holds the queue: STATUS.txt says why, whatever the driver answered."""
+    answers = [Answer(code=code) for code in range(1, 30)]
+    verdicts = [meaning(answer, expected=True) for answer in answers]
+    quiet = {"stage_said": "", "lost_seconds": 0.0, "patience_seconds": 60.0}
+    problems = {decide(verdict, **quiet).problem for verdict in verdicts} - {""}
+    assert len(problems) > 8
+    assert [problem for problem in problems if translated(problem, GERMAN) is None] == []
+
+
+def test_notes_of_the_rows_are_said_in_german() -> None:
+    """How many rows, why and where: one row and several, as findings and growth say it."""
+    notes = []
+    for lines in ([4], [4, 7, 9]):
+        findings = Findings()
+        for line in lines:
+            for sentence in (
+                "not learned, because weight says so (0 or false)",
+                "not learned, because label is false",
+                "not learned, because every answer is marked as only to be read",
+                "with an object or a list as context: it is read as its JSON",
+                "above the column names not read",
+                "longer than 512 tokens left out",
+            ):
+                findings.note(sentence, "a.jsonl", line)
+        notes += findings.notes
+    notes += [Growth(new=n, changed=n, gone=n, rows=60).sentence() for n in (1, 2)]
+    assert len(notes) == 14
+    german = [translated(note, GERMAN) for note in notes]
+    assert None not in german
+    assert (
+        "1 Zeile nicht gelernt, weil weight es so sagt (0 oder false): a.jsonl, Zeile 4" in german
+    )
+    assert "3 Zeilen mit mehr als 512 Token ausgelassen: a.jsonl, Zeilen 4, 7 und 9" in german
+
+
+def test_what_the_readers_say_is_said_in_german(tmp_path: Path) -> None:
+    """Broken files of several kinds: what is said of each, with the place, has a German form."""
+    files = {
+        "a.jsonl": b'{"question": "Q", "answer": \n',
+        "b.json": b'[{"question": "Q", "answer": "A"}, {"question": ',
+        "c.csv": b'question,answer\na,"b\n',
+        "d.jsonl": b'{"messages": [{"content": "x"}]}\n'
+        b'{"messages": [{"role": "boss", "content": "x"}]}',
+        "e.csv": b"question,answer\n\xe4,b\n",
+        "f.jsonl": b"\x1f\x8b",
+        "g.jsonl": b"PK\x03\x04",
+        "h.jsonl": b"",
+        "i.csv": b"Frage,Foo\na,b\n",
+    }
+    said = []
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        findings = Findings()
+        rows = read_rows(tmp_path / name, shown_as=name, findings=findings)
+        to_conversations(rows, data_format="auto", system_prompt=None, findings=findings)
+        assert findings.problems, name
+        said += [str(problem) for problem in findings.problems]
+    assert [text for text in said if translated(text, GERMAN) is None] == []
