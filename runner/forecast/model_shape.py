@@ -30,6 +30,11 @@ _UNGATED = frozenset(
 )
 """Families whose MLP has two matrices, up and down, where most have a gate as a third."""
 
+_NORMS_BEHIND = frozenset(
+    {"gemma2", "gemma3_text", "glm4", "olmo2", "olmo3", "exaone4", "flex_olmo"}
+)
+"""Families with a norm behind attention and behind the MLP: what it reads is kept, too."""
+
 _HEADS_OF_GEMMA = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
 _SIZE_OF_GEMMA = {"hidden_size": 2304, "intermediate_size": 9216, "tie_word_embeddings": True}
 DEFAULTS: dict[str, dict[str, int | bool]] = {
@@ -122,6 +127,10 @@ class ModelShape:
     """Of one block's experts beyond the linears; libraries keep them in 16 bits, unadapted."""
     per_layer_embedding: int = 0
     """Width of a table of words that each layer has of its own, as in Gemma 4's small models."""
+    norms_behind: bool = False
+    """A norm stands behind attention and behind the MLP."""
+    factor_behind: bool = False
+    """What both give is multiplied before it is added (Granite)."""
 
     @property
     def attention(self) -> int:
@@ -201,6 +210,8 @@ def read_shape(config: dict[str, Any]) -> ModelShape | None:
         tied=config.get("tie_word_embeddings") is True,
         linears=tuple(linears),
         per_layer_embedding=_first(config, "hidden_size_per_layer_input") or 0,
+        factor_behind=config.get("residual_multiplier", 1.0) != 1,
+        norms_behind=config.get("model_type") in _NORMS_BEHIND,
         expert_parameters=3 * hidden * expert_size * experts,
     )
 

@@ -205,18 +205,21 @@ def sizes_of(work: Work) -> Sizes:
     """Give the sizes of the common decoder layer: what a run counts on the model itself."""
     shape = work.shape
     of_heads = shape.attention + 2 * shape.kv
+    behind = shape.hidden if shape.norms_behind else 0
+    apart = shape.hidden if shape.norms_behind or shape.factor_behind else 0
     return Sizes(
         layers=shape.layers,
-        lean=BF16 * shape.hidden,
-        full=BF16 * (2 * shape.hidden + of_heads + shape.attention + 2 * shape.intermediate)
+        lean=BF16 * (shape.hidden + behind),
+        full=BF16
+        * (2 * (shape.hidden + behind) + of_heads + shape.attention + 2 * shape.intermediate)
         + FP32 * shape.heads,
-        back=BF16 * (4 * shape.hidden + max(shape.intermediate, 2 * of_heads)),
+        back=BF16 * (4 * shape.hidden + apart + max(shape.intermediate, 2 * of_heads)),
         head=BF16 * 3 * shape.hidden,
         logits=BF16 * (shape.vocabulary + 3 * shape.hidden),
         weights=shape.layers * shape.block_parameters,
         long=BF16 * (6 * shape.hidden + 3 * shape.attention + 2 * of_heads)
         + FP32 * (shape.attention + shape.layers * shape.heads),
-        tile=BF16 * (3 * shape.intermediate + 6 * shape.hidden),
+        tile=BF16 * (3 * shape.intermediate + 6 * shape.hidden + 2 * apart),
     )
 
 

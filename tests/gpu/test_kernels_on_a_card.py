@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from runner.forecast.passes import Passes
 from runner.training.kernels import attention, glu, loss, nf4, rmsnorm, rope
+from runner.training.kernels.check import check
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import recognise
 from runner.training.kernels.rows import lay_out
@@ -63,26 +64,43 @@ def test_unpacked_weights_are_those_of_bitsandbytes(shapes: list[tuple[int, int]
 
 
 def test_norms() -> None:
-    """Lines and heads, Llama's and Gemma's, forward and back."""
+    """Lines and heads; Llama's, Gemma's and LayerNorm with a bias, forward and back."""
     for late, shape in ((False, (37, 4096)), (True, (37, 3072)), (False, (37, 8, 128))):
-        width = shape[-1]
-        norm = rmsnorm.Norm(weight=torch.randn(width, device=CUDA).abs() + 0.5, eps=1e-5, late=late)
-        x, grad, more = (torch.randn(shape, device=CUDA, dtype=BF16) for _ in range(3))
-        assert off(rmsnorm.forward(x, norm), rmsnorm.reference(x, norm)) < 3e-3
-        wanted = rmsnorm.backward_reference(x.float(), norm, grad.float())
-        found, _ = rmsnorm.backward(x, norm, grad)
-        assert off(found, wanted) < 5e-3
-        if len(shape) == 2:
-            found, again = rmsnorm.backward(x, norm, grad, residual=more, again=True)
-            assert off(found, wanted + more) < 5e-3
-            assert again is not None
-            assert torch.equal(again, rmsnorm.forward(x, norm))
+        for centred in (False, True):
+            width = shape[-1]
+            norm = rmsnorm.Norm(
+                weight=torch.randn(width, device=CUDA).abs() + 0.5,
+                eps=1e-5,
+                late=late,
+                bias=torch.randn(width, device=CUDA) if centred else None,
+                centred=centred,
+            )
+            x, grad, more = (torch.randn(shape, device=CUDA, dtype=BF16) for _ in range(3))
+            x += 0.5
+            plain = rmsnorm.forward(x, norm)
+            assert off(plain, rmsnorm.reference(x, norm)) < 3e-3
+            wanted = rmsnorm.backward_reference(x.float(), norm, grad.float())
+            found, _ = rmsnorm.backward(x, norm, grad)
+            assert off(found, wanted) < 5e-3
+            if len(shape) == 2:
+                assert off(rmsnorm.forward(x, norm, residual=more), plain + more) < 5e-3
+                found, again = rmsnorm.backward(x, norm, grad, residual=more, again=True)
+                assert off(found, wanted + more) < 5e-3
+                assert again is not None
+                assert torch.equal(again, plain)
 
 
-def test_positions() -> None:
-    """Queries and keys are turned, gradients turned back, values left alone."""
+@pytest.mark.parametrize(
+    ("pairs", "neighbours"), [(64, False), (48, False), (16, False), (32, True), (64, True)]
+)
+def test_positions(pairs: int, neighbours: bool) -> None:  # noqa: FBT001
+    """Queries and keys are turned, all of a head or a part of it; values are left alone."""
     heads = attention.Heads(q_heads=8, kv_heads=2, size=128, scale=1.0, window=None)
-    turns = rope.Turns(cos=torch.randn(64, 64, device=CUDA), sin=torch.randn(64, 64, device=CUDA))
+    turns = rope.Turns(
+        cos=torch.randn(64, pairs, device=CUDA),
+        sin=torch.randn(64, pairs, device=CUDA),
+        neighbours=neighbours,
+    )
     position = torch.arange(50, device=CUDA, dtype=torch.int32)
     qkv = torch.randn(50, heads.width, device=CUDA, dtype=BF16)
     wanted = qkv.clone()
@@ -109,16 +127,21 @@ def test_gates(gate: glu.Gate) -> None:
     assert off(again, hidden) < 5e-3
 
 
-def test_loss() -> None:
-    """Each line's loss, and the gradient where its logits were."""
+@pytest.mark.parametrize(("factor", "cap"), [(1.0, 0.0), (0.125, 0.0), (2.0, 3.0)])
+def test_loss(factor: float, cap: float) -> None:
+    """Each line's loss, and the gradient where its logits were, also scaled or capped ones."""
     logits = torch.randn(9, 128256, device=CUDA, dtype=BF16)
     targets = torch.randint(0, 128256, (9,), device=CUDA)
-    wanted = functional.cross_entropy(logits.float(), targets, reduction="none")
-    chances = torch.softmax(logits.float(), -1) - functional.one_hot(targets, 128256)
+    leaf = logits.float().requires_grad_()
+    seen = factor * leaf
+    seen = cap * torch.tanh(seen / cap) if cap else seen
+    wanted = functional.cross_entropy(seen, targets, reduction="none")
+    (slope,) = torch.autograd.grad(0.5 * wanted.sum(), leaf)
     found = torch.empty(9, device=CUDA)
-    loss.cross_entropy(logits, targets, found, torch.tensor(0.5, device=CUDA))
-    assert off(found, wanted) < 1e-5
-    assert off(logits, 0.5 * chances) < 5e-3
+    head = loss.Head(weight=logits, factor=factor, cap=cap)
+    loss.cross_entropy(logits, targets, found, torch.tensor(0.5, device=CUDA), head)
+    assert off(found, wanted.detach()) < 1e-5
+    assert off(logits, slope) < 5e-3
 
 
 @pytest.mark.parametrize("window", [None, 48])
@@ -282,3 +305,58 @@ def test_gradients_are_as_near_to_fp32_as_peft_s_own(kept: int) -> None:
     print(f"worst {our_worst:.2e} (PEFT {their_worst:.2e})")
     assert our_median <= FURTHER * their_median
     assert our_worst <= FURTHER * their_worst
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 128},
+    "gemma2": {
+        "head_dim": 256,
+        "attn_logit_softcapping": None,
+        "sliding_window": 32,
+        "hidden_activation": "gelu_pytorch_tanh",
+    },
+    "gemma3_text": {"head_dim": 256, "sliding_window": 32, "sliding_window_pattern": 2},
+    "phi3": {"partial_rotary_factor": 0.75},
+    "granite": {"residual_multiplier": 0.22, "embedding_multiplier": 12.0, "logits_scaling": 8.0},
+    "olmo": {},
+    "olmo2": {},
+    "stablelm": {"use_qkv_bias": True},
+    "glm": {"head_dim": 128},
+    "glm4": {"head_dim": 128},
+    "smollm3": {"no_rope_layers": [1, 0]},
+}
+"""Two layers of each kind, narrow: every way through the kernels."""
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_each_kind_of_layer_passes_the_check(family: str) -> None:
+    """In bf16 on the card, beside the model's own layers, as every run checks before step 1."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 1000, "hidden_size": 512, "intermediate_size": 1024}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{**sizes, "pad_token_id": 0, **KINDS[family]})
+    with torch.device(CUDA):
+        model = AutoModelForCausalLM.from_config(config, dtype=BF16)
+        model.config.use_cache = False
+        adapter = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
+        model = get_peft_model(model, adapter)
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+        elif "norm" in name:
+            weight.data.add_(0.1 * torch.randn_like(weight))
+
+    def loss_of(row: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(CUDA, BF16):
+            logits = model(input_ids=row[None].to(CUDA)).logits[0, :-1]
+        return functional.cross_entropy(logits.float(), row[1:].to(CUDA), reduction="sum")
+
+    dice = torch.Generator().manual_seed(1)
+    ids = [torch.randint(3, 1000, (n,), generator=dice).tolist() for n in (96, 64)]
+    parts = recognise(model, dtype=BF16, longest=96)
+    found = check(parts, model.get_base_model().model.layers, ids, loss_of)
+    print(f"{family}: off by {found.worst:.3f} ({found.where})")
+    assert found.fits, found

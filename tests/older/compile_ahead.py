@@ -49,21 +49,29 @@ def kernels() -> dict[str, Kernel]:
     scales = {"packed": "*u8", "scales": "*u8"}
     scales |= dict.fromkeys(("scales_2", "offsets", "scale_code", "code"), "*fp32")
     add("unpack", nf4._unpack, 4, scales, ROWS=nf4._ROWS, STEPS=nf4._MOST_STEPS)
-    norm = {"weight": "*fp32", "eps": "fp32"}
+    norm = {"weight": "*fp32", "bias": "*fp32", "eps": "fp32"}
     for width in WIDTHS:
         warps = warps_for(width)
-        add(f"norm {width}", rmsnorm._forward, warps, norm, LATE=False, BLOCK=width)
-        kinds = {"RESIDUAL": True, "AGAIN": True, "LATE": True, "BLOCK": width}
+        layer_norm = {"BIAS": True, "CENTRED": True, "RESIDUAL": True, "BLOCK": width}
+        add(f"norm {width}", rmsnorm._forward, warps, norm, LATE=False, **layer_norm)
+        kinds = {**layer_norm, "AGAIN": True, "LATE": True}
         add(f"norm back {width}", rmsnorm._backward, warps, norm, **kinds)
     turns = {"position": "*i32", "cos": "*fp32", "sin": "*fp32"}
-    for half in (32, 64, 128):
-        add(f"turn {half}", rope._turn, 4, turns, HALF=half, SIGN=1, HEADS=64)
-        add(f"join {half}", rope._join, 4, turns, HALF=half, HEADS=64)
+    for size, pairs, neighbours in ((64, 32, False), (128, 48, False), (256, 128, True)):
+        step, gap = (2, 1) if neighbours else (1, pairs)
+        where = {"SIZE": size, "PAIRS": pairs, "BLOCK": 1 << (pairs - 1).bit_length()}
+        where |= {"STEP": step, "GAP": gap, "HEADS": 64}
+        rest = size - 2 * pairs
+        add(f"turn {size}", rope._turn, 4, turns, SIGN=1, **where)
+        add(f"join {size}", rope._join, 4, turns, REST=rest, REST_BLOCK=max(1, rest), **where)
     for gate in glu.Gate:
         add(f"gate {gate.name}", glu._forward, 4, {}, GATE=int(gate), BLOCK=glu._BLOCK)
         add(f"gate back {gate.name}", glu._backward, 4, {}, GATE=int(gate), BLOCK=glu._BLOCK)
     of_loss = {"targets": "*i64", "losses": "*fp32", "scale": "*fp32"}
-    add("loss", loss._cross_entropy, 8, of_loss, WIDTH=128256, BLOCK=loss._BLOCK)
+    of_loss |= {"factor": "fp32", "cap": "fp32"}
+    wide = {"WIDTH": 128256, "BLOCK": loss._BLOCK}
+    add("loss", loss._cross_entropy, 8, of_loss, CAPPED=False, **wide)
+    add("capped loss", loss._cross_entropy, 8, of_loss, CAPPED=True, **wide)
     return found
 
 

@@ -25,24 +25,66 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {},  # biases on queries, keys and values
     "qwen3": {"head_dim": 16},  # norms of each head
     "gemma": {"head_dim": 16, "hidden_activation": "gelu_pytorch_tanh"},  # 1 + weight, GeGLU, tied
+    # Norms around both halves, every other layer sees 16 tokens, capped logits, a scale of its own
+    "gemma2": {
+        "head_dim": 16,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": 3.0,
+        "query_pre_attn_scalar": 40,
+        "sliding_window": 16,
+        "hidden_activation": "gelu_pytorch_tanh",
+    },
+    # Norms of each head, and positions that differ between layers near and far
+    "gemma3_text": {
+        "head_dim": 16,
+        "query_pre_attn_scalar": 40,
+        "sliding_window": 16,
+        "sliding_window_pattern": 2,
+        "hidden_activation": "gelu_pytorch_tanh",
+    },
     "phi3": {},  # one matrix for queries, keys and values, one for gate and up
-    "granite": {"residual_multiplier": 0.3},  # looks like Llama and computes something else
-    "gemma2": {"head_dim": 16},  # capped logits, norms after each half
-    "olmo2": {},  # norms after each half, and across heads
+    "granite": {  # what is added, embedded and attended to has factors; logits are divided
+        "residual_multiplier": 0.3,
+        "embedding_multiplier": 5.0,
+        "logits_scaling": 2.5,
+        "attention_multiplier": 0.1,
+        "mlp_bias": True,
+        "attention_bias": True,
+    },
+    "olmo2": {},  # norms behind each half alone, and of all heads together
+    "olmo": {},  # LayerNorm without weights
+    "stablelm": {"partial_rotary_factor": 0.25, "use_qkv_bias": True},  # LayerNorm with biases
+    "glm": {"head_dim": 16, "attention_bias": True},  # neighbours turn, in half of a head
+    "glm4": {"head_dim": 16, "attention_bias": True},  # and norms behind each half
+    "smollm3": {"no_rope_layers": [1, 0, 1]},  # a layer without positions
 }
+"""Each of another structure; the fast path knows them all."""
+PHI_4_MINI = {
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {
+        "rope_type": "longrope",
+        "short_factor": [1.0 + 0.1 * n for n in range(6)],
+        "long_factor": [9.0] * 6,
+    },
+    "original_max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
+"""Three quarters of a head turn, by positions that change beyond 64 tokens."""
 
 
-def make(family: str, *, quantised: bool = True, targets: Any = "all-linear") -> Any:
+def make(
+    family: str, *, quantised: bool = True, targets: Any = "all-linear", **settings: Any
+) -> Any:
     """Make a PEFT model with random weights; norms and biases are random too."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **_SIZES, **FAMILIES[family])
+    config = AutoConfig.for_model(family, **{**_SIZES, **FAMILIES[family], **settings})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.config.use_cache = False
     for name, weight in model.named_parameters():
-        if "norm" in name:
+        if "norm" in name and not name.endswith("bias"):
             weight.data.normal_(std=0.3).add_(0.8)
         if "bias" in name:
             weight.data.normal_(std=0.3)

@@ -75,10 +75,12 @@ def twice(parts: Parts) -> Parts:
     return parts
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "mistral", "phi3"])
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen2", "mistral", "phi3", "gemma2", "gemma3_text", "olmo2", "glm4"]
+)
 def test_known_families_pass(family: str) -> None:
     """Each is off by rounding alone, and its weights and gradients are as they were."""
-    model = make(family)
+    model = make(family, quantised=family in ("llama", "phi3"))
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     found = checked(model)
     assert found.fits, found
@@ -106,7 +108,34 @@ def test_a_fault_in_one_layer_is_found(family: str, change: Callable[[Parts], Pa
     assert found.worst > 5e-3, found
 
 
-def test_a_model_that_only_looks_known() -> None:
-    """Granite's layers have Llama's parts and scale what they add: found, by far."""
-    found = checked(make("granite"))
-    assert found.worst > 0.2, found
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("granite", in_last_layer(lambda layer: dataclasses.replace(layer, added=1.0))),
+        ("granite", lambda parts: dataclasses.replace(parts, embed_factor=1.0)),
+        (
+            "granite",
+            lambda parts: dataclasses.replace(
+                parts, head=dataclasses.replace(parts.head, factor=1.0)
+            ),
+        ),
+        (
+            "gemma2",
+            lambda parts: dataclasses.replace(parts, head=dataclasses.replace(parts.head, cap=0.0)),
+        ),
+        ("olmo2", in_last_layer(lambda layer: dataclasses.replace(layer, down_norm=None))),
+        ("smollm3", lambda parts: dataclasses.replace(parts, layers=with_positions(parts))),
+    ],
+)
+def test_a_part_that_is_overlooked_is_found(
+    family: str, change: Callable[[Parts], Parts]
+) -> None:
+    """A factor, a cap, a norm, a layer without positions: without it, it is not the model."""
+    found = checked(make(family, quantised=False), change)
+    assert not found.fits
+    assert found.worst > 5e-3, found
+
+
+def with_positions(parts: Parts) -> tuple[Layer, ...]:
+    """Give every layer the first one's positions."""
+    return tuple(dataclasses.replace(one, turns=parts.layers[0].turns) for one in parts.layers)

@@ -19,7 +19,7 @@ from runner.forecast.seconds import step_seconds
 from runner.forecast.what_fits import longest_row
 from runner.forecast.work import GIB, Box, Work
 from runner.training.kernels.fast_model import measure
-from runner.training.kernels.recognise import obstacle, recognise
+from runner.training.kernels.recognise import recognise
 
 LLAMA_8B: dict[str, Any] = {
     "hidden_size": 4096,
@@ -82,10 +82,22 @@ def test_sizes_by_hand() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # the libraries' own, about each other
-@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj", "down_proj"]])
-def test_sizes_are_those_of_the_model(targets: Any) -> None:
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [
+        ("llama", "all-linear"),
+        ("llama", ["q_proj", "v_proj", "down_proj"]),
+        ("gemma2", "all-linear"),
+        ("gemma3_text", "all-linear"),
+        ("olmo2", "all-linear"),
+        ("glm4", ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]),
+        ("granite", "all-linear"),
+        ("smollm3", "all-linear"),
+    ],
+)
+def test_sizes_are_those_of_the_model(family: str, targets: Any) -> None:
     """The shape in config.json tells what is counted on the recognised model."""
-    model = make("llama", targets=targets)
+    model = make(family, targets=targets, quantised=family == "llama")
     config = model.get_base_model().config.to_dict()
     what = work(
         config, rank=4, target_modules=targets if targets == "all-linear" else tuple(targets)
@@ -185,19 +197,3 @@ def test_a_long_row_is_near_what_a_card_took() -> None:
     found = choose(what, card)
     assert found.batch_plan.activation_offloading
     assert found.gpu_memory.total - found.gpu_memory.context == pytest.approx(14.32 * GIB, rel=0.05)
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"])
-def test_a_model_without_weights_is_told_by_its_structure(family: str) -> None:
-    """As prepare sees it: on the meta device."""
-    assert obstacle(make(family, quantised=False).to("meta"), longest=64) is None
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("family", "why"), [("gemma2", "capped logits"), ("olmo2", "without")])
-def test_what_is_not_known_is_named(family: str, why: str) -> None:
-    """Before a run, so that its forecast is the plain path's."""
-    found = obstacle(make(family, quantised=False).to("meta"), longest=64)
-    assert found is not None
-    assert why in found

@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_models import FAMILIES, learned, make, plain_step, rows, take_grads
+from kernel_models import FAMILIES, PHI_4_MINI, learned, make, plain_step, rows, take_grads
 
 from runner.forecast.passes import Passes, peak_bytes
 from runner.training.kernels import long_layer, nf4
 from runner.training.kernels.fast_model import FastModel
-from runner.training.kernels.recognise import NotRecognised, recognise
+from runner.training.kernels.recognise import NotRecognised, obstacle, recognise
 from runner.training.kernels.rows import divide, lay_out, worst
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, about each other
 OFF = 1e-5  # relative, in fp32
+ROUNDING = 1e-7  # of the largest gradient: what fp32 may leave in one that is far smaller
+NF4 = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "olmo2")
+"""Families whose weights are packed here: bitsandbytes on a CPU takes seconds a model."""
 
 
 def fast(
@@ -38,23 +41,29 @@ def assert_same_step(model: Any, **how: Any) -> None:
     found = take_grads(model)
     assert found_loss == pytest.approx(wanted_loss, rel=1e-5)
     assert found.keys() == wanted.keys()
+    rest = ROUNDING * max(float(grad.norm()) for grad in wanted.values())
     for name, grad in wanted.items():
-        assert float((found[name] - grad).norm()) <= OFF * float(grad.norm()), name
+        assert float((found[name] - grad).norm()) <= OFF * float(grad.norm()) + rest, name
     again_loss, _ = plain_step(model, batch)
     assert again_loss == pytest.approx(wanted_loss, rel=1e-6)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_are_those_of_peft(family: str) -> None:
-    """For each family: NF4, passes of several rows, a layer of three that keeps everything."""
-    assert_same_step(make(family), kept=1)
+    """For each family: passes of several rows, a layer of three that keeps everything."""
+    assert_same_step(make(family, quantised=family in NF4), kept=1)
 
 
 @pytest.mark.parametrize("kept", [None, 0])
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "olmo2", "granite"])
 def test_layers_kept_change_no_gradient(family: str, kept: int | None) -> None:
     """Whether layers keep everything or their input alone, gradients are the same."""
-    assert_same_step(make(family), kept=kept)
+    assert_same_step(make(family, quantised=False), kept=kept)
+
+
+def test_positions_that_change_with_the_length() -> None:
+    """Phi 4 mini's, for rows that are shorter than where they change; three quarters turn."""
+    assert_same_step(make("phi3", quantised=False, **PHI_4_MINI), kept=1)
 
 
 @pytest.mark.parametrize(
@@ -70,23 +79,53 @@ def test_adapters_on_some_projections(quantised: bool, targets: Any) -> None:  #
     assert_same_step(make("llama", quantised=quantised, targets=targets))
 
 
-@pytest.mark.parametrize("family", ["gemma2", "olmo2"])
-def test_other_layers_are_not_recognised(family: str) -> None:
-    """A layer with something unknown is refused before anything about the model is changed."""
-    model = make(family)
+UNKNOWN = {
+    "capped scores": ("gemma2", {"attn_logit_softcapping": 5.0}, "a cap on attention's scores"),
+    "both halves at once": ("stablelm", {"use_parallel_residual": True}, "norms in unusual places"),
+    "norms of single heads": ("stablelm", {"qk_layernorm": True}, "the weight model.layers.0"),
+    "clipped": ("olmo", {"clip_qkv": 1.0}, "clipped queries"),
+    "by length": (
+        "phi3",
+        {**PHI_4_MINI, "original_max_position_embeddings": 32},
+        "beyond 32 tokens",
+    ),
+    "another gate": ("llama", {"hidden_act": "relu"}, "another gate"),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_other_layers_are_not_recognised(case: str) -> None:
+    """A layer with something unknown is refused, and nothing about the model was changed."""
+    family, settings, why = UNKNOWN[case]
+    model = make(family, quantised=False, **settings)
     before, _ = plain_step(model, rows(20))
-    with pytest.raises(NotRecognised):
+    with pytest.raises(NotRecognised, match=why):
         fast(model)
     assert plain_step(model, rows(20))[0] == before
+    assert why in str(obstacle(without_weights(family, **settings), longest=64))
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prepare_tells_the_same_without_weights(family: str) -> None:
+    """What set-up will take, prepare does not announce as slow."""
+    assert obstacle(without_weights(family), longest=64) is None
+
+
+def without_weights(family: str, **settings: Any) -> Any:
+    """Make a model as prepare does: shapes and no numbers."""
+    with torch.device("meta"):
+        return make(family, quantised=False, **settings)
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "mistral", "qwen3", "gemma2", "phi3", "olmo2", "granite", "smollm3"]
+)
 def test_rows_that_the_host_keeps_for_change_no_gradient(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tile by tile, with a tile that is not full, and each layer's input kept elsewhere."""
     monkeypatch.setattr(long_layer, "TILE", 24)
-    assert_same_step(make(family), kept=0, on_host=True, most=40)
+    assert_same_step(make(family, quantised=family == "llama"), kept=0, on_host=True, most=40)
 
 
 def test_long_and_short_rows_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,12 +206,6 @@ def test_unpacked_weights_are_those_of_bitsandbytes(shapes: list[tuple[int, int]
     found = [nf4.unpack_reference(piece, torch.float32) for piece in nf4.stack(weights)]
     assert torch.equal(torch.cat(found), wanted)
     assert torch.equal(theirs(), wanted)
-
-
-def test_every_family_here_is_used() -> None:
-    """No family stands in the table without a test; granite's is in test_fast_check."""
-    used = {"llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "gemma2", "olmo2", "granite"}
-    assert set(FAMILIES) == used
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def check(
         wanted = [weight.grad for weight in adapter.weights]
         _forget_grads(adapter)
         adapter.begin()
-        laid = lay_out([(row, row) for row in rows], parts.head.device, fill=False)
+        laid = lay_out([(row, row) for row in rows], parts.head.weight.device, fill=False)
         _compare_layers(parts, noted, laid, off)
         _compare_ends(parts, noted, laid, float(sum(one.detach() for one in losses)), off)
         kinds = [
@@ -144,7 +144,7 @@ def _compare_ends(
     parts: Parts, noted: list[_Noted], laid: Rows, loss: float, off: _Distances
 ) -> None:
     with torch.no_grad():
-        off.add("the embedding", parts.embed(laid.ids), _joined(noted[0].into))
+        off.add("the embedding", parts.embedded(laid.ids), _joined(noted[0].into))
     x = _joined(noted[-1].out).to(parts.dtype).requires_grad_()
     one = torch.ones((), device=x.device)
     found = HeadLoss.apply(x, parts.last_norm, parts.head, laid, one, 64)

@@ -31,12 +31,12 @@ class FastModel:
     def __post_init__(self) -> None:
         """Count the bytes."""
         parts = self.parts
-        self.sizes = measure(parts.layers, parts.head.shape[0], parts.dtype.itemsize)
+        self.sizes = measure(parts.layers, parts.head.weight.shape[0], parts.dtype.itemsize)
 
     @property
     def device(self) -> Any:
         """Where the model computes."""
-        return self.parts.head.device
+        return self.parts.head.weight.device
 
     def train_on(self, batch: Sequence[Row], learned_in_step: torch.Tensor | int) -> torch.Tensor:
         """Add the gradients of a micro-batch to PEFT's weights; give its share of the step's loss.
@@ -81,7 +81,7 @@ class FastModel:
     def _forward(self, rows: Rows, scale: torch.Tensor, *, on_host: bool) -> torch.Tensor:
         parts = self.parts
         with torch.no_grad():
-            x = parts.embed(rows.ids).to(parts.dtype)
+            x = parts.embedded(rows.ids)
         x = x.detach().requires_grad_()
         if on_host:
             for number, layer in enumerate(parts.layers):
@@ -96,10 +96,14 @@ class FastModel:
 def measure(layers: Sequence[Layer], vocabulary: int, item_bytes: int) -> Sizes:
     """Count from the largest of the layers."""
     hidden = layers[0].qkv.inputs
+    of_out = hidden * max(layer.out_norm is not None for layer in layers)
+    of_down = hidden * max(layer.down_norm is not None for layer in layers)
     full = max(
         item_bytes
         * (
             2 * hidden  # its input and the middle of it
+            + of_out
+            + of_down  # what norms behind products need
             + layer.heads.width
             + layer.heads.q_heads * layer.heads.size  # attention's output
             + layer.gate_up.outputs
@@ -107,15 +111,20 @@ def measure(layers: Sequence[Layer], vocabulary: int, item_bytes: int) -> Sizes:
         + 4 * layer.heads.q_heads  # attention's row sums, fp32
         for layer in layers
     )
+    # A product's gradient apart from that of what it was added to.
+    apart = hidden * max(
+        layer.added != 1 or layer.out_norm is not None or layer.down_norm is not None
+        for layer in layers
+    )
     widest = max(layer.down.inputs for layer in layers)
     of_heads = max(layer.heads.width for layer in layers)
     return Sizes(
         layers=len(layers),
-        lean=item_bytes * hidden,
+        lean=item_bytes * (hidden + of_down),
         full=full,
         # The MLP's way back holds its hidden gradient beside gradients of the residual; attention's
         # holds q, k and v's gradients twice while they are laid side by side.
-        back=item_bytes * max(widest + 4 * hidden, 2 * of_heads + 4 * hidden),
+        back=item_bytes * (max(widest, 2 * of_heads) + 4 * hidden + apart),
         head=item_bytes * 3 * hidden,
         logits=item_bytes * (vocabulary + 3 * hidden),
         weights=sum(group.outputs * group.inputs for layer in layers for group in layer.groups),
@@ -128,5 +137,5 @@ def measure(layers: Sequence[Layer], vocabulary: int, item_bytes: int) -> Sizes:
             + 4 * layer.heads.q_heads * (layer.heads.size + len(layers))
             for layer in layers
         ),
-        tile=item_bytes * (3 * widest + 6 * hidden),
+        tile=item_bytes * (3 * widest + 6 * hidden + 2 * apart),
     )

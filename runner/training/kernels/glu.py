@@ -20,6 +20,7 @@ class Gate(IntEnum):
 
     SILU = 0
     GELU_TANH = 1
+    GELU = 2
 
 
 def forward(gate_up: torch.Tensor, gate: Gate) -> torch.Tensor:
@@ -46,7 +47,7 @@ def backward(gate_up: torch.Tensor, grad: torch.Tensor, gate: Gate) -> torch.Ten
 def _activated(x: torch.Tensor, gate: Gate) -> torch.Tensor:
     if gate is Gate.SILU:
         return functional.silu(x)
-    return functional.gelu(x, approximate="tanh")
+    return functional.gelu(x, approximate="tanh" if gate is Gate.GELU_TANH else "none")
 
 
 def _backward_reference(gate_up: torch.Tensor, grad: torch.Tensor, gate: Gate) -> torch.Tensor:
@@ -65,6 +66,10 @@ def _act(g, GATE: tl.constexpr):
     if GATE == 0:
         s = tl.sigmoid(g)
         return g * s, s * (1 + g * (1 - s))
+    if GATE == 2:
+        # The normal distribution and its density: 1/sqrt(2), 1/sqrt(2 pi)
+        below = 0.5 * (1 + tl.erf(g * 0.7071067811865476))
+        return g * below, below + g * 0.3989422804014327 * tl.exp(-0.5 * g * g)
     # tanh(z) as 2 sigmoid(2 z) - 1; 0.7978845608 is the square root of 2/pi
     z = 0.7978845608028654 * (g + 0.044715 * g * g * g)
     t = 2 * tl.sigmoid(2 * z) - 1

@@ -3,7 +3,8 @@
 Frozen weights need no gradient, so the way back is the gradient of the input and LoRA's thin
 products. A layer that keeps everything holds its two residual inputs, queries, keys and values,
 attention's output and row sums, gate and up; norms and the gate are made again, which costs memory
-traffic and no product. A layer that keeps its input alone makes all but down_proj again.
+traffic and no product. A layer that keeps its input alone makes all but down_proj again. Where a
+norm stands behind a product (Gemma 2, OLMo 2), that product is kept too.
 """
 
 from __future__ import annotations
@@ -26,17 +27,26 @@ from runner.training.kernels.rows import Rows
 class Layer:
     """The parts of one decoder layer."""
 
-    first_norm: Norm
-    second_norm: Norm
+    first_norm: Norm | None
+    """Before queries, keys and values; None: they read the layer's input (OLMo 2)."""
+    second_norm: Norm | None
+    """Before gate and up."""
+    out_norm: Norm | None = None
+    """Behind attention, before it is added to the input (Gemma 2, OLMo 2)."""
+    down_norm: Norm | None = None
+    """Behind the MLP, likewise."""
+    added: float = 1.0
+    """What both halves are multiplied by before they are added (Granite)."""
     qkv: Group
     out: Group
     gate_up: Group
     down: Group
     heads: Heads
     head_norms: tuple[Norm, Norm] | None
-    """Of each head's queries and keys, before they are turned (Qwen 3)."""
+    """Of queries and keys, before they are turned: of each head (Qwen 3) or of all (OLMo 2)."""
     gate: Gate
-    turns: Turns
+    turns: Turns | None
+    """None: a layer that knows no positions (SmolLM 3)."""
 
     @property
     def groups(self) -> tuple[Group, Group, Group, Group]:
@@ -50,13 +60,15 @@ class LayerFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, layer: Layer, rows: Rows, keep: bool) -> torch.Tensor:  # noqa: FBT001
         """Give the layer's output."""
-        qkv, out, kept, middle = _attend(layer, x, rows)
-        gate_up = layer.gate_up.forward(rmsnorm.forward(middle, layer.second_norm))
-        y = layer.down.forward(glu.forward(gate_up, layer.gate), middle)
+        qkv, out, kept, (middle, of_out) = _attend(layer, x, rows)
+        gate_up = layer.gate_up.forward(normed(middle, layer.second_norm))
+        hidden = glu.forward(gate_up, layer.gate)
+        y, of_down = add(layer.down, hidden, middle, layer.down_norm, layer.added)
         ctx.layer, ctx.rows, ctx.keep = layer, rows, keep
+        ctx.of_down = of_down
         if keep:
             # Not all through save_for_backward: the MLP's half is freed in the middle of the way.
-            ctx.kept, ctx.mlp = kept, (middle, gate_up)
+            ctx.kept, ctx.of_out, ctx.mlp = kept, of_out, (middle, gate_up)
             ctx.save_for_backward(x, qkv, out)
         else:
             ctx.save_for_backward(x)
@@ -68,24 +80,54 @@ class LayerFunction(torch.autograd.Function):
         layer, rows = ctx.layer, ctx.rows
         if ctx.keep:
             x, qkv, out = ctx.saved_tensors
-            kept, (middle, gate_up), ctx.mlp = ctx.kept, ctx.mlp, None
+            kept, of_out, (middle, gate_up), ctx.mlp = ctx.kept, ctx.of_out, ctx.mlp, None
         else:
             (x,) = ctx.saved_tensors
-            qkv, out, kept, middle = _attend(layer, x, rows)
-            gate_up = layer.gate_up.forward(rmsnorm.forward(middle, layer.second_norm))
-        grad = mlp_back(layer, grad.contiguous(), middle, gate_up)
+            qkv, out, kept, (middle, of_out) = _attend(layer, x, rows)
+            gate_up = layer.gate_up.forward(normed(middle, layer.second_norm))
+        grad = mlp_back(layer, grad.contiguous(), middle, gate_up, ctx.of_down)
         del middle, gate_up
-        return _attention_back(layer, grad, x, (qkv, out, kept), rows), None, None, None
+        ctx.of_down = ctx.of_out = None
+        return _attention_back(layer, grad, x, (qkv, out, kept, of_out), rows), None, None, None
+
+
+def normed(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+    """Give what a half of the layer reads."""
+    return x if norm is None else rmsnorm.forward(x, norm)
+
+
+def add(
+    group: Group, x: torch.Tensor, residual: torch.Tensor, norm: Norm | None, scale: float
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Add a half of the layer to what went into it; give the product, too, where a norm needs it.
+
+    Without a norm the sum is made within the product.
+    """
+    if norm is None:
+        return group.forward(x, residual, scale=scale), None
+    product = group.forward(x)
+    return rmsnorm.forward(product, norm, residual=residual), product
+
+
+def of_product(
+    grad: torch.Tensor, product: torch.Tensor | None, norm: Norm | None, scale: float
+) -> torch.Tensor:
+    """Give the gradient of what `add` added, before norm and scale."""
+    if norm is None or product is None:
+        return grad if scale == 1 else grad * scale
+    return rmsnorm.backward(product, norm, grad)[0]
 
 
 def _attend(
     layer: Layer, x: torch.Tensor, rows: Rows
-) -> tuple[torch.Tensor, torch.Tensor, tuple[Any, ...], torch.Tensor]:
-    qkv = layer.qkv.forward(rmsnorm.forward(x, layer.first_norm))
+) -> tuple[
+    torch.Tensor, torch.Tensor, tuple[Any, ...], tuple[torch.Tensor, torch.Tensor | None]
+]:
+    qkv = layer.qkv.forward(normed(x, layer.first_norm))
     new = turned(layer, qkv, rows.position, in_place=True)
     out, kept = attention.forward(new, layer.heads, rows)
-    middle = layer.out.forward(out.reshape(x.shape[0], -1), x)
-    return qkv, out, kept, middle
+    flat = out.reshape(x.shape[0], -1)
+    return qkv, out, kept, add(layer.out, flat, x, layer.out_norm, layer.added)
 
 
 def turned(
@@ -104,56 +146,82 @@ def turned(
     new = torch.empty_like(qkv)
     of_new, of_old = heads.split(new), heads.split(qkv)
     for at, norm in enumerate(layer.head_norms):
-        rmsnorm.forward(of_old[at], norm, out=of_new[at])
+        rmsnorm.forward(_by(norm, of_old[at]), norm, out=_by(norm, of_new[at]))
     of_new[2].copy_(of_old[2])
     rope.turn(new, heads.q_heads + heads.kv_heads, heads.size, position, layer.turns)
     return new
 
 
+def head_norms_back(layer: Layer, qkv: torch.Tensor, of_qkv: torch.Tensor) -> None:
+    """Turn the gradients of normed queries and keys into those of ``qkv``, in place."""
+    if layer.head_norms is not None:
+        of_old, of_new = layer.heads.split(qkv), layer.heads.split(of_qkv)
+        for at, norm in enumerate(layer.head_norms):
+            old, new = _by(norm, of_old[at]), _by(norm, of_new[at])
+            rmsnorm.backward(old, norm, new, out=new)
+
+
+def _by(norm: Norm, part: torch.Tensor) -> torch.Tensor:
+    """View queries or keys by what is normed as one: a head, or all of them."""
+    return part.view(part.shape[0], -1, norm.weight.numel())
+
+
+def into_half_back(
+    group: Group, norm: Norm | None, x: torch.Tensor, grad: torch.Tensor, residual: torch.Tensor
+) -> torch.Tensor:
+    """Give the gradient of what a half of the layer read, ``residual`` included."""
+    inner = group.inner_grad(grad)
+    found = group.backward(grad, inner)
+    if norm is None:
+        group.add_grads(x, grad, inner)
+        return found.add_(residual)
+    found, again = rmsnorm.backward(
+        x, norm, found, residual=residual, again=group.adapter is not None
+    )
+    if again is not None:
+        group.add_grads(again, grad, inner)
+    return found
+
+
 def mlp_back(
-    layer: Layer, grad: torch.Tensor, middle: torch.Tensor, gate_up: torch.Tensor
+    layer: Layer,
+    grad: torch.Tensor,
+    middle: torch.Tensor,
+    gate_up: torch.Tensor,
+    of_down: torch.Tensor | None,
 ) -> torch.Tensor:
     """Give the gradient of the MLP's input; ``gate_up`` is overwritten by its own gradient."""
-    inner = layer.down.inner_grad(grad)
-    hidden = glu.backward(gate_up, layer.down.backward(grad, inner), layer.gate)
-    layer.down.add_grads(hidden, grad, inner)
-    del hidden
-    inner = layer.gate_up.inner_grad(gate_up)
-    of_normed = layer.gate_up.backward(gate_up, inner)
-    found, normed = rmsnorm.backward(
-        middle, layer.second_norm, of_normed, residual=grad, again=layer.gate_up.adapter is not None
-    )
-    if normed is not None:
-        layer.gate_up.add_grads(normed, gate_up, inner)
-    return found
+    of_y = of_product(grad, of_down, layer.down_norm, layer.added)
+    inner = layer.down.inner_grad(of_y)
+    hidden = glu.backward(gate_up, layer.down.backward(of_y, inner), layer.gate)
+    layer.down.add_grads(hidden, of_y, inner)
+    del hidden, of_y
+    return into_half_back(layer.gate_up, layer.second_norm, middle, gate_up, grad)
+
+
+def out_back(
+    layer: Layer, grad: torch.Tensor, out: torch.Tensor, of_out: torch.Tensor | None
+) -> torch.Tensor:
+    """Give the gradient of attention's output (lines × all heads)."""
+    of_middle = of_product(grad, of_out, layer.out_norm, layer.added)
+    inner = layer.out.inner_grad(of_middle)
+    layer.out.add_grads(out, of_middle, inner)
+    return layer.out.backward(of_middle, inner)
 
 
 def _attention_back(
     layer: Layer,
     grad: torch.Tensor,
     x: torch.Tensor,
-    kept: tuple[torch.Tensor, torch.Tensor, tuple[Any, ...]],
+    kept: tuple[torch.Tensor, torch.Tensor, tuple[Any, ...], torch.Tensor | None],
     rows: Rows,
 ) -> torch.Tensor:
-    qkv, out, sums = kept
-    heads, lines = layer.heads, x.shape[0]
-    inner = layer.out.inner_grad(grad)
-    of_out = layer.out.backward(grad, inner)
-    layer.out.add_grads(out.reshape(lines, -1), grad, inner)
+    qkv, out, sums, of_out = kept
+    of_heads = out_back(layer, grad, out.reshape(x.shape[0], -1), of_out).view(out.shape)
     new = turned(layer, qkv, rows.position, in_place=False)
-    grads = attention.backward(of_out.view(out.shape), new, out, sums, heads, rows)
-    del new, of_out
+    grads = attention.backward(of_heads, new, out, sums, layer.heads, rows)
+    del new, of_heads
     of_qkv = rope.join_and_turn_back(grads, rows.position, layer.turns)
     del grads
-    if layer.head_norms is not None:
-        of_old, of_new = heads.split(qkv), heads.split(of_qkv)
-        for at, norm in enumerate(layer.head_norms):
-            rmsnorm.backward(of_old[at], norm, of_new[at], out=of_new[at])
-    inner = layer.qkv.inner_grad(of_qkv)
-    of_normed = layer.qkv.backward(of_qkv, inner)
-    found, normed = rmsnorm.backward(
-        x, layer.first_norm, of_normed, residual=grad, again=layer.qkv.adapter is not None
-    )
-    if normed is not None:
-        layer.qkv.add_grads(normed, of_qkv, inner)
-    return found
+    head_norms_back(layer, qkv, of_qkv)
+    return into_half_back(layer.qkv, layer.first_norm, x, of_qkv, grad)

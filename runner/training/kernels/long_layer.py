@@ -13,9 +13,18 @@ from typing import Any
 import torch
 
 from runner.forecast.passes import TILE
-from runner.training.kernels import attention, glu, rmsnorm, rope
+from runner.training.kernels import attention, glu, rope
 from runner.training.kernels.host_store import HostStore
-from runner.training.kernels.layer import Layer, mlp_back, turned
+from runner.training.kernels.layer import (
+    Layer,
+    add,
+    head_norms_back,
+    into_half_back,
+    mlp_back,
+    normed,
+    out_back,
+    turned,
+)
 from runner.training.kernels.rows import Rows
 
 
@@ -32,8 +41,9 @@ class LongLayerFunction(torch.autograd.Function):
         store.put(number, (x, out))
         y = torch.empty_like(x)
         for here in _tiles(x):
-            middle, gate_up = _through(layer, x[here], out[here])
-            y[here] = layer.down.forward(glu.forward(gate_up, layer.gate), middle)
+            middle, gate_up, _ = _through(layer, x[here], out[here])
+            hidden = glu.forward(gate_up, layer.gate)
+            y[here] = add(layer.down, hidden, middle, layer.down_norm, layer.added)[0]
         ctx.layer, ctx.rows, ctx.number, ctx.store = layer, rows, number, store
         return y
 
@@ -44,13 +54,13 @@ class LongLayerFunction(torch.autograd.Function):
         x, out = ctx.store.get(ctx.number)
         of_middle, of_out = torch.empty_like(x), torch.empty_like(out)
         for here in _tiles(x):
-            middle, gate_up = _through(layer, x[here], out[here])
-            found = mlp_back(layer, grad[here].contiguous(), middle, gate_up)
-            inner = layer.out.inner_grad(found)
-            of_out[here] = layer.out.backward(found, inner)
-            layer.out.add_grads(out[here], found, inner)
+            middle, gate_up, product = _through(layer, x[here], out[here])
+            found = mlp_back(
+                layer, grad[here].contiguous(), middle, gate_up, _of_down(layer, gate_up)
+            )
+            of_out[here] = out_back(layer, found, out[here], product)
             of_middle[here] = found
-        del middle, gate_up, found, grad
+        del middle, gate_up, product, found, grad
         heads = (x.shape[0], layer.heads.q_heads, layer.heads.size)
         grads = attention.backward(
             of_out.view(heads),
@@ -76,15 +86,24 @@ def _queries(layer: Layer, x: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Give queries, keys and values, normed and turned."""
     qkv = torch.empty(x.shape[0], layer.heads.width, dtype=x.dtype, device=x.device)
     for here in _tiles(x):
-        part = layer.qkv.forward(rmsnorm.forward(x[here], layer.first_norm))
+        part = layer.qkv.forward(normed(x[here], layer.first_norm))
         qkv[here] = turned(layer, part, rows.position[here], in_place=True)
     return qkv
 
 
-def _through(layer: Layer, x: torch.Tensor, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give the MLP's input, and gate and up."""
-    middle = layer.out.forward(out, x)
-    return middle, layer.gate_up.forward(rmsnorm.forward(middle, layer.second_norm))
+def _through(
+    layer: Layer, x: torch.Tensor, out: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Give the MLP's input, gate and up, and what attention added where a norm needs it."""
+    middle, product = add(layer.out, out, x, layer.out_norm, layer.added)
+    return middle, layer.gate_up.forward(normed(middle, layer.second_norm)), product
+
+
+def _of_down(layer: Layer, gate_up: torch.Tensor) -> torch.Tensor | None:
+    """Make the MLP's output again where the norm behind it needs it."""
+    if layer.down_norm is None:
+        return None
+    return layer.down.forward(glu.forward(gate_up, layer.gate))
 
 
 def _queries_back(
@@ -99,19 +118,5 @@ def _queries_back(
     dq, dk, dv = (one[here] for one in grads)
     of_qkv = rope.join_and_turn_back((dq, dk, dv), rows.position[here], layer.turns)
     if layer.head_norms is not None:
-        heads = layer.heads
-        qkv = layer.qkv.forward(rmsnorm.forward(x, layer.first_norm))
-        of_old, of_new = heads.split(qkv), heads.split(of_qkv)
-        for at, norm in enumerate(layer.head_norms):
-            rmsnorm.backward(of_old[at], norm, of_new[at], out=of_new[at])
-    inner = layer.qkv.inner_grad(of_qkv)
-    found, normed = rmsnorm.backward(
-        x,
-        layer.first_norm,
-        layer.qkv.backward(of_qkv, inner),
-        residual=residual[here],
-        again=layer.qkv.adapter is not None,
-    )
-    if normed is not None:
-        layer.qkv.add_grads(normed, of_qkv, inner)
-    return found
+        head_norms_back(layer, layer.qkv.forward(normed(x, layer.first_norm)), of_qkv)
+    return into_half_back(layer.qkv, layer.first_norm, x, of_qkv, residual[here])

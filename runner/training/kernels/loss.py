@@ -6,6 +6,7 @@ token). Tokens that are not learned never meet the head.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,17 @@ from runner.training.kernels.rows import Rows
 _BLOCK = 8192  # logits that one program holds at once
 
 
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The head, and what the model does to its logits."""
+
+    weight: torch.Tensor
+    factor: float = 1.0
+    """Logits are multiplied by it (Granite)."""
+    cap: float = 0.0
+    """They then go through ``cap`` × tanh(logit / ``cap``) (Gemma 2); 0: they do not."""
+
+
 class HeadLoss(torch.autograd.Function):
     """Sum of the learned tokens' losses, times ``scale``."""
 
@@ -26,7 +38,7 @@ class HeadLoss(torch.autograd.Function):
         ctx: Any,
         x: torch.Tensor,
         norm: Norm,
-        head: torch.Tensor,
+        head: Head,
         rows: Rows,
         scale: torch.Tensor,
         chunk: int,
@@ -37,11 +49,10 @@ class HeadLoss(torch.autograd.Function):
         grad = torch.zeros_like(x)
         for start in range(0, learned.numel(), chunk):
             part = learned[start : start + chunk]
-            logits = rmsnorm.forward(x[part], norm) @ head.t()
-            cross_entropy(
-                logits, rows.targets[start : start + chunk], losses[start : start + chunk], scale
-            )
-            grad[part] = logits @ head
+            logits = rmsnorm.forward(x[part], norm) @ head.weight.t()
+            here = slice(start, start + chunk)
+            cross_entropy(logits, rows.targets[here], losses[here], scale, head)
+            grad[part] = logits @ head.weight
             del logits
         ctx.grad = rmsnorm.backward(x, norm, grad, out=grad)[0]
         return losses.sum() * scale
@@ -54,16 +65,24 @@ class HeadLoss(torch.autograd.Function):
 
 
 def cross_entropy(
-    logits: torch.Tensor, targets: torch.Tensor, losses: torch.Tensor, scale: torch.Tensor
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    losses: torch.Tensor,
+    scale: torch.Tensor,
+    head: Head,
 ) -> None:
     """Write each line's loss; its logits become their gradient times ``scale``."""
     if not runs_kernels(logits):
-        wide = logits.float()
+        wide = logits.float() * head.factor
+        slope = torch.full_like(wide, head.factor)
+        if head.cap:
+            bent = torch.tanh(wide / head.cap)
+            wide, slope = head.cap * bent, slope * (1 - bent * bent)
         chances = torch.log_softmax(wide, dim=-1)
         losses.copy_(-chances.gather(1, targets[:, None])[:, 0])
         grad = chances.exp()
         grad[torch.arange(len(targets), device=logits.device), targets] -= 1
-        logits.copy_(grad * scale)
+        logits.copy_(grad * slope * scale)
         return
     width = logits.shape[1]
     _cross_entropy[(logits.shape[0],)](
@@ -72,10 +91,19 @@ def cross_entropy(
         losses,
         scale,
         logits.stride(0),
+        head.factor,
+        head.cap,
+        CAPPED=bool(head.cap),
         WIDTH=width,
         BLOCK=min(_BLOCK, next_power_of_2(width)),
         num_warps=8,
     )
+
+
+@jit
+def _bent(v, cap):
+    """Give tanh(v / cap), as 2 sigmoid(2 z) - 1."""
+    return 2 * tl.sigmoid(2 * (v / cap)) - 1
 
 
 @jit
@@ -85,26 +113,42 @@ def _cross_entropy(
     losses,
     scale,
     stride,
+    factor,
+    cap,
+    CAPPED: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     line = tl.program_id(0).to(tl.int64)
     target = tl.load(targets + line)
-    factor = tl.load(scale)
+    step = tl.load(scale)
     highest = -float("inf")
     total = 0.0
     for start in range(0, WIDTH, BLOCK):
         column = start + tl.arange(0, BLOCK)
         at = logits + line * stride + column
-        v = tl.load(at, mask=column < WIDTH, other=-float("inf")).to(tl.float32)
+        v = tl.load(at, mask=column < WIDTH, other=0.0).to(tl.float32) * factor
+        if CAPPED:
+            v = cap * _bent(v, cap)
+        v = tl.where(column < WIDTH, v, -float("inf"))
         now = tl.maximum(highest, tl.max(v))
         total = total * tl.exp(highest - now) + tl.sum(tl.exp(v - now))
         highest = now
-    of_target = tl.load(logits + line * stride + target).to(tl.float32)
+    of_target = tl.load(logits + line * stride + target).to(tl.float32) * factor
+    if CAPPED:
+        of_target = cap * _bent(of_target, cap)
     tl.store(losses + line, highest + tl.log(total) - of_target)
     for start in range(0, WIDTH, BLOCK):
         column = start + tl.arange(0, BLOCK)
         at = logits + line * stride + column
-        v = tl.load(at, mask=column < WIDTH, other=-float("inf")).to(tl.float32)
-        chance = tl.exp(v - highest) / total - (column == target).to(tl.float32)
-        tl.store(at, (chance * factor).to(logits.dtype.element_ty), mask=column < WIDTH)
+        v = tl.load(at, mask=column < WIDTH, other=0.0).to(tl.float32) * factor
+        slope = factor * step
+        if CAPPED:
+            bent = _bent(v, cap)
+            v = cap * bent
+            d = (tl.exp(v - highest) / total - (column == target).to(tl.float32)) * (
+                slope * (1 - bent * bent)
+            )
+        else:
+            d = (tl.exp(v - highest) / total - (column == target).to(tl.float32)) * slope
+        tl.store(at, d.to(logits.dtype.element_ty), mask=column < WIDTH)

@@ -74,19 +74,21 @@ class Group:
         """Give the weights: outputs × inputs."""
         return self._buffers.weight(self) if self._dense is None else self._dense
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """Give x W^T, with bias, adapter and residual added."""
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None, *, scale: float = 1.0
+    ) -> torch.Tensor:
+        """Give x W^T, with bias and adapter; with a residual, that plus ``scale`` times it."""
         weight = self.weight().t()
         if residual is not None:
-            y = torch.addmm(residual, x, weight)
+            y = torch.addmm(residual, x, weight, alpha=scale)
             if self.bias is not None:
-                y += self.bias
+                y.add_(self.bias, alpha=scale)
         elif self.bias is not None:
             y = torch.addmm(self.bias, x, weight)
         else:
             y = x @ weight
         if self.adapter is not None:
-            y.addmm_(self.adapter.inner(x), self.adapter.up.t())
+            y.addmm_(self.adapter.inner(x), self.adapter.up.t(), alpha=scale)
         return y
 
     def inner_grad(self, grad: torch.Tensor) -> torch.Tensor | None:

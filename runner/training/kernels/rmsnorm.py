@@ -1,4 +1,4 @@
-"""RMSNorm, forward and backward: one pass over memory each; the way back makes the output again.
+"""Norms (RMSNorm, LayerNorm): one pass over memory each way; the way back makes the output again.
 
 A row is ``width`` long. Rows may be the heads of a wider matrix: ``heads`` of them lie side by side
 in each line of it (the norms of queries and keys).
@@ -21,24 +21,40 @@ class Norm:
     """fp32; where the model multiplies by one plus its weight, that sum."""
     eps: float
     late: bool
-    """The weight is applied before the result is rounded (Gemma), not after (Llama)."""
+    """The weight is applied before the result is rounded (Gemma, OLMo 2), not after (Llama)."""
+    bias: torch.Tensor | None = None
+    """fp32."""
+    centred: bool = False
+    """The mean is taken away first: LayerNorm."""
 
 
-def forward(x: torch.Tensor, norm: Norm, *, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Normalise the rows of ``x``: lines × width, or lines × heads × width."""
+def forward(
+    x: torch.Tensor,
+    norm: Norm,
+    *,
+    residual: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Normalise the rows of ``x``: lines × width, or lines × heads × width; add ``residual``."""
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     if not runs_kernels(x):
-        return y.copy_(reference(x, norm))
+        found = reference(x, norm)
+        return y.copy_(found if residual is None else found + residual)
     rows, heads, width = _shape(x)
     _forward[(rows,)](
         x,
         norm.weight,
+        norm.weight if norm.bias is None else norm.bias,
+        x if residual is None else residual,
         y,
         x.stride(0),
         y.stride(0),
         heads,
         width,
         norm.eps,
+        BIAS=norm.bias is not None,
+        CENTRED=norm.centred,
+        RESIDUAL=residual is not None,
         LATE=norm.late,
         BLOCK=next_power_of_2(width),
         num_warps=warps_for(width),
@@ -66,6 +82,7 @@ def backward(
     _backward[(rows,)](
         x,
         norm.weight,
+        norm.weight if norm.bias is None else norm.bias,
         grad,
         grad if residual is None else residual,
         dx,
@@ -76,6 +93,8 @@ def backward(
         heads,
         width,
         norm.eps,
+        BIAS=norm.bias is not None,
+        CENTRED=norm.centred,
         RESIDUAL=residual is not None,
         AGAIN=again,
         LATE=norm.late,
@@ -87,19 +106,29 @@ def backward(
 
 def reference(x: torch.Tensor, norm: Norm) -> torch.Tensor:
     """Normalise with torch alone."""
-    wide = x.float()
-    scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)
+    scaled = _unit(x, norm)[0]
     if not norm.late:
         scaled = scaled.to(x.dtype).float()
-    return (scaled * norm.weight).to(x.dtype)
+    scaled = scaled * norm.weight
+    return (scaled if norm.bias is None else scaled + norm.bias).to(x.dtype)
 
 
 def backward_reference(x: torch.Tensor, norm: Norm, grad: torch.Tensor) -> torch.Tensor:
     """Differentiate with torch alone."""
-    wide, dy = x.float(), grad.float() * norm.weight
+    dy = grad.float() * norm.weight
+    unit, scale = _unit(x, norm)
+    found = dy - unit * (dy * unit).mean(-1, keepdim=True)
+    if norm.centred:
+        found -= dy.mean(-1, keepdim=True)
+    return (scale * found).to(x.dtype)
+
+
+def _unit(x: torch.Tensor, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
+    wide = x.float()
+    if norm.centred:
+        wide = wide - wide.mean(-1, keepdim=True)
     scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)
-    unit = wide * scale
-    return (scale * (dy - unit * (dy * unit).mean(-1, keepdim=True))).to(x.dtype)
+    return wide * scale, scale
 
 
 def _shape(x: torch.Tensor) -> tuple[int, int, int]:
@@ -112,12 +141,17 @@ def _shape(x: torch.Tensor) -> tuple[int, int, int]:
 def _forward(
     x,
     weight,
+    bias,
+    residual,
     y,
     x_stride,
     y_stride,
     heads,
     width,
     eps,
+    BIAS: tl.constexpr,
+    CENTRED: tl.constexpr,
+    RESIDUAL: tl.constexpr,
     LATE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -127,10 +161,17 @@ def _forward(
     column = tl.arange(0, BLOCK)
     there = column < width
     v = tl.load(x + line * x_stride + head + column, mask=there, other=0.0).to(tl.float32)
+    if CENTRED:
+        v = tl.where(there, v - tl.sum(v) / width, 0.0)
     n = v * tl.rsqrt(tl.sum(v * v) / width + eps)
     if not LATE:
         n = n.to(y.dtype.element_ty).to(tl.float32)
     n = n * tl.load(weight + column, mask=there, other=0.0)
+    if BIAS:
+        n += tl.load(bias + column, mask=there, other=0.0)
+    if RESIDUAL:  # contiguous: only whole lines are added to
+        n = n.to(y.dtype.element_ty).to(tl.float32)
+        n += tl.load(residual + row * width + column, mask=there, other=0.0).to(tl.float32)
     tl.store(y + line * y_stride + head + column, n.to(y.dtype.element_ty), mask=there)
 
 
@@ -138,6 +179,7 @@ def _forward(
 def _backward(
     x,
     weight,
+    bias,
     grad,
     residual,
     dx,
@@ -148,6 +190,8 @@ def _backward(
     heads,
     width,
     eps,
+    BIAS: tl.constexpr,
+    CENTRED: tl.constexpr,
     RESIDUAL: tl.constexpr,
     AGAIN: tl.constexpr,
     LATE: tl.constexpr,
@@ -161,15 +205,23 @@ def _backward(
     v = tl.load(x + line * x_stride + head + column, mask=there, other=0.0).to(tl.float32)
     g = tl.load(grad + line * grad_stride + head + column, mask=there, other=0.0).to(tl.float32)
     w = tl.load(weight + column, mask=there, other=0.0)
+    if CENTRED:
+        v = tl.where(there, v - tl.sum(v) / width, 0.0)
     scale = tl.rsqrt(tl.sum(v * v) / width + eps)
     unit = v * scale
     if AGAIN:  # contiguous, like the residual: only whole lines are asked for
         n = unit
         if not LATE:
             n = n.to(y.dtype.element_ty).to(tl.float32)
-        tl.store(y + row * width + column, (n * w).to(y.dtype.element_ty), mask=there)
+        n = n * w
+        if BIAS:
+            n += tl.load(bias + column, mask=there, other=0.0)
+        tl.store(y + row * width + column, n.to(y.dtype.element_ty), mask=there)
     g = g * w
-    d = scale * (g - unit * (tl.sum(g * unit) / width))
+    d = g - unit * (tl.sum(g * unit) / width)
+    if CENTRED:
+        d -= tl.sum(g) / width
+    d = scale * d
     if RESIDUAL:
         d += tl.load(residual + row * width + column, mask=there, other=0.0).to(tl.float32)
     tl.store(dx + line * dx_stride + head + column, d.to(dx.dtype.element_ty), mask=there)
