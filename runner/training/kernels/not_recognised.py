@@ -1,4 +1,4 @@
-"""Not recognised: the model has something that the fast path does not know; the message says what."""
+"""Not recognised: what the fast path does not know of a model, in words for the log."""
 
 from __future__ import annotations
 

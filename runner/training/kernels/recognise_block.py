@@ -37,8 +37,8 @@ _NORMS = (
     # Llama and most: before both halves
     ("input_layernorm", None, "post_attention_layernorm", None),
 )
-"""Names of the norms before and behind attention, before and behind the MLP. A layer is of the first
-kind whose norms it has all; a norm that is left over is a weight that nobody knows."""
+"""Names of the norms before and behind attention, before and behind the MLP. A layer is of the
+first kind whose norms it has all; a norm that is left over is a weight that nobody knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
