@@ -127,9 +127,7 @@ def test_a_fault_in_one_layer_is_found(family: str, change: Callable[[Parts], Pa
         ("smollm3", lambda parts: dataclasses.replace(parts, layers=with_positions(parts))),
     ],
 )
-def test_a_part_that_is_overlooked_is_found(
-    family: str, change: Callable[[Parts], Parts]
-) -> None:
+def test_a_part_that_is_overlooked_is_found(family: str, change: Callable[[Parts], Parts]) -> None:
     """A factor, a cap, a norm, a layer without positions: without it, it is not the model."""
     found = checked(make(family, quantised=False), change)
     assert not found.fits

@@ -120,9 +120,7 @@ def of_product(
 
 def _attend(
     layer: Layer, x: torch.Tensor, rows: Rows
-) -> tuple[
-    torch.Tensor, torch.Tensor, tuple[Any, ...], tuple[torch.Tensor, torch.Tensor | None]
-]:
+) -> tuple[torch.Tensor, torch.Tensor, tuple[Any, ...], tuple[torch.Tensor, torch.Tensor | None]]:
     qkv = layer.qkv.forward(normed(x, layer.first_norm))
     new = turned(layer, qkv, rows.position, in_place=True)
     out, kept = attention.forward(new, layer.heads, rows)
