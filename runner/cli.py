@@ -22,6 +22,7 @@ VERBS = {
     "logs": "logs",
     "schedule": "schedule",
     "cancel": "cancel",
+    "evaluate": "evaluate",
     "submit": "submit",
     "validate": "validate",
     "check": "check",

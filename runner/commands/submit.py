@@ -126,7 +126,7 @@ def submit(spec_file: Path, inbox: Path, *, replace: bool = False) -> tuple[Path
                 f"{name} waits in the inbox already",
                 advice="Is `runner watch` running? Otherwise rename the spec and submit it again.",
             )
-        wanted = [*spec.data, *(spec.eval_data or [])]
+        wanted = spec.named_files
         brought = bring_data(wanted, data_folder(spec_file), folder, replace=replace)
         if not waits:
             folder.write_bytes(name, spec_file.read_bytes(), mode=FILE_MODE)

@@ -125,7 +125,7 @@ def validate(path: Path, models_dir: Path, *, inputs: bool = True) -> Validated:
         return Validated(path=path, spec=None, problems=error.problems)
     problems: list[Problem] = []
     if inputs:
-        wanted = [*spec.data, *(spec.eval_data or [])]
+        wanted = spec.named_files
         problems += missing_data(wanted, data_folder(path), path.name)
         try:
             model = find_model(models_dir, spec.model, method=spec.method)

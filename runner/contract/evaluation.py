@@ -19,6 +19,8 @@ from runner.files.plain import read_plain
 
 LOSS = "loss"
 """The score that every evaluation with held-out rows has: nats per learned token of a row."""
+ASKED = "asked"
+"""The mean of the scores that decide, where there are several."""
 _SCORES_BYTES = 256 * 1024 * 1024  # of a million rows with two scores; more is not ours
 
 Form = Literal["as_trained", "original"]
@@ -77,6 +79,45 @@ class ScoreSummary(_Part):
     """Adapter against the base with examples in its prompt."""
 
 
+class Confusion(_Part):
+    """How often one value of the taxonomy stood where another was expected; no text of a row."""
+
+    field: str
+    expected: str
+    given: str
+    """A value of the taxonomy, or what is said for a missing or unknown one."""
+    times: int
+
+
+class Recital(_Part):
+    """How many rows are written on word for word from their first half."""
+
+    learned_rows: int = 0
+    by_adapter: int = 0
+    """Of the learned rows."""
+    by_base: int = 0
+    held_out_rows: int = 0
+    held_out_by_adapter: int = 0
+
+
+class Axis(_Part):
+    """One thing that a base can do, before and after the training."""
+
+    name: str
+    base: float
+    adapter: float
+    difference: float
+    """Above zero is better, whatever is measured."""
+    low: float | None = None
+    high: float | None = None
+    noise: float = 0.0
+    """How far two measurements of the same model lay apart on this card."""
+    items: int = 0
+    lower_is_better: bool = False
+    has_fallen: bool = False
+    """By more than chance and noise explain."""
+
+
 class Evaluation(_Part):
     """What was measured of an adapter."""
 
@@ -91,6 +132,14 @@ class Evaluation(_Part):
     """Of these, the ones whose answers were generated."""
     examples: int = 0
     """Rows shown in the prompt of the base with examples."""
+    deciding: tuple[str, ...] = ()
+    """Scores that the verdict goes by, the first one first; none: the loss decides."""
+    primary: str | None = None
+    """The score that is compared: the only one that decides, or the mean of those that do."""
+    confusions: tuple[Confusion, ...] = ()
+    recital: Recital | None = None
+    axes: tuple[Axis, ...] = ()
+    """What was measured of the base's other abilities; none: it was not asked for."""
 
     def score(self, name: str) -> ScoreSummary | None:
         """Find a score by its name."""

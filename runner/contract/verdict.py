@@ -14,6 +14,7 @@ from statistics import NormalDist
 
 from pydantic import BaseModel, ConfigDict
 
+from runner.contract.evaluation import Evaluation, Form, ScoreSummary
 from runner.language.speaker import ENGLISH, Speaker
 
 VERSION = 1
@@ -24,6 +25,11 @@ DISCORDANT = 0.3
 with it 40, 120 and 200 rows show 24, 14 and 11 points, the figures that this was planned with."""
 FAR_WORSE = 1.1  # times the loss before: too much for chance, however few the rows are
 FAR_LIKELIER = 100  # times: a model that could not speak at all; more says nothing more
+SAME_SCORE = 0.05
+"""Of a score between 0 and 1: an interval within it on both sides shows that nothing changed."""
+AS_GOOD = 0.02  # of a score: so near the base with examples comes to doing as well
+_SCORES_SAID = 5  # in one sentence
+_MOST_ROWS_SAID = 5000  # nobody holds out more to be surer
 SAME = 0.01  # of the loss before: an interval within it on both sides shows that nothing changed
 
 
@@ -40,6 +46,16 @@ class Outcome(StrEnum):
     CANNOT_TELL = "cannot_tell"
 
 
+class Scored(_Part):
+    """One score that the job asked for, before and after."""
+
+    name: str
+    before: float
+    after: float
+    is_worse: bool = False
+    """By more than chance explains."""
+
+
 class Figures(_Part):
     """What the verdict stands on."""
 
@@ -53,6 +69,27 @@ class Figures(_Part):
     change_high: float | None = None
     smallest_points: float | None = None
     """The smallest difference of two success rates that so many rows show, in percentage points."""
+    form: Form = "as_trained"
+    """The form of the base that this was measured on."""
+    scores: tuple[Scored, ...] = ()
+    """What the job asks of the answers; with them, the verdict goes by their mean."""
+    answered_rows: int = 0
+    """Held-out rows whose answers were scored."""
+    difference: float | None = None
+    """Of the scores' mean; above zero is better."""
+    low: float | None = None
+    """Where it lies, with 95% confidence; None: too few rows."""
+    high: float | None = None
+    examples: int = 0
+    """Rows in the base's prompt with which it does as well; 0: it does not."""
+    examples_score: float | None = None
+    confused: str | None = None
+    """The field, the expected and the given value that were confused most often."""
+
+    @property
+    def rows(self) -> int:
+        """The rows that the verdict stands on."""
+        return self.answered_rows if self.scores else self.held_out_rows
 
 
 class Verdict(_Part):
@@ -74,15 +111,24 @@ class Verdict(_Part):
         return self.changed is False or self.outcome in (Outcome.WORSE, Outcome.NO_DIFFERENCE)
 
 
-def judge(figures: Figures, *, adapter_is_zero: bool | None, rows_changed: int | None) -> Verdict:
+def judge(
+    figures: Figures,
+    *,
+    adapter_is_zero: bool | None,
+    rows_changed: int | None,
+    evaluation: Evaluation | None = None,
+) -> Verdict:
     """Say what an evaluation means.
 
     Args:
         figures: what was measured; the smallest difference is filled in.
         adapter_is_zero: every B matrix of the adapter is zero: it adds nothing to any layer.
         rows_changed: held-out rows whose loss is another than before; None: not known.
+        evaluation: scores of answers, where there are any.
     """
-    points = smallest_points(figures.held_out_rows)
+    if evaluation is not None:
+        figures = with_scores(figures, evaluation)
+    points = smallest_points(figures.rows)
     figures = figures.model_copy(update={"smallest_points": points})
     changed: bool | None = False
     if adapter_is_zero:
@@ -96,9 +142,69 @@ def judge(figures: Figures, *, adapter_is_zero: bool | None, rows_changed: int |
     return Verdict(outcome=outcome, changed=changed, why=why, reason=reason, figures=figures)
 
 
+def not_measured(figures: Figures | None = None) -> Verdict:
+    """Say that the evaluation itself failed: the adapter is there, and nothing is known of it."""
+    figures = figures or Figures()
+    reason = _worded("failed", figures, ENGLISH)
+    return Verdict(outcome=Outcome.CANNOT_TELL, why="failed", reason=reason, figures=figures)
+
+
+def with_scores(figures: Figures, evaluation: Evaluation) -> Figures:
+    """Add what the job asked of the answers to the figures; without answers they stay as they are.
+
+    The mean of all scores that decide is compared: the best of many intervals would promise more
+    than each of them does.
+    """
+    decides = [evaluation.score(name) for name in evaluation.deciding]
+    of_mean = evaluation.score(evaluation.primary) if evaluation.primary else None
+    if of_mean is None or not evaluation.answered_rows or not any(decides):
+        return figures.model_copy(update={"form": evaluation.form})
+    examples = of_mean.against_examples
+    as_good = examples is not None and examples.difference <= AS_GOOD and not examples.is_better
+    worst = max(evaluation.confusions, key=lambda one: one.times, default=None)
+    return figures.model_copy(
+        update={
+            "form": evaluation.form,
+            "scores": tuple(_scored(one) for one in decides if one is not None),
+            "answered_rows": of_mean.rows,
+            "difference": of_mean.difference,
+            "low": of_mean.low,
+            "high": of_mean.high,
+            "examples": evaluation.examples if as_good else 0,
+            "examples_score": of_mean.examples if as_good else None,
+            "confused": worst and f"{worst.field}: {worst.expected} → {worst.given}",
+        }
+    )
+
+
+def _scored(one: ScoreSummary) -> Scored:
+    return Scored(
+        name=one.name,
+        before=one.base or 0.0,
+        after=one.adapter or 0.0,
+        is_worse=one.high is not None and one.high < 0,
+    )
+
+
+def _compare_scores(figures: Figures) -> tuple[str, Outcome]:
+    """Compare the answers; give the text's name and what it means."""
+    low, high, difference = figures.low, figures.high, figures.difference or 0.0
+    if high is not None and high < 0:
+        return "score_worse", Outcome.WORSE
+    if low is not None and low > 0:
+        return "score_better", Outcome.BETTER
+    if low is not None and high is not None and low > -SAME_SCORE and high < SAME_SCORE:
+        return "score_same", Outcome.NO_DIFFERENCE
+    if difference <= 0:
+        return "score_no_better", Outcome.NO_DIFFERENCE
+    return "score_chance", Outcome.CANNOT_TELL
+
+
 def _compare(figures: Figures) -> tuple[str, Outcome]:
-    """Compare the losses; give the text's name (``verdict_…``) and what it means."""
+    """Compare losses or answers; give the text's name (``verdict_…``) and what it means."""
     before, after = figures.loss_before, figures.loss_after
+    if figures.scores and not (figures.held_out_rows and after is None):
+        return _compare_scores(figures)
     if not figures.held_out_rows:
         return "no_rows", Outcome.CANNOT_TELL
     if before is None or not math.isfinite(before):
@@ -133,8 +239,59 @@ def reason_in(verdict: Verdict, speak: Speaker) -> str:
 
 
 def _worded(why: str, figures: Figures, speak: Speaker) -> str:
-    rows = speak("rows_count", count=figures.held_out_rows)
-    return speak(f"verdict_{why}", losses=_losses(figures, speak), rows=rows)
+    rows = speak("rows_count", count=figures.rows)
+    said = speak(
+        f"verdict_{why}",
+        losses=_losses(figures, speak),
+        rows=rows,
+        scores=_scores(figures, speak),
+    )
+    return " ".join([said, *_also(why, figures, speak)])
+
+
+def _scores(figures: Figures, speak: Speaker) -> str:
+    """Say each score before and after."""
+    said = [
+        speak(
+            "score_change",
+            name=score_name(one.name, speak),
+            before=speak.percent(one.before),
+            after=speak.percent(one.after),
+        )
+        for one in figures.scores[:_SCORES_SAID]
+    ]
+    return "; ".join(said)
+
+
+def score_name(name: str, speak: Speaker = ENGLISH) -> str:
+    """Name a score for people; a field of the taxonomy by its own name."""
+    if name.startswith("field."):
+        return speak("score_field", name=name.removeprefix("field."))
+    return speak(f"score_{name}") if speak.knows(f"score_{name}") else name
+
+
+def _also(why: str, figures: Figures, speak: Speaker) -> list[str]:
+    """Say what belongs to the verdict beside its reason, and what would make it surer."""
+    if not figures.scores or why not in _BY_SCORES:
+        return [speak("also_original")] if figures.form == "original" and why in _BY_LOSS else []
+    found = []
+    worse = [score_name(one.name, speak) for one in figures.scores if one.is_worse]
+    if worse and why != "score_worse":
+        found.append(speak("also_worse_in", names=", ".join(worse)))
+    if figures.examples and figures.examples_score is not None:
+        score = speak.percent(figures.examples_score)
+        found.append(speak("also_examples", count=figures.examples, score=score))
+    if why == "score_chance" and (rows := rows_to_show(figures.difference or 0.0)):
+        found.append(speak("also_surer", rows=rows))
+    if figures.confused:
+        found.append(speak("also_confused", confused=figures.confused))
+    if figures.form == "original":
+        found.append(speak("also_original"))
+    return found
+
+
+_BY_SCORES = ("score_worse", "score_better", "score_same", "score_no_better", "score_chance")
+_BY_LOSS = ("far_worse", "worse", "no_better", "better", "same", "chance")
 
 
 def _losses(figures: Figures, speak: Speaker) -> str:
@@ -216,6 +373,12 @@ def _students_t(freedom: int) -> float:
     return z + math.fsum(term / freedom**power for power, term in enumerate(series, start=1))
 
 
+def _rows_needed(points: float) -> float:
+    z_a, z_b = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), NormalDist().inv_cdf(POWER)
+    share = max(DISCORDANT, points)
+    return (z_a * math.sqrt(share) + z_b * math.sqrt(share - points**2)) ** 2 / points**2
+
+
 def smallest_points(rows: int) -> float | None:
     """Give the smallest difference of two success rates that so many paired rows show, in points.
 
@@ -228,16 +391,18 @@ def smallest_points(rows: int) -> float | None:
     Returns:
         24 for 40 rows, 14 for 120, 11 for 200; None where not even a difference of 100 shows.
     """
-    z_a, z_b = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), NormalDist().inv_cdf(POWER)
-
-    def needed(points: float) -> float:
-        share = max(DISCORDANT, points)
-        return (z_a * math.sqrt(share) + z_b * math.sqrt(share - points**2)) ** 2 / points**2
-
-    if rows < 1 or needed(1.0) > rows:
+    if rows < 1 or _rows_needed(1.0) > rows:
         return None
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (low, middle) if needed(middle) <= rows else (middle, high)
+        low, high = (low, middle) if _rows_needed(middle) <= rows else (middle, high)
     return round(100 * high, 1)
+
+
+def rows_to_show(difference: float) -> int | None:
+    """Give the held-out rows that show a difference of two success rates; None: very many."""
+    if difference <= 0:
+        return None
+    rows = _rows_needed(min(1.0, difference))
+    return math.ceil(rows / 10) * 10 if rows <= _MOST_ROWS_SAID else None

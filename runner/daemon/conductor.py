@@ -28,6 +28,7 @@ from runner.daemon.inbox.write_answers import Answers, answer_of
 from runner.daemon.leftovers import sweep_inbox
 from runner.daemon.requests.carry_out import carry_out_requests
 from runner.daemon.schedule.schedules import Schedules
+from runner.daemon.requests.evaluate import follow_again
 from runner.daemon.stages.end import reap
 from runner.daemon.stages.folder_gone import end_runs_without_folder
 from runner.daemon.stages.follow_plans import follow_plans
@@ -201,6 +202,7 @@ class Conductor:
         end_runs_without_folder(daemon, at)
         close_attempts(daemon, at)
         reap(daemon, at)
+        follow_again(daemon, at)
         if not daemon.stopping:
             step("disk space and stages that hang")
             with daemon.noting_trouble():
@@ -237,6 +239,8 @@ class Conductor:
         """
         daemon = self.daemon
         children = [live.child for live in daemon.book.runs.values() if live.child]
+        if daemon.again is not None:
+            children.append(daemon.again.child)
         if not daemon.stopping or not all(child.has_ended for child in children):
             self._all_ended_at = None
             return bool(children)

@@ -78,6 +78,8 @@ class Daemon:
         """A search that is not through all runs yet; it goes on in the next round."""
         self.scheduled_data: frozenset[str] = frozenset()
         """Data that specs in jobs/scheduled/ name: it is no stray, whenever they come next."""
+        self.again: Any = None
+        """A run that has ended and is evaluated again, as requests/evaluate.py has it; or None."""
         self.given_up: set[str] = set()
         """Requests that can neither be carried out nor removed."""
         self.notes: dict[str, str] = {}

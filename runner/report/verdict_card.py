@@ -77,7 +77,7 @@ def _succeeded(found: Gathered, speak: Speaker) -> Card:
             reasons += [Phrase(text=meaning)] if meaning else []
         if verdict.figures.smallest_points is not None:
             points = f"{verdict.figures.smallest_points:.0f}"
-            rows = verdict.figures.held_out_rows
+            rows = verdict.figures.rows
             reasons.append(Phrase(text=speak("points", rows=rows, points=points)))
     return Card(
         tone="careful" if verdict is None else _TONES[verdict.outcome],

@@ -39,6 +39,7 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
                     message="there is no schedule that it could be about",
                     hint='give a schedule, such as schedule: "0 2 * * sun", or leave it out',
                 )
+    yield from _evaluation(values)
     holds_out = "eval_data" in values or values.get("eval_split") != 0
     if "eval_steps" in training and not holds_out:
         yield Contradiction(
@@ -48,6 +49,27 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
         )
     if not broken & {f"training.{name}" for name in _BATCH}:
         yield from _batch(*(training.get(name) for name in _BATCH))
+
+
+def _evaluation(values: Mapping[str, Any]) -> Iterator[Contradiction]:
+    asked = [name for name in _NEED_HELD_OUT if (values.get("evaluation") or {}).get(name)]
+    holds_out = "eval_data" in values or values.get("eval_split") != 0
+    is_text = values.get("format") == "text" or "text" in (values.get("columns") or {})
+    if asked and not holds_out:
+        yield Contradiction(
+            field=f"evaluation.{asked[0]}",
+            message="nothing is held out, so no answer can be scored",
+            hint="leave it out, or give eval_data or an eval_split above 0",
+        )
+    elif asked and is_text:
+        yield Contradiction(
+            field=f"evaluation.{asked[0]}",
+            message="texts are learned whole, so there is no answer that could be scored",
+            hint="leave it out: the loss is measured all the same",
+        )
+
+
+_NEED_HELD_OUT = ("scores", "pattern", "json_schema", "sections", "taxonomy")
 
 
 def _columns(columns: Mapping[str, Any]) -> Iterator[Contradiction]:

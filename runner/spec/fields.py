@@ -34,6 +34,8 @@ class Kind:
 
     section: type[BaseModel] | None = None
     is_list: bool = False
+    is_map: bool = False
+    """Names of the writer's own, each with a list of values."""
     is_text: bool = False
     number: Literal["int", "float"] | None = None
     is_bool: bool = False
@@ -51,6 +53,7 @@ def _kind(annotation: Any, metadata: tuple[Any, ...] = ()) -> Kind:
         return Kind(
             section=next((k.section for k in kinds if k.section), None),
             is_list=any(k.is_list for k in kinds),
+            is_map=any(k.is_map for k in kinds),
             is_text=any(k.is_text for k in kinds),
             number=next((k.number for k in kinds if k.number), None),
             is_bool=any(k.is_bool for k in kinds),
@@ -60,7 +63,9 @@ def _kind(annotation: Any, metadata: tuple[Any, ...] = ()) -> Kind:
     if origin is Literal:
         return Kind(choices=get_args(annotation))
     if origin is list:
-        return Kind(is_list=True, metadata=metadata)
+        return Kind(is_list=True, choices=_kind(get_args(annotation)[0]).choices, metadata=metadata)
+    if origin is dict:
+        return Kind(is_map=True)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return Kind(section=annotation)
     if annotation is bool:
@@ -98,6 +103,8 @@ def allowed(path: str) -> str:
             "five parts in quotes: minute, hour, day of the month, month, day of the week, such as "
             '"0 2 * * sun" for every Sunday at 02:00'
         )
+    if kind.is_map:
+        return "fields, each with a list of its values: 'category: [Free, Commercial]'"
     if kind.section:
         return f"a block of its own, indented below: {', '.join(kind.section.model_fields)}"
     ways = []

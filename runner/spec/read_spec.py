@@ -21,6 +21,7 @@ from runner.errors import Problem, SpecError
 from runner.spec import human_numbers
 from runner.spec.contradictions import contradictions
 from runner.spec.cron import cron_problem, plain
+from runner.spec.evaluation import SCORES, evaluation_problems
 from runner.spec.fields import FIELDS, UNITS, Kind, allowed, kind_of
 from runner.spec.file_kinds import ROWS, ending, looks_like_a_file
 from runner.spec.hints import name_hint, shown_hint, value_hint
@@ -52,6 +53,7 @@ _FALSE = frozenset({"false", "no", "off"})
 _MULTILINE = frozenset(
     {"system_prompt", "notes"}
     | {f"columns.{name}" for name in ("prompt", "completion", "system", "text")}
+    | {"evaluation.json_schema"}
 )
 _PATHS = frozenset({"data", "eval_data"})
 _NEEDED = ("model", "data")
@@ -245,6 +247,7 @@ class _Reading:
         values["name"] = layout.job_name(values.get("name") or stem)
         self.check_paths(values)
         self.check_schedule(values)
+        self.check_evaluation(values.get("evaluation") or {})
         spec = self.check_fields(values)
         self.problems += [
             Problem(line=self.lines.get(c.field), field=c.field, message=c.message, hint=c.hint)
@@ -277,12 +280,11 @@ class _Reading:
             return None
         if isinstance(node, Scalar) and node.is_null:
             return None  # a field left empty takes its default
-        if kind.section:
-            if isinstance(node, Block):
-                return self.block(node, kind.section, f"{path}.")
-            return self.refuse(path, "takes settings of its own", node=node)
+        if kind.section or kind.is_map:
+            return self.group(node, path, kind)
         if isinstance(node, Block):
-            return self.refuse(path, "takes no settings of its own", node=node)
+            hint = "write it into a .json file, and name the file" if "schema" in path else None
+            return self.refuse(path, "takes no settings of its own", node=node, hint=hint)
         if isinstance(node, Items):
             if not kind.is_list:
                 return self.refuse(path, "takes one value, not a list", node=node)
@@ -313,6 +315,34 @@ class _Reading:
         if not values:
             self.refuse(path, "the list is empty", line=node.line)
         return values or None
+
+    def group(self, node: Node, path: str, kind: Kind) -> Any:
+        if not isinstance(node, Block):
+            of = "settings of its own" if kind.section else "names with their values"
+            return self.refuse(path, f"takes {of}", node=node)
+        return self.block(node, kind.section, f"{path}.") if kind.section else self.map(node, path)
+
+    def map(self, node: Block, path: str) -> dict[str, list[str]] | None:
+        """Read names of the writer's own, each with a list of values."""
+        found: dict[str, list[str]] = {}
+        for key, values in node.values.items():
+            line = node.key_lines[key]
+            items = Items(items=(values,), line=line) if isinstance(values, Scalar) else values
+            name = Scalar(text=key, line=line)
+            if self.has_control(name, path):
+                return None
+            if not isinstance(items, Items):
+                if not isinstance(items, Unusable):
+                    self.refuse(path, "each name has a list of values", line=line, found=key)
+                self.broken.add(path)
+                return None
+            read = self.items(items, path)
+            if read is None:
+                return None
+            found[key.strip()] = [value.strip() for value in read]
+        if not found:
+            self.refuse(path, "names no field", line=node.line)
+        return found or None
 
     def is_cut_by_remark(self, node: Scalar, path: str, line: int | None) -> bool:
         """Refuse a path whose end YAML took for a remark: ``data/akten #12.jsonl``."""
@@ -410,7 +440,10 @@ class _Reading:
                 field=shown(prefix + key),
                 message="is not a field of a job spec" if not prefix else "is not a field here",
                 allowed=", ".join(model.model_fields),
-                hint=name_hint(key, list(model.model_fields), prefix),
+                # Nobody reads so many; a hint compares with every field's name.
+                hint=name_hint(key, list(model.model_fields), prefix)
+                if len(self.problems) < _MOST_PROBLEMS
+                else None,
             )
         )
 
@@ -452,6 +485,22 @@ class _Reading:
             self.refuse("schedule", wrong[0], found=line, hint=wrong[1])
         else:
             values["schedule"] = plain(line)
+
+    def check_evaluation(self, values: dict[str, Any]) -> None:
+        for number, score in enumerate(values.get("scores") or ()):
+            if score not in SCORES:
+                line = self.lines.get(f"evaluation.scores.{number}")
+                near = name_hint(score, list(SCORES), "evaluation.scores.")
+                wrong = "is not a score that is known here"
+                self.refuse("evaluation.scores", wrong, line=line, found=score, hint=near)
+        for name, message, hint in evaluation_problems(values):
+            if f"evaluation.{name}" not in self.broken:
+                self.refuse(f"evaluation.{name}", message, hint=hint)
+        schema = str(values.get("json_schema") or "").strip()
+        if schema.lower().endswith(".json") and "evaluation.json_schema" not in self.broken:
+            values["json_schema"] = str(PurePosixPath(tidy_path(schema)))
+            if wrong_path := data_path_problem(schema):
+                self.refuse("evaluation.json_schema", wrong_path[0], hint=wrong_path[1])
 
     def check_paths(self, values: dict[str, Any]) -> None:
         if (model := values.get("model")) is not None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.spec.checks import Checks
+from runner.spec.evaluation import EvaluationWish
 
 DEFAULT_EFFECTIVE_BATCH_SIZE = 16  # examples per optimizer step
 
@@ -168,8 +169,17 @@ class JobSpec(_Section):
     when_data_changed: bool = Field(
         False, description="Skip a scheduled time when the data is what it was at the last run."
     )
+    evaluation: EvaluationWish = Field(
+        default_factory=EvaluationWish, description="How the adapter is measured after training."
+    )
     priority: int = Field(0, ge=-100, le=100, description="Higher runs earlier.")
     notes: str | None = Field(None, max_length=10_000, description="Kept with the run.")
+
+    @property
+    def named_files(self) -> list[str]:
+        """Every path that the spec names: data, held-out rows, a schema of the answers."""
+        schema = self.evaluation.schema_file
+        return [*self.data, *(self.eval_data or []), *([schema] if schema else [])]
 
     @property
     def effective_batch_size(self) -> int:

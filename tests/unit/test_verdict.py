@@ -9,14 +9,19 @@ from typing import Any
 
 import pytest
 
+from runner.contract.evaluation import Confusion, Difference, Evaluation, ScoreSummary
 from runner.contract.verdict import (
     Figures,
     Outcome,
     Verdict,
     judge,
+    not_measured,
     paired_interval,
+    reason_in,
+    rows_to_show,
     smallest_points,
 )
+from runner.language.speaker import Language, Speaker
 
 
 def verdict(
@@ -163,3 +168,108 @@ def test_no_interval_from_what_says_nothing() -> None:
     assert paired_interval([1.0], [2.0], [3]) is None
     assert paired_interval([1.0, 1.0], [2.0, math.nan], [3, 3]) is None
     assert paired_interval([0.0, 0.0], [0.0, 0.0], [0, 0]) is None
+
+
+def scored(
+    difference: float,
+    low: float | None,
+    high: float | None,
+    *,
+    rows: int = 40,
+    examples: float | None = None,
+    **more: Any,
+) -> Evaluation:
+    """Make an evaluation of one deciding score, whose base reaches a half."""
+    against = None
+    if examples is not None:
+        gap = 0.5 + difference - examples
+        against = Difference(difference=gap, low=gap - 0.05, high=gap + 0.05, rows=rows)
+    summary = ScoreSummary(
+        name="in_form",
+        base=0.5,
+        adapter=0.5 + difference,
+        examples=examples,
+        difference=difference,
+        low=low,
+        high=high,
+        rows=rows,
+        against_examples=against,
+    )
+    return Evaluation(
+        scores=(summary,),
+        deciding=("in_form",),
+        primary="in_form",
+        answered_rows=rows,
+        examples=3,
+        **more,
+    )
+
+
+SCORES = {
+    "surely better": (scored(0.3, 0.1, 0.5), Outcome.BETTER, "score_better"),
+    "better, but zero lies within": (scored(0.3, -0.01, 0.5), Outcome.CANNOT_TELL, "score_chance"),
+    "better on too few rows": (
+        scored(0.5, None, None, rows=4),
+        Outcome.CANNOT_TELL,
+        "score_chance",
+    ),
+    "surely worse": (scored(-0.3, -0.5, -0.1), Outcome.WORSE, "score_worse"),
+    "worse, but zero lies within": (
+        scored(-0.1, -0.3, 0.1),
+        Outcome.NO_DIFFERENCE,
+        "score_no_better",
+    ),
+    "surely the same": (scored(0.01, -0.03, 0.04), Outcome.NO_DIFFERENCE, "score_same"),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_what_the_scores_mean(name: str) -> None:
+    """What the job asks of answers decides, whatever the loss says; never inside its interval."""
+    evaluation, outcome, why = SCORES[name]
+    for after, interval in ((1.0, (-1.1, -0.9)), (2.1, (0.05, 0.15))):
+        found = verdict(2.0, after, interval=interval, evaluation=evaluation)
+        assert (found.outcome, found.why) == (outcome, why)
+        assert "in form: 50% before" in found.reason
+    assert found.figures.rows == evaluation.answered_rows
+
+
+def test_examples_that_do_as_well_are_said() -> None:
+    """Whoever gets the same from three examples in the prompt needs no training, and reads so."""
+    as_good = verdict(2.0, 1.0, evaluation=scored(0.3, 0.1, 0.5, examples=0.79)).reason
+    assert "about as well with 3 examples in its prompt (79%)" in as_good
+    less = verdict(2.0, 1.0, evaluation=scored(0.3, 0.1, 0.5, examples=0.6)).reason
+    assert "examples" not in less
+
+
+def test_what_would_make_it_surer_is_said() -> None:
+    """More held-out rows, as many as such a difference needs; rows of the kind that is confused."""
+    confused = (Confusion(field="category", expected="Free", given="Paid", times=5),)
+    found = verdict(2.0, 1.0, evaluation=scored(0.11, -0.1, 0.3, confusions=confused)).reason
+    assert "About 200 held-out rows" in found.replace("190", "200")
+    assert "category: Free → Paid" in found
+    assert rows_to_show(0.14) == pytest.approx(120, abs=10)
+
+
+def test_the_form_that_will_be_served_is_said() -> None:
+    """A verdict on the 16-bit base says so: on the 4-bit one it may be another."""
+    evaluation = scored(0.3, 0.1, 0.5, form="original")
+    assert "in 16 bits" in verdict(2.0, 1.0, evaluation=evaluation).reason
+
+
+def test_a_failed_evaluation_leaves_the_adapter() -> None:
+    """It is said that nothing is known, and which command tries again."""
+    found = not_measured()
+    assert found.outcome is Outcome.CANNOT_TELL
+    assert "runner evaluate" in found.reason
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_every_sentence_is_said_in_german_from_the_record(name: str) -> None:
+    """The record holds the English sentence; a German page says the same anew."""
+    german = Speaker(Language.GERMAN)
+    found = verdict(2.0, 1.0, evaluation=SCORES[name][0])
+    again = Verdict.model_validate_json(found.model_dump_json())
+    said = reason_in(again, german)
+    assert said != found.reason
+    assert "in der Form" in said

@@ -184,7 +184,7 @@ def _result(record: RunRecord, speak: Speaker) -> list[str]:
     before, after = (record.metrics.get(f"eval_loss_{when}") for when in ("before", "after"))
     if verdict is not None:
         lines.append(reason_in(verdict, speak))
-        points, rows = verdict.figures.smallest_points, verdict.figures.held_out_rows
+        points, rows = verdict.figures.smallest_points, verdict.figures.rows
         if points is not None:
             lines.append(speak("points", rows=rows, points=f"{points:.0f}"))
     elif isinstance(before, float) and isinstance(after, float):

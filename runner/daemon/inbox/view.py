@@ -164,6 +164,15 @@ def conclude(
     """
     if where is None:
         where = _restored(inbox, record, run)
+    write_last_answer(inbox, record, run, says=says)
+    if where is not None:
+        show(inbox, record, where)
+
+
+def write_last_answer(
+    inbox: Folder, record: RunRecord, run: RunFolder, *, says: Says = PLAIN
+) -> None:
+    """Write the answer of a run that has ended, with what lies beside it."""
     beside = answer.Beside(
         share_name=says.share_name,
         report=report_name(record.file_name, record.run_id) if says.reports else None,
@@ -173,8 +182,6 @@ def conclude(
         else None,
     )
     write_answer(inbox, record, answer.answer(record, beside=beside, speak=says.speak))
-    if where is not None:
-        show(inbox, record, where)
 
 
 def _copy_bad_rows(inbox: Folder, record: RunRecord, run: RunFolder) -> str | None:

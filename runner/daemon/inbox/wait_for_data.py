@@ -35,8 +35,8 @@ class DataWait:
 
 
 def named_files(spec: JobSpec) -> list[str]:
-    """List the data files that a spec names."""
-    return [*spec.data, *(spec.eval_data or [])]
+    """List the files that a spec names."""
+    return spec.named_files
 
 
 class DataWatch:

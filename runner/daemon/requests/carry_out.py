@@ -5,6 +5,7 @@ from __future__ import annotations
 from runner.contract.requests import Request, read_requests
 from runner.daemon.daemon import Daemon
 from runner.daemon.requests.cancel import carry_out_cancel
+from runner.daemon.requests.evaluate import carry_out_evaluate
 from runner.words import visible
 
 
@@ -25,6 +26,8 @@ def _carry_out(daemon: Daemon, request: Request) -> bool | None:
     """True: done; False: asked again in the next round; None: it cannot be done."""
     if request.verb == "cancel":
         return carry_out_cancel(daemon, str(request.args.get("run_id")))
+    if request.verb == "evaluate":
+        return carry_out_evaluate(daemon, str(request.args.get("run_id")))
     return None
 
 

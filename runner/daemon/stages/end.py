@@ -185,6 +185,12 @@ def _other_ended(daemon: Daemon, live: Live, which: Stage, code: int, *, asked: 
         end_run(daemon, live, State.SUCCEEDED, changes=verdict.changes)
         _forget_child(live)
         return
+    failed = verdict.then is Next.FAIL and not asked and not live.cancel
+    if which is Stage.EVALUATE and failed and verdict.error.kind != outcome.ADAPTER_DIFFERS:
+        # The adapter is there, and as good as it is: only nothing is known of it.
+        end_run(daemon, live, State.SUCCEEDED, changes=outcome.not_evaluated(record, verdict.error))
+        _forget_child(live)
+        return
     ended = Ended(code=verdict.code, asked=asked, then=verdict.then, error=verdict.error)
     _close(daemon, live, ended, verdict.changes)
 

@@ -11,7 +11,7 @@ from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord
 from runner.contract.stage_io import EvaluateResult, ExportResult, PrepareResult
 from runner.contract.states import Stage, State
-from runner.contract.verdict import Figures, judge
+from runner.contract.verdict import Figures, judge, not_measured
 from runner.daemon.stages.plans import stage_folder
 from runner.daemon.stages.retry import rule_for
 from runner.errors import HOST_MEMORY_ADVICE
@@ -67,8 +67,12 @@ def evaluated(record: RunRecord, result: EvaluateResult) -> dict[str, Any]:
     )
     return {
         "verdict": judge(
-            figures, adapter_is_zero=result.adapter_is_zero, rows_changed=result.rows_changed
+            figures,
+            adapter_is_zero=result.adapter_is_zero,
+            rows_changed=result.rows_changed,
+            evaluation=result.evaluation,
         ),
+        "evaluation": result.evaluation,
         "shortfalls": joined(record.shortfalls, result.shortfalls),
         "findings": with_more(record.findings, result.findings),
         "metrics": {
@@ -77,6 +81,19 @@ def evaluated(record: RunRecord, result: EvaluateResult) -> dict[str, Any]:
             "eval_loss_after": result.eval_loss_after,
             "eval_tokens": result.eval_tokens,
         },
+    }
+
+
+ADAPTER_DIFFERS = "adapter_differs"
+"""Kind of the error by which evaluate says that the adapter itself is not what was trained."""
+
+
+def not_evaluated(record: RunRecord, error: ErrorFacts) -> dict[str, Any]:
+    """Say in the record that the evaluation failed, and that the adapter stands."""
+    what = f"The evaluation failed: {error.message} The adapter is not touched by that."
+    return {
+        "verdict": not_measured(),
+        "shortfalls": joined(record.shortfalls, (f"{what} {error.advice or ''}".strip(),)),
     }
 
 

@@ -51,11 +51,20 @@ from runner.training.checks.at_prepare import conclude, wishes, write_bad_rows
 from runner.training.checks.say import End
 from runner.training.data.findings import BAD_ROWS, Findings
 from runner.training.data.flow import Flowed, Source, first_rules, flow, read_again
+from runner.training.data.form import SCHEMA_FILE, check_form, read_schema
 from runner.training.data.formats import UNDECIDED
 from runner.training.data.growth import Growth, compare, last_rows
 from runner.training.data.known_words import WordsDifferError
 from runner.training.data.pack import count_sequences
 from runner.training.data.preview import leave_preview
+from runner.training.data.questions import (
+    ALWAYS,
+    FILE,
+    MOST_ANSWERED,
+    Wanted,
+    choose,
+    write_questions,
+)
 from runner.training.data.row_work import Work
 from runner.training.data.snapshot import Copied, take_snapshot
 from runner.training.data.split import hold_out
@@ -125,6 +134,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
     base, unusable = _base(spec, plan, file=f"{run.job}.yaml")
     source = Source(copies=_copies(spec, plan, run, findings), spec=spec)
+    schema = _schema(spec, plan, run, findings)
     tables = folder / f"{TEMPORARY_PREFIX}tokens.arrow", folder / f"{TEMPORARY_PREFIX}rows.arrow"
     key = cache_key(source, base.folder, plan) if base and not findings.problems else None
     entry = find_entry(Path(plan.token_cache), key) if plan.token_cache and key else None
@@ -144,6 +154,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     rows, part, limit = parted.rows, parted.part, parted.limit
     if entry:
         _take_entry(entry, source, base.template, findings)
+    of_form = _check_form(spec, schema, source, flowed, findings)
     notes = list(findings.notes)
     held = rows.row[parted.held]
     end = _end(spec, base.template, (held, limit), findings)
@@ -175,11 +186,9 @@ def _prepare(folder: Path, findings: Findings) -> None:
             keep_entry(Path(plan.token_cache), key, _tables(folder), kept)
     for table in tables:
         table.unlink(missing_ok=True)
-    write_lengths(run.lengths, _summed(lengths))
-    write_json(folder / "samples.json", _samples(base.template, source, flowed, rows, part))
-    write_tokenizer(base.template, base.folder, folder / "tokenizer")
-    ends = base.template.ends
-    leave_preview(folder, run.preview, base.template.tokenizer, lengths.tolist(), ends)
+    _leave_beside(folder, base, source, flowed, (rows, part), lengths)
+    if schema is not None:
+        write_json(folder / SCHEMA_FILE, schema)
     sync_tree(folder)
 
     template = base.template
@@ -219,6 +228,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
                 *template.shortfalls,
                 *findings.notes,
                 *parted.told,
+                *of_form,
                 *([growth.sentence()] if growth and growth.differs else []),
             ),
             data_change=growth and growth.as_record(),
@@ -275,6 +285,75 @@ def _copies(spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings
         target=run.data,
         findings=findings,
         known=[Path(known) for known in plan.known_data],
+    )
+
+
+def _leave_beside(
+    folder: Path,
+    base: _Base,
+    source: Source,
+    flowed: Flowed,
+    parted: tuple[Rows, Any],
+    lengths: Any,
+) -> None:
+    """Write what lies beside the tokens: lengths, questions, the tokenizer and a preview."""
+    run, template = RunFolder.containing(folder), base.template
+    rows, part = parted
+    write_lengths(run.lengths, _summed(lengths))
+    write_json(folder / "samples.json", _samples(template, source, flowed, rows, part))
+    chosen = rows, choose(rows, part, _wanted(source.spec))
+    write_questions(folder / FILE, template, source, flowed, chosen)
+    write_tokenizer(template, base.folder, folder / "tokenizer")
+    leave_preview(folder, run.preview, template.tokenizer, lengths.tolist(), template.ends)
+
+
+def _schema(
+    spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings
+) -> dict[str, Any] | None:
+    """Read the JSON Schema that answers are held to; its file is copied as the data are."""
+    named = spec.evaluation.schema_file
+    file = None
+    if named is not None:
+        files = findings.files
+        copies = take_snapshot(
+            [named],
+            inbox=Path(plan.jobs_dir),
+            spec_folder=plan.spec_folder,
+            target=run.data,
+            findings=findings,
+        )
+        findings.files = (*files, named)
+        if not copies:
+            return None
+        file = copies[0].path
+    return read_schema(spec.evaluation.json_schema, file, named=named)
+
+
+def _check_form(
+    spec: JobSpec,
+    schema: dict[str, Any] | None,
+    source: Source,
+    flowed: Flowed,
+    findings: Findings,
+) -> list[str]:
+    """Hold the data's own answers to what the spec's evaluation asks for."""
+    if not spec.evaluation.asks:
+        return []
+    from runner.training.evaluate.scores import Scorer
+
+    scorer = Scorer(spec.evaluation, schema=schema)
+    return check_form(spec.evaluation, scorer, source, flowed, findings)
+
+
+def _wanted(spec: JobSpec) -> Wanted:
+    """Say how many rows are put down for the evaluation."""
+    wish = spec.evaluation
+    answered = MOST_ANSWERED if wish.samples == "auto" else wish.samples
+    return Wanted(
+        answered=answered,
+        examples=wish.examples,
+        seed=wish.seed,
+        answered_for_people=min(ALWAYS, answered),
     )
 
 

@@ -1,4 +1,4 @@
-"""Evaluate: held-out loss and answers with and without the adapter in adapter/.
+"""Evaluate: loss, answers and scores on held-out rows, with and without the adapter in adapter/.
 
 The adapter is loaded as its user would load it; what it reaches here must be what training saw.
 Command: `python -m runner.training evaluate outputs/contracts/20261123T221005Z-k3f9/evaluation`.
@@ -6,28 +6,75 @@ Command: `python -m runner.training evaluate outputs/contracts/20261123T221005Z-
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.contract.evaluation import Evaluation, Form, RowScore, write_row_scores
+from runner.contract.findings import DataFinding
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.models import find_model
 from runner.contract.stage_io import EvaluatePlan, EvaluateResult, read_message, write_message
-from runner.contract.verdict import paired_interval
 from runner.errors import StageError
 from runner.exit_codes import ExitCode
-from runner.files.durable import write_bytes, write_json
+from runner.files.durable import write_json
+from runner.spec.spec import JobSpec
 
 if TYPE_CHECKING:
+    from runner.training.evaluate.adapted import Adapted
+    from runner.training.evaluate.held_out_rows import Paired
     from runner.training.fit.heldout import HeldOut
+    from runner.training.fit.model import Machine
 
-BATCH_SIZE = 8  # rows; halved where it does not fit
-ANSWER_TOKENS = 96  # of each answer shown
 TOLERANCE = {"float32": 2e-3, "bfloat16": 2e-2, "float16": 2e-2}  # relative
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    """What the whole stage knows."""
+
+    run: RunFolder
+    folder: Path
+    """Where it writes: beside an earlier evaluation until that is replaced."""
+    plan: EvaluatePlan
+    spec: JobSpec
+    machine: Machine
+
+    @property
+    def served(self) -> Form:
+        """The form that the verdict goes by."""
+        is_qlora = self.spec.method == "qlora"
+        return self.spec.evaluation.served if is_qlora else "as_trained"
+
+    @property
+    def minutes(self) -> float:
+        """The time for answers and what was forgotten."""
+        return self.spec.evaluation.most_minutes
+
+
+@dataclass(kw_only=True)
+class _Losses:
+    """Held-out losses on one form of the base."""
+
+    rows: Any = None
+    before: HeldOut | None = None
+    after: HeldOut | None = None
+    paired: Paired | None = None
+    against_current: Paired | None = None
+
+
+@dataclass(kw_only=True)
+class _Found:
+    """What comes of the stage."""
+
+    served: _Losses = field(default_factory=_Losses)
+    trained: _Losses = field(default_factory=_Losses)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    row_scores: list[RowScore] = field(default_factory=list)
+    findings: tuple[DataFinding, ...] = ()
+    shortfalls: list[str] = field(default_factory=list)
 
 
 def evaluate(folder: Path) -> None:
@@ -38,7 +85,7 @@ def evaluate(folder: Path) -> None:
     """
     from runner.spec.read_spec import read_spec
     from runner.training.fit.memory import Meter
-    from runner.training.fit.model import find_machine, load_base
+    from runner.training.fit.model import find_machine
 
     run, stage = RunFolder.containing(folder), StageFolder(folder)
     plan = read_message(stage.plan, EvaluatePlan)
@@ -46,71 +93,23 @@ def evaluate(folder: Path) -> None:
     machine = find_machine(plan.device, plan.compute)
     # Before the stack is imported: bitsandbytes makes the card's context, which is measured here.
     meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
-
-    from datasets import load_from_disk
-    from peft import PeftModel
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-
-    from runner.training.data.tokenizer_folder import load_tokenizer
-    from runner.training.evaluate.answers import autocast
-    from runner.training.evaluate.extremes import extremes
-    from runner.training.evaluate.row_loss import row_losses
-    from runner.training.fit.head import give_head
-    from runner.training.fit.heldout import held_out_loss
-
-    tokenizer = load_tokenizer(run.adapter)
-    base = load_base(
-        find_model(Path(plan.models_dir), spec.model),
-        method=spec.method,
-        machine=machine,
-        trust_remote_code=plan.trust_remote_code,
-        whole=True,
-    )
-    give_head(base)
-    model = PeftModel.from_pretrained(base, run.adapter).eval()
-
-    def measure(rows: Any) -> HeldOut:
-        collator = DataCollatorForLanguageModeling(
-            pad_token_id=tokenizer.pad_token_id, padding_free="seq_lengths" in rows.column_names
-        )
-        known = {"input_ids", "labels", "seq_lengths"}
-        inputs = rows.remove_columns([c for c in rows.column_names if c not in known])
-        with autocast(machine):
-            return held_out_loss(
-                model, inputs, collator, batch_size=BATCH_SIZE, device=model.device
-            )
-
-    def measure_base(rows: Any) -> HeldOut:
-        with model.disable_adapter():
-            return measure(rows)
-
-    before: HeldOut | None = None
-    after: HeldOut | None = None
-    rows = run.prepared / "eval"
-    if (rows / "state.json").is_file() and len(held := load_from_disk(str(rows))) > 0:
-        before = measure_base(held)
-        after = measure(held)
-    of_rows = row_losses(run, spec, measure_base, on_gpu=machine.on_gpu)
-
-    paired = _paired(held["row"], before, after) if before and after else None
-    if paired:
-        write_json(run.evaluation / "losses.json", paired.as_json())
-        write_json(run.extremes, extremes(held, tokenizer, **asdict(paired)))
-    shortfalls = _answer_samples(run, model, tokenizer, machine)
+    found = _measure(_Stage(run=run, folder=folder, plan=plan, spec=spec, machine=machine))
+    paired, after = found.served.paired, found.trained.after
     write_message(
         stage.result,
         EvaluateResult(
-            eval_loss_before=_finite(before),
-            eval_loss_after=_finite(after),
+            eval_loss_before=_finite(found.served.before),
+            eval_loss_after=_finite(found.served.after),
             eval_tokens=after.tokens if after else 0,
             eval_rows=len(paired.rows) if paired else 0,
             rows_changed=paired and paired.changed,
             change_low=paired and paired.interval and paired.interval[0],
             change_high=paired and paired.interval and paired.interval[1],
             adapter_is_zero=adapter_is_zero(run.adapter),
+            evaluation=found.evaluation,
             peak_gpu_memory_bytes=meter.peak_bytes(),
-            shortfalls=tuple(shortfalls),
-            findings=of_rows,
+            shortfalls=tuple(found.shortfalls),
+            findings=found.findings,
         ),
     )
     wanted = plan.expected_eval_loss
@@ -124,6 +123,114 @@ def evaluate(folder: Path) -> None:
                 kind="adapter_differs",
                 advice="Do not use this adapter; please report it with the run's record.",
             )
+
+
+def _measure(stage: _Stage) -> _Found:
+    """Load each form of the base that is asked for, and measure what is measured on it."""
+    from runner.training.evaluate.adapted import load_adapted
+    from runner.training.evaluate.row_loss import row_losses
+    from runner.training.fit.memory import let_go
+
+    found = _Found()
+    forms: list[Form] = (
+        ["as_trained"] if stage.served == "as_trained" else ["as_trained", "original"]
+    )
+    for form in forms:
+        adapted = load_adapted(stage.run, stage.spec, stage.plan, stage.machine, form)
+        losses = _losses(stage, adapted)
+        if form == "as_trained":
+            found.trained = losses
+            found.findings = row_losses(
+                stage.run,
+                stage.spec,
+                adapted.base_loss,
+                on_gpu=stage.machine.on_gpu,
+                folder=stage.folder,
+            )
+        if form == stage.served:
+            found.served = losses
+            _write_losses(stage, adapted, losses)
+            _answers(stage, adapted, found)
+        del adapted
+        let_go()
+    _write_scores(stage, found)
+    return found
+
+
+def _losses(stage: _Stage, adapted: Adapted) -> _Losses:
+    """Measure the loss of the held-out rows."""
+    from datasets import load_from_disk
+
+    from runner.training.evaluate.held_out_rows import identities_of, known_to, pair
+
+    folder = stage.run.prepared / "eval"
+    if not (folder / "state.json").is_file() or not len(held := load_from_disk(str(folder))):
+        return _Losses()
+    before, after = adapted.base_loss(held), adapted.loss(held)
+    found = _Losses(rows=held, before=before, after=after, paired=pair(held["row"], before, after))
+    if stage.plan.current_adapter:
+        # A row that it was trained on says nothing of it: it would know the answer.
+        known = known_to(stage.plan.current_adapter)
+        identities = identities_of(stage.run.prepared)
+        new = [at for at, row in enumerate(held["row"]) if identities.get(row) not in known]
+        if new:
+            rows = held.select(new)
+            found.against_current = pair(
+                rows["row"], adapted.current_loss(rows), adapted.loss(rows)
+            )
+    return found
+
+
+def _write_losses(stage: _Stage, adapted: Adapted, losses: _Losses) -> None:
+    from runner.training.evaluate.extremes import extremes
+
+    if losses.paired:
+        write_json(stage.folder / "losses.json", losses.paired.as_json())
+        shown = extremes(losses.rows, adapted.tokenizer, **asdict(losses.paired))
+        write_json(stage.folder / stage.run.extremes.name, shown)
+
+
+def _answers(stage: _Stage, adapted: Adapted, found: _Found) -> None:
+    """Generate and score answers; where that fails, the run stands without them."""
+    from runner.training.evaluate.held_out_answers import held_out_answers
+    from runner.training.fit.memory import classify, let_go, plan_does_not_fit
+
+    until = time.monotonic() + 60 * stage.minutes
+    failed = ""
+    try:
+        answers = held_out_answers(
+            adapted, stage.run, stage.spec, folder=stage.folder, until=until, plan=stage.plan
+        )
+        found.evaluation, found.row_scores = answers.evaluation, answers.row_scores
+        found.shortfalls += answers.shortfalls
+    except Exception as error:  # what the run is about stands without its answers
+        if not plan_does_not_fit(classify(error), on_gpu=stage.machine.on_gpu):
+            raise
+        failed = "Memory ran out while answering held-out questions; the answers are missing."
+    if failed:
+        let_go()
+        found.shortfalls.append(failed)
+
+
+def _write_scores(stage: _Stage, found: _Found) -> None:
+    """Put the loss first among the scores, and write them down, without a row's text."""
+    from runner.training.evaluate.held_out_rows import identities_of, loss_rows, loss_summary
+
+    losses = found.served
+    if losses.paired:
+        loss = loss_summary(losses.paired, losses.against_current)
+        identities = identities_of(stage.run.prepared)
+        rows: Iterator[RowScore] = loss_rows(losses.paired, losses.against_current, identities)
+        found.row_scores = [*rows, *found.row_scores]
+        scores = (loss, *found.evaluation.scores)
+        changes = {"scores": scores, "held_out_rows": len(losses.paired.rows)}
+        found.evaluation = found.evaluation.model_copy(update=changes)
+    if stage.served == "original" and found.trained.paired:
+        other = loss_summary(found.trained.paired, None)
+        found.evaluation = found.evaluation.model_copy(update={"other_form": (other,)})
+    found.evaluation = found.evaluation.model_copy(update={"form": stage.served})
+    write_json(stage.folder / "scores.json", found.evaluation.model_dump(mode="json"))
+    write_row_scores(stage.folder / stage.run.row_scores.name, found.row_scores)
 
 
 def adapter_is_zero(adapter: Path) -> bool | None:
@@ -143,95 +250,3 @@ def adapter_is_zero(adapter: Path) -> bool | None:
 def _finite(found: HeldOut | None) -> float | None:
     """Give a loss that JSON can say; None for what is no number."""
     return found.loss if found and math.isfinite(found.loss) else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Paired:
-    """Each held-out row's summed loss before and after."""
-
-    rows: tuple[int, ...]
-    before: tuple[float, ...]
-    after: tuple[float, ...]
-    tokens: tuple[int, ...]
-
-    @property
-    def changed(self) -> int:
-        """How many rows have another loss than before."""
-        return sum(b != a for b, a in zip(self.before, self.after, strict=True))
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Where the change of the loss lies."""
-        return paired_interval(self.before, self.after, self.tokens)
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """Give one object for each row: its number among the data's rows, and losses per token."""
-        columns = zip(self.rows, self.before, self.after, self.tokens, strict=True)
-        return [
-            {"row": row, "before": _per(before, n), "after": _per(after, n), "tokens": n}
-            for row, before, after, n in columns
-        ]
-
-
-def _per(total: float, tokens: int) -> float | None:
-    return round(total / tokens, 6) if tokens and math.isfinite(total) else None
-
-
-def _paired(rows: Sequence[int], before: HeldOut, after: HeldOut) -> _Paired:
-    """Put the examples of one row together: they are not independent of each other."""
-    sums: dict[int, list[float]] = {}
-    counts: Counter[int] = Counter()
-    examples = zip(rows, before.sums, after.sums, after.counts, strict=True)
-    for row, lost_before, lost_after, tokens in examples:
-        both = sums.setdefault(row, [0.0, 0.0])
-        both[0] += lost_before
-        both[1] += lost_after
-        counts[row] += tokens
-    return _Paired(
-        rows=tuple(sums),
-        before=tuple(pair[0] for pair in sums.values()),
-        after=tuple(pair[1] for pair in sums.values()),
-        tokens=tuple(counts[row] for row in sums),
-    )
-
-
-def _answer_samples(run: RunFolder, model: Any, tokenizer: Any, machine: Any) -> list[str]:
-    """Write evaluation/samples.json; give what fell short."""
-    from runner.training.evaluate.answers import answers, unpack_for_answers
-    from runner.training.evaluate.answers_page import answers_page
-    from runner.training.fit.memory import classify, let_go, plan_does_not_fit
-
-    try:
-        samples = json.loads((run.prepared / "samples.json").read_bytes())
-    except FileNotFoundError:
-        return []
-    how: dict[str, Any] = {"machine": machine, "tokens": ANSWER_TOKENS}
-    conversations = [sample["messages"] for sample in samples]
-    found: dict[str, list[str]] = {"before": [], "after": []}
-    failed = False
-    try:
-        if samples:
-            unpack_for_answers(model, machine)
-            with model.disable_adapter():
-                before = answers(model, tokenizer, conversations, **how)
-            found = {"before": before, "after": answers(model, tokenizer, conversations, **how)}
-    except Exception as error:  # samples are a courtesy: what the run is about stands without
-        if not plan_does_not_fit(classify(error), on_gpu=machine.on_gpu):
-            raise
-        failed, samples = True, []
-    let_go()
-    shown = [
-        {
-            "question": str(sample["messages"][-1]["content"]),
-            "reference": str(sample["reference"]),
-            "before": before,
-            "after": after,
-        }
-        for sample, before, after in zip(samples, found["before"], found["after"], strict=True)
-    ]
-    write_json(run.evaluation / "samples.json", shown)
-    if shown:
-        write_bytes(run.answers, answers_page(shown).encode(errors="replace"))
-    if failed:
-        return ["Memory ran out while answering held-out questions; the answers are missing."]
-    return []

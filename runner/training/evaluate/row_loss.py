@@ -33,7 +33,12 @@ Measure = Callable[[Any], HeldOut]
 
 
 def row_losses(
-    run: RunFolder, spec: JobSpec, measure: Measure, *, on_gpu: bool
+    run: RunFolder,
+    spec: JobSpec,
+    measure: Measure,
+    *,
+    on_gpu: bool,
+    folder: Path | None = None,
 ) -> tuple[DataFinding, ...]:
     """Measure the base model on some learned rows, write what it was, and say what it means.
 
@@ -59,7 +64,7 @@ def row_losses(
     measured = _by_row(examples["row"], found, places)
     rows = sorted(measured, key=lambda one: -one.loss)
     write_json(
-        run.evaluation / KEPT,
+        (folder or run.evaluation) / KEPT,
         [{**one.place.model_dump(), "loss": round(one.loss, 4)} for one in rows],
     )
     return tuple(judge(measured, wanted))

@@ -1,0 +1,54 @@
+"""`runner evaluate`: asks the daemon to measure a run's adapter again."""
+
+from __future__ import annotations
+
+from runner.commands.find_run import find_run
+from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run, print_json
+from runner.commands.which_box import hint
+from runner.contract.layout import Outputs, RunFolder
+from runner.contract.record import read_record
+from runner.contract.requests import leave_request
+from runner.contract.states import State
+from runner.errors import RunnerError
+
+
+def evaluate(outputs: Outputs, run: RunFolder) -> None:
+    """Ask the daemon to evaluate a run.
+
+    Raises:
+        RunnerError: it has no adapter, or is not at its end yet.
+    """
+    state = read_record(run.record).state
+    name = f"{run.job}/{run.run_id}"
+    if not state.is_final:
+        raise RunnerError(
+            f"{name} is not over yet: {state.value}",
+            advice="Its evaluation comes by itself, after the training.",
+        )
+    if state is not State.SUCCEEDED or not (run.adapter / "adapter_model.safetensors").is_file():
+        raise RunnerError(
+            f"{name} has no adapter that could be evaluated: {state.value}",
+            advice="`runner status --all` lists the runs; those that succeeded have one.",
+        )
+    leave_request(outputs, "evaluate", run_id=run.run_id)
+
+
+def command(name: Run, outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = False) -> None:
+    """Ask the daemon to measure a run's adapter again, as soon as the card is free.
+
+    What was measured before stands until then. When no daemon runs, the next one does it.
+
+    \b
+    Example:
+        runner evaluate contracts
+    """
+    outputs = Outputs(outputs_dir)
+    run = find_run(outputs, name)
+    evaluate(outputs, run)
+    if as_json:
+        print_json({"job": run.job, "run_id": run.run_id, "requested": "evaluate"})
+    else:
+        where = f"{run.job}/{run.run_id}"
+        print(f"Asked to evaluate {where}; `runner show {run.run_id}` shows the verdict.")
+        if said := hint(outputs):
+            print(said)

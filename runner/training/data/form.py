@@ -1,0 +1,130 @@
+"""Form of the answers: whether the data itself has the form that the spec's evaluation asks for.
+
+Rows that break the taxonomy are refused, all of them named: the adapter would learn what the job
+forbids. Of the other parts of a form it is enough that some rows have it; the rest is told.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runner.errors import DataError, Problem
+from runner.spec.evaluation import EvaluationWish, schema_problem
+from runner.training.data.conversation import Conversation
+from runner.training.data.findings import Findings
+from runner.training.data.flow import Flowed, Source
+from runner.training.data.formats import convert
+from runner.training.evaluate.scores import Scorer
+from runner.training.evaluate.taxonomy import field_value, is_allowed
+
+SCHEMA_FILE = "schema.json"
+"""In the prepare stage's folder: the JSON Schema that answers are held to."""
+_SCHEMA_BYTES = 1024 * 1024
+
+
+def read_schema(text: str | None, file: Path | None, *, named: str | None) -> dict[str, Any] | None:
+    """Read the schema from the spec's text or from the copy of its file.
+
+    Raises:
+        DataError: it is none.
+    """
+    if text is None:
+        return None
+    wrong = None
+    found: Any = None
+    try:
+        content = text.encode() if file is None else file.read_bytes()[: _SCHEMA_BYTES + 1]
+        if len(content) > _SCHEMA_BYTES:
+            wrong = "the file is too large for a JSON Schema (1 MiB at most)"
+        else:
+            found = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        wrong = f"this is not JSON{line}"
+    wrong = wrong or schema_problem(found)
+    if wrong is None:
+        return found
+    hint = "Correct the schema, or take evaluation.json_schema out of the spec."
+    raise DataError([Problem(file=named, field="evaluation.json_schema", message=wrong, hint=hint)])
+
+
+def check_form(
+    wish: EvaluationWish, scorer: Scorer, source: Source, flowed: Flowed, findings: Findings
+) -> list[str]:
+    """Hold every expected answer to the form; give what the job's owner should know of it.
+
+    Raises:
+        DataError: answers break the taxonomy, or none has a part of the form.
+    """
+    counted: Counter[str] = Counter()
+    total = 0
+    for conversation in conversations(source, flowed):
+        if not conversation.askable:
+            continue
+        total += 1
+        answer = conversation.messages[-1]["content"]
+        for name, has in scorer.form(answer).items():
+            counted[name] += has
+        for name, allowed in (wish.taxonomy or {}).items():
+            value = field_value(answer, name)
+            if not is_allowed(value, allowed):
+                what = "lacks" if value is None else "has a value that is not in the taxonomy in"
+                findings.add(
+                    conversation.file,
+                    conversation.line,
+                    f"the answer {what} the field {name}",
+                    hint=f"Correct these answers, or add their values to evaluation.taxonomy: "
+                    f"{name} may be {_listed(allowed)}.",
+                )
+    if findings.problems:
+        raise DataError(findings.problems)
+    if not total:
+        what = "no row has an answer that could be scored"
+        hint = "Take the scores out of the spec's evaluation."
+        raise DataError([Problem(field="evaluation", message=what, hint=hint)])
+    return list(_judge(counted, scorer, total))
+
+
+def _judge(counted: Counter[str], scorer: Scorer, total: int) -> Iterator[str]:
+    """Say which parts of the form the data has only in part.
+
+    Raises:
+        DataError: it has a part not at all.
+    """
+    lacking = [name for name in scorer.form("") if not counted[name]]
+    if lacking:
+        hint = "Correct it, or take it out of the spec: an adapter learns the form of its rows."
+        raise DataError(
+            [
+                Problem(
+                    field=f"evaluation.{'scores' if name == 'valid_json' else name}",
+                    message=f"none of the {total} expected answers fulfils {name}",
+                    hint=hint,
+                )
+                for name in lacking
+            ]
+        )
+    for name, has in counted.items():
+        if has < total:
+            yield (
+                f"{total - has} of {total} expected answers do not fulfil {name} themselves: no "
+                "adapter can be expected to do so more often"
+            )
+
+
+def _listed(allowed: list[str]) -> str:
+    more = f" and {len(allowed) - 10} more" if len(allowed) > 10 else ""
+    return ", ".join(allowed[:10]) + more
+
+
+def conversations(source: Source, flowed: Flowed) -> Iterator[Conversation]:
+    """Give every row once more as a conversation, without what is to be said of it."""
+    numbers = itertools.count()
+    for _, row in source.rows(Findings(), []):
+        if found := convert(row, next(numbers), flowed.rules, Findings()):
+            yield found

@@ -1,0 +1,99 @@
+"""A base model with the adapter over it, loaded as its user would, and the loss of both."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.contract.evaluation import Form
+from runner.contract.layout import RunFolder
+from runner.contract.models import find_model, longest_context, read_config
+from runner.contract.stage_io import EvaluatePlan
+from runner.spec.spec import JobSpec
+from runner.training.evaluate.answers import autocast
+from runner.training.evaluate.measure_answers import CURRENT, adapter_on
+from runner.training.fit.heldout import HeldOut, held_out_loss
+from runner.training.fit.model import Machine, load_base
+
+BATCH_SIZE = 8  # rows; halved where it does not fit
+_NO_LIMIT = 1_000_000  # tokens: of a model whose config names no longest text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """One loaded base; adapters are switched on and off over it."""
+
+    model: Any
+    tokenizer: Any
+    machine: Machine
+    context: int
+    """Tokens that the model reads at most."""
+    has_current: bool = False
+
+    def base(self) -> AbstractContextManager[Any]:
+        """Switch every adapter off."""
+        found: AbstractContextManager[Any] = self.model.disable_adapter()
+        return found
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Switch to the adapter in use."""
+        return adapter_on(self.model, CURRENT)
+
+    def loss(self, rows: Any) -> HeldOut:
+        """Measure the loss of rows with whatever is switched on."""
+        from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+        collator = DataCollatorForLanguageModeling(
+            pad_token_id=self.tokenizer.pad_token_id,
+            padding_free="seq_lengths" in rows.column_names,
+        )
+        known = {"input_ids", "labels", "seq_lengths"}
+        inputs = rows.remove_columns([c for c in rows.column_names if c not in known])
+        with autocast(self.machine):
+            return held_out_loss(
+                self.model, inputs, collator, batch_size=BATCH_SIZE, device=self.model.device
+            )
+
+    def base_loss(self, rows: Any) -> HeldOut:
+        """Measure the loss of rows without an adapter."""
+        with self.base():
+            return self.loss(rows)
+
+    def current_loss(self, rows: Any) -> HeldOut:
+        """Measure the loss of rows with the adapter in use."""
+        with self.current():
+            return self.loss(rows)
+
+
+def load_adapted(
+    run: RunFolder, spec: JobSpec, plan: EvaluatePlan, machine: Machine, form: Form
+) -> Adapted:
+    """Load the base in a form, with the run's adapter and the one in use."""
+    from peft import PeftModel
+
+    from runner.training.data.tokenizer_folder import load_tokenizer
+    from runner.training.fit.head import give_head
+
+    folder = find_model(Path(plan.models_dir), spec.model)
+    base = load_base(
+        folder,
+        method=spec.method if form == "as_trained" else "lora",
+        machine=machine,
+        trust_remote_code=plan.trust_remote_code,
+        whole=True,
+    )
+    give_head(base)
+    model = PeftModel.from_pretrained(base, run.adapter).eval()
+    if plan.current_adapter:
+        model.load_adapter(plan.current_adapter, adapter_name=CURRENT)
+        model.eval()
+        model.set_adapter("default")
+    return Adapted(
+        model=model,
+        tokenizer=load_tokenizer(run.adapter),
+        machine=machine,
+        context=longest_context(read_config(folder, spec.model)) or _NO_LIMIT,
+        has_current=bool(plan.current_adapter),
+    )

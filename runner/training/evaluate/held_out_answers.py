@@ -1,0 +1,167 @@
+"""Held-out answers of a run: who answers, how many rows, what is written down of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.contract.evaluation import ASKED as ASKED_SCORE
+from runner.contract.evaluation import Evaluation, RowScore
+from runner.contract.layout import RunFolder
+from runner.contract.stage_io import EvaluatePlan
+from runner.files.durable import write_bytes, write_json
+from runner.spec.spec import JobSpec
+from runner.training.data.form import SCHEMA_FILE
+from runner.training.data.questions import ALWAYS, ASKED, MOST_ANSWERED, Question, read_questions
+from runner.training.evaluate.adapted import Adapted
+from runner.training.evaluate.answers import unpack_for_answers
+from runner.training.evaluate.answers_page import answers_page
+from runner.training.evaluate.generate import Generator
+from runner.training.evaluate.held_out_rows import known_to
+from runner.training.evaluate.measure_answers import (
+    ADAPTER,
+    BASE,
+    CURRENT,
+    EXAMPLES,
+    Answered,
+    Room,
+    Who,
+    answer_all,
+    examples_among,
+    row_scores,
+    score_all,
+    summaries,
+)
+from runner.training.evaluate.scores import Scorer
+from runner.training.evaluate.taxonomy import confusions
+
+_SHORT_ANSWER = 96  # tokens, where a CPU answers three questions that nobody asked to be scored
+_IN_REPORT = 3  # questions; a person reads no more there
+_IN_PAGE = 20  # questions of answers.txt
+
+
+@dataclass(kw_only=True)
+class Answers:
+    """What came of the answers."""
+
+    evaluation: Evaluation
+    row_scores: list[RowScore] = field(default_factory=list)
+    shortfalls: list[str] = field(default_factory=list)
+
+
+def held_out_answers(
+    adapted: Adapted,
+    run: RunFolder,
+    spec: JobSpec,
+    *,
+    folder: Path,
+    until: float,
+    plan: EvaluatePlan,
+) -> Answers:
+    """Answer held-out questions by everybody, score the answers, and write all of it down.
+
+    Args:
+        adapted: the loaded model.
+        run: the run.
+        spec: its spec.
+        folder: where it is written.
+        until: monotonic time at which it ends.
+        plan: names the adapter in use.
+    """
+    wish, on_gpu = spec.evaluation, adapted.machine.on_gpu
+    questions = read_questions(run.prepared)
+    in_full = wish.asks or on_gpu
+    most = MOST_ANSWERED if wish.samples == "auto" and in_full else wish.samples
+    asked = [one for one in questions if one.part == ASKED][: ALWAYS if most == "auto" else most]
+    examples = examples_among(questions) if in_full else []
+    scorer = Scorer(wish, schema=_schema(run.prepared))
+    if not asked:
+        write_json(folder / "samples.json", [])
+        return Answers(evaluation=Evaluation())
+    unpack_for_answers(adapted.model, adapted.machine)
+    generator = Generator(adapted.model, adapted.tokenizer, adapted.machine, until=until)
+    room = Room(context=adapted.context)
+    if not in_full:
+        room = Room(context=adapted.context, answer=_SHORT_ANSWER)
+    answered = answer_all(generator, _everybody(adapted, examples, plan), asked, room)
+    score_all(answered, scorer)
+    _write_answers(folder, answered)
+    return Answers(
+        evaluation=Evaluation(
+            scores=summaries(answered, seed=wish.seed) if in_full else (),
+            answered_rows=len(answered),
+            examples=len(examples),
+            deciding=scorer.deciding,
+            primary=ASKED_SCORE if len(scorer.deciding) > 1 else next(iter(scorer.deciding), None),
+            confusions=confusions(
+                [(one.answers[ADAPTER].text, one.question.reference) for one in answered],
+                scorer.taxonomy,
+            ),
+        ),
+        row_scores=list(row_scores(answered)) if in_full else [],
+        shortfalls=_time_over(len(answered), len(asked), wish.most_minutes),
+    )
+
+
+def _everybody(adapted: Adapted, examples: Sequence[Question], plan: EvaluatePlan) -> list[Who]:
+    found = [
+        Who(name=BASE, switched_on=adapted.base),
+        Who(name=ADAPTER, switched_on=contextlib.nullcontext),
+    ]
+    if examples:
+        found.append(Who(name=EXAMPLES, switched_on=adapted.base, examples=examples))
+    if plan.current_adapter:
+        known = known_to(plan.current_adapter)
+        found.append(Who(name=CURRENT, switched_on=adapted.current, knows=known))
+    return found
+
+
+def _time_over(answered: int, asked: int, minutes: float) -> list[str]:
+    if answered == asked:
+        return []
+    what = f"{answered} of {asked} held-out questions were answered in the {minutes:g} minutes"
+    return [f"{what} that evaluation.minutes allows."]
+
+
+def _schema(prepared: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads((prepared / SCHEMA_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _write_answers(folder: Path, answered: Sequence[Answered]) -> None:
+    """Write every answer for programs, some for people, a few for the report."""
+    lines = [
+        {
+            "row": one.question.row,
+            "question": _question(one),
+            "reference": one.question.reference,
+            **{who: answer.text for who, answer in one.answers.items()},
+            "scores": one.scores,
+        }
+        for one in answered
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_bytes(folder / "answers.jsonl", text.encode())
+    shown = [
+        {
+            "question": _question(one),
+            "reference": str(one.question.reference),
+            "before": one.answers[BASE].text,
+            "after": one.answers[ADAPTER].text,
+        }
+        for one in answered[:_IN_PAGE]
+    ]
+    write_json(folder / "samples.json", shown[:_IN_REPORT])
+    if shown:
+        write_bytes(folder / "answers.txt", answers_page(shown).encode(errors="replace"))
+
+
+def _question(one: Answered) -> str:
+    return str(one.question.messages[-1]["content"])

@@ -1,0 +1,118 @@
+"""Taxonomy: the fields of an answer, and whether each has a value that the job allows.
+
+A field is a key where the answer is JSON, and a line ``Field: value`` elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from runner.contract.evaluation import Confusion
+
+_MARKS = " \t>#*_-•`"
+"""What people and models put around a field's name or value, in lists and in Markdown."""
+_LONGEST_SHOWN = 80  # characters of a value that nobody allowed
+_CONFUSIONS = 20  # of a field; a person reads no more
+MISSING = "(missing)"
+OTHER = "(another value)"
+
+
+def field_value(text: str, field: str) -> str | None:
+    """Read a field of an answer; None: the answer has no such field.
+
+    Of a field that stands there twice the first one counts. Case matters in values, not in names.
+    """
+    whole = as_json(text)
+    if isinstance(whole, dict):
+        return _as_text(_key(whole, field))
+    wanted = _name(field)
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon and _name(name) == wanted:
+            return value.strip(_MARKS) or None
+    return None
+
+
+def as_json(text: str) -> Any:
+    """Read an answer as JSON; None where it is none (and where it is null)."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)  # NaN and Infinity are no JSON, whatever Python says
+
+
+def _key(found: Mapping[str, Any], field: str) -> Any:
+    """Find a key whatever its case; ``party.name`` also one within an object."""
+    for key, value in found.items():
+        if _name(key) == _name(field):
+            return value
+    first, dot, rest = field.partition(".")
+    inner = next((v for k, v in found.items() if _name(k) == _name(first)), None) if dot else None
+    return _key(inner, rest) if isinstance(inner, dict) else None
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ", ".join(sorted(str(one).strip() for one in value))
+    return str(value).strip() or None
+
+
+def _name(text: str) -> str:
+    return re.sub(r"[\s_-]+", " ", text.strip(_MARKS)).casefold()
+
+
+def is_allowed(value: str | None, allowed: Sequence[str]) -> bool:
+    """Whether a value is one of a field's; of a list each, written with commas between them."""
+    if value is None:
+        return False
+    return value in allowed or all(part.strip() in allowed for part in value.split(","))
+
+
+def broken_fields(text: str, taxonomy: Mapping[str, Sequence[str]]) -> list[str]:
+    """List the fields that an answer lacks, or has with a value that is not allowed."""
+    return [
+        field
+        for field, allowed in taxonomy.items()
+        if not is_allowed(field_value(text, field), allowed)
+    ]
+
+
+def confusions(
+    pairs: Iterable[tuple[str, str]], taxonomy: Mapping[str, Sequence[str]]
+) -> tuple[Confusion, ...]:
+    """Count what was given for what, the most frequent first; right values are none.
+
+    Args:
+        pairs: answers, each with the expected one.
+        taxonomy: the fields and their values; no other value is named, for it may be a row's text.
+    """
+    counted: Counter[tuple[str, str, str]] = Counter()
+    for answer, reference in pairs:
+        for field, allowed in taxonomy.items():
+            expected, given = field_value(reference, field), field_value(answer, field)
+            if given != expected and expected is not None:
+                named = MISSING if given is None else given if is_allowed(given, allowed) else OTHER
+                counted[field, expected[:_LONGEST_SHOWN], named[:_LONGEST_SHOWN]] += 1
+    found = [
+        Confusion(field=field, expected=expected, given=given, times=times)
+        for (field, expected, given), times in counted.most_common()
+    ]
+    kept: Counter[str] = Counter()
+    shown = []
+    for one in found:
+        kept[one.field] += 1
+        if kept[one.field] <= _CONFUSIONS:
+            shown.append(one)
+    return tuple(shown)

@@ -1,0 +1,122 @@
+"""`runner evaluate` with the real daemon and a stand-in stage: the run stands in any case."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon_box import REPOSITORY, Box, wait_until
+
+from runner.contract.layout import RunFolder
+from runner.contract.requests import leave_request
+from runner.contract.states import State
+from runner.contract.verdict import Outcome
+
+
+def has_run(root: Path, **script: Any) -> tuple[Box, RunFolder]:
+    """Give a box whose only run has succeeded."""
+    box = Box(root)
+    box.drop("contracts", **script)
+    done = box.once()
+    assert done.returncode == 0, done.stderr
+    (run,) = box.outputs.runs()
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    return box, run
+
+
+def ask(box: Box, run: RunFolder) -> subprocess.CompletedProcess[str]:
+    """Call the command."""
+    where = [run.run_id, "--outputs-dir", str(box.outputs.root)]
+    return subprocess.run(
+        [sys.executable, "-m", "runner.cli", "evaluate", *where],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def now_measures(run: RunFolder, **script: Any) -> None:
+    """Let the stand-in's evaluate stage find something else from now on."""
+    at = run.root / "script.json"
+    at.write_text(json.dumps({**json.loads(at.read_text()), **script}))
+
+
+def test_a_run_is_evaluated_again(tmp_path: Path) -> None:
+    """Record, answer and folder show the new figures; the run is over before and after."""
+    box, run = has_run(tmp_path)
+    before = box.record()
+    assert before.verdict is not None
+    assert before.verdict.outcome is Outcome.BETTER
+    now_measures(run, measured={"eval_loss_after": 6.0, "change_low": 2.0, "change_high": 4.0})
+    asked = ask(box, run)
+    assert asked.returncode == 0, asked.stderr
+    done = box.once()
+    assert done.returncode == 0, done.stderr
+    record = box.record()
+    assert record.state is State.SUCCEEDED
+    assert record.ended_at == before.ended_at
+    assert record.verdict is not None
+    assert record.verdict.outcome is Outcome.WORSE
+    assert record.verdict.reason in box.answer("done")
+    assert json.loads((run.evaluation / "plan.json").read_text())["alone"] is True
+    assert not (run.root / "evaluation-new").exists()
+    assert not list(box.outputs.requests.iterdir())
+
+
+def test_an_evaluation_that_fails_takes_nothing(tmp_path: Path) -> None:
+    """What was measured before stands, and the record says why there is nothing new."""
+    box, run = has_run(tmp_path, evaluate=["ok", "1"])
+    before = box.record()
+    assert ask(box, run).returncode == 0
+    box.once()
+    record = box.record()
+    assert (record.state, record.verdict) == (State.SUCCEEDED, before.verdict)
+    assert "the stand-in ended with 1" in record.shortfalls[-1]
+    assert (run.evaluation / "result.json").is_file()
+    assert not list(box.outputs.requests.iterdir())
+
+
+def test_a_first_evaluation_that_fails_takes_no_adapter(tmp_path: Path) -> None:
+    """The run is succeeded with a named shortfall, and the verdict says that it cannot tell."""
+    box, run = has_run(tmp_path, evaluate=["1", "1", "ok"])
+    record = box.record()
+    assert record.state is State.SUCCEEDED
+    assert record.verdict is not None
+    assert record.verdict.outcome is Outcome.CANNOT_TELL
+    assert "runner evaluate" in box.answer("done")
+    assert any("The evaluation failed" in one for one in record.shortfalls)
+    assert ask(box, run).returncode == 0
+    box.once()
+    again = box.record().verdict
+    assert again is not None
+    assert again.outcome is Outcome.BETTER
+
+
+def test_it_waits_for_the_card_and_survives_the_daemon(tmp_path: Path) -> None:
+    """A daemon that is stopped in the midst of it begins it anew at its next start."""
+    box, run = has_run(tmp_path, evaluate=["ok", "hang", "ok"])
+    leave_request(box.outputs, "evaluate", run_id=run.run_id)
+    with box.watching():
+        wait_until((run.root / "evaluation-new" / "hanging").exists)
+        assert box.record().state is State.SUCCEEDED
+    assert list(box.outputs.requests.iterdir())
+    box.once()
+    assert not list(box.outputs.requests.iterdir())
+    assert not (run.root / "evaluation-new").exists()
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.TRAINING])
+def test_a_run_without_an_adapter_is_refused(tmp_path: Path, state: State) -> None:
+    """The command says why, and leaves no request."""
+    box, run = has_run(tmp_path)
+    fields = json.loads(run.record.read_text())
+    run.record.write_text(json.dumps({**fields, "state": state.value}))
+    asked = ask(box, run)
+    assert asked.returncode == 1
+    assert state.value in asked.stderr
+    assert not box.outputs.requests.exists() or not list(box.outputs.requests.iterdir())
