@@ -27,8 +27,8 @@ from runner.daemon.inbox.watch import POLL_SECONDS
 from runner.daemon.inbox.write_answers import Answers, answer_of
 from runner.daemon.leftovers import sweep_inbox
 from runner.daemon.requests.carry_out import carry_out_requests
-from runner.daemon.schedule.schedules import Schedules
 from runner.daemon.requests.evaluate import follow_again
+from runner.daemon.schedule.schedules import Schedules
 from runner.daemon.stages.end import reap
 from runner.daemon.stages.folder_gone import end_runs_without_folder
 from runner.daemon.stages.follow_plans import follow_plans
