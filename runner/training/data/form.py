@@ -73,14 +73,14 @@ def check_form(
         for name, allowed in (wish.taxonomy or {}).items():
             value = field_value(answer, name)
             if not is_allowed(value, allowed):
-                what = "lacks" if value is None else "has a value that is not in the taxonomy in"
-                findings.add(
-                    conversation.file,
-                    conversation.line,
-                    f"the answer {what} the field {name}",
-                    hint=f"Correct these answers, or add their values to evaluation.taxonomy: "
-                    f"{name} may be {_listed(allowed)}.",
+                what = f"the answer has a value in the field {name} that the taxonomy does not list"
+                if value is None:
+                    what = f"the answer lacks the field {name}"
+                hint = (
+                    "Correct these answers, or add their values to evaluation.taxonomy: "
+                    f"{name} may be {_listed(allowed)}."
                 )
+                findings.add(conversation.file, conversation.line, what, hint=hint)
     if findings.problems:
         raise DataError(findings.problems)
     if not total:
