@@ -36,7 +36,8 @@ def evaluate(outputs: Outputs, run: RunFolder) -> None:
 def command(name: Run, outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = False) -> None:
     """Ask the daemon to measure a run's adapter again.
 
-    It begins as soon as the card is free. What was measured before stands until then. When no daemon runs, the next one does it.
+    It begins as soon as the card is free; what was measured before stands until it is over. When no
+    daemon runs, the next one does it.
 
     \b
     Example:
