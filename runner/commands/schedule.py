@@ -81,7 +81,7 @@ def command(
     times: Annotated[int, typer.Option(min=1, max=100, help="How many next times.")] = _SHOWN,
     json_: AsJson = False,
 ) -> None:
-    """List the jobs in jobs/scheduled/ with their next times and their last runs.
+    """List the jobs in jobs/scheduled/ and their next times.
 
     Times are the box's own (TZ).
 
