@@ -8,6 +8,7 @@ work. It has touched no card and read no file of a run.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -44,6 +45,8 @@ def stand_by() -> list[str]:
     for name in IMPORTED:
         with contextlib.suppress(Exception):  # the stage meets the same trouble, and can tell of it
             importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what was imported stays: no later look for garbage need go through it
     with socket.socket(fileno=os.dup(0)) as daemon:
         told, handed, _, _ = socket.recv_fds(daemon, HandOver.BYTES, HandOver.DESCRIPTORS)
     if not told:
