@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# As in the Makefile: children that may write no bytecode would each compile all modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 TINY_LAYERS = 2
 TINY_VERSION = 1  # raise it when packaged_model.py writes something else
 

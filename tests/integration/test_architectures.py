@@ -106,6 +106,7 @@ def test_the_set_up_check_passes_and_leaves_no_trace(tmp_path):
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
     assert not trainer._metrics["train"]
+    assert trainer._total_train_tokens == 0
     assert model.training
     found = look(trainer, trainer.train_dataset)
     assert found.product == pytest.approx(found.plain, rel=1e-5)
@@ -121,6 +122,41 @@ def refusal(trainer):
     return caught.value.problems[0]
 
 
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("mixtral", {"output_router_logits": False, "router_aux_loss_coef": 0.0}),
+        ("phimoe", {"router_jitter_noise": 0.0}),
+        ("gpt2", {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
+        ("opt", {"dropout": 0.0}),
+    ],
+)
+def test_what_a_base_would_add_of_its_own_is_off_in_its_config(family, settings, tmp_path):
+    """By chance or once a pass: neither belongs to a loss that is the same at any batch plan."""
+    from transformers import AutoConfig
+
+    from runner.training.fit.base_config import training_config
+
+    save_tiny(family, tmp_path / "m")
+    own = AutoConfig.from_pretrained(tmp_path / "m")
+    assert all(getattr(own, name) != value for name, value in settings.items())
+    found = training_config(tmp_path / "m")
+    assert {name: getattr(found, name) for name in settings} == settings
+
+
+def test_dropout_layers_that_no_config_names_are_off():
+    """A layer of dropout in a model's code, made with a rate of its own."""
+    import torch
+
+    from runner.training.fit.model import silence
+
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.5)).train()
+    silence(layers)
+    ones = torch.ones(1, 8)
+    assert torch.equal(layers(ones), layers(ones))
+    assert bool(layers(ones).all())
+
+
 def test_a_head_that_leaves_out_a_cap_is_found(tmp_path, monkeypatch):
     """TRL's head without the fix: the losses differ, and the run ends before it learns wrong."""
     monkeypatch.setattr("runner.training.fit.head.mend_head", lambda base: True)
@@ -130,12 +166,17 @@ def test_a_head_that_leaves_out_a_cap_is_found(tmp_path, monkeypatch):
 
 
 def test_dropout_that_no_config_names_is_found(tmp_path):
-    """A model whose own code draws at random in training."""
+    """A model whose own code draws at random in training; what it drew is put back."""
+    import torch
+
     model, machine = adapted("llama", tmp_path)
     for module in model.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.5
-    assert "does not train right here" in refusal(product_trainer(model, machine, tmp_path)).message
+    trainer = product_trainer(model, machine, tmp_path)
+    state = torch.get_rng_state()
+    assert "does not train right here" in refusal(trainer).message
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_model_that_sees_the_words_it_has_to_learn_is_refused(tmp_path):

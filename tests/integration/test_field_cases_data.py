@@ -337,6 +337,15 @@ def test_message_keys_that_nobody_reads_are_said(prepared):
     assert found.notes == "message keys not read: mood"
 
 
+def test_a_question_marked_as_to_be_learned_is_said(prepared):
+    """Only answers are learned: whoever marked the question meant something else."""
+    found = prepared({"messages": [{**ASKED, "weight": 1}, ANSWERED]})
+    assert "with a question that is marked to be learned, which only answers are" in found.notes
+    assert found.learned == [LEARNED]
+    found = prepared({"messages": [{**ASKED, "weight": 0}, ANSWERED]})
+    assert found.notes == ""
+
+
 def test_a_column_beside_messages_is_not_dropped_in_silence(prepared):
     """No template has a place for it."""
     found = prepared({"messages": TALK, "context": "CLAUSE", "prompt_id": "x", "prompt": "p"})
@@ -352,6 +361,10 @@ REFUSED = {
     "image": ({**PAIR, "image": "SECRET.png"}, "holds image: only text"),
     "audios": ({**PAIR, "audios": ["SECRET"]}, "holds audios: only text"),
     "video": ({**PAIR, "video": "SECRET"}, "holds video: only text"),
+    "images of a message": (
+        {"messages": [{**ASKED, "images": ["SECRET.png"]}, ANSWERED]},
+        "a message holds images: only text",
+    ),
     "tokens": ({"input_ids": [1, 2], "labels": [1, 2]}, "input_ids: the rows are tokens"),
     "steps": ({"prompt": "p", "completions": ["SECRET"], "labels": [True]}, "stepwise"),
     "segments": ({"segments": [{"label": True, "text": "SECRET"}]}, "input_output"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from daemon_box import wait_until
 from train_box import STEPS, Run, assert_same_curve, start
-from trouble import NotANumber
+from trouble import DrawsAtRandom, NotANumber
 
 from runner.contract.checkpoints import newest_verified, verified
 from runner.contract.layout import StageFolder
@@ -93,6 +93,15 @@ def test_a_loss_that_is_no_number_ends_the_run(run: Run) -> None:
     assert (status, result.outcome) == (ExitCode.DIVERGED, "diverged")
     assert [line["step"] for line in run.lines(1)][-1] == 3
     assert newest_verified(run.run.root) == run.run.checkpoint(2).name
+
+
+def test_a_model_that_would_learn_something_else_ends_before_its_first_step(run: Run) -> None:
+    """The train stage compares one row with the model's own logits, and refuses what differs."""
+    attempt = run.start(8, trouble=DrawsAtRandom())
+    assert attempt.wait() == ExitCode.BAD_INPUT, attempt.log()
+    told = json.loads(run.stage().result.read_bytes())["error"]["message"]
+    assert "this model does not train right here: on one row the loss is" in told
+    assert not run.stage().metrics.exists() or not run.lines(1)
 
 
 def test_the_best_checkpoint_wins(tmp_path: Path, prepared: Path, small_models: Path) -> None:

@@ -4,7 +4,10 @@ import json
 import time
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from plain_peft import save_tiny, save_words
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
@@ -82,11 +85,11 @@ def test_what_config_json_tells_is_refused_in_words(config, spec, said, tmp_path
     assert said in str(caught.value)
 
 
-def prepared(tmp_path, *, spec="", rows=12, **plan):
+def prepared(tmp_path, *, spec="", rows=12, text="w3 w4 w5 w6", **plan):
     """Prepare rows for the tiny model that lies under models/m, and give the result."""
     jobs = tmp_path / "jobs"
     jobs.mkdir()
-    row = {"text": "w3 w4 w5 w6"}
+    row = {"text": text}
     (jobs / "d.jsonl").write_text("".join(json.dumps({**row, "n": n}) + "\n" for n in range(rows)))
     run = RunFolder(tmp_path / "job" / "20261123T221005Z-k3f9")
     run.prepared.mkdir(parents=True)
@@ -130,3 +133,43 @@ def test_tokens_beyond_the_model_are_refused(tmp_path):
     require_known_tokens(99, tried, model="m")
     with pytest.raises(ModelError, match=r"token 100, but the model knows 100 tokens \(0 to 99\)"):
         require_known_tokens(100, tried, model="m")
+
+
+LETTERS = ["<pad>", "<s>", "</s>", *map(chr, range(33, 127)), "Ġ", "Ċ"]
+"""A tokenizer of single bytes, as ByteLevel spells them: a blank is Ġ, a line break Ċ."""
+
+
+@pytest.fixture
+def lettered(model):
+    """The tiny model with a tokenizer of letters; for ü it writes tokens that the model lacks."""
+    words = {word: number for number, word in enumerate([*LETTERS, "Ã", "¼"])}
+    inner = Tokenizer(models.BPE(vocab=words, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **named)
+    tokenizer.chat_template = (model / "chat_template.jinja").read_text()
+    tokenizer.save_pretrained(model)
+    return save_tiny("llama", model, vocab_size=len(LETTERS))
+
+
+def test_prepare_counts_what_will_be_trained(lettered, tmp_path):
+    """As PEFT counts on the model with its weights."""
+    spec = "lora: {r: 4, target_modules: [q_proj, v_proj]}"
+    found = prepared(tmp_path, spec=spec, try_model=True)
+    own = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    whole = get_peft_model(AutoModelForCausalLM.from_pretrained(lettered), own)
+    assert found.trainable_parameters == whole.get_nb_trainable_parameters()[0]
+
+
+def test_prepare_refuses_layers_that_train_would_not_find(lettered, tmp_path):
+    """Before a card is asked: a slip in one name of two."""
+    spec = "lora: {target_modules: [q_proj, v_porj]}"
+    with pytest.raises(ModelError, match="v_proj instead of v_porj"):
+        prepared(tmp_path, spec=spec, try_model=True)
+
+
+def test_prepare_refuses_rows_with_tokens_that_the_model_lacks(lettered, tmp_path):
+    """A tokenizer that grew beside an older model: one letter is enough."""
+    with pytest.raises(ModelError, match=rf"but the model knows {len(LETTERS)} tokens"):
+        prepared(tmp_path, text="für", try_model=True)

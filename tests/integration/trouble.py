@@ -209,6 +209,19 @@ class NotANumber:
 
 
 @dataclass(frozen=True)
+class DrawsAtRandom:
+    """The model's own code leaves out half of what its layers compute, whatever its config says."""
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from torch.nn.functional import dropout
+        from transformers.models.llama.modeling_llama import LlamaMLP
+
+        own = LlamaMLP.forward
+        LlamaMLP.forward = lambda self, x: dropout(own(self, x), training=self.training)
+
+
+@dataclass(frozen=True)
 class StepGoesWrong:
     """Not a failure but a fault: the weights miss a step, or get it twice."""
 

@@ -12,6 +12,7 @@ of a process that has imported the libraries, and nothing of this product.
 from __future__ import annotations
 
 import argparse
+import compileall
 import importlib
 import multiprocessing
 import os
@@ -28,7 +29,11 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
+from mends import MENDS
+from mutation import Mutation
+
 REPOSITORY = Path(__file__).parents[2]
+_SHOWN = 160  # characters of a test's name and of what it found
 SECONDS = 600.0  # a fault may make a test wait; that is noticed, too
 LIBRARIES = (
     "pytest",
@@ -58,18 +63,6 @@ CHOSEN = ("tests/unit/test_forecast.py", "-k", "nearly_fills")
 LESSONS = ("tests/unit/test_lessons.py",)
 TRAIN = "tests/integration/test_train.py::"
 OOM = "tests/integration/test_out_of_memory.py::"
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """One fault, and the tests that should notice it."""
-
-    what: str
-    file: str
-    """Under runner/."""
-    old: str
-    new: str
-    tests: tuple[str, ...]
 
 
 _FIT = "training/fit/"
@@ -246,8 +239,8 @@ MUTATIONS = (
     Mutation(
         "base is the adapter",
         "training/evaluate/evaluate.py",
-        "with model.disable_adapter():\n            before = measure()",
-        "if True:\n            before = measure()",
+        "with model.disable_adapter():\n            return measure(rows)",
+        "if True:\n            return measure(rows)",
         (TRAIN + "test_what_is_exported_is_what_training_measured",),
     ),
     Mutation(
@@ -333,7 +326,13 @@ MUTATIONS = (
         "tokens * each_token",
         FORECAST,
     ),
-    Mutation("no head's time", "forecast/seconds.py", "head = 3 * 2 *", "head = 0 *", FORECAST),
+    Mutation(
+        "no head's time",
+        "forecast/seconds.py",
+        "head = 3 * 2 * shape.vocabulary * shape.hidden\n    each",
+        "head = 0\n    each",
+        FORECAST,
+    ),
     Mutation("no startup", "forecast/seconds.py", "+ _STARTUP_SECONDS", "", FORECAST),
     Mutation("a full card", "forecast/choose.py", "<= ROOM_SHARE * limit", "<= limit", CHOSEN),
     Mutation(
@@ -372,6 +371,8 @@ MUTATIONS = (
         "old lessons count", "forecast/lessons.py", "_COUNTED = 10", "_COUNTED = 100", LESSONS
     ),
 )
+
+LISTS = {"faults": MUTATIONS, "mends": MENDS}
 
 
 def copy_tree(target: Path) -> None:
@@ -438,8 +439,8 @@ class Judging:
     def noticed_by(self) -> str:
         """Name the test that failed, or give what was printed last."""
         text = self.log.read_text()
-        found = re.search(r"^(?:FAILED|ERROR) \S*/(.+?)(?: - |$)", text, re.MULTILINE)
-        return found[1] if found else "".join(text.splitlines()[-1:])
+        found = re.search(r"^(?:FAILED|ERROR) \S*/(.+)$", text, re.MULTILINE)
+        return found[1][:_SHOWN] if found else "".join(text.splitlines()[-1:])
 
     @property
     def log(self) -> Path:
@@ -469,12 +470,16 @@ def _be_pytest(tree: Path, tests: tuple[str, ...]) -> None:
     os._exit(int(status))
 
 
-def judge_all(chosen: Sequence[Mutation], trees: Sequence[Path]) -> list[str]:
+def judge_all(chosen: Sequence[Mutation], trees: Sequence[Path], *, trust: bool) -> list[str]:
     """Run every mutation's tests, as many at once as there are copies, and print what comes."""
-    without = dict.fromkeys(one.tests for one in chosen)
-    waiting: list[tuple[Mutation | None, tuple[str, ...]]] = [(None, tests) for tests in without]
-    waiting += [(one, one.tests) for one in chosen]
-    free, running, outcomes = list(trees), list[Judging](), list[str]()
+    waiting: list[tuple[Mutation | None, tuple[str, ...]]] = []
+    for tests in dict.fromkeys(one.tests for one in chosen):
+        waiting += [
+            *([] if trust else [(None, tests)]),
+            *((one, tests) for one in chosen if one.tests == tests),
+        ]
+    free, running = list(trees), list[Judging]()
+    outcomes: list[tuple[tuple[str, ...], str]] = []
     failing: set[tuple[str, ...]] = set()
     while waiting or running:
         while waiting and free:
@@ -491,12 +496,11 @@ def judge_all(chosen: Sequence[Mutation], trees: Sequence[Path]) -> list[str]:
                     failing.add(one.tests)
                     print(f"{'FAILS':10}  {seconds}  without a fault: {by}", flush=True)
                 continue
-            if one.tests in failing:
-                outcome = "not judged: its tests fail without a fault"
-            outcomes.append(outcome)
+            outcomes.append((one.tests, outcome))
             what = f"{one.mutation.file}: {one.mutation.what}"
             print(f"{outcome:10}  {seconds}  {what}  {by}", flush=True)
-    return outcomes
+    # What fails without a fault judges none; it may have ended after those that it was to judge.
+    return ["not judged" if tests in failing else outcome for tests, outcome in outcomes]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -504,18 +508,27 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="a word of the fault's name, file or tests")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--list", choices=LISTS, default="faults", help="which list of faults")
+    parser.add_argument("--trust", action="store_true", help="skip the runs without a fault")
+    parser.add_argument("--dry", action="store_true", help="only see that each can be planted")
     asked = parser.parse_args(words)
-    chosen = [m for m in MUTATIONS if asked.only in f"{m.what} {m.file} {' '.join(m.tests)}"]
+    chosen = [
+        m for m in LISTS[asked.list] if asked.only in f"{m.what} {m.file} {' '.join(m.tests)}"
+    ]
     with tempfile.TemporaryDirectory(prefix="mutation-") as scratch:
         trees = [Path(scratch) / str(number) for number in range(asked.jobs)]
         for tree in trees:
             copy_tree(tree)
+            # Only a file with a fault is compiled anew; its bytecode is never written.
+            compileall.compile_dir(tree, quiet=2)
         astray = [m for m in chosen if (trees[0] / "runner" / m.file).read_text().count(m.old) != 1]
         for one in astray:
             print(f"not planted: {one.file}: {one.what}", flush=True)
+        if asked.dry:
+            return len(astray)
         for library in LIBRARIES:
             importlib.import_module(library)
-        outcomes = judge_all([one for one in chosen if one not in astray], trees)
+        outcomes = judge_all([one for one in chosen if one not in astray], trees, trust=asked.trust)
     noticed = outcomes.count("noticed")
     print(f"{noticed} of {len(chosen)} noticed")
     return 0 if noticed == len(chosen) else 1

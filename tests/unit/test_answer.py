@@ -154,6 +154,30 @@ def test_a_loss_says_what_it_means(before: float, after: float, says: str | None
         assert "Lower is better." in text
 
 
+def test_an_answer_opens_with_the_verdict_and_what_the_numbers_mean() -> None:
+    """Whether it is better comes first, then what so many rows can show, then how much it is."""
+    figures = Figures(
+        loss_before=3.0, loss_after=1.5, held_out_rows=40, change_low=-1.7, change_high=-1.3
+    )
+    verdict = judge(figures, adapter_is_zero=False, rows_changed=40)
+    metrics = {"eval_loss_before": 3.0, "eval_loss_after": 1.5}
+    text = answer(record(state=State.SUCCEEDED, verdict=verdict, metrics=metrics))
+    headline, reason, points, meaning, *_ = text.splitlines()
+    assert headline == "contracts: succeeded"
+    assert reason == verdict.reason
+    assert "40 held-out rows can show a difference of about 24 percentage points" in points
+    assert "4.5 times as likely" in meaning  # e to the power of 1.5
+
+
+def test_a_run_that_did_no_good_is_not_headed_as_a_success() -> None:
+    """Beside the spec and in STATUS.txt: the first words already ask to read on."""
+    verdict = judge(Figures(held_out_rows=40), adapter_is_zero=True, rows_changed=0)
+    did_no_good = record(state=State.SUCCEEDED, verdict=verdict, ended_at=now())
+    said = "finished, but please read this before you use the adapter"
+    assert answer(did_no_good).splitlines()[:2] == [f"contracts: {said}", verdict.reason]
+    assert said in status_txt(needs_person=(), live=(), ended=[did_no_good])
+
+
 @pytest.mark.parametrize("state", [State.PREPARING, State.TRAINING, State.EXPORTING])
 def test_a_running_job_says_how_long_it_takes(state: State) -> None:
     """Every answer of a running job speaks of the time that is left, or when it will be known."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from runner.commands.check_box import check_box
 from runner.errors import RunnerError
 from runner.files.mounts import place_of
 
+REPOSITORY = Path(__file__).parents[2]
 ROOT = "22 1 0:50 / / rw - overlay overlay rw\n"
 
 
@@ -68,3 +70,18 @@ def test_a_neighbour_with_a_longer_name_is_not_the_mount() -> None:
     """/box-old is no part of /box."""
     listed = mounts(("8:1", "/srv/a", "/box-old"), ("8:2", "/srv/b", "/box"))
     assert place_of(Path("/box/jobs"), mountinfo=listed).device == "8:2"
+
+
+def test_nothing_uses_a_volume_before_the_check() -> None:
+    """Each service of compose.yaml that mounts the box waits for it; only init comes before."""
+    services = YAML(typ="safe", pure=True).load(REPOSITORY / "compose.yaml")["services"]
+    ended = {"condition": "service_completed_successfully"}
+    assert services["check"]["depends_on"] == {"init": ended}
+    mounting = {
+        name
+        for name, service in services.items()
+        if {"jobs", "outputs", "models"} & {one["source"] for one in service["volumes"] if one}
+    }
+    assert mounting >= {"runner", "doctor", "fetch", "check"}
+    for name in mounting - {"check"}:
+        assert services[name]["depends_on"] == {"check": ended}, name

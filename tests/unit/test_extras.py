@@ -137,6 +137,20 @@ def test_thinking_is_learned_as_the_template_writes_it(name, packaged):
     assert learned(template_of(name, packaged), THINKING)[0] == THOUGHTS[name]
 
 
+@pytest.mark.parametrize("key", ["thinking", "reasoning", "thought"])
+def test_thinking_reaches_a_template_that_knows_one_name_alone(key, packaged):
+    """Rows call it reasoning_content; the template at hand may read it under another name."""
+    tokenizer = copy.deepcopy(packaged)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.KEY %}<t>{{ m.KEY }}</t>{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ).replace("KEY", key)
+    said, _ = learned(Template(tokenizer, name="one name"), THINKING)
+    assert said == "<t>REASONING clause 3</t>Yes.<|im_end|>"
+
+
 @pytest.mark.parametrize("name", ["smollm2", "qwen2_5", "llama3_1"])
 def test_thinking_that_the_template_leaves_out_is_refused_by_name(name, packaged):
     """The model would else be taught to answer without it."""

@@ -14,10 +14,12 @@ from test_forecast import LLAMA_8B, work
 from runner.card.memory import GpuMemory
 from runner.clock import now
 from runner.contract.batch import BatchPlan, cut_by_tokens, worst_pass
+from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.record import RunRecord
 from runner.contract.settings import Settings
+from runner.contract.stage_io import PrepareResult, write_message
 from runner.contract.states import State
-from runner.daemon.stages.choose_plan import look_ahead
+from runner.daemon.stages.choose_plan import look_ahead, read_work
 from runner.files.durable import write_json
 from runner.forecast import seconds
 from runner.forecast.choose import alternatives, choose
@@ -170,3 +172,20 @@ def test_what_prepare_writes_is_what_the_daemon_reads(tmp_path: Path) -> None:
         (tmp_path / "torn.json").write_bytes(torn)
         assert read_lengths(tmp_path / "torn.json") is None
     assert read_lengths(tmp_path / "missing.json") is None
+
+
+def test_the_forecast_counts_what_prepare_counted(tmp_path: Path) -> None:
+    """The adapter's weights are those of the real model, experts included, not of a rule."""
+    models, run = tmp_path / "models", RunFolder(tmp_path / "job" / "20261123T221005Z-k3f9")
+    (models / "m").mkdir(parents=True)
+    run.prepared.mkdir(parents=True)
+    write_json(models / "m" / "config.json", LLAMA_8B)
+    write_lengths(run.lengths, [100, 200])
+    spec = read_spec(b"model: m\ndata: d.jsonl\n", file_name="job.yaml")
+    by_rule = read_work(models, run, spec, total_steps=9)
+    write_message(StageFolder(run.prepared).result, PrepareResult(trainable_parameters=997_000_001))
+    counted = read_work(models, run, spec, total_steps=9)
+    assert by_rule is not None
+    assert counted is not None
+    assert by_rule.adapter_parameters == 41_943_040  # Llama 3 8B at r 16, as PEFT prints it
+    assert counted.adapter_parameters == 997_000_001

@@ -112,6 +112,16 @@ def test_lines_above_the_heading_are_said(tmp_path):
     assert findings.notes == ["1 row above the column names not read: a.csv, line 1"]
 
 
+def test_excels_own_first_line_is_no_title_and_its_separator_counts(tmp_path):
+    """`sep=;` is nobody's title; where two separators make known names, it says which is right."""
+    row = "q1;a1,context;answer|x\n"
+    pairs, findings = learn(
+        tmp_path, "a.csv", f"sep=;\nquestion;answer;input,context|output\n{row}"
+    )
+    assert [pair[1:] for pair in pairs] == [("q1", "a1,context")]
+    assert "above the column names" not in " ".join(findings.notes)
+
+
 @pytest.mark.parametrize("cell", ["", " ", "NaN", "nan", "<NA>", "#N/A", "#NV", "#WERT!"])
 def test_a_cell_without_a_value_is_no_answer(cell, tmp_path):
     """Pandas and Excel write that there is none."""

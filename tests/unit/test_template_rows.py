@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from runner.training.data.control_tokens import PlainReader, Reader, control_tokens
 from runner.training.data.conversation import Conversation
 from runner.training.data.template import IGNORED, Template, UnlearnableRowError
+from runner.training.evaluate.answers import prompt_ids
 
 QUESTION = {"role": "user", "content": "Choose: a, b, c or d?"}
 
@@ -363,3 +364,30 @@ def test_the_templates_own_reason_is_said_and_nothing_of_the_row(tiny_model):
             template.encode(answered("Yes", {"role": "user", "content": "% secret of mine"}))
         assert ("Roles must alternate" in str(caught.value)) == shown
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["smollm2", "llama3", "mistral"])
+def test_the_model_is_asked_as_it_was_trained_where_a_question_spells_control_tokens(
+    family, template_of
+):
+    """The prompt of an answer that we show is, token by token, what stood before it in training."""
+    template = template_of(family)
+    token = control_tokens(template.tokenizer)[0]
+    asked = {"role": "user", "content": f"What does {token} mean?"}
+    (example,) = template.encode(talk(asked, {"role": "assistant", "content": "Nothing."}))
+    learned = next(at for at, label in enumerate(example.labels) if label != IGNORED)
+    assert prompt_ids(template.tokenizer, [[asked]]) == [example.input_ids[:learned]]
+
+
+def test_letters_that_merge_into_a_control_token_stay_letters():
+    """Where a tokenizer's own merges lead to `<s>`, a row that spells it has no begin token."""
+    words = ["<", "s", ">", "<s", "<s>"]
+    inner = Tokenizer(
+        models.BPE(
+            vocab={word: at for at, word in enumerate(words)}, merges=[("<", "s"), ("<s", ">")]
+        )
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>")
+    assert tokenizer("<s>")["input_ids"] == [words.index("<s>")]
+    reader = PlainReader(tokenizer, control_tokens(tokenizer))
+    assert reader.ids("<s>") == [words.index("<s"), words.index(">")]

@@ -5,12 +5,13 @@ import shutil
 
 import pytest
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as Fast
 
 from runner.training.data.conversation import Conversation
 from runner.training.data.template import Template
 from runner.training.data.tokenizer_folder import load_tokenizer, write_tokenizer
+from runner.training.evaluate.answers import ends
 
 ROW = Conversation(
     file="a",
@@ -99,15 +100,30 @@ def test_an_instruction_model_whose_tokenizer_names_another_end(base):
 
 def test_an_end_that_the_template_writes_into_prompts_stays(base):
     """Prompts must not change: only the generation settings name the end that was learned."""
+    an_end_that_stays(base)
+
+
+def an_end_that_stays(base):
+    """Write the tokenizer of a model whose prompts hold its end token; give the folder."""
     change(base, "tokenizer_config.json", eos_token="<|endoftext|>", pad_token="<filename>")
     (base / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
         "{{ '<|im_end|>' + eos_token + '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
-    _folder, config, generation = written(base)
+    folder, config, generation = written(base)
     assert config["eos_token"] == "<|endoftext|>"
     assert generation["eos_token_id"] == [2, 0]
+    return folder
+
+
+def test_our_own_answers_stop_there_too(base):
+    """Where neither tokenizer nor base model name the end that was learned, the adapter does."""
+    sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(eos_token_id=1, **sizes, **heads))
+    folder = an_end_that_stays(base)
+    assert ends(model, load_tokenizer(folder)) == [0, 1, 2]
 
 
 def test_a_base_without_generation_settings_gets_some(base):
