@@ -25,7 +25,7 @@ _FIXED_8B = (
 )
 # and launches (the same card: 15,038 tokens a second in passes of 2,450, 17,542 in 12,983)
 _WEIGHTS_8B = 7.0e9  # of its layers
-_LAYER_SECONDS = 0.0019
+LAYER_SECONDS = 0.0019
 """No pass is quicker, for each of its layers: 8B's pass of 64 tokens takes 0.054 to 0.066 s on an
 H200's host, all of it Python."""
 _GOOD_ENOUGH = 1.01  # of the best time: what is saved in memory beyond this is worth more
@@ -114,6 +114,18 @@ def layers_kept(sizes: Sizes, passes: Passes, tokens: int) -> int:
         if peak_bytes(sizes, tokens, kept, passes.chunk) <= passes.budget_bytes:
             return kept
     return 0
+
+
+def measured_at_once(sizes: Sizes, passes: Passes) -> int:
+    """Give how many tokens are measured at once without a way back, in the room that training has.
+
+    One layer's products are there at a time, so it is more than a pass of training takes.
+    """
+    if passes.budget_bytes is None:
+        return max(passes.most_tokens, TILE)
+    kept = layers_kept(sizes, passes, passes.most_tokens)
+    room = peak_bytes(sizes, passes.most_tokens, kept, passes.chunk) - passes.chunk * sizes.logits
+    return max(passes.most_tokens, min(MOST_TOKENS, room // (sizes.full + sizes.back)))
 
 
 def choose_passes(
@@ -306,7 +318,7 @@ def pass_seconds(sizes: Sizes, tokens: float, kept: int, *, each_token: float) -
         kept: layers that keep everything.
         each_token: seconds of a token in a large pass that keeps everything.
     """
-    return max(tokens * each_token * _cost(sizes, tokens, kept), sizes.layers * _LAYER_SECONDS)
+    return max(tokens * each_token * _cost(sizes, tokens, kept), sizes.layers * LAYER_SECONDS)
 
 
 def count_passes(total: int, most_tokens: int, longest: int) -> int:

@@ -13,7 +13,13 @@ from runner.contract.batch import BatchPlan, cut_by_tokens
 from runner.contract.measure_when import ROWS_AT_ONCE
 from runner.forecast.lengths import Lengths
 from runner.forecast.model_shape import ModelShape
-from runner.forecast.passes import count_passes, pass_seconds, sizes_of
+from runner.forecast.passes import (
+    LAYER_SECONDS,
+    TILE,
+    count_passes,
+    pass_seconds,
+    sizes_of,
+)
 from runner.forecast.work import Box, Work
 
 _PASS_SECONDS_PER_LAYER = 0.012
@@ -66,6 +72,11 @@ def measuring_seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
         return 0.0
     shape, tokens = work.shape, work.held_out_tokens
     each_token = _forward(shape, tokens / work.held_out_rows) + 2 * shape.vocabulary * shape.hidden
+    if plan.layers_kept is not None:
+        one = tokens * each_token / (box.flops * _FAST_EFFICIENCY)
+        passes = math.ceil(tokens / max(plan.tokens_per_pass or 1, TILE))
+        waiting = passes * shape.layers * LAYER_SECONDS / 3  # forward alone, and no adapter's sums
+        return work.measurements * max(one, waiting) * box.learned_fast_time
     passes = math.ceil(work.held_out_rows / max(ROWS_AT_ONCE, plan.per_device_batch_size))
     waiting = passes * shape.layers * _PASS_SECONDS_PER_LAYER / 2  # forward alone
     one = max(tokens * each_token / (box.flops * _EFFICIENCY), waiting)

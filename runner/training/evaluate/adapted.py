@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.contract.evaluation import Form
 from runner.contract.layout import RunFolder
@@ -16,6 +17,9 @@ from runner.training.evaluate.answers import autocast
 from runner.training.evaluate.measure_answers import CURRENT, adapter_on
 from runner.training.fit.heldout import HeldOut, held_out_loss
 from runner.training.fit.model import Machine, load_base
+
+if TYPE_CHECKING:
+    from runner.training.evaluate.fast_loss import FastLoss
 
 BATCH_SIZE = 8  # rows; halved where it does not fit
 _NO_LIMIT = 1_000_000  # tokens: of a model whose config names no longest text
@@ -31,6 +35,8 @@ class Adapted:
     context: int
     """Tokens that the model reads at most."""
     has_current: bool = False
+    fast: FastLoss | None = None
+    """Measures losses without padding; None: the machine cannot."""
 
     def base(self) -> AbstractContextManager[Any]:
         """Switch every adapter off."""
@@ -43,18 +49,14 @@ class Adapted:
 
     def loss(self, rows: Any) -> HeldOut:
         """Measure the loss of rows with whatever is switched on."""
-        from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+        if self.fast is not None:
+            return self.fast(rows)
+        return _loss(self.model, self.tokenizer, self.machine, rows)
 
-        collator = DataCollatorForLanguageModeling(
-            pad_token_id=self.tokenizer.pad_token_id,
-            padding_free="seq_lengths" in rows.column_names,
-        )
-        known = {"input_ids", "labels", "seq_lengths"}
-        inputs = rows.remove_columns([c for c in rows.column_names if c not in known])
-        with autocast(self.machine):
-            return held_out_loss(
-                self.model, inputs, collator, batch_size=BATCH_SIZE, device=self.model.device
-            )
+    def end_of_losses(self) -> None:
+        """Give the memory back that only losses need."""
+        if self.fast is not None:
+            self.fast.forget()
 
     def base_loss(self, rows: Any) -> HeldOut:
         """Measure the loss of rows without an adapter."""
@@ -90,10 +92,36 @@ def load_adapted(
         model.load_adapter(plan.current_adapter, adapter_name=CURRENT)
         model.eval()
         model.set_adapter("default")
+    tokenizer = load_tokenizer(run.adapter)
     return Adapted(
         model=model,
-        tokenizer=load_tokenizer(run.adapter),
+        tokenizer=tokenizer,
         machine=machine,
+        fast=_fast_loss(model, tokenizer, machine, plan.gpu_memory_bytes),
         context=longest_context(read_config(folder, spec.model)) or _NO_LIMIT,
         has_current=bool(plan.current_adapter),
     )
+
+
+def _loss(model: Any, tokenizer: Any, machine: Machine, rows: Any) -> HeldOut:
+    """Measure the loss of rows on the plain path."""
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    collator = DataCollatorForLanguageModeling(
+        pad_token_id=tokenizer.pad_token_id, padding_free="seq_lengths" in rows.column_names
+    )
+    known = {"input_ids", "labels", "seq_lengths"}
+    inputs = rows.remove_columns([c for c in rows.column_names if c not in known])
+    with autocast(machine):
+        return held_out_loss(model, inputs, collator, batch_size=BATCH_SIZE, device=model.device)
+
+
+def _fast_loss(
+    model: Any, tokenizer: Any, machine: Machine, cap_bytes: int | None
+) -> FastLoss | None:
+    if not machine.on_gpu or machine.compute != "bfloat16":
+        return None
+    from runner.training.evaluate.fast_loss import FastLoss
+
+    plain = partial(_loss, model, tokenizer, machine)
+    return FastLoss(model, plain, on_gpu=True, cap_bytes=cap_bytes)

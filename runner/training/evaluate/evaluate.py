@@ -147,6 +147,7 @@ def _measure(stage: _Stage) -> _Found:
                 on_gpu=stage.machine.on_gpu,
                 folder=stage.folder,
             )
+        adapted.end_of_losses()
         if form == stage.served:
             found.served = losses
             _write_losses(stage, adapted, losses)

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,8 +35,9 @@ from runner.errors import StageError
 from runner.exit_codes import ExitCode
 from runner.training.fit.checkpoint import prune, seal
 from runner.training.fit.cut import LENGTHS
-from runner.training.fit.heldout import held_out_loss
+from runner.training.fit.heldout import HeldOut, held_out_loss
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
+from runner.training.fit.row_lengths import row_lengths
 
 NOTED_STEPS = (0, 1, 9)  # of an attempt: memory grows in the first two, and then should not
 _TOUCH_SECONDS = 5.0  # a step may be long, a pass hardly
@@ -382,18 +383,9 @@ class Conduct(TrainerCallback):
 
     def _evaluate(self) -> None:
         progress = self.progress
-        trainer = self.trainer
         progress.in_evaluation = True
         began = time.monotonic()
-        with trainer.compute_loss_context_manager():
-            found = held_out_loss(
-                trainer.model,
-                self.eval_rows,
-                self.collator.pad,
-                batch_size=self._eval_batch_size(),
-                device=trainer.args.device,
-                check=self.stop.check,
-            )
+        found = self._measure(check=self.stop.check)
         progress.in_evaluation = False
         self.eval_batch_size = found.batch_size
         self.evaluation_seconds = time.monotonic() - began
@@ -406,11 +398,27 @@ class Conduct(TrainerCallback):
             progress.best_step, progress.best_eval_loss = progress.step, found.loss
         self._write(step=progress.step, eval_loss=found.loss)
 
+    def _measure(self, **how: Any) -> HeldOut:
+        """Measure the held-out loss: on the fast path where the run is on it."""
+        fast = self.trainer.fast
+        found = None if fast is None else fast.measure(self.eval_rows, **how)
+        if found is not None:
+            return replace(found, batch_size=self.eval_batch_size)
+        with self.trainer.compute_loss_context_manager():
+            return held_out_loss(
+                self.trainer.model,
+                self.eval_rows,
+                self.collator.pad,
+                batch_size=self._eval_batch_size(),
+                device=self.trainer.args.device,
+                **how,
+            )
+
     def _eval_batch_size(self) -> int:
         """Read no more tokens at once than training does: then its memory is enough for both."""
         worst = worst_pass(self.lengths, self.trainer.batch_plan)
         room = len(worst) * self.lengths[worst[0]]
-        longest = max(len(ids) for ids in self.eval_rows["input_ids"])
+        longest = max(row_lengths(self.eval_rows))
         return max(1, min(self.eval_batch_size, room // longest))
 
     def _reseal(self, state: Any) -> None:
@@ -462,15 +470,7 @@ class Conduct(TrainerCallback):
         """Find the batch that the longest held-out rows fit with, beside the gradients."""
         self.trainer.model.zero_grad(set_to_none=False)
         try:
-            with self.trainer.compute_loss_context_manager():
-                self.eval_batch_size = held_out_loss(
-                    self.trainer.model,
-                    self.eval_rows,
-                    self.collator.pad,
-                    batch_size=self._eval_batch_size(),
-                    device=self.trainer.args.device,
-                    worst_only=True,
-                ).batch_size
+            self.eval_batch_size = self._measure(worst_only=True).batch_size
         except Exception as error:
             if not plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu):
                 raise

@@ -25,7 +25,10 @@ from runner.forecast.passes import (
     passes_within,
     peak_bytes,
 )
+from runner.training.fit.heldout import HeldOut
+from runner.training.fit.heldout_fast import fast_held_out_loss
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
+from runner.training.fit.row_lengths import row_lengths
 from runner.training.kernels import gpu
 from runner.training.kernels.check import check
 from runner.training.kernels.fast_model import FastModel
@@ -43,6 +46,28 @@ class FastPath:
     batch_tokens: int
     budget_bytes: int | None
     meter: Meter
+    measures: bool = True
+    """The held-out loss is measured on it; no longer once that failed."""
+
+    def measure(self, rows: Any, **how: Any) -> HeldOut | None:
+        """Measure the held-out loss; None, with a line in the log: the plain path has to."""
+        if not self.measures:
+            return None
+        try:
+            return fast_held_out_loss(self.model, rows, **how)
+        except Exception as error:  # a fault here must cost speed, never the run
+            from runner.training.fit.callbacks import Interrupted
+
+            too_large = plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu)
+            if too_large or isinstance(error, Interrupted):
+                raise
+            traceback.print_exc()
+            traceback.clear_frames(error.__traceback__)
+            why = type(error).__name__
+            print(f"Held-out loss: plain path, the fast one failed ({why}).", flush=True)
+        self.measures = False
+        let_go()
+        return None
 
     def take(self, plan: BatchPlan) -> None:
         """Choose passes within the plan's limits, forecast or set by a lack of memory."""
@@ -104,6 +129,7 @@ def find(
     meter: Meter,
     compute: str,
     wanted: bool | None,  # noqa: FBT001
+    held_out: Any = None,
 ) -> FastPath | None:
     """Set the fast path up, or say in the log why the run goes on the plain one.
 
@@ -114,13 +140,14 @@ def find(
         meter: knows the cap.
         compute: what the machine computes in.
         wanted: the plan's word; None: where there is a card.
+        held_out: rows that are measured in between; None: none.
     """
     if wanted is False or (wanted is None and not meter.on_gpu):
         return None
     why = _obstacle(rows, plan, compute, on_gpu=meter.on_gpu)
     if why is None:
         try:
-            found = _set_up(trainer, rows, plan, meter, getattr(torch, compute))
+            found = _set_up(trainer, rows, plan, meter, getattr(torch, compute), held_out)
             print(f"Fast path: {found}.", flush=True)
             return found
         except NotRecognised as error:
@@ -149,9 +176,12 @@ def _obstacle(rows: Any, plan: BatchPlan, compute: str, *, on_gpu: bool) -> str 
     return None
 
 
-def _set_up(trainer: Any, rows: Any, plan: BatchPlan, meter: Meter, dtype: torch.dtype) -> FastPath:
-    lengths = sorted((len(ids) for ids in rows["input_ids"]), reverse=True)
-    parts = recognise(trainer.model, dtype=dtype, longest=lengths[0])
+def _set_up(
+    trainer: Any, rows: Any, plan: BatchPlan, meter: Meter, dtype: torch.dtype, held_out: Any
+) -> FastPath:
+    lengths = sorted(row_lengths(rows), reverse=True)
+    longest = max(lengths[0], *(row_lengths(held_out) if held_out is not None else [0]))
+    parts = recognise(trainer.model, dtype=dtype, longest=longest)
     checked = check(
         parts,
         trainer.model.get_base_model().model.layers,

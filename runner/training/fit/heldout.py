@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.training.fit.memory import classify, let_go, plan_does_not_fit
+from runner.training.fit.row_lengths import row_lengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def held_out_loss(
         check: called between batches; may raise to end the measurement.
         worst_only: try the longest batch alone (the probe).
     """
-    lengths = [len(ids) for ids in rows["input_ids"]]
+    lengths = row_lengths(rows)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     sums, counts, done = [0.0] * len(order), [0] * len(order), 0
     was_training = model.training

@@ -14,6 +14,7 @@ from typing import Any
 from runner.errors import ModelError, Problem
 from runner.training.fit.callbacks import RandomState
 from runner.training.fit.memory import let_go
+from runner.training.fit.row_lengths import row_lengths
 
 _TOKENS = 64  # of the row: its logits take 64 MB even with 250,000 words
 _FEW = 8  # tokens below which a row shows little; only where all rows are so short is one taken
@@ -126,7 +127,7 @@ def look(trainer: Any, rows: Any) -> Findings:
 
 def _shortest(rows: Any) -> dict[str, list[int]]:
     """Take the end of the shortest row that says something: its last token is learned."""
-    lengths = [len(ids) for ids in rows["input_ids"]]
+    lengths = row_lengths(rows)
     enough = [at for at, length in enumerate(lengths) if length >= _FEW]
     row = rows[min(enough or range(len(lengths)), key=lengths.__getitem__)]
     last = max(at for at, label in enumerate(row["labels"]) if label != -100) + 1

@@ -99,6 +99,7 @@ def _set_up(folder: Path) -> _Attempt:
     from runner.training.data.pack import pack
     from runner.training.data.tokenizer_folder import load_tokenizer
     from runner.training.fit.callbacks import Conduct, Progress, RowNotingCollator, StopFlag, Wishes
+    from runner.training.fit.row_lengths import row_lengths
     from runner.training.fit.set_up_check import check_set_up
 
     gc.freeze()  # half a million objects of libraries: each look for garbage took 0.3 s with them
@@ -143,7 +144,7 @@ def _set_up(folder: Path) -> _Attempt:
         progress.resume(read_manifest(checkpoint), plan.resume_from)
         if progress.best_step and not verified(run.checkpoint(progress.best_step)):
             progress.best_step = progress.best_eval_loss = None  # torn, and set aside
-    lengths = [len(ids) for ids in train_rows["input_ids"]]
+    lengths = row_lengths(train_rows)
     conduct = Conduct(
         run=run,
         folder=stage,
@@ -153,7 +154,7 @@ def _set_up(folder: Path) -> _Attempt:
                 plan.total_steps,
                 every=spec.training.eval_steps,
                 trained_tokens=sum(lengths) * plan.total_steps / progress.steps_per_epoch,
-                held_out_tokens=sum(map(len, eval_rows["input_ids"])) if eval_rows else 0,
+                held_out_tokens=sum(row_lengths(eval_rows)) if eval_rows else 0,
             ),
             save_steps=spec.training.save_steps,
             checkpoint_seconds=plan.checkpoint_seconds,
@@ -175,7 +176,7 @@ def _set_up(folder: Path) -> _Attempt:
     check_set_up(trainer, unpacked, compute=machine.compute)
     if spec.training.packing:
         _refuse_if_rows_see_each_other(trainer, train_rows)
-    batch_plan = _choose_path(trainer, plan, spec, machine, meter, stop)
+    batch_plan = _choose_path(trainer, plan, spec, machine, meter, stop, eval_rows)
     if batch_plan != plan.batch_plan:
         write_message(stage.smaller_plan, SmallerPlan(batch_plan=batch_plan))
     return _Attempt(
@@ -195,7 +196,13 @@ def _set_up(folder: Path) -> _Attempt:
 
 
 def _choose_path(
-    trainer: Any, plan: TrainPlan, spec: JobSpec, machine: Any, meter: Any, stop: Any
+    trainer: Any,
+    plan: TrainPlan,
+    spec: JobSpec,
+    machine: Any,
+    meter: Any,
+    stop: Any,
+    held_out: Any,
 ) -> BatchPlan:
     """Train on the fast path where that knows the model; give the plan that is in force then."""
     from runner.training.fit.fast_path import find
@@ -207,6 +214,7 @@ def _choose_path(
         meter,
         machine.compute,
         wanted=plan.fast,
+        held_out=held_out,
     )
     given = plan.batch_plan
     if trainer.fast is not None:

@@ -132,6 +132,11 @@ class Adapter:
         if any(scale != 1 for scale in self._scales):
             torch._foreach_mul_(self._ups, self._scales)
 
+    @torch.no_grad()
+    def silence(self) -> None:
+        """Let the copies add nothing, until they are taken anew: the model without its adapter."""
+        torch._foreach_zero_(self._ups)
+
     def begin(self) -> None:
         """Before a micro-batch: take the weights as they are, and start sums that are not begun."""
         self.refresh()

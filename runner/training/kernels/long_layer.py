@@ -33,12 +33,13 @@ class LongLayerFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, layer: Layer, rows: Rows, number: int, store: HostStore
+        ctx: Any, x: torch.Tensor, layer: Layer, rows: Rows, number: int, store: HostStore | None
     ) -> torch.Tensor:
-        """Give the layer's output; ``number`` is its place in the model."""
+        """Give the layer's output; ``number`` is its place; no store: no way back."""
         out, ctx.sums = attention.forward(_queries(layer, x, rows), layer.heads, rows)
         out = out.reshape(x.shape[0], -1)
-        store.put(number, (x, out))
+        if store is not None:
+            store.put(number, (x, out))
         y = torch.empty_like(x)
         for here in _tiles(x):
             middle, gate_up, _ = _through(layer, x[here], out[here])

@@ -64,6 +64,20 @@ class HeadLoss(torch.autograd.Function):
         return found, None, None, None, None, None
 
 
+def row_losses(x: torch.Tensor, norm: Norm, head: Head, rows: Rows, chunk: int) -> torch.Tensor:
+    """Sum the losses of each row's learned tokens, as fp64; nothing goes backward."""
+    learned = rows.learned
+    losses = torch.empty(learned.numel(), dtype=torch.float32, device=x.device)
+    one = torch.ones((), device=x.device)
+    for start in range(0, learned.numel(), chunk):
+        here = slice(start, start + chunk)
+        logits = rmsnorm.forward(x[learned[here]], norm) @ head.weight.t()
+        cross_entropy(logits, rows.targets[here], losses[here], one, head)
+    row_of = torch.bucketize(learned, rows.starts[1:-1], right=True)
+    sums = torch.zeros(len(rows.ends) - 1, dtype=torch.float64, device=x.device)
+    return sums.index_add_(0, row_of, losses.double())
+
+
 def cross_entropy(
     logits: torch.Tensor,
     targets: torch.Tensor,

@@ -193,7 +193,7 @@ def _projection(module: Any, known: set[int]) -> Projection:
 
 
 def _lora(module: Any) -> Lora:
-    if list(module.lora_A) != ["default"] or getattr(module, "lora_variant", None):
+    if "default" not in module.lora_A or getattr(module, "lora_variant", None):
         raise NotRecognised("another kind of adapter than plain LoRA")
     down, up = module.lora_A["default"], module.lora_B["default"]
     if up.bias is not None or module.merged:
