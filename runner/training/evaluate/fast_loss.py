@@ -44,11 +44,13 @@ class FastLoss:
 
     def __call__(self, rows: Any) -> HeldOut:
         """Measure; on the plain path where the fast one does not know the model, or failed."""
+        if list(self._model.active_adapters) != ["default"]:  # not the run's own
+            return self._plain(rows)
         try:
             if not self._tried:
                 self._tried = True
                 self._set_up(rows)
-            if self._fast is not None and self._can(rows):
+            if self._fast is not None and max(row_lengths(rows)) <= self._longest:
                 return self._measure(self._fast, rows)
         except NotRecognised as error:
             why = f"this model has {error}, which the fast path does not know"
@@ -61,11 +63,6 @@ class FastLoss:
         self.forget()
         print(f"Held-out loss: plain path, {why}.", flush=True)
         return self._plain(rows)
-
-    def _can(self, rows: Any) -> bool:
-        """Whether positions reach so far, and no other adapter than the run's own is switched on."""
-        own = list(self._model.active_adapters) == ["default"]
-        return own and max(row_lengths(rows)) <= self._longest
 
     def forget(self) -> None:
         """Give the memory back that it holds beside the model."""
