@@ -42,6 +42,7 @@ from runner.errors import (
 )
 from runner.exit_codes import ExitCode
 from runner.spec.spec import JobSpec
+from runner.training.fit.row_lengths import row_lengths
 
 STACK = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
 
@@ -99,7 +100,6 @@ def _set_up(folder: Path) -> _Attempt:
     from runner.training.data.pack import pack
     from runner.training.data.tokenizer_folder import load_tokenizer
     from runner.training.fit.callbacks import Conduct, Progress, RowNotingCollator, StopFlag, Wishes
-    from runner.training.fit.row_lengths import row_lengths
     from runner.training.fit.set_up_check import check_set_up
 
     gc.freeze()  # half a million objects of libraries: each look for garbage took 0.3 s with them
