@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import os
 import posixpath
 import stat
+from collections.abc import Sequence
 
 from runner.errors import RunnerError
 from runner.files.beneath import Folder
@@ -69,6 +71,38 @@ def _listed(inbox: Folder, parent: str, pattern: str) -> list[str]:
         and (ending(name) in ROWS or (pattern != "*" and ending(pattern) == ending(name)))
     ]
     return [posixpath.join(parent, name) if parent != "." else name for name in sorted(wanted)]
+
+
+def left_out(inbox: Folder, path: str, files: Sequence[str]) -> list[str]:
+    """Name what lies where a pattern or a folder looks and is not among the files it names.
+
+    Links, folders, files of other kinds, and names that differ from the pattern in their case; not
+    what editors and sync clients put there for themselves.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    parent, pattern = posixpath.split(posixpath.normpath(path)) if is_pattern(path) else (path, "*")
+    parent = posixpath.normpath(parent) if parent else "."
+    opened = inbox.open_folder(parent) if parent != "." else None
+    chosen = {posixpath.basename(file) for file in files}
+    try:
+        return sorted(
+            f"{entry.name}{_kind_of(entry)}"
+            for entry in itertools.islice((opened or inbox).scan(), _MOST_ENTRIES)
+            if entry.name not in chosen
+            and not is_temporary_name(entry.name)
+            and fnmatch.fnmatchcase(entry.name.casefold(), pattern.casefold())
+        )
+    finally:
+        if opened is not None:
+            opened.close()
+
+
+def _kind_of(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return " (a link)"
+    return " (a folder)" if entry.is_dir() else ""
 
 
 def matches(path: str, pattern: str) -> bool:

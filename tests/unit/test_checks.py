@@ -634,3 +634,9 @@ def test_the_page_of_checks_is_the_tables() -> None:
     """docs/checks.md says what the code does: `python -m runner.training.checks.page` renews it."""
     written = Path(__file__).parents[2] / "docs" / "checks.md"
     assert written.read_text(encoding="utf-8") == page()
+
+
+def test_controls_that_were_quotes_are_broken_letters() -> None:
+    """Windows-1252 read as Latin-1 and saved as UTF-8: “Frist” has two controls, and no letter."""
+    assert mojibake.is_broken("Die \x93Frist\x94 endet")
+    assert not mojibake.is_broken("Die “Frist” endet\x85 „so“")

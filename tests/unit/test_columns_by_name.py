@@ -114,3 +114,22 @@ def test_columns_that_name_half_are_refused(columns, message):
     with pytest.raises(SpecError) as caught:
         read_spec(f"model: m\ndata: d.jsonl\ncolumns: {columns}\n".encode(), file_name="a.yaml")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        ("{Klausel} {", "has a brace that is left over or names no column"),
+        ("{Klausel}}", "has a brace that is left over or names no column"),
+        ("{Klausel} {}", "has a brace that is left over or names no column"),
+        ("{{Klausel}}", "names no column"),
+        ("{Klausl}", "the spec's columns name 'Klausl'"),
+        ("Klausel?", "the spec's columns name 'Klausel?'"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_refused(prompt, says, tmp_path):
+    """A brace too many would be learned as text, and a column left out."""
+    spec = f'columns: {{prompt: "{prompt}", completion: Ergebnis}}'
+    _, findings = learn(tmp_path, "a.csv", CLAUSES, spec)
+    assert says in findings.problems[0].message
+    assert findings.problems[0].hint

@@ -135,3 +135,29 @@ def test_growth_is_said_in_words():
     assert growth.sentence() == (
         "since the job's last run (2 rows): 2 rows are new, 1 row is changed"
     )
+
+
+def test_what_lies_beside_and_is_not_read_is_said(jobs, tmp_path):
+    """Links, folders, other endings, another case: nobody trains on less than they think."""
+    folder = jobs / "new"
+    (folder / "old").mkdir(parents=True)
+    for name in ("a.jsonl", "A.JSONL", "notes.txt", ".hidden.jsonl", "b.jsonl"):
+        (folder / name).write_text('{"text": "x"}\n')
+    (folder / "c.jsonl").symlink_to(folder / "a.jsonl")
+
+    def take(name):
+        findings = Findings()
+        found = take_snapshot(
+            [name], inbox=jobs, spec_folder=".", target=tmp_path / "run", findings=findings
+        )
+        return [one.named for one in found], findings
+
+    files, findings = take("new/")
+    assert files == ["new/A.JSONL", "new/a.jsonl", "new/b.jsonl"]
+    assert findings.of_files == ["not read of new/: c.jsonl (a link), notes.txt, old (a folder)"]
+    files, findings = take("new/a*.jsonl")
+    assert files == ["new/a.jsonl"]
+    assert findings.of_files == ["not read of new/a*.jsonl: A.JSONL"]
+    files, findings = take("new/c*.jsonl")
+    assert files == []
+    assert "There is only: c.jsonl (a link)." in findings.problems[0].hint

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import zipfile
+from datetime import timedelta
 
 import pyarrow as pa
 import pytest
@@ -432,3 +433,136 @@ def test_a_label_that_contradicts_the_first_rows_is_refused_by_line(tmp_path):
     _, findings = learn(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
     (problem,) = findings.problems
     assert (problem.line, problem.message[:23]) == (1001, "label is neither yes no")
+
+
+def workbook(rows, more=""):
+    """Write an Excel file whose rows are XML."""
+    made = io.BytesIO(excel_file([("question", "answer")]))
+    parts = {}
+    with zipfile.ZipFile(made) as archive:
+        for name in archive.namelist():
+            parts[name] = archive.read(name).decode()
+    sheet = parts["xl/worksheets/sheet1.xml"]
+    sheet = sheet.replace("</sheetData>", f"{rows}</sheetData>{more}")
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {**parts, "xl/worksheets/sheet1.xml": sheet}.items():
+            archive.writestr(name, content)
+    return made.getvalue()
+
+
+def text(place, words):
+    """Write a cell of text."""
+    return f'<c r="{place}" t="inlineStr"><is><t>{words}</t></is></c>'
+
+
+def test_a_cell_far_away_costs_no_memory(tmp_path):
+    """A workbook of 2 KB that claims 17,000 million cells is refused; this process goes on."""
+    far = f'<row r="2">{text("A2", "q")}</row><row r="1048576">{text("XFD1048576", "x")}</row>'
+    pairs, findings = learn(tmp_path, "a.xlsx", workbook(far))
+    assert pairs == []
+    assert findings.problems[0].message.startswith("the spreadsheet takes too much memory")
+
+
+def test_a_formula_without_its_result_is_said(tmp_path):
+    """As programs write it that do not calculate; one with its result is read."""
+    rows = (
+        f'<row r="2">{text("A2", "q1")}<c r="B2" t="str"><f>A2</f><v>a1</v></c></row>'
+        f'<row r="3">{text("A3", "q2")}<c r="B3"><f>A3&amp;"x"</f></c></row>'
+    )
+    pairs, findings = learn(tmp_path, "a.xlsx", workbook(rows))
+    assert pairs == [(2, "q1", "a1")]
+    (problem,) = findings.problems
+    assert str(problem).startswith("a.xlsx, row 3: 'answer' is a formula whose result is not saved")
+
+
+def test_merged_cells_are_said_by_row(tmp_path):
+    """Only the topmost holds the text; a title over several columns is no matter."""
+    rows = (
+        f'<row r="2">{text("A2", "q1")}{text("B2", "a1")}</row>'
+        f'<row r="3"><c r="A3"/>{text("B3", "a2")}</row>'
+    )
+    merged = '<mergeCells count="1"><mergeCell ref="A2:A3"/></mergeCells>'
+    pairs, findings = learn(tmp_path, "a.xlsx", workbook(rows, merged))
+    assert pairs == [(2, "q1", "a1")]
+    assert str(findings.problems[0]).startswith("a.xlsx, row 3: 'question' belongs to merged cells")
+
+
+LINE = '{"question": "q1", "answer": "a1"}\n'
+CHINESE = '{"question": "\u4ec0\u4e48\u662f\u8fd9\u4e2a", "answer": "\u623f\u5b50\u800c"}\n'
+ZSTD = pa.compress(LINE.encode(), codec="zstd", asbytes=True)
+TWICE = "question,answer\nq,a\nquestion,answer\n"
+WRONG = {
+    "not packed": ("a.jsonl.gz", LINE, None, "not compressed, though its name says so", ".jsonl."),
+    "zstd named gz": ("a.jsonl.gz", ZSTD, None, "zstd", ""),
+    "gz within gz": ("a.jsonl.gz", gzip.compress(gzip.compress(b"x")), None, "a gzip archive", ""),
+    "zst within gz": ("a.jsonl.zst.gz", gzip.compress(b"x"), None, ".zst files are not", "unpack"),
+    "UTF-16 without a mark": ("a.jsonl", CHINESE.encode("utf-16-le"), 1, "UTF-16", "UTF-8"),
+    "UTF-16, other order": ("a.csv", "question,answer\nä,ö\n".encode("utf-16-be"), 1, "UTF-16", ""),
+    "UTF-32": ("a.jsonl", LINE.encode("utf-32"), 1, "UTF-32", "UTF-8"),
+    "UTF-32 without a mark": ("a.jsonl", LINE.encode("utf-32-le"), 1, "UTF-32", "UTF-8"),
+    "zero bytes": ("a.jsonl", LINE + "\0" * 64, 2, "zero bytes", "copy or export"),
+    "a zero in a cell": ("a.csv", "question,answer\nq,a\nq\0,a\n", 3, "zero bytes", ""),
+    "joined tables": ("a.csv", TWICE, 3, "stand here a second time", "Delete"),
+    "joined, with marks": ("a.csv", TWICE.replace("qu", "\ufeffqu"), 3, "a second time", ""),
+    "empty": ("a.parquet", b"", None, "the file has no rows", ""),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_a_file_is_instead_is_said(case, tmp_path):
+    """The file, the line where there is one, and what to do."""
+    name, content, line, message, hint = WRONG[case]
+    _, findings = learn(tmp_path, name, content)
+    problem = findings.problems[0]
+    assert (problem.file, problem.line) == (name, line)
+    assert message in problem.message
+    assert hint in problem.hint
+
+
+def test_marks_of_joined_files_are_no_matter(tmp_path):
+    """Each file that was joined brought its mark, at the beginning of a line."""
+    pairs, findings = learn(tmp_path, "a.jsonl", f"\ufeff\ufeff{LINE}\ufeff{LINE}")
+    assert not findings.problems
+    assert pairs == [(1, "q1", "a1"), (2, "q1", "a1")]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_two_columns_of_one_name_are_refused(form, tmp_path):
+    """One of them would be lost without a word."""
+    table = pa.Table.from_arrays([pa.array(["x"])] * 3, names=["question", "answer", "answer"])
+    sink = pa.BufferOutputStream()
+    if form == "parquet":
+        parquet.write_table(table, sink)
+    else:
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    pairs, findings = learn(tmp_path, f"a.{form}", sink.getvalue().to_pybytes())
+    assert pairs == []
+    assert findings.problems[0].message == "two columns have the same name: answer"
+
+
+def test_a_length_of_time_in_parquet_is_text(tmp_path):
+    """As it is written, not as something that is not text."""
+    sink = pa.BufferOutputStream()
+    rows = [{"question": "q", "answer": timedelta(hours=36)}]
+    parquet.write_table(pa.Table.from_pylist(rows), sink)
+    pairs, _ = learn(tmp_path, "a.parquet", sink.getvalue().to_pybytes())
+    assert pairs == [(1, "q", "1 day, 12:00:00")]
+
+
+def test_one_bad_row_among_a_thousand_is_named(tmp_path):
+    """In every kind of file: JSON Lines, an array, CSV and Excel."""
+    rows = [(f"q{n}", "" if n == 700 else f"a{n}") for n in range(1000)]
+    objects = [json.dumps({"question": q, "answer": a}) for q, a in rows]
+    files = {
+        "a.jsonl": ("\n".join(objects), 701),
+        "a.json": ("[" + ",\n".join(objects) + "]", 701),
+        "a.csv": ("question,answer\n" + "\n".join(f"{q},{a}" for q, a in rows), 702),
+        "a.xlsx": (excel_file([("question", "answer"), *rows]), 702),
+    }
+    for name, (content, line) in files.items():
+        pairs, findings = learn(tmp_path, name, content)
+        assert len(pairs) == 999
+        (problem,) = findings.problems
+        assert (problem.file, problem.line, problem.count) == (name, line, 1)

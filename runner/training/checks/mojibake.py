@@ -10,6 +10,9 @@ import re
 
 _SECOND = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"  # 0x80 to 0xBF in Latin-1 and Windows-1252
 _SUSPECT = re.compile(f"[\xc2-\xf4][{_SECOND}]")
+_CONTROL = re.compile("[\x80-\x84\x86-\x9f]")
+"""Controls that nobody writes: “ and € of Windows-1252 that were read as Latin-1. (\x85 is a line
+break on mainframes.)"""
 _LOST = "\ufffd"  # what a decoder writes for a byte that it cannot read
 _AROUND = 60  # characters on either side that ftfy is shown: enough for its heuristics
 _LOOKS = 20  # places of one row that it is asked about
@@ -19,7 +22,7 @@ def is_broken(text: str) -> bool:
     """Tell whether letters in the text were broken by a wrong encoding."""
     if text.isascii():
         return False
-    if _LOST in text:
+    if _LOST in text or _CONTROL.search(text):
         return True
     match = _SUSPECT.search(text)
     if match is None:

@@ -7,9 +7,11 @@ import json
 import math
 import unicodedata
 import warnings
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
+
+from runner.training.data.sheet_child import FORMULA, MARK
 
 
 class BadRowError(Exception):
@@ -85,6 +87,8 @@ def as_text(value: Any, column: str) -> str:
         BadRowError: it is something that has no text, or holds half of a character.
     """
     if isinstance(value, str):
+        if value[:1] == MARK:
+            raise _lost(value, column)
         text = value
     elif isinstance(value, WrittenFloat):
         text = value.written
@@ -92,7 +96,7 @@ def as_text(value: Any, column: str) -> str:
         text = ""
     elif isinstance(value, datetime | date | time):
         text = value.isoformat()
-    elif isinstance(value, Decimal):
+    elif isinstance(value, Decimal | timedelta):
         text = str(value)
     else:
         try:
@@ -103,6 +107,15 @@ def as_text(value: Any, column: str) -> str:
     if _CELL_MOST // _UNITS_MOST <= len(text) <= _CELL_MOST:
         _check_not_cut(text, column)
     return whole_characters(text, column)
+
+
+def _lost(mark: str, column: str) -> BadRowError:
+    """Say why a cell of a spreadsheet has no text of its own."""
+    if mark == FORMULA:
+        what = f"{column!r} is a formula whose result is not saved in the file"
+        return BadRowError(what, hint="Open it in Excel or LibreOffice, and save it again.")
+    what = f"{column!r} belongs to merged cells, and only the topmost of them holds the text"
+    return BadRowError(what, hint="Undo the merging, and write the text into each row.")
 
 
 def _check_not_cut(text: str, column: str) -> None:

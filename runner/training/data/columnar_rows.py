@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.training.data.columns import shown
 from runner.training.data.findings import Findings
 from runner.training.data.row import Row
 from runner.training.data.unpack import TOO_MUCH_HINT, TooMuchError, most_bytes
@@ -28,8 +29,9 @@ def read_parquet(path: Path, file: str, findings: Findings) -> Iterator[Row]:
             groups = range(facts.num_row_groups)
             if sum(facts.row_group(g).total_byte_size for g in groups) > most:
                 raise TooMuchError(most)
-            batches = table.iter_batches(batch_size=_ROWS, use_threads=False)
-            yield from _rows(batches, file, most)
+            if _names_differ(table.schema_arrow.names, file, findings):
+                batches = table.iter_batches(batch_size=_ROWS, use_threads=False)
+                yield from _rows(batches, file, most)
     except TooMuchError as error:
         findings.add(file, None, error.what, hint=TOO_MUCH_HINT)
     except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError):
@@ -47,11 +49,21 @@ def read_arrow(path: Path, file: str, findings: Findings) -> Iterator[Row]:
             start = opened.read(len(_STREAM))
         with pa.memory_map(str(path)) as mapped:
             ipc = pa.ipc.open_stream(mapped) if start == _STREAM else pa.ipc.open_file(mapped)
-            yield from _rows(_batches(ipc), file, most)
+            if _names_differ(ipc.schema.names, file, findings):
+                yield from _rows(_batches(ipc), file, most)
     except TooMuchError as error:
         findings.add(file, None, error.what, hint=TOO_MUCH_HINT)
     except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError):
         findings.add(file, None, "the file is not valid Arrow", hint=_HINT)
+
+
+def _names_differ(names: Sequence[str], file: str, findings: Findings) -> bool:
+    """Tell whether each column has a name of its own; of two, one would be lost."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        what = f"two columns have the same name: {shown(twice)}"
+        findings.add(file, None, what, hint="Rename one of them, or delete it.")
+    return not twice
 
 
 def _batches(ipc: Any) -> Iterator[Any]:

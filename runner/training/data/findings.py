@@ -48,6 +48,8 @@ class Findings:
     """The files in their order, as far as it is known: problems are told file after file."""
     known_notes: list[str] = field(default_factory=list)
     """Notes of an earlier run on the same rows, as they were said then."""
+    of_files: list[str] = field(default_factory=list)
+    """Notes on what lies beside the files; they are made anew in every run."""
     _kinds: dict[tuple[str, str], _Kind] = field(default_factory=dict)
     _notes: dict[str, dict[str, array[int]]] = field(default_factory=dict)
     _columns: dict[str, dict[str, None]] = field(default_factory=dict)

@@ -27,6 +27,7 @@ from runner.training.data.findings import Findings
 from runner.training.data.row import Row
 
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
+_BRACES = "Write a column's name in braces: {name}. A brace that is meant as text is written twice."
 _NEAR = 0.6  # difflib's ratio: what somebody typed by hand, among a handful of names
 _CANDIDATES = 3  # columns that a question is guessed to be made of, at most
 _SHORT = 4  # characters on average: marks and numbers are no question and no answer
@@ -76,6 +77,9 @@ def check_names(
     for name in there:
         plain.setdefault(normalised(name), []).append(name)
     means: dict[str, str] = {}
+    for mapped in mapping:
+        if first and (wrong := _wrong_braces(mapped)):
+            findings.once(first[0].file, None, wrong[0], hint=wrong[1])
     for name in dict.fromkeys(name for mapped in mapping for name in mapped.names):
         alike = plain.get(normalised(name), [])
         if name in there or len(alike) == 1:
@@ -86,6 +90,16 @@ def check_names(
             what = f"the spec's columns name {name!r}, and the data has no such column"
             findings.once(row.file, line, what, hint=_instead(name, there))
     return means
+
+
+def _wrong_braces(mapped: Mapped) -> tuple[str, str] | None:
+    """Say what is wrong with the braces of a text with columns in it."""
+    if mapped.is_column:
+        return None  # a name as it stands; told where no column has it
+    where = f"columns.{mapped.target} in the spec"
+    if set(_FIELD.sub("", mapped.template)) & {"{", "}"}:
+        return f"{where} has a brace that is left over or names no column", _BRACES
+    return None if mapped.names else (f"{where} names no column", _BRACES)
 
 
 def _instead(name: str, there: Sequence[str]) -> str:

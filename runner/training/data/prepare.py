@@ -227,6 +227,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
                 *([note] if (note := language_part_note(base.config)) else []),
                 *template.shortfalls,
                 *findings.notes,
+                *findings.of_files,
                 *parted.told,
                 *of_form,
                 *([growth.sentence()] if growth and growth.differs else []),

@@ -19,6 +19,7 @@ from runner.training.data.sheet_rows import read_sheet
 from runner.training.data.table_rows import read_table
 from runner.training.data.text_source import ROW_CHARS, TOO_LONG_HINT, TextSource
 from runner.training.data.unpack import (
+    PACKED_MARKS,
     TOO_MUCH_HINT,
     NotPackedError,
     TooMuchError,
@@ -78,6 +79,8 @@ def _rows(path: Path, shown_as: str, findings: Findings, sheet: str | None) -> I
         what = f"{suffix} files are not read" if suffix else "files without an ending are not read"
         findings.add(shown_as, None, what, hint=SAVE_AS.get(suffix, READABLE))
         return
+    if path.stat().st_size == 0:
+        return
     try:
         with open_bytes(path, shown_as) as file:
             other = look_through(file.read(LOOKED_AT), suffix)
@@ -93,5 +96,19 @@ def _rows(path: Path, shown_as: str, findings: Findings, sheet: str | None) -> I
     except TooMuchError as error:
         findings.add(shown_as, None, error.what, hint=TOO_MUCH_HINT)
     except NotPackedError:
+        what, hint = _not_packed(path, shown_as)
+        findings.add(shown_as, None, what, hint=hint)
+
+
+def _not_packed(path: Path, name: str) -> tuple[str, str]:
+    """Say what a file is that cannot be unpacked as its name says."""
+    suffix = PurePath(inner_name(name)).suffix.lower()
+    with path.open("rb") as file:
+        start = file.read(LOOKED_AT)
+    if start.startswith(PACKED_MARKS[PurePath(name).suffix.lower()]):
         what = "the compressed file cannot be unpacked: it is broken, or its end is missing"
-        findings.add(shown_as, None, what, hint="Copy it again, or compress it again.")
+        return what, "Copy it again, or compress it again."
+    if (other := look_through(start, suffix)) is not None:
+        return other
+    what = "the file is not compressed, though its name says so"
+    return what, f"Rename it so that it ends in {suffix}."

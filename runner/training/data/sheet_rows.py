@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
+from runner.training.data import sheet_child
 from runner.training.data.columns import shown
 from runner.training.data.findings import Findings
 from runner.training.data.row import Row
@@ -21,6 +24,10 @@ MOST_BYTES = 256 * 1024**2
 with 1,000 letters each are half of it; what is larger belongs into CSV."""
 _BLOCK = 64 * 1024  # bytes
 _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name
+_SMALLER = (
+    "Copy the rows with questions and answers into a new file, and save that; or save the sheet as "
+    "CSV UTF-8."
+)
 _BROKEN = "Open it in Excel or LibreOffice, and save it again, or save it as CSV UTF-8."
 
 
@@ -29,25 +36,17 @@ def read_sheet(path: Path, file: str, findings: Findings, sheet: str | None) -> 
     findings.row_numbered.add(file)
     try:
         _check_size(path)
-        others, records = _records(path, sheet)
+        yield from read_records(_records(path, file, findings, sheet), file, findings)
     except TooMuchError as error:
         findings.add(file, None, error.what, hint=TOO_MUCH_HINT)
-        return
     except _NoSheetError as error:
         what = f"there is no sheet {sheet!r}"
         findings.add(file, None, what, hint=f"Its sheets are: {shown(error.names)}.")
-        return
-    except Exception as error:
-        if isinstance(error, MemoryError):
-            raise
-        # The library has a dozen errors of its own; each says that the file is not what it should.
+    except _TooLargeError:
+        what = "the spreadsheet takes too much memory or time: a cell far from the others, perhaps"
+        findings.add(file, None, what, hint=_SMALLER)
+    except (_BrokenError, zipfile.BadZipFile, OSError, ValueError, zlib.error, struct.error):
         findings.add(file, None, "the file is not a spreadsheet that can be read", hint=_BROKEN)
-        return
-    if sheet is None:
-        for other in others:
-            what = f"sheets of {file} not read (only the first one is, or the spec's sheet:)"
-            findings.unread(what, other)
-    yield from read_records(iter(records), file, findings)
 
 
 class _NoSheetError(Exception):
@@ -56,42 +55,49 @@ class _NoSheetError(Exception):
         super().__init__()
 
 
-def _records(path: Path, sheet: str | None) -> tuple[list[str], list[Record]]:
-    """Read one sheet; give the names of the others, and its rows."""
-    from python_calamine import CalamineWorkbook
-
-    with CalamineWorkbook.from_path(str(path)) as book:
-        names = list(book.sheet_names)
-        if sheet is not None and sheet not in names:
-            folded = [name for name in names if name.casefold() == sheet.casefold()]
-            if len(folded) != 1:
-                raise _NoSheetError(names)
-            sheet = folded[0]
-        chosen = sheet if sheet is not None else names[0]
-        found = book.get_sheet_by_name(chosen)
-        rows = found.to_python(skip_empty_area=False)
-    records = [
-        Record(line=number, cells=[_text(cell) for cell in cells])
-        for number, cells in enumerate(rows, start=1)
-    ]
-    filled = [record for record in records if any(cell.strip() for cell in record.cells)]
-    return [name for name in names if name != chosen], filled
+class _BrokenError(Exception):
+    """The library cannot read it."""
 
 
-def _text(cell: Any) -> str:
-    """Give a cell as the program shows it, near enough: 3.0 is 3, a date has no midnight."""
-    if cell is None:
-        return ""
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53:
-        return str(int(cell))
-    if isinstance(cell, datetime):
-        whole_day = cell.time() == time(0)
-        return cell.date().isoformat() if whole_day else cell.isoformat(sep=" ")
-    if isinstance(cell, date | time):
-        return cell.isoformat()
-    return str(cell)
+class _TooLargeError(Exception):
+    """The process that read it was ended, or gave up for want of memory."""
+
+
+def _records(path: Path, file: str, findings: Findings, sheet: str | None) -> Iterator[Record]:
+    """Read one sheet in a process of its own, and give its rows as they come."""
+    words = [sys.executable, "-m", sheet_child.__name__, str(path)]
+    words += [] if sheet is None else [sheet]
+    # What the library prints may quote a cell, so nobody sees it.
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert child.stdout is not None
+    try:
+        first = child.stdout.readline()
+        if not first:
+            raise _end_of(child)
+        named = json.loads(first)
+        if named["chosen"] is None:
+            raise _NoSheetError(named["sheets"])
+        for other in named["sheets"] if sheet is None else ():
+            if other != named["chosen"]:
+                what = f"sheets of {file} not read (only the first one is, or the spec's sheet:)"
+                findings.unread(what, other)
+        for line in child.stdout:
+            part = json.loads(line)
+            if part == "end":
+                return
+            yield Record(line=part[0], cells=part[1])
+        raise _end_of(child)
+    finally:
+        child.stdout.close()
+        child.kill()
+        child.wait()
+
+
+def _end_of(child: subprocess.Popen[bytes]) -> Exception:
+    """Say what an early end means: a signal, or Python's own end after an error."""
+    code = child.wait()
+    too_large = code < 0 or code == sheet_child.NO_MEMORY
+    return _TooLargeError() if too_large else _BrokenError()
 
 
 def _check_size(path: Path) -> None:

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.contract.layout import RESERVED_FOLDERS, cut_to_bytes
-from runner.errors import UnsafePathError
+from runner.errors import RunnerError, UnsafePathError
 from runner.files.beneath import Folder, fresh_stat, split_relative
 from runner.files.crash_points import reached
 from runner.files.durable import TEMPORARY_PREFIX, sync_folder
-from runner.spec.data_files import MOST_FILES, named_by
+from runner.spec.data_files import MOST_FILES, left_out, named_by
 from runner.spec.file_kinds import TEXTS
 from runner.spec.near_files import similar_file
 from runner.training.data.findings import Findings
+from runner.words import visible
 
 _BLOCK = 1024 * 1024  # bytes read at a time
 _TRIES = 3  # copies of a file that is written to meanwhile
@@ -129,9 +130,7 @@ def _expanded(
             continue
         start = "" if spec_folder in ("", ".") else f"{spec_folder}/"
         found.update(dict.fromkeys(file.removeprefix(start) for file in files))
-        if not files:
-            what = "no file that can be read lies there"
-            findings.add(name, None, what, hint=f"Its name must end in {', '.join(_ENDINGS)}.")
+        _note_left_out(folder, name, path, files, findings)
         if len(files) > MOST_FILES:
             what = f"these are {len(files)} files, and at most {MOST_FILES} are read"
             findings.add(name, None, what, hint="Join them into fewer files.")
@@ -139,6 +138,26 @@ def _expanded(
     return list(found)
 
 
+def _note_left_out(
+    folder: Folder, name: str, path: str, files: Sequence[str], findings: Findings
+) -> None:
+    """Say what lies where a pattern or a folder looks and is not read: nobody trains on less."""
+    try:
+        others = left_out(folder, path, files)
+    except (OSError, RunnerError):
+        others = []
+    named = ", ".join(visible(other) for other in others[:_OTHERS_NAMED])
+    if len(others) > _OTHERS_NAMED:
+        named += f" and {len(others) - _OTHERS_NAMED} more"
+    if not files:
+        hint = f"Its name must end in {', '.join(_ENDINGS)}."
+        hint += f" There is only: {named}." if named else ""
+        findings.add(name, None, "no file that can be read lies there", hint=hint)
+    elif others:
+        findings.of_files.append(f"not read of {visible(name)}: {named}")
+
+
+_OTHERS_NAMED = 10
 _ENDINGS = (*TEXTS, ".parquet", ".arrow", ".xlsx", ".ods")
 _START = "paths start at the jobs folder of the share: copy the file there and drop the spec again"
 

@@ -34,6 +34,7 @@ _NO_VALUE |= {"#div/0!", "#null!", "#num!", "#zahl!"}
 _NULL = {"none", "null"}
 """The same, but these may also be an answer ("Which exceptions apply?")."""
 _SIDES = (Meaning.QUESTION, Meaning.ANSWER, Meaning.TEXT)
+_JOINED = "Delete the line; perhaps two files were joined."
 _QUOTES = "A text that holds the separator or a line break needs quotes around it."
 
 
@@ -189,6 +190,10 @@ def _rows(
         cells = record.cells
         if not widths.fit(record):
             findings.add(file, record.line, _lost(heading), hint=_QUOTES)
+            continue
+        if width > 1 and cells[0].strip() == names[0] and [c.strip() for c in cells] == names:
+            what = "the column names stand here a second time"
+            findings.add(file, record.line, what, hint=_JOINED)
             continue
         index_without_name &= not cells[0].strip() or cells[0].strip().isdigit()
         first = 1 if index_without_name else 0

@@ -19,8 +19,9 @@ letters of English; and the tokenizer needs up to 100 bytes for each letter of a
 TOO_LONG = f"the line is longer than {ROW_CHARS // 1024**2} MiB"
 TOO_LONG_HINT = "Make the row shorter, or cut it into several."
 _START = 64  # bytes: column names, or the beginning of a row, in letters without accents
+_LETTERS = 8  # with a zero on the same side: column names, or a row's beginning, are ASCII
+_ZEROS = "The file was not written to its end, or is no text: copy or export it again."
 _UTF8 = "Save it as UTF-8 (in Excel: 'CSV UTF-8')."
-_MARK = b"\xef\xbb\xbf"
 
 
 class TextSource:
@@ -94,13 +95,17 @@ class TextSource:
     # -- bytes -----------------------------------------------------------------------------------
 
     def _decoded(self) -> Iterator[str]:
-        line, first = 1, True
+        line, first, starts_line = 1, True, True
         for block in self._blocks():
-            if first and _is_utf_16(block):
-                self._findings.add(self._name, 1, "the file is UTF-16, not UTF-8", hint=_UTF8)
+            if first and (wide := _wide(block)):
+                self._findings.add(self._name, 1, f"the file is {wide}, not UTF-8", hint=_UTF8)
                 return
-            yield self._decode(block.removeprefix(_MARK) if first else block, line)
-            first = False
+            text = self._decode(block, line)
+            if starts_line:
+                text = text.lstrip("\ufeff")
+            # Files that were joined keep their marks, each at the beginning of a line.
+            yield text.replace("\n\ufeff", "\n")
+            first, starts_line = False, block.endswith(b"\n")
             line += block.count(b"\n")
 
     def _blocks(self) -> Iterator[bytes]:
@@ -118,18 +123,22 @@ class TextSource:
     def _decode(self, block: bytes, line: int) -> str:
         """Decode UTF-8, noting every line that is something else."""
         try:
-            return block.decode()
+            if b"\0" not in block:
+                return block.decode()
         except UnicodeDecodeError:
             pass
         lines = block.split(b"\n")
         for at, content in enumerate(lines):
             try:
                 content.decode()
+                if b"\0" not in content:
+                    continue
+                what, hint = "the line holds zero bytes, which no text has", _ZEROS
             except UnicodeDecodeError:
-                what = "the line is not UTF-8"
-                self._findings.add(self._name, line + at, what, hint=_advice(content))
-                # Emptied, so that the other problems of the file are still found in this pass.
-                lines[at] = b""
+                what, hint = "the line is not UTF-8", _advice(content)
+            self._findings.add(self._name, line + at, what, hint=hint)
+            # Emptied, so that the other problems of the file are still found in this pass.
+            lines[at] = b""
         return b"\n".join(lines).decode()
 
 
@@ -141,13 +150,18 @@ def _between_characters(block: bytes) -> int:
     return at - 1 if at > 0 and block[at - 1] >= 0xC0 else len(block)
 
 
-def _is_utf_16(start: bytes) -> bool:
-    """Tell UTF-16 by its mark, or by letters of one byte and a zero, as in no other text."""
+def _wide(start: bytes) -> str:
+    """Tell UTF-16 and UTF-32 by their mark, or by letters with zeros on one side; else empty."""
+    if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return True
+        return "UTF-16"
     start = start[:_START]
-    pairs = len(start) // 2
-    return pairs > 1 and pairs in (start[0::2].count(0), start[1::2].count(0))
+    zeros = sorted(start[n::4].count(0) for n in range(4))
+    if len(start) >= _LETTERS and zeros[1] >= len(start) // 4 - 1:
+        return "UTF-32"
+    few, many = sorted((start[0::2].count(0), start[1::2].count(0)))
+    return "UTF-16" if few == 0 and many >= min(_LETTERS, len(start) // 2) > 1 else ""
 
 
 def _advice(line: bytes) -> str:

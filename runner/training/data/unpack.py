@@ -16,6 +16,11 @@ MOST_RATIO = 200  # bytes unpacked for each packed one; text packs to a tenth, l
 SMALL_BYTES = 64 * 1024**2  # so much may come out of any file, however well it packs
 
 
+_ZSTD = b"\x28\xb5\x2f\xfd"
+PACKED_MARKS = {".gz": b"\x1f\x8b", ".zst": _ZSTD, ".zstd": _ZSTD}
+"""How compressed files begin, by their ending."""
+
+
 class TooMuchError(Exception):
     """More comes out of a file than any data has."""
 
