@@ -23,6 +23,8 @@ VERBS = {
     "schedule": "schedule",
     "cancel": "cancel",
     "evaluate": "evaluate",
+    "promote": "promote",
+    "rollback": "rollback",
     "submit": "submit",
     "validate": "validate",
     "check": "check",

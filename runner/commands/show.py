@@ -99,6 +99,8 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
         facts.append(("held-out loss", losses))
     if record.verdict:
         facts.append(("verdict", _verdict(record.verdict)))
+    if record.promotion:
+        facts.append(("promotion", visible(record.promotion.reason)))
     return facts
 
 

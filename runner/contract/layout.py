@@ -188,6 +188,24 @@ class Outputs:
         """Tokens of earlier runs as hard links of their files; it may be deleted at any time."""
         return self.private / "tokens"
 
+    def promotions(self, job: str) -> Path:
+        """What was a job's current run, since when and why: a line for each change."""
+        return self.root / job / "promotions.jsonl"
+
+    def current(self, job: str) -> Path:
+        """A link to the run whose adapter is in use."""
+        return self.root / job / "current"
+
+    def current_text(self, job: str) -> Path:
+        """That run's id, where the file system has no links."""
+        return self.root / job / "current.txt"
+
+    def jobs_with_promotions(self) -> list[str]:
+        """List the jobs that have, or had, a current run."""
+        return sorted(
+            entry.name for entry in self._jobs() if os.path.lexists(self.promotions(entry.name))
+        )
+
     def run(self, job: str, run_id: str) -> RunFolder:
         """Give the folder of one run."""
         return RunFolder(self.root / job / run_id)

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, Val
 from runner.contract.batch import BatchPlan
 from runner.contract.evaluation import Evaluation
 from runner.contract.findings import DataFinding
+from runner.contract.gate import Promotion
 from runner.contract.states import Stage, State
 from runner.contract.verdict import Verdict
 from runner.errors import DamagedError, NewerRecordError
@@ -181,6 +182,8 @@ class RunRecord(_Part):
     """Whether its adapter is better than what was before; None until it has been measured."""
     evaluation: Evaluation | None = None
     """The scores that the verdict stands on; `evaluation/scores.jsonl` has each row's."""
+    promotion: Promotion | None = None
+    """Whether its adapter was to take the place of the one in use, and why; None until then."""
     shortfalls: tuple[str, ...] = ()
     """What the run did not do as one might expect, in sentences: rows left out, ChatML used, …"""
     findings: tuple[DataFinding, ...] = ()

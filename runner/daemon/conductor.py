@@ -26,6 +26,7 @@ from runner.daemon.inbox.state_folders import make_state_folders
 from runner.daemon.inbox.watch import POLL_SECONDS
 from runner.daemon.inbox.write_answers import Answers, answer_of
 from runner.daemon.leftovers import sweep_inbox
+from runner.daemon.promotion.at_end import heal_all
 from runner.daemon.requests.carry_out import carry_out_requests
 from runner.daemon.requests.evaluate import follow_again
 from runner.daemon.schedule.schedules import Schedules
@@ -109,6 +110,7 @@ class Conductor:
                 job=one.job, run_id=one.run_id, state=one.state, sequence=one.sequence
             )
         daemon.book.ended = list(_records(daemon, found.ended[-ENDED_SHOWN:]))
+        heal_all(daemon, daemon.book.ended)
         daemon.reports.want_missing(daemon.book.ended, time.monotonic())
         taken_up = [take_up(daemon, run, record) for run, record in found.live]
         self._specless = [one for one in taken_up if one is not None]

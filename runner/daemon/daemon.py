@@ -76,6 +76,8 @@ class Daemon:
         """Monotonic time of the last search for checkpoints that may go."""
         self.room_search: Iterator[bool] | None = None
         """A search that is not through all runs yet; it goes on in the next round."""
+        self.renew_answers = False
+        """Something that answers tell has changed: they are written at once."""
         self.scheduled_data: frozenset[str] = frozenset()
         """Data that specs in jobs/scheduled/ name: it is no stray, whenever they come next."""
         self.again: Any = None

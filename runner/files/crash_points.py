@@ -21,6 +21,9 @@ Point = Literal[
     # a schedule
     "schedule noted",
     "scheduled copy written",
+    # promotion
+    "promotion noted",
+    "current moved",
     # the stages, in the daemon
     "stage planned",
     "stage recorded",

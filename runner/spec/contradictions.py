@@ -31,6 +31,15 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
         what = "eval_data and eval_split both say what is held out"
         yield Contradiction(field="eval_split", message=what)
     yield from _columns(values.get("columns") or {})
+    promote = values.get("promote") or {}
+    if promote.get("when") in ("always", "never", "approved"):
+        for name in ("metric", "margin"):
+            if name in promote:
+                yield Contradiction(
+                    field=f"promote.{name}",
+                    message=f"nothing is compared with when: {promote['when']}",
+                    hint="leave it out, or write when: better",
+                )
     if "schedule" not in values and "schedule" not in broken:
         for name in ("when_missed", "when_data_changed"):
             if values.get(name) not in (None, False):

@@ -115,6 +115,22 @@ class Limits(_Section):
 Format = Literal["auto", "alpaca", "prompt-completion", "messages", "sharegpt", "text"]
 
 
+class Promote(_Section):
+    """When a run's adapter takes the place of the one in use (outputs/JOB/current)."""
+
+    when: Literal["better", "always", "never", "approved"] = Field(
+        "better",
+        description="better: when it beats the one in use (a first one: the base model) on the same "
+        "held-out rows; approved: when a person says so.",
+    )
+    metric: str | None = Field(
+        None, max_length=100, description="The score that decides (default: the verdict's)."
+    )
+    margin: float | None = Field(
+        None, ge=0, le=1000, description="It must be better by so much, in the score's own unit."
+    )
+
+
 class JobSpec(_Section):
     """A job spec, validated. Only ``model`` and ``data`` must be given."""
 
@@ -155,6 +171,9 @@ class JobSpec(_Section):
     limits: Limits = Field(default_factory=Limits, description="What a run may take of the box.")
     checks: Checks = Field(
         default_factory=Checks, description="How serious what the checks of the data find is."
+    )
+    promote: Promote = Field(
+        default_factory=Promote, description="When its adapter is put into use."
     )
     schedule: str | None = Field(
         None,

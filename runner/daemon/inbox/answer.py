@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from runner.clock import now
 from runner.contract.findings import Level, name_places, said_in
+from runner.contract.gate import promotion_in
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import Progress
 from runner.contract.record import RunRecord, Waiting
@@ -197,6 +198,9 @@ def _result(record: RunRecord, speak: Speaker) -> list[str]:
 
 def _where(record: RunRecord, beside: Beside, speak: Speaker) -> list[str]:
     lines = [speak("answer_adapter", job=record.job, run=record.run_id)]
+    if record.promotion is not None:
+        reason = promotion_in(record.promotion, speak).strip()
+        lines.append(speak("answer_current", reason=reason, job=record.job))
     if beside.answers:
         lines.append(speak("answer_answers", where=beside.answers))
     if record.started_at and record.ended_at:

@@ -16,6 +16,7 @@ from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
 from runner.daemon.gpu_watch import WHENEVER
 from runner.daemon.inbox.wait_for_data import named_files
+from runner.daemon.promotion.at_end import carry_out, judge_promotion
 from runner.daemon.stages import outcome
 from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.choose_plan import learn, look_ahead, why_not
@@ -182,8 +183,7 @@ def _other_ended(daemon: Daemon, live: Live, which: Stage, code: int, *, asked: 
         )
     )
     if which is Stage.EVALUATE and verdict.then is Next.GO_ON and not live.cancel:
-        end_run(daemon, live, State.SUCCEEDED, changes=verdict.changes)
-        _forget_child(live)
+        _succeeded(daemon, live, verdict.changes)
         return
     failed = verdict.then is Next.FAIL and not asked and not live.cancel
     if which is Stage.EVALUATE and failed and verdict.error.kind != outcome.ADAPTER_DIFFERS:
@@ -193,6 +193,16 @@ def _other_ended(daemon: Daemon, live: Live, which: Stage, code: int, *, asked: 
         return
     ended = Ended(code=verdict.code, asked=asked, then=verdict.then, error=verdict.error)
     _close(daemon, live, ended, verdict.changes)
+
+
+def _succeeded(daemon: Daemon, live: Live, changes: dict[str, Any]) -> None:
+    """End a run well: the record says what the gate decided before `current` moves."""
+    after = live.record.but(**changes)
+    promotion = judge_promotion(daemon.outputs, live.run, after, live.spec)
+    end_run(daemon, live, State.SUCCEEDED, changes={**changes, "promotion": promotion})
+    _forget_child(live)
+    with daemon.noting(f"current of {live.record.job}", f"outputs/{live.record.job}/current"):
+        carry_out(daemon, live.record)
 
 
 def _not_its_fault(daemon: Daemon, live: Live, code: int) -> str | None:

@@ -20,6 +20,7 @@ from runner.contract.stage_io import (
     read_message,
 )
 from runner.contract.states import Stage, State
+from runner.daemon.promotion.at_end import adapter_in_use
 from runner.daemon.stages.retry import spares_host_memory
 from runner.errors import DamagedError
 from runner.spec.spec import JobSpec
@@ -112,6 +113,7 @@ def make_plan(
         device=device,
         gpu_memory_bytes=memory,
         expected_eval_loss=record.metrics.get("best_eval_loss"),
+        current_adapter=adapter_in_use(settings.outputs, record),
     )
 
 

@@ -1,0 +1,47 @@
+"""`runner rollback`: makes current again what was so before."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
+from runner.commands.promote import who_asks
+from runner.contract.layout import Outputs, job_name
+from runner.contract.promotions import current_run, roll_back, target_of_rollback
+from runner.contract.requests import leave_request
+from runner.errors import BusyError
+from runner.files.lock import Lock
+
+
+def command(
+    job: Annotated[str, typer.Argument(help="The job's name.")],
+    outputs_dir: OutputsDir = OUTPUTS,
+    as_json: AsJson = False,
+) -> None:
+    """Take the last promotion of a job back: the adapter that was in use before is so again.
+
+    The daemon does it; where none runs, it is done at once.
+
+    \b
+    Example:
+        runner rollback contracts
+    """
+    outputs = Outputs(outputs_dir)
+    job = job if job in outputs.jobs_with_promotions() else job_name(job)
+    target = target_of_rollback(outputs, job)
+    facts: dict[str, Any] = {"job": job, "run_id": target, "before": current_run(outputs, job)}
+    try:
+        lock = Lock.take(outputs.lock, what=f"The outputs folder {outputs.root}")
+    except BusyError:
+        leave_request(outputs, "rollback", job=job, by=who_asks())
+        facts["requested"] = "rollback"
+        said = f"Asked to put {job}/{target} into use again; the box does it at once."
+    else:
+        try:
+            roll_back(outputs, job, by=who_asks())
+        finally:
+            lock.release()
+        said = f"outputs/{job}/current leads to {target} again."
+    print_json(facts) if as_json else print(said)

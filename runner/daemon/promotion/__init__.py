@@ -1,0 +1,1 @@
+"""Promotion: the gate that a run's adapter passes or not, and what moves `current`."""

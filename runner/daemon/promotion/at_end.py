@@ -1,0 +1,121 @@
+"""Promotion at a run's end: the gate decides, the record says so, and then `current` moves.
+
+The record comes first. A daemon that is killed in between finds at its next start that the record
+says promoted and the history does not, and carries it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runner.contract.gate import Measured, Promotion, Wish, decide
+from runner.contract.layout import Outputs, RunFolder, StageFolder
+from runner.contract.promotions import (
+    GATE,
+    check_promotable,
+    current_run,
+    heal,
+    promote,
+    read_promotions,
+)
+from runner.contract.record import RunRecord, read_record
+from runner.contract.stage_io import EvaluatePlan, read_message
+from runner.daemon.daemon import Daemon
+from runner.errors import RunnerError
+from runner.spec.spec import JobSpec
+from runner.words import visible
+
+
+def adapter_in_use(outputs: Outputs, record: RunRecord) -> str | None:
+    """Give the folder of the adapter that a run is to be compared with, where that can be done.
+
+    None: none is in use, it stands on another base model, or its adapter is gone.
+    """
+    run_id = current_run(outputs, record.job)
+    if run_id is None or run_id == record.run_id:
+        return None
+    run = outputs.run(record.job, run_id)
+    if not run.adapter.is_dir() or not _on_the_same_base(outputs, record, run_id):
+        return None
+    return str(run.adapter.resolve())
+
+
+def _on_the_same_base(outputs: Outputs, record: RunRecord, run_id: str) -> bool:
+    try:
+        other = read_record(outputs.run(record.job, run_id).record).model
+    except (OSError, RunnerError):
+        return False
+    mine = record.model
+    if mine is None or other is None:
+        return mine is other
+    return (mine.id, mine.sha256) == (other.id, other.sha256)
+
+
+def judge_promotion(outputs: Outputs, run: RunFolder, record: RunRecord, spec: JobSpec) -> Promotion:
+    """Decide whether a run that has just been evaluated becomes its job's current one."""
+    current = current_run(outputs, record.job)
+    wish = Wish(
+        when=spec.promote.when, metric=spec.promote.metric, margin=spec.promote.margin or 0.0
+    )
+    return decide(
+        wish,
+        Measured(
+            verdict=record.verdict,
+            evaluation=record.evaluation,
+            current=None if current == record.run_id else current,
+            compared_with=_compared_with(run),
+            same_base=current is None or _on_the_same_base(outputs, record, current),
+        ),
+    )
+
+
+def _compared_with(run: RunFolder) -> str | None:
+    """Give the run whose adapter was evaluated beside this one's: the stage's plan names it."""
+    try:
+        plan = read_message(StageFolder(run.evaluation).plan, EvaluatePlan)
+    except (OSError, RunnerError):
+        return None
+    if plan.current_adapter is None:
+        return None
+    parts = plan.current_adapter.rstrip("/").split("/")
+    return parts[-2] if len(parts) > 1 else None
+
+
+def carry_out(daemon: Daemon, record: RunRecord) -> None:
+    """Move `current` where the record says so and the history does not yet.
+
+    Raises:
+        OSError: it cannot be written; the next start tries again.
+    """
+    promotion = record.promotion
+    if promotion is None or not promotion.is_promoted:
+        return
+    outputs, run = daemon.outputs, daemon.outputs.run(record.job, record.run_id)
+    changes = read_promotions(outputs, record.job)
+    if any(one.run_id == record.run_id for one in changes):
+        heal(outputs, record.job)
+        return
+    try:
+        check_promotable(outputs, run)
+    except RunnerError as error:
+        daemon.note(_about(record.job), f"{error.message}: it was not put into use")
+        return
+    if promote(outputs, run, why=promotion.reason, by=GATE):
+        daemon.note(_about(record.job), None)
+        daemon.log.say(f"{record.job}: current is {record.run_id}", reason=promotion.reason)
+
+
+def heal_all(daemon: Daemon, newest: Iterable[RunRecord]) -> None:
+    """Carry out what an earlier daemon did not come to, and bring each `current` to its history."""
+    for record in newest:
+        with daemon.noting(_about(record.job), f"outputs/{visible(record.job)}/current"):
+            carry_out(daemon, record)
+    for job in daemon.outputs.jobs_with_promotions():
+        with daemon.noting(_about(job), f"outputs/{visible(job)}/current"):
+            problem = heal(daemon.outputs, job)
+        if problem:
+            daemon.note(_about(job), problem)
+
+
+def _about(job: str) -> str:
+    return f"current of {job}"
