@@ -34,7 +34,7 @@ def command(name: Run, outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = Fals
     """
     outputs = Outputs(outputs_dir)
     run = find_run(outputs, name)
-    check_promotable(outputs, run)
+    check_promotable(run)
     facts: dict[str, Any] = {"job": run.job, "run_id": run.run_id}
     if current_run(outputs, run.job) == run.run_id:
         said = f"{run.job}/{run.run_id} is in use already."

@@ -16,6 +16,7 @@ from runner.commands.status import STYLES, facts_of
 from runner.contract.findings import DataFinding, Level, name_places
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.progress import read_progress
+from runner.contract.promotions import current_run
 from runner.contract.record import RunRecord, read_record
 from runner.contract.salvage import salvage
 from runner.contract.states import State
@@ -101,6 +102,9 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
         facts.append(("verdict", _verdict(record.verdict)))
     if record.promotion:
         facts.append(("promotion", visible(record.promotion.reason)))
+    if (current := current_run(Outputs(run.root.parent.parent), record.job)) is not None:
+        mine = current == record.run_id
+        facts.append(("current", "this run" if mine else f"{record.job}/{current}"))
     return facts
 
 

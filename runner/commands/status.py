@@ -17,6 +17,7 @@ from runner.contract.ended import newest_ended
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import STARTING, Progress, read_progress
+from runner.contract.promotions import current_run
 from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
 from runner.errors import DamagedError
@@ -41,6 +42,8 @@ class Standing:
     run: RunFolder
     record: RunRecord
     progress: Progress
+    in_use: bool = False
+    """Its adapter is the job's current one."""
 
     def as_json(self) -> dict[str, Any]:
         """Give what a script needs; the whole record is `runner show --json`'s."""
@@ -56,6 +59,8 @@ class Standing:
             "waiting": record.waiting.reason if record.waiting else None,
             "attempts": len(record.attempts),
             "memory": memory_story(record),
+            "in_use": self.in_use,
+            "promotion": record.promotion.model_dump(mode="json") if record.promotion else None,
             "verdict": record.verdict.model_dump(mode="json") if record.verdict else None,
             "progress": asdict(self.progress),
             "error": record.error.model_dump() if record.error else None,
@@ -89,6 +94,7 @@ def read_overview(outputs: Outputs, *, every: bool = False) -> Overview:
     """Read the records that are to be shown; a run whose record is damaged is named, not hidden."""
     standings: list[Standing] = []
     damaged: list[str] = []
+    current: dict[str, str | None] = {}
     for run in _to_read(outputs, latest=None if every else LATEST):
         try:
             record = read_record(run.record)
@@ -97,7 +103,11 @@ def read_overview(outputs: Outputs, *, every: bool = False) -> Overview:
         except (DamagedError, OSError):
             damaged.append(f"{run.job}/{run.run_id}")
             continue
-        standings.append(Standing(run=run, record=record, progress=read_progress(run, record)))
+        if run.job not in current:
+            current[run.job] = current_run(outputs, run.job)
+        in_use = current[run.job] == run.run_id
+        progress = read_progress(run, record)
+        standings.append(Standing(run=run, record=record, progress=progress, in_use=in_use))
     waiting = {State.QUEUED, State.PREPARING}
     finished = sorted(
         (s for s in standings if s.record.state.is_final),
@@ -169,7 +179,7 @@ def _outcome(standing: Standing) -> str:
         return visible(record.error.message.split("\n")[0])
     if record.verdict and record.verdict.needs_person:
         return visible(record.verdict.reason)
-    parts = []
+    parts = ["in use"] if standing.in_use else []
     if record.verdict:
         parts.append(record.verdict.outcome.value.replace("_", " "))
     before, after = (record.metrics.get(f"eval_loss_{when}") for when in ("before", "after"))

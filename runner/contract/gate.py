@@ -93,7 +93,7 @@ def decide(wish: Wish, measured: Measured) -> Promotion:
         return _made(Decision.KEPT_OLD, "cannot_tell", measured)
     if verdict.changed is False or verdict.outcome is Outcome.WORSE:
         return _made(Decision.KEPT_OLD, "not_better_than_base", measured)
-    axes = getattr(measured.evaluation, "axes", ())
+    axes = measured.evaluation.axes if measured.evaluation else ()
     fallen = [one.name for one in axes if one.has_fallen]
     if fallen:
         return _made(Decision.KEPT_OLD, "axes", measured, names=", ".join(fallen))
@@ -106,7 +106,7 @@ def decide(wish: Wish, measured: Measured) -> Promotion:
 
 def _by_difference(wish: Wish, measured: Measured) -> Promotion:
     evaluation, verdict = measured.evaluation, measured.verdict
-    metric = wish.metric or getattr(evaluation, "primary", None) or LOSS
+    metric = wish.metric or (evaluation.primary if evaluation else None) or LOSS
     found = _difference(evaluation, metric, against_current=measured.current is not None)
     if found is None and evaluation is not None and wish.metric and not evaluation.score(metric):
         names = ", ".join(one.name for one in evaluation.scores) or "none"
@@ -141,9 +141,7 @@ def _difference(
         return score.against_current
     if score.difference is None:
         return None
-    return Difference(
-        difference=score.difference, low=score.low, high=score.high, rows=score.rows
-    )
+    return Difference(difference=score.difference, low=score.low, high=score.high, rows=score.rows)
 
 
 def _made(

@@ -1,7 +1,7 @@
 """Promotions: which run's adapter is a job's `current`, since when, why, and by whom.
 
-`outputs/<job>/promotions.jsonl` is the truth, a durable line for each change; `current` beside it is
-a relative link to the run's folder, replaced in one step, and healed from the last line. Whoever
+`outputs/<job>/promotions.jsonl` is the truth, a durable line for each change; `current` beside it
+is a relative link to the run's folder, replaced in one step, and healed from the last line. Whoever
 serves `current` sees one run whole or another, never a part of one.
 """
 
@@ -101,7 +101,7 @@ def current_run(outputs: Outputs, job: str) -> str | None:
     return changes[-1].run_id if changes else None
 
 
-def check_promotable(outputs: Outputs, run: RunFolder) -> RunRecord:
+def check_promotable(run: RunFolder) -> RunRecord:
     """Read a run that is to become current.
 
     Raises:
@@ -164,7 +164,7 @@ def target_of_rollback(outputs: Outputs, job: str) -> str:
     earlier = _stack(read_promotions(outputs, job))[:-1]
     for run_id in reversed(earlier):
         with contextlib.suppress(RunnerError, OSError):
-            check_promotable(outputs, outputs.run(job, run_id))
+            check_promotable(outputs.run(job, run_id))
             return run_id
     raise NotPromotableError(
         f"{job} has no earlier run that was current and whose adapter is still there",

@@ -26,7 +26,7 @@ from runner.daemon.inbox.state_folders import make_state_folders
 from runner.daemon.inbox.watch import POLL_SECONDS
 from runner.daemon.inbox.write_answers import Answers, answer_of
 from runner.daemon.leftovers import sweep_inbox
-from runner.daemon.promotion.at_end import heal_all
+from runner.daemon.promotion.at_end import heal_all, promote_waiting
 from runner.daemon.requests.carry_out import carry_out_requests
 from runner.daemon.requests.evaluate import follow_again
 from runner.daemon.schedule.schedules import Schedules
@@ -205,6 +205,7 @@ class Conductor:
         close_attempts(daemon, at)
         reap(daemon, at)
         follow_again(daemon, at)
+        promote_waiting(daemon)
         if not daemon.stopping:
             step("disk space and stages that hang")
             with daemon.noting_trouble():

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from runner.contract.record import RunRecord
 from runner.contract.settings import Settings
 from runner.daemon.book import Book, Live
 from runner.daemon.gpu_guard import GpuGuard
@@ -76,8 +77,8 @@ class Daemon:
         """Monotonic time of the last search for checkpoints that may go."""
         self.room_search: Iterator[bool] | None = None
         """A search that is not through all runs yet; it goes on in the next round."""
-        self.renew_answers = False
-        """Something that answers tell has changed: they are written at once."""
+        self.to_promote: list[RunRecord] = []
+        """Runs that the gate let pass and that are not current yet."""
         self.scheduled_data: frozenset[str] = frozenset()
         """Data that specs in jobs/scheduled/ name: it is no stray, whenever they come next."""
         self.again: Any = None

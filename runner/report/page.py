@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from runner.contract.batch import plan_in
 from runner.contract.findings import DataFinding, Place, said_in
+from runner.contract.gate import promotion_in
 from runner.contract.preview import PreviewRow
 from runner.contract.record import RunRecord
 from runner.language.speaker import Speaker
@@ -167,6 +168,8 @@ def asked(found: Gathered, speak: Speaker) -> list[tuple[str, list[str]]]:
     trigger = f"trigger_{record.trigger}"
     said = speak(trigger) if speak.knows(trigger) else visible(record.trigger)
     facts.append((speak("trigger"), [said]))
+    if record.promotion is not None:
+        facts.append((speak("promotion"), [visible(promotion_in(record.promotion, speak))]))
     for key, value in (
         ("effective_batch", record.effective_batch_size),
         ("total_steps", record.total_steps),

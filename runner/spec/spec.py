@@ -120,8 +120,8 @@ class Promote(_Section):
 
     when: Literal["better", "always", "never", "approved"] = Field(
         "better",
-        description="better: when it beats the one in use (a first one: the base model) on the same "
-        "held-out rows; approved: when a person says so.",
+        description="better: when it beats the one in use (a first one: the base model) on the "
+        "same held-out rows; approved: when a person says so.",
     )
     metric: str | None = Field(
         None, max_length=100, description="The score that decides (default: the verdict's)."

@@ -122,9 +122,9 @@ def main() -> int:
             steps = int(count)
         results["train"] = train(folder, run, plan, steps, script.get("lengths", []))
         results["train"]["peak_gpu_memory_bytes"] = script.get("peak")
-    if stage == "prepare" and "bad_rows" in script:
-        run.bad_rows.write_text("\n".join(script["bad_rows"]) + "\n")
     if stage == "prepare":
+        if "bad_rows" in script:
+            run.bad_rows.write_text("\n".join(script["bad_rows"]) + "\n")
         content = script_at.read_bytes()
         results["prepare"]["data"] = [
             {
@@ -138,6 +138,7 @@ def main() -> int:
         (folder.root / "lengths.json").write_text(json.dumps(script["lengths"]))
     if stage == "export":
         run.adapter.mkdir(exist_ok=True)
+        (run.adapter / "adapter_model.safetensors").touch()
     if way in ("hang", "stubborn"):
         asked = []
         signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
@@ -145,8 +146,8 @@ def main() -> int:
         while not asked or way == "stubborn":
             signal.pause()
         return ExitCode.INTERRUPTED
-    if way == "eat":
-        bytearray(2 * 2**30).replace(b"\0", b"\1")  # where a limit ends this, none of it is left
+    if way == "eat":  # where a limit ends this, none of it is left
+        bytearray(2 * 2**30).replace(b"\0", b"\1")
     code = 0 if way == "ok" else int(way.removeprefix("bare "))
     if code < 0:
         os.kill(os.getpid(), -code)

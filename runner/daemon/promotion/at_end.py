@@ -51,7 +51,9 @@ def _on_the_same_base(outputs: Outputs, record: RunRecord, run_id: str) -> bool:
     return (mine.id, mine.sha256) == (other.id, other.sha256)
 
 
-def judge_promotion(outputs: Outputs, run: RunFolder, record: RunRecord, spec: JobSpec) -> Promotion:
+def judge_promotion(
+    outputs: Outputs, run: RunFolder, record: RunRecord, spec: JobSpec
+) -> Promotion:
     """Decide whether a run that has just been evaluated becomes its job's current one."""
     current = current_run(outputs, record.job)
     wish = Wish(
@@ -81,7 +83,15 @@ def _compared_with(run: RunFolder) -> str | None:
     return parts[-2] if len(parts) > 1 else None
 
 
-def carry_out(daemon: Daemon, record: RunRecord) -> None:
+def promote_waiting(daemon: Daemon) -> None:
+    """Carry out what is still to be; where the disk is full, in a later round."""
+    for record in list(daemon.to_promote):
+        with daemon.noting_trouble():
+            _carry_out(daemon, record)
+            daemon.to_promote.remove(record)
+
+
+def _carry_out(daemon: Daemon, record: RunRecord) -> None:
     """Move `current` where the record says so and the history does not yet.
 
     Raises:
@@ -96,7 +106,7 @@ def carry_out(daemon: Daemon, record: RunRecord) -> None:
         heal(outputs, record.job)
         return
     try:
-        check_promotable(outputs, run)
+        check_promotable(run)
     except RunnerError as error:
         daemon.note(_about(record.job), f"{error.message}: it was not put into use")
         return
@@ -109,7 +119,7 @@ def heal_all(daemon: Daemon, newest: Iterable[RunRecord]) -> None:
     """Carry out what an earlier daemon did not come to, and bring each `current` to its history."""
     for record in newest:
         with daemon.noting(_about(record.job), f"outputs/{visible(record.job)}/current"):
-            carry_out(daemon, record)
+            _carry_out(daemon, record)
     for job in daemon.outputs.jobs_with_promotions():
         with daemon.noting(_about(job), f"outputs/{visible(job)}/current"):
             problem = heal(daemon.outputs, job)

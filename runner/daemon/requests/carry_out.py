@@ -5,11 +5,8 @@ from __future__ import annotations
 from runner.contract.requests import Request, read_requests
 from runner.daemon.daemon import Daemon
 from runner.daemon.requests.cancel import carry_out_cancel
-<<<<<<< HEAD
 from runner.daemon.requests.evaluate import carry_out_evaluate
-=======
 from runner.daemon.requests.promote import carry_out_promote, carry_out_rollback
->>>>>>> cf886d1 (wip promotion)
 from runner.words import visible
 
 
@@ -30,15 +27,12 @@ def _carry_out(daemon: Daemon, request: Request) -> bool | None:
     """True: done; False: asked again in the next round; None: it cannot be done."""
     if request.verb == "cancel":
         return carry_out_cancel(daemon, str(request.args.get("run_id")))
-<<<<<<< HEAD
     if request.verb == "evaluate":
         return carry_out_evaluate(daemon, str(request.args.get("run_id")))
-=======
     if request.verb == "promote":
         return carry_out_promote(daemon, request)
     if request.verb == "rollback":
         return carry_out_rollback(daemon, request)
->>>>>>> cf886d1 (wip promotion)
     return None
 
 

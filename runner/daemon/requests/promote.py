@@ -25,7 +25,7 @@ def _promoted(outputs: Outputs, request: Request) -> tuple[str | None, str]:
     if (run.job, run.run_id) not in outputs.run_names():
         return None, "there is no such run"
     try:
-        check_promotable(outputs, run)
+        check_promotable(run)
     except RunnerError as error:
         return None, error.message
     by = str(request.args.get("by") or "somebody")
@@ -50,5 +50,4 @@ def _say(daemon: Daemon, request: Request, done: str | None, why: str) -> bool |
         daemon.log.say(f"{request.verb} {name}: cannot be done", level="warning", reason=why)
         return True  # taken away: whoever asked was told why when asking, or reads the log
     daemon.log.say(done, reason=why)
-    daemon.renew_answers = True
     return True

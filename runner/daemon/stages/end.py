@@ -16,7 +16,7 @@ from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
 from runner.daemon.gpu_watch import WHENEVER
 from runner.daemon.inbox.wait_for_data import named_files
-from runner.daemon.promotion.at_end import carry_out, judge_promotion
+from runner.daemon.promotion.at_end import judge_promotion, promote_waiting
 from runner.daemon.stages import outcome
 from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.choose_plan import learn, look_ahead, why_not
@@ -188,8 +188,7 @@ def _other_ended(daemon: Daemon, live: Live, which: Stage, code: int, *, asked: 
     failed = verdict.then is Next.FAIL and not asked and not live.cancel
     if which is Stage.EVALUATE and failed and verdict.error.kind != outcome.ADAPTER_DIFFERS:
         # The adapter is there, and as good as it is: only nothing is known of it.
-        end_run(daemon, live, State.SUCCEEDED, changes=outcome.not_evaluated(record, verdict.error))
-        _forget_child(live)
+        _succeeded(daemon, live, outcome.not_evaluated(record, verdict.error))
         return
     ended = Ended(code=verdict.code, asked=asked, then=verdict.then, error=verdict.error)
     _close(daemon, live, ended, verdict.changes)
@@ -201,8 +200,8 @@ def _succeeded(daemon: Daemon, live: Live, changes: dict[str, Any]) -> None:
     promotion = judge_promotion(daemon.outputs, live.run, after, live.spec)
     end_run(daemon, live, State.SUCCEEDED, changes={**changes, "promotion": promotion})
     _forget_child(live)
-    with daemon.noting(f"current of {live.record.job}", f"outputs/{live.record.job}/current"):
-        carry_out(daemon, live.record)
+    daemon.to_promote.append(live.record)
+    promote_waiting(daemon)
 
 
 def _not_its_fault(daemon: Daemon, live: Live, code: int) -> str | None:

@@ -1,0 +1,123 @@
+"""Promotion under a real daemon: what is in use moves when a run is better, or somebody asks."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon_box import Box, wait_until
+from typer.testing import CliRunner
+
+from runner.cli import app
+from runner.contract.gate import Decision
+from runner.contract.layout import StageFolder
+from runner.contract.promotions import GATE, current_run, read_promotions
+from runner.contract.record import RunRecord
+from runner.contract.states import State
+
+
+class PromotionBox(Box):
+    """A box whose runs say how they compare with the adapter in use."""
+
+    def run_one(self, **measured: Any) -> RunRecord:
+        """Run the job once more and give its record."""
+        count = len(self.records())
+        self.drop("contracts", measured=measured)  # type: ignore[arg-type]
+
+        def over() -> bool:
+            found = self.records()
+            return len(found) > count and found[-1].state.is_final
+
+        wait_until(over)
+        return self.records()[-1]
+
+    def in_use(self) -> str:
+        """Follow the link as whoever serves it does."""
+        link = self.outputs.current("contracts")
+        if not os.path.lexists(link):
+            return ""
+        assert (link / "adapter" / "adapter_model.safetensors").exists()
+        return os.readlink(link)
+
+    def ask(self, *words: str) -> str:
+        """Call a command of the runner."""
+        found = CliRunner().invoke(app, [*words, "--outputs-dir", str(self.outputs.root)])
+        assert found.exit_code == 0, found.output
+        return found.output
+
+
+def against_current(difference: float) -> dict[str, Any]:
+    """Give an evaluation: so much better than what is in use, by 0.2 either way."""
+    against = {"difference": difference, "low": difference - 0.2, "high": difference + 0.2}
+    score = {"name": "loss", "difference": 1.5, "low": 1.2, "high": 1.8, "rows": 40}
+    return {"evaluation": {"scores": [{**score, "against_current": {**against, "rows": 40}}]}}
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> PromotionBox:
+    """An empty box."""
+    return PromotionBox(tmp_path)
+
+
+def test_what_is_better_comes_into_use_and_people_can_change_it(box: PromotionBox) -> None:
+    """A first run against the base, the next against the one in use; asked for, it goes back."""
+    with box.watching():
+        worse = box.run_one(eval_loss_after=4.0, change_low=0.5, change_high=1.5)
+        assert worse.promotion is not None
+        assert worse.promotion.decision is Decision.KEPT_OLD
+        assert not os.path.lexists(box.outputs.current("contracts"))
+        first = box.run_one()
+        wait_until(lambda: box.in_use() == first.run_id)
+        second = box.run_one(**against_current(0.3))
+        wait_until(lambda: box.in_use() == second.run_id)
+        plan = StageFolder(box.outputs.run("contracts", second.run_id).evaluation).plan
+        compared_with = json.loads(plan.read_bytes())["current_adapter"]
+        adapter = box.outputs.run("contracts", first.run_id).adapter
+        assert Path(compared_with) == adapter.resolve()
+        third = box.run_one(**against_current(0.1))
+        assert third.promotion is not None
+        assert third.promotion.why == "not_better_than_current"
+        assert box.in_use() == second.run_id
+        answers = {path.name: path.read_text() for path in (box.jobs / "done").glob("*.txt")}
+        wait_until(lambda: len(list((box.jobs / "done").glob("*.txt"))) == 4)
+        answers = {path.name: path.read_text() for path in (box.jobs / "done").glob("*.txt")}
+        told = answers[f"contracts--{second.run_id}.yaml.txt"]
+        assert f"In use now: it is better than {first.run_id}, which was in use" in told
+        assert "Not put into use" in answers[f"contracts--{third.run_id}.yaml.txt"]
+        assert "Asked to put" in box.ask("rollback", "contracts")
+        wait_until(lambda: box.in_use() == first.run_id)
+        wait_until(lambda: not list(box.outputs.requests.iterdir()))
+    assert "leads to" in box.ask("promote", third.run_id)  # no daemon: at once
+    assert box.in_use() == third.run_id
+    assert "leads to" in box.ask("rollback", "contracts")
+    assert box.in_use() == first.run_id
+    history = read_promotions(box.outputs, "contracts")
+    assert [one.run_id for one in history] == [
+        first.run_id,
+        second.run_id,
+        first.run_id,
+        third.run_id,
+        first.run_id,
+    ]
+    assert [one.by == GATE for one in history] == [True, True, False, False, False]
+    assert "in use" in box.ask("status")
+    assert "this run" in box.ask("show", first.run_id)
+
+
+def test_a_spec_decides_itself(box: PromotionBox) -> None:
+    """Never, or only with a person's word: nothing moves."""
+    (box.jobs / "a.jsonl").write_text("{}")
+    for when in ("never", "approved"):
+        spec = f"model: m\ndata: a.jsonl\nname: {when}\npromote: {{when: {when}}}\n"
+        (box.jobs / f"{when}.yaml").write_text(spec)
+    box.once()
+    assert [record.state for record in box.records()] == [State.SUCCEEDED] * 2
+    found = {record.job: record.promotion for record in box.records()}
+    assert {job: one and one.why for job, one in found.items()} == {
+        "never": "never",
+        "approved": "approved",
+    }
+    assert [current_run(box.outputs, job) for job in found] == [None, None]

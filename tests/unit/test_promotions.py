@@ -1,0 +1,209 @@
+"""What is current, and what the gate lets pass: decided by tables, kept in files."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from made_runs import record
+
+from runner.contract import promotions
+from runner.contract.evaluation import Difference, Evaluation, ScoreSummary
+from runner.contract.gate import Decision, Measured, Wish, decide
+from runner.contract.layout import Outputs
+from runner.contract.promotions import (
+    GATE,
+    How,
+    NotPromotableError,
+    current_run,
+    heal,
+    promote,
+    read_promotions,
+    roll_back,
+)
+from runner.contract.record import write_record
+from runner.contract.states import State
+from runner.contract.verdict import Figures, Outcome, Verdict
+
+A, B, C = (f"2026112{n}T020000Z-aaa{n}" for n in (1, 2, 3))
+NOT_BETTER = "not_better_than_current"
+WORDS = {
+    "better": Outcome.BETTER,
+    "worse": Outcome.WORSE,
+    "same": Outcome.NO_DIFFERENCE,
+    "unknown": Outcome.CANNOT_TELL,
+}
+
+
+def measured(
+    verdict: str = "better",
+    *,
+    current: tuple[float, float, float] | None = None,
+    compared: bool = True,
+    same_base: bool = True,
+) -> Measured:
+    """Make what was measured: against the base, and against A where figures are given."""
+    against = None
+    if current is not None:
+        difference, low, high = current
+        against = Difference(difference=difference, low=low, high=high, rows=40)
+    loss = ScoreSummary(
+        name="loss", difference=1.5, low=1.2, high=1.8, rows=40, against_current=against
+    )
+    return Measured(
+        verdict=Verdict(outcome=WORDS[verdict], reason="", figures=Figures(held_out_rows=40)),
+        evaluation=Evaluation(scores=(loss,)),
+        current=A if current is not None else None,
+        compared_with=A if compared and current is not None else None,
+        same_base=same_base,
+    )
+
+
+@pytest.mark.parametrize(
+    ("wish", "found", "decision", "why"),
+    [
+        # A first run is compared with the base model.
+        (Wish(), measured(), Decision.PROMOTED, "better_than_base"),
+        (Wish(), measured("worse"), Decision.KEPT_OLD, "not_better_than_base"),
+        (Wish(), measured("unknown"), Decision.KEPT_OLD, "cannot_tell"),
+        (Wish(margin=2.0), measured(), Decision.KEPT_OLD, "margin"),
+        # The next one with the one in use, by its whole interval.
+        (Wish(), measured(current=(0.3, 0.1, 0.5)), Decision.PROMOTED, "better_than_current"),
+        (Wish(), measured(current=(0.3, -0.1, 0.7)), Decision.KEPT_OLD, "not_better_than_current"),
+        (
+            Wish(),
+            measured(current=(-0.3, -0.5, -0.1)),
+            Decision.KEPT_OLD,
+            "not_better_than_current",
+        ),
+        (Wish(margin=0.4), measured(current=(0.3, 0.1, 0.5)), Decision.KEPT_OLD, "margin"),
+        (
+            Wish(),
+            measured(current=(0.3, 0.1, 0.5), compared=False),
+            Decision.KEPT_OLD,
+            "not_compared",
+        ),
+        (
+            Wish(),
+            measured(current=(0.3, 0.1, 0.5), same_base=False),
+            Decision.KEPT_OLD,
+            "other_base",
+        ),
+        (
+            Wish(metric="exact"),
+            measured(current=(0.3, 0.1, 0.5)),
+            Decision.KEPT_OLD,
+            "no_metric",
+        ),
+        # What the spec decides by itself.
+        (Wish(when="always"), measured("worse"), Decision.PROMOTED, "always"),
+        (Wish(when="never"), measured(), Decision.KEPT_OLD, "never"),
+        (Wish(when="approved"), measured(), Decision.AWAITS, "approved"),
+    ],
+)
+def test_the_gate(wish: Wish, found: Measured, decision: Decision, why: str) -> None:
+    """Only what is surely better takes the place of what is in use; each answer has its reason."""
+    made = decide(wish, found)
+    assert (made.decision, made.why) == (decision, why)
+    assert made.reason.startswith(
+        {"PROMOTED": "In use now", "KEPT_OLD": "Not put into use", "AWAITS": "Not in use yet"}[
+            decision.name
+        ]
+    )
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Outputs:
+    """Three runs of one job that have succeeded."""
+    found = Outputs(tmp_path)
+    for run_id in (A, B, C):
+        run = found.run("job", run_id)
+        run.adapter.mkdir(parents=True)
+        (run.adapter / "adapter_model.safetensors").touch()
+        write_record(run.record, record(job="job", run_id=run_id, state=State.SUCCEEDED))
+    return found
+
+
+def put(outputs: Outputs, run_id: str) -> bool:
+    """Promote a run as the gate does."""
+    return promote(outputs, outputs.run("job", run_id), why="it is better", by=GATE)
+
+
+def leads_to(outputs: Outputs) -> str:
+    """Follow `current` as whoever serves it does."""
+    assert (outputs.current("job") / "adapter").is_dir()
+    return os.readlink(outputs.current("job"))
+
+
+def test_history_and_link_say_the_same(outputs: Outputs) -> None:
+    """Who, when, why, and what was before; a second time is no change."""
+    assert put(outputs, A)
+    assert put(outputs, B)
+    assert not put(outputs, B)
+    assert leads_to(outputs) == current_run(outputs, "job") == B
+    first, second = read_promotions(outputs, "job")
+    assert (first.run_id, first.before, first.how) == (A, None, How.PROMOTED)
+    assert (second.run_id, second.before, second.by) == (B, A, GATE)
+
+
+def test_rolling_back_goes_back_step_by_step(outputs: Outputs) -> None:
+    """Two rollbacks go two promotions back, and a request that is asked again goes one."""
+    for run_id in (A, B, C):
+        put(outputs, run_id)
+    assert roll_back(outputs, "job", by="alice", request="1.json") == B
+    assert roll_back(outputs, "job", by="alice", request="1.json") is None
+    assert leads_to(outputs) == B
+    assert roll_back(outputs, "job", by="alice") == A
+    assert leads_to(outputs) == A
+    with pytest.raises(NotPromotableError, match="no earlier run"):
+        roll_back(outputs, "job", by="alice")
+    put(outputs, C)
+    assert roll_back(outputs, "job", by="alice") == A
+    assert [one.how.value for one in read_promotions(outputs, "job")][-1] == "rolled back"
+
+
+def test_a_rollback_passes_over_an_adapter_that_is_gone(outputs: Outputs) -> None:
+    """What was deleted by hand cannot be served."""
+    for run_id in (A, B, C):
+        put(outputs, run_id)
+    (outputs.run("job", B).adapter / "adapter_model.safetensors").unlink()
+    assert roll_back(outputs, "job", by="alice") == A
+
+
+def test_a_torn_line_and_a_wrong_link_are_healed(outputs: Outputs) -> None:
+    """A power cut leaves half a line; somebody's hand leaves another link, a folder or nothing."""
+    put(outputs, A)
+    put(outputs, B)
+    with outputs.promotions("job").open("ab") as file:
+        file.write(b'{"time": "2026-11-2')
+    link = outputs.current("job")
+    for wrong in ("link", "folder", "nothing"):
+        link.unlink()
+        if wrong == "link":
+            link.symlink_to("/etc")
+        if wrong == "folder":
+            link.mkdir()
+            (link / "mine").touch()
+        assert heal(outputs, "job") is None
+        assert leads_to(outputs) == B
+    (aside,) = (outputs.root / "job").glob("current.set-aside-*/mine")
+    assert aside.exists()
+    put(outputs, C)
+    assert [one.run_id for one in read_promotions(outputs, "job")] == [A, B, C]
+
+
+def test_where_there_are_no_links_a_text_names_the_run(
+    outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk formatted as exFAT, or a share without them."""
+
+    def no_links(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(promotions.os, "symlink", no_links)
+    put(outputs, A)
+    put(outputs, B)
+    assert outputs.current_text("job").read_text() == f"{B}\n"
+    assert current_run(outputs, "job") == B
