@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
+from runner.spec.evaluation import known_scores
 from runner.spec.spec import DEFAULT_EFFECTIVE_BATCH_SIZE
 
 _BATCH = ("batch_size", "gradient_accumulation", "effective_batch_size")
@@ -31,15 +32,7 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
         what = "eval_data and eval_split both say what is held out"
         yield Contradiction(field="eval_split", message=what)
     yield from _columns(values.get("columns") or {})
-    promote = values.get("promote") or {}
-    if promote.get("when") in ("always", "never", "approved"):
-        for name in ("metric", "margin"):
-            if name in promote:
-                yield Contradiction(
-                    field=f"promote.{name}",
-                    message=f"nothing is compared with when: {promote['when']}",
-                    hint="leave it out, or write when: better",
-                )
+    yield from _promote(values)
     if "schedule" not in values and "schedule" not in broken:
         for name in ("when_missed", "when_data_changed"):
             if values.get(name) not in (None, False):
@@ -79,6 +72,36 @@ def _evaluation(values: Mapping[str, Any]) -> Iterator[Contradiction]:
 
 
 _NEED_HELD_OUT = ("scores", "pattern", "json_schema", "sections", "taxonomy")
+
+
+def _promote(values: Mapping[str, Any]) -> Iterator[Contradiction]:
+    promote = values.get("promote") or {}
+    if promote.get("when") in ("always", "never", "approved"):
+        for name in ("metric", "margin"):
+            if name in promote:
+                yield Contradiction(
+                    field=f"promote.{name}",
+                    message=f"nothing is compared with when: {promote['when']}",
+                    hint="leave it out, or write when: better",
+                )
+        return
+    metric, known = promote.get("metric"), known_scores(values.get("evaluation") or {})
+    if metric is not None and metric not in known:
+        yield Contradiction(
+            field="promote.metric",
+            message=f"this score is not measured; measured are {', '.join(known)}",
+            hint="name one of these, or ask for it in the spec's evaluation",
+        )
+    if promote.get("when") == "better" and not _holds_out(values):
+        yield Contradiction(
+            field="promote.when",
+            message="nothing is held out, so it cannot be told what is better",
+            hint="give eval_data or an eval_split above 0, or write when: always or approved",
+        )
+
+
+def _holds_out(values: Mapping[str, Any]) -> bool:
+    return "eval_data" in values or values.get("eval_split") != 0
 
 
 def _columns(columns: Mapping[str, Any]) -> Iterator[Contradiction]:

@@ -143,6 +143,16 @@ def evaluation_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, s
             yield "samples", what, "leave samples out, or leave the scores out"
 
 
+def known_scores(values: Mapping[str, Any]) -> list[str]:
+    """List the scores that a spec's ``evaluation`` brings, the loss first."""
+    form = [name for name in ("json_schema", "pattern", "sections", "taxonomy") if values.get(name)]
+    asked = [str(name) for name in values.get("scores") or ()]
+    fields = [f"field.{name}" for name in values.get("taxonomy") or {}]
+    in_form = ["in_form"] if form or "valid_json" in asked else []
+    usual = [] if form or asked else ["chrf", "stops_by_itself"]
+    return ["loss", *in_form, *fields, *asked, *form, *usual]
+
+
 _NEED_ANSWERS = ("scores", "pattern", "json_schema", "sections", "taxonomy")
 
 
