@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from runner.contract.ended import EndedRun
 from runner.contract.record import RunRecord, read_record
 from runner.contract.settings import Settings
+from runner.contract.token_entries import sweep_entries
 from runner.daemon.book import ENDED_SHOWN, Live
 from runner.daemon.daemon import Daemon
 from runner.daemon.heartbeat import Heartbeat
@@ -49,6 +50,7 @@ _TRIES_ONCE = 3  # with ``once``, a run whose own folder is in the way is tried 
 _LAST_WRITES_SECONDS = 10.0  # for the records of stages that ended when asked to leave
 _BUSY_WAIT_SECONDS = 1.0  # the longest wait while a child runs
 _REPORT_WAIT_SECONDS = 0.5  # while a page is written: the next one need not wait for long
+_SWEEP_SECONDS = 600.0  # it lists one small folder; erased rows should not stay for days
 _DATA_LOOK_SHARE, _DATA_LOOK_MOST_SECONDS = 1 / 10, 5.0
 """Data is seen late by a tenth of the time that was waited for it: nobody notices, and a job
 that waits overnight costs as little as an empty queue."""
@@ -71,6 +73,7 @@ class Conductor:
         """State folders that were missing and have been made, since they were last looked into."""
         self._specless: list[Specless] = []
         self._troubles: set[str] = set()
+        self._swept_at = -_SWEEP_SECONDS
         self._all_ended_at: float | None = None
         """Monotonic time at which, asked to leave, no child was at work any more."""
 
@@ -214,6 +217,7 @@ class Conductor:
             step("requests")
             with daemon.noting_trouble("requests cannot be read"):
                 carry_out_requests(daemon)
+        self._sweep(at)
         self._look_at_inbox(at)
         if not daemon.stopping:
             step("starting stages")
@@ -224,6 +228,12 @@ class Conductor:
         self._say_troubles()
         self.heartbeat.beat(at)
         self.heartbeat.rounds.end()
+
+    def _sweep(self, at: float) -> None:
+        """Remove cached tokens whose runs were erased: their folders, deleted by hand."""
+        if at - self._swept_at >= _SWEEP_SECONDS:
+            self._swept_at = at
+            sweep_entries(self.daemon.outputs.token_cache)
 
     def _is_stuck(self, at: float) -> bool:
         """Whether each run that is left has to rest, or something of its own is in its way."""

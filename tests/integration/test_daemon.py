@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from daemon_box import Box, wait_until
 
+from runner.contract.settings import Settings
 from runner.contract.states import State
+from runner.daemon.conductor import Conductor
 
 
 @pytest.fixture
@@ -133,3 +136,38 @@ def test_a_run_that_nobody_should_use_unseen_needs_a_person(
             check=True,
         )
         assert sentence in told.stdout, command
+
+
+def test_cached_tokens_go_with_a_run_that_was_deleted_by_hand(box: Box) -> None:
+    """While its folder is there they stay; the daemon's next look removes what nobody has."""
+    entries = {}
+    for name in ("kept", "erased"):
+        prepared = box.outputs.root / name / "20261126T120000Z-abcd" / "prepared"
+        prepared.mkdir(parents=True)
+        (prepared / "rows.arrow").write_bytes(b"tokens")
+        entries[name] = box.outputs.token_cache / name
+        entries[name].mkdir(parents=True)
+        (entries[name] / "facts.json").write_text("{}")
+        os.link(prepared / "rows.arrow", entries[name] / "rows.arrow")
+    with box.watching(polling=True):
+        wait_until((box.jobs / "STATUS.txt").exists)
+        assert all(entry.is_dir() for entry in entries.values())
+    shutil.rmtree(box.outputs.root / "erased")
+    box.drop("contracts")
+    assert box.once().returncode == 0
+    assert [entry.is_dir() for entry in entries.values()] == [True, False]
+
+
+def test_a_daemon_that_goes_on_for_months_sweeps_too(box: Box) -> None:
+    """Ten minutes after a folder was deleted its tokens are gone, without a start or a new job."""
+    entry = box.outputs.token_cache / "erased"
+    entry.mkdir(parents=True)
+    for name in ("facts.json", "rows.arrow"):
+        (entry / name).write_text("{}")
+    folders = {"jobs_dir": box.jobs, "outputs_dir": box.outputs.root, "models_dir": box.root}
+    conductor = Conductor(Settings(**folders))
+    conductor._swept_at = 1000.0
+    conductor._sweep(1599.0)
+    assert entry.is_dir()
+    conductor._sweep(1600.0)
+    assert not entry.exists()
