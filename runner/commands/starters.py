@@ -25,8 +25,8 @@ HOWTO: train the model on your own questions and answers          (Deutsch: sieh
 1. Make a table with two columns, prompt (the question) and completion (the answer), one row for
    each question. examples/questions-and-answers.xlsx is such a table, ready to be filled in.
    A few hundred rows are a good beginning.
-2. Save it as CSV: in Excel, File > Save As > "CSV UTF-8". Excel's own files (.xlsx) are not read.
-   Put the CSV file into the folder data.
+2. Save it as an Excel file (.xlsx) or as CSV (in Excel, File > Save As > "CSV UTF-8"), and put the
+   file into the folder data. Of an Excel file, the first sheet is read.
 3. Copy examples/first-job.yaml into this folder (beside this HOWTO). Open it with an editor and
    change two lines:  model: which model it starts from,  data: where your table lies.
    The name must end in .yaml. Notepad adds .txt: choose "All files" when you save.
@@ -47,8 +47,9 @@ ANLEITUNG: das Modell mit eigenen Fragen und Antworten trainieren
 1. Legen Sie eine Tabelle mit zwei Spalten an: prompt (die Frage) und completion (die Antwort), eine
    Zeile je Frage. examples/questions-and-answers.xlsx ist eine solche Tabelle zum Ausfüllen.
    Einige hundert Zeilen sind ein guter Anfang.
-2. Speichern Sie sie als CSV: in Excel Datei > Speichern unter > "CSV UTF-8". Excel-Dateien (.xlsx)
-   selbst werden nicht gelesen. Legen Sie die CSV-Datei in den Ordner data.
+2. Speichern Sie sie als Excel-Datei (.xlsx) oder als CSV (in Excel: Datei > Speichern unter >
+   "CSV UTF-8") und legen Sie die Datei in den Ordner data. Von einer Excel-Datei wird das erste
+   Blatt gelesen.
 3. Kopieren Sie examples/first-job.yaml in diesen Ordner (neben diese Anleitung). Öffnen Sie die
    Kopie mit einem Editor und ändern Sie zwei Zeilen:  model: von welchem Modell ausgegangen wird,
    data: wo Ihre Tabelle liegt. Der Name muss auf .yaml enden. Notepad hängt .txt an: wählen Sie

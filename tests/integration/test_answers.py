@@ -25,6 +25,7 @@ from runner.training.evaluate import generate as generating
 from runner.training.evaluate.evaluate import evaluate
 from runner.training.evaluate.generate import Generator, Prompt
 from runner.training.fit.model import Machine, find_machine, load_base
+from runner.words import visible_lines
 
 KINDS = ["Permissive", "Copyleft"]
 ROWS = [
@@ -187,6 +188,18 @@ def test_the_time_is_kept(generator: Generator) -> None:
     assert time.monotonic() - began < 20
     assert None in found
     assert generating.ON_CPU < 40
+
+
+def test_the_answers_lie_in_a_text_that_people_can_read(
+    run: RunFolder, result: EvaluateResult
+) -> None:
+    """Question, both answers and the expected one, for whoever has no terminal."""
+    assert result.eval_rows
+    samples = json.loads((run.evaluation / "samples.json").read_text())
+    page = run.answers.read_text()
+    assert samples
+    for sample in samples:
+        assert all(visible_lines(text.strip()) in page for text in sample.values() if text)
 
 
 def test_scores_are_those_of_the_answers(run: RunFolder, result: EvaluateResult) -> None:

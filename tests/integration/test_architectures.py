@@ -165,6 +165,16 @@ def test_a_head_that_leaves_out_a_cap_is_found(tmp_path, monkeypatch):
     assert "does not train right here" in said.message
 
 
+def test_a_cap_that_small_logits_hide_is_found_by_its_name(tmp_path):
+    """On the tokens of the comparison both heads agree; on a trained model they would not."""
+    from runner.training.fit.head import give_head
+    from runner.training.fit.model import find_machine, load_base
+
+    save_tiny("recurrent_gemma", tmp_path / "m", logits_soft_cap=10_000.0)
+    base = load_base(tmp_path / "m", method="lora", machine=find_machine("cpu", "float32"))
+    assert not give_head(base)
+
+
 def test_dropout_that_no_config_names_is_found(tmp_path):
     """A model whose own code draws at random in training; what it drew is put back."""
     import torch

@@ -11,7 +11,7 @@ from runner.contract.layout import Outputs, new_run_id
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
 from runner.errors import DataError, InputError, SpecError
 from runner.forecast.lengths import Lengths, read_lengths
-from runner.training.data.prepare import prepare, total_steps
+from runner.training.data.prepare import prepare, total_steps, what_rows_show
 from runner.training.data.template import IGNORED
 
 
@@ -58,6 +58,8 @@ def test_rows_become_tokens_to_learn(box):
     assert result.train_rows == len(train)
     assert result.eval_rows == len(held_out) > 0
     assert sorted([*train["row"], *held_out["row"]]) == list(range(60))
+    told = f"{len(held_out)} rows are held out to measure the result: "
+    assert any(note.startswith(told) for note in result.shortfalls)
     assert result.data[0].rows == 60
     assert result.train_tokens == sum(map(len, train["input_ids"]))
     assert result.eval_tokens == sum(map(len, held_out["input_ids"]))
@@ -76,6 +78,13 @@ def test_rows_become_tokens_to_learn(box):
     row = train[0]
     text = tokenizer.decode([label for label in row["labels"] if label != IGNORED])
     assert text == f"The answer is {row['row']}.<|im_end|>"
+
+
+def test_what_so_many_held_out_rows_can_show_is_said():
+    """40 rows cannot tell 24 points from chance, 200 cannot tell 11, and 3 can tell nothing."""
+    assert "less than about 24 right answers in 100" in what_rows_show(40)
+    assert "less than about 11 right answers in 100" in what_rows_show(200)
+    assert "too few to show any difference for sure" in what_rows_show(3)
 
 
 def test_the_same_data_again_is_linked_and_split_alike(box):

@@ -31,7 +31,6 @@ NEEDS_PERSON = (
     _INTEGRATION + "test_daemon.py::test_a_run_that_nobody_should_use_unseen_needs_a_person",
 )
 CONFIG = (_UNIT + "test_adapter_config.py",)
-EXPORTED = (_INTEGRATION + "test_train.py::test_what_is_exported_is_what_training_measured",)
 SPEC_PATHS = (_UNIT + "test_spec_paths.py",)
 SPEC_NAMES = (_UNIT + "test_spec_names.py",)
 NEAR = (_UNIT + "test_near_files.py",)
@@ -360,7 +359,7 @@ MODELS = (
         _FIT + "base_config.py",
         "_put(part, name, 0.0)",
         "pass",
-        (f"{PLAIN_PEFT}[qwen3_moe]", f"{PLAIN_PEFT}[mixtral]"),
+        (SET_UP + "what_a_base_would_add_of_its_own_is_off_in_its_config",),
     ),
     Mutation(
         "a router's loss by its switch",
@@ -395,7 +394,7 @@ MODELS = (
         _FIT + "head.py",
         "right = not _unknown_cap(base.config) and",
         "right =",
-        (f"{PLAIN_PEFT}[recurrent_gemma]", f"{PLAIN_PEFT}[xlstm]"),
+        (SET_UP + "a_cap_that_small_logits_hide_is_found_by_its_name",),
     ),
     Mutation(
         "eager models with SDPA",
@@ -624,8 +623,8 @@ ENDS = (
     Mutation(
         "zeros never reach the verdict",
         "daemon/stages/outcome.py",
-        "adapter_is_zero=result.adapter_is_zero, ",
-        "adapter_is_zero=None, ",
+        "adapter_is_zero=result.adapter_is_zero,",
+        "adapter_is_zero=None,",
         NEEDS_PERSON,
     ),
     Mutation(
@@ -1204,14 +1203,14 @@ OFFICE_WALK = (
         _INBOX + "answer.py",
         "    if waiting.until is not None:\n",
         "    if False:\n",
-        (*ANSWER, OFFICE + "a_waiting_job_says_for_what_until_when_and_what_lies_there"),
+        ANSWER,
     ),
     Mutation(
         "what lies there, unsaid",
         _INBOX + "answer.py",
         "        if record.waiting.advice:\n",
         "        if False:\n",
-        (*ANSWER, OFFICE + "a_waiting_job_says_for_what_until_when_and_what_lies_there"),
+        ANSWER,
     ),
     Mutation(
         "the same spec twice, unsaid",
@@ -1264,10 +1263,10 @@ OFFICE_WALK = (
     ),
     Mutation(
         "no answers to read",
-        "training/evaluate/evaluate.py",
-        '        write_bytes(run.answers, answers_page(shown).encode(errors="replace"))\n',
-        "        pass\n",
-        (_INTEGRATION + "test_train.py::test_what_is_exported_is_what_training_measured",),
+        "training/evaluate/held_out_answers.py",
+        'write_bytes(folder / "answers.txt", answers_page(shown).encode(errors="replace"))',
+        "pass",
+        (_INTEGRATION + "test_answers.py", "-k", "people_can_read"),
     ),
     Mutation(
         "answers to read, unnamed",

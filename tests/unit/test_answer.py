@@ -45,6 +45,9 @@ def test_waiting_says_for_what() -> None:
     """A job that does not go on says why."""
     text = answer(record(waiting=Waiting(reason="waiting for a.jsonl", since=now())))
     assert "\nWaiting for a.jsonl (since " in text
+    near = "there is an A.jsonl: did you mean that?"
+    text = answer(record(waiting=Waiting(reason="waiting for a.jsonl", since=now(), advice=near)))
+    assert f"\nWhat to do: {near}" in text
 
 
 def test_an_answer_names_the_first_advice_about_the_data() -> None:

@@ -123,6 +123,20 @@ def test_the_first_job_is_read_row_by_row(box: Path, tmp_path: Path) -> None:
     assert len(found) == 20
 
 
+def test_the_excel_template_is_read_as_it_is(box: Path) -> None:
+    """Whoever fills it in may name it in a spec; HOWTO.txt says so in both languages."""
+    make(box)
+    template, findings = box / "jobs/examples/questions-and-answers.xlsx", Findings()
+    rows = read_rows(template, shown_as=template.name, findings=findings)
+    found = to_conversations(rows, data_format="auto", system_prompt=None, findings=findings)
+    assert not findings.problems
+    asked = [one.messages[0]["content"] for one in found]
+    assert asked == [f"What is the notice period in contract {n}?" for n in (1, 2, 3)]
+    howto = " ".join((box / "jobs/HOWTO.txt").read_text().split())
+    assert "as an Excel file (.xlsx) or as CSV" in howto
+    assert "als Excel-Datei (.xlsx) oder als CSV" in howto
+
+
 def test_git_ignores_the_starters_in_a_checkout(tmp_path: Path) -> None:
     """A checkout that is itself a box stays clean: init's first files are no change to commit."""
     shutil.copy(REPOSITORY / ".gitignore", tmp_path)
