@@ -60,6 +60,9 @@ class Settings:
     share_name: str = ""
     """How the share's users reach the box, such as ``\\\\server``: it is put before the paths in
     answers. Empty: paths start at jobs/ and outputs/."""
+    hours: str = ""
+    """When trainings may run, such as ``18:00-07:00, sat, sun``: outside of these hours none
+    starts, and one that runs leaves a checkpoint and goes on later. Empty: at any time."""
     language: str = ""
     """Of answers and reports: ``en`` or ``de``. Empty: the machine's (LC_ALL, LANG), or English."""
     reports: bool = True

@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from runner.contract.hours import ALLOWED as HOURS_ALLOWED
+from runner.contract.hours import read_hours
 from runner.contract.settings import Settings
 from runner.errors import RunnerError
 from runner.words import visible
@@ -81,6 +83,8 @@ class Setting:
             if text not in CHOICES[self.name]:
                 raise ValueError
             return text
+        if self.name == "hours":
+            read_hours(text)
         if self.kind is str:
             return text
         if self.kind in (bool, bool | None):
@@ -100,6 +104,8 @@ def _yes_or_no(text: str) -> bool:
 def _allowed(name: str, kind: Any) -> str:
     if name in CHOICES:
         return " or ".join(CHOICES[name])
+    if name == "hours":
+        return HOURS_ALLOWED
     if kind in (bool, bool | None):
         return "true or false" + (", or nothing" if kind is not bool else "")
     if kind is float:

@@ -30,6 +30,7 @@ from runner.daemon.leftovers import sweep_inbox
 from runner.daemon.promotion.at_end import heal_all, promote_waiting
 from runner.daemon.requests.carry_out import carry_out_requests
 from runner.daemon.requests.evaluate import follow_again
+from runner.daemon.schedule.hours import hours_line, interrupt_outside_hours
 from runner.daemon.schedule.schedules import Schedules
 from runner.daemon.stages.end import reap
 from runner.daemon.stages.folder_gone import end_runs_without_folder
@@ -214,6 +215,7 @@ class Conductor:
             with daemon.noting_trouble():
                 watch_space(daemon, at)
                 watch_for_hangs(daemon, at)
+                interrupt_outside_hours(daemon, at)
             step("requests")
             with daemon.noting_trouble("requests cannot be read"):
                 carry_out_requests(daemon)
@@ -323,6 +325,7 @@ class Conductor:
                     unclaimable=self.intake.unclaimable.values(),
                     strays=self.intake.strays.sentences.values(),
                     scheduled=self.schedules.lines(),
+                    hours=hours_line(daemon),
                 )
                 step("starting reports")
                 daemon.reports.go_on(at, inbox)

@@ -11,6 +11,7 @@ import pytest
 from daemon_box import WrongClockBox, wait_until
 
 from runner.contract.schedules import Outcome, Schedule, read_schedules
+from runner.contract.states import State
 
 SUNDAY = datetime(2026, 11, 29, 1, 0, tzinfo=UTC)
 """02:00 in Berlin, a Sunday in winter."""
@@ -207,3 +208,28 @@ def test_a_name_that_another_jobs_schedule_has_is_refused(box: ScheduledBox) -> 
         again = SPEC.replace("0 2", "30 3") + "name: leases\n"
         (box.jobs / "contracts.yaml").write_text(again)
         wait_until(lambda: "Next time: Sunday 2026-11-29 03:30 CET." in box.told())
+
+
+def test_outside_the_cards_hours_nothing_trains(box: ScheduledBox) -> None:
+    """A run that trains leaves a checkpoint at seven and goes on at six in the evening.
+
+    One that comes at noon is prepared at once, waits, and says until when.
+    """
+    box.at(SUNDAY + timedelta(hours=4, minutes=30))  # 06:30
+    box.drop("early", train=["train 3 then hang", "ok"])
+    with box.watching(hours="18:00-07:00"):
+        wait_until(lambda: list(box.outputs.root.glob("early/2*/attempts/01/hanging")))
+        box.at(SUNDAY + timedelta(hours=5, seconds=1))
+        wait_until(lambda: box.of("early").state is State.INTERRUPTED)
+        box.drop("noon")
+        wait_until(lambda: "noon" in box.claimed() and box.of("noon").waiting)
+        wait_until(lambda: box.of("noon").total_steps)
+        wait_until(lambda: "outside the card's hours" in box.of("noon").waiting.reason)
+        wait_until(lambda: "No training runs before 18:00" in box.status())
+        assert "Outside the card's hours (18:00-07:00). It is tried again after" in box.status()
+        box.at(SUNDAY + timedelta(hours=16, seconds=1))
+        wait_until(lambda: [r.state for r in box.records()] == [State.SUCCEEDED] * 2)
+        wait_until(lambda: "Trainings may run now" in box.status())
+    first, second = box.of("early").attempts
+    assert (first.last_step, second.first_step) == (3, 4)
+    assert first.reason == "the card's hours had ended"

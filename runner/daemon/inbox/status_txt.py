@@ -19,6 +19,7 @@ def status_txt(
     live: Sequence[RunRecord],
     ended: Sequence[RunRecord],
     scheduled: Sequence[str] = (),
+    hours: str = "",
     share_name: str = "",
     speak: Speaker = ENGLISH,
 ) -> str:
@@ -28,7 +29,8 @@ def status_txt(
         lines.append(speak("status_more", count=len(needs_person) - _NEEDS_SHOWN))
     if not needs_person:
         lines = [speak("status_nothing_needs")]
-    lines += ["", speak("status_now" if live else "status_idle")]
+    lines += ["", *([hours] if hours else [])]
+    lines.append(speak("status_now" if live else "status_idle"))
     for record in live[:_RUNS_SHOWN]:
         line = f"  {record.job} ({record.run_id}): {speak(f'state_{record.state}')}"
         if record.waiting is not None:

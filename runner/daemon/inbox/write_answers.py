@@ -56,6 +56,7 @@ class Answers:
         unclaimable: Collection[str],
         strays: Collection[str],
         scheduled: Sequence[str] = (),
+        hours: str = "",
     ) -> None:
         """Write what has changed; a run that has ended leaves the book with its last answer."""
         daemon = self.daemon
@@ -105,7 +106,7 @@ class Answers:
                     live.answered = (key, live.answered[1])  # where it fails: not in each round
                     view.write_answer(inbox, record, text)
                 live.answered = (key, text)
-        self._write_status(inbox, at, unclaimable, strays, scheduled, renew=renew)
+        self._write_status(inbox, at, unclaimable, strays, scheduled, hours, renew=renew)
 
     def _write_status(
         self,
@@ -114,6 +115,7 @@ class Answers:
         unclaimable: Collection[str],
         strays: Collection[str],
         scheduled: Sequence[str],
+        hours: str,
         *,
         renew: bool,
     ) -> None:
@@ -127,7 +129,7 @@ class Answers:
             self._models_seen_at = at
         needs_person = self._needs_person(unclaimable, strays)
         live = in_order(live.record for live in daemon.book.runs.values())
-        shown = (needs_person, live, list(daemon.book.ended), scheduled)
+        shown = (needs_person, live, list(daemon.book.ended), scheduled, hours)
         if renew or shown != self._status_shown:  # renewed: tomorrow a time reads another way
             self._status_shown = shown
             self._status_words = status_txt(
@@ -135,6 +137,7 @@ class Answers:
                 live=live,
                 ended=list(reversed(daemon.book.ended)),
                 scheduled=scheduled,
+                hours=hours,
                 share_name=daemon.settings.share_name,
                 speak=daemon.says.speak,
             )

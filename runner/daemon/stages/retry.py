@@ -16,7 +16,9 @@ ASKED = "the daemon was asked to stop"
 """Reason of an attempt that was ended from outside; it does not speak against the run."""
 LOW_SPACE = "the disk was nearly full"
 """Reason of an attempt that was asked to leave a checkpoint while there was room for one."""
-NOT_THE_RUN = (ASKED, LOW_SPACE)
+OUTSIDE_HOURS = "the card's hours had ended"
+"""Reason of an attempt that was asked to leave a checkpoint because the owner needs the card."""
+NOT_THE_RUN = (ASKED, LOW_SPACE, OUTSIDE_HOURS)
 WENT_DOWN = "the daemon or the machine went down"
 """Reason of an attempt that was found open at a start; falls.py counts these."""
 ATTEMPTS_WITHOUT_PROGRESS = 3

@@ -28,6 +28,7 @@ from runner.daemon.gpu_watch import WHENEVER
 from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.leftovers import sweep_run
 from runner.daemon.queue import in_order
+from runner.daemon.schedule.hours import is_closed, waits_for_hours
 from runner.daemon.stages import outcome
 from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.choose_plan import Ahead, known_box, look_ahead
@@ -63,6 +64,7 @@ def start_what_can(daemon: Daemon, at: float) -> None:
     if daemon.hold is not None and at >= daemon.hold[0]:
         daemon.hold = None
     daemon.guard.standing_at(at)
+    closed = is_closed(daemon)
     waiting = [
         live
         for record in in_order(live.record for live in daemon.book.runs.values())
@@ -72,6 +74,7 @@ def start_what_can(daemon: Daemon, at: float) -> None:
         and not live.left_open
         and live.rests_until <= at
         and not _rests_after_fall(daemon, live, at)
+        and not waits_for_hours(daemon, live, at, closed=closed)
     ]
     blocked = _box_problem(daemon)
     suspects = [live for live in waiting if is_suspect(live.record.falls)]

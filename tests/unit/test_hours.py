@@ -1,0 +1,66 @@
+"""The card's hours: read, and looked up by tables; 2026-11-26 is a Thursday."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from runner.contract.hours import is_open, opens_at, read_hours
+from runner.contract.settings_table import SettingError, read_settings
+
+
+@pytest.fixture(autouse=True)
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put the process into a zone that is an hour ahead of UTC in winter."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def utc(text: str) -> datetime:
+    """Read a time in UTC."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("hours", "moment", "expected"),
+    [
+        ("", "2026-11-26T12:00", True),
+        ("18:00-07:00, sat, sun", "2026-11-26T16:59", False),  # 17:59 in Berlin
+        ("18:00-07:00, sat, sun", "2026-11-26T17:00", True),
+        ("18:00-07:00, sat, sun", "2026-11-26T05:59", True),
+        ("18:00-07:00, sat, sun", "2026-11-26T06:00", False),
+        ("18:00-07:00, sat, sun", "2026-11-28T12:00", True),  # Saturday noon
+        ("mon-fri 18:00-07:00", "2026-11-28T05:00", True),  # Friday's night
+        ("mon-fri 18:00-07:00", "2026-11-28T20:00", False),
+        ("fri-mon", "2026-11-29T12:00", True),
+        ("fri-mon", "2026-11-26T12:00", False),
+        ("00:00-24:00", "2026-11-26T12:00", True),
+    ],
+)
+def test_when_trainings_may_run(hours: str, moment: str, expected: object) -> None:
+    """By the clock on the wall of the box."""
+    assert is_open(read_hours(hours), utc(moment)) is expected
+
+
+def test_when_the_hours_begin_next() -> None:
+    """The next evening, or the weekend."""
+    assert opens_at(read_hours("18:00-07:00"), utc("2026-11-26T12:00")) == utc("2026-11-26T17:00")
+    assert opens_at(read_hours("sat"), utc("2026-11-29T12:00")) == utc("2026-12-04T23:00")
+    assert opens_at(read_hours("sat,sun"), utc("2026-11-26T12:00")) == utc("2026-11-27T23:00")
+
+
+@pytest.mark.parametrize(
+    "bad", ["18-7", "18:00-18:00", "sa", "25:00-26:00", "18:00-07:60", ",", "x"]
+)
+def test_what_is_no_hours_is_refused_in_words(bad: str) -> None:
+    """A slip would leave the card idle, or busy, all day."""
+    with pytest.raises(SettingError) as caught:
+        read_settings({"RUNNER_HOURS": bad})
+    assert "RUNNER_HOURS" in caught.value.message
+    assert "18:00-07:00, sat, sun" in caught.value.message
