@@ -206,6 +206,11 @@ class Outputs:
             entry.name for entry in self._jobs() if os.path.lexists(self.promotions(entry.name))
         )
 
+    @property
+    def noise(self) -> Path:
+        """Noise of what is measured of a base's abilities; it may be deleted at any time."""
+        return self.private / "noise"
+
     def run(self, job: str, run_id: str) -> RunFolder:
         """Give the folder of one run."""
         return RunFolder(self.root / job / run_id)

@@ -215,6 +215,8 @@ class EvaluatePlan(StagePlan):
     are left out of the comparison. None: there is none, or it stands on another base."""
     alone: bool = False
     """It was asked for by `runner evaluate`, after the run's end."""
+    noise_folder: str | None = None
+    """Where the noise of what may be forgotten is kept, outputs/.runner/noise; None: nowhere."""
 
 
 class EvaluateResult(_Message):

@@ -114,6 +114,7 @@ def make_plan(
         gpu_memory_bytes=memory,
         expected_eval_loss=record.metrics.get("best_eval_loss"),
         current_adapter=adapter_in_use(settings.outputs, record),
+        noise_folder=str(settings.outputs.noise.absolute()),
     )
 
 

@@ -53,6 +53,10 @@ class Adapted:
             return self.fast(rows)
         return _loss(self.model, self.tokenizer, self.machine, rows)
 
+    def plain_loss(self, rows: Any, *, batch_size: int) -> HeldOut:
+        """Do the same on the plain path, in batches of a size: padding alone is then in its way."""
+        return _loss(self.model, self.tokenizer, self.machine, rows, batch_size=batch_size)
+
     def end_of_losses(self) -> None:
         """Give the memory back that only losses need."""
         if self.fast is not None:
@@ -103,7 +107,9 @@ def load_adapted(
     )
 
 
-def _loss(model: Any, tokenizer: Any, machine: Machine, rows: Any) -> HeldOut:
+def _loss(
+    model: Any, tokenizer: Any, machine: Machine, rows: Any, *, batch_size: int = BATCH_SIZE
+) -> HeldOut:
     """Measure the loss of rows on the plain path."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -113,7 +119,7 @@ def _loss(model: Any, tokenizer: Any, machine: Machine, rows: Any) -> HeldOut:
     known = {"input_ids", "labels", "seq_lengths"}
     inputs = rows.remove_columns([c for c in rows.column_names if c not in known])
     with autocast(machine):
-        return held_out_loss(model, inputs, collator, batch_size=BATCH_SIZE, device=model.device)
+        return held_out_loss(model, inputs, collator, batch_size=batch_size, device=model.device)
 
 
 def _fast_loss(

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from runner.contract.evaluation import ASKED as ASKED_SCORE
 from runner.contract.evaluation import Evaluation, RowScore
 from runner.contract.layout import RunFolder
 from runner.contract.stage_io import EvaluatePlan
 from runner.files.durable import write_bytes, write_json
+from runner.spec.evaluation import EvaluationWish
 from runner.spec.spec import JobSpec
 from runner.training.data.form import SCHEMA_FILE
 from runner.training.data.questions import ALWAYS, ASKED, MOST_ANSWERED, Question, read_questions
+from runner.training.evaluate import forgetting, recital
 from runner.training.evaluate.adapted import Adapted
 from runner.training.evaluate.answers import unpack_for_answers
 from runner.training.evaluate.answers_page import answers_page
+from runner.training.evaluate.forgetting import measure_axes
 from runner.training.evaluate.generate import Generator
 from runner.training.evaluate.held_out_rows import known_to
 from runner.training.evaluate.measure_answers import (
@@ -36,9 +40,11 @@ from runner.training.evaluate.measure_answers import (
     score_all,
     summaries,
 )
+from runner.training.evaluate.recital import measure_recital
 from runner.training.evaluate.scores import Scorer
 from runner.training.evaluate.taxonomy import confusions
 
+_SHARE_OF_TIME = 0.7  # for the answers; the rest is for what is recited and what was forgotten
 _SHORT_ANSWER = 96  # tokens, where a CPU answers three questions that nobody asked to be scored
 _IN_REPORT = 3  # questions; a person reads no more there
 _IN_PAGE = 20  # questions of answers.txt
@@ -79,18 +85,21 @@ def held_out_answers(
     asked = [one for one in questions if one.part == ASKED][: ALWAYS if most == "auto" else most]
     examples = examples_among(questions) if in_full else []
     scorer = Scorer(wish, schema=_schema(run.prepared))
-    if not asked:
+    if not asked and not _wants_more(wish, adapted):
         write_json(folder / "samples.json", [])
         return Answers(evaluation=Evaluation())
     unpack_for_answers(adapted.model, adapted.machine)
     generator = Generator(adapted.model, adapted.tokenizer, adapted.machine, until=until)
+    if _wants_more(wish, adapted):
+        left = until - time.monotonic()
+        generator.until = time.monotonic() + _SHARE_OF_TIME * left
     room = Room(context=adapted.context)
     if not in_full:
         room = Room(context=adapted.context, answer=_SHORT_ANSWER)
     answered = answer_all(generator, _everybody(adapted, examples, plan), asked, room)
     score_all(answered, scorer)
     _write_answers(folder, answered)
-    return Answers(
+    answers = Answers(
         evaluation=Evaluation(
             scores=summaries(answered, seed=wish.seed) if in_full else (),
             answered_rows=len(answered),
@@ -105,6 +114,55 @@ def held_out_answers(
         row_scores=list(row_scores(answered)) if in_full else [],
         shortfalls=_time_over(len(answered), len(asked), wish.most_minutes),
     )
+    generator.until = until
+    _by_heart(adapted, generator, questions, spec, answers)
+    _forgotten(adapted, generator, spec, plan, answers)
+    return answers
+
+
+def _wanted(wish: Literal["auto"] | bool, adapted: Adapted) -> bool:  # noqa: FBT001  a setting
+    return adapted.machine.on_gpu if wish == "auto" else wish
+
+
+def _wants_more(wish: EvaluationWish, adapted: Adapted) -> bool:
+    return _wanted(wish.recital, adapted) or _wanted(wish.forgetting, adapted)
+
+
+def _by_heart(
+    adapted: Adapted,
+    generator: Generator,
+    questions: Sequence[Question],
+    spec: JobSpec,
+    answers: Answers,
+) -> None:
+    """Measure how many learned rows are recited, where that is wanted and there is time."""
+    if not _wanted(spec.evaluation.recital, adapted):
+        return
+    found = measure_recital(adapted, generator, questions)
+    if found is not None:
+        answers.evaluation = answers.evaluation.model_copy(update={"recital": found})
+        answers.shortfalls += recital.told_of(found)
+
+
+def _forgotten(
+    adapted: Adapted, generator: Generator, spec: JobSpec, plan: EvaluatePlan, answers: Answers
+) -> None:
+    """Measure what was forgotten, where that is wanted and there is time."""
+    if not _wanted(spec.evaluation.forgetting, adapted):
+        return
+    if generator.is_late:
+        answers.shortfalls.append(
+            "There was no time left to measure what was forgotten: evaluation.minutes allows more."
+        )
+        return
+    axes = measure_axes(
+        adapted,
+        noise_folder=Path(plan.noise_folder) if plan.noise_folder else None,
+        model=f"{spec.model} {spec.method}",
+        seed=spec.evaluation.seed,
+    )
+    answers.evaluation = answers.evaluation.model_copy(update={"axes": tuple(axes)})
+    answers.shortfalls += forgetting.told_of(axes)
 
 
 def _everybody(adapted: Adapted, examples: Sequence[Question], plan: EvaluatePlan) -> list[Who]:

@@ -1,0 +1,210 @@
+"""Forgetting: what a base can do beside the job, measured before and after on items of our own.
+
+Each axis is a file in `axes/`, written for this project. Most are choices: a question with a right
+answer and wrong ones, scored by the share of likelihood that the right one has. `text` is the loss
+of passages. Nothing is generated, so 230 items take seconds on a card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.contract.evaluation import Axis
+from runner.files.durable import write_json
+from runner.training.data.template import IGNORED
+from runner.training.evaluate.adapted import Adapted
+from runner.training.evaluate.answers import prompt_ids
+from runner.training.evaluate.statistics import paired_difference
+from runner.training.fit.heldout import HeldOut
+
+AXES = ("knowledge", "arithmetic", "format", "refusing", "over_refusing", "language", "text")
+TEXT = "text"
+LEAST_FALL = 0.05
+"""Of the share of likelihood that right answers have: less is beyond chance at times, for every
+training moves a model a little, and no person would notice it. Soup's gate has 5 points, too."""
+LEAST_RISE = 0.1
+"""Nats a token of general text: PEFT's own measure of forgetting has runs from 0.017 to 0.111."""
+_BATCH = 32  # rows: they are short; halved where they do not fit
+_OTHER_BATCH = 24  # rows: the same items in other company, to see what rounding alone does
+_FOLDER = Path(__file__).with_name("axes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A question with its right answer first; of a passage, nothing but the text."""
+
+    question: str
+    choices: tuple[str, ...]
+
+
+def read_axis(name: str) -> list[Item]:
+    """Read an axis: one item a line, its parts with bars between them."""
+    lines = (_FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    found = []
+    for line in lines:
+        if line.startswith("#"):
+            continue
+        question, *choices = [part.replace("\\n", "\n") for part in line.split(" | ")]
+        found.append(Item(question=question, choices=tuple(choices)))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """All axes as examples of one data set, and which of them belong to which item."""
+
+    rows: Any
+    of_item: dict[str, list[list[int]]]
+    """By axis, each item's examples, the right answer's first."""
+
+
+def as_examples(tokenizer: Any) -> Items:
+    """Tokenise every choice of every item after its question."""
+    from datasets import Dataset
+
+    rows: list[dict[str, list[int]]] = []
+    of_item: dict[str, list[list[int]]] = {}
+    for name in AXES:
+        of_item[name] = []
+        for item in read_axis(name):
+            begin = len(rows)
+            if not item.choices:
+                ids = tokenizer(item.question)["input_ids"]
+                rows.append({"input_ids": ids, "labels": [IGNORED, *ids[1:]]})
+            else:
+                (asked,) = prompt_ids(tokenizer, [[{"role": "user", "content": item.question}]])
+                for choice in item.choices:
+                    said = tokenizer(choice, add_special_tokens=False)["input_ids"]
+                    labels = [IGNORED] * len(asked) + said
+                    rows.append({"input_ids": asked + said, "labels": labels})
+            of_item[name].append(list(range(begin, len(rows))))
+    return Items(rows=Dataset.from_list(rows), of_item=of_item)
+
+
+def scores_of(found: HeldOut, items: Items) -> dict[str, list[float]]:
+    """Give each item's score: the right answer's share, or a passage's loss per token."""
+    losses = [total / max(1, n) for total, n in zip(found.sums, found.counts, strict=True)]
+    return {
+        name: [
+            losses[places[0]] if name == TEXT else _share_of_first([losses[at] for at in places])
+            for places in of_item
+        ]
+        for name, of_item in items.of_item.items()
+    }
+
+
+def _share_of_first(losses: Sequence[float]) -> float:
+    """Give the first one's share of likelihood, each choice by its mean over its tokens."""
+    least = min(losses)
+    weights = [math.exp(least - loss) if math.isfinite(loss) else 0.0 for loss in losses]
+    return weights[0] / math.fsum(weights) if math.fsum(weights) else 0.0
+
+
+def judge_axis(
+    name: str, base: Sequence[float], adapter: Sequence[float], *, noise: float, seed: int
+) -> Axis:
+    """Say whether an axis has fallen: beyond its interval, the noise, and what a person notices."""
+    is_loss = name == TEXT
+    before, after = (adapter, base) if is_loss else (base, adapter)
+    found = paired_difference(before, after, range(len(base)), seed=seed)
+    least = LEAST_RISE if is_loss else LEAST_FALL
+    high = found.high if found.high is not None else 0.0
+    return Axis(
+        name=name,
+        base=math.fsum(base) / len(base),
+        adapter=math.fsum(adapter) / len(adapter),
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        noise=noise,
+        items=len(base),
+        lower_is_better=is_loss,
+        has_fallen=high < -noise and found.difference <= -max(least, noise),
+    )
+
+
+def measure_axes(
+    adapted: Adapted, *, noise_folder: Path | None, model: str, seed: int
+) -> list[Axis]:
+    """Measure every axis with and without the adapter."""
+    items = as_examples(adapted.tokenizer)
+
+    def measured(batch_size: int) -> dict[str, list[float]]:
+        return scores_of(adapted.plain_loss(items.rows, batch_size=batch_size), items)
+
+    adapter = measured(_BATCH)
+    with adapted.base():
+        base = measured(_BATCH)
+        file = noise_folder and noise_folder / f"{_key(adapted, model)}.json"
+        noise = noise_of(base, lambda: measured(_OTHER_BATCH), file=file)
+    return [
+        judge_axis(name, base[name], adapter[name], noise=noise.get(name, 0.0), seed=seed)
+        for name in AXES
+    ]
+
+
+def noise_of(
+    first: dict[str, list[float]],
+    again: Callable[[], dict[str, list[float]]],
+    *,
+    file: Path | None,
+) -> dict[str, float]:
+    """Give each axis's noise: kept from an earlier run on this base and card, or measured now.
+
+    Args:
+        first: scores of the base.
+        again: measures the same once more, in other batches.
+        file: where it is kept; it may be deleted at any time.
+    """
+    if file is not None:
+        try:
+            kept = json.loads(file.read_bytes())
+            return {name: float(kept[name]) for name in AXES}
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # it was never measured, or is not ours
+    second = again()
+    found = {
+        name: abs(math.fsum(first[name]) - math.fsum(second[name])) / len(first[name])
+        for name in AXES
+    }
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, found)
+    return found
+
+
+def _key(adapted: Adapted, model: str) -> str:
+    import torch
+
+    card = torch.cuda.get_device_name() if adapted.machine.on_gpu else "cpu"
+    axes = b"".join((_FOLDER / f"{name}.txt").read_bytes() for name in AXES)
+    what = f"{model}\0{card}\0{adapted.machine.compute}\0{type(adapted.model).__name__}\0"
+    return hashlib.sha256(what.encode() + axes).hexdigest()[:24]
+
+
+def told_of(axes: Sequence[Axis]) -> list[str]:
+    """Say which axes have fallen, in words."""
+    found = []
+    for axis in axes:
+        if axis.has_fallen:
+            before, after = f"{axis.base:.2f}", f"{axis.adapter:.2f}"
+            found.append(f"{_WORDS[axis.name]} ({before} before, {after} after). {_TO_DO}")
+    return found
+
+
+_WORDS = {
+    "knowledge": "The training made the model forget general knowledge",
+    "arithmetic": "The training made the model worse at simple sums",
+    "format": "The training made the model worse at keeping to a format that it is asked for",
+    "refusing": "The training made the model refuse harmful requests less",
+    "over_refusing": "The training made the model refuse harmless requests more",
+    "language": "The training made the model answer in another language than it is asked in",
+    "text": "The training made general text less likely to the model, as a loss",
+}
+_TO_DO = "A lower learning rate, fewer epochs or some rows of that kind keep it."

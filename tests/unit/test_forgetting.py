@@ -1,0 +1,103 @@
+"""What was forgotten, and what is recited: the items, and the decisions about their figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runner.contract.evaluation import Recital
+from runner.language.speaker import Language, Speaker
+from runner.language.translate import translated
+from runner.training.evaluate import forgetting, recital
+from runner.training.evaluate.forgetting import AXES, TEXT, judge_axis, noise_of, read_axis
+from runner.training.evaluate.recital import is_by_heart
+
+
+def test_the_items_ship_with_the_project() -> None:
+    """More than 200 together, each with one right answer that no wrong one repeats."""
+    found = {name: read_axis(name) for name in AXES}
+    assert sum(map(len, found.values())) >= 200
+    for name, items in found.items():
+        assert len({item.question for item in items}) == len(items)
+        for item in items:
+            assert len(set(item.choices)) == len(item.choices), item
+            assert len(item.choices) == 0 if name == TEXT else len(item.choices) >= 2
+
+
+def test_sums_are_right() -> None:
+    """The answer of every sum is what a calculator says, and the others are not."""
+    signs = {"plus": "+", "minus": "-", "times": "*", "divided by": "/"}
+    for item in read_axis("arithmetic"):
+        task = item.question.removeprefix("What is ").removesuffix("?")
+        for word, sign in signs.items():
+            task = task.replace(word, sign)
+        right = eval(task, {"__builtins__": {}})
+        assert [float(choice) == right for choice in item.choices] == [True, False, False, False]
+
+
+def test_a_fall_is_one_beyond_interval_noise_and_notice() -> None:
+    """A small or doubtful drop is no finding; a large one that all items share is."""
+    base = [0.9, 0.8, 0.7, 0.95, 0.85, 0.6, 0.75, 0.9] * 4
+    slightly = [score - 0.01 for score in base]
+    much = [score - 0.3 for score in base]
+    doubtful = [score - (0.9 if at == 0 else 0.0) for at, score in enumerate(base)]
+    fallen = {
+        name: judge_axis("knowledge", base, after, noise=0.0, seed=1).has_fallen
+        for name, after in (("slightly", slightly), ("much", much), ("doubtful", doubtful))
+    }
+    assert fallen == {"slightly": False, "much": True, "doubtful": False}
+    assert not judge_axis("knowledge", base, much, noise=0.4, seed=1).has_fallen
+    text = judge_axis(TEXT, [3.0] * 12, [3.5] * 12, noise=0.0, seed=1)
+    assert (text.has_fallen, text.difference) == (True, pytest.approx(-0.5))
+    assert not judge_axis(TEXT, [3.0] * 12, [2.5] * 12, noise=0.0, seed=1).has_fallen
+
+
+def test_noise_is_measured_once_for_a_base_and_a_card(tmp_path: Path) -> None:
+    """It is kept, and measured again only where what was kept is damaged."""
+    first = {name: [0.5, 0.6] for name in AXES}
+    second = {name: [0.52, 0.6] for name in AXES}
+    calls = []
+
+    def again() -> dict[str, list[float]]:
+        calls.append(1)
+        return second
+
+    file = tmp_path / "noise" / "a.json"
+    assert noise_of(first, again, file=file)["knowledge"] == pytest.approx(0.01)
+    assert noise_of(first, again, file=file)["knowledge"] == pytest.approx(0.01)
+    assert len(calls) == 1
+    file.write_text(json.dumps({"knowledge": 1}))
+    noise_of(first, again, file=file)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("adapter", "base", "held_out", "by_heart"),
+    [(20, 0, 1, "yes"), (20, 0, 20, "no"), (20, 19, 1, "no"), (1, 0, 0, "no"), (0, 0, 0, "no")],
+)
+def test_what_is_recited_is_more_than_the_form_explains(
+    adapter: int, base: int, held_out: int, by_heart: str
+) -> None:
+    """Rows of one form are written on without having been learned: the held-out ones show it."""
+    found = Recital(
+        learned_rows=40,
+        by_adapter=adapter,
+        by_base=base,
+        held_out_rows=40,
+        held_out_by_adapter=held_out,
+    )
+    assert is_by_heart(found) is (by_heart == "yes")
+
+
+def test_the_findings_are_said_in_german() -> None:
+    """A German page says them in German."""
+    german = Speaker(Language.GERMAN)
+    after = {name: [4.0 if name == TEXT else 1.0] * 12 for name in AXES}
+    axes = [judge_axis(name, [3.0] * 12, after[name], noise=0, seed=1) for name in AXES]
+    said = forgetting.told_of(axes)
+    assert len(said) == len(AXES)
+    found = Recital(learned_rows=40, by_adapter=20, held_out_rows=40)
+    for sentence in [*said, *recital.told_of(found)]:
+        assert translated(sentence, german) is not None, sentence
