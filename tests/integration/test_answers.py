@@ -23,6 +23,7 @@ from runner.training.data.prepare import prepare
 from runner.training.data.questions import ASKED, BEGUN, EXAMPLE, read_questions
 from runner.training.evaluate import generate as generating
 from runner.training.evaluate.evaluate import evaluate
+from runner.training.evaluate.forgetting import AXES, TEXT
 from runner.training.evaluate.generate import Generator, Prompt
 from runner.training.fit.model import Machine, find_machine, load_base
 from runner.words import visible_lines
@@ -31,7 +32,8 @@ KINDS = ["Permissive", "Copyleft"]
 ROWS = [
     {
         "instruction": f"Licence {n} says {'share alike' if n % 2 else 'as you like'}. Which kind?",
-        "output": f"CATEGORY: {KINDS[n % 2]}\nNUMBER: {n}",
+        "output": f"CATEGORY: {KINDS[n % 2]}\nNUMBER: {n}\nREMARK: of no further use to anybody "
+        f"but those who read it {n} times",
     }
     for n in range(60)
 ]
@@ -41,6 +43,8 @@ data: rows.jsonl
 eval_split: 20%
 evaluation:
   samples: 8
+  forgetting: true
+  recital: true
   scores: [exact_match, chrf, stops_by_itself]
   sections: [category, number]
   taxonomy:
@@ -94,7 +98,9 @@ def measured(run: RunFolder, models: Path, **plan: Any) -> EvaluateResult:
     """Run the evaluate stage."""
     stage = StageFolder(run.evaluation)
     stage.root.mkdir(exist_ok=True)
-    write_message(stage.plan, EvaluatePlan(models_dir=str(models), **CPU, **plan))
+    noise = str(run.root / "noise")
+    said = EvaluatePlan(models_dir=str(models), noise_folder=noise, **CPU, **plan)
+    write_message(stage.plan, said)
     evaluate(stage.root)
     return read_message(stage.result, EvaluateResult)
 
@@ -229,6 +235,22 @@ def test_scores_are_those_of_the_answers(run: RunFolder, result: EvaluateResult)
     assert loss.difference == pytest.approx(result.eval_loss_before - result.eval_loss_after)
 
 
+def test_what_was_forgotten_and_what_is_recited_are_measured(
+    run: RunFolder, result: EvaluateResult
+) -> None:
+    """Every axis before and after, its noise kept for the box; rows begun, learned and held out."""
+    found = result.evaluation
+    assert found is not None
+    assert [axis.name for axis in found.axes] == list(AXES)
+    assert all(0 <= axis.base <= 1 for axis in found.axes if axis.name != TEXT)
+    assert all(axis.noise < 1e-3 for axis in found.axes)
+    assert any(axis.base != axis.adapter for axis in found.axes)
+    (kept,) = (run.root / "noise").iterdir()
+    assert set(json.loads(kept.read_text())) == set(AXES)
+    assert found.recital is not None
+    assert (found.recital.learned_rows, found.recital.held_out_rows) == (40, 8)
+
+
 def test_examples_are_learned_rows(run: RunFolder) -> None:
     """What stands in the base's prompt, and what is begun, was never held out."""
     questions = read_questions(run.prepared)
@@ -248,7 +270,9 @@ def test_the_adapter_in_use_is_measured_on_rows_it_does_not_know(
 ) -> None:
     """The same adapter as in use differs in nothing; rows that it was trained on are left out."""
     root = run.root.parents[2]
-    other = prepared(root, tiny_model.parent, SPEC.replace("20%", "10%"), ROWS)
+    spec = SPEC.replace("20%", "10%").replace("true", "false")
+    run.spec.write_text(SPEC.replace("true", "false"))  # measured in another test
+    other = prepared(root, tiny_model.parent, spec, ROWS)
     with_adapter(other, tiny_model, seed=1)
     again = measured(run, tiny_model.parent, current_adapter=str(other.adapter))
     assert again.evaluation is not None
