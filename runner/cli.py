@@ -23,6 +23,7 @@ VERBS = {
     "schedule": "schedule",
     "cancel": "cancel",
     "evaluate": "evaluate",
+    "rate": "rate",
     "promote": "promote",
     "rollback": "rollback",
     "submit": "submit",

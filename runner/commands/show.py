@@ -17,6 +17,7 @@ from runner.contract.findings import DataFinding, Level, name_places
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.progress import read_progress
 from runner.contract.promotions import current_run
+from runner.contract.rating import rating_in
 from runner.contract.record import RunRecord, read_record
 from runner.contract.salvage import salvage
 from runner.contract.states import State
@@ -100,6 +101,8 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
         facts.append(("held-out loss", losses))
     if record.verdict:
         facts.append(("verdict", _verdict(record.verdict)))
+    if record.rating:
+        facts.append(("experts", rating_in(record.rating)))
     if record.promotion:
         facts.append(("promotion", visible(record.promotion.reason)))
     if (current := current_run(Outputs(run.root.parent.parent), record.job)) is not None:

@@ -13,10 +13,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from runner.contract.evaluation import LOSS, Difference, Evaluation
+from runner.contract.rating import Rating
 from runner.contract.verdict import Outcome, Verdict
 from runner.language.speaker import ENGLISH, Speaker
 
 When = Literal["better", "always", "never", "approved"]
+
+
+MARKS = "marks"
+"""Not a score of the evaluation: what experts found."""
 
 
 class Decision(StrEnum):
@@ -104,6 +109,33 @@ def decide(wish: Wish, measured: Measured) -> Promotion:
     return _by_difference(wish, measured)
 
 
+def approved_by_marks(rating: Rating, *, is_against_current: bool) -> Promotion:
+    """Decide by the marks of experts about a run whose spec says ``approved``.
+
+    Args:
+        rating: what they found.
+        is_against_current: they compared it with what is in use now, or with the base model where
+            nothing is.
+    """
+    if not is_against_current:
+        decision, why = Decision.AWAITS, "marks_of_another"
+    elif rating.is_better:
+        decision, why = Decision.PROMOTED, "marks_better"
+    else:
+        decision, why = Decision.AWAITS, "marks_not_better"
+    promotion = Promotion(
+        decision=decision,
+        why=why,
+        reason="",
+        against=rating.against_run,
+        metric=MARKS,
+        low=rating.low,
+        high=rating.high,
+        rows=rating.better + rating.worse,
+    )
+    return promotion.model_copy(update={"reason": promotion_in(promotion, ENGLISH)})
+
+
 def _by_difference(wish: Wish, measured: Measured) -> Promotion:
     evaluation, verdict = measured.evaluation, measured.verdict
     metric = wish.metric or (evaluation.primary if evaluation else None) or LOSS
@@ -173,7 +205,10 @@ def promotion_in(promotion: Promotion, speak: Speaker) -> str:
     if not speak.knows(f"promote_{promotion.why}"):
         return promotion.reason
     interval = ""
-    if promotion.low is not None and promotion.high is not None:
+    if promotion.metric == MARKS and promotion.low is not None:
+        low, high = speak.percent(promotion.low), speak.percent(promotion.high or 1.0)
+        interval = speak("promote_interval_marks", low=low, high=high)
+    elif promotion.low is not None and promotion.high is not None:
         interval = speak(
             "promote_interval",
             low=speak.number(promotion.low, "+.3f"),

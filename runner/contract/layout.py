@@ -25,7 +25,9 @@ UNDER_WAY = ("queued", "running")
 """Those of runs that are not over."""
 SCHEDULED = "scheduled"
 """The folder under the inbox in which specs with a schedule stay."""
-RESERVED_FOLDERS = (*STATE_FOLDERS, SCHEDULED, "examples")
+RATE = "rate"
+"""The folder under the inbox with tables of answers that experts mark."""
+RESERVED_FOLDERS = (*STATE_FOLDERS, SCHEDULED, RATE, "examples")
 """Folders under the inbox that data may not be named in."""
 
 _WINDOWS_RESERVED = {"con", "prn", "aux", "nul"} | {
@@ -98,6 +100,11 @@ def claimed_name(file_name: str, run_id: str) -> str:
     tail = f"--{run_id}{cut_to_bytes(suffix, 16)}"
     room = FILE_NAME_BYTES - len(tail.encode()) - len(".txt")
     return cut_to_bytes(stem, room) + tail
+
+
+def rate_name(job: str, run_id: str) -> str:
+    """Give the name of a run's table of answers under jobs/rate/."""
+    return f"rate-{job}--{run_id}.csv"
 
 
 def report_name(file_name: str, run_id: str) -> str:
@@ -433,6 +440,16 @@ class RunFolder:
     def evaluation(self) -> Path:
         """The evaluate stage's folder: losses and answers before and after."""
         return self.root / "evaluation"
+
+    @property
+    def rating(self) -> Path:
+        """What belongs to its answers' being marked by experts."""
+        return self.root / "rating"
+
+    @property
+    def rating_key(self) -> Path:
+        """Whose answer is whose in the table that lies on the share."""
+        return self.rating / "key.json"
 
 
 @dataclass(frozen=True)

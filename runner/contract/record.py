@@ -7,16 +7,17 @@ this version does not know are kept, so that an older runner loses nothing that 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.contract.batch import BatchPlan
 from runner.contract.evaluation import Evaluation
 from runner.contract.findings import DataFinding
 from runner.contract.gate import Promotion
+from runner.contract.rating import Rating
+from runner.contract.record_time import Time as Time  # noqa: PLC0414 - others find it here
 from runner.contract.states import Stage, State
 from runner.contract.verdict import Verdict
 from runner.errors import DamagedError, NewerRecordError
@@ -25,27 +26,6 @@ from runner.files.plain import read_plain
 
 SCHEMA_VERSION = 2
 RECORD_BYTES = 8 * 1024 * 1024  # a larger run.json is damaged or not ours
-
-
-def _in_utc(time: datetime) -> datetime:
-    """Bring a time to UTC; one without a zone is taken for that."""
-    if time.tzinfo is None:
-        return time.replace(tzinfo=UTC)
-    try:
-        return time.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("a time before the year 1 or after the year 9999") from None
-
-
-Time = Annotated[
-    datetime,
-    AfterValidator(_in_utc),
-    PlainSerializer(
-        lambda t: t.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        when_used="json",
-    ),
-]
-"""UTC, ISO 8601 with milliseconds."""
 
 
 class _Part(BaseModel):
@@ -182,6 +162,8 @@ class RunRecord(_Part):
     """Whether its adapter is better than what was before; None until it has been measured."""
     evaluation: Evaluation | None = None
     """The scores that the verdict stands on; `evaluation/scores.jsonl` has each row's."""
+    rating: Rating | None = None
+    """What experts found who marked its answers beside another's without knowing which is which."""
     promotion: Promotion | None = None
     """Whether its adapter was to take the place of the one in use, and why; None until then."""
     shortfalls: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ from runner.daemon.inbox.watch import POLL_SECONDS
 from runner.daemon.inbox.write_answers import Answers, answer_of
 from runner.daemon.leftovers import sweep_inbox
 from runner.daemon.promotion.at_end import heal_all, promote_waiting
+from runner.daemon.promotion.ratings import Ratings
 from runner.daemon.requests.carry_out import carry_out_requests
 from runner.daemon.requests.evaluate import follow_again
 from runner.daemon.schedule.hours import hours_line, interrupt_outside_hours
@@ -66,6 +67,7 @@ class Conductor:
         self.intake = Intake(self.daemon)
         self.misplaced = Misplaced(self.daemon)
         self.schedules = Schedules(self.daemon)
+        self.ratings = Ratings(self.daemon)
         self.answers = Answers(self.daemon)
         self.heartbeat = Heartbeat(self.daemon)
         self.hears_of_changes = False
@@ -310,6 +312,8 @@ class Conductor:
                     step("schedules")
                     with daemon.noting_trouble("schedules cannot be written"):
                         self.schedules.look(inbox, at)
+                    with daemon.noting_trouble():
+                        self.ratings.look(inbox, at)
                 step("following specs")
                 self._heal_ended(inbox)
                 mend_specs(daemon, inbox, self._specless)

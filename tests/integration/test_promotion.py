@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -121,3 +122,34 @@ def test_a_spec_decides_itself(box: PromotionBox) -> None:
         "approved": "approved",
     }
     assert [current_run(box.outputs, job) for job in found] == [None, None]
+
+
+def test_experts_marks_put_an_adapter_into_use(box: PromotionBox) -> None:
+    """`when: approved`: the table lies on the share, the key does not, and the marks decide."""
+    spec = "model: m\ndata: contracts.jsonl\npromote: {when: approved}\n"
+    (box.jobs / "contracts.jsonl").write_text("{}")
+    (box.jobs / "contracts.yaml").write_text(spec)
+    with box.watching():
+        wait_until(lambda: box.in_state(State.SUCCEEDED))
+        wait_until(lambda: list((box.jobs / "done").glob("*.txt")))
+        run = box.outputs.run("contracts", box.record().run_id)
+        lines = [{"question": f"Q{n}", "adapter": f"A{n}", "base": f"B{n}"} for n in range(30)]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (run.evaluation / "answers.jsonl").write_text(text)
+        box.ask("rate", "contracts", "--jobs-dir", str(box.jobs))
+        (table,) = (box.jobs / "rate").glob("rate-contracts--*.csv")
+        told = table.with_name(f"{table.name}.txt")
+        wait_until(lambda: told.exists() and "30 of 30 pairs have no mark yet" in told.read_text())
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file))
+        with table.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(rows[0])
+            writer.writerows([*row[:-1], "1" if row[2][0] == "A" else "2"] for row in rows[1:])
+        wait_until(lambda: box.in_use() == run.run_id)
+        wait_until(lambda: "found its answer the better one 30 times" in told.read_text())
+    record = box.record()
+    assert record.rating is not None
+    assert (record.rating.better, record.rating.is_better) == (30, True)
+    assert read_promotions(box.outputs, "contracts")[0].why.startswith("In use now: experts found")
+    assert "promoted" in str(record.promotion)

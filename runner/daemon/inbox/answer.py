@@ -15,6 +15,7 @@ from runner.contract.findings import Level, name_places, said_in
 from runner.contract.gate import promotion_in
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import Progress
+from runner.contract.rating import rating_in
 from runner.contract.record import RunRecord, Waiting
 from runner.contract.states import State
 from runner.contract.verdict import loss_meaning, reason_in
@@ -201,6 +202,8 @@ def _where(record: RunRecord, beside: Beside, speak: Speaker) -> list[str]:
     if record.promotion is not None:
         reason = promotion_in(record.promotion, speak).strip()
         lines.append(speak("answer_current", reason=reason, job=record.job))
+    if record.rating is not None:
+        lines.append(rating_in(record.rating, speak))
     if beside.answers:
         lines.append(speak("answer_answers", where=beside.answers))
     if record.started_at and record.ended_at:

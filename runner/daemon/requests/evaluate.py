@@ -159,10 +159,10 @@ def _conclude(daemon: Daemon, again: Again, code: int) -> None:
         change(daemon, live, **outcome.evaluated(live.record, result))
         reason = live.record.verdict.reason if live.record.verdict else ""
         daemon.say(live, f"{live.record.job}: evaluated again", verdict=reason)
-    _show(daemon, live)
+    show_changed(daemon, live)
 
 
-def _show(daemon: Daemon, live: Live) -> None:
+def show_changed(daemon: Daemon, live: Live) -> None:
     """Renew what people see of it, where they have not cleared it away."""
     record = live.record
     shown = [one for one in daemon.book.ended if one.run_id != record.run_id]

@@ -1,0 +1,171 @@
+"""Rating: experts mark blind pairs of answers, the new adapter's and another's, in a table.
+
+The table lies on the share and does not say whose answer is whose; the key to it lies in the run's
+folder. Marks are counted when every pair has one: who looks earlier and stops when the figures
+please would find differences that are not there.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from runner.contract.record_time import Time
+from runner.language.speaker import ENGLISH, Speaker
+
+PAIR, QUESTION, FIRST, SECOND, BETTER = "pair", "question", "answer 1", "answer 2", "better"
+TABLE_BYTES = 16 * 1024 * 1024  # a thousand pairs of long answers have half of it
+_TIES = frozenset({"=", "0", "tie", "same", "equal", "both", "none", "gleich", "beide", "keine"})
+_CONFIDENCE = 0.95
+_SHOWN = 10  # pairs named in a sentence
+
+Other = Literal["base", "current"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Key(_Part):
+    """Whose answer is whose."""
+
+    against: Other
+    against_run: str | None = None
+    """The run whose adapter is the other; None: the base model."""
+    new_first: tuple[bool, ...]
+    """For each pair, in the table's order: the first answer is the new adapter's."""
+    same: int = 0
+    """Questions that both answered word for word alike: they are in no pair, and count as ties."""
+
+
+class Rating(_Part):
+    """What the experts' marks say."""
+
+    better: int
+    """Pairs in which the new adapter's answer is the better one."""
+    worse: int
+    ties: int
+    low: float | None = None
+    """Where the new one's share of the pairs that are no ties lies, with 95% confidence."""
+    high: float | None = None
+    against: Other
+    against_run: str | None = None
+    at: Time
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the whole interval is above one half."""
+        return self.low is not None and self.low > 0.5
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the whole interval is below one half."""
+        return self.high is not None and self.high < 0.5
+
+
+class Marks(_Part):
+    """What stands in a table that came back."""
+
+    given: Mapping[int, int]
+    """Pair → 1 or 2 for the better answer, 0 for a tie."""
+    unreadable: tuple[int, ...] = ()
+    """Pairs whose mark is none of these."""
+    problem: str = ""
+    """Why the table cannot be read at all."""
+
+
+def read_marks(content: bytes) -> Marks:
+    """Read the marks of a table as spreadsheets save it: any separator, any usual encoding."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", errors="replace")
+    head = text.partition("\n")[0]
+    separator = max(";,\t", key=head.count)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    except csv.Error:
+        return Marks(given={}, problem="it is no table of comma-separated values (CSV)")
+    titles = [title.strip().casefold() for title in rows[0]] if rows else []
+    if PAIR not in titles or BETTER not in titles:
+        return Marks(given={}, problem=f"it lacks the column {PAIR!r} or {BETTER!r}")
+    at_pair, at_mark = titles.index(PAIR), titles.index(BETTER)
+    given: dict[int, int] = {}
+    unreadable = []
+    for row in rows[1:]:
+        if len(row) <= at_pair or not row[at_pair].strip().isdigit():
+            continue
+        pair, mark = int(row[at_pair]), row[at_mark].strip() if len(row) > at_mark else ""
+        if mark in ("1", "2"):
+            given[pair] = int(mark)
+        elif mark.casefold() in _TIES:
+            given[pair] = 0
+        elif mark:
+            unreadable.append(pair)
+    return Marks(given=given, unreadable=tuple(unreadable))
+
+
+def missing_pairs(key: Key, marks: Marks) -> list[int]:
+    """List the pairs of a key that have no mark yet."""
+    return [pair for pair in range(1, len(key.new_first) + 1) if pair not in marks.given]
+
+
+def count_marks(key: Key, marks: Marks, at: Time) -> Rating:
+    """Count the marks of all pairs, and give the interval of Wilson's score.
+
+    Ties say nothing of which is better, so the share is of the pairs that are none (the paired
+    sign test's).
+    """
+    better = worse = 0
+    for pair, new_first in enumerate(key.new_first, start=1):
+        mark = marks.given.get(pair, 0)
+        if mark:
+            is_new = (mark == 1) is new_first
+            better, worse = better + is_new, worse + (not is_new)
+    interval = wilson(better, better + worse)
+    return Rating(
+        better=better,
+        worse=worse,
+        ties=len(key.new_first) - better - worse + key.same,
+        low=interval and interval[0],
+        high=interval and interval[1],
+        against=key.against,
+        against_run=key.against_run,
+        at=at,
+    )
+
+
+def wilson(successes: int, of: int) -> tuple[float, float] | None:
+    """Give where a share lies with 95% confidence (Wilson, JASA 22, 1927); None: of nothing."""
+    if of < 1:
+        return None
+    z, share = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2), successes / of
+    middle = share + z * z / (2 * of)
+    half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    whole = 1 + z * z / of
+    return (middle - half) / whole, (middle + half) / whole
+
+
+def rating_in(rating: Rating, speak: Speaker = ENGLISH) -> str:
+    """Say in a language what the experts found."""
+    key = "better" if rating.is_better else "worse" if rating.is_worse else "open"
+    other = rating.against_run or speak("rating_base")
+    said = speak(
+        "rating_counts", better=rating.better, worse=rating.worse, ties=rating.ties, other=other
+    )
+    if rating.low is None or rating.high is None:
+        return f"{said} {speak('rating_all_ties')}"
+    low, high = speak.percent(rating.low), speak.percent(rating.high)
+    return f"{said} {speak(f'rating_{key}', low=low, high=high)}"
+
+
+def named(pairs: Sequence[int]) -> str:
+    """Name a few pairs."""
+    shown = ", ".join(str(pair) for pair in pairs[:_SHOWN])
+    return shown + (", …" if len(pairs) > _SHOWN else "")

@@ -1,0 +1,140 @@
+"""Ratings: tables with experts' marks in jobs/rate/ are read when they are saved, and answered."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+
+from pydantic import ValidationError
+
+from runner.clock import now
+from runner.contract.gate import approved_by_marks
+from runner.contract.layout import RATE, RUN_ID, RunFolder
+from runner.contract.promotions import current_run
+from runner.contract.rating import (
+    TABLE_BYTES,
+    Key,
+    Marks,
+    count_marks,
+    missing_pairs,
+    named,
+    rating_in,
+    read_marks,
+)
+from runner.contract.record import RunRecord, read_record
+from runner.contract.states import State
+from runner.daemon.book import Live
+from runner.daemon.change_run import change
+from runner.daemon.daemon import Daemon
+from runner.daemon.requests.evaluate import show_changed
+from runner.errors import RunnerError
+from runner.files.beneath import Folder
+from runner.files.plain import read_plain
+from runner.files.settle import Look, Seen, is_settled, look_again
+from runner.spec.read_spec import read_spec
+from runner.words import visible
+
+_TABLE = re.compile(rf"rate-.*--({RUN_ID.pattern})\.csv")
+_MOST = 100  # tables at once: an expert marks one after the other
+_KEY_BYTES = 1024 * 1024
+
+
+class Ratings:
+    """Remembers how the tables looked when they were last read."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        """Begin with none."""
+        self.daemon = daemon
+        self._seen: dict[str, Seen] = {}
+        self._read: dict[str, Look] = {}
+        self._listed_at: float | None = None
+
+    def look(self, inbox: Folder, at: float) -> None:
+        """Read what was saved since the last look."""
+        settle = self.daemon.settings.settle_seconds
+        if self._listed_at is not None and at - self._listed_at < settle:
+            return
+        self._listed_at = at
+        try:
+            folder = inbox.open_folder(RATE)
+        except FileNotFoundError:
+            return
+        with self.daemon.noting(f"jobs/{RATE}", f"jobs/{RATE}/"), folder:
+            there: dict[str, Look] = {}
+            for entry, status in folder.scan_status(lambda name: bool(_TABLE.fullmatch(name))):
+                if stat.S_ISREG(status.st_mode) and len(there) < _MOST:
+                    there[entry.name] = Look.of(status)
+            self._seen = {
+                name: look_again(self._seen.get(name), look, at) for name, look in there.items()
+            }
+            for name, seen in self._seen.items():
+                changed = self._read.get(name) != seen.look
+                if changed and is_settled(seen, at=at, settle_seconds=settle):
+                    self._read[name] = seen.look
+                    self._take(folder, name)
+                    return  # one a round: a table is read within milliseconds
+
+    def _take(self, folder: Folder, name: str) -> None:
+        marks = read_marks(folder.read_file(name, limit_bytes=TABLE_BYTES))
+        live, key = self._find(name)
+        if live is None or key is None:
+            text = "There is no run with answers that this table belongs to: `runner rate` makes it"
+        else:
+            text = self._judge(live, key, marks)
+        folder.write_text(f"{name}.txt", f"{visible(name)}\n\n{text}\n")
+
+    def _find(self, name: str) -> tuple[Live | None, Key | None]:
+        match = _TABLE.fullmatch(name)
+        assert match is not None
+        outputs = self.daemon.outputs
+        for job, run_id in outputs.run_names():
+            if run_id == match[1] and run_id not in self.daemon.book.runs:
+                run = outputs.run(job, run_id)
+                try:
+                    record = read_record(run.record)
+                    spec = read_spec(run.spec.read_bytes(), file_name=record.file_name)
+                except (OSError, RunnerError):
+                    return None, None
+                return Live(run=run, record=record, spec=spec), _key_of(run)
+        return None, None
+
+    def _judge(self, live: Live, key: Key, marks: Marks) -> str:
+        """Say what the marks mean, and keep it once all are there."""
+        speak = self.daemon.says.speak
+        if marks.problem:
+            return speak("rate_problem", problem=marks.problem)
+        missing = missing_pairs(key, marks)
+        if marks.unreadable or missing:
+            whole = len(key.new_first)
+            said = speak("rate_missing", count=len(missing), of=whole, pairs=named(missing))
+            if marks.unreadable:
+                said += " " + speak("rate_unreadable", pairs=named(marks.unreadable))
+            return said
+        rating = count_marks(key, marks, now())
+        known = live.record.rating
+        if known is None or known.model_copy(update={"at": rating.at}) != rating:
+            self._keep(live, live.record.but(rating=rating))
+        said = rating_in(rating, speak)
+        promotion = live.record.promotion
+        return f"{said}\n{promotion.reason}" if promotion is not None else said
+
+    def _keep(self, live: Live, after: RunRecord) -> None:
+        daemon, rating = self.daemon, after.rating
+        assert rating is not None
+        changes: dict[str, object] = {"rating": rating}
+        current = current_run(daemon.outputs, after.job)
+        if live.spec.promote.when == "approved" and after.state is State.SUCCEEDED:
+            is_against = rating.against_run == (None if current == after.run_id else current)
+            changes["promotion"] = approved_by_marks(rating, is_against_current=is_against)
+        change(daemon, live, **changes)
+        daemon.say(live, f"{after.job}: experts have marked its answers", said=rating_in(rating))
+        daemon.to_promote.append(live.record)
+        show_changed(daemon, live)
+
+
+def _key_of(run: RunFolder) -> Key | None:
+    try:
+        return Key.model_validate(json.loads(read_plain(run.rating_key, limit_bytes=_KEY_BYTES)))
+    except (OSError, ValueError, ValidationError):
+        return None
