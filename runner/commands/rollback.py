@@ -20,9 +20,10 @@ def command(
     outputs_dir: OutputsDir = OUTPUTS,
     as_json: AsJson = False,
 ) -> None:
-    """Take the last promotion of a job back: the adapter that was in use before is so again.
+    """Take a job's last promotion back.
 
-    The daemon does it; where none runs, it is done at once.
+    The adapter that was in use before is so again. The daemon does it; where none runs, it is done
+    at once.
 
     \b
     Example:
