@@ -26,7 +26,8 @@ def who_asks() -> str:
 def command(name: Run, outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = False) -> None:
     """Put a run's adapter into use.
 
-    outputs/JOB/current leads to it. The daemon does it; where none runs, it is done at once. `runner rollback` takes it back.
+    outputs/JOB/current leads to it. The daemon does it; where none runs, it is done at once.
+    `runner rollback` takes it back.
 
     \b
     Example:

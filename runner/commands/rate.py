@@ -107,9 +107,10 @@ def command(
 ) -> None:
     """Write blind pairs of answers for an expert to mark.
 
-    The table lies in jobs/rate/. Each row has a question and two answers in random order: the run's and those of the adapter in
-    use, or the base model's. Mark 1, 2 or = in the last column and save it: the box counts the
-    marks when every pair has one, and a spec with `promote: {when: approved}` goes by them.
+    The table lies in jobs/rate/. Each row has a question and two answers in random order: the run's
+    and those of the adapter in use, or the base model's. Mark 1, 2 or = in the last column and save
+    it: the box counts the marks when every pair has one, and a spec with `promote: {when:
+    approved}` goes by them.
 
     \b
     Example:
