@@ -30,10 +30,12 @@ LAYER_SECONDS = 0.0019
 H200's host, all of it Python."""
 _GOOD_ENOUGH = 1.01  # of the best time: what is saved in memory beyond this is worth more
 HOLES = 1.04
-"""What the allocator may reserve, times what is needed at once: passes of many sizes leave holes.
-Without a limit it reserved 77 GiB of an H200 for 43 in use, with 1.12 it reserved 48 and was no
-slower. With 1.08 it reserved 1.003 to 1.037 times the need in eleven runs of 14 steps, of models of
-1B to 8B."""
+"""What the allocator is expected to reserve, times what is needed at once: passes of many sizes
+leave holes. It was 1.003 to 1.037 times in eleven runs of 14 steps whose passes were forecast (1B
+to 8B), 1.03 to 1.09 where the run chose them itself under a cap."""
+MOST_HOLES = 1.08
+"""What it may reserve. Without a limit it reserved 77 GiB of an H200 for 43 in use; with 1.12, 48
+and was no slower. With 1.04, 8B ran out of memory at step 2 and 3 under 14.5 and 8.6 GiB."""
 MOMENTS = 2 * FP32  # bytes a trained number: AdamW's, made in the first optimizer step
 _KEPT_FREE = 0.03  # of what may be allocated: what the allocator cannot use
 _KEPT_FREE_BYTES = 400 * MIB  # the same under a small cap: with 200, 8B ran out at 8.6 GiB

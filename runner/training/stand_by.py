@@ -27,9 +27,20 @@ IMPORTED = (
     "accelerate",
     "torch.distributed.tensor",
     "torch._inductor.compile_fx",
+    "bitsandbytes",
+    "peft",
+    "trl.trainer.sft_trainer",
+    "runner.spec.read_spec",
+    "runner.training.fit.callbacks",
+    "runner.training.fit.cut",
+    "runner.training.fit.set_up_check",
+    "runner.training.fit.fast_path",
+    "runner.training.data.prepare",
+    "runner.training.evaluate.evaluate",
+    "runner.training.export.export",
 )
-"""Not peft, trl or transformers' Trainer: they import bitsandbytes, which makes a CUDA context, and
-that takes half a gigabyte of a card on which another stage is at work."""
+"""None makes a CUDA context, which would take half a gigabyte of a card on which another stage is
+at work: tests/gpu looks."""
 
 
 def stand_by() -> list[str]:

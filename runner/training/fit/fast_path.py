@@ -15,8 +15,8 @@ import torch
 
 from runner.contract.batch import BatchPlan, smaller
 from runner.forecast.passes import (
-    HOLES,
     MOMENTS,
+    MOST_HOLES,
     Passes,
     budget,
     choose_passes,
@@ -93,7 +93,7 @@ class FastPath:
         if model.passes.on_host:
             peak = max(peak, long_bytes(model.sizes, self.longest, model.passes.chunk))
         trained = model.parts.adapter.flat_grad.numel()
-        return int(HOLES * (torch.cuda.memory_allocated() + MOMENTS * trained + peak))
+        return int(MOST_HOLES * (torch.cuda.memory_allocated() + MOMENTS * trained + peak))
 
     def leave(self) -> None:
         """Give the allocator what the plain path may have."""
