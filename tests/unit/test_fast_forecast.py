@@ -32,8 +32,13 @@ LLAMA_8B: dict[str, Any] = {
 }
 H100 = 989e12  # dense bf16 operations a second, NVIDIA's data sheet
 CONTEXT = int(0.6 * GIB)
-# 26 November 2026, one H100: allocator's cap, reserved, tokens a second (docs/measurements.md).
-MEASURED = [(8.6, 8.52, 10_916), (14.5, 14.46, 13_376), (22.5, 22.35, 14_633), (None, 48.0, 15_384)]
+# 26 November 2026: allocator's cap, GiB reserved (H200), tokens a second (H100): measurements.md.
+MEASURED = [
+    (8.6, 8.43, 10_916),
+    (14.5, 14.31, 13_376),
+    (22.5, 21.84, 14_633),
+    (None, 44.77, 15_384),
+]
 
 
 def work(config: dict[str, Any] = LLAMA_8B, **changes: Any) -> Work:

@@ -124,7 +124,7 @@ def _understand(model: Any, dtype: torch.dtype, longest: int) -> _Understood:
     known: set[int] = set()
     note(inner.embed_tokens, known)
     head = _head(base, config, dtype, known)
-    last_norm = norm_of(inner.norm, dtype, head.weight.shape[1])
+    last_norm = norm_of(inner.norm, dtype, head.weight.shape[1], head.weight.device)
     note(inner.norm, known)
     blocks = [
         block_of(layer, config, dtype, known, number) for number, layer in enumerate(inner.layers)

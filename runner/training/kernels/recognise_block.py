@@ -129,9 +129,10 @@ def _norms(
             break
     else:
         raise NotRecognised("norms in unusual places")
+    device = next(iter(layer.parameters())).device
     found: list[Norm | None] = []
     for module in modules:
-        norm = None if module is None else norm_of(module, dtype, width)
+        norm = None if module is None else norm_of(module, dtype, width, device)
         if module is not None:
             note(module, known)
         if norm is not None and norm.weight.numel() != width:

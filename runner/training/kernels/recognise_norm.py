@@ -17,13 +17,16 @@ _USUAL_EPS = 1e-5  # of norms that do not say (OLMo 1)
 
 
 @torch.no_grad()
-def norm_of(module: Any, dtype: torch.dtype, width: int | None = None) -> Norm:
+def norm_of(
+    module: Any, dtype: torch.dtype, width: int | None = None, device: Any = "cpu"
+) -> Norm:
     """Find the norm that gives what the module gives.
 
     Args:
         module: with weights, or without (on the meta device): then its like is tried.
         dtype: what the model computes in.
         width: of what goes through it, where the module has no weight; None: it must have one.
+        device: where such a one computes.
 
     Raises:
         NotRecognised: it is none that is known.
@@ -36,7 +39,10 @@ def norm_of(module: Any, dtype: torch.dtype, width: int | None = None) -> Norm:
         module = _filled(module)
         weight, bias = module.weight, getattr(module, "bias", None)
     size = weight.numel() if weight is not None else width
-    device = "cpu" if weight is None else weight.device
+    if weight is not None:
+        device = weight.device
+    elif torch.device(device).type == "meta":
+        device = "cpu"
     x = 1e-3 * torch.randn(4, size or 0, generator=torch.Generator().manual_seed(0)).to(device)
     x = x.to(dtype) + (2e-3 if bias is not None else 0)  # a mean that is taken away must show
     wanted = module(x).float()
