@@ -17,9 +17,7 @@ _USUAL_EPS = 1e-5  # of norms that do not say (OLMo 1)
 
 
 @torch.no_grad()
-def norm_of(
-    module: Any, dtype: torch.dtype, width: int | None = None, device: Any = "cpu"
-) -> Norm:
+def norm_of(module: Any, dtype: torch.dtype, width: int | None = None, device: Any = "cpu") -> Norm:
     """Find the norm that gives what the module gives.
 
     Args:
