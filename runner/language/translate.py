@@ -44,7 +44,9 @@ def _pattern(english: str) -> re.Pattern[str]:
     for literal, name, _, _ in string.Formatter().parse(english):
         parts.append(re.escape(literal))
         if name is not None:
-            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>.+?)")
+            # A name before the sentence's first word is no place with its colon, "a.csv, line 2: ".
+            held = "[^:]+?" if not "".join(parts) and name not in _SENTENCES else ".+?"
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{held})")
             seen.add(name)
     return re.compile("".join(parts), re.DOTALL)
 

@@ -53,6 +53,9 @@ class RowLoss:
     question: str = ""
     answer: str = ""
     """As the data has it."""
+    said_before: str | None = None
+    said_after: str | None = None
+    """What base and adapter answered; None: they were not asked."""
 
     @property
     def change(self) -> float:
@@ -159,20 +162,26 @@ def _held_out(run: RunFolder) -> HeldOutRows | None:
     )
 
 
-def _texts(path: Path) -> dict[int, tuple[str, str]]:
-    """Read question and answer of the rows at both ends."""
+def _texts(path: Path) -> dict[int, dict[str, Any]]:
+    """Read the rows at both ends: question and answer, and what was answered where it was asked."""
     found = _json(path, _SAMPLES_BYTES)
     return {
-        one["row"]: (str(one.get("question") or ""), str(one.get("answer") or ""))
+        one["row"]: one
         for one in (found if isinstance(found, list) else [])
         if isinstance(one, dict) and isinstance(one.get("row"), int)
     }
 
 
-def _with_texts(rows: list[RowLoss], texts: dict[int, tuple[str, str]]) -> Iterator[RowLoss]:
+def _with_texts(rows: list[RowLoss], texts: dict[int, dict[str, Any]]) -> Iterator[RowLoss]:
     for one in rows:
-        question, answer = texts.get(one.row, ("", ""))
-        yield replace(one, question=question, answer=answer)
+        text = texts.get(one.row, {})
+        answers = {f"said_{when}": text.get(when) for when in ("before", "after")}
+        yield replace(
+            one,
+            question=str(text.get("question") or ""),
+            answer=str(text.get("answer") or ""),
+            **{name: str(said) for name, said in answers.items() if said is not None},
+        )
 
 
 def _loss(value: object) -> float | None:

@@ -115,6 +115,8 @@ def test_the_run_succeeded_with_its_evidence(finished):
     assert record.model is not None
     assert record.model.id == MODEL
     assert not record.attempts[0].peak_gpu_memory_bytes or record.environment["device"] != "cpu"
+    extremes = json.loads(folder.extremes.read_text())
+    assert {"before", "after"} <= extremes[0].keys() & extremes[-1].keys()
     samples = json.loads((folder.evaluation / "samples.json").read_text())
     page = folder.answers.read_text()
     assert all(visible_lines(one["question"].strip()) in page for one in samples)

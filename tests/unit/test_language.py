@@ -156,6 +156,11 @@ def test_a_sentence_that_is_not_in_the_table_stays_english() -> None:
 
 
 PUT_TOGETHER = {
+    "record_the_row_has_no_question",
+    "record_there_is_no_column_for_the_answer",
+    "record_there_is_no_column_for_the_answer_and",
+    "record_there_is_no_column_for_the_question",
+    "record_there_is_no_column_for_the_question_and",
     "record_if_it_is_an_excel_file",
     "record_in_one_object_and_the_file_is",
     "record_a_row_is_longer_than_mib_or",
@@ -281,6 +286,12 @@ def test_a_refusal_is_said_in_german_with_its_places() -> None:
             "left over.",
         ),
         Problem(
+            message="the row has no answer: 'output' is missing or empty",
+            file="a.jsonl",
+            line=12,
+            hint="Write the answer, or delete the row.",
+        ),
+        Problem(
             message="the model is not on this box",
             field="model",
             found="org/x",
@@ -291,6 +302,8 @@ def test_a_refusal_is_said_in_german_with_its_places() -> None:
         "a.jsonl, Zeilen 3, 4, 9 und 37 weiteren: die Zeile ist kein gültiges JSON\n"
         "    Abhilfe: Vergleichen Sie die Zeile mit den anderen: Ein Komma, ein Anführungszeichen "
         "oder eine Klammer fehlt oder ist zu viel.\n"
+        "a.jsonl, Zeile 12: die Zeile hat keine Antwort: 'output' fehlt oder ist leer\n"
+        "    Abhilfe: Schreiben Sie die Antwort, oder löschen Sie die Zeile.\n"
         "model: das Modell ist nicht auf dieser Box\n"
         "    Gefunden: org/x\n"
         "    Abhilfe: Holen Sie es mit: runner fetch org/x"

@@ -294,6 +294,19 @@ def test_the_best_and_the_worst_rows_are_shown_with_their_texts(tmp_path: Path) 
     assert "Expected: Yes." in text
 
 
+def test_the_best_and_the_worst_row_are_shown_with_their_answers(tmp_path: Path) -> None:
+    """Before and after, where they were asked; an answer of nothing says so."""
+    run = make_run(tmp_path)
+    rows = json.loads(run.extremes.read_text())
+    rows[0] |= {"before": "Perhaps.", "after": "Yes <b>indeed</b>."}
+    rows[-1] |= {"before": "Yes.", "after": ""}
+    run.extremes.write_text(json.dumps(rows))
+    text = report(run)
+    best, worst = text.index("Question 0?"), text.index("Question 8?")
+    assert best < text.index("Before: Perhaps.") < text.index("After: Yes &lt;b&gt;") < worst
+    assert worst < text.index("After: (nothing)")
+
+
 def test_a_single_measurement_is_seen(tmp_path: Path) -> None:
     """One held-out loss makes no line; it is a dot."""
     run = make_run(tmp_path)

@@ -193,6 +193,7 @@ def _write_losses(stage: _Stage, adapted: Adapted, losses: _Losses) -> None:
 
 def _answers(stage: _Stage, adapted: Adapted, found: _Found) -> None:
     """Generate and score answers; where that fails, the run stands without them."""
+    from runner.training.evaluate.extreme_answers import answer_extremes
     from runner.training.evaluate.held_out_answers import held_out_answers
     from runner.training.fit.memory import classify, let_go, plan_does_not_fit
 
@@ -204,6 +205,8 @@ def _answers(stage: _Stage, adapted: Adapted, found: _Found) -> None:
         )
         found.evaluation, found.row_scores = answers.evaluation, answers.row_scores
         found.shortfalls += answers.shortfalls
+        extremes = stage.folder / stage.run.extremes.name
+        answer_extremes(adapted, found.served.rows, extremes, until=until)
     except Exception as error:  # what the run is about stands without its answers
         if not plan_does_not_fit(classify(error), on_gpu=stage.machine.on_gpu):
             raise
