@@ -175,12 +175,13 @@ def _texts(path: Path) -> dict[int, dict[str, Any]]:
 def _with_texts(rows: list[RowLoss], texts: dict[int, dict[str, Any]]) -> Iterator[RowLoss]:
     for one in rows:
         text = texts.get(one.row, {})
-        answers = {f"said_{when}": text.get(when) for when in ("before", "after")}
+        before, after = text.get("before"), text.get("after")
         yield replace(
             one,
             question=str(text.get("question") or ""),
             answer=str(text.get("answer") or ""),
-            **{name: str(said) for name, said in answers.items() if said is not None},
+            said_before=None if before is None else str(before),
+            said_after=None if after is None else str(after),
         )
 
 

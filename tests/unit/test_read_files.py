@@ -11,10 +11,13 @@ import pytest
 from pyarrow import parquet
 
 from runner.commands.starters import excel_file
-from runner.training.data import sheet_rows, unpack
+from runner.spec.read_spec import read_spec
+from runner.training.data import json_rows, sheet_rows, unpack
 from runner.training.data.findings import Findings
+from runner.training.data.flow import Source, first_rules, read_again
 from runner.training.data.formats import to_conversations
 from runner.training.data.rows import read_rows, stream_rows
+from runner.training.data.snapshot import Copied
 
 ROWS = [{"question": "q1", "answer": "a1"}, {"question": "q2", "answer": "a2"}]
 TALK = [{"role": "user", "content": "q1"}, {"role": "assistant", "content": "a1"}]
@@ -566,3 +569,34 @@ def test_one_bad_row_among_a_thousand_is_named(tmp_path):
         assert len(pairs) == 999
         (problem,) = findings.problems
         assert (problem.file, problem.line, problem.count) == (name, line, 1)
+
+
+NUMBERED = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(500)]
+AGAIN = {
+    "lines": ("a.jsonl", "\n\n".join(map(json.dumps, NUMBERED))),
+    "packed lines": ("a.jsonl.gz", gzip.compress("\n".join(map(json.dumps, NUMBERED)).encode())),
+    "an array named so": ("a.jsonl", json.dumps(NUMBERED)),
+    "an array": ("a.json", json.dumps(NUMBERED, indent=1)),
+    "a table": ("a.csv", "question,answer\n" + "".join(f"q{n},a{n}\n" for n in range(500))),
+}
+
+
+@pytest.mark.parametrize("case", AGAIN)
+def test_rows_are_found_again_by_their_lines(case, tmp_path, monkeypatch):
+    """Whatever the file is, the rows are those that were read; lines that are not wanted stay."""
+    name, content = AGAIN[case]
+    path = tmp_path / "copy"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    spec = read_spec(f"model: m\ndata: {name}\n".encode(), file_name="a.yaml")
+    copied = Copied(named=name, path=path, sha256="", size=path.stat().st_size)
+    source = Source(copies=[copied], spec=spec)
+    lines = {n: row.line for n, row in enumerate(source.rows_of(copied, Findings()))}
+    rules, parsed = first_rules(source), []
+    loads = json_rows._loads
+    monkeypatch.setattr(json_rows, "_loads", lambda text: parsed.append(text) or loads(text))
+    wanted = [3, 77, 499]
+    chosen = {n: lines[n] for n in wanted}
+    found = read_again(source, rules, [500], wanted, chosen)
+    assert [c.messages[0]["content"] for c in found] == ["q3", "q77", "q499"]
+    assert [c.row for c in found] == wanted
+    assert len(parsed) < 10 or "lines" not in case

@@ -7,9 +7,9 @@ in their order. What is wrong with the rows is collected to the end: all of it i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from runner.spec.spec import JobSpec
 from runner.training.checks.checks import Checks
@@ -18,10 +18,11 @@ from runner.training.data.findings import Findings
 from runner.training.data.formats import DECIDING, Rules, convert, decide, nothing_to_learn
 from runner.training.data.row import Row
 from runner.training.data.row_work import Batch, Done, Work
-from runner.training.data.rows import stream_rows
+from runner.training.data.rows import JSON_LINES, stream_rows
 from runner.training.data.snapshot import Copied
 from runner.training.data.template import Template
 from runner.training.data.token_table import TableWriter, rows_schema, tokens_schema
+from runner.training.data.unpack import inner_name
 from runner.training.data.workers import work_through
 
 _BATCH_ROWS = 256
@@ -58,9 +59,13 @@ class Source:
     copies: Sequence[Copied]
     spec: JobSpec
 
-    def rows_of(self, copy: Copied, findings: Findings) -> Iterator[Row]:
-        """Give each row of one file."""
-        return stream_rows(copy.path, shown_as=copy.named, findings=findings, sheet=self.spec.sheet)
+    def rows_of(
+        self, copy: Copied, findings: Findings, *, only: Collection[int] | None = None
+    ) -> Iterator[Row]:
+        """Give each row of one file; of JSON Lines those of certain lines alone, where asked."""
+        return stream_rows(
+            copy.path, shown_as=copy.named, findings=findings, sheet=self.spec.sheet, only=only
+        )
 
     def rows(self, findings: Findings, counts: list[int]) -> Iterator[tuple[int, Row]]:
         """Give each row with its file's place; count those of each file on the way."""
@@ -182,7 +187,11 @@ def _batches(rows: Iterator[tuple[int, Row]], findings: Findings) -> Iterator[Ba
 
 
 def read_again(
-    source: Source, rules: Rules, counts: Sequence[int], wanted: Sequence[int]
+    source: Source,
+    rules: Rules,
+    counts: Sequence[int],
+    wanted: Sequence[int],
+    lines: Mapping[int, int],
 ) -> list[Conversation]:
     """Read a few rows once more, by their places in the data.
 
@@ -191,16 +200,37 @@ def read_again(
         rules: how they are read.
         counts: rows of each file; a file without a wanted row is not opened.
         wanted: places, in order.
+        lines: by place, the row's line in its file, as it was read before: the other lines of JSON
+            Lines need not be parsed, which takes seconds for 100,000 of them.
     """
     found: list[Conversation] = []
     begin = 0
     for copy, count in zip(source.copies, counts, strict=True):
-        here = [number - begin for number in wanted if begin <= number < begin + count]
-        if here:
-            rows = source.rows_of(copy, Findings())
-            for at, row in enumerate(itertools.islice(rows, here[-1] + 1)):
-                if at in here:
-                    conversation = convert(row, begin + at, rules, Findings())
-                    found += [conversation] if conversation else []
+        here = [number for number in wanted if begin <= number < begin + count]
+        rows = _by_line(source, copy, here, lines) if here else {}
+        if len(rows) != len(here):
+            stream = source.rows_of(copy, Findings())
+            among = set(here)
+            numbered = enumerate(itertools.islice(stream, here[-1] - begin + 1), start=begin)
+            rows = {number: row for number, row in numbered if number in among}
+        again = (convert(rows[n], n, rules, Findings()) for n in here if n in rows)
+        found += [conversation for conversation in again if conversation]
         begin += count
+    return found
+
+
+def _by_line(
+    source: Source, copy: Copied, wanted: Sequence[int], lines: Mapping[int, int]
+) -> dict[int, Row]:
+    """Read rows by their lines; fewer than are wanted where lines do not tell them apart."""
+    number_of = {lines[number]: number for number in wanted if number in lines}
+    found: dict[int, Row] = {}
+    if PurePath(inner_name(copy.named)).suffix.lower() not in JSON_LINES:
+        return found
+    for row in source.rows_of(copy, Findings(), only=number_of):
+        number = number_of.get(row.line)
+        if number in found:
+            return {}  # several rows in one line
+        if number is not None:
+            found[number] = row
     return found

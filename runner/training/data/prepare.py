@@ -618,8 +618,9 @@ def _samples(
     template: Template, source: Source, flowed: Flowed, rows: Rows, part: Any
 ) -> list[dict[str, Any]]:
     """Choose held-out questions to answer before and after."""
-    wanted = rows.row[(part == HELD_OUT) & rows.askable][:SAMPLES].tolist()
-    asked = read_again(source, flowed.rules, flowed.counts, wanted)
+    chosen = np.flatnonzero((part == HELD_OUT) & rows.askable)[:SAMPLES]
+    lines = {int(rows.row[at]): int(rows.line[at]) for at in chosen}
+    asked = read_again(source, flowed.rules, flowed.counts, sorted(lines), lines)
     return [
         {"messages": template.prompt_messages(c), "reference": c.messages[-1]["content"]}
         for c in asked

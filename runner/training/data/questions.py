@@ -87,8 +87,8 @@ def write_questions(
 ) -> None:
     """Read the chosen rows again and write them down."""
     rows, places = chosen
-    numbers = sorted({int(rows.row[at]) for some in places.values() for at in some})
-    read = read_again(source, flowed.rules, flowed.counts, numbers)
+    line_of = {int(rows.row[at]): int(rows.line[at]) for some in places.values() for at in some}
+    read = read_again(source, flowed.rules, flowed.counts, sorted(line_of), line_of)
     found = {conversation.row: conversation for conversation in read}
     lines = [
         json.dumps(asdict(_question(rows, at, part, found[int(rows.row[at])], template)))

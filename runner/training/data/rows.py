@@ -6,7 +6,7 @@ are private.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePath
 
 from runner.spec.file_kinds import PACKED, READABLE, SAVE_AS, SHEETS
@@ -34,6 +34,7 @@ _TEXTS: dict[str, Callable[[TextSource, str, Findings], Iterator[Row]]] = {
     ".csv": read_table,
     ".tsv": read_table,
 }
+JSON_LINES = (".jsonl", ".ndjson")
 _OTHERS: dict[str, Callable[[Path, str, Findings], Iterator[Row]]] = {
     ".parquet": read_parquet,
     ".arrow": read_arrow,
@@ -48,7 +49,12 @@ def read_rows(path: Path, *, shown_as: str, findings: Findings) -> list[Row]:
 
 
 def stream_rows(
-    path: Path, *, shown_as: str, findings: Findings, sheet: str | None = None
+    path: Path,
+    *,
+    shown_as: str,
+    findings: Findings,
+    sheet: str | None = None,
+    only: Collection[int] | None = None,
 ) -> Iterator[Row]:
     """Read a snapshot file row by row; whatever is wrong with it goes into ``findings``.
 
@@ -57,10 +63,11 @@ def stream_rows(
         shown_as: the file as the spec names it.
         findings: takes what is wrong.
         sheet: of a spreadsheet; None: the first one.
+        only: lines that are wanted, of JSON Lines; other files give all of their rows.
     """
     before = findings.count
     rows = 0
-    for row in _rows(path, shown_as, findings, sheet):
+    for row in _rows(path, shown_as, findings, sheet, only):
         if row.size > ROW_CHARS:
             what = f"the row is longer than {ROW_CHARS // 1024**2} MiB"
             findings.add(shown_as, row.line, what, hint=TOO_LONG_HINT)
@@ -72,7 +79,13 @@ def stream_rows(
         findings.add(shown_as, None, "the file has no rows", hint=hint)
 
 
-def _rows(path: Path, shown_as: str, findings: Findings, sheet: str | None) -> Iterator[Row]:
+def _rows(
+    path: Path,
+    shown_as: str,
+    findings: Findings,
+    sheet: str | None,
+    only: Collection[int] | None,
+) -> Iterator[Row]:
     suffix = PurePath(inner_name(shown_as)).suffix.lower()
     packed = PurePath(shown_as).suffix.lower() in PACKED
     if suffix not in SUFFIXES or (packed and suffix not in _TEXTS):
@@ -92,7 +105,10 @@ def _rows(path: Path, shown_as: str, findings: Findings, sheet: str | None) -> I
             yield from _OTHERS[suffix](path, shown_as, findings)
         else:
             with open_bytes(path, shown_as) as file:
-                yield from _TEXTS[suffix](TextSource(file, shown_as, findings), shown_as, findings)
+                source = TextSource(
+                    file, shown_as, findings, only=only if suffix in JSON_LINES else None
+                )
+                yield from _TEXTS[suffix](source, shown_as, findings)
     except TooMuchError as error:
         findings.add(shown_as, None, error.what, hint=TOO_MUCH_HINT)
     except NotPackedError:

@@ -7,7 +7,7 @@ piece of it, or the one row that is just being put together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
 from runner.training.data.findings import Findings
@@ -27,14 +27,23 @@ _UTF8 = "Save it as UTF-8 (in Excel: 'CSV UTF-8')."
 class TextSource:
     """The text of one file."""
 
-    def __init__(self, file: BinaryIO, shown_as: str, findings: Findings) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        shown_as: str,
+        findings: Findings,
+        *,
+        only: Collection[int] | None = None,
+    ) -> None:
         """Read nothing yet.
 
         Args:
             file: its bytes, unpacked.
             shown_as: the file as the spec names it.
             findings: takes the lines that are not UTF-8.
+            only: numbers of the lines that are wanted; all others are given empty.
         """
+        self._only = only
         self._file, self._name, self._findings = file, shown_as, findings
         self._pieces = self._decoded()
         self._ahead: deque[str] = deque()  # read to look at, and not given out yet
@@ -65,6 +74,8 @@ class TextSource:
             yield number, self._joined(parts, held, number)
 
     def _joined(self, parts: list[str], held: int, number: int) -> str:
+        if self._only is not None and number not in self._only:
+            return ""
         if held <= ROW_CHARS:
             return "".join(parts)
         self._findings.add(self._name, number, TOO_LONG, hint=TOO_LONG_HINT)
