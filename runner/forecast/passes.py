@@ -221,6 +221,7 @@ def sizes_of(work: Work) -> Sizes:
     shape = work.shape
     of_heads = shape.attention + 2 * shape.kv
     behind = shape.hidden if shape.norms_behind else 0
+    copies = 1 if work.dropout else 0  # of what an adapter reads
     apart = shape.hidden if shape.norms_behind or shape.factor_behind else 0
     return Sizes(
         layers=shape.layers,
@@ -228,13 +229,14 @@ def sizes_of(work: Work) -> Sizes:
         full=BF16
         * (2 * (shape.hidden + behind) + of_heads + shape.attention + 2 * shape.intermediate)
         + FP32 * shape.heads,
-        back=BF16 * (4 * shape.hidden + apart + max(shape.intermediate, 2 * of_heads)),
+        back=BF16
+        * (4 * shape.hidden + apart + max((1 + copies) * shape.intermediate, 2 * of_heads)),
         head=BF16 * 3 * shape.hidden,
         logits=BF16 * (shape.vocabulary + 3 * shape.hidden),
         weights=shape.layers * shape.block_parameters,
         long=BF16 * (6 * shape.hidden + 3 * shape.attention + 2 * of_heads)
         + FP32 * (shape.attention + shape.layers * shape.heads),
-        tile=BF16 * (3 * shape.intermediate + 6 * shape.hidden + 2 * apart),
+        tile=BF16 * ((3 + copies) * shape.intermediate + 6 * shape.hidden + 2 * apart),
     )
 
 
@@ -301,7 +303,9 @@ def activation_room(work: Work, box: Box) -> int | None:
 
 
 def batch_tokens(work: Work, rows: int) -> int:
-    """Count the tokens of the longest ``rows`` rows together."""
+    """Count the tokens of the longest ``rows`` rows together, or of so many packed sequences."""
+    if work.packed_to:
+        return rows * work.packed_to
     total, left = 0, rows
     for tokens, count in work.lengths.steps:
         total += tokens * min(left, count)

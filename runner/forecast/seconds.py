@@ -110,7 +110,8 @@ def _fast_step(work: Work, plan: BatchPlan, flops: float) -> float:
     head = 3 * 2 * shape.vocabulary * shape.hidden
     operations = 2 * _forward(shape, work.lengths.mean) + head
     each_token = operations / (flops * _FAST_EFFICIENCY)
-    draws = _draw(work.lengths, plan.per_device_batch_size)
+    rows = plan.per_device_batch_size
+    draws = [[work.packed_to] * rows] if work.packed_to else _draw(work.lengths, rows)
     seconds = 0.0
     for drawn in draws:
         passes = count_passes(sum(drawn), plan.tokens_per_pass or 1, work.longest)

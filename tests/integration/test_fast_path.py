@@ -81,13 +81,43 @@ def test_memory_runs_out_half_way_back(run: Run, undisturbed: Run) -> None:
     assert eval_losses(run) == pytest.approx(eval_losses(undisturbed), rel=1e-3)
 
 
-def test_what_it_does_not_know_trains_on_the_plain_path(
-    tmp_path: Path, prepared: Path, small_models: Path
-) -> None:
+@dataclass(frozen=True)
+class Unknown:
+    """The model has something that the fast path does not know."""
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from runner.training.fit import fast_path
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise fast_path.NotRecognised("layers of clay")
+
+        fast_path.recognise = refuse  # type: ignore[assignment]
+
+
+def test_what_it_does_not_know_trains_on_the_plain_path(run: Run) -> None:
     """The log says why, and what it costs."""
-    spec = SPEC.replace("training:", "lora: {dropout: 0.1}\ntraining:")
-    run = Run(tmp_path, prepared, small_models, spec)
-    status, result = run.train(8, fast=True, total_steps=1)
+    status, result = run.train(8, trouble=Unknown(), fast=True, total_steps=1)
     assert (status, result.metrics["path"]) == (ExitCode.OK, "plain"), run.log()
-    assert "Plain path: this model has lora.dropout above 0" in run.log()
+    assert "Plain path: this model has layers of clay" in run.log()
     assert "two to three times the time" in run.log()
+
+
+def test_packed_rows_and_dropout(tmp_path: Path, prepared: Path, small_models: Path) -> None:
+    """Packed rows have the plain path's losses and gradients; dropout draws its own."""
+    curves = {}
+    for name, wanted, lora in (
+        ("plain", False, ""),
+        ("fast", True, ""),
+        ("drops", True, "lora: {dropout: 0.3}\n"),
+    ):
+        spec = SPEC.replace("training: {", lora + "training: {packing: true, ")
+        one = Run(tmp_path / name, prepared, small_models, spec)
+        status, result = one.train(4, fast=wanted, total_steps=2)
+        assert status == ExitCode.OK, one.log()
+        assert result.metrics["path"] == ("fast" if wanted else "plain"), one.log()
+        curves[name] = one.curve()
+    assert_same_curve(curves["fast"], curves["plain"])
+    first, dropped = (curves[name][0] for name in ("fast", "drops"))
+    assert dropped["loss"] == pytest.approx(first["loss"], rel=0.2)  # B is 0: nothing to drop yet
+    assert dropped["grad_norm"] != pytest.approx(first["grad_norm"], rel=1e-3)

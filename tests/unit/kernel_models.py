@@ -73,7 +73,12 @@ PHI_4_MINI = {
 
 
 def make(
-    family: str, *, quantised: bool = True, targets: Any = "all-linear", **settings: Any
+    family: str,
+    *,
+    quantised: bool = True,
+    targets: Any = "all-linear",
+    lora_dropout: float = 0.0,
+    **settings: Any,
 ) -> Any:
     """Make a PEFT model with random weights; norms and biases are random too."""
     from peft import LoraConfig, get_peft_model
@@ -90,9 +95,14 @@ def make(
             weight.data.normal_(std=0.3)
     if quantised:
         _quantise(model)
-    model = get_peft_model(
-        model, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=targets)
+    adapter = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=4,
+        lora_alpha=8,
+        target_modules=targets,
+        lora_dropout=lora_dropout,
     )
+    model = get_peft_model(model, adapter)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             weight.data.normal_(std=0.1)

@@ -10,7 +10,7 @@ import torch
 from kernel_models import FAMILIES, PHI_4_MINI, learned, make, plain_step, rows, take_grads
 
 from runner.forecast.passes import Passes, peak_bytes
-from runner.training.kernels import long_layer, nf4
+from runner.training.kernels import dropout, long_layer, nf4
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import NotRecognised, obstacle, recognise
 from runner.training.kernels.rows import divide, lay_out, worst
@@ -244,3 +244,93 @@ def test_rows_are_laid_out() -> None:
     assert laid.position[:13].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 6]
     assert laid.learned.tolist() == [1, 2, 4, 7, 8, 9, 10, 11]
     assert laid.targets.tolist()[:3] == first[[2, 3, 5]].tolist()
+
+
+class Masked(torch.nn.Module):
+    """Drops what the fast path says that it drops, of one row at a time."""
+
+    def __init__(self, chance: float, key: int, first_line: list[int]) -> None:
+        """Begin with a projection's key, and where a row begins, which changes."""
+        super().__init__()
+        self.chance, self.key, self.first_line = chance, key, first_line
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Drop."""
+        return dropout.dropped(x[0], self.chance, self.key, self.first_line[0])[None]
+
+
+@pytest.mark.parametrize(
+    ("family", "kept", "on_host"),
+    [("llama", 1, False), ("llama", 0, True), ("gemma2", 0, False), ("phi3", None, False)],
+)
+def test_dropout_is_the_same_on_the_way_back(
+    family: str,
+    kept: int | None,
+    on_host: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PEFT with the very same numbers dropped has the same loss and gradients.
+
+    Whether layers keep what they made, make it again, or go tile by tile.
+    """
+    monkeypatch.setattr(long_layer, "TILE", 24)
+    model = make(family, quantised=False, lora_dropout=0.2)
+    batch = rows(64, 37, 20)
+    one = fast(model, kept=kept, most=40 if on_host else 200, on_host=on_host)
+    if on_host:
+        batch = batch[:1]
+    torch.manual_seed(7)
+    found_loss = float(one.train_on(batch, learned(batch)))
+    found = take_grads(model)
+    torch.manual_seed(7)
+    draws = dropout.Draws(seed=int(torch.randint(2**31, ())))
+    first_line = [0]
+    for name, module in list(model.named_modules()):
+        if name.endswith("lora_dropout"):
+            parent = model.get_submodule(name.removesuffix(".lora_dropout"))
+            group, number = place_of(one, parent.lora_A["default"].weight)
+            key = draws.key(group, number)
+            module["default"] = Masked(0.2, key, first_line)
+    total, items = 0.0, learned(batch)
+    for ids, labels in batch:
+        logits = model(input_ids=ids[None]).logits[0, :-1]
+        loss = torch.nn.functional.cross_entropy(
+            logits, labels[1:], ignore_index=-100, reduction="sum"
+        )
+        (loss / items).backward()
+        total += float(loss.detach()) / items
+        first_line[0] += ids.numel()
+    assert found_loss == pytest.approx(total, rel=1e-5)
+    wanted = take_grads(model)
+    rest = ROUNDING * max(float(grad.norm()) for grad in wanted.values())
+    for name, grad in wanted.items():
+        mine = found[name.replace(".module.", ".")]
+        assert float((mine - grad).norm()) <= OFF * float(grad.norm()) + rest, name
+
+
+def place_of(one: FastModel, weight: torch.Tensor) -> tuple[int, int]:
+    """Find the adapter that a weight belongs to."""
+    for group in one.parts.adapter.groups:
+        for number, lora in enumerate(group.loras):
+            if lora.down is weight:
+                return group.number, number
+    raise AssertionError
+
+
+def test_dropout_drops_as_often_as_it_says() -> None:
+    """One number in five, others each time, the rest made up for; measuring drops nothing."""
+    x = torch.ones(400, 100)
+    first = dropout.dropped(x, 0.2, dropout.Draws(seed=1).key(3, 0), 0)
+    other = dropout.dropped(x, 0.2, dropout.Draws(seed=1).key(3, 1), 0)
+    later = dropout.dropped(x, 0.2, dropout.Draws(seed=2).key(3, 0), 0)
+    assert float(first.mean()) == pytest.approx(1, abs=0.02)
+    assert set(first.flatten().tolist()) == {0.0, 1.25}
+    for one in (other, later):
+        both = float(((first == 0) & (one == 0)).float().mean())
+        assert both == pytest.approx(0.04, abs=0.006)
+    by_line, by_column = ((first == 0).float().mean(dim) for dim in (1, 0))
+    assert 0.02 < float(by_line.std()) < 0.06  # of 100 independent numbers: 0.04
+    assert 0.012 < float(by_column.std()) < 0.03  # of 400: 0.02
+    assert torch.equal(
+        first[24:], dropout.dropped(x[24:], 0.2, dropout.Draws(seed=1).key(3, 0), 24)
+    )

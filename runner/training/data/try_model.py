@@ -54,7 +54,7 @@ def _try(folder: Path, spec: JobSpec, longest: int, *, trust_remote_code: bool) 
     with torch.device("meta"):  # PEFT draws an adapter's first weights where nobody says otherwise
         adapted = add_adapter(model, spec)
     trainable = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
-    because = "packed rows" if spec.training.packing else obstacle(adapted, longest=longest)
+    because = obstacle(adapted, longest=longest)
     return Tried(trainable_parameters=trainable, embedding_rows=rows, plain_because=because)
 
 

@@ -34,7 +34,7 @@ from runner.contract.layout import RunFolder, StageFolder
 from runner.errors import StageError
 from runner.exit_codes import ExitCode
 from runner.training.fit.checkpoint import prune, seal
-from runner.training.fit.cut import LENGTHS
+from runner.training.fit.cut import LENGTHS, PACKED
 from runner.training.fit.heldout import HeldOut, held_out_loss
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
 from runner.training.fit.row_lengths import row_lengths
@@ -101,7 +101,10 @@ class RowNotingCollator:
 
     def with_lengths(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate, and say how long each row is: `CuttingTrainer` cuts by it."""
-        return {**self.pad(rows), LENGTHS: [len(row["input_ids"]) for row in rows]}
+        whole = {**self.pad(rows), LENGTHS: [len(row["input_ids"]) for row in rows]}
+        if rows and "seq_lengths" in rows[0]:
+            whole[PACKED] = [length for row in rows for length in row["seq_lengths"]]
+        return whole
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate and note."""

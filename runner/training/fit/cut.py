@@ -19,6 +19,8 @@ from runner.training.kernels.rows import worst
 
 LENGTHS = "lengths"
 """What the collator calls the rows' lengths; no model gets to see it."""
+PACKED = "packed"
+"""Likewise the lengths of all rows that lie in packed sequences."""
 
 
 class CuttingTrainer(SFTTrainer):
@@ -46,11 +48,10 @@ class CuttingTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Any:
         """Go forward and backward over a micro-batch, pass by pass; give the sum of losses."""
-        lengths = inputs.pop(LENGTHS)
+        lengths, packed = inputs.pop(LENGTHS), inputs.pop(PACKED, None)
         if self.fast is not None:
-            rows = (inputs[name].cpu() for name in ("input_ids", "labels"))
-            cut = [tuple(x[:n] for x in row) for *row, n in zip(*rows, lengths, strict=True)]
-            return self.fast.model.train_on(cut, num_items_in_batch)
+            rows = _rows(inputs, lengths, packed)
+            return self.fast.model.train_on(rows, num_items_in_batch)
         passes = cut_by_tokens(lengths, self.batch_plan.tokens_per_pass)
         if len(passes) == 1:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -68,6 +69,14 @@ class CuttingTrainer(SFTTrainer):
             return worst_pass(lengths, self.batch_plan)
         size = int(self.args.per_device_train_batch_size)
         return worst(lengths, self.fast.model.passes.most_tokens, size)
+
+
+def _rows(inputs: dict[str, Any], lengths: list[int], packed: list[int] | None) -> list[Any]:
+    """Take a batch apart into rows without padding; packed ones lie in one line."""
+    ids, labels = (inputs[name].cpu() for name in ("input_ids", "labels"))
+    if packed is not None:
+        return list(zip(ids.flatten().split(packed), labels.flatten().split(packed), strict=True))
+    return [(ids[i, :n], labels[i, :n]) for i, n in enumerate(lengths)]
 
 
 def _take(inputs: dict[str, Any], rows: list[int], lengths: list[int]) -> dict[str, Any]:

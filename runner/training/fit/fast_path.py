@@ -7,6 +7,8 @@ memory. Whatever it does not know, or gets other gradients for, trains on the pl
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -144,7 +146,7 @@ def find(
     """
     if wanted is False or (wanted is None and not meter.on_gpu):
         return None
-    why = _obstacle(rows, plan, compute, on_gpu=meter.on_gpu)
+    why = _obstacle(plan, compute, on_gpu=meter.on_gpu)
     if why is None:
         try:
             found = _set_up(trainer, rows, plan, meter, getattr(torch, compute), held_out)
@@ -164,11 +166,9 @@ def find(
     return None
 
 
-def _obstacle(rows: Any, plan: BatchPlan, compute: str, *, on_gpu: bool) -> str | None:
+def _obstacle(plan: BatchPlan, compute: str, *, on_gpu: bool) -> str | None:
     if plan.activation_offloading and plan.layers_kept is None:
         return "the batch plan keeps activations in the host's memory"
-    if "seq_lengths" in rows.column_names:
-        return "the rows are packed"
     if on_gpu and gpu.triton is None:
         return "Triton is not installed"
     if on_gpu and compute != "bfloat16":
@@ -180,14 +180,18 @@ def _set_up(
     trainer: Any, rows: Any, plan: BatchPlan, meter: Meter, dtype: torch.dtype, held_out: Any
 ) -> FastPath:
     lengths = sorted(row_lengths(rows), reverse=True)
-    longest = max(lengths[0], *(row_lengths(held_out) if held_out is not None else [0]))
-    parts = recognise(trainer.model, dtype=dtype, longest=longest)
-    checked = check(
-        parts,
-        trainer.model.get_base_model().model.layers,
-        [rows[i]["input_ids"] for i in range(min(2, len(rows)))],
-        partial(_loss_of, trainer),
-    )
+    # Packed rows are laid side by side like any others: none is as long as its sequence.
+    packed = "seq_lengths" in rows.column_names
+    longest = max(map(max, rows["seq_lengths"])) if packed else lengths[0]
+    measured = max(row_lengths(held_out), default=0) if held_out is not None else 0
+    parts = recognise(trainer.model, dtype=dtype, longest=max(longest, measured))
+    with _without_dropout(trainer.model):
+        checked = check(
+            parts,
+            trainer.model.get_base_model().model.layers,
+            [rows[i]["input_ids"] for i in range(min(2, len(rows)))],
+            partial(_loss_of, trainer),
+        )
     trainer.model.zero_grad(set_to_none=True)
     let_go()
     print(
@@ -200,13 +204,26 @@ def _set_up(
     unlimited = Passes(most_tokens=1, layers_kept=None, budget_bytes=None, chunk=1)
     found = FastPath(
         model=FastModel(parts=parts, passes=unlimited),
-        longest=lengths[0],
+        longest=longest,
         batch_tokens=sum(lengths[: plan.effective_batch_size]),
         meter=meter,
         budget_bytes=_budget(meter, trained=parts.adapter.flat_grad.numel()),
     )
     found.take(plan)
     return found
+
+
+@contextmanager
+def _without_dropout(model: Any) -> Iterator[None]:
+    """Compare what is drawn by chance in neither way."""
+    drawing = [m for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.training]
+    for module in drawing:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in drawing:
+            module.train()
 
 
 def _budget(meter: Meter, *, trained: int) -> int | None:

@@ -6,11 +6,13 @@ its ``.grad`` are views of one fp32 tensor that the layers add to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
+
+from runner.training.kernels.dropout import Draws, add_dropped, dropped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,8 @@ class Lora:
     up: torch.nn.Parameter
     """B: outputs × rank."""
     scale: float
+    dropout: float = 0.0
+    """How likely a number of the input is dropped."""
 
     @property
     def rank(self) -> int:
@@ -43,19 +47,68 @@ class GroupAdapter:
     down_grad: torch.Tensor
     up_grads: list[torch.Tensor] = field(default_factory=list)
 
-    def inner(self, x: torch.Tensor) -> torch.Tensor:
-        """Give x A^T."""
-        return x @ self.down.t()
+    number: int = 0
+    """Its place among the groups, by which it draws."""
 
-    def grads(self, x: torch.Tensor, grad: torch.Tensor, back: torch.Tensor) -> None:
+    def _parts(self) -> Iterator[tuple[int, Lora, slice]]:
+        """Give each adapter's number, itself, and its rows of all A."""
+        at = 0
+        for number, lora in enumerate(self.loras):
+            yield number, lora, slice(at, at + lora.rank)
+            at += lora.rank
+
+    def _drops(self, draws: Draws | None) -> TypeGuard[Draws]:
+        return draws is not None and any(lora.dropout for lora in self.loras)
+
+    def _seen(self, x: torch.Tensor, draws: Draws, number: int, lora: Lora) -> torch.Tensor:
+        """Give the input as an adapter sees it."""
+        if not lora.dropout:
+            return x
+        return dropped(x, lora.dropout, draws.key(self.number, number), draws.line)
+
+    def inner(self, x: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
+        """Give x A^T."""
+        if not self._drops(draws):
+            return x @ self.down.t()
+        return torch.cat(
+            [
+                self._seen(x, draws, number, lora) @ self.down[rows].t()
+                for number, lora, rows in self._parts()
+            ],
+            dim=1,
+        )
+
+    def back(self, into: torch.Tensor, inner: torch.Tensor, draws: Draws | None) -> None:
+        """Add to the input's gradient, from the gradient of x A^T."""
+        if not self._drops(draws):
+            into.addmm_(inner, self.down)
+            return
+        for number, lora, rows in self._parts():
+            found = inner[:, rows] @ self.down[rows]
+            if lora.dropout:
+                key = draws.key(self.number, number)
+                add_dropped(into, found, lora.dropout, key, draws.line)
+            else:
+                into.add_(found)
+
+    def grads(
+        self, x: torch.Tensor, grad: torch.Tensor, back: torch.Tensor, draws: Draws | None
+    ) -> None:
         """Add up the gradients of A and B; ``back`` is the output's gradient times B."""
-        add_product(self.down_grad, back.t(), x)
-        inner = self.inner(x)
-        rank_at = 0
-        for lora, (start, end), into in zip(self.loras, self.outputs, self.up_grads, strict=True):
-            part = inner[:, rank_at : rank_at + lora.rank]
+        drops = self._drops(draws)
+        whole = None if drops else self.inner(x)
+        if not drops:
+            add_product(self.down_grad, back.t(), x)
+        for (number, lora, rows), (start, end), into in zip(
+            self._parts(), self.outputs, self.up_grads, strict=True
+        ):
+            if whole is None and draws is not None:
+                seen = self._seen(x, draws, number, lora)
+                add_product(self.down_grad[rows], back[:, rows].t(), seen)
+                part = seen @ self.down[rows].t()
+            elif whole is not None:
+                part = whole[:, rows]
             add_product(into, grad[:, start:end].t(), part, scale=lora.scale)
-            rank_at += lora.rank
 
 
 class Adapter:
@@ -71,6 +124,11 @@ class Adapter:
         self._scales: list[float] = []
         self._grads: list[torch.Tensor] = []
         self.flat_grad = torch.empty(0)
+
+    @property
+    def drops(self) -> bool:
+        """Whether any adapter has dropout."""
+        return any(lora.dropout for group in self.groups for lora in group.loras)
 
     @property
     def weights(self) -> Sequence[torch.nn.Parameter]:
@@ -94,6 +152,7 @@ class Adapter:
             down=torch.empty(rank, inputs, dtype=self.dtype, device=self.device),
             up=torch.zeros(at, rank, dtype=self.dtype, device=self.device),
             down_grad=torch.empty(0),
+            number=len(self.groups),
         )
         at = 0
         for lora, (start, end) in zip(there, columns, strict=True):

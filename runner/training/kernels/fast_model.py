@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from runner.forecast.passes import Passes, Sizes, goes_long, layers_kept, measured_at_once
+from runner.training.kernels.dropout import Draws
 from runner.training.kernels.host_store import HostStore
 from runner.training.kernels.layer import Layer, LayerFunction
 from runner.training.kernels.long_layer import LongLayerFunction
@@ -31,7 +32,12 @@ class FastModel:
     def __post_init__(self) -> None:
         """Count the bytes."""
         parts = self.parts
-        self.sizes = measure(parts.layers, parts.head.weight.shape[0], parts.dtype.itemsize)
+        self.sizes = measure(
+            parts.layers,
+            parts.head.weight.shape[0],
+            parts.dtype.itemsize,
+            drops=parts.adapter.drops,
+        )
 
     @property
     def device(self) -> Any:
@@ -61,6 +67,9 @@ class FastModel:
         rows = lay_out(batch, self.device, fill=self.device.type != "cpu")
         if not rows.learned.numel():
             return torch.zeros((), device=self.device)
+        if self.parts.adapter.drops:
+            # From torch's own state: a run that goes on from a checkpoint draws what it would have.
+            rows = replace(rows, draws=Draws(seed=int(torch.randint(2**31, ()))))
         try:
             tokens = sum(ids.numel() for ids, _ in batch)
             on_host = goes_long(self.sizes, self.passes, tokens)
@@ -109,7 +118,9 @@ class FastModel:
         return HeadLoss.apply(x, parts.last_norm, parts.head, rows, scale, self.passes.chunk)
 
 
-def measure(layers: Sequence[Layer], vocabulary: int, item_bytes: int) -> Sizes:
+def measure(
+    layers: Sequence[Layer], vocabulary: int, item_bytes: int, *, drops: bool = False
+) -> Sizes:
     """Count from the largest of the layers."""
     hidden = layers[0].qkv.inputs
     of_out = hidden * max(layer.out_norm is not None for layer in layers)
@@ -140,7 +151,8 @@ def measure(layers: Sequence[Layer], vocabulary: int, item_bytes: int) -> Sizes:
         full=full,
         # The MLP's way back holds its hidden gradient beside gradients of the residual; attention's
         # holds q, k and v's gradients twice while they are laid side by side.
-        back=item_bytes * (max(widest, 2 * of_heads) + 4 * hidden + apart),
+        # Dropout makes a copy of what an adapter reads.
+        back=item_bytes * (max((1 + drops) * widest, 2 * of_heads) + 4 * hidden + apart),
         head=item_bytes * 3 * hidden,
         logits=item_bytes * (vocabulary + 3 * hidden),
         weights=sum(group.outputs * group.inputs for layer in layers for group in layer.groups),
@@ -153,5 +165,5 @@ def measure(layers: Sequence[Layer], vocabulary: int, item_bytes: int) -> Sizes:
             + 4 * layer.heads.q_heads * (layer.heads.size + len(layers))
             for layer in layers
         ),
-        tile=item_bytes * (3 * widest + 6 * hidden + 2 * apart),
+        tile=item_bytes * ((3 + drops) * widest + 6 * hidden + 2 * apart),
     )

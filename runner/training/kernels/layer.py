@@ -16,6 +16,7 @@ import torch
 
 from runner.training.kernels import attention, glu, rmsnorm, rope
 from runner.training.kernels.attention import Heads
+from runner.training.kernels.dropout import Draws
 from runner.training.kernels.glu import Gate
 from runner.training.kernels.projection import Group
 from runner.training.kernels.rmsnorm import Norm
@@ -61,9 +62,9 @@ class LayerFunction(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, layer: Layer, rows: Rows, keep: bool) -> torch.Tensor:  # noqa: FBT001
         """Give the layer's output."""
         qkv, out, kept, (middle, of_out) = _attend(layer, x, rows)
-        gate_up = layer.gate_up.forward(normed(middle, layer.second_norm))
+        gate_up = layer.gate_up.forward(normed(middle, layer.second_norm), draws=rows.draws)
         hidden = glu.forward(gate_up, layer.gate)
-        y, of_down = add(layer.down, hidden, middle, layer.down_norm, layer.added)
+        y, of_down = add(layer.down, hidden, middle, layer.down_norm, layer.added, rows.draws)
         ctx.layer, ctx.rows, ctx.keep = layer, rows, keep
         ctx.of_down = of_down
         if keep:
@@ -84,8 +85,8 @@ class LayerFunction(torch.autograd.Function):
         else:
             (x,) = ctx.saved_tensors
             qkv, out, kept, (middle, of_out) = _attend(layer, x, rows)
-            gate_up = layer.gate_up.forward(normed(middle, layer.second_norm))
-        grad = mlp_back(layer, grad.contiguous(), middle, gate_up, ctx.of_down)
+            gate_up = layer.gate_up.forward(normed(middle, layer.second_norm), draws=rows.draws)
+        grad = mlp_back(layer, grad.contiguous(), middle, gate_up, ctx.of_down, rows.draws)
         del middle, gate_up
         ctx.of_down = ctx.of_out = None
         return _attention_back(layer, grad, x, (qkv, out, kept, of_out), rows), None, None, None
@@ -97,15 +98,20 @@ def normed(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
 
 
 def add(
-    group: Group, x: torch.Tensor, residual: torch.Tensor, norm: Norm | None, scale: float
+    group: Group,
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    norm: Norm | None,
+    scale: float,
+    draws: Draws | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Add a half of the layer to what went into it; give the product, too, where a norm needs it.
 
     Without a norm the sum is made within the product.
     """
     if norm is None:
-        return group.forward(x, residual, scale=scale), None
-    product = group.forward(x)
+        return group.forward(x, residual, scale=scale, draws=draws), None
+    product = group.forward(x, draws=draws)
     return rmsnorm.forward(product, norm, residual=residual), product
 
 
@@ -121,11 +127,11 @@ def of_product(
 def _attend(
     layer: Layer, x: torch.Tensor, rows: Rows
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[Any, ...], tuple[torch.Tensor, torch.Tensor | None]]:
-    qkv = layer.qkv.forward(normed(x, layer.first_norm))
+    qkv = layer.qkv.forward(normed(x, layer.first_norm), draws=rows.draws)
     new = turned(layer, qkv, rows.position, in_place=True)
     out, kept = attention.forward(new, layer.heads, rows)
     flat = out.reshape(x.shape[0], -1)
-    return qkv, out, kept, add(layer.out, flat, x, layer.out_norm, layer.added)
+    return qkv, out, kept, add(layer.out, flat, x, layer.out_norm, layer.added, rows.draws)
 
 
 def turned(
@@ -165,19 +171,24 @@ def _by(norm: Norm, part: torch.Tensor) -> torch.Tensor:
 
 
 def into_half_back(
-    group: Group, norm: Norm | None, x: torch.Tensor, grad: torch.Tensor, residual: torch.Tensor
+    group: Group,
+    norm: Norm | None,
+    x: torch.Tensor,
+    grad: torch.Tensor,
+    residual: torch.Tensor,
+    draws: Draws | None,
 ) -> torch.Tensor:
     """Give the gradient of what a half of the layer read, ``residual`` included."""
     inner = group.inner_grad(grad)
-    found = group.backward(grad, inner)
+    found = group.backward(grad, inner, draws)
     if norm is None:
-        group.add_grads(x, grad, inner)
+        group.add_grads(x, grad, inner, draws)
         return found.add_(residual)
     found, again = rmsnorm.backward(
         x, norm, found, residual=residual, again=group.adapter is not None
     )
     if again is not None:
-        group.add_grads(again, grad, inner)
+        group.add_grads(again, grad, inner, draws)
     return found
 
 
@@ -187,24 +198,29 @@ def mlp_back(
     middle: torch.Tensor,
     gate_up: torch.Tensor,
     of_down: torch.Tensor | None,
+    draws: Draws | None,
 ) -> torch.Tensor:
     """Give the gradient of the MLP's input; ``gate_up`` is overwritten by its own gradient."""
     of_y = of_product(grad, of_down, layer.down_norm, layer.added)
     inner = layer.down.inner_grad(of_y)
-    hidden = glu.backward(gate_up, layer.down.backward(of_y, inner), layer.gate)
-    layer.down.add_grads(hidden, of_y, inner)
+    hidden = glu.backward(gate_up, layer.down.backward(of_y, inner, draws), layer.gate)
+    layer.down.add_grads(hidden, of_y, inner, draws)
     del hidden, of_y
-    return into_half_back(layer.gate_up, layer.second_norm, middle, gate_up, grad)
+    return into_half_back(layer.gate_up, layer.second_norm, middle, gate_up, grad, draws)
 
 
 def out_back(
-    layer: Layer, grad: torch.Tensor, out: torch.Tensor, of_out: torch.Tensor | None
+    layer: Layer,
+    grad: torch.Tensor,
+    out: torch.Tensor,
+    of_out: torch.Tensor | None,
+    draws: Draws | None,
 ) -> torch.Tensor:
     """Give the gradient of attention's output (lines × all heads)."""
     of_middle = of_product(grad, of_out, layer.out_norm, layer.added)
     inner = layer.out.inner_grad(of_middle)
-    layer.out.add_grads(out, of_middle, inner)
-    return layer.out.backward(of_middle, inner)
+    layer.out.add_grads(out, of_middle, inner, draws)
+    return layer.out.backward(of_middle, inner, draws)
 
 
 def _attention_back(
@@ -215,11 +231,12 @@ def _attention_back(
     rows: Rows,
 ) -> torch.Tensor:
     qkv, out, sums, of_out = kept
-    of_heads = out_back(layer, grad, out.reshape(x.shape[0], -1), of_out).view(out.shape)
+    flat = out.reshape(x.shape[0], -1)
+    of_heads = out_back(layer, grad, flat, of_out, rows.draws).view(out.shape)
     new = turned(layer, qkv, rows.position, in_place=False)
     grads = attention.backward(of_heads, new, out, sums, layer.heads, rows)
     del new, of_heads
     of_qkv = rope.join_and_turn_back(grads, rows.position, layer.turns)
     del grads
     head_norms_back(layer, qkv, of_qkv)
-    return into_half_back(layer.qkv, layer.first_norm, x, of_qkv, grad)
+    return into_half_back(layer.qkv, layer.first_norm, x, of_qkv, grad, rows.draws)

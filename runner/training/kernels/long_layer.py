@@ -14,6 +14,7 @@ import torch
 
 from runner.forecast.passes import TILE
 from runner.training.kernels import attention, glu, rope
+from runner.training.kernels.dropout import Draws, at
 from runner.training.kernels.host_store import HostStore
 from runner.training.kernels.layer import (
     Layer,
@@ -42,9 +43,10 @@ class LongLayerFunction(torch.autograd.Function):
             store.put(number, (x, out))
         y = torch.empty_like(x)
         for here in _tiles(x):
-            middle, gate_up, _ = _through(layer, x[here], out[here])
+            draws = at(rows.draws, here)
+            middle, gate_up, _ = _through(layer, x[here], out[here], draws)
             hidden = glu.forward(gate_up, layer.gate)
-            y[here] = add(layer.down, hidden, middle, layer.down_norm, layer.added)[0]
+            y[here] = add(layer.down, hidden, middle, layer.down_norm, layer.added, draws)[0]
         ctx.layer, ctx.rows, ctx.number, ctx.store = layer, rows, number, store
         return y
 
@@ -55,13 +57,13 @@ class LongLayerFunction(torch.autograd.Function):
         x, out = ctx.store.get(ctx.number)
         of_middle, of_out = torch.empty_like(x), torch.empty_like(out)
         for here in _tiles(x):
-            middle, gate_up, product = _through(layer, x[here], out[here])
-            found = mlp_back(
-                layer, grad[here].contiguous(), middle, gate_up, _of_down(layer, gate_up)
-            )
-            of_out[here] = out_back(layer, found, out[here], product)
+            draws = at(rows.draws, here)
+            middle, gate_up, product = _through(layer, x[here], out[here], draws)
+            of_down = _of_down(layer, gate_up, draws)
+            found = mlp_back(layer, grad[here].contiguous(), middle, gate_up, of_down, draws)
+            of_out[here] = out_back(layer, found, out[here], product, draws)
             of_middle[here] = found
-        del middle, gate_up, product, found, grad
+        del middle, gate_up, product, of_down, found, grad
         heads = (x.shape[0], layer.heads.q_heads, layer.heads.size)
         grads = attention.backward(
             of_out.view(heads),
@@ -87,24 +89,24 @@ def _queries(layer: Layer, x: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Give queries, keys and values, normed and turned."""
     qkv = torch.empty(x.shape[0], layer.heads.width, dtype=x.dtype, device=x.device)
     for here in _tiles(x):
-        part = layer.qkv.forward(normed(x[here], layer.first_norm))
+        part = layer.qkv.forward(normed(x[here], layer.first_norm), draws=at(rows.draws, here))
         qkv[here] = turned(layer, part, rows.position[here], in_place=True)
     return qkv
 
 
 def _through(
-    layer: Layer, x: torch.Tensor, out: torch.Tensor
+    layer: Layer, x: torch.Tensor, out: torch.Tensor, draws: Draws | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Give the MLP's input, gate and up, and what attention added where a norm needs it."""
-    middle, product = add(layer.out, out, x, layer.out_norm, layer.added)
-    return middle, layer.gate_up.forward(normed(middle, layer.second_norm)), product
+    middle, product = add(layer.out, out, x, layer.out_norm, layer.added, draws)
+    return middle, layer.gate_up.forward(normed(middle, layer.second_norm), draws=draws), product
 
 
-def _of_down(layer: Layer, gate_up: torch.Tensor) -> torch.Tensor | None:
+def _of_down(layer: Layer, gate_up: torch.Tensor, draws: Draws | None) -> torch.Tensor | None:
     """Make the MLP's output again where the norm behind it needs it."""
     if layer.down_norm is None:
         return None
-    return layer.down.forward(glu.forward(gate_up, layer.gate))
+    return layer.down.forward(glu.forward(gate_up, layer.gate), draws=draws)
 
 
 def _queries_back(
@@ -117,7 +119,9 @@ def _queries_back(
 ) -> torch.Tensor:
     """Give the gradient of a tile of the input."""
     dq, dk, dv = (one[here] for one in grads)
+    draws = at(rows.draws, here)
     of_qkv = rope.join_and_turn_back((dq, dk, dv), rows.position[here], layer.turns)
     if layer.head_norms is not None:
-        head_norms_back(layer, layer.qkv.forward(normed(x, layer.first_norm)), of_qkv)
-    return into_half_back(layer.qkv, layer.first_norm, x, of_qkv, residual[here])
+        qkv = layer.qkv.forward(normed(x, layer.first_norm), draws=draws)
+        head_norms_back(layer, qkv, of_qkv)
+    return into_half_back(layer.qkv, layer.first_norm, x, of_qkv, residual[here], draws)

@@ -73,7 +73,7 @@ def row_losses(x: torch.Tensor, norm: Norm, head: Head, rows: Rows, chunk: int) 
         here = slice(start, start + chunk)
         logits = rmsnorm.forward(x[learned[here]], norm) @ head.weight.t()
         cross_entropy(logits, rows.targets[here], losses[here], one, head)
-    row_of = torch.bucketize(learned, rows.starts[1:-1], right=True)
+    row_of = torch.bucketize(learned, rows.starts[1:-1].long(), right=True)
     sums = torch.zeros(len(rows.ends) - 1, dtype=torch.float64, device=x.device)
     return sums.index_add_(0, row_of, losses.double())
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from runner.training.kernels.adapter import Adapter, GroupAdapter, Lora
+from runner.training.kernels.dropout import Draws
 from runner.training.kernels.nf4 import Nf4Piece, stack
 
 
@@ -75,7 +76,12 @@ class Group:
         return self._buffers.weight(self) if self._dense is None else self._dense
 
     def forward(
-        self, x: torch.Tensor, residual: torch.Tensor | None = None, *, scale: float = 1.0
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None = None,
+        *,
+        scale: float = 1.0,
+        draws: Draws | None = None,
     ) -> torch.Tensor:
         """Give x W^T, with bias and adapter; with a residual, that plus ``scale`` times it."""
         weight = self.weight().t()
@@ -88,24 +94,32 @@ class Group:
         else:
             y = x @ weight
         if self.adapter is not None:
-            y.addmm_(self.adapter.inner(x), self.adapter.up.t(), alpha=scale)
+            y.addmm_(self.adapter.inner(x, draws), self.adapter.up.t(), alpha=scale)
         return y
 
     def inner_grad(self, grad: torch.Tensor) -> torch.Tensor | None:
         """Give the gradient of x A^T."""
         return None if self.adapter is None else grad @ self.adapter.up
 
-    def backward(self, grad: torch.Tensor, inner: torch.Tensor | None) -> torch.Tensor:
+    def backward(
+        self, grad: torch.Tensor, inner: torch.Tensor | None, draws: Draws | None
+    ) -> torch.Tensor:
         """Give the gradient of the input."""
         dx = grad @ self.weight()
         if self.adapter is not None and inner is not None:
-            dx.addmm_(inner, self.adapter.down)
+            self.adapter.back(dx, inner, draws)
         return dx
 
-    def add_grads(self, x: torch.Tensor, grad: torch.Tensor, inner: torch.Tensor | None) -> None:
+    def add_grads(
+        self,
+        x: torch.Tensor,
+        grad: torch.Tensor,
+        inner: torch.Tensor | None,
+        draws: Draws | None,
+    ) -> None:
         """Add to the adapter's gradients."""
         if self.adapter is not None and inner is not None:
-            self.adapter.grads(x, grad, inner)
+            self.adapter.grads(x, grad, inner, draws)
 
 
 def _stack_dense(weights: Sequence[torch.nn.Parameter]) -> torch.Tensor:

@@ -200,9 +200,14 @@ def _lora(module: Any) -> Lora:
     if up.bias is not None or module.merged:
         raise NotRecognised("another kind of adapter than plain LoRA")
     dropout = module.lora_dropout["default"]
-    if getattr(dropout, "p", 0.0):
-        raise NotRecognised("lora.dropout above 0")
-    return Lora(down=down.weight, up=up.weight, scale=float(module.scaling["default"]))
+    if not isinstance(dropout, (torch.nn.Dropout, torch.nn.Identity)):
+        raise NotRecognised("another kind of adapter than plain LoRA")
+    return Lora(
+        down=down.weight,
+        up=up.weight,
+        scale=float(module.scaling["default"]),
+        dropout=float(getattr(dropout, "p", 0.0)),
+    )
 
 
 def _heads(

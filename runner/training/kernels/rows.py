@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from runner.training.kernels.dropout import Draws
+
 FILL = 64  # tokens: a pass is filled up to a multiple, since products of odd sizes are slower
 IGNORED = -100  # the label of a token that is not learned
 
@@ -33,6 +35,8 @@ class Rows:
     """Tokens whose successor is learned."""
     targets: torch.Tensor
     """Their successors."""
+    draws: Draws | None = None
+    """What adapters drop of their inputs; None: nothing."""
 
     @property
     def tokens(self) -> int:
