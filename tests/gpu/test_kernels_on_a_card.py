@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from runner.forecast.passes import Passes
-from runner.training.kernels import attention, glu, loss, nf4, rmsnorm, rope
+from runner.training.kernels import attention, dropout, glu, loss, nf4, rmsnorm, rope
 from runner.training.kernels.check import check
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import recognise
@@ -125,6 +125,20 @@ def test_gates(gate: glu.Gate) -> None:
     again = glu.backward(gate_up, grad, gate)
     assert off(gate_up, wanted[0]) < 5e-3
     assert off(again, hidden) < 5e-3
+
+
+def test_dropout() -> None:
+    """The card drops just what torch's reference drops, key by key; the way back drops the same."""
+    x, into = (torch.randn(37, 1500, device=CUDA, dtype=BF16) for _ in range(2))
+    for seed in (1, 2**31 - 1):
+        key = dropout.Draws(seed=seed).key(200, 3)
+        kept = dropout._factors(x, 0.1, key, 5)
+        found = dropout.dropped(x, 0.1, key, 5)
+        assert torch.equal(found == 0, (kept == 0) | (x == 0))
+        assert off(found, x.float() * kept.float()) < 5e-3
+        added = into.clone()
+        dropout.add_dropped(added, x, 0.1, key, 5)
+        assert off(added, into.float() + x.float() * kept.float()) < 5e-3
 
 
 @pytest.mark.parametrize(("factor", "cap"), [(1.0, 0.0), (0.125, 0.0), (2.0, 3.0)])

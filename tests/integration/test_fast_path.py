@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from train_box import SPEC, Run, assert_same_curve
 from trouble import around, give_back_when_let_go, run_out_of_memory
 
+from runner.contract.stage_io import PrepareResult, write_message
 from runner.exit_codes import ExitCode
 
 
@@ -105,6 +107,9 @@ def test_what_it_does_not_know_trains_on_the_plain_path(run: Run) -> None:
 
 def test_packed_rows_and_dropout(tmp_path: Path, prepared: Path, small_models: Path) -> None:
     """Packed rows have the plain path's losses and gradients; dropout draws its own."""
+    folder = tmp_path / "prepared"
+    shutil.copytree(prepared, folder)
+    write_message(folder / "result.json", PrepareResult(max_length=64))
     curves = {}
     for name, wanted, lora in (
         ("plain", False, ""),
@@ -112,7 +117,7 @@ def test_packed_rows_and_dropout(tmp_path: Path, prepared: Path, small_models: P
         ("drops", True, "lora: {dropout: 0.3}\n"),
     ):
         spec = SPEC.replace("training: {", lora + "training: {packing: true, ")
-        one = Run(tmp_path / name, prepared, small_models, spec)
+        one = Run(tmp_path / name, folder, small_models, spec)
         status, result = one.train(4, fast=wanted, total_steps=2)
         assert status == ExitCode.OK, one.log()
         assert result.metrics["path"] == ("fast" if wanted else "plain"), one.log()

@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from runner.training.kernels import glu, loss, nf4, rmsnorm, rope
+from runner.training.kernels import dropout, glu, loss, nf4, rmsnorm, rope
 from runner.training.kernels.gpu import warps_for
 
 NUMBER = "*bf16"
@@ -72,6 +72,9 @@ def kernels() -> dict[str, Kernel]:
     wide = {"WIDTH": 128256, "BLOCK": loss._BLOCK}
     add("loss", loss._cross_entropy, 8, of_loss, CAPPED=False, **wide)
     add("capped loss", loss._cross_entropy, 8, of_loss, CAPPED=True, **wide)
+    of_drop = {"line": "i32", "key": "i32", "limit": "i32", "factor": "fp32"}
+    add("drop", dropout._drop, 4, of_drop, ADD=False, BLOCK=dropout._BLOCK)
+    add("drop back", dropout._drop, 4, of_drop, ADD=True, BLOCK=dropout._BLOCK)
     return found
 
 

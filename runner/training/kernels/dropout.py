@@ -33,7 +33,8 @@ class Draws:
 
     def key(self, group: int, projection: int) -> int:
         """Give a projection's key."""
-        return _mixed(_mixed(self.seed & _WORD) + (64 * group + projection + 1) * _THIRD)
+        # Never 1: of that number Triton makes a constant, and another kernel.
+        return _mixed(_mixed(self.seed & _WORD) + (64 * group + projection + 1) * _THIRD) | 2
 
 
 def at(draws: Draws | None, here: slice) -> Draws | None:
