@@ -31,6 +31,7 @@ from runner.report.charts import Drawn, svg
 from runner.report.curve import Curve, Series
 from runner.report.gather import Gathered
 from runner.report.phrase import TEXT_CHARACTERS, Phrase, foreign, shortened
+from runner.report.scores import axis_lines, score_lines
 from runner.report.story import outcome_in, story
 from runner.report.verdict_card import card
 from runner.words import GIB, share_path, visible
@@ -138,6 +139,8 @@ def _page(
         more_notes=max(0, len(record.shortfalls) - _NOTES),
         samples=found.samples[: max(1, _SAMPLES // sparing)],
         held_out=found.held_out,
+        scores=score_lines(record.evaluation, speak),
+        axes=axis_lines(record.evaluation, speak),
         charts=charts(found.curve, speak),
         attempts=attempts(record, speak),
         findings=[_finding(one, speak) for one in found.findings[:_FINDINGS]],

@@ -23,6 +23,7 @@ from made_runs import (
 )
 
 from runner.contract.ended import EndedRun, stamp_of, write_ended
+from runner.contract.evaluation import Axis, Evaluation, ScoreSummary
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.preview import Preview, PreviewRow, Token, write_preview
 from runner.contract.record import ErrorFacts, write_record
@@ -172,6 +173,32 @@ def test_a_german_page_has_no_english_leftovers(tmp_path: Path) -> None:
     assert texts & english == set()
     assert 'lang="de"' in report(run, GERMAN)
     assert '<span lang="en">2 rows longer than 9 tokens left out</span>' in report(run, GERMAN)
+
+
+@pytest.mark.parametrize("speak", [ENGLISH, GERMAN], ids=["en", "de"])
+def test_scores_and_what_was_forgotten_are_shown(tmp_path: Path, speak: Speaker) -> None:
+    """Each score with base, base with examples and adapter; what has fallen is named so."""
+    score = ScoreSummary(
+        name="field.category",
+        base=0.05,
+        adapter=0.9,
+        examples=0.4,
+        difference=0.85,
+        low=0.7,
+        high=0.95,
+        rows=40,
+    )
+    axis = Axis(name="knowledge", base=0.8, adapter=0.5, difference=-0.3, has_fallen=True)
+    found = Evaluation(scores=(score,), axes=(axis,))
+    page_ = report(make_run(tmp_path, record(evaluation=found)), speak)
+    texts = [text.strip() for text in Parts(page_).texts]
+    for name in (speak("score_field", name="category"), speak("scores_title")):
+        assert name in texts
+    shown = [speak.percent(0.05), speak.percent(0.4), "–", speak.percent(0.9)]
+    at = texts.index(shown[0])
+    assert [text for text in texts[at:] if text][:4] == shown
+    assert f"{speak('axis_knowledge')} ({speak('axis_fallen')})" in texts
+    assert 'href="#scores"' in page_
 
 
 def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
