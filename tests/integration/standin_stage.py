@@ -8,6 +8,9 @@ asked to stop), "stubborn" (even then), "eat" (all the memory there is), or "tra
 leave N steps first. Beside the stages it may
 hold ``lengths`` (of the prepared rows), ``peak`` (bytes of GPU memory that an attempt took) and
 ``measured`` (fields of the evaluate stage's result).
+
+Hundreds of these processes are started: what takes a third of a second to import (pydantic, the
+spec) is imported by the stage that needs it.
 """
 
 import ctypes
@@ -20,13 +23,8 @@ import sys
 import time
 from pathlib import Path
 
-from runner.contract.batch import BatchPlan, smaller
-from runner.contract.checkpoints import MANIFEST, CheckpointFile, Manifest
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.stage_io import STACK_SIGNAL, STAND_BY
 from runner.exit_codes import ExitCode
-from runner.spec.read_spec import read_spec
-from runner.training import stand_by
 
 PR_SET_PDEATHSIG = 1
 TOTAL_STEPS = 8
@@ -34,6 +32,8 @@ TOTAL_STEPS = 8
 
 def checkpoint(run: RunFolder, step: int) -> str:
     """Leave a checkpoint that the contract verifies."""
+    from runner.contract.checkpoints import MANIFEST, CheckpointFile, Manifest
+
     final = run.checkpoint(step)
     if not final.exists():
         beside = run.checkpoints / f".tmp-{step}"
@@ -48,6 +48,8 @@ def checkpoint(run: RunFolder, step: int) -> str:
 
 def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int, lengths: list[int]) -> dict:
     """Leave the lines and the checkpoint of some steps."""
+    from runner.contract.batch import BatchPlan, smaller
+
     first = int((plan["resume_from"] or "step-0").rpartition("-")[2]) + 1
     last = min(TOTAL_STEPS, first + steps - 1)
     with folder.metrics.open("a") as metrics:
@@ -71,6 +73,11 @@ def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int, lengths: 
 
 def stand_by_if_asked() -> None:
     """Wait to be told the stage, as the real one does."""
+    if len(sys.argv) != 2:
+        return
+    from runner.contract.stage_io import STAND_BY
+    from runner.training import stand_by
+
     if sys.argv[1:] == [STAND_BY]:
         stand_by.IMPORTED = ()
         stand_by.stand_by()
@@ -81,12 +88,13 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
     """Run one stage."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     stand_by_if_asked()
-    faulthandler.register(STACK_SIGNAL)
     stage, folder = sys.argv[1], StageFolder(Path(sys.argv[2]))
     run = RunFolder.containing(folder.root)
     plan = json.loads(folder.plan.read_bytes())
     script_at = run.root / "script.json"
     if stage == "prepare":
+        from runner.spec.read_spec import read_spec
+
         spec = read_spec(run.spec.read_bytes(), file_name="x.yaml")
         try:
             script_at.write_bytes((Path(plan["jobs_dir"]) / spec.data[0]).read_bytes())
@@ -140,6 +148,9 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
         run.adapter.mkdir(exist_ok=True)
         (run.adapter / "adapter_model.safetensors").touch()
     if way in ("hang", "stubborn"):
+        from runner.contract.stage_io import STACK_SIGNAL
+
+        faulthandler.register(STACK_SIGNAL)
         asked = []
         signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
         (folder.root / "hanging").touch()

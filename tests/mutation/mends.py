@@ -900,7 +900,7 @@ REFUSALS = (
         _INBOX + "wait_for_data.py",
         "never=similar is not None and similar.same",
         "never=False",
-        (OFFICE + "a_path_in_another_case_is_answered_without_waiting",),
+        (_UNIT + "test_data_files.py",),
     ),
     Mutation(
         "a remark cuts a path off",

@@ -67,6 +67,18 @@ def test_the_snapshot_holds_every_file_of_a_pattern_once(jobs, tmp_path):
     )
 
 
+def test_a_path_that_differs_in_capitals_alone_never_comes(jobs):
+    """It is answered at once; any other near name may be next week's file, and is waited for."""
+    watch = DataWatch(settle_seconds=2.0)
+    with Folder.open(jobs) as inbox:
+        wait = watch.waiting_for(inbox, ["Data/OLD.jsonl"], 0.0)
+        assert (wait.missing, wait.never) == (True, True)
+        assert "Then write data/old.jsonl" in wait.advice
+        wait = watch.waiting_for(inbox, ["data/olds.jsonl"], 0.0)
+        assert (wait.missing, wait.never) == (True, False)
+        assert "there is a old.jsonl: did you mean that?" in wait.advice
+
+
 def test_a_pattern_waits_until_one_matches_and_all_have_settled(jobs):
     """A file that still grows holds the job up, though others are complete."""
     watch = DataWatch(settle_seconds=2.0)
