@@ -219,7 +219,7 @@ def test_a_long_row_through_the_host_has_the_same_gradients() -> None:
         assert torch.equal(found[1][name], found[2][name]) or off(found[2][name], grad) < 3e-2
 
 
-def build(change: Callable[[Any], None] = lambda _: None) -> Any:
+def build(change: Callable[[Any], None] = lambda _: None, *, dropout_chance: float = 0.0) -> Any:
     """Make two layers of 8B's width, NF4 with an adapter whose B is not 0."""
     import bitsandbytes
     from peft import LoraConfig, get_peft_model
@@ -257,9 +257,10 @@ def build(change: Callable[[Any], None] = lambda _: None) -> Any:
                 ).to(CUDA)
                 setattr(parent, name, new)
     model.is_loaded_in_4bit = True
-    model = get_peft_model(
-        model, LoraConfig(task_type="CAUSAL_LM", r=16, target_modules="all-linear")
+    adapter = LoraConfig(
+        task_type="CAUSAL_LM", r=16, target_modules="all-linear", lora_dropout=dropout_chance
     )
+    model = get_peft_model(model, adapter)
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
@@ -374,3 +375,55 @@ def test_each_kind_of_layer_passes_the_check(family: str) -> None:
     found = check(parts, model.get_base_model().model.layers, ids, loss_of)
     print(f"{family}: off by {found.worst:.3f} ({found.where})")
     assert found.fits, found
+
+
+def test_dropout_is_the_same_kept_or_made_again() -> None:
+    """Layers that keep everything, make it again or go tile by tile drop the same numbers."""
+    dice = torch.Generator().manual_seed(1)
+    row = torch.randint(10, 31000, (9000,), generator=dice)
+    model = build(dropout_chance=0.1)
+    parts = recognise(model, dtype=BF16, longest=9000)
+    found = []
+    for kept, on_host in ((2, False), (0, False), (0, True), (2, False)):
+        passes = Passes(
+            most_tokens=1024 if on_host else 9000,
+            layers_kept=kept,
+            budget_bytes=None,
+            chunk=512,
+            on_host=on_host,
+        )
+        torch.manual_seed(len(found) // 3)  # the last one draws others
+        FastModel(parts=parts, passes=passes).train_on([(row, row)], row.numel() - 1)
+        found.append(grads_of(model))
+    for name, grad in found[0].items():
+        assert off(found[1][name], grad) < 3e-2, name
+        assert off(found[2][name], grad) < 3e-2, name
+        assert off(found[3][name], grad) > 5e-2, name
+
+
+@pytest.mark.parametrize("most", [4096, 400])
+def test_held_out_losses_are_peft_s(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row's sum, side by side or tile by tile, and with the adapter silent."""
+    monkeypatch.setattr("runner.training.kernels.fast_model.measured_at_once", lambda *_: most)
+    dice = torch.Generator().manual_seed(1)
+    rows = [torch.randint(10, 31000, (n,), generator=dice) for n in ROWS]
+    model = build()
+    parts = recognise(model, dtype=BF16, longest=max(ROWS))
+    passes = Passes(most_tokens=2048, layers_kept=2, budget_bytes=None, chunk=512)
+    fast = FastModel(parts=parts, passes=passes)
+
+    def plainly() -> list[float]:
+        sums = []
+        for row in rows:
+            with torch.no_grad(), torch.autocast(CUDA, BF16):
+                logits = model(input_ids=row[None].to(CUDA)).logits[0, :-1].float()
+            sums.append(float(functional.cross_entropy(logits, row[1:].to(CUDA), reduction="sum")))
+        return sums
+
+    parts.adapter.refresh()
+    found = fast.measure([(row, row) for row in rows]).tolist()
+    assert found == pytest.approx(plainly(), rel=2e-3)
+    parts.adapter.silence()
+    found = fast.measure([(row, row) for row in rows]).tolist()
+    with model.disable_adapter():
+        assert found == pytest.approx(plainly(), rel=2e-3)
