@@ -1,8 +1,10 @@
 """Reads files as offices, spreadsheets and pandas write them, or says the exact change."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import zipfile
 from datetime import timedelta
 
@@ -508,6 +510,9 @@ WRONG = {
     "a zero in a cell": ("a.csv", "question,answer\nq,a\nq\0,a\n", 3, "zero bytes", ""),
     "joined tables": ("a.csv", TWICE, 3, "stand here a second time", "Delete"),
     "joined, with marks": ("a.csv", TWICE.replace("qu", "\ufeffqu"), 3, "a second time", ""),
+    "RAR": ("a.csv", b"Rar!\x1a\x07\x01\0" + b"\x90" * 40, None, "an archive (7z, RAR", "Unpack"),
+    "bzip2": ("a.jsonl", bz2.compress(b"x"), None, "an archive (7z, RAR", "Unpack it"),
+    "xz": ("a.jsonl", lzma.compress(b"x"), None, "an archive (7z, RAR", "Unpack it"),
     "empty": ("a.parquet", b"", None, "the file has no rows", ""),
 }
 
@@ -600,3 +605,9 @@ def test_rows_are_found_again_by_their_lines(case, tmp_path, monkeypatch):
     assert [c.messages[0]["content"] for c in found] == ["q3", "q77", "q499"]
     assert [c.row for c in found] == wanted
     assert len(parsed) < 10 or "lines" not in case
+
+
+def test_a_line_of_other_bytes_is_said_once(tmp_path):
+    """However many pieces it is read in."""
+    _, findings = learn(tmp_path, "a.csv", b"a,b\n" + b"\xe4" * 3_000_000 + b"\xe4")
+    assert [(p.message, p.lines) for p in findings.problems] == [("the line is not UTF-8", (2,))]

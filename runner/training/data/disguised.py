@@ -14,7 +14,12 @@ _EXCEL = (
     f"LibreOffice, and {SAVE_AS['.sqlite']}."
 )
 _AGAIN = "Open it in a browser to see what it says, and download the data file again."
+_ARCHIVE = (
+    "an archive (7z, RAR, bzip2 or xz)",
+    "Unpack it, and name the files in it; .gz and .zst are read as they are.",
+)
 _MARKS: dict[bytes, tuple[str, str]] = {
+    **dict.fromkeys((b"7z\xbc\xaf", b"Rar!\x1a\x07", b"BZh9", b"\xfd7zXZ"), _ARCHIVE),
     b"PK\x03\x04": ("an Excel file or a zip archive", _EXCEL),
     b"\xd0\xcf\x11\xe0": ("a file of old Excel or Word", _EXCEL),
     b"\x1f\x8b": ("a gzip archive", "Unpack it, or rename it to end in .gz: rows.jsonl.gz."),

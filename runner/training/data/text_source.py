@@ -44,6 +44,7 @@ class TextSource:
             only: numbers of the lines that are wanted; all others are given empty.
         """
         self._only = only
+        self._bad_line = 0
         self._file, self._name, self._findings = file, shown_as, findings
         self._pieces = self._decoded()
         self._ahead: deque[str] = deque()  # read to look at, and not given out yet
@@ -147,7 +148,9 @@ class TextSource:
                 what, hint = "the line holds zero bytes, which no text has", _ZEROS
             except UnicodeDecodeError:
                 what, hint = "the line is not UTF-8", _advice(content)
-            self._findings.add(self._name, line + at, what, hint=hint)
+            if line + at != self._bad_line:  # a long line comes in several pieces
+                self._findings.add(self._name, line + at, what, hint=hint)
+            self._bad_line = line + at
             # Emptied, so that the other problems of the file are still found in this pass.
             lines[at] = b""
         return b"\n".join(lines).decode()
