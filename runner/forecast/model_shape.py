@@ -131,6 +131,8 @@ class ModelShape:
     """A norm stands behind attention and behind the MLP."""
     factor_behind: bool = False
     """What both give is multiplied before it is added (Granite)."""
+    capped_scores: bool = False
+    """Attention's scores are capped (Gemma 2)."""
 
     @property
     def attention(self) -> int:
@@ -210,6 +212,7 @@ def read_shape(config: dict[str, Any]) -> ModelShape | None:
         tied=config.get("tie_word_embeddings") is True,
         linears=tuple(linears),
         per_layer_embedding=_first(config, "hidden_size_per_layer_input") or 0,
+        capped_scores=bool(config.get("attn_logit_softcapping")),
         factor_behind=config.get("residual_multiplier", 1.0) != 1,
         norms_behind=config.get("model_type") in _NORMS_BEHIND,
         expert_parameters=3 * hidden * expert_size * experts,

@@ -16,6 +16,10 @@ from runner.forecast.work import BF16, FP32, MIB, Box, Work
 TILE = 4096
 """Tokens of a long row that go through projections and MLP at once: the smaller, the less the card
 holds. One size was tried: 65,536 tokens of 8B made 5,403 tokens a second in 14.4 GiB with it."""
+CAPPED_SCORES = 2**23
+"""Scores of attention that exist at once where they are capped, which the card's fast attention
+cannot do: few blocks for rows of 2,000 tokens, and little memory."""
+_CAPPED_BYTES = 40 * CAPPED_SCORES  # six steps in 16 bits, and their way back, two in 32
 MOST_TOKENS = 16_384  # a pass gains nothing from more: 8B at 13,000 is within 1% of its best
 _STEP = 128  # tokens between the sizes that are compared
 _RECOMPUTED = 0.31  # of a pass's time, when every layer is made again (8B on an H200: 17,542 tokens
@@ -62,6 +66,8 @@ class Sizes:
     """A row whose layers keep on the host, at its highest point: attention going backward."""
     tile: int
     """Beside that, a token of the tile that is worked on."""
+    fixed: int = 0
+    """Beside a layer on its way back, however many tokens there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +92,17 @@ def peak_bytes(sizes: Sizes, tokens: int, kept: int, chunk: int) -> int:
     held = (sizes.layers - kept) * lean + kept * full
     moments = [
         held + tokens * sizes.head + min(chunk, tokens) * sizes.logits,
-        held + tokens * sizes.back,
+        held + tokens * sizes.back + sizes.fixed,
     ]
     if kept < sizes.layers:  # a lean layer, the last to go back first if none is kept
-        moments.append((sizes.layers - kept) * lean + full + tokens * sizes.back)
+        moments.append((sizes.layers - kept) * lean + full + tokens * sizes.back + sizes.fixed)
     return max(moments)
 
 
 def long_bytes(sizes: Sizes, tokens: int, chunk: int) -> int:
     """Give what a row needs at most whose layers keep on the host."""
     head = tokens * sizes.head + min(chunk, tokens) * sizes.logits
-    return max(tokens * sizes.long + min(TILE, tokens) * sizes.tile, head)
+    return max(tokens * sizes.long + min(TILE, tokens) * sizes.tile + sizes.fixed, head)
 
 
 def goes_long(sizes: Sizes, passes: Passes, tokens: int) -> bool:
@@ -105,6 +111,11 @@ def goes_long(sizes: Sizes, passes: Passes, tokens: int) -> bool:
         return passes.on_host
     room = passes.budget_bytes
     return room is not None and peak_bytes(sizes, tokens, 0, passes.chunk) > room
+
+
+def fixed_bytes(*, capped: bool) -> int:
+    """Give what attention takes on its way back, however many tokens there are."""
+    return _CAPPED_BYTES if capped else 0
 
 
 def layers_kept(sizes: Sizes, passes: Passes, tokens: int) -> int:
@@ -234,6 +245,7 @@ def sizes_of(work: Work) -> Sizes:
         head=BF16 * 3 * shape.hidden,
         logits=BF16 * (shape.vocabulary + 3 * shape.hidden),
         weights=shape.layers * shape.block_parameters,
+        fixed=fixed_bytes(capped=shape.capped_scores),
         long=BF16 * (6 * shape.hidden + 3 * shape.attention + 2 * of_heads)
         + FP32 * (shape.attention + shape.layers * shape.heads),
         tile=BF16 * ((3 + copies) * shape.intermediate + 6 * shape.hidden + 2 * apart),

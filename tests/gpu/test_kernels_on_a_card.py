@@ -326,7 +326,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 128},
     "gemma2": {
         "head_dim": 256,
-        "attn_logit_softcapping": None,
+        "attn_logit_softcapping": 0.5,
         "sliding_window": 32,
         "hidden_activation": "gelu_pytorch_tanh",
     },
@@ -354,7 +354,10 @@ def test_each_kind_of_layer_passes_the_check(family: str) -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{**sizes, "pad_token_id": 0, **KINDS[family]})
     with torch.device(CUDA):
-        model = AutoModelForCausalLM.from_config(config, dtype=BF16)
+        attention_kind = "eager" if family == "gemma2" else "sdpa"  # which knows no cap
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=BF16, attn_implementation=attention_kind
+        )
         model.config.use_cache = False
         adapter = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
         model = get_peft_model(model, adapter)

@@ -25,10 +25,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {},  # biases on queries, keys and values
     "qwen3": {"head_dim": 16},  # norms of each head
     "gemma": {"head_dim": 16, "hidden_activation": "gelu_pytorch_tanh"},  # 1 + weight, GeGLU, tied
-    # Norms around both halves, every other layer sees 16 tokens, capped logits, a scale of its own
+    # Norms around both halves, every other layer sees 16 tokens, capped logits and scores (which
+    # are small here), a scale of its own
     "gemma2": {
         "head_dim": 16,
-        "attn_logit_softcapping": None,
+        "attn_logit_softcapping": 0.02,
         "final_logit_softcapping": 3.0,
         "query_pre_attn_scalar": 40,
         "sliding_window": 16,
@@ -86,7 +87,11 @@ def make(
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{**_SIZES, **FAMILIES[family], **settings})
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # Only eager attention caps scores, and only it is what such a model computes.
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=attention
+    )
     model.config.use_cache = False
     for name, weight in model.named_parameters():
         if "norm" in name and not name.endswith("bias"):

@@ -51,6 +51,11 @@ def narrow(layer: Layer) -> Layer:
     return dataclasses.replace(layer, heads=dataclasses.replace(layer.heads, window=8))
 
 
+def uncapped(layer: Layer) -> Layer:
+    """Forget the cap on attention's scores."""
+    return dataclasses.replace(layer, heads=dataclasses.replace(layer.heads, cap=0.0))
+
+
 def turned_back(layer: Layer) -> Layer:
     """Turn queries and keys the other way."""
     return dataclasses.replace(
@@ -98,6 +103,7 @@ def test_known_families_pass(family: str) -> None:
         ("llama", in_last_layer(turned_back)),
         ("llama", in_last_layer(gated)),
         ("qwen2", in_last_layer(without_bias)),
+        ("gemma2", in_last_layer(uncapped)),
         ("llama", twice),
     ],
 )

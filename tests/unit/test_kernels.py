@@ -10,7 +10,7 @@ import torch
 from kernel_models import FAMILIES, PHI_4_MINI, learned, make, plain_step, rows, take_grads
 
 from runner.forecast.passes import Passes, peak_bytes
-from runner.training.kernels import dropout, long_layer, nf4
+from runner.training.kernels import capped_attention, dropout, long_layer, nf4
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import NotRecognised, obstacle, recognise
 from runner.training.kernels.rows import divide, lay_out, worst
@@ -61,6 +61,12 @@ def test_layers_kept_change_no_gradient(family: str, kept: int | None) -> None:
     assert_same_step(make(family, quantised=False), kept=kept)
 
 
+def test_capped_scores_in_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few queries go at once, with a window and without."""
+    monkeypatch.setattr(capped_attention, "CAPPED_SCORES", 400)
+    assert_same_step(make("gemma2", quantised=False), kept=1)
+
+
 @pytest.mark.parametrize(
     ("family", "settings"),
     [
@@ -97,7 +103,7 @@ def test_adapters_on_some_projections(quantised: bool, targets: Any) -> None:  #
 
 
 UNKNOWN = {
-    "capped scores": ("gemma2", {"attn_logit_softcapping": 5.0}, "a cap on attention's scores"),
+    "capped scores": ("llama", {"attn_logit_softcapping": 5.0}, "a cap on attention's scores"),
     "both halves at once": ("stablelm", {"use_parallel_residual": True}, "norms in unusual places"),
     "norms of single heads": ("stablelm", {"qk_layernorm": True}, "the weight model.layers.0"),
     "clipped": ("olmo", {"clip_qkv": 1.0}, "clipped queries"),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from runner.training.kernels import capped_attention
 from runner.training.kernels.rows import FILL, Rows
 
 _CUDNN_TOKENS = 4096  # shorter rows were not measured
@@ -24,6 +25,8 @@ class Heads:
     scale: float
     window: int | None
     """Tokens that a token sees, itself included; None: all before it."""
+    cap: float = 0.0
+    """Scores go through ``cap`` × tanh(score / ``cap``) (Gemma 2); 0: they do not."""
 
     @property
     def width(self) -> int:
@@ -41,6 +44,8 @@ class Heads:
 def forward(qkv: torch.Tensor, heads: Heads, rows: Rows) -> tuple[torch.Tensor, tuple[Any, ...]]:
     """Give the output (lines × heads × size) and what the way back needs."""
     q, k, v = heads.split(qkv)
+    if heads.cap:
+        return capped_attention.forward((q, k, v), heads, rows), ()
     if not qkv.is_cuda:
         return _reference(q, k, v, heads, rows), ()
     if _takes_cudnn(qkv, heads, rows):
@@ -72,6 +77,8 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Give the gradients of queries, keys and values."""
     q, k, v = heads.split(qkv)
+    if heads.cap:
+        return capped_attention.backward(grad, (q, k, v), heads, rows)
     if not qkv.is_cuda:
         with torch.enable_grad():
             q, k, v = (part.detach().requires_grad_() for part in (q, k, v))

@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 
-from runner.forecast.passes import Passes, Sizes, goes_long, layers_kept, measured_at_once
+from runner.forecast.passes import (
+    Passes,
+    Sizes,
+    fixed_bytes,
+    goes_long,
+    layers_kept,
+    measured_at_once,
+)
 from runner.training.kernels.dropout import Draws
 from runner.training.kernels.host_store import HostStore
 from runner.training.kernels.layer import Layer, LayerFunction
@@ -147,6 +154,7 @@ def measure(
     of_heads = max(layer.heads.width for layer in layers)
     return Sizes(
         layers=len(layers),
+        fixed=fixed_bytes(capped=any(layer.heads.cap for layer in layers)),
         lean=item_bytes * (hidden + of_down),
         full=full,
         # The MLP's way back holds its hidden gradient beside gradients of the residual; attention's

@@ -227,7 +227,11 @@ def _heads(
         raise NotRecognised("an unusual number of heads")
     if not getattr(attention, "is_causal", True):
         raise NotRecognised("attention to later words")
+    cap = getattr(attention, "attn_logit_softcapping", None)
+    if not cap and getattr(config, "attn_logit_softcapping", None):
+        raise NotRecognised("a cap on attention's scores that its layers do not name")
     return Heads(
+        cap=float(cap or 0.0),
         q_heads=q_heads,
         kv_heads=kv_heads,
         size=size,

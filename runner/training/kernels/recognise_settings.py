@@ -7,7 +7,6 @@ from typing import Any
 from runner.training.kernels.not_recognised import NotRecognised
 
 _REFUSED = {
-    "attn_logit_softcapping": "a cap on attention's scores (attn_logit_softcapping)",
     "attention_dropout": "dropout in attention",
     "clip_qkv": "clipped queries and keys (clip_qkv)",
     "use_bidirectional_attention": "attention to later words",
