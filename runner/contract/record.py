@@ -162,6 +162,8 @@ class RunRecord(_Part):
     """Whether its adapter is better than what was before; None until it has been measured."""
     evaluation: Evaluation | None = None
     """The scores that the verdict stands on; `evaluation/scores.jsonl` has each row's."""
+    started_from: str | None = None
+    """The run whose adapter it went on from; None: it began afresh."""
     rating: Rating | None = None
     """What experts found who marked its answers beside another's without knowing which is which."""
     promotion: Promotion | None = None

@@ -134,6 +134,9 @@ class TrainPlan(StagePlan):
     total_steps: int
     resume_from: str | None = None
     """Name of a verified checkpoint under checkpoints/, or None for a start at step 0."""
+    start_adapter: str | None = None
+    """Folder of the adapter whose weights are the first ones, where nothing is resumed; None:
+    fresh ones."""
     gpu_memory_bytes: int | None = None
     """Cap on this process's GPU memory; None: the whole card."""
     seconds_left: float | None = None

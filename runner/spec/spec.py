@@ -172,6 +172,11 @@ class JobSpec(_Section):
     checks: Checks = Field(
         default_factory=Checks, description="How serious what the checks of the data find is."
     )
+    start_from: Literal["fresh", "current"] = Field(
+        "fresh",
+        description="current: go on from the adapter in use (outputs/JOB/current) instead of a "
+        "fresh one; its shape must be the same.",
+    )
     promote: Promote = Field(
         default_factory=Promote, description="When its adapter is put into use."
     )

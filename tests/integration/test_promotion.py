@@ -153,3 +153,31 @@ def test_experts_marks_put_an_adapter_into_use(box: PromotionBox) -> None:
     assert (record.rating.better, record.rating.is_better) == (30, True)
     assert read_promotions(box.outputs, "contracts")[0].why.startswith("In use now: experts found")
     assert "promoted" in str(record.promotion)
+
+
+def test_a_run_goes_on_from_what_is_in_use_or_is_refused_with_the_numbers(
+    box: PromotionBox,
+) -> None:
+    """The stage is told whose adapter to start from; another rank is refused before the card."""
+    (box.jobs / "contracts.jsonl").write_text("{}")
+
+    def run(extra: str) -> RunRecord:
+        spec = f"model: m\ndata: contracts.jsonl\nstart_from: current\n{extra}"
+        (box.jobs / "contracts.yaml").write_text(spec)
+        box.once()
+        return box.records()[-1]
+
+    first = run("")
+    assert first.started_from is None
+    assert any("it began afresh" in note for note in first.shortfalls)
+    adapter = box.outputs.run("contracts", first.run_id).adapter
+    config = {"r": 16, "lora_alpha": 32, "use_rslora": False, "target_modules": ["q_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    second = run("")
+    assert second.started_from == first.run_id
+    plan = StageFolder(box.outputs.run("contracts", second.run_id).attempt(1)).plan
+    assert json.loads(plan.read_bytes())["start_adapter"] == str(adapter.resolve())
+    third = run("lora: {r: 4, alpha: 8}\n")
+    assert third.state is State.REJECTED
+    assert third.error is not None
+    assert "r is 16 there and 4 here; lora_alpha is 32 there and 8.0 here" in third.error.message

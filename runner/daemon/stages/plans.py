@@ -93,6 +93,7 @@ def make_plan(
             plain_plan=plain_plan,
             total_steps=record.total_steps or 0,
             resume_from=resume_from,
+            start_adapter=_start_adapter(settings.outputs, record),
             gpu_memory_bytes=memory,
             seconds_left=_seconds_left(record, spec),
             spare_host_memory=spares_host_memory(record.attempts),
@@ -116,6 +117,12 @@ def make_plan(
         current_adapter=adapter_in_use(settings.outputs, record),
         noise_folder=str(settings.outputs.noise.absolute()),
     )
+
+
+def _start_adapter(outputs: Outputs, record: RunRecord) -> str | None:
+    if record.started_from is None:
+        return None
+    return str(outputs.run(record.job, record.started_from).adapter.resolve())
 
 
 def _seconds_left(record: RunRecord, spec: JobSpec) -> float | None:

@@ -27,6 +27,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.gpu_watch import WHENEVER
 from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.leftovers import sweep_run
+from runner.daemon.promotion.start_from import choose_start
 from runner.daemon.queue import in_order
 from runner.daemon.schedule.hours import is_closed, waits_for_hours
 from runner.daemon.stages import outcome
@@ -169,6 +170,11 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     True: it was its turn; False: it waits for room that it alone needs, and another may go first.
     """
     lease, card = None, Card()
+    if live.next_stage in (Stage.PREPARE, Stage.TRAIN):
+        start = choose_start(daemon.outputs, live.record, live.spec)
+        if start.problem is not None and not live.record.attempts:
+            end_run(daemon, live, State.REJECTED, start.problem)
+            return True
     if blocked is None and live.next_stage is Stage.EXPORT:
         _mend_export(daemon, live)
     on_card = live.next_stage in (Stage.TRAIN, Stage.EVALUATE)
@@ -269,6 +275,8 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, 
         found = resume_point(live.run, daemon.hashes.of)
         resume_from = found.checkpoint
         plan = ahead.plan
+        start = choose_start(daemon.outputs, record, live.spec)
+        first_notes = (start.note,) if start.note and not record.attempts else ()
         attempt = Attempt(
             number=len(record.attempts) + 1,
             batch_plan=plan,
@@ -279,8 +287,10 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, 
             "attempts": (*count_up_to(record.attempts, found.step), attempt),
             "batch_plan": plan,
             "forecast": ahead.facts,
+            "started_from": record.started_from or (None if record.attempts else start.run_id),
             "shortfalls": outcome.joined(
-                record.shortfalls, (*found.notes, *same_run_notes(daemon.outputs, record))
+                record.shortfalls,
+                (*first_notes, *found.notes, *same_run_notes(daemon.outputs, record)),
             ),
         }
         for note in found.notes:

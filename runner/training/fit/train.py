@@ -79,12 +79,12 @@ class _Attempt:
     notes: list[str]
 
 
-def _set_up(folder: Path) -> _Attempt:
+def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the one before
     # Torch reads it when the allocator starts; it makes room that fragments would waste.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from runner.spec.read_spec import read_spec
     from runner.training.fit.memory import Meter
-    from runner.training.fit.model import add_adapter, find_machine, load_base, use_fp32_adapters
+    from runner.training.fit.model import add_adapter, find_machine, load_base
 
     run, stage = RunFolder.containing(folder), StageFolder(folder)
     plan = read_message(stage.plan, TrainPlan)
@@ -101,6 +101,7 @@ def _set_up(folder: Path) -> _Attempt:
     from runner.training.data.tokenizer_folder import load_tokenizer
     from runner.training.fit.callbacks import Conduct, Progress, RowNotingCollator, StopFlag, Wishes
     from runner.training.fit.set_up_check import check_set_up
+    from runner.training.fit.start_adapter import give_first_weights
 
     gc.freeze()  # half a million objects of libraries: each look for garbage took 0.3 s with them
     stop = StopFlag()
@@ -171,7 +172,7 @@ def _set_up(folder: Path) -> _Attempt:
     )
     collator = RowNotingCollator(trainer.data_collator)
     trainer.data_collator = collator
-    use_fp32_adapters(trainer.model)
+    give_first_weights(trainer.model, plan)
     conduct.bind(trainer, collator, lengths)
     check_set_up(trainer, unpacked, compute=machine.compute)
     if spec.training.packing:
