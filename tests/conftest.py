@@ -8,9 +8,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # As in the Makefile: children that may write no bytecode would each compile all modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Of a time limit for each example, a busy machine makes failures that say nothing.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 TINY_LAYERS = 2
 TINY_VERSION = 1  # raise it when packaged_model.py writes something else

@@ -130,7 +130,7 @@ def command(
         if file_name in folder.names():
             raise CannotRateError(
                 f"jobs/{RATE}/{file_name} is there already, perhaps with marks",
-                advice="Delete it to begin anew.",
+                advice="Delete it to start again.",
             )
         run.rating.mkdir(exist_ok=True)
         write_json(run.rating_key, key.model_dump(mode="json"))  # first: without it no mark counts

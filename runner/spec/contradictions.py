@@ -95,7 +95,7 @@ def _promote(values: Mapping[str, Any]) -> Iterator[Contradiction]:
     if promote.get("when") == "better" and not _holds_out(values):
         yield Contradiction(
             field="promote.when",
-            message="nothing is held out, so it cannot be told what is better",
+            message="nothing is held out, so nothing shows what is better",
             hint="give eval_data or an eval_split above 0, or write when: always or approved",
         )
 

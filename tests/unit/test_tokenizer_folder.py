@@ -134,22 +134,30 @@ def test_a_base_without_generation_settings_gets_some(base):
     assert generation == {"eos_token_id": [2, 7], "pad_token_id": 0, "bos_token_id": 1}
 
 
+SAID = "May I build 2.50 m? \n\n  it's §4 <|im_end|>\nx"
+
+
+@pytest.fixture(scope="module")
+def said_ids(tiny_model):
+    """What tokenizer.json alone makes of a text."""
+    return Tokenizer.from_file(str(tiny_model / "tokenizer.json")).encode(SAID).ids
+
+
 @pytest.mark.parametrize(
-    "name",
-    ["PreTrainedTokenizerFast", "LlamaTokenizerFast", "LlamaTokenizer", "Qwen2Tokenizer",
-     "GPT2Tokenizer", "GemmaTokenizerFast", "CohereTokenizerFast"],
+    ("name", "kind"),
+    [("PreTrainedTokenizerFast", "llama"), ("PreTrainedTokenizerFast", "qwen2"),
+     ("LlamaTokenizerFast", "llama"), ("LlamaTokenizer", "llama"), ("LlamaTokenizer", "qwen2"),
+     ("Qwen2Tokenizer", "qwen2"), ("Qwen2Tokenizer", "llama"), ("GPT2Tokenizer", "llama"),
+     ("GemmaTokenizerFast", "llama"), ("CohereTokenizerFast", "llama")],
 )  # fmt: skip
-def test_the_bases_class_stays_and_its_file_is_what_is_read(name, base):
+def test_the_bases_class_stays_and_its_file_is_what_is_read(name, kind, base, said_ids):
     """The class's name stays as the base has it; the ids are those of tokenizer.json, always."""
     change(base, "tokenizer_config.json", tokenizer_class=name)
-    for kind in ("llama", "qwen2"):
-        change(base, "config.json", model_type=kind)
-        folder, config, _generation = written(base)
-        assert config["tokenizer_class"] == name
-        text = "May I build 2.50 m? \n\n  it's §4 <|im_end|>\nx"
-        wanted = Tokenizer.from_file(str(base / "tokenizer.json")).encode(text).ids
-        assert load_tokenizer(base)(text)["input_ids"] == wanted
-        assert load_tokenizer(folder)(text)["input_ids"] == wanted
+    change(base, "config.json", model_type=kind)
+    folder, config, _generation = written(base)
+    assert config["tokenizer_class"] == name
+    assert load_tokenizer(base)(SAID)["input_ids"] == said_ids
+    assert load_tokenizer(folder)(SAID)["input_ids"] == said_ids
 
 
 def test_what_transformers_5_leaves_behind_is_gone(base):
