@@ -238,9 +238,9 @@ MUTATIONS = (
     ),
     Mutation(
         "base is the adapter",
-        "training/evaluate/evaluate.py",
-        "with model.disable_adapter():\n            return measure(rows)",
-        "if True:\n            return measure(rows)",
+        "training/evaluate/adapted.py",
+        "with self.base():\n            return self.loss(rows)",
+        "if True:\n            return self.loss(rows)",
         (TRAIN + "test_what_is_exported_is_what_training_measured",),
     ),
     Mutation(
