@@ -11,8 +11,11 @@ from kernel_models import learned, make, rows, take_grads
 
 from runner.forecast.passes import Passes
 from runner.training.evaluate.fast_loss import FastLoss
+from runner.training.fit.callbacks import Interrupted
+from runner.training.fit.fast_path import FastPath
 from runner.training.fit.heldout import HeldOut
 from runner.training.fit.heldout_fast import fast_held_out_loss
+from runner.training.fit.memory import Meter
 from runner.training.fit.row_lengths import row_lengths
 from runner.training.kernels import fast_model, long_layer
 from runner.training.kernels.fast_model import FastModel
@@ -144,3 +147,35 @@ def test_lengths_come_from_offsets() -> None:
     assert row_lengths(given) == [7, 6, 9, 5]
     assert row_lengths(given.select([2, 0])) == [9, 7]
     assert row_lengths(given.select([])) == []
+
+
+def test_a_fault_while_measuring_costs_speed_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training the plain path takes over, with a line; a lack of memory is told as such."""
+    model, given = make("llama", quantised=False), data(*LENGTHS[:3])
+    one = FastPath(
+        model=recognised(model),
+        longest=64,
+        batch_tokens=64,
+        budget_bytes=None,
+        meter=Meter(on_gpu=False),
+    )
+
+    def fail(error: type[Exception]) -> None:
+        def measure(*_: Any) -> torch.Tensor:
+            raise error
+
+        monkeypatch.setattr(FastModel, "measure", measure)
+
+    fail(MemoryError)
+    with pytest.raises(MemoryError):
+        one.measure(data(64))
+    fail(Interrupted)
+    with pytest.raises(Interrupted):
+        one.measure(given)
+    fail(IndexError)
+    assert one.measure(given) is None
+    assert "Held-out loss: plain path, the fast one failed (IndexError)" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert one.measure(given) is None  # it is not tried again
