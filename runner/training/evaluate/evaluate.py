@@ -176,9 +176,10 @@ def _losses(stage: _Stage, adapted: Adapted) -> _Losses:
         new = [at for at, row in enumerate(held["row"]) if identities.get(row) not in known]
         if new:
             rows = held.select(new)
-            found.against_current = pair(
-                rows["row"], adapted.current_loss(rows), adapted.loss(rows)
-            )
+            # Both on the same path: how it rounds must not tell them apart.
+            of_current = adapted.current_loss(rows)
+            of_own = adapted.plain_loss(rows, batch_size=of_current.batch_size)
+            found.against_current = pair(rows["row"], of_current, of_own)
     return found
 
 
@@ -193,13 +194,13 @@ def _write_losses(stage: _Stage, adapted: Adapted, losses: _Losses) -> None:
 
 def _answers(stage: _Stage, adapted: Adapted, found: _Found) -> None:
     """Generate and score answers; where that fails, the run stands without them."""
+    from runner.training.evaluate.attempt import attempt
     from runner.training.evaluate.extreme_answers import answer_extremes
     from runner.training.evaluate.held_out_answers import held_out_answers
-    from runner.training.fit.memory import classify, let_go, plan_does_not_fit
 
     until = time.monotonic() + 60 * stage.minutes
-    failed = ""
-    try:
+
+    def answer() -> None:
         answers = held_out_answers(
             adapted, stage.run, stage.spec, folder=stage.folder, until=until, plan=stage.plan
         )
@@ -207,13 +208,8 @@ def _answers(stage: _Stage, adapted: Adapted, found: _Found) -> None:
         found.shortfalls += answers.shortfalls
         extremes = stage.folder / stage.run.extremes.name
         answer_extremes(adapted, found.served.rows, extremes, until=until)
-    except Exception as error:  # what the run is about stands without its answers
-        if not plan_does_not_fit(classify(error), on_gpu=stage.machine.on_gpu):
-            raise
-        failed = "Memory ran out while answering held-out questions; the answers are missing."
-    if failed:
-        let_go()
-        found.shortfalls.append(failed)
+
+    found.shortfalls += attempt("answers", answer, on_gpu=stage.machine.on_gpu)
 
 
 def _write_scores(stage: _Stage, found: _Found) -> None:

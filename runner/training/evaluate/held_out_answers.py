@@ -23,6 +23,7 @@ from runner.training.evaluate import forgetting, recital
 from runner.training.evaluate.adapted import Adapted
 from runner.training.evaluate.answers import unpack_for_answers
 from runner.training.evaluate.answers_page import answers_page
+from runner.training.evaluate.attempt import attempt
 from runner.training.evaluate.forgetting import measure_axes
 from runner.training.evaluate.generate import Generator
 from runner.training.evaluate.held_out_rows import known_to
@@ -115,8 +116,14 @@ def held_out_answers(
         shortfalls=_time_over(len(answered), len(asked), wish.most_minutes),
     )
     generator.until = until
-    _by_heart(adapted, generator, questions, spec, answers)
-    _forgotten(adapted, generator, spec, plan, answers)
+    answers.shortfalls += attempt(
+        "recital",
+        lambda: _by_heart(adapted, generator, questions, spec, answers),
+        on_gpu=on_gpu,
+    )
+    answers.shortfalls += attempt(
+        "forgetting", lambda: _forgotten(adapted, generator, spec, plan, answers), on_gpu=on_gpu
+    )
     return answers
 
 
