@@ -18,7 +18,7 @@ from runner.training.evaluate.scores import Answer
 from runner.training.fit.memory import classify, let_go, plan_does_not_fit
 from runner.training.fit.model import Machine
 
-ON_CARD = 32  # answers at once: an 8B's keys and values of 32 × 1,000 tokens take 4 GiB
+ON_CARD = 64  # answers at once: keys and values of 64 × 1,000 tokens take 8 GiB in an 8B
 ON_CPU = 8  # more are no faster there
 
 
