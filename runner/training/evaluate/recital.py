@@ -19,7 +19,7 @@ _LEAST_TOKENS = 24  # of an answer: half of it must be more than a turn of phras
 _MOST_TOKENS = 400  # of an answer that is begun; the rest of it would cost much and show little
 _BEYOND_CHANCE = 1.96  # standard errors between two shares: 95%
 _TO_DO = (
-    "Who gets the adapter can get these rows out of it. Fewer epochs or more rows make it less."
+    "Anyone with the adapter can get these rows out of it. Fewer epochs or more rows make it less."
 )
 _LEAST_SHARE = 0.05  # of the learned rows; fewer are told by the figures alone
 
