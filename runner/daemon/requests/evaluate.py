@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runner.contract import stage_environment as stage
 from runner.contract.layout import StageFolder, claimed_name
-from runner.contract.record import read_record
+from runner.contract.record import ErrorFacts, read_record
 from runner.contract.stage_io import EvaluateResult, write_message
 from runner.contract.states import Stage, State
 from runner.daemon.book import ENDED_SHOWN, Live
@@ -43,6 +43,8 @@ class Again:
     child: Child
     folder: Path
     is_over: bool = False
+    found: tuple[EvaluateResult | None, ErrorFacts | None] | None = None
+    """What it left; kept, for writing the record of it may take more than one try."""
 
 
 def carry_out_evaluate(daemon: Daemon, run_id: str) -> bool | None:
@@ -146,7 +148,9 @@ def follow_again(daemon: Daemon, at: float) -> None:
 
 def _conclude(daemon: Daemon, again: Again, code: int) -> None:
     live = again.live
-    result, error = read_answer(StageFolder(again.folder).result, EvaluateResult)
+    if again.found is None:
+        again.found = read_answer(StageFolder(again.folder).result, EvaluateResult)
+    result, error = again.found
     if code != ExitCode.OK or result is None:
         why = error.message if error else f"It {outcome.how(code)}."
         where = f"outputs/{live.run.job}/{live.run.run_id}/{NEW}/evaluate.log"
@@ -154,8 +158,9 @@ def _conclude(daemon: Daemon, again: Again, code: int) -> None:
         change(daemon, live, shortfalls=outcome.joined(live.record.shortfalls, (what,)))
         daemon.say(live, f"{live.record.job}: the new evaluation failed", reason=why)
     else:
-        shutil.rmtree(live.run.evaluation, ignore_errors=True)
-        again.folder.rename(live.run.evaluation)
+        if again.folder.exists():
+            shutil.rmtree(live.run.evaluation, ignore_errors=True)
+            again.folder.rename(live.run.evaluation)
         change(daemon, live, **outcome.evaluated(live.record, result))
         reason = live.record.verdict.reason if live.record.verdict else ""
         daemon.say(live, f"{live.record.job}: evaluated again", verdict=reason)
