@@ -177,13 +177,6 @@ MUTATIONS = (
         "max(1, total_steps - warmup - 1)",
         SCHEDULE,
     ),
-    Mutation(
-        "scheduler kept after a probe",
-        _FIT + "cut.py",
-        "_created_lr_scheduler = True",
-        "_created_lr_scheduler = False",
-        (OOM + "test_the_probe_finds_the_plan_that_fits",),
-    ),
     # held-out rows
     Mutation(
         "mean of rows",
