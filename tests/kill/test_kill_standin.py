@@ -29,6 +29,9 @@ _PRELUDES: dict[str, tuple[list[Kill], AtPoint]] = {
     ),
 }
 
+_ELSEWHERE = {"schedule noted", "scheduled copy written", "promotion noted", "current moved"}
+"""Steps that these boxes need not come to: test_kill_schedule and test_kill_promotion kill there."""
+
 
 def _as_hit(kill: AtPoint) -> str:
     return f"{kill.side}\t{kill.victims}\t{kill.point}\t{kill.what}"
@@ -79,7 +82,8 @@ def _named_steps(census: Census) -> list[AtPoint]:
         AtPoint(side=side, point=point, what=what, victims="both")
         for side, point, what in dict.fromkeys(census)
     ]
-    assert {step.point for step in steps} | _PRELUDES.keys() == POINTS, "a step is never reached"
+    reached = {step.point for step in steps} | _PRELUDES.keys() | _ELSEWHERE
+    assert reached == POINTS, "a step is never reached"
     return steps
 
 
