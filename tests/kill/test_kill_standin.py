@@ -30,7 +30,7 @@ _PRELUDES: dict[str, tuple[list[Kill], AtPoint]] = {
 }
 
 _ELSEWHERE = {"schedule noted", "scheduled copy written", "promotion noted", "current moved"}
-"""Steps that these boxes need not come to: test_kill_schedule and test_kill_promotion kill there."""
+"""Steps that these boxes need not come to: test_kill_schedule, test_kill_promotion kill there."""
 
 
 def _as_hit(kill: AtPoint) -> str:
