@@ -6,6 +6,7 @@ piece of it, or the one row that is just being put together.
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
 from collections.abc import Collection, Iterator
 from typing import BinaryIO
@@ -41,9 +42,9 @@ class TextSource:
             file: its bytes, unpacked.
             shown_as: the file as the spec names it.
             findings: takes the lines that are not UTF-8.
-            only: numbers of the lines that are wanted; all others are given empty.
+            only: numbers of the lines that are wanted; no others are given.
         """
-        self._only = only
+        self._only, self._wanted = only, sorted(only or ())
         self._bad_line = 0
         self._file, self._name, self._findings = file, shown_as, findings
         self._pieces = self._decoded()
@@ -60,23 +61,22 @@ class TextSource:
                 return
 
     def lines(self, end: str = "\n") -> Iterator[tuple[int, str]]:
-        """Give each line with its number and without its end; one that is too long is a finding."""
+        """Give each line with its number, without its end; one that is too long is a finding."""
         number, parts, held = 1, [""], 0
         for piece in self.pieces():
             first, *others = piece.split(end)
             parts.append(first)
             held += len(first)
             for other in others:
-                yield number, self._joined(parts, held, number)
+                if self._only is None or number in self._only:
+                    yield number, self._joined(parts, held, number)
                 number, parts, held = number + 1, [other], len(other)
             if held > ROW_CHARS:  # its rest is not kept; its length is
                 parts = [""]
-        if held:
+        if held and (self._only is None or number in self._only):
             yield number, self._joined(parts, held, number)
 
     def _joined(self, parts: list[str], held: int, number: int) -> str:
-        if self._only is not None and number not in self._only:
-            return ""
         if held <= ROW_CHARS:
             return "".join(parts)
         self._findings.add(self._name, number, TOO_LONG, hint=TOO_LONG_HINT)
@@ -112,13 +112,22 @@ class TextSource:
             if first and (wide := _wide(block)):
                 self._findings.add(self._name, 1, f"the file is {wide}, not UTF-8", hint=_UTF8)
                 return
-            text = self._decode(block, line)
+            ends = block.count(b"\n")
+            # The first block says of what kind the file is.
+            text = self._decode(block, line) if first or self._wants(line, ends) else "\n" * ends
             if starts_line:
                 text = text.lstrip("\ufeff")
             # Files that were joined keep their marks, each at the beginning of a line.
             yield text.replace("\n\ufeff", "\n")
             first, starts_line = False, block.endswith(b"\n")
-            line += block.count(b"\n")
+            line += ends
+
+    def _wants(self, first: int, ends: int) -> bool:
+        """Whether one of the lines that a block holds, or begins or ends, is wanted."""
+        if self._only is None:
+            return True
+        at = bisect.bisect_left(self._wanted, first)
+        return at < len(self._wanted) and self._wanted[at] <= first + ends
 
     def _blocks(self) -> Iterator[bytes]:
         """Cut the file after ends of lines; a line longer than a block between two characters."""
