@@ -37,8 +37,8 @@ from runner.daemon.stages.end import reap
 from runner.daemon.stages.folder_gone import end_runs_without_folder
 from runner.daemon.stages.follow_plans import follow_plans
 from runner.daemon.stages.hang import watch_for_hangs
+from runner.daemon.stages.keep_standing_by import end_standing_by, keep_one_standing_by
 from runner.daemon.stages.space import watch_space
-from runner.daemon.stages.stand_by import end_standing_by, keep_one_standing_by
 from runner.daemon.stages.start import start_what_can
 from runner.daemon.start.close_attempts import close_attempts
 from runner.daemon.start.recover import recover

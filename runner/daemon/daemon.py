@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.contract.record import RunRecord
 from runner.contract.settings import Settings
@@ -18,14 +18,12 @@ from runner.daemon.inbox.view import Says
 from runner.daemon.inbox.wait_for_data import DataWatch
 from runner.daemon.log import Log
 from runner.daemon.reports import Reports
+from runner.daemon.stages.stand_by import StandBy
 from runner.daemon.wakeup import Wakeup
 from runner.errors import BOX_WIDE, UnsafePathError
 from runner.files.beneath import Folder
 from runner.language.speaker import Speaker, language_of
 from runner.words import visible
-
-if TYPE_CHECKING:
-    from runner.daemon.stages.stand_by import StandBy
 
 _LONGEST_REST_SECONDS = 60.0  # between two tries of a run whose own folder is in the way
 

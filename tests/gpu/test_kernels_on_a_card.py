@@ -13,6 +13,7 @@ from runner.forecast.passes import Passes
 from runner.training.kernels import attention, dropout, glu, loss, nf4, rmsnorm, rope
 from runner.training.kernels.check import check
 from runner.training.kernels.fast_model import FastModel
+from runner.training.kernels.heads import Heads
 from runner.training.kernels.recognise import recognise
 from runner.training.kernels.rows import lay_out
 
@@ -95,7 +96,7 @@ def test_norms() -> None:
 )
 def test_positions(pairs: int, neighbours: bool) -> None:  # noqa: FBT001
     """Queries and keys are turned, all of a head or a part of it; values are left alone."""
-    heads = attention.Heads(q_heads=8, kv_heads=2, size=128, scale=1.0, window=None)
+    heads = Heads(q_heads=8, kv_heads=2, size=128, scale=1.0, window=None)
     turns = rope.Turns(
         cos=torch.randn(64, pairs, device=CUDA),
         sin=torch.randn(64, pairs, device=CUDA),
@@ -161,7 +162,7 @@ def test_loss(factor: float, cap: float) -> None:
 @pytest.mark.parametrize("window", [None, 48])
 def test_attention(window: int | None) -> None:
     """Rows side by side see their own past alone, or a window of it."""
-    heads = attention.Heads(q_heads=8, kv_heads=2, size=128, scale=0.07, window=window)
+    heads = Heads(q_heads=8, kv_heads=2, size=128, scale=0.07, window=window)
     ids = [torch.zeros(n, dtype=torch.int64) for n in (100, 37, 200)]
     rows = lay_out([(one, one) for one in ids], CUDA, fill=True)
     qkv = torch.randn(rows.tokens, heads.width, device=CUDA, dtype=BF16)
@@ -180,7 +181,7 @@ def test_attention(window: int | None) -> None:
 def test_attention_of_one_long_row(filled: bool) -> None:  # noqa: FBT001
     """On Hopper it is cuDNN's; filling behind the row changes nothing for the row."""
     tokens = 4160 if not filled else 4130
-    heads = attention.Heads(q_heads=8, kv_heads=2, size=128, scale=0.07, window=None)
+    heads = Heads(q_heads=8, kv_heads=2, size=128, scale=0.07, window=None)
     ids = torch.zeros(tokens, dtype=torch.int64)
     rows = lay_out([(ids, ids)], CUDA, fill=True)
     assert (rows.tokens, len(rows.ends)) == (4160, 3 if filled else 2)

@@ -15,7 +15,8 @@ from daemon_box import REPOSITORY, STANDIN, Box, wait_until
 from runner.contract.layout import StageFolder
 from runner.contract.stage_io import STAND_BY
 from runner.contract.states import Stage, State
-from runner.daemon.stages.stand_by import StandBy, has_use
+from runner.daemon.stages.keep_standing_by import has_use
+from runner.daemon.stages.stand_by import StandBy
 from runner.daemon.start.end_orphans import end_orphans
 from runner.errors import BusyError
 from runner.files.lock import Lock

@@ -8,19 +8,14 @@ Trainer knows nothing of batch plans that shrink or of attempts: what must survi
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import random
-import signal
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -38,45 +33,15 @@ from runner.training.fit.cut import LENGTHS, PACKED
 from runner.training.fit.heldout import HeldOut, held_out_loss
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
 from runner.training.fit.row_lengths import row_lengths
+from runner.training.fit.stop import StopFlag
 
 NOTED_STEPS = (0, 1, 9)  # of an attempt: memory grows in the first two, and then should not
-_TOUCH_SECONDS = 5.0  # a step may be long, a pass hardly
 DIVERGED_WINDOW = 10  # steps
 DIVERGED_FACTOR = 1.5  # times the loss of guessing every token, ln(vocabulary): worse than chance
 
 
-class Interrupted(Exception):  # noqa: N818  (not a fault)
-    """The daemon asked this attempt to stop."""
-
-
 class ProbeDoesNotFit(Exception):  # noqa: N818  (a finding)
     """The worst batch does not fit at this plan."""
-
-
-class StopFlag:
-    """Set by SIGTERM; looked at between passes, where a checkpoint can be made."""
-
-    def __init__(self) -> None:
-        """Start listening."""
-        self.is_set = False
-        self.shows_life_in: Path | None = None
-        """A file that is touched between passes: the daemon takes its standing still for a hang."""
-        self._touched = 0.0
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
-
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self.is_set = True
-
-    def check(self) -> None:
-        """Show that the process lives; raise Interrupted when the flag is set."""
-        at = time.monotonic()
-        if self.shows_life_in is not None and at - self._touched >= _TOUCH_SECONDS:
-            self._touched = at
-            with contextlib.suppress(OSError):
-                os.utime(self.shows_life_in)
-        if self.is_set:
-            raise Interrupted
 
 
 class RowNotingCollator:

@@ -31,6 +31,7 @@ from runner.training.fit.heldout import HeldOut
 from runner.training.fit.heldout_fast import fast_held_out_loss
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
 from runner.training.fit.row_lengths import row_lengths
+from runner.training.fit.stop import Interrupted
 from runner.training.kernels import gpu
 from runner.training.kernels.check import check
 from runner.training.kernels.fast_model import FastModel
@@ -58,8 +59,6 @@ class FastPath:
         try:
             return fast_held_out_loss(self.model, rows, **how)
         except Exception as error:  # a fault here must cost speed, never the run
-            from runner.training.fit.callbacks import Interrupted
-
             too_large = plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu)
             if too_large or isinstance(error, Interrupted):
                 raise

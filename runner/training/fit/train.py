@@ -99,9 +99,10 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
 
     from runner.training.data.pack import pack
     from runner.training.data.tokenizer_folder import load_tokenizer
-    from runner.training.fit.callbacks import Conduct, Progress, RowNotingCollator, StopFlag, Wishes
+    from runner.training.fit.callbacks import Conduct, Progress, RowNotingCollator, Wishes
     from runner.training.fit.set_up_check import check_set_up
     from runner.training.fit.start_adapter import give_first_weights
+    from runner.training.fit.stop import StopFlag
 
     gc.freeze()  # half a million objects of libraries: each look for garbage took 0.3 s with them
     stop = StopFlag()
@@ -416,8 +417,9 @@ def _less(attempt: _Attempt) -> BatchPlan | None:
 
 def _try(attempt: _Attempt, checkpoint: str | None) -> StageError | str | None:
     """Call the trainer once, and turn what it raises into words; nothing of the error survives."""
-    from runner.training.fit.callbacks import Interrupted, ProbeDoesNotFit
+    from runner.training.fit.callbacks import ProbeDoesNotFit
     from runner.training.fit.memory import Lost, classify, plan_does_not_fit
+    from runner.training.fit.stop import Interrupted
 
     try:
         attempt.trainer.train(resume_from_checkpoint=checkpoint)

@@ -7,15 +7,12 @@ the way back; rounding follows the model's own order.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 
 from runner.forecast.passes import CAPPED_SCORES
+from runner.training.kernels.heads import Heads
 from runner.training.kernels.rows import Rows
-
-if TYPE_CHECKING:
-    from runner.training.kernels.attention import Heads
 
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Queries, keys and values: lines × heads × size."""

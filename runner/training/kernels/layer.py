@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from runner.training.kernels import attention, glu, rmsnorm, rope
-from runner.training.kernels.attention import Heads
 from runner.training.kernels.dropout import Draws
 from runner.training.kernels.glu import Gate
+from runner.training.kernels.heads import Heads
 from runner.training.kernels.projection import Group
 from runner.training.kernels.rmsnorm import Norm
 from runner.training.kernels.rope import Turns

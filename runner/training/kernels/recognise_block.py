@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from runner.training.kernels.adapter import Lora
-from runner.training.kernels.attention import Heads
 from runner.training.kernels.glu import Gate
+from runner.training.kernels.heads import Heads
 from runner.training.kernels.nf4 import unreadable
 from runner.training.kernels.not_recognised import NotRecognised
 from runner.training.kernels.projection import Projection

@@ -1,0 +1,77 @@
+"""Keep one standing by: the next stage's process is started while another stage is at work.
+
+On a box with a card alone: without one a start is a small part of a run, and the imports would take
+their time from the stage that is at work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.contract import stage_environment
+from runner.contract.states import Stage
+from runner.daemon.daemon import Daemon
+from runner.daemon.stages.stand_by import StandBy
+from runner.words import GIB
+
+_LEAVES_BYTES = 4 * GIB
+"""Free memory of the machine below which none is started: imported, it holds 0.6 GiB, and loading a
+model wants all that there is for a while."""
+_AGAIN_SECONDS = 600.0  # after one that ended by itself: what is broken is not tried each second
+
+
+def has_use(stages: Sequence[tuple[Stage, bool]]) -> bool:
+    """Decide whether another stage follows what is at work.
+
+    Args:
+        stages: of each run that is not over, its next stage and whether that is at work.
+    """
+    at_work = [stage for stage, is_at_work in stages if is_at_work]
+    return bool(at_work) and (len(stages) > len(at_work) or at_work != [list(Stage)[-1]])
+
+
+def keep_one_standing_by(daemon: Daemon, at: float) -> None:
+    """Have a process stand by while a stage is at work, and none when nothing is."""
+    runs = daemon.book.runs.values()
+    stages = [
+        (live.stage or live.next_stage if live.child else live.next_stage, live.child is not None)
+        for live in runs
+        if not live.record.state.is_final
+    ]
+    wanted = daemon.settings.stand_by
+    if wanted is None:
+        wanted = daemon.guard.is_well
+    if daemon.stand_by is not None and not daemon.stand_by.is_there:
+        daemon.no_stand_by_until = at + _AGAIN_SECONDS
+        end_standing_by(daemon)
+    if not (wanted and stages):
+        end_standing_by(daemon)
+    elif (
+        daemon.stand_by is None
+        and at >= daemon.no_stand_by_until
+        and has_use(stages)
+        and _free_bytes() >= _LEAVES_BYTES
+    ):
+        with contextlib.suppress(OSError):  # the stage itself will be started without
+            home = daemon.settings.stage_home.resolve()
+            environment = stage_environment.environment(os.environ, home=home)
+            daemon.stand_by = StandBy(daemon.settings.stage_command, environment)
+
+
+def end_standing_by(daemon: Daemon) -> None:
+    """End the process that stands by, where there is one."""
+    if daemon.stand_by is not None:
+        daemon.stand_by.end()
+        daemon.stand_by = None
+
+
+def _free_bytes() -> int:
+    """Read how much memory the machine has to give, in bytes; 0: it does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
