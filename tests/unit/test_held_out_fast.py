@@ -11,12 +11,12 @@ from kernel_models import learned, make, rows, take_grads
 
 from runner.forecast.passes import Passes
 from runner.training.evaluate.fast_loss import FastLoss
-from runner.training.fit.callbacks import Interrupted
 from runner.training.fit.fast_path import FastPath
 from runner.training.fit.heldout import HeldOut
 from runner.training.fit.heldout_fast import fast_held_out_loss
 from runner.training.fit.memory import Meter
 from runner.training.fit.row_lengths import row_lengths
+from runner.training.fit.stop import Interrupted
 from runner.training.kernels import fast_model, long_layer
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import recognise
