@@ -150,6 +150,6 @@ def test_a_picture_reader_is_trained_on_text_and_used_whole(
     capsys.readouterr()
     exec(code, {})
     # Ours end at one and a half times the expected length, perhaps within a letter.
-    ours = samples[0]["after"].rstrip("\ufffd")
-    assert len(ours) > 10
-    assert capsys.readouterr().out.strip().startswith(ours)
+    ours, printed = samples[0]["after"], capsys.readouterr().out.strip()
+    begins = ours.rstrip("\ufffd")
+    assert printed == ours or (begins and printed.startswith(begins)), (printed, ours)
