@@ -64,6 +64,8 @@ def _succeeded(found: Gathered, speak: Speaker) -> Card:
     verdict = found.record.verdict
     name = "no_verdict" if verdict is None else verdict.outcome.value
     about = "unchanged" if verdict is not None and verdict.changed is False else name
+    # A lower loss says that it learned. Whether an answer is right, only a reader or a score can.
+    by_loss = name == Outcome.BETTER.value and verdict is not None and not verdict.figures.scores
     reasons: list[Phrase] = []
     if verdict is not None:
         reason = reason_in(verdict, speak)
@@ -75,7 +77,7 @@ def _succeeded(found: Gathered, speak: Speaker) -> Card:
         if before is not None and after is not None:
             meaning = loss_meaning(before, after, speak)
             reasons += [Phrase(text=meaning)] if meaning else []
-        if verdict.figures.smallest_points is not None:
+        if verdict.figures.smallest_points is not None and not by_loss:
             points = f"{verdict.figures.smallest_points:.0f}"
             rows = verdict.figures.rows
             reasons.append(Phrase(text=speak("points", rows=rows, points=points)))
@@ -83,7 +85,7 @@ def _succeeded(found: Gathered, speak: Speaker) -> Card:
         tone="careful" if verdict is None else _TONES[verdict.outcome],
         heading=speak(f"head_{about}"),
         better=speak(f"{about}_short"),
-        use=speak(f"{name}_use"),
+        use=speak("better_by_loss_use" if by_loss else f"{name}_use"),
         reasons=tuple(reasons),
         to_do=(),
         figures=_figures(found, speak),

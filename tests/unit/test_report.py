@@ -28,6 +28,7 @@ from runner.contract.layout import Outputs, RunFolder
 from runner.contract.preview import Preview, PreviewRow, Token, write_preview
 from runner.contract.record import ErrorFacts, write_record
 from runner.contract.states import State
+from runner.contract.verdict import Scored
 from runner.language.speaker import ENGLISH, Language, Speaker
 from runner.language.texts import table
 from runner.report.charts import ticks
@@ -73,6 +74,24 @@ def test_the_first_screen_answers_both_questions(tmp_path: Path) -> None:
     assert "The model has become better" in card
     assert "by more than chance explains with 120 rows" in card
     assert "2.7 times as likely" in card  # e to the power of 1
+
+
+def test_a_lower_loss_alone_does_not_say_that_answers_are_right(tmp_path: Path) -> None:
+    """Whether to use it is for who reads the answers, unless a score says how many are right."""
+    run = make_run(tmp_path)
+    card = report(run).partition("<nav")[0]
+    assert "better than before does not yet mean right" in card
+    assert "That is not a share of right answers." in card
+    assert "success rates" not in card
+    made = record()
+    assert made.verdict is not None
+    scored = Scored(name="exact_match", before=0.1, after=0.9)
+    figures = made.verdict.figures.model_copy(update={"scores": (scored,)})
+    verdict = made.verdict.model_copy(update={"figures": figures})
+    write_record(run.record, made.but(verdict=verdict))
+    card = report(run).partition("<nav")[0]
+    assert "numbers alone do not judge wording" in card
+    assert "success rates" in card
 
 
 def test_the_curve_is_each_attempts_steps_that_count(tmp_path: Path) -> None:
