@@ -18,7 +18,7 @@ from fast_stage import HOLD_COPY, HOLD_PREPARED, SLOW
 from figures import Figures
 from share_box import SETTLE_SECONDS, ShareBox
 
-from runner.contract.states import State
+from runner.contract.states import Stage, State
 
 
 def write_slowly(path: Path, content: bytes, *, pieces: int, pause: float) -> None:
@@ -423,7 +423,16 @@ def test_a_state_folder_replaced_by_a_link_is_noticed(box: ShareBox, tmp_path: P
     (elsewhere / "mine.yaml").write_text("model: m\ndata: a.jsonl\n")
     with box.watching() as daemon:
         wait_until(lambda: State.TRAINING in [r.state for r in box.records()], seconds=60)
-        wait_until(lambda: len(list((box.people / "queued").glob("*.yaml"))) == 1)
+        # Once the second is prepared nothing of it changes: what a server itself writes through a
+        # link that was put there while it was writing, nobody could prevent.
+        wait_until(
+            lambda: (
+                [r.next_stage for r in box.records()] == [Stage.TRAIN] * 2
+                and len(list((box.people / "queued").glob("*.yaml"))) == 1
+            ),
+            seconds=60,
+        )
+        pause_for(2.0, itertools.count())
         backing = box.served.backing
         (backing / "queued").rename(backing / "was queued")
         (backing / "queued").symlink_to(elsewhere)
