@@ -131,7 +131,9 @@ class Box:
                 daemon.wait(timeout=20)
             finally:  # a test that fails must not leave its daemon to the next one
                 daemon.kill()
-                daemon.wait()
+                # Not for ever: whoever waits for a file server that has read the question and does
+                # not answer cannot even be killed before that server goes, at the test's end.
+                daemon.wait(60)
 
     def records(self) -> list[RunRecord]:
         """Read all records, in the order of their claim."""
