@@ -15,6 +15,7 @@ from runner.daemon.start.recover import unfinished
 from runner.errors import BusyError, RunnerError, UnansweredError
 from runner.files.lock import Lock
 from runner.files.standard_streams import open_standard_streams
+from runner.language.translate import read_texts
 
 
 def _begin_with_inbox(conductor: Conductor) -> bool:
@@ -57,6 +58,7 @@ def run_daemon(settings: Settings, *, examine: Examine | None = None) -> int:
     lock = Lock.take(outputs.lock, what=f"The outputs folder {settings.outputs_dir}")
     conductor = Conductor(settings)
     conductor.heartbeat.watch()  # the start may hang as well as any round
+    read_texts(conductor.daemon.says.speak)  # tens of milliseconds that no round should take
     observer = None
     try:
         answers = _begin_with_inbox(conductor)

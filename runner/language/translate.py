@@ -39,6 +39,14 @@ def _patterns() -> Mapping[str, re.Pattern[str]]:
     return {key: _pattern(found[key]) for key in order}
 
 
+def read_texts(speak: Speaker) -> None:
+    """Read the table of texts, and make the patterns where they are used: once a process."""
+    if speak.language is Language.ENGLISH:
+        table()
+    else:
+        _patterns()
+
+
 def _pattern(english: str) -> re.Pattern[str]:
     parts, seen = [], set()
     for literal, name, _, _ in string.Formatter().parse(english):

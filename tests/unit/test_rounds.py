@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
+from runner.contract.settings import Settings
+from runner.daemon.conductor import Conductor
 from runner.daemon.rounds import LIMIT_SECONDS, Rounds
+from runner.daemon.run_daemon import run_daemon
 from runner.files.durable import write_bytes
 from runner.files.patient_calls import PatientCalls
 from runner.files.waits import waited_seconds
+from runner.language.texts import table
 
 
 class Watched:
@@ -103,3 +107,16 @@ def test_what_is_computed_in_the_shares_thread_is_the_loops_own_time() -> None:
     before, began = waited_seconds(), time.monotonic()
     PatientCalls(60.0)(compute)
     assert waited_seconds() - before <= time.monotonic() - began - 0.19
+
+
+def test_texts_are_read_before_the_first_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading the table of texts takes longer than much else in a round, and is needed in all."""
+    read: list[int] = []
+    table.cache_clear()
+    monkeypatch.setattr(Conductor, "begin", lambda _: True)
+    monkeypatch.setattr(Conductor, "work", lambda _: read.append(table.cache_info().currsize) or 0)
+    places = {f"{name}_dir": tmp_path / name for name in ("jobs", "outputs", "models")}
+    assert run_daemon(Settings(**places, polling=True)) == 0
+    assert read == [1]

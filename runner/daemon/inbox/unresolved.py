@@ -128,14 +128,16 @@ class Unresolved:
         newest: dict[str, str] = {}
         jobs: dict[str, str] = {}  # many runs of few jobs: a name is turned into a job's once
         for name in _names_in(inbox, "done"):
-            found = _DONE.match(name.removesuffix(".txt"))
-            if found is None:
-                continue
-            dropped, run_id = found["stem"] + (found["end"] or ""), found["run_id"]
             if name.endswith(".txt"):
+                # By the bare text: half of the thousands are answers, and a pattern costs more.
+                run_id = name.rpartition("--")[2].partition(".")[0]
                 if run_id in asked:
                     answered.add(run_id)
                 continue
+            found = _DONE.match(name)
+            if found is None:
+                continue
+            dropped, run_id = found["stem"] + (found["end"] or ""), found["run_id"]
             job = jobs.get(dropped)
             if job is None:
                 job = jobs[dropped] = _job_of(name)
