@@ -84,7 +84,7 @@ def plan(spec_file: Path, outputs: Outputs, asked: Asked) -> Planned:
     """
     spec = read_file(spec_file)
     where = (spec_file, asked.models_dir, asked.jobs_dir)
-    with prepared_from(*where, try_model=True) as run:
+    with prepared_from(*where, try_model=True, outputs=outputs) as run:
         return _plan(spec, run, outputs, asked)
 
 

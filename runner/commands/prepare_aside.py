@@ -18,10 +18,12 @@ from pathlib import Path
 
 from runner.commands.validate import data_folder, read_file
 from runner.contract.findings import read_findings
-from runner.contract.layout import RunFolder, StageFolder, new_run_id
+from runner.contract.layout import Outputs, RunFolder, StageFolder, new_run_id
+from runner.contract.promotions import current_run
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
 from runner.contract.states import Stage
 from runner.errors import RunnerError
+from runner.spec.spec import JobSpec
 
 LOG_LINES = 15  # of the stage's log, shown when it fell over without an answer
 
@@ -34,6 +36,7 @@ def prepared_from(
     *,
     try_model: bool = False,
     refused_too: bool = False,
+    outputs: Outputs | None = None,
 ) -> Iterator[RunFolder]:
     """Run the prepare stage on a spec and give the run folder, which lives as long as the block.
 
@@ -42,6 +45,7 @@ def prepared_from(
         models_dir: the box's models folder.
         jobs_dir: the inbox; None: the spec's own folder is taken for it.
         try_model: put the model together, too, to count what is trained: some seconds more.
+        outputs: where the adapter in use lies, some of whose rows may be learned again.
         refused_too: data that cannot be used is no error where findings say what is wrong with it.
 
     Raises:
@@ -62,6 +66,7 @@ def prepared_from(
             models_dir=str(models_dir.absolute()),
             jobs_dir=str(root if inside else folder),
             try_model=try_model,
+            replay_from=_replay_from(spec, outputs),
             spec_folder=str(folder.relative_to(root)) if inside else ".",
         )
         stage = StageFolder(run.prepared)
@@ -87,3 +92,11 @@ def prepared_from(
                 advice="Check the spec and its data with `runner validate`.",
             )
         yield run
+
+
+def _replay_from(spec: JobSpec, outputs: Outputs | None) -> str | None:
+    """Find the run whose rows a run of now would learn again."""
+    if spec.replay is None or outputs is None:
+        return None
+    run_id = current_run(outputs, spec.name)
+    return None if run_id is None else str(outputs.run(spec.name, run_id).root.absolute())

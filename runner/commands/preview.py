@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from runner.commands.options import MODELS, AsJson, ModelsDir, print_json
+from runner.commands.options import MODELS, OUTPUTS, AsJson, ModelsDir, OutputsDir, print_json
 from runner.commands.prepare_aside import prepared_from
-from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.preview import PreviewRow, Why, read_preview
 from runner.contract.stage_io import PrepareResult, read_message
 from runner.words import visible, visible_lines
@@ -108,6 +108,7 @@ def command(
         ),
     ] = None,
     models_dir: ModelsDir = MODELS,
+    outputs_dir: OutputsDir = OUTPUTS,
     as_json: AsJson = False,
 ) -> None:
     """Show rows as the model sees them, the learned tokens marked.
@@ -118,7 +119,7 @@ def command(
     Example:
         runner preview contracts.yaml --rows 5
     """
-    with prepared_from(spec, models_dir, jobs_dir) as run:
+    with prepared_from(spec, models_dir, jobs_dir, outputs=Outputs(outputs_dir)) as run:
         shown = rows_of(run, rows)
         if as_json:
             print_json([as_object(row) for row in shown])

@@ -74,6 +74,21 @@ class DataChange(_Part):
     rows_before: int
 
 
+class Replay(_Part):
+    """Old rows that a run learned again beside its new ones (``replay`` in the spec)."""
+
+    run_id: str
+    """The run whose adapter it went on from."""
+    share: float
+    old: int
+    """Rows that this adapter was trained on and that could be learned again."""
+    replayed: int
+    new: int
+    """Rows that it was not trained on."""
+    gone_runs: tuple[str, ...] = ()
+    """Runs that it had learned from and whose rows are not known any more."""
+
+
 class ModelFacts(_Part):
     """Which base model the run stands on."""
 
@@ -164,6 +179,8 @@ class RunRecord(_Part):
     """The scores that the verdict stands on; `evaluation/scores.jsonl` has each row's."""
     started_from: str | None = None
     """The run whose adapter it went on from; None: it began afresh."""
+    replay: Replay | None = None
+    """Old rows that were learned again; None: none were asked for."""
     rating: Rating | None = None
     """What experts found who marked its answers beside another's without knowing which is which."""
     promotion: Promotion | None = None

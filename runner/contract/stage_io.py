@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from runner.contract.batch import BatchPlan
 from runner.contract.evaluation import Evaluation
 from runner.contract.findings import DataFinding
-from runner.contract.record import DataChange, DataFile, ErrorFacts, ModelFacts
+from runner.contract.record import DataChange, DataFile, ErrorFacts, ModelFacts, Replay
 from runner.errors import DamagedError
 from runner.files.durable import write_json
 from runner.files.plain import read_plain
@@ -79,6 +79,8 @@ class PreparePlan(StagePlan):
     """Where the tokens of earlier runs are, outputs/.runner/tokens; None: they are made anew."""
     earlier_runs: tuple[str, ...] = ()
     """Prepare folders of the job's earlier runs, oldest first, to say what is new in the data."""
+    replay_from: str | None = None
+    """Folder of the run whose adapter is gone on from, where some of its rows are learned again."""
     try_model: bool = True
     """Put model and adapter together without weights, too; a preview does without, to be quick."""
 
@@ -116,6 +118,8 @@ class PrepareResult(_Message):
     """On a card it may train on the fast path; the last word has the check at set-up."""
     plain_because: str | None = None
     """What the fast path does not know of it."""
+    replay: Replay | None = None
+    """Old rows that are learned again; None: none were asked for."""
     data_change: DataChange | None = None
     """How the rows differ from those of the job's last run; None: there was none."""
     shortfalls: tuple[str, ...] = ()

@@ -33,6 +33,13 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
         yield Contradiction(field="eval_split", message=what)
     yield from _columns(values.get("columns") or {})
     yield from _promote(values)
+    if values.get("replay") is not None and not {"replay", "start_from"} & broken:
+        if values.get("start_from", "fresh") != "current":
+            yield Contradiction(
+                field="replay",
+                message="a fresh adapter has learned no rows that could be learned again",
+                hint="write start_from: current, or leave replay out: all rows are learned anew",
+            )
     if "schedule" not in values and "schedule" not in broken:
         for name in ("when_missed", "when_data_changed"):
             if values.get(name) not in (None, False):

@@ -18,6 +18,7 @@ UNITS: Mapping[str, Unit] = {
     "limits.gpu_memory_gib": "gib",
     "limits.disk_gib": "gib",
     "eval_split": "share",
+    "replay": "share",
     "training.warmup_ratio": "share",
     "lora.dropout": "share",
 }

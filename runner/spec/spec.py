@@ -177,6 +177,13 @@ class JobSpec(_Section):
         description="current: go on from the adapter in use (outputs/JOB/current) instead of a "
         "fresh one; its shape must be the same.",
     )
+    replay: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="With start_from: current: learn only new rows and this share of the old ones, "
+        "which the adapter in use was trained on (default: all rows of the data).",
+    )
     promote: Promote = Field(
         default_factory=Promote, description="When its adapter is put into use."
     )

@@ -17,7 +17,9 @@ from runner.contract.gate import Decision
 from runner.contract.layout import StageFolder
 from runner.contract.promotions import GATE, current_run, read_promotions
 from runner.contract.record import RunRecord
-from runner.contract.states import State
+from runner.contract.states import Stage, State
+from runner.daemon.promotion.start_from import NOTHING_IN_USE, choose_start
+from runner.spec.read_spec import read_spec
 
 
 class PromotionBox(Box):
@@ -181,3 +183,45 @@ def test_a_run_goes_on_from_what_is_in_use_or_is_refused_with_the_numbers(
     assert third.state is State.REJECTED
     assert third.error is not None
     assert "r is 16 there and 4 here; lora_alpha is 32 there and 8.0 here" in third.error.message
+
+
+def test_old_rows_come_from_the_run_that_training_then_goes_on_from(box: PromotionBox) -> None:
+    """With `replay`, what is in use is looked up once, before the rows are chosen, and recorded."""
+    (box.jobs / "contracts.jsonl").write_text("{}")
+
+    def run(extra: str) -> RunRecord:
+        spec = f"model: m\ndata: contracts.jsonl\nstart_from: current\n{extra}"
+        (box.jobs / "contracts.yaml").write_text(spec)
+        box.once()
+        return box.records()[-1]
+
+    def plan(record: RunRecord) -> Any:
+        run = box.outputs.run("contracts", record.run_id)
+        return json.loads(StageFolder(run.prepared).plan.read_bytes())["replay_from"]
+
+    first = run("replay: 30%\n")
+    assert (plan(first), first.started_from) == (None, None)
+    folder = box.outputs.run("contracts", first.run_id)
+    config = {"r": 16, "lora_alpha": 32, "use_rslora": False, "target_modules": ["q_proj"]}
+    (folder.adapter / "adapter_config.json").write_text(json.dumps(config))
+    second = run("replay: 30%\n")
+    assert second.started_from == first.run_id
+    assert plan(second) == str(folder.root.resolve())
+    third = run("")
+    assert (plan(third), third.started_from) == (None, first.run_id)
+
+
+def test_rows_chosen_with_nothing_in_use_are_trained_from_nothing(box: PromotionBox) -> None:
+    """Whatever comes into use meanwhile: its rows are not among them."""
+    (box.jobs / "contracts.jsonl").write_text("{}")
+    box.drop_spec("contracts")
+    box.once()
+    in_use = box.record()
+    spec = read_spec(b"model: m\ndata: a.jsonl\nstart_from: current\nreplay: 0.3\n", file_name="a")
+    config = {"r": 16, "lora_alpha": 32, "use_rslora": False}
+    adapter = box.outputs.run("contracts", in_use.run_id).adapter
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    later = in_use.but(run_id="20261126T000000Z-aaaa", next_stage=Stage.PREPARE)
+    assert choose_start(box.outputs, later, spec).run_id == in_use.run_id
+    trained = choose_start(box.outputs, later.but(next_stage=Stage.TRAIN), spec)
+    assert (trained.run_id, trained.note) == (None, NOTHING_IN_USE)

@@ -156,6 +156,24 @@ def test_contradictions_in_training_are_named(training, words):
 
 
 @pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("replay: 0.3\n", "a fresh adapter has learned no rows"),
+        ("start_from: fresh\nreplay: 0\n", "a fresh adapter has learned no rows"),
+        ("start_from: current\nreplay: 1.5\n", "from 0 to 1"),
+        ("start_from: current\nreplay: -1%\n", "from 0 to 1"),
+        ("start_from: current\nreplay: all\n", "from 0 to 1"),
+    ],
+)
+def test_a_share_of_old_rows_is_one_and_belongs_to_a_continued_run(lines, words):
+    """`replay` is 0 to 1, as a number or in percent, and needs start_from: current."""
+    problem = only(TWO + lines)
+    assert words in f"{problem.message} {problem.allowed}"
+    good = read_spec(f"{TWO}start_from: current\nreplay: 30%\n".encode(), file_name="a.yaml")
+    assert good.replay == 0.3
+
+
+@pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
         ("training.batch_size", "0", "a whole number from 1 to 4096"),

@@ -38,6 +38,7 @@ def prepared(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
         "falls": None,
         "data": result.data,
         "data_change": result.data_change,
+        "replay": result.replay,
         "model": result.model,
         "total_steps": result.total_steps,
         "shortfalls": joined(record.shortfalls, result.shortfalls),

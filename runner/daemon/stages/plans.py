@@ -81,6 +81,7 @@ def make_plan(
             token_cache=str(settings.outputs.token_cache.absolute()),
             earlier_runs=_earlier_runs(settings.outputs, run),
             gpu_memory_bytes=card_bytes,
+            replay_from=_replay_from(settings.outputs, record, spec),
         )
     if stage is Stage.TRAIN:
         attempt = record.attempts[-1]
@@ -117,6 +118,12 @@ def make_plan(
         current_adapter=adapter_in_use(settings.outputs, record),
         noise_folder=str(settings.outputs.noise.absolute()),
     )
+
+
+def _replay_from(outputs: Outputs, record: RunRecord, spec: JobSpec) -> str | None:
+    if spec.replay is None or record.started_from is None:
+        return None
+    return str(outputs.run(record.job, record.started_from).root.resolve())
 
 
 def _start_adapter(outputs: Outputs, record: RunRecord) -> str | None:

@@ -298,6 +298,9 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, 
     else:
         tries = record.tries.get(which.value, 0) + 1
         changes["tries"] = {**record.tries, which.value: tries}
+        if which is Stage.PREPARE and live.spec.replay is not None:
+            # Chosen before its rows are: another run may come into use before training starts.
+            changes["started_from"] = choose_start(daemon.outputs, record, live.spec).run_id
     planned = record.but(**changes)
     plain_plan = ahead.plain_plan if ahead else None
     folder = _write_plan(daemon, live, which, planned, resume_from, card, plain_plan)

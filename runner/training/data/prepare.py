@@ -65,6 +65,7 @@ from runner.training.data.questions import (
     choose,
     write_questions,
 )
+from runner.training.data.replay import Chosen, add_replayed, choose_replay
 from runner.training.data.row_work import Work
 from runner.training.data.snapshot import Copied, take_snapshot
 from runner.training.data.split import hold_out
@@ -136,7 +137,9 @@ def _prepare(folder: Path, findings: Findings) -> None:
     source = Source(copies=_copies(spec, plan, run, findings), spec=spec)
     schema = _schema(spec, plan, run, findings)
     tables = folder / f"{TEMPORARY_PREFIX}tokens.arrow", folder / f"{TEMPORARY_PREFIX}rows.arrow"
-    key = cache_key(source, base.folder, plan) if base and not findings.problems else None
+    key = None  # with old rows among them, tokens follow from more than the cache knows
+    if base and not findings.problems and plan.replay_from is None:
+        key = cache_key(source, base.folder, plan)
     entry = find_entry(Path(plan.token_cache), key) if plan.token_cache and key else None
     parted = None
     if entry and base:
@@ -151,6 +154,9 @@ def _prepare(folder: Path, findings: Findings) -> None:
     _refuse(unusable, findings)
     assert base is not None  # else it was refused
     parted = parted or _part_rows(spec, source, base, tables[1], plan, findings)
+    replayed = _replayed(spec, plan, parted)
+    if replayed is not None:
+        parted = replace(parted, part=replayed.part)
     rows, part, limit = parted.rows, parted.part, parted.limit
     if entry:
         _take_entry(entry, source, base.template, findings)
@@ -184,6 +190,9 @@ def _prepare(folder: Path, findings: Findings) -> None:
                 findings=found,
             )
             keep_entry(Path(plan.token_cache), key, _tables(folder), kept)
+    if replayed is not None:
+        add_replayed(folder, replayed, first_row=flowed.total)
+        lengths = read_lengths_of(folder / "train" / DATA_FILE)
     for table in tables:
         table.unlink(missing_ok=True)
     _leave_beside(folder, base, source, flowed, (rows, part), lengths)
@@ -206,8 +215,11 @@ def _prepare(folder: Path, findings: Findings) -> None:
             eval_tokens=int(measured.sum()),
             left_out_rows=int((part == LEFT_OUT).sum()),
             train_tokens=int(lengths.sum()),
-            learned_tokens=int(rows.learned[part == TRAIN].sum()),
-            longest=int(rows.longest[part != LEFT_OUT].max()),
+            learned_tokens=int(rows.learned[part == TRAIN].sum())
+            + (replayed.learned_tokens if replayed else 0),
+            longest=max(
+                int(rows.longest[part != LEFT_OUT].max()), replayed.longest if replayed else 0
+            ),
             max_length=limit,
             chat_template=template.chat_template,
             end_tokens=tuple(map(template.tokenizer.convert_ids_to_tokens, template.ends)),
@@ -229,9 +241,11 @@ def _prepare(folder: Path, findings: Findings) -> None:
                 *findings.notes,
                 *findings.of_files,
                 *parted.told,
+                *(replayed.notes() if replayed else []),
                 *of_form,
                 *([growth.sentence()] if growth and growth.differs else []),
             ),
+            replay=replayed and replayed.facts,
             data_change=growth and growth.as_record(),
         ),
     )
@@ -485,6 +499,20 @@ def _part_rows(
     )
     part, left_out = _parts(source, rows, held, limit, findings)
     return _Parted(rows=rows, held=held, told=told, limit=limit, part=part, left_out=left_out)
+
+
+def _replayed(spec: JobSpec, plan: PreparePlan, parted: _Parted) -> Chosen | None:
+    """Choose old rows to be learned again; None: none are asked for, or there are none."""
+    if spec.replay is None or plan.replay_from is None:
+        return None
+    return choose_replay(
+        Path(plan.replay_from),
+        spec.replay,
+        rows=parted.rows,
+        part=parted.part,
+        limit=parted.limit,
+        seed=spec.training.seed,
+    )
 
 
 def _flow(

@@ -19,8 +19,9 @@ from typing import Any
 from runner.files.durable import write_json
 from runner.training.data.arrow_arrays import column_of, offsets_of, to_arrow, to_numpy
 
-TRAIN, HELD_OUT, LEFT_OUT = 0, 1, 2
-"""What became of a row; the column ``part`` of prepared/rows.arrow."""
+TRAIN, HELD_OUT, LEFT_OUT, KNOWN = 0, 1, 2, 3
+"""What became of a row; the column ``part`` of prepared/rows.arrow. `KNOWN`: the adapter that the run
+goes on from has learned it, and it was not drawn to be learned again (replay.py)."""
 
 
 def tokens_schema() -> Any:

@@ -162,7 +162,8 @@ def _losses(stage: _Stage, adapted: Adapted) -> _Losses:
     """Measure the loss of the held-out rows."""
     from datasets import load_from_disk
 
-    from runner.training.evaluate.held_out_rows import identities_of, known_to, pair
+    from runner.training.data.learned import known_to
+    from runner.training.evaluate.held_out_rows import identities_of, pair
 
     folder = stage.run.prepared / "eval"
     if not (folder / "state.json").is_file() or not len(held := load_from_disk(str(folder))):

@@ -26,7 +26,7 @@ from runner.training.evaluate.answers_page import answers_page
 from runner.training.evaluate.attempt import attempt
 from runner.training.evaluate.forgetting import measure_axes
 from runner.training.evaluate.generate import Generator
-from runner.training.evaluate.held_out_rows import known_to
+from runner.training.data.learned import known_to
 from runner.training.evaluate.measure_answers import (
     ADAPTER,
     BASE,

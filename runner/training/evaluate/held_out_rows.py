@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from runner.contract.evaluation import LOSS, Difference, RowScore, ScoreSummary
-from runner.contract.layout import RunFolder
 from runner.contract.verdict import paired_interval
-from runner.training.data.token_table import TRAIN, read_part, read_row_table
+from runner.training.data.token_table import read_row_table
 from runner.training.fit.heldout import HeldOut
 
 
@@ -133,12 +130,3 @@ def identities_of(prepared: Path) -> dict[int, str]:
         for row, content in zip(rows.row, rows.content, strict=True)
     }
 
-
-def known_to(adapter: str) -> frozenset[str]:
-    """Give the identities of the rows that another run's adapter was trained on."""
-    table = RunFolder.containing(Path(adapter).resolve()).prepared / "rows.arrow"
-    if not table.is_file():
-        return frozenset()
-    learned = np.flatnonzero(read_part(table) == TRAIN)
-    contents = read_row_table(table).content[learned]
-    return frozenset(f"{int(content):016x}" for content in contents)
