@@ -33,13 +33,7 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
         yield Contradiction(field="eval_split", message=what)
     yield from _columns(values.get("columns") or {})
     yield from _promote(values)
-    if values.get("replay") is not None and not {"replay", "start_from"} & broken:
-        if values.get("start_from", "fresh") != "current":
-            yield Contradiction(
-                field="replay",
-                message="a fresh adapter has learned no rows that could be learned again",
-                hint="write start_from: current, or leave replay out: all rows are learned anew",
-            )
+    yield from _replay(values, broken)
     if "schedule" not in values and "schedule" not in broken:
         for name in ("when_missed", "when_data_changed"):
             if values.get(name) not in (None, False):
@@ -58,6 +52,17 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
         )
     if not broken & {f"training.{name}" for name in _BATCH}:
         yield from _batch(*(training.get(name) for name in _BATCH))
+
+
+def _replay(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Contradiction]:
+    if values.get("replay") is None or {"replay", "start_from"} & broken:
+        return
+    if values.get("start_from", "fresh") != "current":
+        yield Contradiction(
+            field="replay",
+            message="a fresh adapter has learned no rows that could be learned again",
+            hint="write start_from: current, or leave replay out: all rows are learned anew",
+        )
 
 
 def _evaluation(values: Mapping[str, Any]) -> Iterator[Contradiction]:

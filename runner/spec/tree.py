@@ -138,7 +138,7 @@ class _Reader:
                 line,
                 "a spec cannot hold an alias (*name)",
                 found=f"*{shown(str(event.anchor))}",
-                hint="write the value itself; a pattern such as \"*.jsonl\" needs quotes",
+                hint='write the value itself; a pattern such as "*.jsonl" needs quotes',
             )
             return Unusable(line=line)
         usable = True

@@ -1,6 +1,5 @@
 """Old rows that a continued run learns again: a share of them, each once, and no held-out one."""
 
-import json
 import shutil
 
 import pytest
@@ -8,9 +7,9 @@ from datasets import load_from_disk
 from test_prepare import Box
 from transformers import AutoTokenizer
 
+from runner.clock import now
 from runner.contract.record import RunRecord, write_record
 from runner.contract.states import State
-from runner.clock import now
 from runner.errors import DataError
 from runner.training.data.learned import learned_by
 from runner.training.data.token_table import KNOWN, read_part
@@ -61,7 +60,8 @@ class ReplayBox(Box):
         folder = self.run.prepared / name
         if not folder.exists():
             return []
-        return sorted(self.tokenizer.decode(ids) for ids in load_from_disk(str(folder))["input_ids"])
+        rows = load_from_disk(str(folder))
+        return sorted(self.tokenizer.decode(ids) for ids in rows["input_ids"])
 
 
 @pytest.fixture

@@ -137,9 +137,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     source = Source(copies=_copies(spec, plan, run, findings), spec=spec)
     schema = _schema(spec, plan, run, findings)
     tables = folder / f"{TEMPORARY_PREFIX}tokens.arrow", folder / f"{TEMPORARY_PREFIX}rows.arrow"
-    key = None  # with old rows among them, tokens follow from more than the cache knows
-    if base and not findings.problems and plan.replay_from is None:
-        key = cache_key(source, base.folder, plan)
+    key = _cache_key(source, base, plan) if not findings.problems else None
     entry = find_entry(Path(plan.token_cache), key) if plan.token_cache and key else None
     parted = None
     if entry and base:
@@ -154,9 +152,6 @@ def _prepare(folder: Path, findings: Findings) -> None:
     _refuse(unusable, findings)
     assert base is not None  # else it was refused
     parted = parted or _part_rows(spec, source, base, tables[1], plan, findings)
-    replayed = _replayed(spec, plan, parted)
-    if replayed is not None:
-        parted = replace(parted, part=replayed.part)
     rows, part, limit = parted.rows, parted.part, parted.limit
     if entry:
         _take_entry(entry, source, base.template, findings)
@@ -190,9 +185,6 @@ def _prepare(folder: Path, findings: Findings) -> None:
                 findings=found,
             )
             keep_entry(Path(plan.token_cache), key, _tables(folder), kept)
-    if replayed is not None:
-        add_replayed(folder, replayed, first_row=flowed.total)
-        lengths = read_lengths_of(folder / "train" / DATA_FILE)
     for table in tables:
         table.unlink(missing_ok=True)
     _leave_beside(folder, base, source, flowed, (rows, part), lengths)
@@ -215,11 +207,8 @@ def _prepare(folder: Path, findings: Findings) -> None:
             eval_tokens=int(measured.sum()),
             left_out_rows=int((part == LEFT_OUT).sum()),
             train_tokens=int(lengths.sum()),
-            learned_tokens=int(rows.learned[part == TRAIN].sum())
-            + (replayed.learned_tokens if replayed else 0),
-            longest=max(
-                int(rows.longest[part != LEFT_OUT].max()), replayed.longest if replayed else 0
-            ),
+            learned_tokens=parted.learned_tokens,
+            longest=parted.longest,
             max_length=limit,
             chat_template=template.chat_template,
             end_tokens=tuple(map(template.tokenizer.convert_ids_to_tokens, template.ends)),
@@ -241,11 +230,10 @@ def _prepare(folder: Path, findings: Findings) -> None:
                 *findings.notes,
                 *findings.of_files,
                 *parted.told,
-                *(replayed.notes() if replayed else []),
                 *of_form,
                 *([growth.sentence()] if growth and growth.differs else []),
             ),
-            replay=replayed and replayed.facts,
+            replay=parted.replayed and parted.replayed.facts,
             data_change=growth and growth.as_record(),
         ),
     )
@@ -278,6 +266,13 @@ def _base(spec: JobSpec, plan: PreparePlan, *, file: str) -> tuple[_Base | None,
     except ModelError as error:
         return None, error
     return _Base(folder=model, config=config, template=template), None
+
+
+def _cache_key(source: Source, base: _Base | None, plan: PreparePlan) -> str | None:
+    """Name what the tokens follow from; None: with old rows among them, it is more than that."""
+    if base is None or plan.replay_from is not None:
+        return None
+    return cache_key(source, base.folder, plan)
 
 
 def _work(base: _Base | None, spec: JobSpec, plan: PreparePlan) -> Work:
@@ -483,6 +478,20 @@ class _Parted:
     part: Any
     left_out: list[tuple[str, int]]
     """File and line of the rows that are longer."""
+    replayed: Chosen | None = None
+    """Old rows that are learned again; None: none were asked for."""
+
+    @property
+    def learned_tokens(self) -> int:
+        """Tokens in one epoch that the loss counts."""
+        more = self.replayed.learned_tokens if self.replayed else 0
+        return int(self.rows.learned[self.part == TRAIN].sum()) + more
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that is not left out."""
+        more = self.replayed.longest if self.replayed else 0
+        return max(int(self.rows.longest[self.part != LEFT_OUT].max()), more)
 
 
 def _part_rows(
@@ -498,7 +507,11 @@ def _part_rows(
         _card_length(spec, rows.longest, base.config, plan),
     )
     part, left_out = _parts(source, rows, held, limit, findings)
-    return _Parted(rows=rows, held=held, told=told, limit=limit, part=part, left_out=left_out)
+    parted = _Parted(rows=rows, held=held, told=told, limit=limit, part=part, left_out=left_out)
+    replayed = _replayed(spec, plan, parted)
+    if replayed is None:
+        return parted
+    return replace(parted, part=replayed.part, told=[*told, *replayed.notes()], replayed=replayed)
 
 
 def _replayed(spec: JobSpec, plan: PreparePlan, parted: _Parted) -> Chosen | None:
@@ -558,6 +571,9 @@ def _write_tables(
     targets = [(TRAIN, folder / "train"), (HELD_OUT, folder / "eval")]
     lengths, measured = write_parts(tables[0], targets, part_of_row)
     write_parted_rows(tables[1], folder / "rows.arrow", parted.part)
+    if parted.replayed is not None:
+        add_replayed(folder, parted.replayed, first_row=flowed.total)
+        lengths = read_lengths_of(folder / "train" / DATA_FILE)
     return lengths, measured
 
 

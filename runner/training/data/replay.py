@@ -51,10 +51,9 @@ class Chosen:
     def notes(self) -> list[str]:
         """Say it in words."""
         facts = self.facts
-        found = [
-            f"of the rows that the adapter in use ({facts.run_id}) was trained on, {facts.replayed} "
-            f"of {facts.old} are learned again (replay); new rows: {facts.new}"
-        ]
+        old = f"of the rows that the adapter in use ({facts.run_id}) was trained on"
+        again = f"{facts.replayed} of {facts.old} are learned again (replay)"
+        found = [f"{old}, {again}; new rows: {facts.new}"]
         if facts.gone_runs:
             runs = ", ".join(facts.gone_runs[:3]) + (", …" if len(facts.gone_runs) > 3 else "")
             found.append(
@@ -97,7 +96,7 @@ def choose_replay(
     here = np.unique(rows.content[is_old & ~np.isin(rows.place, rows.place[held])])
     pool = np.concatenate([here, *(one.rows.content[at] for one, at in elsewhere)])
     drawn = _draw(pool, share, key=f"{seed} {run.run_id}")
-    first = np.zeros(len(rows), bool)
+    first: Any = np.zeros(len(rows), bool)
     first[np.unique(rows.content, return_index=True)[1]] = True  # no old row twice
     again = is_old & first & np.isin(rows.content, drawn)
     made = np.where(is_old & ~again, KNOWN, part).astype("int8")
@@ -117,9 +116,7 @@ def choose_replay(
             new=new,
             gone_runs=(*lost, *gone),
         ),
-        taken=[
-            (one.run.prepared / "train", one.rows.row[at]) for one, at in taken if len(at)
-        ],
+        taken=[(one.run.prepared / "train", one.rows.row[at]) for one, at in taken if len(at)],
         learned_tokens=sum(int(one.rows.learned[at].sum()) for one, at in taken),
         longest=max((int(one.rows.longest[at].max()) for one, at in taken if len(at)), default=0),
     )

@@ -20,8 +20,8 @@ from runner.files.durable import write_json
 from runner.training.data.arrow_arrays import column_of, offsets_of, to_arrow, to_numpy
 
 TRAIN, HELD_OUT, LEFT_OUT, KNOWN = 0, 1, 2, 3
-"""What became of a row; the column ``part`` of prepared/rows.arrow. `KNOWN`: the adapter that the run
-goes on from has learned it, and it was not drawn to be learned again (replay.py)."""
+"""What became of a row; the column ``part`` of prepared/rows.arrow. `KNOWN`: the adapter that the
+run goes on from has learned it, and it was not drawn to be learned again (replay.py)."""
 
 
 def tokens_schema() -> Any:

@@ -18,6 +18,7 @@ from runner.files.durable import write_bytes, write_json
 from runner.spec.evaluation import EvaluationWish
 from runner.spec.spec import JobSpec
 from runner.training.data.form import SCHEMA_FILE
+from runner.training.data.learned import known_to
 from runner.training.data.questions import ALWAYS, ASKED, MOST_ANSWERED, Question, read_questions
 from runner.training.evaluate import forgetting, recital
 from runner.training.evaluate.adapted import Adapted
@@ -26,7 +27,6 @@ from runner.training.evaluate.answers_page import answers_page
 from runner.training.evaluate.attempt import attempt
 from runner.training.evaluate.forgetting import measure_axes
 from runner.training.evaluate.generate import Generator
-from runner.training.data.learned import known_to
 from runner.training.evaluate.measure_answers import (
     ADAPTER,
     BASE,

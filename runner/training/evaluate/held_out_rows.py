@@ -129,4 +129,3 @@ def identities_of(prepared: Path) -> dict[int, str]:
         int(row): f"{int(content):016x}"
         for row, content in zip(rows.row, rows.content, strict=True)
     }
-
