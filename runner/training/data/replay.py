@@ -52,8 +52,8 @@ class Chosen:
         """Say it in words."""
         facts = self.facts
         old = f"of the rows that the adapter in use ({facts.run_id}) was trained on"
-        again = f"{facts.replayed} of {facts.old} are learned again (replay)"
-        found = [f"{old}, {again}; new rows: {facts.new}"]
+        again = f"{facts.replayed} of {facts.old} are learned again (replay); new rows: {facts.new}"
+        found = [f"{old}, {again}"]
         if facts.gone_runs:
             runs = ", ".join(facts.gone_runs[:3]) + (", …" if len(facts.gone_runs) > 3 else "")
             found.append(
