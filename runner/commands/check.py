@@ -15,6 +15,8 @@ from rich.text import Text
 from runner.commands.options import MODELS, AsJson, ModelsDir, print_json
 from runner.commands.prepare_aside import prepared_from
 from runner.contract.findings import DataFinding, Level, name_places, read_findings
+from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.stage_io import PrepareResult, read_message
 from runner.words import visible
 
 _MARKS = {
@@ -39,11 +41,12 @@ def verdict(findings: Sequence[DataFinding]) -> tuple[str, str]:
     return "The job can run; the checks have no advice.", "bold green"
 
 
-def as_json(findings: Sequence[DataFinding]) -> dict[str, Any]:
+def as_json(findings: Sequence[DataFinding], notes: Sequence[str]) -> dict[str, Any]:
     """Give the same to a script."""
     return {
         "could_run": not any(finding.level is Level.STOP for finding in findings),
         "findings": [finding.model_dump(mode="json") for finding in findings],
+        "notes": list(notes),
     }
 
 
@@ -79,8 +82,15 @@ def histogram(values: Mapping[str, str | int | float]) -> RenderableType:
     return table
 
 
-def render(findings: Sequence[DataFinding]) -> RenderableType:
-    """Lay the findings out: what was found, where, and what to do."""
+def notes_of(run: RunFolder) -> tuple[str, ...]:
+    """Read what the run's answer would tell beside the findings: columns not read, for one."""
+    result = StageFolder(run.prepared).result
+    # Data that is refused leaves no result: its findings say why.
+    return read_message(result, PrepareResult).shortfalls if result.exists() else ()
+
+
+def render(findings: Sequence[DataFinding], notes: Sequence[str] = ()) -> RenderableType:
+    """Lay the findings out: what was found, where, and what to do; then the notes."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(width=1)
     table.add_column(no_wrap=True)
@@ -98,6 +108,12 @@ def render(findings: Sequence[DataFinding]) -> RenderableType:
         name = word if finding.level is not before else ""
         table.add_row(Text(mark, style=style), Text(name, style="bold"), Group(*lines))
         before = finding.level
+    mark, style, word = _MARKS[Level.INFORM]
+    for note in notes:
+        name = word if before is not Level.INFORM else ""
+        said = Text(visible(note[:1].upper() + note[1:]))
+        table.add_row(Text(mark, style=style), Text(name, style="bold"), said)
+        before = Level.INFORM
     words, style = verdict(findings)
     return Padding(Group(table, "", Text(words, style=style)), (1, 1))
 
@@ -125,9 +141,9 @@ def command(
         runner check contracts.yaml
     """
     with prepared_from(spec, models_dir, jobs_dir, refused_too=True) as run:
-        found = read_findings(run.findings)
+        found, notes = read_findings(run.findings), notes_of(run)
     if json_wanted:
-        print_json(as_json(found))
+        print_json(as_json(found, notes))
     else:
-        Console(highlight=False).print(render(found))
+        Console(highlight=False).print(render(found, notes))
     raise typer.Exit(1 if any(finding.level is Level.STOP for finding in found) else 0)

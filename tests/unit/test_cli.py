@@ -508,7 +508,7 @@ def test_preview_shows_the_rows_that_a_run_would_train_on(tiny_model, tmp_path):
 def test_check_names_what_is_wrong_with_the_data(tiny_model, tmp_path):
     """Findings come with lines, words and what to do; only what stops the job gives exit 1."""
     rows = [{"instruction": f"What is {n} plus 1?", "output": f"It is {n + 1}."} for n in range(40)]
-    rows += [rows[3], {"instruction": "What is 41 plus 1?", "output": "TODO"}]
+    rows += [rows[3], {"instruction": "What is 41 plus 1?", "output": "TODO", "stars": 2}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     spec = tmp_path / "job.yaml"
     fields = f"model: {tiny_model.name}\ndata: rows.jsonl\n"
@@ -519,7 +519,9 @@ def test_check_names_what_is_wrong_with_the_data(tiny_model, tmp_path):
     said = " ".join(shown.stdout.split())
     assert "only a placeholder (TODO, n/a, dashes or dots): 1 of 42 rows." in said
     assert "rows.jsonl, line 42 → Write the answers, or delete these rows." in said
+    assert "Columns not read: stars" in said
     assert "The job can run. 3 things would make the result better (!)." in said
+    assert "columns not read: stars" in json.loads(run_command(*words, "--json").stdout)["notes"]
     spec.write_text(fields + "checks:\n  exact_duplicates: stop\n  placeholder_answers: ignore\n")
     stopped = run_command(*words, "--json")
     assert stopped.returncode == 1
