@@ -2,14 +2,16 @@
 
 transformers looks through everything that a template is given, for tools, pictures and objects of
 any kind: half of the time for messages that are two texts each. These go to the template that
-transformers compiled. Some are rendered by transformers, too: should a character ever differ, all
-are.
+transformers compiled, and where it only puts texts between fixed words (`fixed_parts.py`), not even
+there. Some are rendered by transformers, too: should a character ever differ, all are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+from runner.training.data.fixed_parts import FixedParts, follows_from_roles
 
 _KEYS = {"role", "content"}
 _ALWAYS, _THEN_EVERY = 64, 64
@@ -24,6 +26,8 @@ class PlainRenderer:
         self._tokenizer = tokenizer
         self._compiled: Any = None
         self._source: Any = None
+        self._special: dict[str, Any] = {}
+        self._parts: FixedParts | None = None
         self._differs = False
         self._rendered = 0
 
@@ -59,17 +63,22 @@ class PlainRenderer:
 
     def _by_template(self, messages: Sequence[dict[str, str]], *, add_prompt: bool) -> str:
         tokenizer = self._tokenizer
-        if self._source is not tokenizer.chat_template:
-            from transformers.utils.chat_template_utils import _compile_jinja_template
+        special = tokenizer.special_tokens_map
+        if self._source is not tokenizer.chat_template or self._special != special:
+            self._compile(special)
+        given = {
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_prompt,
+            **special,
+        }
+        said = self._parts.render(messages, self._compiled, given) if self._parts else None
+        return str(self._compiled.render(messages=messages, **given)) if said is None else said
 
-            self._compiled = _compile_jinja_template(tokenizer.chat_template)
-            self._source = tokenizer.chat_template
-        return str(
-            self._compiled.render(
-                messages=messages,
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_prompt,
-                **tokenizer.special_tokens_map,
-            )
-        )
+    def _compile(self, special: dict[str, Any]) -> None:
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        self._compiled = _compile_jinja_template(self._tokenizer.chat_template)
+        self._source, self._special = self._tokenizer.chat_template, special
+        known = follows_from_roles(self._source, self._compiled.environment)
+        self._parts = FixedParts() if known else None
