@@ -195,6 +195,11 @@ class Outputs:
         """Tokens of earlier runs as hard links of their files; it may be deleted at any time."""
         return self.private / "tokens"
 
+    @property
+    def base_cache(self) -> Path:
+        """Base models in 4 bits, quantised once; it may be deleted at any time."""
+        return self.private / "bases"
+
     def promotions(self, job: str) -> Path:
         """What was a job's current run, since when and why: a line for each change."""
         return self.root / job / "promotions.jsonl"

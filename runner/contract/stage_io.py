@@ -63,6 +63,10 @@ class StagePlan(_Message):
     """``auto`` takes the GPU where torch sees one; ``cpu`` does not look."""
     compute: str = "auto"
     """``auto``: bf16 where the machine has it; ``float32``: for tests that compare losses."""
+    base_cache: str | None = None
+    """Where base models are kept in 4 bits, outputs/.runner/bases; None: they are made anew."""
+    leave_bytes: int = 0
+    """What a stage leaves free of the disk when it keeps something that it need not keep."""
 
 
 class PreparePlan(StagePlan):

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import stat
 
+from runner.contract.base_entries import sweep_bases
 from runner.contract.layout import (
     SCHEDULED,
     STATE_FOLDERS,
@@ -43,6 +44,7 @@ def sweep_box(outputs: Outputs) -> None:
     sweep_folder(outputs.private)
     sweep_folder(outputs.requests)
     sweep_entries(outputs.token_cache)
+    sweep_bases(outputs.base_cache)
 
 
 def sweep_inbox(inbox: Folder) -> None:

@@ -55,3 +55,5 @@ def test_the_hours_that_the_box_was_off_are_not_the_runs(tmp_path: Path) -> None
     assert isinstance(plan, TrainPlan)
     assert plan.seconds_left is not None
     assert abs(plan.seconds_left - 3000) < 1
+    assert plan.base_cache == str(settings.outputs.base_cache.absolute())
+    assert plan.leave_bytes >= settings.min_free_bytes

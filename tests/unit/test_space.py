@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,18 @@ def test_missing_space_is_told_with_both_figures(daemon: Daemon) -> None:
     assert said is not None
     assert "GiB free, 1073741824.0 GiB needed" in said
     assert "goes on by itself" in said
+
+
+def test_kept_bases_go_before_anything_else(daemon: Daemon, tmp_path: Path) -> None:
+    """They can be made again from models/; where nothing is short they stay."""
+    entry = daemon.outputs.base_cache / "entry"
+    entry.mkdir(parents=True)
+    (tmp_path / "config.json").touch()
+    (entry / "facts.json").write_text(json.dumps({"folder": str(tmp_path), "files": {}}))
+    assert short_of(daemon, 1, 100.0) is None
+    assert entry.exists()
+    assert short_of(daemon, 2**60, 100.0)
+    assert not entry.exists()
 
 
 @pytest.mark.parametrize(

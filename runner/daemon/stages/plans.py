@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 from runner.contract.batch import BatchPlan, largest_divisor_at_most
 from runner.contract.layout import Outputs, RunFolder
@@ -71,6 +72,11 @@ def make_plan(
     memory = int(gib * _GIB) if gib else None
     models = str(settings.models_dir.resolve())
     trust, device = settings.trust_remote_code, settings.device
+    kept: dict[str, Any] = {
+        "base_cache": str(settings.outputs.base_cache.absolute()),
+        # A run under way needs as much again for its checkpoints before it would be paused.
+        "leave_bytes": 2 * settings.min_free_bytes,
+    }
     if stage is Stage.PREPARE:
         return PreparePlan(
             models_dir=models,
@@ -100,6 +106,7 @@ def make_plan(
             spare_host_memory=spares_host_memory(record.attempts),
             # Whoever ran out once is probed: it must not happen again half an hour later.
             probe=None if settings.look_ahead or len(record.attempts) > 1 else False,
+            **kept,
         )
     if stage is Stage.EXPORT:
         return ExportPlan(
@@ -117,6 +124,7 @@ def make_plan(
         expected_eval_loss=record.metrics.get("best_eval_loss"),
         current_adapter=adapter_in_use(settings.outputs, record),
         noise_folder=str(settings.outputs.noise.absolute()),
+        **kept,
     )
 
 

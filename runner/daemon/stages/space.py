@@ -1,6 +1,7 @@
 """Disk space: go on, remove old checkpoints, pause or wait.
 
-What is the runner's to free are old checkpoints and nothing else: first those that no run would go
+What is the runner's to free are base models kept in 4 bits, which can be made again, and old
+checkpoints, and nothing else: first the bases, then those checkpoints that no run would go
 on from, then, oldest run first, those of runs whose adapter is there and whole.
 """
 
@@ -11,6 +12,7 @@ import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 
+from runner.contract.base_entries import drop_bases
 from runner.contract.checkpoints import Sha256, names, newest_verified
 from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord, read_record
@@ -143,6 +145,8 @@ def _make_room(daemon: Daemon, needed: int, at: float) -> None:
         if at - daemon.room_made_at < _MAKE_ROOM_SECONDS and daemon.room_made_at:
             return
         daemon.room_made_at = at
+        if gone := drop_bases(daemon.outputs.base_cache):
+            daemon.log.say("base models kept in 4 bits were removed to make room", removed=gone)
         daemon.room_search = _search(daemon)
     until = time.monotonic() + _ROUND_SECONDS
     for is_hashing in daemon.room_search:

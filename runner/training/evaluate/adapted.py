@@ -16,7 +16,7 @@ from runner.spec.spec import JobSpec
 from runner.training.evaluate.answers import autocast
 from runner.training.evaluate.measure_answers import CURRENT, adapter_on
 from runner.training.fit.heldout import HeldOut, held_out_loss
-from runner.training.fit.model import Machine, load_base
+from runner.training.fit.model import Machine, base_cache_of, load_base
 
 if TYPE_CHECKING:
     from runner.training.evaluate.fast_loss import FastLoss
@@ -89,6 +89,7 @@ def load_adapted(
         machine=machine,
         trust_remote_code=plan.trust_remote_code,
         whole=True,
+        cache=base_cache_of(plan),
     )
     give_head(base)
     model = PeftModel.from_pretrained(base, run.adapter).eval()

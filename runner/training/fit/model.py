@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.contract.stage_io import StagePlan
 from runner.errors import StageError
 from runner.exit_codes import ExitCode
 from runner.spec.spec import JobSpec
 from runner.training.fit.adapter_layers import left_out, require_adaptable, unusable_adapter
+from runner.training.fit.base_cache import BaseCache, forget, is_usable, keep
 from runner.training.fit.base_config import attention_of, training_config, unusable
 from runner.training.fit.language_part import (
     class_of_whole,
@@ -18,7 +21,7 @@ from runner.training.fit.language_part import (
     require_same_answers,
     take_out,
 )
-from runner.training.fit.memory import let_go
+from runner.training.fit.memory import classify, let_go, plan_does_not_fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +82,7 @@ def load_base(
     machine: Machine,
     trust_remote_code: bool = False,
     whole: bool = False,
+    cache: BaseCache | None = None,
 ) -> Any:
     """Load a base model: NF4 with double quantisation for ``qlora``, 16 bits for ``lora``.
 
@@ -89,6 +93,7 @@ def load_base(
         trust_remote_code: whether code of its own may run.
         whole: of a model that also reads pictures, all of it, as people use it; else its language
             part alone, as it is trained. Other models are the same either way.
+        cache: where quantised weights are kept; None: they are made anew.
 
     Raises:
         ModelError: transformers cannot load it, and says why.
@@ -109,20 +114,27 @@ def load_base(
     kind = AutoModelForCausalLM if part is None else class_of_whole(config)
     if part is None:
         options["trust_remote_code"] = trust_remote_code
+    options |= {
+        "device_map": {"": 0 if machine.on_gpu else "cpu"},
+        "attn_implementation": attention_of(config, trust_remote_code=trust_remote_code),
+        "use_safetensors": True,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    # Code of a model's own may hold weights that their files do not show, and a model that also
+    # reads pictures is taken apart: both are loaded from their own files.
+    entry = None
+    if cache is not None and part is None and not trust_remote_code and not stored:
+        entry = _entry(cache, folder, machine) if method == "qlora" else None
+    if entry is not None and (found := _load_entry(entry, folder, machine, options)) is not None:
+        return found
     try:
-        model, told = kind.from_pretrained(
-            folder,
-            config=config,
-            device_map={"": 0 if machine.on_gpu else "cpu"},
-            attn_implementation=attention_of(config, trust_remote_code=trust_remote_code),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
+        model, told = kind.from_pretrained(folder, config=config, **options)
     except (ValueError, ImportError, KeyError, AttributeError) as error:
         raise unusable(folder, error) from error
     require_all_weights(folder, told["missing_keys"])
+    if cache is not None and entry is not None:
+        keep(cache, entry, model, folder)
     _make_ready(model)
     if part is None or whole:
         return model
@@ -132,6 +144,48 @@ def load_base(
     del model
     let_go()  # what reads pictures is not trained: its memory goes back before the first batch
     return text
+
+
+def base_cache_of(plan: StagePlan) -> BaseCache | None:
+    """Give the cache that a stage was told of."""
+    if plan.base_cache is None:
+        return None
+    return BaseCache(folder=Path(plan.base_cache), leave_bytes=plan.leave_bytes)
+
+
+def _entry(cache: BaseCache, folder: Path, machine: Machine) -> Path:
+    settings = nf4(machine.compute).to_dict()
+    return cache.entry(folder, {"nf4": settings, "device": machine.device})
+
+
+def _load_entry(entry: Path, folder: Path, machine: Machine, options: dict[str, Any]) -> Any | None:
+    """Load the weights that were quantised before; None: the model itself has to be."""
+    from transformers import AutoModelForCausalLM
+
+    if not is_usable(entry):
+        return None
+    config = training_config(folder)
+    config.quantization_config = nf4(machine.compute).to_dict()
+    others = {key: value for key, value in options.items() if key != "quantization_config"}
+    try:
+        model, told = AutoModelForCausalLM.from_pretrained(entry, config=config, **others)
+        wrong = [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]
+        if wrong:
+            raise ValueError(f"{len(wrong)} weights do not fit, {wrong[0]} first")
+    except Exception as error:  # an entry must cost time, never the run
+        if isinstance(error, MemoryError) or plan_does_not_fit(
+            classify(error), on_gpu=machine.on_gpu
+        ):
+            raise
+        print(f"The kept 4-bit weights cannot be used and are made anew: {error}", flush=True)
+        traceback.clear_frames(error.__traceback__)
+        forget(entry)
+    else:
+        model.name_or_path = model.config.name_or_path = str(folder)
+        _make_ready(model)
+        return model
+    let_go()
+    return None
 
 
 def _make_ready(model: Any) -> None:

@@ -84,7 +84,7 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from runner.spec.read_spec import read_spec
     from runner.training.fit.memory import Meter
-    from runner.training.fit.model import add_adapter, find_machine, load_base
+    from runner.training.fit.model import add_adapter, base_cache_of, find_machine, load_base
 
     run, stage = RunFolder.containing(folder), StageFolder(folder)
     plan = read_message(stage.plan, TrainPlan)
@@ -126,6 +126,7 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
         method=spec.method,
         machine=machine,
         trust_remote_code=plan.trust_remote_code,
+        cache=base_cache_of(plan),
     )
     model = add_adapter(base, spec)
     meter.note("after loading")
