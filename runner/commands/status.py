@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -14,16 +15,17 @@ from runner.commands.page import Cell, Page
 from runner.commands.which_box import hint
 from runner.contract.batch import BatchPlan
 from runner.contract.ended import newest_ended
+from runner.contract.in_use import Use, jobs_in_use
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import STARTING, Progress, read_progress
-from runner.contract.promotions import current_run
 from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
 from runner.errors import DamagedError
 from runner.words import duration, memory, number, visible
 
 LATEST = 5  # finished runs shown when --all is not given
+_USED_SHOWN = 20  # jobs: as many as a terminal has lines to spare
 REFRESH_SECONDS = 1.0
 
 STYLES = {
@@ -79,6 +81,8 @@ class Overview:
     """Newest first."""
     damaged: tuple[str, ...]
     """Run folders whose record cannot be read."""
+    in_use: Mapping[str, Use] = field(default_factory=dict)
+    """Job → the run whose adapter it uses, which may be older than those above."""
 
     def as_json(self) -> dict[str, Any]:
         """Give the same to a script."""
@@ -87,6 +91,7 @@ class Overview:
             "queue": [s.as_json() for s in self.queue],
             "finished": [s.as_json() for s in self.finished],
             "damaged": list(self.damaged),
+            "in_use": {job: use.current for job, use in self.in_use.items()},
         }
 
 
@@ -94,7 +99,7 @@ def read_overview(outputs: Outputs, *, every: bool = False) -> Overview:
     """Read the records that are to be shown; a run whose record is damaged is named, not hidden."""
     standings: list[Standing] = []
     damaged: list[str] = []
-    current: dict[str, str | None] = {}
+    uses = jobs_in_use(outputs)
     for run in _to_read(outputs, latest=None if every else LATEST):
         try:
             record = read_record(run.record)
@@ -103,9 +108,7 @@ def read_overview(outputs: Outputs, *, every: bool = False) -> Overview:
         except (DamagedError, OSError):
             damaged.append(f"{run.job}/{run.run_id}")
             continue
-        if run.job not in current:
-            current[run.job] = current_run(outputs, run.job)
-        in_use = current[run.job] == run.run_id
+        in_use = run.job in uses and uses[run.job].current == run.run_id
         progress = read_progress(run, record)
         standings.append(Standing(run=run, record=record, progress=progress, in_use=in_use))
     waiting = {State.QUEUED, State.PREPARING}
@@ -126,6 +129,7 @@ def read_overview(outputs: Outputs, *, every: bool = False) -> Overview:
         ),
         finished=tuple(finished if every else finished[:LATEST]),
         damaged=tuple(damaged),
+        in_use=uses,
     )
 
 
@@ -175,11 +179,11 @@ def _running(standing: Standing, page: Page) -> list[str]:
 
 def _outcome(standing: Standing) -> str:
     record = standing.record
+    parts = ["in use"] if standing.in_use else []
     if record.error:
         return visible(record.error.message.split("\n")[0])
     if record.verdict and record.verdict.needs_person:
-        return visible(record.verdict.reason)
-    parts = ["in use"] if standing.in_use else []
+        return "; ".join([*parts, visible(record.verdict.reason)])
     if record.verdict:
         parts.append(record.verdict.outcome.value.replace("_", " "))
     before, after = (record.metrics.get(f"eval_loss_{when}") for when in ("before", "after"))
@@ -214,10 +218,22 @@ def render(overview: Overview, page: Page) -> str:
             for standing in overview.finished
         ]
         lines += page.table("Finished", ("job", "run", "state", "took", ""), finished)
+    if overview.in_use:
+        used = [
+            [Cell(text=visible(job)), Cell(text=visible(use.current or "")), Cell(text=_day(use))]
+            for job, use in list(overview.in_use.items())[:_USED_SHOWN]
+        ]
+        lines += page.table("In use", ("job", "run", "since"), used)
+        if (more := len(overview.in_use) - _USED_SHOWN) > 0:
+            lines.append(page.styled(f"and {more} more jobs: `runner status --json`", "dim"))
     for name in overview.damaged:
         said = f"{name}: its record cannot be read; `runner show {name}` says more"
         lines += [page.styled(line, "red") for line in page.wrapped(said)]
     return "\n".join(lines)
+
+
+def _day(use: Use) -> str:
+    return f"{use.since.astimezone():%Y-%m-%d %H:%M}" if use.since else ""
 
 
 def _run_cells(record: RunRecord) -> list[Cell]:

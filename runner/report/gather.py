@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.contract.findings import DataFinding, read_findings
+from runner.contract.in_use import Use, use_of
 from runner.contract.layout import RunFolder
 from runner.contract.preview import Preview, read_preview
 from runner.contract.progress import Progress, read_progress
@@ -90,6 +91,8 @@ class Gathered:
     snippet: str | None = None
     """Python that loads the adapter, from its card."""
     has_adapter: bool = False
+    use: Use | None = None
+    """Whether its adapter is in use; None: that cannot be known."""
 
 
 def gather(run: RunFolder) -> Gathered:
@@ -107,6 +110,7 @@ def gather(run: RunFolder) -> Gathered:
         progress=read_progress(run, record) if record.state is State.TRAINING else None,
         spec=_text(run.spec, SPEC_BYTES),
         curve=read_curve(run, record),
+        use=use_of(run),
         samples=_samples(run.evaluation / "samples.json"),
         held_out=_held_out(run),
         findings=read_findings(run.findings),

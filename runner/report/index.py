@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import html
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import datetime
 from urllib.parse import quote
 
 from markupsafe import Markup
 
 from runner.contract.ended import EndedRun, sort_out
+from runner.contract.in_use import Use, jobs_in_use
 from runner.contract.layout import Outputs
 from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
@@ -41,7 +42,8 @@ def index_page(outputs: Outputs, speak: Speaker, *, now: datetime) -> str:
     Raises:
         OSError: the folder cannot be listed.
     """
-    found = sort_out(outputs)
+    found, uses = sort_out(outputs), jobs_in_use(outputs)
+    used = {(job, use.current) for job, use in uses.items()}
     ended = list(found.ended.values())
     under_way: list[RunRecord] = []
     for run in found.to_read:
@@ -62,8 +64,12 @@ def index_page(outputs: Outputs, speak: Speaker, *, now: datetime) -> str:
         count=len(ended) + len(under_way),
         job_count=len(jobs.keys() | {record.job for record in under_way}),
         under_way=[_line(record, speak) for record in under_way],
-        newest=[_newest(outputs, one, speak) for one in ended[:NEWEST]],
-        jobs=[(visible(job), len(runs), _rows(runs, speak)) for job, runs in sorted(jobs.items())],
+        in_use=[_used(job, use, speak) for job, use in sorted(uses.items())],
+        newest=[_newest(outputs, one, speak, used=used) for one in ended[:NEWEST]],
+        jobs=[
+            (visible(job), len(runs), _rows(runs, speak, used=used))
+            for job, runs in sorted(jobs.items())
+        ],
     )
 
 
@@ -81,7 +87,25 @@ def _line(record: RunRecord, speak: Speaker) -> dict[str, str]:
     }
 
 
-def _newest(outputs: Outputs, one: EndedRun, speak: Speaker) -> dict[str, str]:
+def _used(job: str, use: Use, speak: Speaker) -> dict[str, str]:
+    run_id = use.current or ""
+    return {
+        "job": visible(job),
+        "run": visible(run_id),
+        "link": link(job, run_id),
+        "since": speak.time(use.since, day=True) if use.since else "–",
+    }
+
+
+def _state(one: EndedRun, speak: Speaker, used: Set[tuple[str, str | None]]) -> str:
+    """Say how a run ended, and whether its adapter is in use."""
+    state = speak(f"state_{one.state}")
+    return f"{state} · {speak('index_in_use')}" if (one.job, one.run_id) in used else state
+
+
+def _newest(
+    outputs: Outputs, one: EndedRun, speak: Speaker, *, used: Set[tuple[str, str | None]]
+) -> dict[str, str]:
     verdict = None
     with contextlib.suppress(OSError, RunnerError):
         verdict = read_record(outputs.run(one.job, one.run_id).record).verdict
@@ -94,7 +118,7 @@ def _newest(outputs: Outputs, one: EndedRun, speak: Speaker) -> dict[str, str]:
         "job": visible(one.job),
         "run": one.run_id,
         "link": link(one.job, one.run_id),
-        "state": speak(f"state_{one.state}"),
+        "state": _state(one, speak, used),
         "verdict": said,
         "tone": tone,
         "ended": _day(one.ended_at, speak),
@@ -108,10 +132,16 @@ def _day(text: str, speak: Speaker) -> str:
         return "–"
 
 
-def _rows(runs: Sequence[EndedRun], speak: Speaker) -> Markup:
+def _rows(runs: Sequence[EndedRun], speak: Speaker, *, used: Set[tuple[str, str | None]]) -> Markup:
     """Write one job's rows by hand: thousands of them are a second in a template."""
     states = {state.value: html.escape(speak(f"state_{state}")) for state in State}
-    return Markup("".join(_row(one, states[one.state], speak) for one in runs))  # noqa: S704
+    rows = (
+        _row(one, html.escape(_state(one, speak, used)), speak)
+        if (one.job, one.run_id) in used
+        else _row(one, states[one.state], speak)
+        for one in runs
+    )
+    return Markup("".join(rows))  # noqa: S704
 
 
 def _row(one: EndedRun, state: str, speak: Speaker) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from runner.contract.gate import promotion_in
 from runner.contract.record import RunRecord
 from runner.contract.states import State
 from runner.contract.verdict import Outcome, loss_meaning, reason_in
@@ -81,6 +82,11 @@ def _succeeded(found: Gathered, speak: Speaker) -> Card:
             points = f"{verdict.figures.smallest_points:.0f}"
             rows = verdict.figures.rows
             reasons.append(Phrase(text=speak("points", rows=rows, points=points)))
+    if found.record.promotion is not None:
+        said = promotion_in(found.record.promotion, speak)
+        reasons.append(Phrase(text=shortened(said, speak)))
+    if found.use is not None:
+        reasons.append(Phrase(text=found.use.said(speak)))
     return Card(
         tone="careful" if verdict is None else _TONES[verdict.outcome],
         heading=speak(f"head_{about}"),

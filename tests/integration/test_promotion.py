@@ -88,15 +88,24 @@ def test_what_is_better_comes_into_use_and_people_can_change_it(box: PromotionBo
         wait_until(lambda: len(list((box.jobs / "done").glob("*.txt"))) == 4)
         answers = {path.name: path.read_text() for path in (box.jobs / "done").glob("*.txt")}
         told = answers[f"contracts--{second.run_id}.yaml.txt"]
-        assert f"In use now: it is better than {first.run_id}, which was in use" in told
+        words = f"Put into use: it is better than {first.run_id}, which was in use"
+        assert words in told
         assert "Not put into use" in answers[f"contracts--{third.run_id}.yaml.txt"]
         assert "Asked to put" in box.ask("rollback", "contracts")
         wait_until(lambda: box.in_use() == first.run_id)
         wait_until(lambda: not list(box.outputs.requests.iterdir()))
+        told = (box.jobs / "done" / f"contracts--{second.run_id}.yaml.txt").read_text()
+        assert "This run's adapter was in use until" in told
+        assert f"in use is now {first.run_id}." in told
+        told = (box.jobs / "done" / f"contracts--{first.run_id}.yaml.txt").read_text()
+        assert "This run's adapter is in use, since" in told
     assert "leads to" in box.ask("promote", third.run_id)  # no daemon: at once
     assert box.in_use() == third.run_id
     assert "leads to" in box.ask("rollback", "contracts")
     assert box.in_use() == first.run_id
+    with box.watching():  # what was changed while no daemon ran is said after its start
+        answer = box.jobs / "done" / f"contracts--{third.run_id}.yaml.txt"
+        wait_until(lambda: f"in use is now {first.run_id}." in answer.read_text())
     history = read_promotions(box.outputs, "contracts")
     assert [one.run_id for one in history] == [
         first.run_id,
@@ -153,7 +162,9 @@ def test_experts_marks_put_an_adapter_into_use(box: PromotionBox) -> None:
     record = box.record()
     assert record.rating is not None
     assert (record.rating.better, record.rating.is_better) == (30, True)
-    assert read_promotions(box.outputs, "contracts")[0].why.startswith("In use now: experts found")
+    assert read_promotions(box.outputs, "contracts")[0].why.startswith(
+        "Put into use: experts found"
+    )
     assert "promoted" in str(record.promotion)
 
 
@@ -217,7 +228,8 @@ def test_rows_chosen_with_nothing_in_use_are_trained_from_nothing(box: Promotion
     box.drop_spec("contracts")
     box.once()
     in_use = box.record()
-    spec = read_spec(b"model: m\ndata: a.jsonl\nstart_from: current\nreplay: 0.3\n", file_name="a")
+    lines = b"model: m\ndata: a.jsonl\nstart_from: current\nreplay: 0.3\n"
+    spec = read_spec(lines, file_name="a.yaml")
     config = {"r": 16, "lora_alpha": 32, "use_rslora": False}
     adapter = box.outputs.run("contracts", in_use.run_id).adapter
     (adapter / "adapter_config.json").write_text(json.dumps(config))

@@ -108,7 +108,7 @@ def test_the_gate(wish: Wish, found: Measured, decision: Decision, why: str) -> 
     made = decide(wish, found)
     assert (made.decision, made.why) == (decision, why)
     assert made.reason.startswith(
-        {"PROMOTED": "In use now", "KEPT_OLD": "Not put into use", "AWAITS": "Not in use yet"}[
+        {"PROMOTED": "Put into use", "KEPT_OLD": "Not put into use", "AWAITS": "Not in use yet"}[
             decision.name
         ]
     )

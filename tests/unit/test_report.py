@@ -6,6 +6,7 @@ import json
 import re
 import time
 from datetime import timedelta
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,10 +23,15 @@ from made_runs import (
     write_lines,
 )
 
+from runner.commands.page import Page
+from runner.commands.status import read_overview
+from runner.commands.status import render as render_status
 from runner.contract.ended import EndedRun, stamp_of, write_ended
 from runner.contract.evaluation import Axis, Evaluation, ScoreSummary
+from runner.contract.gate import Decision, Promotion
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.preview import Preview, PreviewRow, Token, write_preview
+from runner.contract.promotions import GATE, promote
 from runner.contract.record import ErrorFacts, write_record
 from runner.contract.states import State
 from runner.contract.verdict import Scored
@@ -330,6 +336,36 @@ def test_the_index_says_what_came_out(tmp_path: Path) -> None:
     assert ">Yes<" in text
     assert ">training<" in text
     assert f'href="contracts/{ID}/report.html"' in text
+
+
+def test_pages_and_status_mark_the_run_in_use(tmp_path: Path) -> None:
+    """The index lists what each job uses, the reports say it of each run, and so does status."""
+    outputs, later = Outputs(tmp_path), "20261127T110000Z-k3f9"
+    runs = [make_run(tmp_path, record(run_id=run_id)) for run_id in (ID, later)]
+    page_of_first = page(gather(runs[0]), ENGLISH, now=NOW)
+    assert "No adapter of this job is in use." in page_of_first
+    for run in runs:
+        promote(outputs, run, why="it is better", by=GATE)
+    text = index_page(outputs, ENGLISH, now=NOW)
+    section = text.partition('id="in-use"')[2].partition("</section>")[0]
+    assert f'href="contracts/{later}/report.html"' in section
+    assert ID not in section
+    assert text.count("succeeded · In use") == 2  # among the newest, and in the job's own list
+    assert "in use is now " + later in page(gather(runs[0]), ENGLISH, now=NOW)
+    assert "adapter is in use, since" in unescape(page(gather(runs[1]), ENGLISH, now=NOW))
+    overview = read_overview(outputs)
+    assert overview.as_json()["in_use"] == {"contracts": later}
+    assert {one.run.run_id: one.in_use for one in overview.finished} == {ID: False, later: True}
+    shown = render_status(overview, Page(width=120, colors=False))
+    assert "In use" in shown
+
+
+def test_the_report_says_what_the_gate_decided(tmp_path: Path) -> None:
+    """In words, in the reader's language."""
+    kept = Promotion(decision=Decision.KEPT_OLD, why="never", reason="Not put into use: never.")
+    run = make_run(tmp_path, record(promotion=kept))
+    assert "Not put into use:" in page(gather(run), ENGLISH, now=NOW)
+    assert "Nicht in Gebrauch genommen:" in page(gather(run), GERMAN, now=NOW)
 
 
 def test_the_best_and_the_worst_rows_are_shown_with_their_texts(tmp_path: Path) -> None:

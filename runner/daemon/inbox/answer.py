@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from runner.clock import now
 from runner.contract.findings import Level, name_places, said_in
 from runner.contract.gate import promotion_in
+from runner.contract.in_use import Use
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import Progress
 from runner.contract.rating import rating_in
@@ -41,6 +42,8 @@ class Beside:
     """The file beside the answer that says it with charts."""
     answers: str | None = None
     """Where the held-out questions lie with the answers before and after."""
+    use: Use | None = None
+    """Whether its adapter is in use."""
 
 
 def progress_line(record: RunRecord, progress: Progress, speak: Speaker = ENGLISH) -> str:
@@ -200,8 +203,9 @@ def _result(record: RunRecord, speak: Speaker) -> list[str]:
 def _where(record: RunRecord, beside: Beside, speak: Speaker) -> list[str]:
     lines = [speak("answer_adapter", job=record.job, run=record.run_id)]
     if record.promotion is not None:
-        reason = promotion_in(record.promotion, speak).strip()
-        lines.append(speak("answer_current", reason=reason, job=record.job))
+        lines.append(promotion_in(record.promotion, speak).strip())
+    if beside.use is not None:
+        lines.append(speak("answer_current", use=beside.use.said(speak), job=record.job))
     if record.rating is not None:
         lines.append(rating_in(record.rating, speak))
     if beside.answers:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from runner.contract.in_use import use_of
 from runner.contract.layout import (
     RUN_ID,
     STATE_FOLDERS,
@@ -180,6 +181,7 @@ def write_last_answer(
         answers=f"outputs/{record.job}/{record.run_id}/evaluation/{run.answers.name}"
         if run.answers.is_file()
         else None,
+        use=use_of(run) if record.state is State.SUCCEEDED else None,
     )
     write_answer(inbox, record, answer.answer(record, beside=beside, speak=says.speak))
 

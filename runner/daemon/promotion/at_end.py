@@ -21,6 +21,7 @@ from runner.contract.promotions import (
 from runner.contract.record import RunRecord, read_record
 from runner.contract.stage_io import EvaluatePlan, read_message
 from runner.daemon.daemon import Daemon
+from runner.daemon.promotion.show import is_said, show_use
 from runner.errors import RunnerError
 from runner.spec.spec import JobSpec
 from runner.words import visible
@@ -113,6 +114,7 @@ def _carry_out(daemon: Daemon, record: RunRecord) -> None:
     if promote(outputs, run, why=promotion.reason, by=GATE):
         daemon.note(_about(record.job), None)
         daemon.log.say(f"{record.job}: current is {record.run_id}", reason=promotion.reason)
+        show_use(daemon, record.job)
 
 
 def heal_all(daemon: Daemon, newest: Iterable[RunRecord]) -> None:
@@ -125,6 +127,8 @@ def heal_all(daemon: Daemon, newest: Iterable[RunRecord]) -> None:
             problem = heal(daemon.outputs, job)
         if problem:
             daemon.note(_about(job), problem)
+        if not is_said(daemon, job):  # it was changed by hand, while no daemon ran
+            show_use(daemon, job)
 
 
 def _about(job: str) -> str:

@@ -27,7 +27,7 @@ from runner.contract.states import State
 from runner.daemon.book import Live
 from runner.daemon.change_run import change
 from runner.daemon.daemon import Daemon
-from runner.daemon.requests.evaluate import show_changed
+from runner.daemon.show_again import show_again
 from runner.errors import RunnerError
 from runner.files.beneath import Folder
 from runner.files.plain import read_plain
@@ -130,7 +130,7 @@ class Ratings:
         change(daemon, live, **changes)
         daemon.say(live, f"{after.job}: experts have marked its answers", said=rating_in(rating))
         daemon.to_promote.append(live.record)
-        show_changed(daemon, live)
+        show_again(daemon, live.run, live.record)
 
 
 def _key_of(run: RunFolder) -> Key | None:

@@ -7,22 +7,20 @@ begins it anew.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.contract import stage_environment as stage
-from runner.contract.layout import StageFolder, claimed_name
+from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts, read_record
 from runner.contract.stage_io import EvaluateResult, write_message
 from runner.contract.states import Stage, State
-from runner.daemon.book import ENDED_SHOWN, Live
+from runner.daemon.book import Live
 from runner.daemon.change_run import change
 from runner.daemon.daemon import Daemon
-from runner.daemon.inbox.view import write_last_answer
+from runner.daemon.show_again import show_again
 from runner.daemon.stages import outcome
 from runner.daemon.stages.plans import make_plan, read_answer
 from runner.daemon.stages.process import Child, start_stage
@@ -164,17 +162,4 @@ def _conclude(daemon: Daemon, again: Again, code: int) -> None:
         change(daemon, live, **outcome.evaluated(live.record, result))
         reason = live.record.verdict.reason if live.record.verdict else ""
         daemon.say(live, f"{live.record.job}: evaluated again", verdict=reason)
-    show_changed(daemon, live)
-
-
-def show_changed(daemon: Daemon, live: Live) -> None:
-    """Renew what people see of it, where they have not cleared it away."""
-    record = live.record
-    shown = [one for one in daemon.book.ended if one.run_id != record.run_id]
-    if len(shown) < len(daemon.book.ended):
-        daemon.book.ended = [*shown, record][-ENDED_SHOWN:]
-    daemon.reports.want(record, time.monotonic())
-    name = f"{record.state.folder}/{claimed_name(record.file_name, record.run_id)}"
-    with contextlib.suppress(OSError, RunnerError), daemon.open_inbox() as inbox:
-        inbox.stat(name)
-        write_last_answer(inbox, record, live.run, says=daemon.says)
+    show_again(daemon, live.run, live.record)

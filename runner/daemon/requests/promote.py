@@ -6,6 +6,7 @@ from runner.contract.layout import Outputs
 from runner.contract.promotions import check_promotable, promote, roll_back
 from runner.contract.requests import Request
 from runner.daemon.daemon import Daemon
+from runner.daemon.promotion.show import show_use
 from runner.errors import RunnerError
 from runner.words import visible
 
@@ -50,4 +51,5 @@ def _say(daemon: Daemon, request: Request, done: str | None, why: str) -> bool |
         daemon.log.say(f"{request.verb} {name}: cannot be done", level="warning", reason=why)
         return True  # taken away: whoever asked was told why when asking, or reads the log
     daemon.log.say(done, reason=why)
+    show_use(daemon, str(request.args.get("job")))
     return True
