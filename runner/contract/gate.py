@@ -109,6 +109,22 @@ def decide(wish: Wish, measured: Measured) -> Promotion:
     return _by_difference(wish, measured)
 
 
+def after_asking(found: Promotion, *, is_older: bool) -> Promotion:
+    """Decide about a run that was evaluated again because somebody asked for it.
+
+    Whoever measures does not mean to change what others use: what a person has put into use stays,
+    and so does a run that is newer than this one.
+
+    Args:
+        found: what the gate would decide of a run that has just ended.
+        is_older: what is in use came after this run, or a person has put it there.
+    """
+    if not found.is_promoted or not is_older:
+        return found
+    awaits = found.model_copy(update={"decision": Decision.AWAITS, "why": "again"})
+    return awaits.model_copy(update={"reason": promotion_in(awaits, ENGLISH)})
+
+
 def approved_by_marks(rating: Rating, *, is_against_current: bool) -> Promotion:
     """Decide by the marks of experts about a run whose spec says ``approved``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from daemon_box import REPOSITORY, Box, wait_until
 
 from runner.contract.layout import RunFolder
+from runner.contract.promotions import current_run, promote
+from runner.contract.record import read_record
 from runner.contract.requests import leave_request
 from runner.contract.states import State
 from runner.contract.verdict import Outcome
@@ -120,3 +123,75 @@ def test_a_run_without_an_adapter_is_refused(tmp_path: Path, state: State) -> No
     assert asked.returncode == 1
     assert state.value in asked.stderr
     assert not box.outputs.requests.exists() or not list(box.outputs.requests.iterdir())
+
+
+def against_current(low: float) -> dict[str, Any]:
+    """Give an evaluation: better than what is in use by `low` at least."""
+    against = {"difference": low + 0.2, "low": low, "high": low + 0.4, "rows": 40}
+    score = {"name": "loss", "difference": 1.5, "low": 1.2, "high": 1.8, "rows": 40}
+    return {"evaluation": {"scores": [{**score, "against_current": against}]}}
+
+
+def decided(box: Box, run: RunFolder) -> tuple[str, str]:
+    """Evaluate a run again; give what was decided and why."""
+    assert ask(box, run).returncode == 0
+    box.once()
+    promotion = read_record(run.record).promotion
+    assert promotion is not None
+    return promotion.decision.value, promotion.why
+
+
+def test_the_gate_is_asked_again(tmp_path: Path) -> None:
+    """A run that could not be measured comes into use once it is; one that is newer stays."""
+    box, first = has_run(tmp_path, evaluate=["1", "1", "ok"])
+    assert current_run(box.outputs, "contracts") is None
+    assert decided(box, first) == ("promoted", "better_than_base")
+    assert current_run(box.outputs, "contracts") == first.run_id
+    assert os.readlink(box.outputs.current("contracts")) == first.run_id
+    assert "Put into use: it is better than the base model" in box.answer("done")
+    box.drop("contracts", measured=against_current(-0.3))
+    box.once()
+    second = box.outputs.runs()[-1]
+    (second.adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    assert current_run(box.outputs, "contracts") == first.run_id
+    now_measures(second, measured=against_current(0.1))
+    assert decided(box, second) == ("promoted", "better_than_current")
+    assert current_run(box.outputs, "contracts") == second.run_id
+    now_measures(first, measured=against_current(0.1))
+    assert decided(box, first) == ("awaits approval", "again")
+    now_measures(second, measured={"eval_loss_after": 6.0, "change_low": 2.0, "change_high": 4.0})
+    assert decided(box, second) == ("promoted", "better_than_current")
+    assert current_run(box.outputs, "contracts") == second.run_id
+
+
+def test_what_a_person_chose_is_not_undone_by_measuring(tmp_path: Path) -> None:
+    """A newer run that is measured to be better waits for a word, and the answer says which."""
+    box, first = has_run(tmp_path)
+    box.drop("contracts", measured=against_current(-0.3))
+    box.once()
+    second = box.outputs.runs()[-1]
+    (second.adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    promote(box.outputs, second, why="alice asked for it", by="alice")
+    promote(box.outputs, first, why="alice asked for it", by="alice")
+    box.drop("contracts", measured=against_current(-0.3))
+    box.once()
+    third = box.outputs.runs()[-1]
+    (third.adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    now_measures(third, measured=against_current(0.1))
+    assert decided(box, third) == ("awaits approval", "again")
+    assert current_run(box.outputs, "contracts") == first.run_id
+    answer = box.jobs / "done" / f"contracts--{third.run_id}.yaml.txt"
+    assert "`runner promote` puts it into use" in answer.read_text()
+
+
+@pytest.mark.parametrize("when", ["never", "approved"])
+def test_other_gates_are_not_asked_again(tmp_path: Path, when: str) -> None:
+    """What does not follow from a measurement is not changed by one."""
+    box = Box(tmp_path)
+    (box.jobs / "contracts.jsonl").write_text("{}")
+    box.drop_spec("contracts", extra=f"promote: {{when: {when}}}\n")
+    box.once()
+    (run,) = box.outputs.runs()
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    assert decided(box, run)[1] == when
+    assert current_run(box.outputs, "contracts") is None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from runner.contract.gate import Measured, Promotion, Wish, decide
+from runner.contract.gate import Measured, Promotion, Wish, after_asking, decide
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.promotions import (
     GATE,
@@ -70,6 +70,36 @@ def judge_promotion(
             same_base=current is None or _on_the_same_base(outputs, record, current),
         ),
     )
+
+
+def judge_again(
+    outputs: Outputs, run: RunFolder, record: RunRecord, spec: JobSpec
+) -> Promotion | None:
+    """Ask the gate once more about a run that was evaluated again.
+
+    What a spec's `never`, `approved` and `always` have decided does not follow from what was
+    measured, and a run that is in use stays so: only a person or a better run ends that.
+    """
+    try:
+        changes = read_promotions(outputs, record.job)
+    except OSError:
+        return record.promotion
+    is_current = bool(changes) and changes[-1].run_id == record.run_id
+    if spec.promote.when != "better" or is_current:
+        return record.promotion
+    found = judge_promotion(outputs, run, record, spec)
+    was_in_use = any(one.run_id == record.run_id for one in changes)
+    by_hand = bool(changes) and changes[-1].by != GATE
+    is_newer = not changes or record.sequence > _sequence(outputs, record.job, changes[-1].run_id)
+    return after_asking(found, is_older=was_in_use or by_hand or not is_newer)
+
+
+def _sequence(outputs: Outputs, job: str, run_id: str) -> int:
+    """Give the order of a run's claim; of one that is gone, one before all others."""
+    try:
+        return read_record(outputs.run(job, run_id).record).sequence
+    except (OSError, RunnerError):
+        return -1
 
 
 def _compared_with(run: RunFolder) -> str | None:

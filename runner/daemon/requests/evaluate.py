@@ -20,6 +20,7 @@ from runner.contract.states import Stage, State
 from runner.daemon.book import Live
 from runner.daemon.change_run import change
 from runner.daemon.daemon import Daemon
+from runner.daemon.promotion.at_end import judge_again, promote_waiting
 from runner.daemon.show_again import show_again
 from runner.daemon.stages import outcome
 from runner.daemon.stages.plans import make_plan, read_answer
@@ -159,7 +160,12 @@ def _conclude(daemon: Daemon, again: Again, code: int) -> None:
         if again.folder.exists():
             shutil.rmtree(live.run.evaluation, ignore_errors=True)
             again.folder.rename(live.run.evaluation)
-        change(daemon, live, **outcome.evaluated(live.record, result))
+        changes = outcome.evaluated(live.record, result)
+        after = live.record.but(**changes)
+        promotion = judge_again(daemon.outputs, live.run, after, live.spec)
+        change(daemon, live, **changes, promotion=promotion)
+        daemon.to_promote.append(live.record)
+        promote_waiting(daemon)
         reason = live.record.verdict.reason if live.record.verdict else ""
         daemon.say(live, f"{live.record.job}: evaluated again", verdict=reason)
     show_again(daemon, live.run, live.record)

@@ -1,4 +1,6 @@
-"""Same data: whether a job's data files are what its last run was trained on, by their hashes.
+"""Same data: whether all that a job is made from is what its last run had, by hashes.
+
+That is the spec, its data, its held-out files, the schema of its answers and its base model.
 
 Asked aside, in a thread: gigabytes take seconds, and a share may hold whoever asks it.
 """
@@ -9,6 +11,7 @@ import hashlib
 from pathlib import Path
 
 from runner.contract.layout import Outputs
+from runner.contract.models import describe_model, find_model
 from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
 from runner.errors import RunnerError
@@ -20,9 +23,9 @@ _RUNS = 50  # of a job, newest first: one that failed so often in a row is run a
 
 
 def run_with_the_same_data(
-    jobs_dir: Path, outputs: Outputs, spec: JobSpec, spec_sha256: str
+    jobs_dir: Path, outputs: Outputs, spec: JobSpec, spec_sha256: str, *, models_dir: Path
 ) -> str | None:
-    """Give the job's last successful run, where spec and data are the same; None: they are not.
+    """Give the job's last successful run, where all files are the same; None: they are not.
 
     Whatever is missing or cannot be read counts as changed: the run says what is wrong with it.
     """
@@ -30,11 +33,14 @@ def run_with_the_same_data(
         last = _last_success(outputs, spec.name)
         if last is None or last.spec_sha256 != spec_sha256:
             return None
-        found = _hashes(jobs_dir, spec.data)
-    except (OSError, RunnerError):
+        found = _hashes(jobs_dir, [*spec.data, *(spec.eval_data or ())])
+        before = {file.path: file.sha256 for file in last.data}
+        if not before or found != before:
+            return None
+        same = _same_schema(jobs_dir, outputs, spec, last) and _same_model(models_dir, spec, last)
+    except (OSError, RunnerError, ValueError, KeyError, TypeError):
         return None
-    before = {file.path: file.sha256 for file in last.data}
-    return last.run_id if before and found == before else None
+    return last.run_id if same else None
 
 
 def _last_success(outputs: Outputs, job: str) -> RunRecord | None:
@@ -48,6 +54,25 @@ def _last_success(outputs: Outputs, job: str) -> RunRecord | None:
         if record.state is State.SUCCEEDED and newer:
             found = record
     return found
+
+
+def _same_schema(jobs_dir: Path, outputs: Outputs, spec: JobSpec, last: RunRecord) -> bool:
+    """Whether the schema of the answers is the one that the run copied beside its data."""
+    named = spec.evaluation.schema_file
+    if named is None:
+        return True
+    (sha256,) = _hashes(jobs_dir, [named]).values()
+    copies = outputs.run(last.job, last.run_id).data.glob(f"{sha256[:16]}-*")
+    return any(hashlib.sha256(copy.read_bytes()).hexdigest() == sha256 for copy in copies)
+
+
+def _same_model(models_dir: Path, spec: JobSpec, last: RunRecord) -> bool:
+    """Whether the base model is the run's; where a record does not say, it is taken to be."""
+    if last.model is None or last.model.sha256 is None:
+        return True
+    return (
+        describe_model(find_model(models_dir, spec.model), spec.model).sha256 == last.model.sha256
+    )
 
 
 def _hashes(jobs_dir: Path, paths: list[str]) -> dict[str, str]:

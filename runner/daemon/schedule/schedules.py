@@ -228,8 +228,9 @@ class Schedules:
             assert spec is not None
 
             def ask() -> str | None:
+                settings = daemon.settings
                 return run_with_the_same_data(
-                    daemon.settings.jobs_dir, daemon.outputs, spec, sha256
+                    settings.jobs_dir, daemon.outputs, spec, sha256, models_dir=settings.models_dir
                 )
 
             self._check = _Check(name=name, due=due, aside=Aside(ask, done=daemon.wakeup.set))
