@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from runner.commands.find_run import find_run
-from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run, print_json
-from runner.commands.which_box import hint
+from runner.commands.ask_daemon import ask_daemon
+from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import read_record
 from runner.contract.requests import leave_request
@@ -35,12 +34,5 @@ def command(name: Run, outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = Fals
     Example:
         runner cancel contracts
     """
-    outputs = Outputs(outputs_dir)
-    run = find_run(outputs, name)
-    cancel(outputs, run)
-    if as_json:
-        print_json({"job": run.job, "run_id": run.run_id, "requested": "cancel"})
-    else:
-        print(f"Asked to cancel {run.job}/{run.run_id}; `runner status` shows when it is done.")
-        if said := hint(outputs):
-            print(said)
+    then = "`runner status` shows when it is done"
+    ask_daemon(name, outputs_dir, ask=cancel, verb="cancel", then=then, as_json=as_json)

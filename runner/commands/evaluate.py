@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from runner.commands.find_run import find_run
-from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run, print_json
-from runner.commands.which_box import hint
+from runner.commands.ask_daemon import ask_daemon
+from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import read_record
 from runner.contract.requests import leave_request
@@ -43,13 +42,5 @@ def command(name: Run, outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = Fals
     Example:
         runner evaluate contracts
     """
-    outputs = Outputs(outputs_dir)
-    run = find_run(outputs, name)
-    evaluate(outputs, run)
-    if as_json:
-        print_json({"job": run.job, "run_id": run.run_id, "requested": "evaluate"})
-    else:
-        where = f"{run.job}/{run.run_id}"
-        print(f"Asked to evaluate {where}; `runner show {run.run_id}` shows the verdict.")
-        if said := hint(outputs):
-            print(said)
+    then = "`runner show {run}` shows the verdict"
+    ask_daemon(name, outputs_dir, ask=evaluate, verb="evaluate", then=then, as_json=as_json)

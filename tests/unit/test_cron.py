@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
+from berlin import berlin, utc
 
 from runner.clock import BOX_ZONE
 from runner.contract.schedules import Last, Outcome, Schedule
@@ -15,20 +15,7 @@ from runner.errors import SpecError
 from runner.spec.cron import cron_problem, latest_time, next_times
 from runner.spec.read_spec import read_spec
 
-
-@pytest.fixture(autouse=True)
-def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put the process into a zone with summer time: 29 March and 25 October 2026 are its days."""
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
-def utc(text: str) -> datetime:
-    """Read a time in UTC."""
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+__all__ = ["berlin"]  # a fixture is used by being there
 
 
 @pytest.mark.parametrize(

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
-
 import pytest
+from berlin import berlin, utc
 
 from runner.contract.hours import is_open, opens_at, read_hours
 from runner.contract.settings_table import SettingError, read_settings
 
-
-@pytest.fixture(autouse=True)
-def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put the process into a zone that is an hour ahead of UTC in winter."""
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
-def utc(text: str) -> datetime:
-    """Read a time in UTC."""
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+__all__ = ["berlin"]  # a fixture is used by being there
 
 
 @pytest.mark.parametrize(
