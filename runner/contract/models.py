@@ -17,6 +17,7 @@ from typing import Any
 from runner.contract.model_kind import Method, adapter_base, kind_problem, language_part
 from runner.contract.record import ModelFacts
 from runner.errors import ModelError, Problem
+from runner.words import visible
 
 _CONFIG_BYTES = 4 * 1024 * 1024  # configs are a few KB; index files of large models under 1 MB
 _HEADER_BYTES = 100 * 1024 * 1024  # the limit that safetensors itself sets
@@ -24,7 +25,11 @@ DEMO_MODEL = "smollm2-135m-instruct"
 """What `runner fetch demo` puts on the box."""
 _DEMO_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 FETCHED = "runner-fetched.json"  # beside a fetched model: which one it is on the hub
+_LFS = b"version https://git-lfs"
+_POINTER = "{} is not the file itself: the folder was copied with git, without git-lfs"
+_FETCH = "Fetch it again with: {}"
 _IMAGE_PREFIX = "/opt/runner"  # where the Dockerfile puts the packages
+_INDEX = "model.safetensors.index.json"
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 
@@ -110,11 +115,22 @@ def find_model(models_dir: Path, name: str, *, method: Method | None = None) -> 
             "this folder holds an adapter (adapter_config.json), not a base model",
             hint="Name the base model that the adapter was made for.",
         )
+    if (folder / "adapter_config.json").is_file():
+        # transformers would go by it and load the base that the adapter names, not this folder.
+        raise _refuse(
+            name,
+            "this folder holds a base model and an adapter (adapter_config.json) beside it",
+            hint="Move adapter_config.json and adapter_model.safetensors into a folder of their "
+            "own; what is left is the base model.",
+        )
     files = sorted(path.name for path in folder.iterdir())
     problem = kind_problem(name, read_config(folder, name), files=files, method=method)
     if problem is not None:
         raise ModelError([problem])
     _require_whole_weights(folder, name)
+    if _is_pointer(folder / "tokenizer.json"):
+        what = _POINTER.format("tokenizer.json")
+        raise _refuse(name, what, hint=_FETCH.format(fetch_command(name)))
     return folder
 
 
@@ -152,7 +168,7 @@ def unknown_layers(folder: Path, name: str, wanted: str | list[str]) -> Problem 
     """
     if isinstance(wanted, str):
         return None
-    tensors = [key for path in folder.glob("*.safetensors") for key in _read_header(path, name)]
+    tensors = [key for path in weight_files(folder, name) for key in _read_header(path, name)]
     if (part := language_part(read_config(folder, name))) is not None:
         within = part.path.removesuffix(".model").rsplit(".", 1)[-1]  # in old layouts, too
         tensors = [key for key in tensors if f"{within}." in key] or tensors
@@ -179,7 +195,7 @@ def describe_model(folder: Path, name: str) -> ModelFacts:
     """Say which model this is; the hash covers config, weight names, sizes, headers."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     parameters = 0
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder, name):
         header = _read_header(path, name)
         digest.update(f"\n{path.name} {path.stat().st_size} ".encode())
         digest.update(hashlib.sha256(json.dumps(header, sort_keys=True).encode()).digest())
@@ -209,8 +225,13 @@ def _refuse_links_that_leave(models_dir: Path, folder: Path, name: str) -> None:
             )
 
 
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(visible, names[:3])) + more
+
+
 def _read_json(path: Path, name: str) -> dict[str, Any]:
-    again = f"Fetch it again with: {fetch_command(name)}"
+    again = _FETCH.format(fetch_command(name))
     try:
         if path.stat().st_size > _CONFIG_BYTES:
             raise _refuse(name, f"{path.name} is far larger than such a file can be", hint=again)
@@ -224,9 +245,17 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _require_whole_weights(folder: Path, name: str) -> None:
-    again = f"Fetch it again with: {fetch_command(name)}"
-    index = folder / "model.safetensors.index.json"
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """List the files that are loaded: those of the index, or the only one.
+
+    A folder may hold the same weights a second time (Mistral's consolidated.safetensors): counted
+    twice, a model would seem to need twice the memory.
+
+    Raises:
+        ModelError: one is missing, or no index says which files belong together.
+    """
+    again = _FETCH.format(fetch_command(name))
+    index, whole = folder / _INDEX, folder / "model.safetensors"
     if index.exists():
         weight_map = _read_json(index, name).get("weight_map")
         wanted = set(weight_map.values()) if isinstance(weight_map, dict) else set()
@@ -235,19 +264,41 @@ def _require_whole_weights(folder: Path, name: str) -> None:
         missing = sorted(w for w in wanted if not (folder / w).is_file())
         if missing:
             raise _refuse(name, f"weight files are missing, {missing[0]} first", hint=again)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        suffixes = {path.suffix for path in folder.iterdir()}
-        what = "only pickled weights, which can run code" if suffixes & _PICKLES else "no weights"
-        if ".gguf" in suffixes:  # quantised for inference, and read by other programs
-            what = "weights for llama.cpp and Ollama alone (.gguf)"
+        if not whole.is_file():  # transformers takes it before it looks at an index
+            return [folder / w for w in sorted(wanted)]
+    if whole.is_file():
+        return [whole]
+    there = sorted(path.name for path in folder.glob("*.safetensors"))
+    if there:
         raise _refuse(
             name,
-            f"the model's folder has {what}; weights must be .safetensors",
-            hint=f"Fetch a safetensors version of it with: {fetch_command(name)}",
+            f"the weights are there in part ({_named(there)}): a model has one file "
+            "model.safetensors, or several with their list model.safetensors.index.json",
+            hint=again,
         )
-    for path in weights:
+    suffixes = {path.suffix for path in folder.iterdir()}
+    what = "only pickled weights, which can run code" if suffixes & _PICKLES else "no weights"
+    if ".gguf" in suffixes:  # quantised for inference, and read by other programs
+        what = "weights for llama.cpp and Ollama alone (.gguf)"
+    raise _refuse(
+        name,
+        f"the model's folder has {what}; weights must be .safetensors",
+        hint=f"Fetch a safetensors version of it with: {fetch_command(name)}",
+    )
+
+
+def _require_whole_weights(folder: Path, name: str) -> None:
+    for path in weight_files(folder, name):
         _read_header(path, name)
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether a file is what git leaves in the place of a large one that it did not bring."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_LFS)) == _LFS
+    except OSError:
+        return False
 
 
 def _read_header(path: Path, name: str) -> dict[str, Any]:
@@ -255,8 +306,10 @@ def _read_header(path: Path, name: str) -> dict[str, Any]:
     broken = _refuse(
         name,
         f"{path.name} is cut off or damaged",
-        hint=f"Fetch it again with: {fetch_command(name)}",
+        hint=_FETCH.format(fetch_command(name)),
     )
+    if _is_pointer(path):
+        raise _refuse(name, _POINTER.format(path.name), hint=_FETCH.format(fetch_command(name)))
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

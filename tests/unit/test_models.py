@@ -111,6 +111,42 @@ def test_a_missing_shard_is_named(models):
         find_model(models, "tiny")
 
 
+def test_shards_without_their_list_are_refused(models):
+    """A download that brought one of two files, and no index, is no whole model."""
+    weights(models).rename(models / "tiny" / "model-00001-of-00002.safetensors")
+    with pytest.raises(ModelError, match="in part") as refused:
+        find_model(models, "tiny")
+    assert "model-00001-of-00002.safetensors" in str(refused.value)
+    assert "runner fetch" in str(refused.value)
+
+
+def test_weights_that_lie_there_twice_count_once(models):
+    """Mistral's folders hold consolidated.safetensors beside the files that are loaded."""
+    before = describe_model(models / "tiny", "tiny").parameters
+    (models / "tiny" / "consolidated.safetensors").write_bytes(weights(models).read_bytes())
+    assert describe_model(find_model(models, "tiny"), "tiny").parameters == before
+
+
+def test_an_adapter_beside_the_weights_is_refused(models):
+    """transformers would load the base that the adapter names, whatever lies in the folder."""
+    config = {"base_model_name_or_path": "org/other", "peft_type": "LORA"}
+    (models / "tiny" / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="an adapter") as refused:
+        find_model(models, "tiny")
+    assert "Move adapter_config.json" in str(refused.value)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])
+def test_what_git_leaves_in_the_place_of_a_large_file_is_named(file, models):
+    """A folder that was cloned without git-lfs holds a few lines in its place."""
+    path = models / "tiny" / file
+    path.unlink(missing_ok=True)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 1\n")
+    with pytest.raises(ModelError, match="git-lfs") as refused:
+        find_model(models, "tiny")
+    assert file in str(refused.value)
+
+
 def test_links_may_not_leave_the_models_folder(models, tmp_path):
     """A link within is the hub cache's habit; one that leads out is refused."""
     blob = models / "blob"
