@@ -128,7 +128,7 @@ def test_weights_that_lie_there_twice_count_once(models):
 
 
 def test_an_adapter_beside_the_weights_is_refused(models):
-    """transformers would load the base that the adapter names, whatever lies in the folder."""
+    """Transformers would load the base that the adapter names, whatever lies in the folder."""
     config = {"base_model_name_or_path": "org/other", "peft_type": "LORA"}
     (models / "tiny" / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="an adapter") as refused:
