@@ -6,12 +6,15 @@ Each process may have one; `merge` makes one of two. What it keeps is 70 bytes f
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from runner.contract.findings import DataFinding
-from runner.training.checks.facts import FACTS, facts_of
+from runner.training.checks.facts import FACTS, Facts, FactsOnDisk, facts_of
 from runner.training.checks.near import SIGNED, sample, sign
 from runner.training.checks.row import SeenRow
 from runner.training.checks.say import End, say
@@ -19,14 +22,23 @@ from runner.training.checks.thresholds import NEAR_ROWS, NEAR_WORDS
 
 _SAMPLED_FROM = 1.5  # times the rows that are compared: sorting them costs a third of a second
 _CHUNKS = 64  # of so many small columns one is made: a megabyte
+_IN_MEMORY = 200_000  # rows that are held in memory before they go to the disk: 14 MB
 _AT_ONCE = 256  # rows whose words are kept until they are signed: calls of many rows cost less
 
 
 class Checks:
     """The accumulator."""
 
-    def __init__(self) -> None:
-        """Begin with no rows."""
+    def __init__(self, aside: Path | None = None) -> None:
+        """Begin with no rows.
+
+        Args:
+            aside: a folder with room for what is kept of much data; the file has no name there and
+                goes with this process.
+        """
+        self._aside = aside
+        self._spilled: BinaryIO | None = None
+        self._spilled_rows = self._held_rows = 0
         self._files: dict[str, int] = {}
         self._waiting: list[tuple[int, ...]] = []
         self._words: list[list[str]] = []
@@ -67,14 +79,42 @@ class Checks:
     def _add_facts(self, facts: np.ndarray) -> None:
         """Keep rows; many small columns are joined, so that their memory can be given back."""
         self._facts.append(facts)
+        self._held_rows += len(facts)
+        if self._aside is not None and self._held_rows >= _IN_MEMORY:
+            self._spill(self._aside)
         if len(self._facts) > _CHUNKS and all(
             len(one) <= _AT_ONCE for one in self._facts[-_CHUNKS:]
         ):
             joined = np.concatenate(self._facts[-_CHUNKS:])
             self._facts[-_CHUNKS:] = [joined]
 
-    def _all_facts(self) -> np.ndarray:
-        """Put all rows into one array, in their order; each part is let go once it is copied."""
+    def _spill(self, aside: Path) -> None:
+        """Write what is held of rows, and let it go."""
+        if self._spilled is None:
+            self._spilled = tempfile.TemporaryFile(dir=aside)  # noqa: SIM115  it lives as long as this
+            weakref.finalize(self, self._spilled.close)
+        for part in self._facts:
+            self._spilled.write(np.ascontiguousarray(part).view(np.uint8).data)
+        self._spilled.flush()
+        self._spilled_rows += self._held_rows
+        self._facts, self._held_rows = [], 0
+
+    def _all_facts(self) -> Facts:
+        """Give all rows in their order; those of much data stay on the disk."""
+        if self._spilled is None:
+            return self._in_one()
+        assert self._aside is not None  # it was written there
+        self._spill(self._aside)
+        facts = FactsOnDisk(self._spilled, self._spilled_rows)
+        numbers = facts["number"]
+        if (numbers[1:] < numbers[:-1]).any():
+            ordered: np.ndarray = np.array(facts.mapped())
+            ordered.sort(order="number")
+            return ordered
+        return facts
+
+    def _in_one(self) -> np.ndarray:
+        """Put all rows into one array; each part is let go once it is copied."""
         if len(self._facts) != 1:
             whole: np.ndarray = np.empty(sum(map(len, self._facts)), dtype=FACTS)
             at = 0
@@ -104,10 +144,11 @@ class Checks:
     def save(self, path: Path) -> None:
         """Write what is kept of the rows, to be read again by `load`."""
         self.flush()
+        facts = self._all_facts()
         np.savez(
             path,
             files=np.array(list(self._files), dtype=str),
-            facts=self._all_facts(),
+            facts=facts if isinstance(facts, np.ndarray) else facts.mapped(),
             signed=np.concatenate([np.zeros(0, dtype=SIGNED), *self._signed]),
         )
 

@@ -6,9 +6,11 @@ rows, so that neither the order in which rows were seen nor which process saw th
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from enum import IntFlag
 from hashlib import blake2b
+from typing import BinaryIO
 
 import numpy as np
 
@@ -44,6 +46,41 @@ FACTS = np.dtype(
         ("content", np.uint64),
     ]
 )
+
+
+class FactsOnDisk:
+    """Rows of `FACTS` in a file, read a column at a time: those of 10 GB are half a gigabyte."""
+
+    def __init__(self, file: BinaryIO, count: int) -> None:
+        """Take an open file that holds so many."""
+        self._file, self._count = file, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, what: str | np.ndarray) -> np.ndarray:
+        """Give one column, or all that is kept of the rows at some places."""
+        if not isinstance(what, str):
+            return np.asarray(self.mapped()[what])
+        column: np.ndarray = np.empty(self._count, np.zeros(0, FACTS)[what].dtype)
+        for start in range(0, self._count, _ROWS_AT_ONCE):
+            part = self._read(start)
+            column[start : start + len(part)] = part[what]
+        return column
+
+    def _read(self, start: int) -> np.ndarray:
+        rows = min(_ROWS_AT_ONCE, self._count - start)
+        content = os.pread(self._file.fileno(), rows * FACTS.itemsize, start * FACTS.itemsize)
+        return np.frombuffer(content, FACTS)
+
+    def mapped(self) -> np.ndarray:
+        """Give them as an array whose pages are read where somebody looks at them."""
+        return np.memmap(self._file, FACTS, "r", shape=(self._count,))
+
+
+Facts = np.ndarray | FactsOnDisk
+"""By column and by place: small data in memory, large data on the disk."""
+_ROWS_AT_ONCE = 65_536  # 4 MB
 
 
 class Mark(IntFlag):

@@ -6,6 +6,7 @@ Problems of one kind are said once, with every line that has them. All bad lines
 
 from __future__ import annotations
 
+import heapq
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -146,13 +147,14 @@ class Findings:
         write_bytes(folder / BAD_ROWS, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
 
     def _bad_rows(self) -> Iterator[str]:
-        places = [
+        places = (  # no list: there may be millions
             (file, line, kind.problem)
             for (file, _), kind in self._kinds.items()
             for line in (kind.lines or [0])
-        ]
-        files = list(dict.fromkeys([*self.files, *(file for file, _, _ in places)]))
-        for file, line, problem in sorted(places, key=lambda p: (files.index(p[0]), p[1])):
+        )
+        files = list(dict.fromkeys([*self.files, *(file for file, _ in self._kinds)]))
+        first = heapq.nsmallest(_LISTED, places, key=lambda p: (files.index(p[0]), p[1]))
+        for file, line, problem in first:
             where = f"{file}, {problem.unit} {line}" if line else file
             mend = f" How to fix: {problem.hint}" if problem.hint else ""
             yield visible(f"{where}: {problem.message}.{mend}")

@@ -112,7 +112,7 @@ def flow(
     rows = source.rows(findings, counts)
     first = _first(rows)
     rules = _decide(source, first, findings)
-    flowed = Flowed(rules=rules, counts=counts)
+    flowed = Flowed(rules=rules, counts=counts, checks=Checks(tables[1].parent))
     unlearnable = Findings(files=findings.files)
     writers = (
         TableWriter(tables[0], tokens_schema()),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.contract.record import DataChange
-from runner.training.data.token_table import Rows, read_row_table
+from runner.training.data.token_table import Rows, open_row_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def last_rows(folders: Sequence[Path]) -> Rows | None:
     """Read the table of the newest earlier run that has one."""
     for folder in reversed(folders):
         try:
-            return read_row_table(folder / "rows.arrow")
+            return open_row_table(folder / "rows.arrow")
         except (OSError, ValueError, KeyError, TypeError):
             pass  # erased, or of an older runner, or broken: the one before it does as well
     return None

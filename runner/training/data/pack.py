@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from runner.training.fit.heldout import on_device
 
@@ -19,17 +22,23 @@ def count_sequences(lengths: Sequence[int], limit: int) -> int:
     """Count the sequences of at most ``limit`` tokens that rows of these lengths become."""
     # What TRL does (best fit, the longest first), by lengths alone: of 10 GB of rows the tokens
     # themselves would not fit into memory.
-    free: list[int] = []  # tokens that sequences still have room for, in order
+    room: list[int] = []  # tokens that sequences still have room for, in order, each number once
+    with_room: Counter[int] = Counter()  # how many sequences have so much
     sequences = 0
-    for length in sorted(lengths, reverse=True):
-        at = bisect_left(free, length)
-        if at == len(free):
+    for length in np.sort(np.asarray(lengths, "int64"))[::-1]:
+        at = bisect_left(room, length)
+        if at == len(room):
             sequences += 1
-            left = limit - length
+            left = limit - int(length)
         else:
-            left = free.pop(at) - length
+            left = room[at] - int(length)
+            with_room[room[at]] -= 1
+            if not with_room[room[at]]:
+                del room[at]
         if left > 0:
-            insort(free, left)
+            if not with_room[left]:
+                insort(room, left)
+            with_room[left] += 1
     return sequences
 
 

@@ -11,6 +11,7 @@ import copy
 import errno
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,8 @@ from runner.training.data.token_table import (
     LEFT_OUT,
     TRAIN,
     Rows,
+    open_row_table,
     read_lengths_of,
-    read_row_table,
     write_data_set_facts,
     write_parted_rows,
     write_parts,
@@ -161,7 +162,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     end = _end(spec, base.template, (held, limit), findings)
     found = _findings(entry, flowed, end, run)
     growth = _growth(plan, rows)
-    for place in parted.left_out:
+    for place in _places(source, parted.left_out):
         findings.note(f"longer than {limit} tokens left out", *place)
     tried = None
     if plan.try_model:  # after the rows: a slip in them is answered without the seconds this takes
@@ -193,7 +194,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     sync_tree(folder)
 
     template = base.template
-    sequences = count_sequences(lengths.tolist(), limit) if spec.training.packing else len(lengths)
+    sequences = count_sequences(lengths, limit) if spec.training.packing else len(lengths)
     write_message(
         stage.result,
         PrepareResult(
@@ -314,7 +315,7 @@ def _leave_beside(
     chosen = rows, choose(rows, part, _wanted(source.spec))
     write_questions(folder / FILE, template, source, flowed, chosen)
     write_tokenizer(template, base.folder, folder / "tokenizer")
-    leave_preview(folder, run.preview, template.tokenizer, lengths.tolist(), template.ends)
+    leave_preview(folder, run.preview, template.tokenizer, lengths, template.ends)
 
 
 def _schema(
@@ -476,8 +477,8 @@ class _Parted:
     limit: int
     """Tokens of the longest row that is kept."""
     part: Any
-    left_out: list[tuple[str, int]]
-    """File and line of the rows that are longer."""
+    left_out: Rows
+    """Those that are longer."""
     replayed: Chosen | None = None
     """Old rows that are learned again; None: none were asked for."""
 
@@ -498,7 +499,7 @@ def _part_rows(
     spec: JobSpec, source: Source, base: _Base, table: Path, plan: PreparePlan, findings: Findings
 ) -> _Parted:
     """Decide what becomes of each row."""
-    rows = read_row_table(table)
+    rows = open_row_table(table)
     held, told = _divide(spec, source, rows)
     limit = _max_length(
         spec,
@@ -607,7 +608,8 @@ def _findings(
     """Conclude the checks, or take what they found before."""
     known = entry.found(end) if entry else None
     if known is None:
-        return conclude(flowed.checks, end, run.findings)
+        checks = entry.checks() if entry else flowed.checks
+        return conclude(checks, end, run.findings)
     write_findings(run.findings, known)
     return known
 
@@ -626,28 +628,26 @@ def _end(spec: JobSpec, template: Template, parted: tuple[Any, int], findings: F
 
 def _parts(
     source: Source, rows: Rows, held: Any, limit: int, findings: Findings
-) -> tuple[Any, list[tuple[str, int]]]:
+) -> tuple[Any, Rows]:
     """Say by row whether it is learned, held out, or left out because it would lose tokens.
 
     Returns:
-        That, and the places of those left out.
+        That, and those left out.
 
     Raises:
         DataError: more than 5% would be left out, or none is left to learn from.
     """
     left_out = rows.longest > limit
-    places = [
-        (source.copies[rows.file[at]].named, int(rows.line[at])) for at in np.flatnonzero(left_out)
-    ]
-    if len(places) > LEFT_OUT_SHARE * len(rows):
+    longer = rows.few(np.flatnonzero(left_out))
+    if len(longer) > LEFT_OUT_SHARE * len(rows):
         by_length = np.sort(rows.longest)
         enough = by_length[math.ceil((1 - LEFT_OUT_SHARE) * len(rows)) - 1]
-        what = f"the row is longer than {limit} tokens (so are {len(places)} of {len(rows)} rows)"
+        what = f"the row is longer than {limit} tokens (so are {len(longer)} of {len(rows)} rows)"
         hint = (
             f"max_length: {by_length[-1]} keeps every row, {enough} keeps 95% of them. Or cut "
             "these rows into shorter ones."
         )
-        for file, line in places:
+        for file, line in _places(source, longer):
             findings.add(file, line, what, hint=hint)
         raise DataError(findings.problems)
     part = np.where(left_out, LEFT_OUT, np.where(held, HELD_OUT, TRAIN)).astype("int8")
@@ -655,7 +655,13 @@ def _parts(
         what = "no row is left to learn from"
         hint = "Add rows, or write eval_split: 0 into the spec (none is held out)."
         raise DataError([Problem(message=what, hint=hint)])
-    return part, places
+    return part, longer
+
+
+def _places(source: Source, rows: Rows) -> Iterator[tuple[str, int]]:
+    """Give file and line of each row, without a list of them: there may be millions."""
+    for file, line in zip(rows.file, rows.line, strict=True):
+        yield source.copies[file].named, int(line)
 
 
 def _samples(
@@ -663,7 +669,8 @@ def _samples(
 ) -> list[dict[str, Any]]:
     """Choose held-out questions to answer before and after."""
     chosen = np.flatnonzero((part == HELD_OUT) & rows.askable)[:SAMPLES]
-    lines = {int(rows.row[at]): int(rows.line[at]) for at in chosen}
+    found = rows.few(chosen)
+    lines = {int(row): int(line) for row, line in zip(found.row, found.line, strict=True)}
     asked = read_again(source, flowed.rules, flowed.counts, sorted(lines), lines)
     return [
         {"messages": template.prompt_messages(c), "reference": c.messages[-1]["content"]}

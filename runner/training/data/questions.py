@@ -74,8 +74,9 @@ def choose(rows: Rows, part: Any, wanted: Wanted) -> dict[str, list[int]]:
     spare = learned[: wanted.examples * _SPARE * 4]
     short = spare[np.argsort(rows.tokens[spare], kind="stable")][: wanted.examples * _SPARE]
     short = dice.permutation(short)[: wanted.examples]
-    begun = [at for at in learned.tolist() if rows.learned[at] >= _RECITAL_TOKENS][:RECITED]
-    return {ASKED: [*first.tolist(), *more.tolist()], EXAMPLE: short.tolist(), BEGUN: begun}
+    begun = learned[rows.learned[learned] >= _RECITAL_TOKENS][:RECITED]
+    found = {ASKED: [*first.tolist(), *more.tolist()], EXAMPLE: short.tolist()}
+    return {**found, BEGUN: begun.tolist()}
 
 
 def write_questions(
@@ -86,8 +87,11 @@ def write_questions(
     chosen: tuple[Rows, dict[str, list[int]]],
 ) -> None:
     """Read the chosen rows again and write them down."""
-    rows, places = chosen
-    line_of = {int(rows.row[at]): int(rows.line[at]) for some in places.values() for at in some}
+    wanted = sorted({at for some in chosen[1].values() for at in some})
+    rows = chosen[0].few(wanted)
+    number = {at: place for place, at in enumerate(wanted)}
+    places = {part: [number[at] for at in some] for part, some in chosen[1].items()}
+    line_of = {int(row): int(line) for row, line in zip(rows.row, rows.line, strict=True)}
     read = read_again(source, flowed.rules, flowed.counts, sorted(line_of), line_of)
     found = {conversation.row: conversation for conversation in read}
     lines = [

@@ -114,6 +114,10 @@ class Entry:
             return None
         return tuple(map(DataFinding.model_validate, self.findings))
 
+    def checks(self) -> Checks:
+        """Read what the checks kept of the rows; seldom needed, as what they found is here."""
+        return Checks.load(self.folder / "checks.npz")
+
     @property
     def rows(self) -> Path:
         """The table of rows."""
@@ -159,7 +163,6 @@ def find_entry(cache: Path, key: str) -> Entry | None:
                 counts=[int(n) for n in body["counts"]],
                 read=int(body["read"]),
                 highest=int(body["highest"]),
-                checks=Checks.load(folder / "checks.npz"),
             ),
             noted=_noted(noted),
             notes=[str(note) for note in body["notes"]],

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,36 +71,73 @@ class TableWriter:
         self._sink.close()
 
 
-def read_batches(path: Path) -> Iterator[Any]:
-    """Give the record batches of a stream, from the mapped file."""
+def read_batches(path: Path, *, mapped: bool = True) -> Iterator[Any]:
+    """Give the record batches of a stream, one after the other.
+
+    Args:
+        path: the file.
+        mapped: pages of it are read where somebody looks at them, and stay in memory until it is
+            needed; without that, each batch is read whole and forgotten.
+    """
     import pyarrow as pa
 
-    with pa.memory_map(str(path)) as mapped:
-        yield from pa.ipc.open_stream(mapped)
+    with pa.memory_map(str(path)) if mapped else pa.OSFile(str(path)) as file:
+        yield from pa.ipc.open_stream(file)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What is known of every row, by column; 50 bytes a row."""
+    """What is known of every row, by column: `rows.row`, `rows.file` and so on (`rows_schema`)."""
 
-    row: Any
-    file: Any
-    line: Any
-    tokens: Any
-    learned: Any
-    longest: Any
-    place: Any
-    content: Any
-    askable: Any
+    def __init__(self, columns: Mapping[str, Any], count: int) -> None:
+        """Take the columns of so many rows."""
+        self._columns, self._count = columns, count
 
     def __len__(self) -> int:
-        return len(self.row)
+        return self._count
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._columns:
+            raise AttributeError(name)
+        return self._columns[name]
+
+    def few(self, places: Any) -> Rows:
+        """Give some of the rows, all that is known of each in memory."""
+        return Rows({name: self._columns[name][places] for name in self._columns}, len(places))
+
+
+class _OnDisk(Mapping[str, Any]):
+    """Columns of a table of rows that are read each time somebody asks for one.
+
+    All columns of 10 GB of rows together take half a gigabyte.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Held open: whoever deletes the file, its columns can be read on.
+        held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, held)
+        self.path, self._names = Path(f"/proc/self/fd/{held}"), rows_schema(parted=False).names
+
+    def __getitem__(self, name: str) -> Any:
+        return column_of(list(read_batches(self.path)), name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def open_row_table(path: Path) -> Rows:
+    """Open the table of rows; a column is read each time that it is asked for."""
+    columns = _OnDisk(path)
+    return Rows(columns, sum(batch.num_rows for batch in read_batches(columns.path)))
 
 
 def read_row_table(path: Path) -> Rows:
-    """Read the table of rows."""
+    """Read the table of rows into memory, 50 bytes a row."""
     batches = list(read_batches(path))
-    return Rows(**{name: column_of(batches, name) for name in rows_schema(parted=False).names})
+    columns = {name: column_of(batches, name) for name in rows_schema(parted=False).names}
+    return Rows(columns, sum(batch.num_rows for batch in batches))
 
 
 def read_part(path: Path) -> Any:
@@ -137,7 +174,7 @@ def write_parted_rows(source: Path, target: Path, part: Any) -> None:
     target.unlink(missing_ok=True)  # of an earlier try; the cache may have a link to it
     writer = TableWriter(target, rows_schema(parted=True))
     done = 0
-    for batch in read_batches(source):
+    for batch in read_batches(source, mapped=False):
         column = to_arrow(part[done : done + batch.num_rows], pa.int8())
         parted = [*batch.columns, column]
         writer.write(pa.record_batch(parted, schema=rows_schema(parted=True)))
@@ -161,7 +198,7 @@ def write_parts(tokens: Path, targets: Sequence[tuple[int, Path]], part_of_row: 
     lengths: dict[int, list[Any]] = {part: [np.zeros(0, "int32")] for part, _ in targets}
     for _, folder in targets:
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier try
-    for batch in read_batches(tokens):
+    for batch in read_batches(tokens, mapped=False):
         parts = part_of_row[to_numpy(batch.column("row"))]
         for part, folder in targets:
             mask = parts == part
