@@ -133,3 +133,20 @@ def test_a_template_that_cannot_be_filled_is_refused(prompt, says, tmp_path):
     _, findings = learn(tmp_path, "a.csv", CLAUSES, spec)
     assert says in findings.problems[0].message
     assert findings.problems[0].hint
+
+
+def test_a_label_says_whether_a_row_is_learned_whatever_columns_are_named(tmp_path):
+    """A thumbs-down stays one where the spec names question and answer."""
+    table = "Sachfrage;Ergebnis;label\nF1;E1;false\nF2;E2;true\n"
+    spec = "columns: {prompt: Sachfrage, completion: Ergebnis}"
+    found, findings = learn(tmp_path, "a.csv", table, spec)
+    assert found == [None, [("user", "F2"), ("assistant", "E2")]]
+    assert "not learned, because label is false" in findings.notes[0]
+
+
+def test_several_questions_in_a_row_are_not_guessed_into_one(tmp_path):
+    """The first answer would become part of the second question."""
+    texts = [f"{word} that is long enough to be content" for word in ("Eins", "Zwei", "Drei")]
+    rows = [{"Frage 1": t, "Antwort 1": t, "Frage 2": t, "Antwort 2": t} for t in texts]
+    _, findings = learn(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)), "")
+    assert "columns:" not in findings.problems[0].hint

@@ -223,3 +223,95 @@ def test_no_value_breaks_the_formats(value, column):
     row = json.loads(json.dumps({column: value, "output": value, "completion": value}))
     found, problems = convert(row)
     assert bool(found) != bool(problems)
+
+
+def noted(*values):
+    """Turn values into conversations; give what is said beside them."""
+    rows = [Row(file="f", line=n, value=value) for n, value in enumerate(values, start=1)]
+    findings = Findings()
+    found = to_conversations(rows, data_format="auto", system_prompt=None, findings=findings)
+    assert found or findings.problems
+    return findings.notes
+
+
+PAIR = {"prompt": "q", "completion": "a"}
+WITHIN = {
+    "weight": ({**PAIR, "metadata": {"weight": 0}}, "columns not read: metadata.weight"),
+    "as JSON": ({**PAIR, "meta": '{"label": false}'}, "columns not read: meta.label"),
+    "system": ({**PAIR, "metadata": {"System": "s"}}, "columns not read: metadata.System"),
+    "of a message": (
+        {"messages": [ANSWERED[0], {**ANSWERED[1], "metadata": {"train": False}}]},
+        "message keys not read: metadata.train",
+    ),
+    "thinking of the user": (
+        {"messages": [{**ANSWERED[0], "reasoning_content": "t"}, ANSWERED[1]]},
+        "message keys not read: reasoning_content",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WITHIN)
+def test_what_is_not_read_where_it_stands_is_named(case):
+    """A weight within metadata is not honoured, and nobody is left to think that it is."""
+    value, note = WITHIN[case]
+    assert noted(value) == [note]
+
+
+def test_what_metadata_usually_holds_is_no_matter():
+    """Sources and dates change nothing."""
+    assert noted({**PAIR, "metadata": {"source": "s", "date": "2026-01-01", "weight": None}}) == []
+
+
+@pytest.mark.parametrize("key", ["prefix", "refusal"])
+def test_a_switch_that_is_off_refuses_nothing(key):
+    """``prefix: false`` says that the answer is a whole one."""
+    value = {"messages": [ANSWERED[0], {**ANSWERED[1], key: False}]}
+    found, problems = convert(value)
+    assert found
+    assert not problems
+    value["messages"][1][key] = True
+    assert convert(value)[1]
+
+
+BESIDE = {"weight": 0, "image": "a.png"}
+
+
+@pytest.mark.parametrize("key", BESIDE)
+def test_what_stands_beside_a_text_part_is_not_dropped(key):
+    """A part with a weight of 0 would be learned, one with a picture be read without it."""
+    part = {"type": "text", "text": "a", key: BESIDE[key]}
+    found, problems = convert({"messages": [ANSWERED[0], {"role": "assistant", "content": [part]}]})
+    assert not found
+    assert key in problems[0].message
+    part = {"type": "text", "text": "a", key: None}
+    assert convert({"messages": [ANSWERED[0], {"role": "assistant", "content": [part]}]})[0]
+
+
+def test_a_class_beside_a_question_is_said_to_be_the_answer():
+    """The advice must be one that can be followed."""
+    _, problems = convert({"question": "q", "label": "Mietrecht"})
+    assert problems[0].hint.startswith("Rename label to answer.")
+
+
+def test_two_texts_of_one_question_are_told_which_name_to_keep():
+    """The word in the advice is a column's name."""
+    _, problems = convert({"instruction": "q", "input": "i", "context": "c", "output": "a"})
+    assert problems[0].hint.startswith("Keep one of them as input")
+
+
+def test_columns_of_unlike_length_are_no_row(tmp_path):
+    """Else the whole table would be learned as one question and one answer, in JSON."""
+    for table in (
+        {"prompt": ["q", "r"], "completion": ["a"]},
+        {"prompt": {"0": "q", "1": "r"}, "completion": {"0": "a"}},
+    ):
+        rows, problems = read(tmp_path, "a.json", json.dumps(table))
+        assert not rows
+        assert "prompt, completion hold lists that are no table" in problems[0].message
+
+
+def test_a_list_of_rows_under_a_name_of_its_own_is_pointed_at(tmp_path):
+    """The file's owner reads which part of it to keep."""
+    rows, _ = read(tmp_path, "a.json", json.dumps({"faqs": [PAIR], "edition": 1}))
+    _, problems = convert(rows[0].value)
+    assert problems[0].hint == "Write the list faqs as the whole file."

@@ -611,3 +611,18 @@ def test_a_line_of_other_bytes_is_said_once(tmp_path):
     """However many pieces it is read in."""
     _, findings = learn(tmp_path, "a.csv", b"a,b\n" + b"\xe4" * 3_000_000 + b"\xe4")
     assert [(p.message, p.lines) for p in findings.problems] == [("the line is not UTF-8", (2,))]
+
+
+def test_the_ends_of_lines_within_a_cell_are_those_of_a_text(tmp_path):
+    """What Windows writes between lines of a cell is no part of the answer."""
+    table = b'question;answer\r\n"q\r\n1";"a\r\n2"\r\n'
+    pairs, _ = learn(tmp_path, "a.csv", table)
+    assert pairs == [(2, "q\n1", "a\n2")]
+
+
+def test_a_weight_with_a_decimal_comma_is_read(tmp_path):
+    """As Excel writes it in most of Europe."""
+    table = "question;answer;weight\nq1;a1;0,0\nq2;a2;1,0\n"
+    pairs, findings = learn(tmp_path, "a.csv", table)
+    assert not findings.problems
+    assert pairs == [(3, "q2", "a2")]

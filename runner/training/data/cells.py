@@ -40,8 +40,8 @@ class WrittenFloat(float):
         return WrittenFloat, (self.written,)
 
 
-_YES = {"1", "1.0", "true", "yes", "ja", "wahr", "on", "y", "j", "x"}
-_NO = {"0", "0.0", "false", "no", "nein", "falsch", "off", "n"}
+_YES = {"1", "1.0", "1,0", "true", "yes", "ja", "wahr", "on", "y", "j", "x"}
+_NO = {"0", "0.0", "0,0", "false", "no", "nein", "falsch", "off", "n"}
 
 
 _CELL_MOST = 32_767

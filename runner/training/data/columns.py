@@ -7,12 +7,14 @@ with the reason; every other key that holds something is named in a note as not 
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from functools import lru_cache
+from typing import Any
 
 from runner.words import visible
 
@@ -69,6 +71,8 @@ class Key:
     """Why it is refused, after "the row holds NAME: "."""
     hint: str = ""
     """The change that makes the row one that can be learned."""
+    is_switch: bool = False
+    """It is refused where it is on; off, it says nothing."""
 
 
 _UNKNOWN = Key(use=Use.UNREAD)
@@ -86,8 +90,9 @@ def _harmless(names: str) -> dict[str, Key]:
     return dict.fromkeys(names.split(), Key(use=Use.HARMLESS))
 
 
-def _refused(names: str, reason: str, hint: str) -> dict[str, Key]:
-    return {name: Key(use=Use.REFUSED, reason=reason, hint=hint) for name in names.split()}
+def _refused(names: str, reason: str, hint: str, *, is_switch: bool = False) -> dict[str, Key]:
+    key = Key(use=Use.REFUSED, reason=reason, hint=hint, is_switch=is_switch)
+    return dict.fromkeys(names.split(), key)
 
 
 _PREFERENCE = _refused(
@@ -205,6 +210,7 @@ MESSAGE: dict[str, Key] = {
         "refusal",
         "the answer is a refusal beside the content",
         "Write the refusal into content, and delete this key.",
+        is_switch=True,
     ),
     **_refused(
         "tools functions",
@@ -220,6 +226,7 @@ MESSAGE: dict[str, Key] = {
         "prefix",
         "an answer cannot be begun for the model",
         "Write the whole answer into one message without prefix.",
+        is_switch=True,
     ),
 }
 """Keys of a message."""
@@ -260,6 +267,31 @@ def row_key(name: str) -> Key:
 def message_key(name: str) -> Key:
     """Look a key of a message up."""
     return MESSAGE.get(normalised(name), _UNKNOWN)
+
+
+_SAYS = frozenset(
+    {Meaning.SYSTEM, Meaning.HISTORY, Meaning.MESSAGES, Meaning.TOOLS, Meaning.THINKING}
+    | {Meaning.WEIGHT, Meaning.LABEL, Meaning.CALLS, Meaning.CALL}
+)
+"""What would change what is learned, were it read where it stands."""
+
+
+def said_within(name: str, value: Any) -> list[str]:
+    """Name what a harmless column holds in its inside, and is not read there: metadata.weight."""
+    if isinstance(value, str) and value[:1] == "{":
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return []
+    if not isinstance(value, dict):
+        return []
+    keys = ((inner, row_key(inner), message_key(inner)) for inner in value)
+    return [
+        f"{name}.{inner}"
+        for inner, *found in keys
+        if any(key.use is Use.REFUSED or key.meaning in _SAYS for key in found)
+        and value[inner] not in (None, "", [], {})
+    ]
 
 
 @lru_cache(maxsize=4096)

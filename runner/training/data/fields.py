@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.training.data.cells import BadRowError, missing
-from runner.training.data.columns import Meaning, Use, row_key, shown
+from runner.training.data.columns import Meaning, Use, row_key, said_within, shown
 
 _NO_INPUT = ("<noinput>", "<no input>")
 """What Alpaca's and Self-Instruct's rows hold where the instruction needs nothing more."""
@@ -47,6 +47,8 @@ class Fields:
                 found.refused.setdefault((key.reason, key.hint), []).append(name)
             elif key.use is Use.UNREAD:
                 found.unread.append(name)
+            elif key.use is Use.HARMLESS:
+                found.unread += said_within(name, value)
             elif key.meaning is not None:
                 cell = Cell(name=name, value=value, weak=key.weak)
                 found.held.setdefault(key.meaning, []).append(cell)
@@ -77,7 +79,8 @@ class Fields:
         if any(cell.value != chosen[0].value for cell in chosen):
             names = " and ".join(shown([cell.name]) for cell in chosen)
             what = f"the row holds {names}, which mean the same here, and they differ"
-            hint = f"Keep one of them as {meaning.value}, and delete the others or rename them."
+            kept = "input" if meaning is Meaning.MORE else meaning.value
+            hint = f"Keep one of them as {kept}, and delete the others or rename them."
             raise BadRowError(what, hint=hint)
         self.unread += [cell.name for cell in cells if cell not in chosen]
         return chosen[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from runner.training.data.cells import WrittenFloat
-from runner.training.data.columns import TELLING, message_key, row_key, shown
+from runner.training.data.columns import TELLING, Meaning, message_key, row_key, shown
 from runner.training.data.findings import Findings
 from runner.training.data.messages import is_list_of_messages
 from runner.training.data.row import Row
@@ -395,6 +395,10 @@ def _one_object(whole: dict[str, Any], text: str, file: str, findings: Findings)
         what = f"the file holds several lists of rows: {shown(lists)}"
         findings.add(file, 1, what, hint=_SEVERAL)
         return
+    if not lists and (uneven := _uneven(whole)):
+        what = f"the columns {shown(uneven)} hold lists that are no table: they differ in length"
+        findings.add(file, 1, what, hint=_AS_LINES)
+        return
     if not lists:
         yield Row(file=file, line=1, value=whole, size=len(text))
         return
@@ -405,6 +409,17 @@ def _one_object(whole: dict[str, Any], text: str, file: str, findings: Findings)
 
 
 _SEVERAL = "Write each list into a file of its own, and name the ones to learn in the spec."
+
+
+def _uneven(whole: dict[str, Any]) -> list[str]:
+    """Name the columns of a table in pandas' form that is not one: their lengths differ."""
+    sides = (Meaning.QUESTION, Meaning.ANSWER)
+    named = [name for name in whole if row_key(name).meaning in sides]
+    values = [whole[name] for name in named]
+    by_number = all(isinstance(v, dict) and v and all(map(str.isdigit, v)) for v in values)
+    listed = all(isinstance(v, list) and v and not _holds_rows(v) for v in values)
+    differ = len({len(v) for v in values if isinstance(v, dict | list)}) > 1
+    return named if differ and (by_number or listed) else []
 
 
 def _holds_rows(value: Any) -> bool:

@@ -131,12 +131,13 @@ def apply_mapping(
             next(iter(cells.values())) if mapped.is_column else _filled(mapped.template, cells)
         )
     left: list[str] = []
+    is_text = any(mapped.target == "text" for mapped in mapping)
     for name, cell in value.items():
         key = row_key(name)
         if name in used or missing(cell):
             continue
-        if key.meaning is Meaning.WEIGHT:
-            found[name] = cell
+        if key.meaning is Meaning.WEIGHT or (key.meaning is Meaning.LABEL and not is_text):
+            found[name] = cell  # whether a row is learned at all, whatever it is learned from
         elif key.use is not Use.HARMLESS:
             left.append(name)
     return found, left
@@ -170,7 +171,8 @@ def guess(rows: Iterable[Row]) -> str | None:
             if isinstance(cell, str) and not missing(cell):
                 texts.setdefault(name, []).append(cell)
     content = [name for name, cells in texts.items() if _is_content(name, cells, count)]
-    if len(content) < 2:
+    kinds = {re.sub(r"\d+", "", normalised(name)) for name in content}
+    if len(content) < 2 or len(kinds) < len(content):  # several questions in a row are no column
         return None
     answer = next((n for n in content if row_key(n).meaning is Meaning.ANSWER), content[-1])
     asked = [name for name in content if name != answer][:_CANDIDATES]

@@ -15,7 +15,17 @@ from runner.training.data.cells import (
     whole_characters,
     yes_or_no,
 )
-from runner.training.data.columns import Key, Meaning, Use, is_name, message_key, normalised, shown
+from runner.training.data.columns import (
+    MESSAGE,
+    Key,
+    Meaning,
+    Use,
+    is_name,
+    message_key,
+    normalised,
+    said_within,
+    shown,
+)
 from runner.training.data.conversation import Message
 
 _CALL_ROLES = ("function_call", "tool_call")
@@ -100,6 +110,8 @@ def _read_message(item: dict[str, Any], talk: Talk) -> None:
         thinking.append(as_text(found[Meaning.THINKING][1], found[Meaning.THINKING][0]))
     if thinking and role == "assistant":
         message["reasoning_content"] = "\n\n".join(thinking)
+    elif thinking:  # only an answer is thought about before it is given
+        talk.unread[found[Meaning.THINKING][0] if Meaning.THINKING in found else "thinking"] = None
     if role == "tool":
         for meaning, key in ((Meaning.CALL_ID, "tool_call_id"), (Meaning.NAME, "name")):
             if meaning in found:
@@ -124,10 +136,12 @@ def _by_meaning(item: dict[str, Any], talk: Talk) -> dict[Meaning, tuple[str, An
         if missing(value) and message_key(name).meaning is not Meaning.CONTENT:
             continue
         key: Key = message_key(name)
-        if key.use is Use.REFUSED:
+        if key.use is Use.REFUSED and not (key.is_switch and yes_or_no(value) is False):
             raise BadRowError(f"a message holds {shown([name])}: {key.reason}", hint=key.hint)
         if key.use is Use.UNREAD:
             talk.unread[name] = None
+        if key.use is Use.HARMLESS:
+            talk.unread |= dict.fromkeys(said_within(name, value))
         if key.meaning is None:
             continue
         before = found.get(key.meaning)
@@ -195,7 +209,7 @@ def _content(found: tuple[str, Any] | None, thinking: list[str], talk: Talk) -> 
     if not isinstance(value, list):
         empty = missing(value) and not isinstance(value, str)
         return "" if empty else inner_text(value, name, talk)
-    return "".join(_part(part, name, thinking) for part in value)
+    return "".join(_part(part, name, thinking, talk) for part in value)
 
 
 def inner_text(value: Any, name: str, talk: Talk) -> str:
@@ -210,7 +224,7 @@ def inner_text(value: Any, name: str, talk: Talk) -> str:
         return as_text(value, name)
     if isinstance(wrapped, str):
         return as_text(wrapped, name)
-    return "".join(_part(part, name, []) for part in wrapped)
+    return "".join(_part(part, name, [], talk) for part in wrapped)
 
 
 def _wrapped(value: Any) -> str | list[Any] | None:
@@ -225,9 +239,11 @@ def _wrapped(value: Any) -> str | list[Any] | None:
     return inner if isinstance(inner, str) else None
 
 
-def _part(part: Any, name: str, thinking: list[str]) -> str:
+def _part(part: Any, name: str, thinking: list[str], talk: Talk) -> str:
     if isinstance(part, str):
         return whole_characters(part, name)
+    if isinstance(part, dict):
+        _check_beside(part, talk)
     kind = part.get("type", "text") if isinstance(part, dict) else None
     if kind in _TEXT_PARTS and isinstance(part.get("text"), str):
         return whole_characters(part["text"], name)
@@ -236,6 +252,24 @@ def _part(part: Any, name: str, thinking: list[str]) -> str:
         return ""
     named = f" ({shown([kind])})" if isinstance(kind, str) and is_name(kind) else ""
     raise BadRowError(f"a message holds something other than text{named}", hint=_ONLY_TEXT)
+
+
+def _check_beside(part: dict[str, Any], talk: Talk) -> None:
+    """Refuse a part whose other keys say something that cannot be done for a part alone.
+
+    Raises:
+        BadRowError: it is not learned, or holds a picture beside its text.
+    """
+    for name, value in part.items():
+        key = message_key(name)
+        if missing(value) or name in ("type", *_THINKING_PARTS):
+            continue
+        if key.meaning is Meaning.WEIGHT and not weight(value, name):
+            key = MESSAGE["mask"]
+        if key.use is Use.REFUSED and not (key.is_switch and yes_or_no(value) is False):
+            raise BadRowError(f"a message holds {shown([name])}: {key.reason}", hint=key.hint)
+        if key.use is Use.UNREAD:
+            talk.unread[name] = None
 
 
 # -- tools -------------------------------------------------------------------------------------

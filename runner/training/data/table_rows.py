@@ -260,4 +260,4 @@ def _cell(name: str, cell: str) -> str | None:
     word = cell.strip().casefold()
     if word in _NO_VALUE or (word in _NULL and row_key(name).meaning not in _SIDES):
         return None
-    return cell
+    return cell.replace("\r\n", "\n")  # the end of a line as the file has it, not as text has it

@@ -31,12 +31,14 @@ _MEANT_BY = {
         ("a", "target", "targets", "summary", "solution", "lösung", "label_text"), "answer"
     ),
     **dict.fromkeys(("inputs", "fragen"), "question"),
-    **dict.fromkeys(("antworten",), "answer"),
+    **dict.fromkeys(("antworten", "label", "labels"), "answer"),
     **dict.fromkeys(("contents", "dialog", "dialogue", "turns", "chat", "chats"), "messages"),
     **dict.fromkeys(("content", "body", "inhalt", "article_text"), ""),
 }
 """What other programs call these; too short, or too common, to be read so unasked. Empty: no name
 is close in meaning, whatever its letters."""
+_ROWS = (Meaning.QUESTION, Meaning.ANSWER, Meaning.MESSAGES, Meaning.TEXT)
+"""What a row holds, and a list of other things within a row does not."""
 _PARTS = {"frage": "question", "question": "question", "antwort": "answer", "answer": "answer"}
 """Words that German and English join to others: Mandantenfrage, ``answer_text``."""
 
@@ -127,6 +129,8 @@ def _inside(value: dict[str, Any]) -> str | None:
             continue
         if is_list_of_messages(inner):
             return f"Rename {shown([name])} to messages."
+        if _is_rows(inner) and any(row_key(key).meaning in _ROWS for key in inner[0]):
+            return f"Write the list {shown([name])} as the whole file."
         if isinstance(inner, dict):
             known = [key for key in inner if row_key(key).meaning in TELLING]
             lists = [key for key, held in inner.items() if _is_rows(held)]
