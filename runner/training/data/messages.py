@@ -106,12 +106,7 @@ def _read_message(item: dict[str, Any], talk: Talk) -> None:
     for meaning in (Meaning.CALLS, Meaning.CALL):
         if meaning in found:
             message["tool_calls"] = _calls(found[meaning], talk)
-    if Meaning.THINKING in found:
-        thinking.append(as_text(found[Meaning.THINKING][1], found[Meaning.THINKING][0]))
-    if thinking and role == "assistant":
-        message["reasoning_content"] = "\n\n".join(thinking)
-    elif thinking:  # only an answer is thought about before it is given
-        talk.unread[found[Meaning.THINKING][0] if Meaning.THINKING in found else "thinking"] = None
+    _put_thinking(found.get(Meaning.THINKING), thinking, message, talk)
     if role == "tool":
         for meaning, key in ((Meaning.CALL_ID, "tool_call_id"), (Meaning.NAME, "name")):
             if meaning in found:
@@ -127,6 +122,19 @@ def _read_message(item: dict[str, Any], talk: Talk) -> None:
     elif role == "user" and learned and Meaning.WEIGHT in found:
         talk.marked_questions = True
     talk.messages.append(message)
+
+
+def _put_thinking(
+    found: tuple[str, Any] | None, thinking: list[str], message: Message, talk: Talk
+) -> None:
+    """Put what is thought before an answer beside it; of other messages it is not read."""
+    name, value = found or ("thinking", "")
+    if found:
+        thinking = [*thinking, as_text(value, name)]
+    if thinking and message["role"] == "assistant":
+        message["reasoning_content"] = "\n\n".join(thinking)
+    elif thinking:
+        talk.unread[name] = None
 
 
 def _by_meaning(item: dict[str, Any], talk: Talk) -> dict[Meaning, tuple[str, Any]]:
