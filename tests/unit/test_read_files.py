@@ -626,3 +626,73 @@ def test_a_weight_with_a_decimal_comma_is_read(tmp_path):
     pairs, findings = learn(tmp_path, "a.csv", table)
     assert not findings.problems
     assert pairs == [(3, "q2", "a2")]
+
+
+STYLES = (
+    '<styleSheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><cellXfs>'
+    '<xf numFmtId="0"/><xf numFmtId="9"/><xf numFmtId="14"/></cellXfs></styleSheet>'
+)
+
+
+def styled(book):
+    """Give a workbook a style for percentages and one for dates."""
+    made, kind = io.BytesIO(), "application/vnd.openxmlformats-officedocument.spreadsheetml"
+    relation = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/styles"
+    more = {
+        "[Content_Types].xml": '<Override PartName="/xl/styles.xml" '
+        f'ContentType="{kind}.styles+xml"/>',
+        "xl/_rels/workbook.xml.rels": '<Relationship Id="s" '
+        f'Type="{relation}" Target="styles.xml"/>',
+    }
+    with zipfile.ZipFile(io.BytesIO(book)) as old, zipfile.ZipFile(made, "w") as archive:
+        for name in old.namelist():
+            content = old.read(name).decode()
+            start, end, rest = content.rpartition("</")
+            archive.writestr(name, f"{start}{more.get(name, '')}{end}{rest}")
+        archive.writestr("xl/styles.xml", STYLES)
+    return made.getvalue()
+
+
+def test_a_number_that_the_sheet_shows_otherwise_is_said(tmp_path):
+    """19% is stored as 0.19: nobody is to find that out from the model's answers."""
+    shares = (("2", "1", "0.19"), ("3", "2", "46352"), ("4", "0", "7"))
+    rows = "".join(
+        f'<row r="{row}">{text(f"A{row}", "q")}<c r="B{row}" s="{style}"><v>{value}</v></c></row>'
+        for row, style, value in shares
+    )
+    pairs, findings = learn(tmp_path, "a.xlsx", styled(workbook(rows)))
+    assert pairs == [(2, "q", "0.19"), (3, "q", "2026-11-26"), (4, "q", "7")]
+    (note,) = findings.notes
+    assert note.startswith("2 rows with a number or date as answer that is read as it is stored")
+    assert note.endswith("a.xlsx, rows 2 and 3")
+
+
+def test_hidden_rows_are_said(tmp_path):
+    """A filter that was left on hides rows from people, not from the training."""
+    shown = f'<row r="2">{text("A2", "q")}{text("B2", "a")}</row>'
+    hidden = f'<row r="3" hidden="1">{text("A3", "r")}{text("B3", "b")}</row>'
+    pairs, findings = learn(tmp_path, "a.xlsx", workbook(shown + hidden))
+    assert len(pairs) == 2
+    assert findings.notes == ["1 row hidden in the sheet, and read all the same: a.xlsx, row 3"]
+
+
+def test_a_hidden_sheet_is_not_the_first(tmp_path):
+    """Templates keep their lists in a sheet that nobody sees."""
+    content = ods_file({"Lists": [["question", "answer"], ["x", "y"]], **SHEETS})
+    style = (
+        "<office:automatic-styles><style:style style:name='h' style:family='table'>"
+        "<style:table-properties table:display='false'/></style:style></office:automatic-styles>"
+    )
+    made, space = io.BytesIO(), "urn:oasis:names:tc:opendocument:xmlns:style:1.0"
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(made, "w") as archive:
+        for name in old.namelist():
+            part = old.read(name).decode()
+            part = part.replace("<office:body>", f"{style}<office:body>")
+            part = part.replace(
+                "content xmlns:office", f"content xmlns:style='{space}' xmlns:office"
+            )
+            part = part.replace("table:name='Lists'", "table:name='Lists' table:style-name='h'")
+            archive.writestr(name, part)
+    pairs, findings = learn(tmp_path, "a.ods", made.getvalue())
+    assert pairs == [(2, "q1", "a1")]
+    assert findings.notes[0].endswith(": Lists, Second")

@@ -5,7 +5,8 @@
 A file of a few KB can claim a cell at XFD1048576, or repeat a row four thousand million times: the
 library then makes room for all of it, and aborts. Here that costs this process, whose memory and
 time are bounded, and the file is refused. What it read goes to the output as lines of JSON: first
-the names of the sheets, then row after row as ``[number, cells]``, at last ``"end"``.
+the names of the sheets, then row after row as ``[number, cells, columns, hidden]``, at last
+``"end"``; ``columns`` hold numbers or dates that the sheet shows in another form than is read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import resource
 import sys
 import zipfile
 from collections.abc import Iterator
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -33,6 +34,11 @@ _NO_RESULT = re.compile(
     r"\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>"
 )
 """A formula whose result was not saved, as programs write it that do not calculate."""
+_STYLED = re.compile(r'<c r="([A-Z]{1,3}[0-9]{1,7})" s="([0-9]{1,5})"(?: t="n")?><(?:f|v)[>\s]')
+"""A number with a style, the result of a formula among them; texts say what they are in ``t``."""
+_HIDDEN = re.compile(r'<row r="([0-9]{1,7})"[^>]*\bhidden="(?:1|true)"')
+_AS_WRITTEN = ("0", "1", "49")
+"""Number formats (ECMA-376, 18.8.30) that show a number as it is: General, 0, and text."""
 _SPACE = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _LINK = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 
@@ -42,37 +48,44 @@ def main(path: str, sheet: str | None) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from python_calamine import CalamineWorkbook
+    from python_calamine import CalamineWorkbook, SheetVisibleEnum
 
     with CalamineWorkbook.from_path(path) as book:
         names = list(book.sheet_names)
-        chosen = choose(names, sheet)
+        visible = [s.name for s in book.sheets_metadata if s.visible == SheetVisibleEnum.Visible]
+        chosen = choose(names, sheet, visible)
         _write({"sheets": names, "chosen": chosen})
         if chosen is None:
             return
         found = book.get_sheet_by_name(chosen)
         merged = [*(found.merged_cell_ranges or ())]
         rows = found.to_python(skip_empty_area=False)
-    lost = dict.fromkeys(without_result(path, chosen), FORMULA)
+    part = sheet_part(path, chosen)
+    lost = dict.fromkeys(without_result(part), FORMULA)
     for (top, column), (bottom, _) in merged:
         lost |= {(row, column): MERGED for row in range(top + 1, min(bottom + 1, len(rows)))}
     by_row: dict[int, dict[int, str]] = {}
     for (row, column), mark in lost.items():
         by_row.setdefault(row, {})[column] = mark
+    hidden = {int(row[1]) - 1 for row in _HIDDEN.finditer(part)}
+    formatted = shown_otherwise(path, part)
     for number, cells in enumerate(rows):
         texts = [as_shown(cell) for cell in cells]
         for column, mark in by_row.get(number, {}).items():
             if column < len(texts) and not texts[column].strip():
                 texts[column] = mark
         if any(text.strip() for text in texts):
-            _write([number + 1, texts])
+            other = [
+                n for n, cell in enumerate(cells) if (number, n) in formatted or _is_date(cell)
+            ]
+            _write([number + 1, texts, other, number in hidden])
     _write("end")
 
 
-def choose(names: list[str], sheet: str | None) -> str | None:
-    """Give the sheet that is read: the first one, or that of this name; None: there is none."""
+def choose(names: list[str], sheet: str | None, visible: list[str]) -> str | None:
+    """Give the sheet that is read: the first that is shown, or that of this name; None: none."""
     if sheet is None or sheet in names:
-        return sheet if sheet is not None else names[0]
+        return sheet if sheet is not None else next(iter([*visible, *names]))
     folded = [name for name in names if name.casefold() == sheet.casefold()]
     return folded[0] if len(folded) == 1 else None
 
@@ -97,19 +110,51 @@ def as_shown(cell: Any) -> str:
     return str(cell)
 
 
-def without_result(path: str, sheet: str) -> Iterator[tuple[int, int]]:
-    """Give row and column, from 0, of each formula in an Excel file whose result is missing."""
+def _is_date(cell: Any) -> bool:
+    return isinstance(cell, date | time | timedelta)
+
+
+def sheet_part(path: str, sheet: str) -> str:
+    """Give a sheet of an Excel file as it is written; empty where the file is of another kind."""
     try:
         with zipfile.ZipFile(path) as archive:
-            text = archive.read(_part_of(archive, sheet)).decode("utf-8", "replace")
+            return archive.read(_part_of(archive, sheet)).decode("utf-8", "replace")
     except (KeyError, StopIteration, ET.ParseError):
-        return  # OpenDocument, or written in another way: then such a cell counts as empty
-    for found in _NO_RESULT.finditer(text):
-        if reference := _REFERENCE.fullmatch(found[1]):
-            column = 0
-            for letter in reference[1]:
-                column = 26 * column + ord(letter) - ord("A") + 1
-            yield int(reference[2]) - 1, column - 1
+        return ""  # OpenDocument, or written in another way: what is looked for here is not told
+
+
+def without_result(part: str) -> Iterator[tuple[int, int]]:
+    """Give row and column, from 0, of each formula whose result is missing."""
+    for found in _NO_RESULT.finditer(part):
+        if (place := _place(found[1])) is not None:
+            yield place
+
+
+def shown_otherwise(path: str, part: str) -> set[tuple[int, int]]:
+    """Give row and column, from 0, of each number that is shown as a percentage or an amount."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            styles = ET.fromstring(archive.read("xl/styles.xml"))  # noqa: S314  memory is bounded
+    except (KeyError, ET.ParseError, zipfile.BadZipFile):
+        return set()
+    cells = styles.find(f"{_SPACE}cellXfs")
+    kinds = [style.get("numFmtId", "0") for style in cells] if cells is not None else []
+    found = ((_place(cell[1]), int(cell[2])) for cell in _STYLED.finditer(part))
+    return {
+        place
+        for place, style in found
+        if place is not None and style < len(kinds) and kinds[style] not in _AS_WRITTEN
+    }
+
+
+def _place(reference: str) -> tuple[int, int] | None:
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        return None
+    column = 0
+    for letter in match[1]:
+        column = 26 * column + ord(letter) - ord("A") + 1
+    return int(match[2]) - 1, column - 1
 
 
 def _part_of(archive: zipfile.ZipFile, sheet: str) -> str:

@@ -85,7 +85,10 @@ def _records(path: Path, file: str, findings: Findings, sheet: str | None) -> It
             part = json.loads(line)
             if part == "end":
                 return
-            yield Record(line=part[0], cells=part[1])
+            number, cells, formatted, hidden = part
+            if hidden:
+                findings.note("hidden in the sheet, and read all the same", file, number)
+            yield Record(line=number, cells=cells, formatted=tuple(formatted))
         raise _end_of(child)
     finally:
         child.stdout.close()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from runner.training.data.columns import (
     TELLING,
     Meaning,
+    Use,
     normalised,
     row_key,
     shown,
@@ -34,6 +35,10 @@ _NO_VALUE |= {"#div/0!", "#null!", "#num!", "#zahl!"}
 _NULL = {"none", "null"}
 """The same, but these may also be an answer ("Which exceptions apply?")."""
 _SIDES = (Meaning.QUESTION, Meaning.ANSWER, Meaning.TEXT)
+_OTHERWISE = (
+    "that is read as it is stored (0.19 for 19%, 2026-11-26 for 26.11.2026); saved as CSV, the "
+    "sheet is read as it is shown"
+)
 _JOINED = "Delete the line; perhaps two files were joined."
 _QUOTES = "A text that holds the separator or a line break needs quotes around it."
 
@@ -44,6 +49,8 @@ class Record:
 
     line: int
     cells: list[str]
+    formatted: tuple[int, ...] = ()
+    """Columns whose number or date a spreadsheet shows in another form than it is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,12 +210,21 @@ def _rows(
             hint = f"Write a name above it in line {heading.line}, or delete the column."
             findings.once(file, heading.line, what, hint=hint)
             continue
+        _note_formatted(record, names, file, findings)
         padded = [*cells[:width], *[""] * (width - len(cells))]
         value = {n: _cell(n, cell) for n, cell in zip(names, padded, strict=True) if n}
         size = sum(map(len, cells))
         yield Row(file=file, line=record.line, value=value, heading=heading.line, size=size)
     for line in widths.too_short():
         findings.add(file, line, _lost(heading), hint=_QUOTES)
+
+
+def _note_formatted(record: Record, names: Sequence[str], file: str, findings: Findings) -> None:
+    for name in (names[n] for n in record.formatted if n < len(names)):
+        if name and row_key(name).use is not Use.HARMLESS:
+            findings.note(
+                f"with a number or date as {shown([name])} {_OTHERWISE}", file, record.line
+            )
 
 
 def _lost(heading: _Heading) -> str:
