@@ -23,7 +23,7 @@ from runner.commands.options import (
 )
 from runner.contract.layout import RATE, Outputs, RunFolder, rate_name
 from runner.contract.promotions import current_run
-from runner.contract.rating import BETTER, FIRST, PAIR, QUESTION, SECOND, Key
+from runner.contract.rating import BETTER, FIRST, PAIR, QUESTION, SECOND, Key, row_hash
 from runner.errors import RunnerError
 from runner.files.beneath import Folder
 from runner.files.durable import write_json
@@ -66,16 +66,19 @@ def make_pairs(
     differ = [one for one in there if one["adapter"].strip() != one[against].strip()]
     dice = secrets.SystemRandom()
     chosen = dice.sample(differ, min(most, len(differ)))
-    rows, new_first = [], []
+    rows: list[list[str]] = []
+    new_first, hashes = [], []
     for number, one in enumerate(chosen, start=1):
         first = dice.random() < 0.5
         pair = [one["adapter"], one[against]]
         rows.append([str(number), *map(_cell, [one["question"], *(pair if first else pair[::-1])])])
         new_first.append(first)
+        hashes.append(row_hash(*rows[-1][1:]))
     key = Key(
         against="current" if against == "current" else "base",
         against_run=current if against == "current" else None,
         new_first=tuple(new_first),
+        rows=tuple(hashes),
         same=len(there) - len(differ),
     )
     return rows, key

@@ -8,8 +8,10 @@ please would find differences that are not there.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Literal
@@ -24,6 +26,15 @@ TABLE_BYTES = 16 * 1024 * 1024  # a thousand pairs of long answers have half of 
 _TIES = frozenset({"=", "0", "tie", "same", "equal", "both", "none", "gleich", "beide", "keine"})
 _CONFIDENCE = 0.95
 _SHOWN = 10  # pairs named in a sentence
+_DIFFER = 0.2
+"""So large a share of rows may say something else than what was written: a spreadsheet turns some
+answers into dates or numbers. In another run's table, or where one column was sorted alone, nearly
+all do."""
+_NUMBER = re.compile(r"[0-9]{1,6}(?:[.,]0+)?")
+"""A pair's number or a mark, also as spreadsheets write whole numbers: ``1,00``."""
+_NO_LETTER = re.compile(r"[^a-z0-9]")
+_BOMS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+"""How Excel's "Unicode text" begins."""
 
 Other = Literal["base", "current"]
 
@@ -40,6 +51,8 @@ class Key(_Part):
     """The run whose adapter is the other; None: the base model."""
     new_first: tuple[bool, ...]
     """For each pair, in the table's order: the first answer is the new adapter's."""
+    rows: tuple[str, ...] = ()
+    """For each pair, a hash of its question and answers; empty in an older key."""
     same: int = 0
     """Questions that both answered word for word alike: they are in no pair, and count as ties."""
 
@@ -76,39 +89,103 @@ class Marks(_Part):
     """Pair → 1 or 2 for the better answer, 0 for a tie."""
     unreadable: tuple[int, ...] = ()
     """Pairs whose mark is none of these."""
+    twice: tuple[int, ...] = ()
+    """Pairs that stand there twice, with different marks."""
+    rows: Mapping[int, str] = {}
+    """Pair → a hash of its question and answers, as they stand there."""
     problem: str = ""
     """Why the table cannot be read at all."""
 
 
+def row_hash(question: str, first: str, second: str) -> str:
+    """Hash what a row says; accents, signs and spaces are left out: programs change them."""
+    said = "|".join(_NO_LETTER.sub("", text.lower()) for text in (question, first, second))
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+
 def read_marks(content: bytes) -> Marks:
     """Read the marks of a table as spreadsheets save it: any separator, any usual encoding."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("cp1252", errors="replace")
-    head = text.partition("\n")[0]
-    separator = max(";,\t", key=head.count)
+    if len(content) > TABLE_BYTES:
+        return Marks(given={}, problem=f"it is larger than {TABLE_BYTES // 1024**2} MiB")
+    text = _text(content)
+    head, _, rest = text.partition("\n")
+    if head.lower().startswith("sep="):  # Excel's own line, before the titles
+        text, separator = rest, head[4:5]
+    else:
+        separator = max(";,\t", key=head.count)
+    before = csv.field_size_limit(TABLE_BYTES)  # an answer may be longer than the 128 KiB of old
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-    except csv.Error:
+    except (csv.Error, TypeError):
         return Marks(given={}, problem="it is no table of comma-separated values (CSV)")
+    finally:
+        csv.field_size_limit(before)
+    return marks_in(rows)
+
+
+def _text(content: bytes) -> str:
+    for mark, encoding in _BOMS:
+        if content.startswith(mark):
+            return content.decode(encoding, errors="replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def marks_in(rows: Sequence[Sequence[str]]) -> Marks:
+    """Read the marks of a table's rows, the titles first; columns and rows may be in any order."""
     titles = [title.strip().casefold() for title in rows[0]] if rows else []
     if PAIR not in titles or BETTER not in titles:
         return Marks(given={}, problem=f"it lacks the column {PAIR!r} or {BETTER!r}")
-    at_pair, at_mark = titles.index(PAIR), titles.index(BETTER)
+    for title in (PAIR, BETTER):
+        if titles.count(title) > 1:
+            return Marks(given={}, problem=f"it has the column {title!r} twice")
     given: dict[int, int] = {}
-    unreadable = []
+    unreadable: dict[int, None] = {}
+    twice: dict[int, None] = {}
+    hashes: dict[int, str] = {}
     for row in rows[1:]:
-        if len(row) <= at_pair or not row[at_pair].strip().isdigit():
+        cells = {title: cell.strip() for title, cell in zip(titles, row, strict=False)}
+        pair = _number(cells.get(PAIR, ""))
+        if pair is None:
             continue
-        pair, mark = int(row[at_pair]), row[at_mark].strip() if len(row) > at_mark else ""
-        if mark in ("1", "2"):
-            given[pair] = int(mark)
-        elif mark.casefold() in _TIES:
-            given[pair] = 0
-        elif mark:
-            unreadable.append(pair)
-    return Marks(given=given, unreadable=tuple(unreadable))
+        hashes[pair] = row_hash(*(cells.get(title, "") for title in (QUESTION, FIRST, SECOND)))
+        written = cells.get(BETTER, "").lstrip("'")
+        mark = _mark(written)
+        if mark is None:
+            unreadable |= {pair: None} if written else {}
+        elif given.setdefault(pair, mark) != mark:
+            twice[pair] = None
+    return Marks(given=given, unreadable=tuple(unreadable), twice=tuple(twice), rows=hashes)
+
+
+def _number(text: str) -> int | None:
+    return int(re.split("[.,]", text)[0]) if _NUMBER.fullmatch(text) else None
+
+
+def _mark(text: str) -> int | None:
+    number = _number(text)
+    if number in (0, 1, 2):
+        return number
+    return 0 if text.casefold() in _TIES else None
+
+
+def foreign_rows(key: Key, marks: Marks) -> str:
+    """Say why a table is not the one that belongs to a key; empty: it is, as far as can be told."""
+    whole = len(key.new_first)
+    unknown = sorted(pair for pair in marks.rows if not 1 <= pair <= whole)
+    if unknown:
+        return f"it has rows that were not in it ({named(unknown)})"
+    if not key.rows:
+        return ""
+    differ = [pair for pair, found in marks.rows.items() if key.rows[pair - 1] != found]
+    if len(differ) > _DIFFER * whole:
+        return (
+            "its questions and answers are not those that were written: it is another run's, or "
+            "one column of it was sorted without the others"
+        )
+    return ""
 
 
 def missing_pairs(key: Key, marks: Marks) -> list[int]:

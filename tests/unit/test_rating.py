@@ -10,8 +10,17 @@ import pytest
 
 from runner.clock import now
 from runner.commands.rate import as_table, make_pairs
+from runner.commands.starters import excel_file
 from runner.contract.gate import Decision, approved_by_marks
-from runner.contract.rating import Key, count_marks, missing_pairs, read_marks, wilson
+from runner.contract.rating import (
+    Key,
+    count_marks,
+    foreign_rows,
+    missing_pairs,
+    read_marks,
+    wilson,
+)
+from runner.daemon.promotion.sheet_marks import read_sheet_marks
 
 
 def answers(count: int, against: str = "base") -> list[dict[str, Any]]:
@@ -91,3 +100,104 @@ def test_experts_let_pass_only_what_is_surely_better_than_what_is_in_use() -> No
     assert decided(21) is Decision.PROMOTED
     assert decided(18) is Decision.AWAITS
     assert decided(30, against_current=False) is Decision.AWAITS
+
+
+def marked(count: int, **other: Any) -> tuple[list[list[str]], Key]:
+    """Give a table of pairs as it was written, every pair marked with 1."""
+    rows, key = make_pairs(answers(count), count, None)
+    titles = ["pair", "question", "answer 1", "answer 2", "better"]
+    return [titles, *([*row, other.get("mark", "1")] for row in rows)], key
+
+
+def saved(rows: list[list[str]], separator: str = ",", encoding: str = "utf-8") -> bytes:
+    """Save a table as a spreadsheet does."""
+    out = io.StringIO(newline="")
+    csv.writer(out, delimiter=separator).writerows(rows)
+    return out.getvalue().encode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_any_usual_separator_and_encoding(separator: str, encoding: str) -> None:
+    """Also "Unicode text" of Excel, and its own first line that names the separator."""
+    rows, key = marked(5)
+    rows[1][1] = "Größe?"
+    marks = read_marks(saved(rows, separator, encoding))
+    assert (missing_pairs(key, marks), marks.problem) == ([], "")
+    head = f"sep={separator}\r\n".encode(encoding)
+    tail = saved(rows, separator, encoding)
+    tail = tail[2:] if encoding == "utf-16" else tail[3:] if encoding == "utf-8-sig" else tail
+    assert missing_pairs(key, read_marks(head + tail)) == []
+
+
+def test_rows_and_columns_may_be_in_any_order() -> None:
+    """A mark belongs to its pair's number, wherever it stands."""
+    rows, key = marked(6)
+    for number, row in enumerate(rows[1:]):
+        row[4] = "1" if key.new_first[number] else "2"
+    moved = [[row[n] for n in (4, 2, 0, 3, 1)] for row in (rows[0], *reversed(rows[1:]))]
+    marks = read_marks(saved(moved))
+    assert foreign_rows(key, marks) == ""
+    assert count_marks(key, marks, now()).better == 6
+
+
+@pytest.mark.parametrize(
+    ("pair", "mark"),
+    [("²", "1"), ("9" * 5000, "1"), ("1e3", "1"), ("-1", "1"), ("", "1"), ("\x00", "1")],
+)
+def test_what_is_no_pair_is_passed_over(pair: str, mark: str) -> None:
+    """Whatever somebody wrote below the table: it is no mark, and nothing falls over."""
+    rows, key = marked(3, mark="")
+    marks = read_marks(saved([*rows, [pair, "q", "a", "b", mark]]))
+    assert missing_pairs(key, marks) == [1, 2, 3] or marks.problem
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("1,00", 1), ("2.0", 2), ("'=", 0), ("=", 0), ("Beide", 0), ("=1+1", None), ("3", None)],
+)
+def test_a_mark_as_a_spreadsheet_writes_it(written: str, meant: int | None) -> None:
+    """A formula is no mark, whatever comes out of it."""
+    rows, _ = marked(1, mark=written)
+    marks = read_marks(saved(rows))
+    assert marks.given.get(1) == meant
+    assert marks.unreadable == (() if meant is not None else (1,))
+
+
+def test_two_marks_for_one_pair_are_not_chosen_between() -> None:
+    """Two files pasted together: where both say the same it counts, else the pair is named."""
+    rows, _ = marked(4)
+    assert read_marks(saved([*rows, rows[1]])).twice == ()
+    other = [*rows[2][:4], "2"]
+    assert read_marks(saved([*rows, other])).twice == (2,)
+    again = [[*row, "better" if n == 0 else ""] for n, row in enumerate(rows)]
+    assert "'better' twice" in read_marks(saved(again)).problem
+
+
+def test_the_table_of_another_run_does_not_count() -> None:
+    """Nor one with pairs that were not in it, or with one column sorted alone."""
+    rows, key = marked(10)
+    assert foreign_rows(key, read_marks(saved(rows))) == ""
+    others = [[row[0], f"Other {row[1]}", *row[2:]] for row in rows[1:]]
+    assert "another run's" in foreign_rows(key, read_marks(saved([rows[0], *others])))
+    turned = [[row[0], *last[1:]] for row, last in zip(rows[1:], rows[:0:-1], strict=True)]
+    assert "sorted without the others" in foreign_rows(key, read_marks(saved([rows[0], *turned])))
+    swapped = [[*row[:2], row[3], row[2], row[4]] for row in rows[1:]]
+    assert foreign_rows(key, read_marks(saved([rows[0], *swapped])))
+    more = [*rows, ["11", "Q", "A", "B", "1"]]
+    assert "not in it (11)" in foreign_rows(key, read_marks(saved(more)))
+    dates = [[*row[:2], "01.05.2024", *row[3:]] if row[0] in "12" else row for row in rows]
+    assert foreign_rows(key, read_marks(saved(dates))) == ""
+    old = key.model_copy(update={"rows": ()})
+    assert foreign_rows(old, read_marks(saved([rows[0], *others]))) == ""
+
+
+def test_spreadsheets_are_read_too() -> None:
+    """Excel offers its own form when it saves; broken and hostile ones are a sentence."""
+    rows, key = marked(5)
+    marks = read_sheet_marks(excel_file(rows))
+    assert (missing_pairs(key, marks), foreign_rows(key, marks)) == ([], "")
+    whole = excel_file(rows)
+    for content in (b"", b"PK\x03\x04SECRET", whole[: len(whole) // 2], b"<html>"):
+        assert read_sheet_marks(content).problem == "it is no spreadsheet that can be read"
+    assert "lacks the column" in read_sheet_marks(excel_file([["a"], ["1"]])).problem

@@ -17,6 +17,7 @@ from runner.contract.rating import (
     Key,
     Marks,
     count_marks,
+    foreign_rows,
     missing_pairs,
     named,
     rating_in,
@@ -24,9 +25,11 @@ from runner.contract.rating import (
 )
 from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
+from runner.daemon.ask_aside import Aside
 from runner.daemon.book import Live
 from runner.daemon.change_run import change
 from runner.daemon.daemon import Daemon
+from runner.daemon.promotion.sheet_marks import SHEETS, read_sheet_marks
 from runner.daemon.show_again import show_again
 from runner.errors import RunnerError
 from runner.files.beneath import Folder
@@ -35,7 +38,7 @@ from runner.files.settle import Look, Seen, is_settled, look_again
 from runner.spec.read_spec import read_spec
 from runner.words import visible
 
-_TABLE = re.compile(rf"rate-.*--({RUN_ID.pattern})\.csv")
+_TABLE = re.compile(rf"rate-.*--({RUN_ID.pattern})\.(?:csv|xlsx|ods)")
 _MOST = 100  # tables at once: an expert marks one after the other
 _KEY_BYTES = 1024 * 1024
 
@@ -49,10 +52,15 @@ class Ratings:
         self._seen: dict[str, Seen] = {}
         self._read: dict[str, Look] = {}
         self._listed_at: float | None = None
+        self._sheet: tuple[str, Aside[Marks]] | None = None
+        """A spreadsheet that is being read."""
 
     def look(self, inbox: Folder, at: float) -> None:
         """Read what was saved since the last look."""
         settle = self.daemon.settings.settle_seconds
+        if self._sheet is not None:
+            self._take_sheet(inbox)
+            return
         if self._listed_at is not None and at - self._listed_at < settle:
             return
         self._listed_at = at
@@ -70,13 +78,38 @@ class Ratings:
             }
             for name, seen in self._seen.items():
                 changed = self._read.get(name) != seen.look
-                if changed and is_settled(seen, at=at, settle_seconds=settle):
-                    self._read[name] = seen.look
-                    self._take(folder, name)
-                    return  # one a round: a table is read within milliseconds
+                if not (changed and is_settled(seen, at=at, settle_seconds=settle)):
+                    continue
+                if self._is_at_work(self._run_id(name)):
+                    continue  # later
+                self._read[name] = seen.look
+                self._take(folder, name, at)
+                return  # one a round: a table is read within milliseconds
 
-    def _take(self, folder: Folder, name: str) -> None:
-        marks = read_marks(folder.read_file(name, limit_bytes=TABLE_BYTES))
+    def _take(self, folder: Folder, name: str, at: float) -> None:
+        """Read a table; a spreadsheet in a thread, which asks a process of its own."""
+        content = folder.read_file(name, limit_bytes=TABLE_BYTES)
+        if name.endswith(SHEETS):
+            aside = Aside(lambda: read_sheet_marks(content), done=self.daemon.wakeup.set)
+            self._sheet = name, aside
+            aside.ask(at)
+            return
+        self._answer(folder, name, read_marks(content))
+
+    def _take_sheet(self, inbox: Folder) -> None:
+        assert self._sheet is not None
+        name, aside = self._sheet
+        answered = aside.take()
+        if answered is None:
+            return
+        self._sheet = None
+        with (
+            self.daemon.noting(f"jobs/{RATE}", f"jobs/{RATE}/"),
+            inbox.open_folder(RATE) as folder,
+        ):
+            self._answer(folder, name, answered.value)
+
+    def _answer(self, folder: Folder, name: str, marks: Marks) -> None:
         live, key = self._find(name)
         if live is None or key is None:
             text = "There is no run with answers that this table belongs to: `runner rate` makes it"
@@ -84,12 +117,22 @@ class Ratings:
             text = self._judge(live, key, marks)
         folder.write_text(f"{name}.txt", f"{visible(name)}\n\n{text}\n")
 
-    def _find(self, name: str) -> tuple[Live | None, Key | None]:
+    def _is_at_work(self, run_id: str) -> bool:
+        """Whether a run is being shown or measured again: its record would be written over."""
+        again = self.daemon.again
+        is_measured = again is not None and again.live.record.run_id == run_id
+        return is_measured or run_id in self.daemon.book.runs
+
+    @staticmethod
+    def _run_id(name: str) -> str:
         match = _TABLE.fullmatch(name)
         assert match is not None
-        outputs = self.daemon.outputs
+        return str(match[1])
+
+    def _find(self, name: str) -> tuple[Live | None, Key | None]:
+        outputs, wanted = self.daemon.outputs, self._run_id(name)
         for job, run_id in outputs.run_names():
-            if run_id == match[1] and run_id not in self.daemon.book.runs:
+            if run_id == wanted and run_id not in self.daemon.book.runs:
                 run = outputs.run(job, run_id)
                 try:
                     record = read_record(run.record)
@@ -102,8 +145,10 @@ class Ratings:
     def _judge(self, live: Live, key: Key, marks: Marks) -> str:
         """Say what the marks mean, and keep it once all are there."""
         speak = self.daemon.says.speak
-        if marks.problem:
-            return speak("rate_problem", problem=marks.problem)
+        if problem := marks.problem or foreign_rows(key, marks):
+            return speak("rate_problem", problem=problem)
+        if marks.twice:
+            return speak("rate_twice", pairs=named(marks.twice))
         missing = missing_pairs(key, marks)
         if marks.unreadable or missing:
             whole = len(key.new_first)
