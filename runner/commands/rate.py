@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from runner.commands.options import (
     Run,
     print_json,
 )
+from runner.commands.starters import excel_file
 from runner.contract.layout import RATE, Outputs, RunFolder, rate_name
 from runner.contract.promotions import current_run
 from runner.contract.rating import BETTER, FIRST, PAIR, QUESTION, SECOND, Key, row_hash
@@ -33,6 +35,9 @@ _ANSWERS_BYTES = 256 * 1024 * 1024
 _PAIRS = 40  # an hour's work; with 30 decided ones, 21 to 9 is shown to be better
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so is a formula to a spreadsheet."""
+_CELL_CHARS = 32_767  # Excel's own limit: it calls a file with more of them broken
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 cannot hold."""
 
 
 class CannotRateError(RunnerError):
@@ -98,6 +103,13 @@ def as_table(rows: list[list[str]], *, separator: str) -> bytes:
     return file.getvalue().encode("utf-8-sig", errors="replace")
 
 
+def as_workbook(rows: list[list[str]]) -> bytes:
+    """Write the table for Excel and LibreOffice: every cell is text, none a formula."""
+    titles = (PAIR, QUESTION, FIRST, SECOND, BETTER)
+    cells = [tuple(_NO_XML.sub(" ", cell)[:_CELL_CHARS] for cell in (*row, "")) for row in rows]
+    return excel_file([titles, *cells])
+
+
 def command(
     name: Run,
     jobs_dir: JobsDir = JOBS,
@@ -105,6 +117,9 @@ def command(
     pairs: Annotated[int, typer.Option(min=1, max=1000, help="How many pairs.")] = _PAIRS,
     semicolons: Annotated[
         bool, typer.Option("--semicolons", help="For spreadsheets in German, French, …")
+    ] = False,
+    excel: Annotated[
+        bool, typer.Option("--excel", help="An .xlsx file: no separators, no encoding.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -117,7 +132,7 @@ def command(
 
     \b
     Example:
-        runner rate contracts --pairs 40
+        runner rate contracts --pairs 40 --excel
     """
     outputs = Outputs(outputs_dir)
     run = find_run(outputs, name)
@@ -128,16 +143,18 @@ def command(
             f"{run.job}/{run.run_id}: both gave the same answers to all {key.same} questions",
             advice="There is nothing to choose between.",
         )
-    file_name = rate_name(run.job, run.run_id)
+    file_name = rate_name(run.job, run.run_id, "xlsx" if excel else "csv")
+    table = as_workbook(rows) if excel else as_table(rows, separator=";" if semicolons else ",")
     with Folder.open(jobs_dir) as inbox, inbox.make_folders(RATE, mode=0o770) as folder:
-        if file_name in folder.names():
+        ours = {rate_name(run.job, run.run_id, ending) for ending in ("csv", "xlsx", "ods")}
+        if there := sorted(ours & set(folder.names())):  # its key would no longer fit
             raise CannotRateError(
-                f"jobs/{RATE}/{file_name} is there already, perhaps with marks",
+                f"jobs/{RATE}/{there[0]} is there already, perhaps with marks",
                 advice="Delete it to start again.",
             )
         run.rating.mkdir(exist_ok=True)
         write_json(run.rating_key, key.model_dump(mode="json"))  # first: without it no mark counts
-        folder.write_bytes(file_name, as_table(rows, separator=";" if semicolons else ","))
+        folder.write_bytes(file_name, table)
     where = Path(jobs_dir) / RATE / file_name
     facts = {"job": run.job, "run_id": run.run_id, "file": str(where), "pairs": len(rows)}
     if as_json:

@@ -102,9 +102,9 @@ def claimed_name(file_name: str, run_id: str) -> str:
     return cut_to_bytes(stem, room) + tail
 
 
-def rate_name(job: str, run_id: str) -> str:
+def rate_name(job: str, run_id: str, ending: str = "csv") -> str:
     """Give the name of a run's table of answers under jobs/rate/."""
-    return f"rate-{job}--{run_id}.csv"
+    return f"rate-{job}--{run_id}.{ending}"
 
 
 def report_name(file_name: str, run_id: str) -> str:

@@ -32,6 +32,7 @@ answers into dates or numbers. In another run's table, or where one column was s
 all do."""
 _NUMBER = re.compile(r"[0-9]{1,6}(?:[.,]0+)?")
 """A pair's number or a mark, also as spreadsheets write whole numbers: ``1,00``."""
+_HASHED = 1000  # letters of a cell: what is longer, a spreadsheet may have cut
 _NO_LETTER = re.compile(r"[^a-z0-9]")
 _BOMS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 """How Excel's "Unicode text" begins."""
@@ -99,7 +100,8 @@ class Marks(_Part):
 
 def row_hash(question: str, first: str, second: str) -> str:
     """Hash what a row says; accents, signs and spaces are left out: programs change them."""
-    said = "|".join(_NO_LETTER.sub("", text.lower()) for text in (question, first, second))
+    texts = (_NO_LETTER.sub("", text.lower())[:_HASHED] for text in (question, first, second))
+    said = "|".join(texts)
     return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
 

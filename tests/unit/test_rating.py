@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import zipfile
 from typing import Any
 
 import pytest
 
 from runner.clock import now
-from runner.commands.rate import as_table, make_pairs
+from runner.commands.rate import as_table, as_workbook, make_pairs
 from runner.commands.starters import excel_file
 from runner.contract.gate import Decision, approved_by_marks
 from runner.contract.rating import (
@@ -201,3 +203,18 @@ def test_spreadsheets_are_read_too() -> None:
     for content in (b"", b"PK\x03\x04SECRET", whole[: len(whole) // 2], b"<html>"):
         assert read_sheet_marks(content).problem == "it is no spreadsheet that can be read"
     assert "lacks the column" in read_sheet_marks(excel_file([["a"], ["1"]])).problem
+
+
+def test_a_workbook_holds_text_alone() -> None:
+    """Formulas, signs that XML cannot hold and very long answers: what is read back fits the key."""
+    found = answers(3)
+    found[0] |= {"adapter": "=HYPERLINK(1)\x00\x0b", "base": "<b>&amp;\ud800" + "x" * 40_000}
+    rows, key = make_pairs(found, 3, None)
+    content = as_workbook(rows)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        sheet = archive.read("xl/worksheets/sheet1.xml").decode()
+    assert "<f>" not in sheet
+    assert "&lt;b&gt;" in sheet
+    assert max(map(len, re.findall("<t>([^<]*)</t>", sheet))) <= 32_767 + 100
+    marks = read_sheet_marks(content)
+    assert (missing_pairs(key, marks), foreign_rows(key, marks)) == ([1, 2, 3], "")
