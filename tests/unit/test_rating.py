@@ -206,7 +206,7 @@ def test_spreadsheets_are_read_too() -> None:
 
 
 def test_a_workbook_holds_text_alone() -> None:
-    found[0] |= {"adapter": "=HYPERLINK(1)\x00\x0b", "base": "<b>&amp;" + "x" * 40_000}
+    """Formulas, signs that XML cannot hold, very long answers: what is read back fits the key."""
     found = answers(3)
     found[0] |= {"adapter": "=HYPERLINK(1)\x00\x0b", "base": "<b>&amp;\ud800" + "x" * 40_000}
     rows, key = make_pairs(found, 3, None)
