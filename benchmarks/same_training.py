@@ -1,12 +1,12 @@
 """Is it the same training? 200 steps on the fast path beside PEFT's, and PEFT's beside itself.
 
-    python benchmarks/same_training.py [--shape 8B-6] [--steps 200] [--method qlora]
+    python benchmarks/same_training.py [--shape 8B-6] [--steps 200] [--method qlora] [--fp8]
 
 Six layers of 8B's width learn a language of 64 words, an effective batch of 16 rows of 256 tokens.
 Three runs of our whole train stage from the same weights, on the same rows in the same order: the
 fast path, the plain one (PEFT, bitsandbytes and TRL as they are, in bf16), and the plain one with
 the rows of each batch turned round. The last two differ by rounding alone: their distance is what
-the fast path's is held against. About three minutes on an H200, by arithmetic.
+the fast path's is held against. ``--fp8`` adds a run with `speed: fp8`. Three minutes on an H200.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ model: '{shape}'
 data: rows.jsonl
 method: {method}
 eval_split: 0
+speed: {speed}
 lora: {{r: 16, alpha: 32}}
 training: {{max_steps: {steps}, effective_batch_size: 16, learning_rate: 2e-4}}
 """
@@ -69,10 +70,22 @@ def turned_round() -> None:
 
 
 def losses_of(
-    name: str, folder: Path, models: Path, args: argparse.Namespace, *, fast: bool, order: Any
+    name: str,
+    folder: Path,
+    models: Path,
+    args: argparse.Namespace,
+    *,
+    fast: bool,
+    order: Any,
+    fp8: bool = False,
 ) -> list[float]:
     """Train, and give the loss of each step."""
-    spec = _SPEC.format(shape=args.shape, method=args.method, steps=args.steps)
+    spec = _SPEC.format(
+        shape=args.shape,
+        method=args.method,
+        steps=args.steps,
+        speed="fp8" if fp8 else "exact",
+    )
     box = TrainBox(folder / name, models, spec, [LENGTH] * (args.steps * EFFECTIVE))
     began = time.monotonic()
     size = EFFECTIVE // 4
@@ -108,6 +121,8 @@ def main() -> None:
     parser.add_argument("--shape", default="8B-6")
     parser.add_argument("--method", default="qlora", choices=["qlora", "lora"])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--fp8", action="store_true", help="a run with speed: fp8, too")
+    parser.add_argument("--only-fast", action="store_true", help="held against the fast path's own")
     parser.add_argument("--models", type=Path, help="where the model is made, or is already")
     args = parser.parse_args()
     import torch  # its device's name; the runs have processes of their own
@@ -119,11 +134,20 @@ def main() -> None:
         models = args.models or folder / "models"
         make_model(models, args.shape)
         ours = losses_of("fast path", folder, models, args, fast=True, order=in_order)
+        eighth = None
+        if args.fp8:
+            eighth = losses_of("fp8", folder, models, args, fast=True, order=in_order, fp8=True)
+        if args.only_fast:
+            print("| loss apart from the fast path's | largest | mean | 2nd half | mean | last |")
+            print(row("fp8", eighth or ours, ours))
+            return
         peft = losses_of("PEFT", folder, models, args, fast=False, order=in_order)
         again = losses_of("PEFT, turned", folder, models, args, fast=False, order=turned_round)
     print("| loss apart from PEFT's | largest | mean | largest, 2nd half | mean | last |")
     print("|---|---|---|---|---|---|")
     print(row("fast path", ours, peft))
+    if eighth is not None:
+        print(row("fast path, speed: fp8", eighth, peft))
     print(row("PEFT, rows of each batch turned round", again, peft))
 
 

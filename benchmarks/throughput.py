@@ -36,6 +36,7 @@ model: '{shape}'
 data: rows.jsonl
 method: {method}
 eval_split: 0
+speed: {speed}
 lora: {{r: 16, alpha: 16}}
 training: {{max_steps: 14, effective_batch_size: 16, learning_rate: 2e-4}}
 """
@@ -123,7 +124,8 @@ def ours(
     folder: Path, models: Path, args: argparse.Namespace, cap: float, *, fast: bool
 ) -> dict[str, Any]:
     """Run our train stage."""
-    box = TrainBox(folder, models, _SPEC.format(shape=args.shape, method=args.method), lengths())
+    spec = _SPEC.format(shape=args.shape, method=args.method, speed=args.speed)
+    box = TrainBox(folder, models, spec, lengths())
     status, result = box.train(
         BatchPlan(per_device_batch_size=EFFECTIVE, gradient_accumulation_steps=1),
         trouble=in_order,
@@ -133,7 +135,7 @@ def ours(
     )
     text = box.stage().log("train").read_text()
     for line in text.splitlines():
-        if "path" in line.lower() or "does not fit" in line or args.verbose:
+        if "path" in line.lower() or "speed:" in line or "does not fit" in line or args.verbose:
             print("    " + line, flush=True)
     if status or result is None:
         return {"failed": f"status {status}: {text[-1500:]}"}
@@ -259,6 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="8B")
     parser.add_argument("--method", default="qlora", choices=["qlora", "lora"])
+    parser.add_argument("--speed", default="exact", choices=["exact", "fp8"])
     parser.add_argument("--caps", nargs="+", default=["8.6", "14.5", "22.5", "none"])
     parser.add_argument("--only", nargs="+", default=["ours", "unsloth", "trl"])
     parser.add_argument("--unsloth", default="", help="a folder of packages with Unsloth in it")

@@ -53,6 +53,8 @@ class GpuMemory:
     flops: float | None
     bf16: bool = True
     """It computes in bf16 by itself: compute capability 8.0 and newer, Ampere on."""
+    capability: str | None = None
+    """Compute capability, such as ``8.6``; None: the driver does not tell."""
     holders: tuple[Holder, ...] = ()
     """Largest first; in a container the driver may name none, or not those outside."""
 
@@ -122,6 +124,7 @@ def ask_driver(nvml: Any) -> GpuMemory | None:
             free_bytes=int(memory.free),
             flops=_flops(nvml, handle),
             bf16=_bf16(nvml, handle),
+            capability=_capability(nvml, handle),
             holders=_holders(nvml, handle),
         )
     except nvml.NVMLError:
@@ -178,6 +181,14 @@ def _bf16(nvml: Any, handle: Any) -> bool:
     except nvml.NVMLError:
         return True
     return bool(major >= 8)
+
+
+def _capability(nvml: Any, handle: Any) -> str | None:
+    try:
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    except nvml.NVMLError:
+        return None
+    return f"{major}.{minor}"
 
 
 def _text(value: str | bytes) -> str:

@@ -79,6 +79,8 @@ class PreparePlan(StagePlan):
     """Data folders of earlier runs, to hard-link files with the same content from."""
     gpu_memory_bytes: int | None = None
     """What a run may use on this box's card; None: unknown or no card."""
+    no_fp8: str | None = None
+    """Why this box's card cannot compute in fp8."""
     token_cache: str | None = None
     """Where the tokens of earlier runs are, outputs/.runner/tokens; None: they are made anew."""
     earlier_runs: tuple[str, ...] = ()

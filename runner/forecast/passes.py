@@ -234,6 +234,8 @@ def sizes_of(work: Work) -> Sizes:
     behind = shape.hidden if shape.norms_behind else 0
     copies = 1 if work.dropout else 0  # of what an adapter reads
     apart = shape.hidden if shape.norms_behind or shape.factor_behind else 0
+    # In fp8 what goes into a product is there in eight bits as well.
+    eighth = max(2 * shape.intermediate, of_heads) if work.fp8 else 0
     return Sizes(
         layers=shape.layers,
         lean=BF16 * (shape.hidden + behind),
@@ -241,14 +243,15 @@ def sizes_of(work: Work) -> Sizes:
         * (2 * (shape.hidden + behind) + of_heads + shape.attention + 2 * shape.intermediate)
         + FP32 * shape.heads,
         back=BF16
-        * (4 * shape.hidden + apart + max((1 + copies) * shape.intermediate, 2 * of_heads)),
+        * (4 * shape.hidden + apart + max((1 + copies) * shape.intermediate, 2 * of_heads))
+        + eighth,
         head=BF16 * 3 * shape.hidden,
         logits=BF16 * (shape.vocabulary + 3 * shape.hidden),
         weights=shape.layers * shape.block_parameters,
         fixed=fixed_bytes(capped=shape.capped_scores),
         long=BF16 * (6 * shape.hidden + 3 * shape.attention + 2 * of_heads)
         + FP32 * (shape.attention + shape.layers * shape.heads),
-        tile=BF16 * ((3 + copies) * shape.intermediate + 6 * shape.hidden + 2 * apart),
+        tile=BF16 * ((3 + copies) * shape.intermediate + 6 * shape.hidden + 2 * apart) + eighth,
     )
 
 

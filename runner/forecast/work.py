@@ -52,6 +52,8 @@ class Work:
     fast: bool = False
     """The model's layers are of the kind that the fast path knows, and the spec asks for nothing
     that it does not do."""
+    fp8: bool = False
+    """The fast path computes the base's products in eight bits."""
     eval_steps: int | None = None
     """It is measured after every so many steps; None: as `measure_when` chooses."""
 
@@ -85,6 +87,7 @@ class Work:
             held_out_rows=held_out_rows,
             held_out_tokens=held_out_tokens,
             fast=fast,
+            fp8=spec.speed == "fp8",
             eval_steps=spec.training.eval_steps,
             packed_to=(longest if limit == "auto" else min(limit, longest))
             if spec.training.packing

@@ -31,6 +31,12 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
     if "eval_data" in values and values.get("eval_split"):
         what = "eval_data and eval_split both say what is held out"
         yield Contradiction(field="eval_split", message=what)
+    if values.get("speed") == "fp8" and values.get("method") == "lora":
+        yield Contradiction(
+            field="speed",
+            message="fp8 is for method: qlora; method: lora computes in 16 bits",
+            hint="write method: qlora, or leave speed out",
+        )
     yield from _columns(values.get("columns") or {})
     yield from _promote(values)
     yield from _replay(values, broken)

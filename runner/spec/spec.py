@@ -166,6 +166,11 @@ class JobSpec(_Section):
     method: Literal["qlora", "lora"] = Field(
         "qlora", description="qlora keeps the base model in 4 bits (NF4), lora in 16."
     )
+    speed: Literal["exact", "fp8"] = Field(
+        "exact",
+        description="fp8 computes the base model's products in 8 bits: a fifth to two fifths "
+        "faster with qlora, with less exact gradients; needs an RTX 4090, H100 or newer.",
+    )
     lora: Lora = Field(default_factory=Lora, description="The adapter's shape.")
     training: Training = Field(default_factory=Training, description="How it is trained.")
     limits: Limits = Field(default_factory=Limits, description="What a run may take of the box.")

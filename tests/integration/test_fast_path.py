@@ -126,3 +126,25 @@ def test_packed_rows_and_dropout(tmp_path: Path, prepared: Path, small_models: P
     first, dropped = (curves[name][0] for name in ("fast", "drops"))
     assert dropped["loss"] == pytest.approx(first["loss"], rel=0.2)  # B is 0: nothing to drop yet
     assert dropped["grad_norm"] != pytest.approx(first["grad_norm"], rel=1e-3)
+
+
+def test_in_fp8_and_where_it_cannot_be(
+    small_models: Path, prepared: Path, tmp_path: Path, undisturbed: Run
+) -> None:
+    """`speed: fp8` trains near the exact losses and says what it is; the plain path has none."""
+    run = Run(tmp_path / "fp8", prepared, small_models, SPEC + "speed: fp8\n")
+    status, result = run.train(8, fast=True, total_steps=4)
+    assert status == ExitCode.OK, run.log()
+    assert result.metrics["speed"] == "fp8", run.log()
+    assert not [text for text in result.shortfalls if "fp8" in text]
+    assert "Gradients are less exact than in 16 bits" in run.log()
+    losses = [line["loss"] for line in run.lines(1) if "loss" in line]
+    exact = [line["loss"] for line in undisturbed.lines(1) if "loss" in line][:4]
+    assert losses != exact
+    assert losses == pytest.approx(exact, rel=0.1)
+    plain = Run(tmp_path / "plain", prepared, small_models, SPEC + "speed: fp8\n")
+    status, result = plain.train(8, fast=False, total_steps=1)
+    assert status == ExitCode.OK, plain.log()
+    assert result.metrics["speed"] == "exact"
+    (told,) = [text for text in result.shortfalls if "fp8" in text]
+    assert "the run took the plain path" in told

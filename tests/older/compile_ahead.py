@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from runner.training.kernels import dropout, glu, loss, nf4, rmsnorm, rope
+from runner.training.kernels import dropout, fp8, glu, loss, nf4, rmsnorm, rope
 from runner.training.kernels.gpu import warps_for
 
 NUMBER = "*bf16"
@@ -39,8 +39,8 @@ def signature(function: Any, constants: dict[str, Any], **types: str) -> dict[st
 _SIZES = frozenset({"height", "width", "heads", "lines"})
 
 
-def kernels() -> dict[str, Kernel]:
-    """List every kernel, with the constants of models from 1B to 70B."""
+def kernels(capability: int) -> dict[str, Kernel]:
+    """List every kernel of a card, with the constants of models from 1B to 70B."""
     found: dict[str, Kernel] = {}
 
     def add(name: str, function: Any, warps: int, types: dict[str, str], **constants: Any) -> None:
@@ -49,6 +49,13 @@ def kernels() -> dict[str, Kernel]:
     scales = {"packed": "*u8", "scales": "*u8"}
     scales |= dict.fromkeys(("scales_2", "offsets", "scale_code", "code"), "*fp32")
     add("unpack", nf4._unpack, 4, scales, ROWS=nf4._ROWS, STEPS=nf4._MOST_STEPS)
+    if capability >= 89:
+        in_fp8 = {**scales, "factors": "*fp32", "out": "*fp8e4nv"}
+        for turned in (False, True):
+            sizes = {"ROWS": fp8._ROWS, "STEPS": fp8._MOST_STEPS, "TURNED": turned}
+            add(f"unpack to fp8, turned {turned}", fp8._unpack, 4, in_fp8, **sizes)
+        line = {"factors": "*fp32", "y": "*fp8e4nv"}
+        add("lines in fp8", fp8._lines, 8, line, WIDTH=28672, BLOCK=fp8._BLOCK)
     norm = {"weight": "*fp32", "bias": "*fp32", "eps": "fp32"}
     for width in WIDTHS:
         warps = warps_for(width)
@@ -80,9 +87,10 @@ def kernels() -> dict[str, Kernel]:
 
 def main() -> None:
     """Compile for the capability in the first argument."""
-    target = GPUTarget("cuda", int(sys.argv[1]), 32)
+    capability = int(sys.argv[1])
+    target = GPUTarget("cuda", capability, 32)
     needs = {}
-    for name, (function, types, constants, warps) in kernels().items():
+    for name, (function, types, constants, warps) in kernels(capability).items():
         places = {(function.arg_names.index(key),): value for key, value in constants.items()}
         source = ASTSource(fn=function, signature=types, constexprs=places)
         made = triton.compile(source, target=target, options={"num_warps": warps})

@@ -110,6 +110,9 @@ def test_sizes_are_those_of_the_model(family: str, targets: Any) -> None:
     parts = recognise(model, dtype=torch.float32, longest=64)
     counted = measure(parts.layers, 300, 2)
     assert sizes_of(what) == counted
+    in_fp8 = measure(parts.layers, 300, 2, fp8=True)
+    assert sizes_of(replace(what, fp8=True)) == in_fp8
+    assert in_fp8.back > counted.back
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     copies = sum(g.down.numel() + g.up.numel() for g in parts.adapter.groups)
     there = steady(what)

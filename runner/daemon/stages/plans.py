@@ -56,7 +56,7 @@ def first_plan(spec: JobSpec) -> BatchPlan:
     )
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913  (all that a stage has to know)
     stage: Stage,
     *,
     settings: Settings,
@@ -66,6 +66,7 @@ def make_plan(
     resume_from: str | None = None,
     plain_plan: BatchPlan | None = None,
     card_bytes: int | None = None,
+    no_fp8: str | None = None,
 ) -> StagePlan:
     """Write down what a stage is asked; for training, the newest attempt is the open one."""
     gib = spec.limits.gpu_memory_gib
@@ -87,6 +88,7 @@ def make_plan(
             token_cache=str(settings.outputs.token_cache.absolute()),
             earlier_runs=_earlier_runs(settings.outputs, run),
             gpu_memory_bytes=card_bytes,
+            no_fp8=no_fp8,
             replay_from=_replay_from(settings.outputs, record, spec),
         )
     if stage is Stage.TRAIN:

@@ -17,6 +17,7 @@ from runner.card.memory import GpuMemory
 from runner.clock import now
 from runner.contract import stage_environment as stage
 from runner.contract.batch import BatchPlan
+from runner.contract.fp8_cards import fp8_obstacle
 from runner.contract.layout import StageFolder
 from runner.contract.record import Attempt, RunRecord
 from runner.contract.stage_io import write_message
@@ -355,6 +356,13 @@ def _card_bytes(daemon: Daemon, spec: JobSpec, card: Card) -> int | None:
     return None if gpu is None else known_box(daemon.outputs, spec, gpu).limit_bytes
 
 
+def _no_fp8(daemon: Daemon, card: Card) -> str | None:
+    """Say why the box's card cannot compute in fp8; a card that is silent has the last word."""
+    if card.memory is not None:
+        return fp8_obstacle(card.memory.name, card.memory.capability)
+    return None if daemon.guard.is_well else fp8_obstacle(None, None)
+
+
 def _write_plan(
     daemon: Daemon,
     live: Live,
@@ -384,6 +392,7 @@ def _write_plan(
         resume_from=resume_from,
         plain_plan=plain_plan,
         card_bytes=_card_bytes(daemon, live.spec, card) if which is Stage.PREPARE else None,
+        no_fp8=_no_fp8(daemon, card) if which is Stage.PREPARE else None,
     )
     write_message(StageFolder(folder).plan, plan)
     return folder

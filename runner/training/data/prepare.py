@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from runner.contract.findings import DataFinding, write_findings
+from runner.contract.fp8_cards import FP8_HINT
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.model_kind import language_part_note
 from runner.contract.models import (
@@ -258,6 +259,9 @@ def _base(spec: JobSpec, plan: PreparePlan, *, file: str) -> tuple[_Base | None,
         return None, error
     if too_low := cap_problem(spec, read_shape(config)):
         raise SpecError([replace(too_low, file=file)])
+    if spec.speed == "fp8" and plan.no_fp8:
+        what = Problem(field="speed", found="fp8", message=plan.no_fp8, hint=FP8_HINT)
+        raise SpecError([replace(what, file=file)])
     try:
         template = Template(
             _load_tokenizer(model, plan, name=spec.model),

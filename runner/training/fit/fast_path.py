@@ -7,7 +7,7 @@ memory. Whatever it does not know, or gets other gradients for, trains on the pl
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,9 +33,9 @@ from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fi
 from runner.training.fit.row_lengths import row_lengths
 from runner.training.fit.stop import Interrupted
 from runner.training.kernels import gpu
-from runner.training.kernels.check import check
+from runner.training.kernels.check import ALLOWED_IN_FP8, Checked, check
 from runner.training.kernels.fast_model import FastModel
-from runner.training.kernels.recognise import NotRecognised, recognise
+from runner.training.kernels.recognise import NotRecognised, Parts, recognise
 
 _COST = "the same adapter, in about two to three times the time"
 
@@ -49,6 +49,8 @@ class FastPath:
     batch_tokens: int
     budget_bytes: int | None
     meter: Meter
+    exact_because: str | None = None
+    """Why `speed: fp8` was asked for and is not used."""
     measures: bool = True
     """The held-out loss is measured on it; no longer once that failed."""
 
@@ -131,6 +133,8 @@ def find(
     compute: str,
     wanted: bool | None,  # noqa: FBT001
     held_out: Any = None,
+    *,
+    fp8: bool = False,
 ) -> FastPath | None:
     """Set the fast path up, or say in the log why the run goes on the plain one.
 
@@ -142,13 +146,14 @@ def find(
         compute: what the machine computes in.
         wanted: the plan's word; None: where there is a card.
         held_out: rows that are measured in between; None: none.
+        fp8: the spec's `speed: fp8`.
     """
     if wanted is False or (wanted is None and not meter.on_gpu):
         return None
     why = _obstacle(plan, compute, on_gpu=meter.on_gpu)
     if why is None:
         try:
-            found = _set_up(trainer, rows, plan, meter, getattr(torch, compute), held_out)
+            found = _set_up(trainer, rows, plan, meter, getattr(torch, compute), held_out, fp8=fp8)
             print(f"Fast path: {found}.", flush=True)
             return found
         except NotRecognised as error:
@@ -176,7 +181,14 @@ def _obstacle(plan: BatchPlan, compute: str, *, on_gpu: bool) -> str | None:
 
 
 def _set_up(
-    trainer: Any, rows: Any, plan: BatchPlan, meter: Meter, dtype: torch.dtype, held_out: Any
+    trainer: Any,
+    rows: Any,
+    plan: BatchPlan,
+    meter: Meter,
+    dtype: torch.dtype,
+    held_out: Any,
+    *,
+    fp8: bool,
 ) -> FastPath:
     lengths = sorted(row_lengths(rows), reverse=True)
     # Packed rows are laid side by side like any others: none is as long as its sequence.
@@ -184,13 +196,15 @@ def _set_up(
     longest = max(map(max, rows["seq_lengths"])) if packed else lengths[0]
     measured = max(row_lengths(held_out), default=0) if held_out is not None else 0
     parts = recognise(trainer.model, dtype=dtype, longest=max(longest, measured))
+    compare = partial(
+        check,
+        parts,
+        trainer.model.get_base_model().model.layers,
+        [rows[i]["input_ids"] for i in range(min(2, len(rows)))],
+        partial(_loss_of, trainer),
+    )
     with _without_dropout(trainer.model):
-        checked = check(
-            parts,
-            trainer.model.get_base_model().model.layers,
-            [rows[i]["input_ids"] for i in range(min(2, len(rows)))],
-            partial(_loss_of, trainer),
-        )
+        checked = compare()
     trainer.model.zero_grad(set_to_none=True)
     let_go()
     print(
@@ -200,9 +214,16 @@ def _set_up(
     )
     if not checked.fits:
         raise NotRecognised(f"something that computes otherwise ({checked.where})")
+    why = None
+    if fp8:
+        with _without_dropout(trainer.model):
+            why = _switch_to_fp8(parts, compare)
+        trainer.model.zero_grad(set_to_none=True)
+        let_go()
     unlimited = Passes(most_tokens=1, layers_kept=None, budget_bytes=None, chunk=1)
     found = FastPath(
-        model=FastModel(parts=parts, passes=unlimited),
+        model=FastModel(parts=parts, passes=unlimited, fp8=fp8 and why is None),
+        exact_because=why,
         longest=longest,
         batch_tokens=sum(lengths[: plan.effective_batch_size]),
         meter=meter,
@@ -210,6 +231,30 @@ def _set_up(
     )
     found.take(plan)
     return found
+
+
+def _switch_to_fp8(parts: Parts, compare: Callable[..., Checked]) -> str | None:
+    """Compute the base's products in eight bits; where that is wrong here, say why it is not."""
+    try:
+        parts.use_fp8()
+        checked = compare(allowed=ALLOWED_IN_FP8)
+        why = None if checked.fits else f"{checked.where} was off by {checked.worst:.2g}"
+        print(
+            f"speed: fp8: the base's products are computed in 8 bits, off by {checked.worst:.2g} "
+            f"at most ({checked.where}), {checked.allowed:g} allowed. Gradients are less exact "
+            "than in 16 bits; held-out rows are measured in 16.",
+            flush=True,
+        )
+    except NotRecognised as error:
+        why = f"this model has {error}"
+    except Exception as error:  # a fault here must cost speed, never the run
+        traceback.print_exc()
+        traceback.clear_frames(error.__traceback__)
+        why = f"it failed ({type(error).__name__})"
+    if why is not None:
+        print(f"speed: fp8 is not used: {why}. Trained in 16 bits.", flush=True)
+        parts.use_fp8(on=False)
+    return why
 
 
 @contextmanager

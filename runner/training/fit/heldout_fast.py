@@ -35,7 +35,8 @@ def fast_held_out_loss(
         worst_only: try the largest pass alone (the probe).
     """
     model.parts.adapter.refresh()
-    return measure_rows(model, rows, check=check, worst_only=worst_only)
+    with model.parts.exact():
+        return measure_rows(model, rows, check=check, worst_only=worst_only)
 
 
 def measure_rows(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.contract.fp8_cards import FP8_HINT, fp8_obstacle
 from runner.contract.stage_io import StagePlan
-from runner.errors import StageError
+from runner.errors import ModelError, Problem, StageError
 from runner.exit_codes import ExitCode
 from runner.spec.spec import JobSpec
 from runner.training.fit.adapter_layers import left_out, require_adaptable, unusable_adapter
@@ -64,6 +65,20 @@ def find_machine(device: str, compute: str = "auto") -> Machine:
         has_bf16 = torch.cuda.get_device_capability()[0] >= 8
         return Machine(device="cuda", compute="bfloat16" if has_bf16 else "float16")
     return Machine(device="cpu", compute="bfloat16" if _cpu_has_bf16() else "float32")
+
+
+def require_fp8() -> None:
+    """Refuse `speed: fp8` on a card that has no fp8.
+
+    Raises:
+        ModelError: naming the card.
+    """
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    why = fp8_obstacle(torch.cuda.get_device_name(), f"{major}.{minor}")
+    if why is not None:
+        raise ModelError([Problem(field="speed", found="fp8", message=why, hint=FP8_HINT)])
 
 
 def _cpu_has_bf16() -> bool:

@@ -84,12 +84,20 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from runner.spec.read_spec import read_spec
     from runner.training.fit.memory import Meter
-    from runner.training.fit.model import add_adapter, base_cache_of, find_machine, load_base
+    from runner.training.fit.model import (
+        add_adapter,
+        base_cache_of,
+        find_machine,
+        load_base,
+        require_fp8,
+    )
 
     run, stage = RunFolder.containing(folder), StageFolder(folder)
     plan = read_message(stage.plan, TrainPlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
     machine = find_machine(plan.device, plan.compute)
+    if spec.speed == "fp8" and machine.on_gpu:
+        require_fp8()
     # First of all: it measures the card's context, and importing bitsandbytes (which much of the
     # stack does) makes one.
     meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
@@ -218,6 +226,7 @@ def _choose_path(
         machine.compute,
         wanted=plan.fast,
         held_out=held_out,
+        fp8=spec.speed == "fp8",
     )
     given = plan.batch_plan
     if trainer.fast is not None:
@@ -508,6 +517,9 @@ def _answer(attempt: _Attempt, trouble: StageError | None, *, seconds: float) ->
         shortfalls.append(
             f"The time limit ended training after step {progress.step} of {progress.total_steps}."
         )
+    if (why := _exact_because(attempt)) is not None:
+        what = "speed: fp8 was asked for and not used"
+        shortfalls.append(f"{what}: {why}. It was trained in 16 bits.")
     best = progress.best_step or (progress.sealed_step or None)
     outcomes = {
         ExitCode.OUT_OF_GPU_MEMORY: "out of memory",
@@ -541,6 +553,7 @@ def _answer(attempt: _Attempt, trouble: StageError | None, *, seconds: float) ->
                 "plan_changes": attempt.notes,
                 "gpu_memory": attempt.meter.notes,
                 "path": "plain" if attempt.trainer.fast is None else "fast",
+                "speed": "fp8" if _in_fp8(attempt) else "exact",
             },
             environment=_environment(attempt),
             shortfalls=tuple(shortfalls),
@@ -548,6 +561,19 @@ def _answer(attempt: _Attempt, trouble: StageError | None, *, seconds: float) ->
             and ErrorFacts(kind=trouble.kind, message=trouble.message, advice=trouble.advice),
         ),
     )
+
+
+def _in_fp8(attempt: _Attempt) -> bool:
+    fast = attempt.trainer.fast
+    return fast is not None and bool(fast.model.fp8)
+
+
+def _exact_because(attempt: _Attempt) -> str | None:
+    """Say why a run that asked for fp8 was trained without; None: it was not asked, or it was."""
+    if attempt.spec.speed != "fp8" or _in_fp8(attempt):
+        return None
+    fast = attempt.trainer.fast
+    return str(fast.exact_because) if fast is not None else "the run took the plain path"
 
 
 def _environment(attempt: _Attempt) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class FastModel:
     passes: Passes
     sizes: Sizes = field(init=False)
     _store: HostStore | None = field(init=False, default=None)
+    fp8: bool = False
+    """The base's products are computed in eight bits while training."""
     between_passes: Callable[[], None] = lambda: None
     """Called between passes; may raise to end the step."""
 
@@ -44,6 +46,7 @@ class FastModel:
             parts.head.weight.shape[0],
             parts.dtype.itemsize,
             drops=parts.adapter.drops,
+            fp8=self.fp8,
         )
 
     @property
@@ -126,9 +129,16 @@ class FastModel:
 
 
 def measure(
-    layers: Sequence[Layer], vocabulary: int, item_bytes: int, *, drops: bool = False
+    layers: Sequence[Layer],
+    vocabulary: int,
+    item_bytes: int,
+    *,
+    drops: bool = False,
+    fp8: bool = False,
 ) -> Sizes:
     """Count from the largest of the layers."""
+    # What goes into a product is there in eight bits as well: gate's and up's gradient is widest.
+    eighth = fp8 * max(max(layer.gate_up.outputs, layer.heads.width) for layer in layers)
     hidden = layers[0].qkv.inputs
     of_out = hidden * max(layer.out_norm is not None for layer in layers)
     of_down = hidden * max(layer.down_norm is not None for layer in layers)
@@ -160,7 +170,7 @@ def measure(
         # The MLP's way back holds its hidden gradient beside gradients of the residual; attention's
         # holds q, k and v's gradients twice while they are laid side by side.
         # Dropout makes a copy of what an adapter reads.
-        back=item_bytes * (max((1 + drops) * widest, 2 * of_heads) + 4 * hidden + apart),
+        back=item_bytes * (max((1 + drops) * widest, 2 * of_heads) + 4 * hidden + apart) + eighth,
         head=item_bytes * 3 * hidden,
         logits=item_bytes * (vocabulary + 3 * hidden),
         weights=sum(group.outputs * group.inputs for layer in layers for group in layer.groups),
@@ -173,5 +183,5 @@ def measure(
             + 4 * layer.heads.q_heads * (layer.heads.size + len(layers))
             for layer in layers
         ),
-        tile=item_bytes * ((3 + drops) * widest + 6 * hidden + 2 * apart),
+        tile=item_bytes * ((3 + drops) * widest + 6 * hidden + 2 * apart) + eighth,
     )

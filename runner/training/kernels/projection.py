@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from runner.training.kernels import fp8
 from runner.training.kernels.adapter import Adapter, GroupAdapter, Lora
 from runner.training.kernels.dropout import Draws
 from runner.training.kernels.nf4 import Nf4Piece, stack
+from runner.training.kernels.not_recognised import NotRecognised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,25 @@ class Buffers:
         """Begin with none."""
         self._of: dict[str, torch.Tensor] = {}
         self._now: dict[str, Group] = {}
+
+    def forget(self) -> None:
+        """Give the memory back; it is taken again when weights are asked for."""
+        self._of.clear()
+        self._now.clear()
+
+    def in_fp8(self, group: Group, scales: torch.Tensor, *, turned: bool) -> torch.Tensor:
+        """Give a group's weights in fp8, turned for the way back."""
+        kind = f"{group.kind} turned" if turned else f"{group.kind} in fp8"
+        if kind not in self._of:
+            shape = (group.outputs, group.inputs)
+            self._of[kind] = torch.empty(
+                shape[::-1] if turned else shape, dtype=fp8.FP8, device=group.device
+            )
+        out = self._of[kind]
+        if self._now.get(kind) is not group:
+            fp8.unpack(group.pieces, out, scales, turned=turned)
+            self._now[kind] = group
+        return out
 
     def weight(self, group: Group) -> torch.Tensor:
         """Give a group's weights, unpacked unless they still lie there."""
@@ -67,6 +88,8 @@ class Group:
         else:
             self._dense = _stack_dense([one.weight for one in projections])
         self.bias = _stack_biases(projections, adapter)
+        self.scales: fp8.Scales | None = None
+        """Of its weights in fp8; None: products are as exact as the model's."""
         self.adapter: GroupAdapter | None = adapter.add(
             [one.lora for one in projections], [one.outputs for one in projections]
         )
@@ -74,6 +97,19 @@ class Group:
     def weight(self) -> torch.Tensor:
         """Give the weights: outputs × inputs."""
         return self._buffers.weight(self) if self._dense is None else self._dense
+
+    def measure_fp8(self) -> fp8.Scales:
+        """Find the scales for products in fp8.
+
+        Raises:
+            NotRecognised: it cannot be multiplied so.
+        """
+        why = fp8.unfit(self.outputs, self.inputs)
+        if why is None and self._dense is not None:
+            why = "weights that are not in 4 bits"
+        if why is not None:
+            raise NotRecognised(why)
+        return fp8.scales_of(self.weight())
 
     def forward(
         self,
@@ -84,6 +120,11 @@ class Group:
         draws: Draws | None = None,
     ) -> torch.Tensor:
         """Give x W^T, with bias and adapter; with a residual, that plus ``scale`` times it."""
+        if self.scales is not None:
+            y = self._in_fp8(x, self.scales, residual, scale)
+            if self.adapter is not None:
+                y.addmm_(self.adapter.inner(x, draws), self.adapter.up.t(), alpha=scale)
+            return y
         weight = self.weight().t()
         if residual is not None:
             y = torch.addmm(residual, x, weight, alpha=scale)
@@ -97,6 +138,15 @@ class Group:
             y.addmm_(self.adapter.inner(x, draws), self.adapter.up.t(), alpha=scale)
         return y
 
+    def _in_fp8(
+        self, x: torch.Tensor, scales: fp8.Scales, residual: torch.Tensor | None, scale: float
+    ) -> torch.Tensor:
+        weight = self._buffers.in_fp8(self, scales.rows, turned=False)
+        y = fp8.product(x, weight, scales.rows)
+        if self.bias is not None:
+            y.add_(self.bias)
+        return y if residual is None else y.mul_(scale).add_(residual)
+
     def inner_grad(self, grad: torch.Tensor) -> torch.Tensor | None:
         """Give the gradient of x A^T."""
         return None if self.adapter is None else grad @ self.adapter.up
@@ -105,7 +155,11 @@ class Group:
         self, grad: torch.Tensor, inner: torch.Tensor | None, draws: Draws | None
     ) -> torch.Tensor:
         """Give the gradient of the input."""
-        dx = grad @ self.weight()
+        if self.scales is not None:
+            turned = self._buffers.in_fp8(self, self.scales.columns, turned=True)
+            dx = fp8.product(grad, turned, self.scales.columns)
+        else:
+            dx = grad @ self.weight()
         if self.adapter is not None and inner is not None:
             self.adapter.back(dx, inner, draws)
         return dx

@@ -6,12 +6,15 @@ numbers. What is not understood gives a reason, and the model trains on the plai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from runner.training.kernels.adapter import Adapter
+from runner.training.kernels.fp8 import Scales
 from runner.training.kernels.layer import Layer
 from runner.training.kernels.loss import Head
 from runner.training.kernels.not_recognised import NotRecognised
@@ -39,6 +42,35 @@ class Parts:
     head: Head
     adapter: Adapter
     dtype: torch.dtype
+    buffers: Buffers
+    fp8: dict[int, Scales] = field(default_factory=dict)
+    """Scales of each group by its place, once they are measured."""
+
+    @torch.no_grad()
+    def use_fp8(self, *, on: bool = True) -> None:
+        """Compute the base's products in fp8, or as exactly as before.
+
+        Raises:
+            NotRecognised: a group's weights cannot be multiplied so.
+        """
+        groups = [group for layer in self.layers for group in layer.groups]
+        for number, group in enumerate(groups):
+            if on and number not in self.fp8:
+                self.fp8[number] = group.measure_fp8()
+            group.scales = self.fp8[number] if on else None
+        self.buffers.forget()  # of the other kind: together they would take twice the memory
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Compute as exactly as the model does, for a while: what is measured is comparable."""
+        was = any(group.scales is not None for layer in self.layers for group in layer.groups)
+        if was:
+            self.use_fp8(on=False)
+        try:
+            yield
+        finally:
+            if was:
+                self.use_fp8()
 
     @torch.no_grad()
     def embedded(self, ids: torch.Tensor) -> torch.Tensor:
@@ -88,6 +120,7 @@ def recognise(model: Any, *, dtype: torch.dtype, longest: int) -> Parts:
         head=head,
         adapter=adapter,
         dtype=dtype,
+        buffers=buffers,
     )
 
 
