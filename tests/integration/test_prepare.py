@@ -7,6 +7,7 @@ import pytest
 from datasets import load_from_disk
 from transformers import AutoTokenizer
 
+from runner.contract.fp8_cards import fp8_obstacle
 from runner.contract.layout import Outputs, new_run_id
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
 from runner.errors import DataError, InputError, SpecError
@@ -189,6 +190,18 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
+def test_a_card_without_fp8_is_refused_before_it_is_waited_for(box):
+    """By name, with what to write, and only where the spec asks for it."""
+    box.put("a.jsonl", [qa(i) for i in range(20)])
+    no_fp8 = fp8_obstacle("NVIDIA GeForce RTX 3090", "8.6")
+    with pytest.raises(SpecError, match=r"RTX 3090, compute capability 8\.6") as caught:
+        box.prepare("data: a.jsonl\nspeed: fp8", no_fp8=no_fp8)
+    (problem,) = caught.value.problems
+    assert problem.field == "speed"
+    assert "Leave speed out" in problem.hint
+    assert box.prepare("data: a.jsonl", no_fp8=no_fp8, try_model=False).train_rows
+
+
 def test_bad_data_is_refused_with_its_line_and_without_its_content(name, box):
     """File and line are told; what stands in the row is not."""
     rows, message, line = BAD[name]
