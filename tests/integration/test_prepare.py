@@ -190,18 +190,6 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_card_without_fp8_is_refused_before_it_is_waited_for(box):
-    """By name, with what to write, and only where the spec asks for it."""
-    box.put("a.jsonl", [qa(i) for i in range(20)])
-    no_fp8 = fp8_obstacle("NVIDIA GeForce RTX 3090", "8.6")
-    with pytest.raises(SpecError, match=r"RTX 3090, compute capability 8\.6") as caught:
-        box.prepare("data: a.jsonl\nspeed: fp8", no_fp8=no_fp8)
-    (problem,) = caught.value.problems
-    assert problem.field == "speed"
-    assert "Leave speed out" in problem.hint
-    assert box.prepare("data: a.jsonl", no_fp8=no_fp8, try_model=False).train_rows
-
-
 def test_bad_data_is_refused_with_its_line_and_without_its_content(name, box):
     """File and line are told; what stands in the row is not."""
     rows, message, line = BAD[name]
@@ -244,3 +232,15 @@ def test_parts_of_an_epoch_are_rounded_up():
     """Trainer takes the ceiling of epochs times steps an epoch."""
     assert total_steps(101, effective_batch_size=8, epochs=0.5, max_steps=None) == 7
     assert total_steps(101, effective_batch_size=8, epochs=3, max_steps=5) == 5
+
+
+def test_a_card_without_fp8_is_refused_before_it_is_waited_for(box):
+    """By name, with what to write, and only where the spec asks for it."""
+    box.put("a.jsonl", [qa(i) for i in range(20)])
+    no_fp8 = fp8_obstacle("NVIDIA GeForce RTX 3090", "8.6")
+    with pytest.raises(SpecError, match=r"RTX 3090, compute capability 8\.6") as caught:
+        box.prepare("data: a.jsonl\nspeed: fp8", no_fp8=no_fp8)
+    (problem,) = caught.value.problems
+    assert problem.field == "speed"
+    assert "Leave speed out" in problem.hint
+    assert box.prepare("data: a.jsonl", no_fp8=no_fp8, try_model=False).train_rows
