@@ -109,6 +109,12 @@ def decide(wish: Wish, measured: Measured) -> Promotion:
     return _by_difference(wish, measured)
 
 
+def unknown_current(job: str) -> Promotion:
+    """Decide where nobody can say what is in use: nothing takes its place."""
+    promotion = Promotion(decision=Decision.AWAITS, why="unknown_current", reason="", names=job)
+    return promotion.model_copy(update={"reason": promotion_in(promotion, ENGLISH)})
+
+
 def after_asking(found: Promotion, *, is_older: bool) -> Promotion:
     """Decide about a run that was evaluated again because somebody asked for it.
 

@@ -80,13 +80,15 @@ def read_promotions(outputs: Outputs, job: str) -> list[Change]:
         content = read_plain(outputs.promotions(job), limit_bytes=_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    found = []
-    for line in content.splitlines():
-        try:
-            found.append(Change.model_validate(json.loads(line)))
-        except (ValueError, ValidationError, RecursionError):
-            continue
-    return found
+    found = map(_change_of, content.splitlines())
+    return [change for change in found if change is not None]
+
+
+def _change_of(line: bytes) -> Change | None:
+    try:
+        return Change.model_validate(json.loads(line))
+    except (ValueError, ValidationError, RecursionError):
+        return None
 
 
 def current_run(outputs: Outputs, job: str) -> str | None:
@@ -95,10 +97,28 @@ def current_run(outputs: Outputs, job: str) -> str | None:
     The truth is the history's last line: a link may be behind it for a moment.
     """
     try:
-        changes = read_promotions(outputs, job)
+        return known_current(outputs, job)
     except OSError:
         return None
-    return changes[-1].run_id if changes else None
+
+
+def known_current(outputs: Outputs, job: str) -> str | None:
+    """Do the same; None: there is none.
+
+    Where the history is gone, the link still says what is used.
+
+    Raises:
+        OSError: there is a history, and it cannot be read.
+    """
+    try:
+        content = read_plain(outputs.promotions(job), limit_bytes=_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        content = b""
+    for line in reversed(content.splitlines()):  # ten thousand lines would take a tenth of a second
+        if (change := _change_of(line)) is not None:
+            return change.run_id
+    leads_to = _leads_to(outputs.current(job))
+    return leads_to if leads_to and RUN_ID.fullmatch(leads_to) else None
 
 
 def check_promotable(run: RunFolder) -> RunRecord:
@@ -175,14 +195,15 @@ def target_of_rollback(outputs: Outputs, job: str) -> str:
 
 def _stack(changes: list[Change]) -> list[str]:
     """Give what was current, the present one last; what was rolled back is left out."""
-    found: list[str] = []
+    found: dict[str, None] = {}  # in order, and found by name: there may be ten thousand
     for one in changes:
         if one.how is How.ROLLED_BACK and one.run_id in found:
-            while found[-1] != one.run_id:
-                found.pop()
+            while next(reversed(found)) != one.run_id:
+                found.popitem()
         else:
-            found = [run_id for run_id in found if run_id != one.run_id] + [one.run_id]
-    return found
+            found.pop(one.run_id, None)
+            found[one.run_id] = None
+    return list(found)
 
 
 def _change(
@@ -234,6 +255,7 @@ def point(outputs: Outputs, job: str, run_id: str) -> None:
     except OSError:
         beside.unlink(missing_ok=True)
         raise
+    outputs.current_text(job).unlink(missing_ok=True)  # of when it lay on a disk without links
     sync_folder(folder)
 
 

@@ -233,3 +233,36 @@ def test_outside_the_cards_hours_nothing_trains(box: ScheduledBox) -> None:
     first, second = box.of("early").attempts
     assert (first.last_step, second.first_step) == (3, 4)
     assert first.reason == "the card's hours had ended"
+
+
+def test_two_files_of_one_job_start_one_run(box: ScheduledBox) -> None:
+    """The one that was there first counts; the other is paused by name until that one goes."""
+    box.schedule()
+    twin = box.jobs / "scheduled" / "again.yaml.txt"
+    with box.watching():
+        wait_until(box.is_known)
+        box.schedule("name: contracts\n", name="again.yaml")
+        wait_until(lambda: twin.exists() and "the same job, contracts" in twin.read_text())
+        assert "contracts.yaml is the schedule" in twin.read_text()
+        wait_until(lambda: "jobs/scheduled/again.yaml" in box.status())
+        box.at(SUNDAY + timedelta(seconds=1))
+        wait_until(lambda: box.outcomes() == ["schedule succeeded"])
+        (box.jobs / "scheduled" / "contracts.yaml").unlink()
+        wait_until(lambda: "Next time: Sunday 2026-12-06 02:00 CET." in twin.read_text())
+        assert len(box.records()) == 1
+
+
+def test_a_cancelled_run_leaves_its_schedule(box: ScheduledBox) -> None:
+    """By hand, in the share: the run is cancelled, and the next time starts another one."""
+    (box.jobs / "contracts.jsonl").write_text(json.dumps({"train": ["train 2 then hang", "ok"]}))
+    box.schedule()
+    with box.watching():
+        wait_until(box.is_known)
+        box.at(SUNDAY + timedelta(seconds=1))
+        wait_until(lambda: list(box.outputs.root.glob("contracts/*/attempts/01/hanging")))
+        (copy,) = (box.jobs / "running").glob("contracts--*.yaml")
+        copy.unlink()
+        wait_until(lambda: box.outcomes() == ["schedule cancelled"])
+        (box.jobs / "contracts.jsonl").write_text("{}")
+        box.at(SUNDAY + WEEK + timedelta(seconds=1))
+        wait_until(lambda: box.outcomes() == ["schedule cancelled", "schedule succeeded"])

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import time
 from pathlib import Path
 
 import pytest
-from made_runs import record
+from made_runs import NOW, record
 
 from runner.contract import promotions
 from runner.contract.evaluation import Difference, Evaluation, ScoreSummary
-from runner.contract.gate import Decision, Measured, Wish, decide
+from runner.contract.gate import Decision, Measured, Promotion, Wish, decide
 from runner.contract.layout import Outputs
 from runner.contract.promotions import (
     GATE,
+    Change,
     How,
     NotPromotableError,
     current_run,
@@ -26,6 +29,8 @@ from runner.contract.promotions import (
 from runner.contract.record import write_record
 from runner.contract.states import State
 from runner.contract.verdict import Figures, Outcome, Verdict
+from runner.daemon.promotion.at_end import judge_promotion
+from runner.spec.read_spec import read_spec
 
 A, B, C = (f"2026112{n}T020000Z-aaa{n}" for n in (1, 2, 3))
 NOT_BETTER = "not_better_than_current"
@@ -207,3 +212,79 @@ def test_where_there_are_no_links_a_text_names_the_run(
     put(outputs, B)
     assert outputs.current_text("job").read_text() == f"{B}\n"
     assert current_run(outputs, "job") == B
+
+
+def test_ten_thousand_changes_hold_nothing_up(outputs: Outputs) -> None:
+    """What is in use is read from the history's end, and a rollback follows it in one go."""
+    names = [f"2026112{n % 10}T{n:06d}Z-aaa1" for n in range(10_000)]
+    changes = [
+        Change(time=NOW, how=How.PROMOTED, run_id=name, before=before, why="better", by=GATE)
+        for before, name in zip([None, *names], names, strict=False)
+    ]
+    last = Change(time=NOW, how=How.PROMOTED, run_id=A, before=names[-1], why="better", by=GATE)
+    text = "".join(f"{one.model_dump_json()}\n" for one in (*changes, last))
+    outputs.promotions("job").write_text(text)
+    began = time.process_time()
+    assert current_run(outputs, "job") == A
+    assert time.process_time() - began < 0.05
+    put(outputs, B)
+    began = time.process_time()
+    assert roll_back(outputs, "job", by="alice") == A
+    assert time.process_time() - began < 1.0
+
+
+def test_a_history_that_is_gone_leaves_the_link(outputs: Outputs) -> None:
+    """Deleted by hand, or torn lines alone: what `current` leads to is still compared with."""
+    put(outputs, A)
+    outputs.promotions("job").write_text("{\n")
+    assert current_run(outputs, "job") == A
+    outputs.promotions("job").unlink()
+    assert current_run(outputs, "job") == A
+    outputs.current("job").unlink()
+    outputs.current("job").symlink_to("/etc")
+    assert current_run(outputs, "job") is None
+
+
+def test_a_text_of_a_disk_without_links_does_not_stay(
+    outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the outputs lie on a disk with links, two answers would contradict each other."""
+
+    def no_links(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(promotions.os, "symlink", no_links)
+        put(outputs, A)
+        assert current_run(outputs, "job") == A
+    heal(outputs, "job")
+    assert leads_to(outputs) == A
+    assert not outputs.current_text("job").exists()
+
+
+def judged(outputs: Outputs) -> Promotion:
+    """Ask the gate about C, which was measured against the base model alone."""
+    found = measured()
+    after = record(job="job", run_id=C, verdict=found.verdict, evaluation=found.evaluation)
+    spec = read_spec(b"model: m\ndata: d.jsonl\nname: job\n", file_name="job.yaml")
+    return judge_promotion(outputs, outputs.run("job", C), after, spec)
+
+
+def test_a_deleted_adapter_does_not_block_the_next(outputs: Outputs) -> None:
+    """Nobody can be compared with what is gone, and nobody is served by it."""
+    put(outputs, A)
+    assert judged(outputs).why == "not_compared"
+    shutil.rmtree(outputs.run("job", A).root)
+    assert (judged(outputs).decision, judged(outputs).why) == (
+        Decision.PROMOTED,
+        "better_than_base",
+    )
+
+
+def test_an_unreadable_history_lets_nothing_pass(outputs: Outputs) -> None:
+    """What is in use is not known: it is not taken for nothing."""
+    put(outputs, A)
+    outputs.promotions("job").unlink()
+    outputs.promotions("job").mkdir()
+    assert judged(outputs).why == "unknown_current"
+    assert judged(outputs).decision is Decision.AWAITS

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from runner.contract.gate import Measured, Promotion, Wish, after_asking, decide
+from runner.contract.gate import Measured, Promotion, Wish, after_asking, decide, unknown_current
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.promotions import (
     GATE,
     check_promotable,
     current_run,
     heal,
+    known_current,
     promote,
     read_promotions,
 )
@@ -56,7 +57,12 @@ def judge_promotion(
     outputs: Outputs, run: RunFolder, record: RunRecord, spec: JobSpec
 ) -> Promotion:
     """Decide whether a run that has just been evaluated becomes its job's current one."""
-    current = current_run(outputs, record.job)
+    try:
+        current = known_current(outputs, record.job)
+    except OSError:
+        return unknown_current(record.job)
+    if current is not None and not outputs.run(record.job, current).adapter.is_dir():
+        current = None  # its adapter was deleted: whoever serves `current` has nothing
     wish = Wish(
         when=spec.promote.when, metric=spec.promote.metric, margin=spec.promote.margin or 0.0
     )

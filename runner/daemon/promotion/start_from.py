@@ -42,10 +42,16 @@ def choose_start(outputs: Outputs, record: RunRecord, spec: JobSpec) -> Start:
     what = _other_base(run, record) or _other_shape(run, spec)
     if what is None:
         return Start(run_id=run_id)
+    advice = "Give the spec the same values, or leave start_from out to begin afresh."
+    if not run.adapter.is_dir():
+        advice = (
+            f"Take outputs/{record.job}/{run_id}/ back from a backup, or put another run into use "
+            f"(`runner rollback {record.job}`); or leave start_from out to begin afresh."
+        )
     problem = ErrorFacts(
         kind="bad_spec",
         message=f"start_from: current cannot go on from {record.job}/{run_id}: {what}",
-        advice="Give the spec the same values, or leave start_from out to begin afresh.",
+        advice=advice,
     )
     return Start(problem=problem)
 

@@ -1,6 +1,6 @@
 """Enter a schedule: a spec with ``schedule:`` that was dropped into jobs/ moves to jobs/scheduled/.
 
-It takes the place of the same job's earlier one there. A scheduled run's own copy that a person
+It takes the place of an earlier one of that job and name. A scheduled run's own copy that a person
 drags back from failed/ is no new schedule: it runs once more, now.
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from runner.contract.settings import Settings
@@ -19,6 +20,7 @@ from runner.files.settle import Look, Seen, is_settled, look_again
 from runner.spec.names import is_spec_name
 from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
+from runner.words import visible
 
 MOST = 1000  # schedules: each is a line of the file that is written before a run starts
 NO_SCHEDULE = (
@@ -38,8 +40,20 @@ class SpecFile:
     spec: JobSpec | None = None
     """What it says; None: it cannot be used."""
     sha256: str = ""
-    problem: str = ""
+    fault: str = ""
     """Why it cannot be used."""
+    twin: str = ""
+    """Another file there that is the schedule of the same job, and counts."""
+
+    @property
+    def problem(self) -> str:
+        """Why it starts nothing."""
+        if self.fault or not self.twin or self.spec is None:
+            return self.fault
+        return (
+            f"{visible(self.twin)} is the schedule of the same job, {self.spec.name}. Delete one "
+            "of the two, or give this one a name: of its own."
+        )
 
     @property
     def is_current(self) -> bool:
@@ -85,6 +99,15 @@ class ScheduledFolder:
             files[name].seen = seen
         self.files = files
 
+    def find_twins(self, counts: Collection[str]) -> None:
+        """Let one file of each job count: one of ``counts`` before others, else by name."""
+        owners: dict[str, str] = {}
+        for name in sorted(self.files, key=lambda name: (name not in counts, name)):
+            file = self.files[name]
+            if file.spec is not None and not file.fault:
+                owner = owners.setdefault(file.spec.name, name)
+                file.twin = "" if owner == name else owner
+
     def read(self, folder: Folder, at: float, *, until: float) -> bool:
         """Read what has settled; False: the rest is read in the next round.
 
@@ -118,12 +141,12 @@ class ScheduledFolder:
             unchanged = file.seen.unchanged_seconds(at)
             if error.may_be_incomplete and unchanged < patience and not self._settings.once:
                 return
-            file.spec, file.problem = None, error.message
+            file.spec, file.fault = None, error.message
         except UnsafePathError as error:
-            file.spec, file.problem = None, error.message
+            file.spec, file.fault = None, error.message
         except OSError as error:
-            file.spec, file.problem = None, f"{name} cannot be read ({error.strerror})"
+            file.spec, file.fault = None, f"{name} cannot be read ({error.strerror})"
         else:
-            file.spec, file.problem = spec, "" if spec.schedule else f"{name}: {NO_SCHEDULE}"
+            file.spec, file.fault = spec, "" if spec.schedule else f"{name}: {NO_SCHEDULE}"
             file.sha256 = hashlib.sha256(content).hexdigest()
         file.read = file.seen.look

@@ -127,6 +127,7 @@ class Schedules:
     def _take_over(self, folder: Folder, at: float) -> None:
         """Follow what was put there, edited and deleted."""
         now, changed = clock.now(), dict[str, Schedule | None]()
+        self.folder.find_twins({name for name, one in self.known.items() if not one.problem})
         used = {}
         for name, file in self.folder.files.items():
             key = f"{file.sha256} {file.problem}"
