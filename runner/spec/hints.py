@@ -46,6 +46,45 @@ _OTHER_NAMES = {
     "every": "schedule",
     "interval": "schedule",
 }
+_NOT_HERE = {
+    "use_dora": "DoRA is not trained here",
+    **dict.fromkeys(
+        ("train_on_inputs", "train_on_input", "train_on_prompt", "mask_inputs"),
+        "only answers are learned, never questions",
+    ),
+    **dict.fromkeys(
+        ("bf16", "fp16", "tf32", "dtype", "torch_dtype", "precision", "fp8"),
+        "the runner takes the number format that the card computes best in",
+    ),
+    **dict.fromkeys(
+        ("load_in_4bit", "load_in_8bit", "quantization", "quantize", "bits"),
+        "method says this: qlora keeps the model in 4 bits, lora in 16",
+    ),
+    **dict.fromkeys(("optim", "optimizer"), "the optimizer is always AdamW"),
+    "warmup_steps": "the warm-up is a share of all steps: warmup_ratio: 3%",
+    **dict.fromkeys(
+        ("flash_attention", "attn_implementation", "use_flash_attention", "unsloth", "liger"),
+        "the runner takes the fastest way that gives the same result",
+    ),
+    **dict.fromkeys(("output_dir", "output", "outputs"), "results lie in outputs/, by job and run"),
+    "neftune_noise_alpha": "no noise is added to what is learned",
+}
+"""Fields of other tools that have no counterpart; a name like theirs is another thing."""
+_OTHER_METHODS = frozenset(
+    {
+        "full",
+        "full-finetune",
+        "finetune",
+        "sft",
+        "dpo",
+        "orpo",
+        "kto",
+        "ppo",
+        "grpo",
+        "rlhf",
+        "dora",
+    }
+)
 _OTHER_VALUES = {
     "chatml": "messages",
     "chat": "messages",
@@ -83,6 +122,11 @@ def name_hint(key: str, here: Sequence[str], prefix: str) -> str | None:
     if target := _OTHER_NAMES.get(word):
         same = target.rpartition(".")[0] == prefix.rstrip(".")
         return f"did you mean {names[target]}?" + ("" if same else f" {_place(target)}")
+    if word in _NOT_HERE:
+        return f"{_NOT_HERE[word]}; leave the line out"
+    if word in FIELDS:  # training.epochs, written as a path
+        section, _, name = word.rpartition(".")
+        return f"write {section}: on a line of its own, and below it, indented, {name}: …"
     if near := difflib.get_close_matches(word, here, n=1):
         return f"did you mean {near[0]}?"
     if near := difflib.get_close_matches(word, names.values(), n=1):
@@ -91,10 +135,12 @@ def name_hint(key: str, here: Sequence[str], prefix: str) -> str | None:
     return None
 
 
-def value_hint(text: str, kind: Kind) -> str | None:
+def value_hint(text: str, kind: Kind, unit: human_numbers.Unit = "") -> str | None:
     """Say which value was meant, or how a number would have to be written."""
-    if kind.number and (written := human_numbers.well_written(text)):
+    if kind.number and (written := human_numbers.well_written(text, unit)):
         return written
+    if "qlora" in kind.choices and text.casefold() in _OTHER_METHODS:
+        return "only adapters are trained here, on the answers: write qlora (4 bits) or lora (16)"
     near = _OTHER_VALUES.get(text.casefold())
     if near not in kind.choices:
         near = next(iter(difflib.get_close_matches(text.casefold()[:64], kind.choices, n=1)), None)

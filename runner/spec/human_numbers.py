@@ -16,6 +16,12 @@ _NUMBER = r"[+-]?(?:[0-9](?:_?[0-9])*)?(?:\.[0-9_]*[0-9]?)?(?:[eE][+-]?[0-9]{1,3
 _PLAIN = re.compile(_NUMBER)
 _WITH_UNIT = re.compile(rf"({_NUMBER})\s*([a-zA-Z%]*)")
 _HOURS_AND_MINUTES = re.compile(r"([0-9]{1,4})\s*h(?:ours?)?\s*([0-9]{1,2})\s*m(?:in(?:utes?)?)?")
+_TYPED_BY_WORD = {
+    **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d"), "-"),
+    **dict.fromkeys(map(ord, "\"'`´“”„‟‘’‚‛\u00ad\u200b\u200c\u200d\u2060\ufeff"), ""),
+    **dict.fromkeys(map(ord, "\u00a0\u202f\u2009"), " "),
+}
+"""Dashes for a minus, curly quotes, and characters that nobody sees."""
 _LONGEST = 40  # characters; longer digit strings are no setting of ours
 _LARGEST = 10**18
 
@@ -70,8 +76,32 @@ def _plain(text: str) -> Decimal | None:
     return value if abs(value) <= _LARGEST else None
 
 
-def well_written(text: str) -> str | None:
-    """Say how a number with a comma would have to be written; None when that is not the matter."""
+def two_readings(text: str, *, is_whole: bool) -> str | None:
+    """Say how ``1.000`` would have to be written: one, or in German a thousand; None: it is clear.
+
+    Args:
+        text: as it is written.
+        is_whole: nobody writes a fraction there, so 1.500 is surely 1,500.
+    """
+    match = re.fullmatch(r"[+-]?([1-9][0-9]{0,2})((?:\.[0-9]{3})+)", text)
+    if match is None or not (is_whole or match[2].endswith(".000")):
+        return None
+    joined = text.replace(".", "")
+    rest = match[2].replace(".", "")
+    return (
+        f"write {joined}" if rest.strip("0") or len(rest) > 3 else f"write {joined} or {match[1]}"
+    )
+
+
+def well_written(text: str, unit: Unit = "") -> str | None:
+    """Say how a number with a comma, a dash for its minus or a word behind it has to be written.
+
+    None when that is not the matter.
+    """
+    plain = text.translate(_TYPED_BY_WORD).strip(" ,;")
+    plain = re.sub(r"(?<=[0-9])\s+[^\W\d_]+\.?$", "", plain)
+    if plain != text and (number(plain, unit) is not None):
+        return f"write {plain}"
     if re.fullmatch(r"[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?", text):
         joined = text.replace(",", "")
         return f"write {joined}" if text[0] != "0" else f"write {text.replace(',', '.')}"

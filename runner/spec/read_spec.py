@@ -10,7 +10,7 @@ import codecs
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -46,6 +46,8 @@ from runner.spec.tree import (
 
 SPEC_LIMIT_BYTES = 64 * 1024
 """A spec is a page of settings; whatever is larger is something else."""
+_INDENT = re.compile(r"^[ \u00a0\u202f]*[\u00a0\u202f][ \u00a0\u202f]*", re.MULTILINE)
+_AFTER_COLON = re.compile(r"^([ \u00a0\u202f]*[A-Za-z_]+:)[\u00a0\u202f]", re.MULTILINE)
 _MOST_PROBLEMS = 40  # a person reads no more; the rest is counted
 
 _TRUE = frozenset({"true", "yes", "on"})
@@ -56,6 +58,8 @@ _MULTILINE = frozenset(
     | {"evaluation.json_schema"}
 )
 _PATHS = frozenset({"data", "eval_data"})
+_ALONE = "write the path alone, without a name before it"
+_NAMES = frozenset({"name", "sheet"} | {path for path in _MULTILINE if path.startswith("columns.")})
 _NEEDED = ("model", "data")
 
 
@@ -203,7 +207,9 @@ def _decode(content: bytes) -> str:
             ),
             may_be_incomplete=True,
         )
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    # What is copied from a web page or a mail is indented with blanks that YAML takes for letters.
+    return _INDENT.sub(lambda found: " " * len(found[0]), _AFTER_COLON.sub(r"\1 ", text))
 
 
 @dataclass
@@ -246,6 +252,7 @@ class _Reading:
         stem = re.sub(rf"--{layout.RUN_ID.pattern}$", "", stem)
         values["name"] = layout.job_name(values.get("name") or stem)
         self.check_paths(values)
+        self.check_layers(values)
         self.check_schedule(values)
         self.check_evaluation(values.get("evaluation") or {})
         spec = self.check_fields(values)
@@ -278,12 +285,15 @@ class _Reading:
             return None
         if isinstance(node, Scalar) and self.is_cut_by_remark(node, path, self.lines.get(path)):
             return None
+        if isinstance(node, Scalar) and self.is_text_cut_by_remark(node, path):
+            return None
         if isinstance(node, Scalar) and node.is_null:
             return None  # a field left empty takes its default
         if kind.section or kind.is_map:
             return self.group(node, path, kind)
         if isinstance(node, Block):
             hint = "write it into a .json file, and name the file" if "schema" in path else None
+            hint = _ALONE if path in _PATHS else hint
             return self.refuse(path, "takes no settings of its own", node=node, hint=hint)
         if isinstance(node, Items):
             if not kind.is_list:
@@ -301,11 +311,15 @@ class _Reading:
     def items(self, node: Items, path: str) -> list[str] | None:
         values: list[str] = []
         for item in node.items:
+            if path in _PATHS and isinstance(item, Scalar):
+                item = replace(item, text=item.text.strip("\n"))  # noqa: PLW2901  of a block: |
             if isinstance(item, Scalar) and self.is_cut_by_remark(item, path, item.line):
                 return None
             if not isinstance(item, Scalar) or item.is_null:
                 if not isinstance(item, Unusable):
-                    self.refuse(path, "each entry of the list is one text", line=item.line)
+                    hint = _ALONE if path in _PATHS else None
+                    message = "each entry of the list is one text"
+                    self.refuse(path, message, line=item.line, hint=hint)
                 self.broken.add(path)
                 return None
             self.lines.setdefault(f"{path}.{len(values)}", item.line)
@@ -364,10 +378,33 @@ class _Reading:
         )
         return True
 
+    def is_text_cut_by_remark(self, node: Scalar, path: str) -> bool:
+        """Refuse a text whose end YAML took for a remark: ``Akte #12``.
+
+        A system prompt would be learned without its end. In a name a remark is one where a blank
+        follows the #.
+        """
+        is_name = path in _NAMES and bool(re.match(r"\s*#\S", node.remark))
+        if not node.remark or not (is_name or path == "system_prompt"):
+            return False
+        self.refuse(
+            path,
+            "what follows a # is a remark, and the text ends before it",
+            line=node.line,
+            found=node.text if is_name else None,
+            hint='put the text in quotes: "…"; a remark goes on a line of its own',
+        )
+        return True
+
     def has_control(self, node: Scalar, path: str) -> bool:
         bad = control_character(node.text, multiline=path in _MULTILINE)
         if bad is None:
             return False
+        lines = [line.strip() for line in node.text.split("\n")]
+        if path in _PATHS and len(lines) > 1 and all(map(looks_like_a_file, lines)):
+            hint = f"write them as a list: [{', '.join(lines)}]"
+            self.refuse(path, "these are several paths in one text", line=node.line, hint=hint)
+            return True
         self.refuse(
             path,
             "holds a character that cannot be shown",
@@ -386,9 +423,14 @@ class _Reading:
         if choice := next((c for c in kind.choices if c.casefold() == text.casefold()), None):
             return choice
         if kind.number:
+            whole = kind.number == "int"
+            if fix := human_numbers.two_readings(text, is_whole=whole):
+                message = "the dot may part thousands or a fraction"
+                return self.refuse(path, message, node=node, hint=fix)
             number = human_numbers.number(text, UNITS.get(path, ""))
             if number is None:
-                return self.refuse(path, "is not a number", node=node, hint=value_hint(text, kind))
+                hint = value_hint(text, kind, UNITS.get(path, ""))
+                return self.refuse(path, "is not a number", node=node, hint=hint)
             if kind.number == "float":
                 return float(number)
             if number != int(number):
@@ -528,14 +570,19 @@ class _Reading:
                     )
             if tidy:
                 values[name] = tidy
+
+    def check_layers(self, values: dict[str, Any]) -> None:
         modules = values.get("lora", {}).get("target_modules")
+        if isinstance(modules, list) and [m.strip().casefold() for m in modules] == ["all-linear"]:
+            values["lora"]["target_modules"] = modules = "all-linear"
         if isinstance(modules, list):
             for module in modules:
                 if not re.fullmatch(r"[A-Za-z0-9_.]{1,128}", module):
-                    self.refuse(
-                        "lora.target_modules",
-                        "this is not the name of a layer",
-                        found=module,
-                        hint="write all-linear, or names such as q_proj; patterns are not read",
-                    )
+                    names = re.findall(r"[A-Za-z0-9_.]+", module)
+                    several = len(names) > 1 and not re.search(r"[^\w.,;\[\] '\"]", module)
+                    hint = "write all-linear, or names such as q_proj; patterns are not read"
+                    if several:
+                        hint = f"write them as a list: [{', '.join(names)}]"
+                    message = "this is not the name of a layer"
+                    self.refuse("lora.target_modules", message, found=module, hint=hint)
                     break

@@ -278,31 +278,46 @@ def _syntax_problem(error: YAMLError, text: str) -> Problem:
         )
     reason = error.problem if isinstance(error, MarkedYAMLError) and error.problem else "unclear"
     reason = re.sub(r"%?'([^']*)'", lambda m: f"'{shown(m[1])}'", str(reason).splitlines()[0])
-    hint = None
     for at in (number, number - 1):
         if at >= 1 and re.match(r"\s*\w+:[^\s/\\]", lines[at - 1]):
             return Problem(
                 line=at, message="a colon without a space after it", hint="leave a space"
             )
-    if "mapping values are not allowed" in reason:
-        hint = "put text that holds ': ' in quotes, and line up the fields of a block"
-    elif "cannot start any token" in reason or "alias" in f"{reason} {_context(error)}":
-        hint = "put text that begins with a special character, such as *, in quotes"
-    elif "unknown escape character" in reason:
+    if "unknown escape character" in reason:
         return Problem(
             line=number,
             message="a backslash means something else inside double quotes",
             hint="write / instead of \\ in paths: data/contracts.jsonl",
         )
-    elif "','" in reason and (cut := next((x for x in lines[:number] if _HASH.search(x)), None)):
+    if "','" in reason and (cut := next((x for x in lines[:number] if _HASH.search(x)), None)):
         return Problem(
             line=lines.index(cut) + 1,
             message="what follows a # is a remark, so this list is never closed",
             hint='put each path that holds a # in quotes: ["data/akten #12.jsonl"]',
         )
-    elif "quoted scalar" in _context(error):
-        hint = "close the quotes that begin here, on the same line"
+    said = f"{reason} {_context(error)}"
+    hint = next((hint for words, hint in _SYNTAX_HINTS if words in said), None)
     return Problem(line=number, message=f"this is not YAML: {reason[:160]}", found=None, hint=hint)
+
+
+_SYNTAX_HINTS = (
+    (
+        "mapping values are not allowed",
+        "put text that holds ': ' in quotes, and line up the fields of a block",
+    ),
+    (
+        "cannot start any token",
+        "put text that begins with a special character, such as *, in quotes",
+    ),
+    ("alias", "put text that begins with a special character, such as *, in quotes"),
+    (
+        "could not find expected ':'",
+        "write NAME: VALUE on each line; a line that goes on with a text is indented",
+    ),
+    ("expected '<document start>'", "let all fields begin at the left margin, or line them up"),
+    ("quoted scalar", "close the quotes that begin here, on the same line"),
+)
+"""Words of the parser, and what to do about it; the first that fit count."""
 
 
 def read_tree(text: str, *, must_be_json: bool) -> tuple[Node | None, list[Problem]]:
@@ -311,6 +326,11 @@ def read_tree(text: str, *, must_be_json: bool) -> tuple[Node | None, list[Probl
     Raises:
         UnreadableError: it cannot be read to its end.
     """
+    if text.startswith("{\\rtf"):
+        message = "this is a formatted text (RTF), as WordPad and Word save it"
+        hint = "save it as plain text (UTF-8), or write it in Notepad"
+        problem = Problem(line=1, message=message, hint=hint)
+        raise UnreadableError(problem, may_be_incomplete=False)
     if must_be_json:
         _check_json(text)
     if text.lstrip().startswith("{") and _is_json(text):

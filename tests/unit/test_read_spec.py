@@ -134,6 +134,94 @@ def test_other_tools_names_lead_to_ours(line, hint):
     assert only(TWO + line + "\n").hint == hint
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("lora: {use_dora: true}", "DoRA is not trained here; leave the line out"),
+        ("training: {train_on_inputs: true}", "only answers are learned, never questions"),
+        ("training: {warmup_steps: 10}", "warmup_ratio: 3%"),
+        ("training.epochs: 3", "write training: on a line of its own, and below it"),
+        ("method: full", "only adapters are trained here"),
+        ("lora: {target_modules: 'q_proj, v_proj'}", "write them as a list: [q_proj, v_proj]"),
+    ],
+)
+def test_a_field_without_a_counterpart_is_not_taken_for_one_with_a_like_name(line, hint):
+    """``use_dora`` is no slip for ``use_rslora``: that would train something else."""
+    assert hint in (only(f"{TWO}{line}\n").hint or "")
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("max_steps: 1.000", "write 1000 or 1"),
+        ("max_steps: 1.500", "write 1500"),
+        ("max_steps: 1.000.000", "write 1000000"),
+        ("epochs: 1.000", "write 1000 or 1"),
+        ("learning_rate: 2e\u22124", "write 2e-4"),
+        ("learning_rate: \u201c2e-4\u201d", "write 2e-4"),
+        ("learning_rate: 2e-4,", "write 2e-4"),
+        ("max_length: 2048 Tokens", "write 2048"),
+        ("epochs: \u200b3", "write 3"),
+    ],
+)
+def test_a_number_as_offices_and_word_processors_write_it_is_answered_with_the_right_one(
+    line, hint
+):
+    """A thousand is not taken for a one, and a dash that looks like a minus is named."""
+    assert only(f"{TWO}training:\n  {line}\n").hint == hint
+
+
+def test_a_fraction_of_three_digits_is_a_fraction():
+    """Only thousands are in doubt."""
+    assert read(f"{TWO}training: {{learning_rate: 0.001, weight_decay: 0.125}}\n")
+
+
+def test_a_system_prompt_is_not_cut_off_by_a_remark():
+    """Else the model would be taught without its end, and nobody told."""
+    line = "system_prompt: Answer for file #12 in German\n"
+    assert "what follows a # is a remark" in only(TWO + line).message
+    assert read(f'{TWO}system_prompt: "Answer for file #12"\n').system_prompt.endswith("#12")
+    assert "remark" in only(f"{TWO}name: Akte #12\n").message
+    assert read(f"{TWO}name: akte  # of 2026\n").name == "akte"
+
+
+def test_blanks_of_web_pages_and_mails_indent_as_any_others():
+    """They look alike."""
+    blank = "\u00a0"
+    text = f"model:{blank}m\ndata: d.jsonl\ntraining:\n{blank}{blank}epochs: 3\n"
+    assert read(text).training.epochs == 3
+    text = f"{TWO}system_prompt: |\n  1{blank}000 Euro\n"
+    assert f"1{blank}000" in read(text).system_prompt
+
+
+def test_paths_on_lines_of_one_text_are_told_to_be_a_list():
+    """A block of text is how people write several lines; one path alone is read."""
+    assert read("model: m\ndata: >\n  a.jsonl\n").data == ["a.jsonl"]
+    wrong = only("model: m\ndata: |\n  a.jsonl\n  b.jsonl\n")
+    assert wrong.hint == "write them as a list: [a.jsonl, b.jsonl]"
+    assert "the path alone" in only("model: m\ndata:\n  - path: a.jsonl\n").hint
+
+
+def test_all_linear_may_stand_in_a_list():
+    """As the names of layers do."""
+    assert (
+        read(f"{TWO}lora: {{target_modules: [all-linear]}}\n").lora.target_modules == "all-linear"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("{\\rtf1\\ansi model: m\\par data: d.jsonl}", "save it as plain text"),
+        (f"{TWO}system_prompt: You are\na lawyer\n", "indented"),
+        (f" {TWO}", "left margin"),
+    ],
+)
+def test_what_is_no_yaml_is_answered_with_what_to_do(text, hint):
+    """The parser's own words help nobody who does not know YAML."""
+    assert hint in (problems(text)[0].hint or "")
+
+
 def test_double_keys_are_refused_with_both_lines():
     """Which of the two was meant cannot be known."""
     problem = only(TWO + "priority: 1\npriority: 2\n")
