@@ -67,7 +67,7 @@ def _replay(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Contradicti
         yield Contradiction(
             field="replay",
             message="a fresh adapter has learned no rows that could be learned again",
-            hint="write start_from: current, or leave replay out: all rows are learned anew",
+            hint="write start_from: current, or leave replay out: all rows are learned again",
         )
 
 

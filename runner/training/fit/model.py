@@ -192,7 +192,7 @@ def _load_entry(entry: Path, folder: Path, machine: Machine, options: dict[str, 
             classify(error), on_gpu=machine.on_gpu
         ):
             raise
-        print(f"The kept 4-bit weights cannot be used and are made anew: {error}", flush=True)
+        print(f"The kept 4-bit weights cannot be used and are made again: {error}", flush=True)
         traceback.clear_frames(error.__traceback__)
         forget(entry)
     else:
