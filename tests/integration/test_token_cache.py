@@ -104,7 +104,27 @@ def test_rows_that_the_card_has_no_memory_for_are_no_part_of_it(box, no_flow):
         prepare(box, gpu_memory_bytes=2**30)
 
 
-@pytest.mark.parametrize("name", ["rows.arrow", "train.arrow", "checks.npz", "facts.json"])
+def test_the_second_run_loads_no_tokenizer(box, monkeypatch):
+    """That takes a second and a half; what is written of it is what the first run wrote."""
+    prepare(box)
+    earlier = box.run.prepared
+
+    def load(*_, **__):
+        raise FlowedError
+
+    monkeypatch.setattr(stage, "_load_tokenizer", load)
+    prepare(box)
+    files = {path.relative_to(earlier) for path in earlier.rglob("*") if path.is_file()}
+    now = box.run.prepared
+    assert files == {path.relative_to(now) for path in now.rglob("*") if path.is_file()}
+    own = {"plan.json", "result.json", "state.json"}  # of each run, and a random fingerprint
+    for name in sorted(file for file in files if file.name not in own):
+        assert (earlier / name).read_bytes() == (box.run.prepared / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    "name", ["rows.arrow", "train.arrow", "checks.npz", "facts.json", "tokenizer--tokenizer.json"]
+)
 @pytest.mark.parametrize("harm", ["torn", "gone", "other"])
 def test_what_was_harmed_is_not_believed(name, harm, box, no_flow):
     """A torn, missing or foreign file of an entry is seen by its checksum."""

@@ -11,8 +11,9 @@ import copy
 import errno
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,16 @@ from runner.training.data.row_work import Work
 from runner.training.data.snapshot import Copied, take_snapshot
 from runner.training.data.split import hold_out
 from runner.training.data.template import Template
-from runner.training.data.token_cache import Entry, Kept, cache_key, find_entry, keep_entry
+from runner.training.data.template_facts import TemplateFacts
+from runner.training.data.token_cache import (
+    PREVIEW,
+    TOKENIZER,
+    Entry,
+    Kept,
+    cache_key,
+    find_entry,
+    keep_entry,
+)
 from runner.training.data.token_table import (
     DATA_FILE,
     HELD_OUT,
@@ -86,7 +96,7 @@ from runner.training.data.token_table import (
     write_parts,
 )
 from runner.training.data.tokenizer_folder import load_tokenizer, write_tokenizer
-from runner.training.data.try_model import require_known_tokens, try_model
+from runner.training.data.try_model import Tried, require_known_tokens, try_model
 
 LEFT_OUT_SHARE = 0.05  # of the rows; more than that is not what the job's owner meant
 SAMPLES = 3  # held-out questions that are answered before and after
@@ -98,7 +108,16 @@ class _Base:
 
     folder: Path
     config: dict[str, Any]
-    template: Template
+    load: Callable[[], Template]
+
+    @cached_property
+    def template(self) -> Template:
+        """Load the tokenizer where it is needed: that takes a second and a half.
+
+        Raises:
+            ModelError: it cannot be used.
+        """
+        return self.load()
 
 
 def prepare(folder: Path) -> None:
@@ -135,66 +154,57 @@ def _prepare(folder: Path, findings: Findings) -> None:
     stage, run = StageFolder(folder), RunFolder.containing(folder)
     plan = read_message(stage.plan, PreparePlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
-    base, unusable = _base(spec, plan, file=f"{run.job}.yaml")
+    base, unusable = _find_base(spec, plan, file=f"{run.job}.yaml")
     source = Source(copies=_copies(spec, plan, run, findings), spec=spec)
     schema = _schema(spec, plan, run, findings)
     tables = folder / f"{TEMPORARY_PREFIX}tokens.arrow", folder / f"{TEMPORARY_PREFIX}rows.arrow"
     key = _cache_key(source, base, plan) if not findings.problems else None
     entry = find_entry(Path(plan.token_cache), key) if plan.token_cache and key else None
-    parted = None
-    if entry and base:
-        parted = _part_rows(spec, source, base, entry.rows, plan, findings)
-        if not entry.parts_alike(parted.part):
-            entry = parted = None
-    if entry:
-        flowed = entry.flowed
+    parted = _part_rows(spec, source, base, entry.rows, plan, findings) if entry and base else None
+    if entry and parted and entry.parts_alike(parted.part):
+        flowed = _take_entry(entry, source, findings)
     else:
+        entry = parted = None
+        base, unusable = _with_template(base, unusable)
         template = base.template if base else None
         flowed = _flow(source, template, _work(base, spec, plan), tables, findings)
     _refuse(unusable, findings)
     assert base is not None  # else it was refused
+    facts = entry.template if entry else TemplateFacts.of(base.template)
     parted = parted or _part_rows(spec, source, base, tables[1], plan, findings)
     rows, part, limit = parted.rows, parted.part, parted.limit
-    if entry:
-        _take_entry(entry, source, base.template, findings)
     of_form = _check_form(spec, schema, source, flowed, findings)
     notes = list(findings.notes)
     held = rows.row[parted.held]
-    end = _end(spec, base.template, (held, limit), findings)
+    end = _end(spec, facts, (held, limit), findings)
     found = _findings(entry, flowed, end, run)
     growth = _growth(plan, rows)
     for place in _places(source, parted.left_out):
         findings.note(f"longer than {limit} tokens left out", *place)
-    tried = None
-    if plan.try_model:  # after the rows: a slip in them is answered without the seconds this takes
-        longest = int(rows.longest[part != LEFT_OUT].max())
-        trust = plan.trust_remote_code
-        tried = try_model(base.folder, spec, longest=longest, trust_remote_code=trust)
-        pad = base.template.tokenizer.pad_token_id
-        require_known_tokens(max(flowed.highest, pad), tried, model=spec.model)
+    # After the rows: a slip in them is answered without the seconds this takes.
+    tried = _tried(spec, plan, base, max(flowed.highest, facts.pad), parted)
 
-    if entry:
-        lengths, measured = _link_tables(folder, entry)
-    else:
-        lengths, measured = _write_tables(folder, tables, flowed, parted)
-        if plan.token_cache and key:
-            kept = Kept(
-                flowed=flowed,
-                noted=base.template.noted,
-                notes=notes,
-                row_numbered=sorted(findings.row_numbered),
-                end=end,
-                findings=found,
-            )
-            keep_entry(Path(plan.token_cache), key, _tables(folder), kept)
+    lengths, measured = (
+        _link_tables(folder, entry) if entry else _write_tables(folder, tables, flowed, parted)
+    )
     for table in tables:
         table.unlink(missing_ok=True)
-    _leave_beside(folder, base, source, flowed, (rows, part), lengths)
+    _leave_beside(folder, facts, source, flowed, (rows, part), lengths)
+    _leave_tokenizer(folder, run, base, entry, lengths)
+    if plan.token_cache and key and not entry:
+        kept = Kept(
+            flowed=flowed,
+            template=facts,
+            notes=notes,
+            row_numbered=sorted(findings.row_numbered),
+            end=end,
+            findings=found,
+        )
+        keep_entry(Path(plan.token_cache), key, _tables(run), kept)
     if schema is not None:
         write_json(folder / SCHEMA_FILE, schema)
     sync_tree(folder)
 
-    template = base.template
     sequences = count_sequences(lengths, limit) if spec.training.packing else len(lengths)
     write_message(
         stage.result,
@@ -212,9 +222,9 @@ def _prepare(folder: Path, findings: Findings) -> None:
             learned_tokens=parted.learned_tokens,
             longest=parted.longest,
             max_length=limit,
-            chat_template=template.chat_template,
-            end_tokens=tuple(map(template.tokenizer.convert_ids_to_tokens, template.ends)),
-            folds_system=template.folds_system,
+            chat_template=facts.chat_template,
+            end_tokens=facts.end_tokens,
+            folds_system=facts.folds_system,
             total_steps=total_steps(
                 sequences,
                 effective_batch_size=spec.effective_batch_size,
@@ -228,7 +238,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
             row_numbered=tuple(sorted(findings.row_numbered)),
             shortfalls=(
                 *([note] if (note := language_part_note(base.config)) else []),
-                *template.shortfalls,
+                *facts.shortfalls,
                 *findings.notes,
                 *findings.of_files,
                 *parted.told,
@@ -250,7 +260,9 @@ def total_steps(
     return math.ceil(epochs * math.ceil(rows / effective_batch_size))
 
 
-def _base(spec: JobSpec, plan: PreparePlan, *, file: str) -> tuple[_Base | None, ModelError | None]:
+def _find_base(
+    spec: JobSpec, plan: PreparePlan, *, file: str
+) -> tuple[_Base | None, ModelError | None]:
     """Find the model; what is wrong with it is told together with what is wrong with the data."""
     try:
         model = find_model(Path(plan.models_dir), spec.model, method=spec.method)
@@ -262,15 +274,27 @@ def _base(spec: JobSpec, plan: PreparePlan, *, file: str) -> tuple[_Base | None,
     if spec.speed == "fp8" and plan.no_fp8:
         what = Problem(field="speed", found="fp8", message=plan.no_fp8, hint=FP8_HINT)
         raise SpecError([replace(what, file=file)])
-    try:
-        template = Template(
+
+    def load() -> Template:
+        return Template(
             _load_tokenizer(model, plan, name=spec.model),
             name=spec.model,
             embedding_rows=table_of_words(config),
         )
+
+    return _Base(folder=model, config=config, load=load), None
+
+
+def _with_template(
+    base: _Base | None, unusable: ModelError | None
+) -> tuple[_Base | None, ModelError | None]:
+    """Load the base's tokenizer; what is wrong with it is told together with the data's faults."""
+    try:
+        if base is not None:
+            _ = base.template
     except ModelError as error:
         return None, error
-    return _Base(folder=model, config=config, template=template), None
+    return base, unusable
 
 
 def _cache_key(source: Source, base: _Base | None, plan: PreparePlan) -> str | None:
@@ -305,21 +329,18 @@ def _copies(spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings
 
 def _leave_beside(
     folder: Path,
-    base: _Base,
+    template: TemplateFacts,
     source: Source,
     flowed: Flowed,
     parted: tuple[Rows, Any],
     lengths: Any,
 ) -> None:
-    """Write what lies beside the tokens: lengths, questions, the tokenizer and a preview."""
-    run, template = RunFolder.containing(folder), base.template
+    """Write what lies beside the tokens: lengths and questions."""
     rows, part = parted
-    write_lengths(run.lengths, _summed(lengths))
+    write_lengths(RunFolder.containing(folder).lengths, _summed(lengths))
     write_json(folder / "samples.json", _samples(template, source, flowed, rows, part))
     chosen = rows, choose(rows, part, _wanted(source.spec))
     write_questions(folder / FILE, template, source, flowed, chosen)
-    write_tokenizer(template, base.folder, folder / "tokenizer")
-    leave_preview(folder, run.preview, template.tokenizer, lengths, template.ends)
 
 
 def _schema(
@@ -553,18 +574,45 @@ def _flow(
     return flow(source, template, replace(work, use_words=False), tables, findings)
 
 
+def _tried(
+    spec: JobSpec, plan: PreparePlan, base: _Base, highest: int, parted: _Parted
+) -> Tried | None:
+    """Try the model on the longest row, and whether it knows every token; None: nobody asks."""
+    if not plan.try_model:
+        return None
+    longest = int(parted.rows.longest[parted.part != LEFT_OUT].max())
+    trust = plan.trust_remote_code
+    tried = try_model(base.folder, spec, longest=longest, trust_remote_code=trust)
+    require_known_tokens(highest, tried, model=spec.model)
+    return tried
+
+
+def _leave_tokenizer(
+    folder: Path, run: RunFolder, base: _Base, entry: Entry | None, lengths: Any
+) -> None:
+    """Write the tokenizer and a preview, or take those of the run whose tokens these are."""
+    if entry is None:
+        template = base.template
+        write_tokenizer(template, base.folder, folder / "tokenizer")
+        leave_preview(folder, run.preview, template.tokenizer, lengths, template.ends)
+        return
+    run.preview.unlink(missing_ok=True)  # of an earlier try
+    entry.link(PREVIEW, run.preview)
+    entry.give_tokenizer(folder / "tokenizer")
+
+
 def _growth(plan: PreparePlan, rows: Rows) -> Growth | None:
     """Say how the rows differ from those of the job's last run."""
     before = last_rows([Path(folder) for folder in plan.earlier_runs])
     return compare(before, rows) if before is not None else None
 
 
-def _take_entry(entry: Entry, source: Source, template: Template, findings: Findings) -> None:
+def _take_entry(entry: Entry, source: Source, findings: Findings) -> Flowed:
     """Let what an earlier run found of the same rows stand as if they had been read now."""
     entry.flowed.rules = first_rules(source)
-    template.noted.take(entry.noted)
     findings.known_notes += entry.notes
     findings.row_numbered |= set(entry.row_numbered)
+    return entry.flowed
 
 
 def _write_tables(
@@ -582,9 +630,12 @@ def _write_tables(
     return lengths, measured
 
 
-def _tables(folder: Path) -> dict[str, Path]:
-    """Give the tables that the cache keeps, by their names there."""
+def _tables(run: RunFolder) -> dict[str, Path]:
+    """Give the files that the cache keeps, by their names there."""
+    folder = run.prepared
     named = {
+        **{f"{TOKENIZER}{path.name}": path for path in (folder / "tokenizer").iterdir()},
+        PREVIEW: run.preview,
         "train.arrow": folder / "train" / DATA_FILE,
         "eval.arrow": folder / "eval" / DATA_FILE,
         "rows.arrow": folder / "rows.arrow",
@@ -618,7 +669,9 @@ def _findings(
     return known
 
 
-def _end(spec: JobSpec, template: Template, parted: tuple[Any, int], findings: Findings) -> End:
+def _end(
+    spec: JobSpec, template: TemplateFacts, parted: tuple[Any, int], findings: Findings
+) -> End:
     """Say what the checks must know; ``parted`` are the held-out rows and the limit of the rest."""
     return End(
         held_out=parted[0],
@@ -669,7 +722,7 @@ def _places(source: Source, rows: Rows) -> Iterator[tuple[str, int]]:
 
 
 def _samples(
-    template: Template, source: Source, flowed: Flowed, rows: Rows, part: Any
+    template: TemplateFacts, source: Source, flowed: Flowed, rows: Rows, part: Any
 ) -> list[dict[str, Any]]:
     """Choose held-out questions to answer before and after."""
     chosen = np.flatnonzero((part == HELD_OUT) & rows.askable)[:SAMPLES]

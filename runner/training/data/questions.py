@@ -18,7 +18,7 @@ import numpy as np
 from runner.files.durable import write_bytes
 from runner.training.data.conversation import Conversation
 from runner.training.data.flow import Flowed, Source, read_again
-from runner.training.data.template import Template
+from runner.training.data.template_facts import TemplateFacts
 from runner.training.data.token_table import HELD_OUT, TRAIN, Rows
 
 FILE = "questions.jsonl"
@@ -81,7 +81,7 @@ def choose(rows: Rows, part: Any, wanted: Wanted) -> dict[str, list[int]]:
 
 def write_questions(
     target: Path,
-    template: Template,
+    template: TemplateFacts,
     source: Source,
     flowed: Flowed,
     chosen: tuple[Rows, dict[str, list[int]]],
@@ -103,7 +103,9 @@ def write_questions(
     write_bytes(target, "".join(f"{line}\n" for line in lines).encode(errors="replace"))
 
 
-def _question(rows: Rows, at: int, part: str, row: Conversation, template: Template) -> Question:
+def _question(
+    rows: Rows, at: int, part: str, row: Conversation, template: TemplateFacts
+) -> Question:
     return Question(
         row=int(rows.row[at]),
         part=part,

@@ -14,7 +14,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,14 +29,17 @@ from runner.training.checks.checks import Checks
 from runner.training.checks.say import End
 from runner.training.data.flow import Flowed, Source
 from runner.training.data.formats import UNDECIDED
-from runner.training.data.template import Noted
+from runner.training.data.template_facts import TemplateFacts
 from runner.training.data.token_table import read_part
 
-_VERSION = 2  # of an entry's own form
+_VERSION = 3  # of an entry's own form
+PREVIEW = "preview.json"
 _FACTS_BYTES = 64 * 1024 * 1024  # a larger facts.json is not ours
 _LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow")
 """Their versions are part of the key: they read files, render templates, cut text into tokens."""
-_TABLES = ("train.arrow", "eval.arrow", "rows.arrow", "checks.npz")
+_TABLES = ("train.arrow", "eval.arrow", "rows.arrow", "checks.npz", PREVIEW)
+TOKENIZER = "tokenizer--"
+"""Before the names of the files in prepared/tokenizer/."""
 _MODEL_FILES = "*.json", "*.jinja", "*.txt", "*.model"
 """Of a base model's folder: its tokenizer in any form, its template, its config."""
 _BLOCK = 1024 * 1024  # bytes
@@ -94,7 +96,8 @@ class Entry:
 
     folder: Path
     flowed: Flowed
-    noted: Noted
+    template: TemplateFacts
+    """What the rows were encoded with."""
     notes: list[str]
     """What the data's owner should know of the rows."""
     row_numbered: list[str] = field(default_factory=list)
@@ -133,6 +136,13 @@ class Entry:
             shutil.copyfile(self.folder / name, target)
         return True
 
+    def give_tokenizer(self, target: Path) -> None:
+        """Write the tokenizer's folder as the earlier run has it."""
+        shutil.rmtree(target, ignore_errors=True)  # of an earlier try
+        target.mkdir(parents=True)
+        for name in filter(_is_of_tokenizer, self.files):
+            shutil.copyfile(self.folder / name, target / name.removeprefix(TOKENIZER))
+
     def parts_alike(self, part: Any) -> bool:
         """Whether each row belongs to the same part of the data as it did then."""
         import numpy as np
@@ -150,12 +160,10 @@ def find_entry(cache: Path, key: str) -> Entry | None:
         if written["sha256"] != _checksum(body) or body["key"] != key:
             return None
         files: dict[str, str] = body["files"]
-        if not set(files) <= set(_TABLES):
+        if not {name for name in files if not _is_of_tokenizer(name)} <= set(_TABLES):
             return None
         if any(_sha256(folder / name) != sha256 for name, sha256 in files.items()):
             return None
-        noted = body["noted"]
-        noted["plain_rows"] = {str(k): int(v) for k, v in noted["plain_rows"].items()}
         return Entry(
             folder=folder,
             flowed=Flowed(
@@ -164,7 +172,7 @@ def find_entry(cache: Path, key: str) -> Entry | None:
                 read=int(body["read"]),
                 highest=int(body["highest"]),
             ),
-            noted=_noted(noted),
+            template=TemplateFacts.read(body["template"]),
             notes=[str(note) for note in body["notes"]],
             row_numbered=[str(name) for name in body["row_numbered"]],
             files=files,
@@ -175,14 +183,9 @@ def find_entry(cache: Path, key: str) -> Entry | None:
         return None
 
 
-def _noted(facts: dict[str, Any]) -> Noted:
-    return Noted(
-        notes=dict.fromkeys(facts["notes"]),
-        plain_rows=Counter(facts["plain_rows"]),
-        rows_read_plain=facts["rows_read_plain"],
-        rows_cut=facts["rows_cut"],
-        learned_ends=set(facts["learned_ends"]),
-    )
+def _is_of_tokenizer(name: str) -> bool:
+    """Tell a file of the tokenizer's folder; a name with a path in it is none."""
+    return name.startswith(TOKENIZER) and "/" not in name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +194,8 @@ class Kept:
 
     flowed: Flowed
     """What came out of all rows."""
-    noted: Noted
-    """What the rows have shown of the template."""
+    template: TemplateFacts
+    """What the rows were encoded with."""
     notes: Sequence[str]
     """What the data's owner should know of the rows."""
     row_numbered: Sequence[str]
@@ -217,7 +220,7 @@ def keep_entry(cache: Path, key: str, tables: dict[str, Path], kept: Kept) -> No
         tables: the run's own files, by their names in the entry.
         kept: what belongs to them.
     """
-    flowed, noted = kept.flowed, kept.noted
+    flowed = kept.flowed
     beside = cache / f"{TEMPORARY_PREFIX}{os.urandom(6).hex()}"
     try:
         beside.mkdir(parents=True)
@@ -230,13 +233,7 @@ def keep_entry(cache: Path, key: str, tables: dict[str, Path], kept: Kept) -> No
             "counts": flowed.counts,
             "read": flowed.read,
             "highest": flowed.highest,
-            "noted": {
-                "notes": list(noted.notes),
-                "plain_rows": dict(noted.plain_rows),
-                "rows_read_plain": noted.rows_read_plain,
-                "rows_cut": noted.rows_cut,
-                "learned_ends": sorted(noted.learned_ends),
-            },
+            "template": kept.template.written(),
             "notes": list(kept.notes),
             "row_numbered": list(kept.row_numbered),
             "end": _end_key(kept.end),
