@@ -29,6 +29,8 @@ from runner.doctor.engine import examine_engine
 from runner.doctor.examine import examine_card, examine_lightly
 from runner.doctor.finding import Finding, Level, could_run
 from runner.doctor.surroundings import beside_engine
+from runner.language.speaker import ENGLISH, Speaker, language_of
+from runner.language.translate import in_words_of
 from runner.words import visible
 
 _MARKS = {
@@ -76,7 +78,7 @@ def findings_as_json(findings: Iterable[Finding]) -> dict[str, Any]:
     return {"could_run": could_run(found), "findings": [finding.as_json() for finding in found]}
 
 
-def render(findings: Iterable[Finding]) -> RenderableType:
+def render(findings: Iterable[Finding], speak: Speaker = ENGLISH) -> RenderableType:
     """Lay the findings out: what is well in a line, the rest with its reason and its fix."""
     found = list(findings)
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -86,26 +88,28 @@ def render(findings: Iterable[Finding]) -> RenderableType:
     before = ""
     for finding in found:
         mark, style = _MARKS[finding.level]
-        name = finding.check if finding.check != before else ""
+        name = in_words_of(finding.check, speak) if finding.check != before else ""
         before = finding.check
-        lines = [Text(visible(finding.what))]
+        lines = [Text(visible(in_words_of(finding.what, speak)))]
         if finding.level in (Level.ADVICE, Level.TROUBLE, Level.UNKNOWN):
-            lines.append(Text(finding.why, style="dim"))
-            lines += [_command(line) for line in finding.fix.splitlines()]
+            lines.append(Text(in_words_of(finding.why, speak), style="dim"))
+            lines += [_command(line, speak) for line in finding.fix.splitlines()]
         table.add_row(Text(mark, style=style), Text(name, style="bold"), Group(*lines))
     words, style = verdict(found)
-    return Padding(Group(table, "", Text(words, style=style)), (1, 1))
+    return Padding(Group(table, "", Text(in_words_of(words, speak), style=style)), (1, 1))
 
 
-def _command(line: str) -> Text:
+def _command(line: str, speak: Speaker) -> Text:
     """Show a command as one types it, its remark less loud."""
     command, mark, remark = line.partition("    # ")
+    remark = in_words_of(remark, speak)
     return Text.assemble(("$ ", "dim"), (command, "bold"), (f"  # {remark}" if mark else "", "dim"))
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
-    """Print the page."""
-    Console(highlight=False).print(render(findings))
+    """Print the page, in the language of whoever asks."""
+    speak = Speaker(language_of(os.environ.get("RUNNER_LANGUAGE", ""), os.environ))
+    Console(highlight=False).print(render(findings, speak))
 
 
 def run_doctor(settings: Settings, *, quietly: bool) -> list[Finding]:

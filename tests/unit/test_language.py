@@ -5,18 +5,29 @@ from __future__ import annotations
 import ast
 import re
 import string
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from runner.card.answer import Answer, meaning
+from runner.card.memory import GpuMemory, Holder
+from runner.commands.doctor import print_findings, verdict
 from runner.contract.findings import Level
+from runner.contract.model_kind import kind_problem
 from runner.contract.preview import Why
 from runner.contract.states import State
 from runner.contract.verdict import Figures, Outcome, Verdict, judge, reason_in
 from runner.daemon.gpu_guard import decide
 from runner.daemon.stages.retry import RULES
+from runner.doctor.ask_card import NoCardFacts, judge_no_card_facts
+from runner.doctor.disk import Disk, Kind, judge_disk
+from runner.doctor.engine import Engine, judge_engine
+from runner.doctor.finding import Level as DoctorLevel
+from runner.doctor.gpu_memory import judge_gpu_memory
+from runner.doctor.host_memory import HostMemory, judge_host_memory
+from runner.doctor.judge_card import CardFacts, Product, judge_card
 from runner.errors import Problem
 from runner.language.speaker import ENGLISH, Language, Speaker, language_of
 from runner.language.texts import table
@@ -189,6 +200,38 @@ PUT_TOGETHER = {
     "record_row_is_changed",
     "record_row_is_no_longer_there",
     "record_the_nvidia_driver_was_updated_while_the",
+    "record_bitsandbytes_has_no_library_for_cuda",
+    "record_bitsandbytes_has_no_library_for_cuda_it",
+    "record_bitsandbytes_has_no_library_for_this_cpu",
+    "record_can_be_written_to",
+    "record_gpu_in_env_names_a_card_that",
+    "record_no_job_could_run_yet_one_thing",
+    "record_no_job_could_run_yet_things_stand",
+    "record_of_are_free",
+    "record_of_are_free_held_by",
+    "record_of_memory_for_this_container_in_the",
+    "record_of_memory_for_this_container_in_the_2",
+    "record_one_thing_would_make_it_better",
+    "record_only_of_are_free_held_by",
+    "record_the_computes_it_as_plain_arithmetic_does",
+    "record_the_computes_it_wrongly_off_by_in",
+    "record_the_model_has_no_layers_named_its",
+    "record_the_nvidia_container_toolkit_is_not_set",
+    "record_the_nvidia_driver_is_not_installed_or",
+    "record_the_nvidia_driver_is_not_loaded_2",
+    "record_the_nvidia_driver_was_updated_while_the_2",
+    "record_the_test_on_it_ended_with_exit",
+    "record_the_test_on_it_ended_with_exit_2",
+    "record_the_test_on_it_gave_no_answer",
+    "record_the_test_on_it_gave_no_answer_2",
+    "record_the_test_on_it_was_ended_by",
+    "record_the_test_on_it_was_ended_by_2",
+    "record_the_toolkit_s_list_of_devices_is",
+    "record_things_would_make_it_better",
+    "record_this_model_also_reads_pictures_and_its",
+    "record_this_model_also_reads_pictures_and_its_2",
+    "record_this_model_also_reads_pictures_and_its_3",
+    "record_this_model_also_reads_pictures_and_its_4",
 }
 """Sentences that the code puts together of parts: the tests below make them."""
 
@@ -271,6 +314,166 @@ def test_no_refusal_of_the_data_stays_english_on_a_german_page() -> None:
     assert len(sentences) > 100
     missing = {one for one in sentences if translated(one[1], GERMAN) is None}
     assert {text for _, text in missing} - PARTS == set(), missing
+
+
+ABOUT_MODELS = (
+    *(ROOT / "contract" / name for name in ("models.py", "model_kind.py")),
+    *(ROOT / "training" / "fit" / f"{name}.py" for name in ("adapter_layers", "base_config")),
+    *(ROOT / "training" / "fit" / f"{name}.py" for name in ("language_part", "set_up_check")),
+)
+"""Modules that refuse a base model."""
+PARTS_OF_MODELS = {
+    "this model rewrites one text into another (encoder-decoder, Zz9); only models",
+    "this model also reads pictures (Zz9), and its language part cannot be trained ",
+    "the experts of this model (Doge) are chosen by the words of a whole text at once: ",
+    "an adapter on Zz9 would never be trained: the model takes the weights of these layers past it",
+    "Did you mean Zz9? Or write Zz9.",
+    "the model has no Zz9 named Zz9; its layers are Zz9",
+}
+"""Beginnings of a sentence whose whole stands in the table, or one with a word chosen in it."""
+
+
+@pytest.mark.parametrize("path", ABOUT_MODELS, ids=lambda path: path.stem)
+def test_no_refusal_of_a_model_stays_english_on_a_german_page(path: Path) -> None:
+    """Whatever is said of a base model before or as it is loaded, the table says in German."""
+    sentences = told(path)
+    assert sentences
+    missing = {text for text in sentences if translated(text, GERMAN) is None}
+    assert missing - PARTS_OF_MODELS == set()
+
+
+def test_why_a_model_cannot_be_trained_is_said_in_german() -> None:
+    """Real kinds of model, each refused in whole sentences: no English word is left."""
+    configs = {
+        "T5ForConditionalGeneration": {"is_encoder_decoder": True},
+        "WhisperForConditionalGeneration": {},
+        "Qwen2VLForConditionalGeneration": {"vision_config": {"depth": 2}},
+        "MllamaForConditionalGeneration": {"vision_config": {"depth": 2}},
+        "BertForMaskedLM": {"model_type": "bert"},
+        "DogeForCausalLM": {"is_moe": True},
+        "LlamaForSequenceClassification": {},
+        "LlamaForCausalLM": {"quantization_config": {"quant_method": "gptq"}},
+    }
+    for name, config in configs.items():
+        problem = kind_problem("m", {"architectures": [name], **config}, method="lora")
+        assert problem is not None, name
+        assert translated(str(problem), GERMAN) is not None, str(problem)
+
+
+DOCTOR = sorted((ROOT / "doctor").glob("*.py"))
+FINDS = {"Finding", "finding", "_finding", "_docker"}
+"""What takes a finding's sentence."""
+CHOSEN = {
+    "Zz9 Zz9.",
+    "The runner of Zz9 Zz9.",
+    "The test on it Zz9Zz9",
+    "Only Zz9Zz9",
+    "The Zz9 computes it as plain arithmetic does: Zz9.",
+    "The Zz9 computes it wrongly: Zz9.",
+    "Only Zz9 are free of Zz9.",
+    "Zz9; Zz9 GiB are advised.",
+    "the row is empty.",
+    "the row is empty; nothing starts with less than Zz9.",
+}
+"""Sentences with parts chosen elsewhere: `test_the_doctor_speaks_german` makes them."""
+
+
+COMMAND = re.compile(r"(sudo|docker|df|du|findmnt|lspci|nvidia-smi|unset|echo|ps|free|runner) ")
+
+
+def said_by_doctor(path: Path) -> set[str]:
+    """List the sentences and the remarks behind commands of one of the doctor's modules."""
+    found: list[ast.expr] = []
+    parts: set[ast.AST] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            parts |= set(ast.walk(node)) - {node}
+        if node in parts:
+            continue
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in FINDS:
+            found += [*node.args, *(k.value for k in node.keywords if k.arg != "fix")]
+        elif isinstance(node, ast.Assign):
+            name = ast.unparse(node.targets[0])
+            if name == "what" or name.startswith("_WHY"):
+                found += node.value.values if isinstance(node.value, ast.Dict) else [node.value]
+        elif isinstance(node, ast.Constant | ast.JoinedStr):
+            text = template(node) or ""
+            if "    # " in text:
+                found += [ast.Constant(line.partition("    # ")[2]) for line in text.splitlines()]
+    texts = {text for node in found if (text := template(node))}
+    return {text for text in texts if " " in text and not COMMAND.match(text)}
+
+
+@pytest.mark.parametrize("path", DOCTOR, ids=lambda path: path.stem)
+def test_nothing_that_the_doctor_says_stays_english(path: Path) -> None:
+    """Every sentence, its reason, and the remark behind a command."""
+    missing = {text for text in said_by_doctor(path) if translated(text, GERMAN) is None}
+    assert missing - CHOSEN == set()
+
+
+def test_the_doctor_speaks_german(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    """A page with what is put together of parts: no sentence and no remark is left in English."""
+    gib = 1024**3
+    holder = Holder(pid=7, name="python3", held_bytes=9 * gib)
+    card = GpuMemory(
+        name="RTX", total_bytes=24 * gib, free_bytes=gib // 4, flops=None, holders=(holder,)
+    )
+    found = [
+        judge_gpu_memory(card),
+        judge_gpu_memory(replace(card, holders=())),
+        judge_gpu_memory(replace(card, free_bytes=10 * gib)),
+        judge_host_memory(HostMemory(total_bytes=64 * gib, available_bytes=gib)),
+        judge_host_memory(
+            HostMemory(total_bytes=64 * gib, available_bytes=9 * gib, limit_bytes=8 * gib)
+        ),
+        judge_host_memory(HostMemory(total_bytes=64 * gib, available_bytes=60 * gib)),
+        *(
+            judge_disk(
+                Disk(
+                    folders=("jobs", "outputs"),
+                    path="/box",
+                    kind=kind,
+                    free_bytes=free * gib,
+                    needed_bytes=10 * gib,
+                )
+            )
+            for kind in Kind
+            for free in (5, 20, 900)
+        ),
+        *(
+            judge_no_card_facts(NoCardFacts(ended=ended, said=said))
+            for ended in (
+                "gave no answer in 60 s",
+                "was ended by SIGKILL",
+                "ended with exit code 1",
+            )
+            for said in ("", "CUDA error")
+        ),
+        *judge_card(_facts(1e-4), card_answers=False),
+        *judge_card(_facts(9.0), card_answers=False),
+        *judge_engine(Engine(version="29", image="box", services=())),
+    ]
+    for one in found:
+        for text in (one.what, one.why, *(f.partition("    # ")[2] for f in one.fix.splitlines())):
+            assert not text or translated(text, GERMAN) is not None, text
+    monkeypatch.setenv("RUNNER_LANGUAGE", "de")
+    print_findings(found)
+    page = capsys.readouterr().out
+    assert "Dinge stehen im Weg" in page
+    assert "Grafikspeicher" in page
+    for runs in (
+        [],
+        [found[2]],
+        [found[2]] * 2,
+        [found[0]],
+        [replace(found[0], level=DoctorLevel.UNKNOWN)],
+    ):
+        assert translated(verdict(runs)[0], GERMAN) is not None
+
+
+def _facts(error: float) -> CardFacts:
+    product = Product(compute="float32", forward_error=error, gradient_error=0.0, one_row_error=0.0)
+    return CardFacts(torch="2.13", bitsandbytes="0.50", library="libbnb_cpu.so", product=product)
 
 
 def test_a_refusal_is_said_in_german_with_its_places() -> None:
