@@ -26,6 +26,7 @@ VERBS = {
     "rate": "rate",
     "promote": "promote",
     "rollback": "rollback",
+    "erase": "erase",
     "submit": "submit",
     "validate": "validate",
     "check": "check",

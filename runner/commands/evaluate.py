@@ -17,12 +17,17 @@ def evaluate(outputs: Outputs, run: RunFolder) -> None:
     Raises:
         RunnerError: it has no adapter, or is not at its end yet.
     """
-    state = read_record(run.record).state
-    name = f"{run.job}/{run.run_id}"
+    record = read_record(run.record)
+    state, name = record.state, f"{run.job}/{run.run_id}"
     if not state.is_final:
         raise RunnerError(
             f"{name} is not over yet: {state.value}",
             advice="Its evaluation comes by itself, after the training.",
+        )
+    if record.erased is not None:
+        raise RunnerError(
+            f"The held-out rows of {name} were erased on {record.erased.at:%Y-%m-%d}",
+            advice="There is nothing to measure it on; drop its spec and data again.",
         )
     if state is not State.SUCCEEDED or not (run.adapter / "adapter_model.safetensors").is_file():
         raise RunnerError(

@@ -45,6 +45,7 @@ class How(StrEnum):
 
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled back"
+    WITHDRAWN = "withdrawn"
 
 
 class Change(BaseModel):
@@ -55,6 +56,7 @@ class Change(BaseModel):
     time: Time
     how: How
     run_id: str
+    """What is current from then on; empty: nothing is."""
     before: str | None = None
     """The run that was current until then."""
     why: str
@@ -116,7 +118,7 @@ def known_current(outputs: Outputs, job: str) -> str | None:
         content = b""
     for line in reversed(content.splitlines()):  # ten thousand lines would take a tenth of a second
         if (change := _change_of(line)) is not None:
-            return change.run_id
+            return change.run_id or None
     leads_to = _leads_to(outputs.current(job))
     return leads_to if leads_to and RUN_ID.fullmatch(leads_to) else None
 
@@ -169,9 +171,18 @@ def roll_back(outputs: Outputs, job: str, *, by: str, request: str | None = None
         point(outputs, job, changes[-1].run_id)
         return None
     target = target_of_rollback(outputs, job)
-    why = f"instead of {changes[-1].run_id}"
+    why = f"instead of {changes[-1].run_id or 'none'}"
     _change(outputs, job, How.ROLLED_BACK, target, why=why, by=by, request=request)
     return target
+
+
+def withdraw(outputs: Outputs, job: str, *, why: str, by: str) -> None:
+    """Let nothing be current any more.
+
+    Raises:
+        OSError: it cannot be written; what was current stays.
+    """
+    _change(outputs, job, How.WITHDRAWN, "", why=why, by=by, request=None)
 
 
 def target_of_rollback(outputs: Outputs, job: str) -> str:
@@ -210,10 +221,10 @@ def _change(
     outputs: Outputs, job: str, how: How, run_id: str, *, why: str, by: str, request: str | None
 ) -> bool:
     changes = read_promotions(outputs, job)
-    before = changes[-1].run_id if changes else None
+    before = (changes[-1].run_id or None) if changes else None
     done = request is not None and any(one.request == request for one in changes)
-    if done or before == run_id:
-        if before is not None:
+    if done or (before or "") == run_id:
+        if before:
             point(outputs, job, before)
         return False
     change = Change(
@@ -223,7 +234,10 @@ def _change(
     append_line(path, change.model_dump_json().encode() + b"\n")
     sync_file(path)
     reached("promotion noted")
-    point(outputs, job, run_id)
+    if run_id:
+        point(outputs, job, run_id)
+    else:
+        _point_nowhere(outputs, job)
     reached("current moved")
     return True
 
@@ -259,6 +273,13 @@ def point(outputs: Outputs, job: str, run_id: str) -> None:
     sync_folder(folder)
 
 
+def _point_nowhere(outputs: Outputs, job: str) -> None:
+    if _leads_to(outputs.current(job)) is not None:
+        outputs.current(job).unlink()
+    outputs.current_text(job).unlink(missing_ok=True)
+    sync_folder(outputs.root / job)
+
+
 def _leads_to(link: Path) -> str | None:
     try:
         return os.readlink(link)
@@ -286,6 +307,9 @@ def heal(outputs: Outputs, job: str) -> str | None:
     if not changes:
         return None
     run_id = changes[-1].run_id
+    if not run_id:
+        _point_nowhere(outputs, job)
+        return None
     if not RUN_ID.fullmatch(run_id):
         return f"outputs/{job}/promotions.jsonl names no run in its last line: `runner promote RUN`"
     point(outputs, job, run_id)

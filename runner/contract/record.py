@@ -89,6 +89,16 @@ class Replay(_Part):
     """Runs that it had learned from and whose rows are not known any more."""
 
 
+class Erased(_Part):
+    """A run's rows were erased, with all that was made from them."""
+
+    at: Time
+    by: str
+    """Who asked for it."""
+    adapter: bool = False
+    """Whether the adapter went as well."""
+
+
 class ModelFacts(_Part):
     """Which base model the run stands on."""
 
@@ -190,6 +200,8 @@ class RunRecord(_Part):
     findings: tuple[DataFinding, ...] = ()
     """What the checks say of the data, the most serious first; `prepared/findings.json` has the
     figures, too."""
+    erased: Erased | None = None
+    """None: what it learned from is still there, as far as the box knows."""
     error: ErrorFacts | None = None
 
     def but(self, **changes: Any) -> RunRecord:

@@ -193,7 +193,9 @@ class Conductor:
             if daemon.guard.standing.must_end and not busy:
                 daemon.log.say("ending, to be started again with the GPU", level="warning")
                 return ExitCode.GPU_LOST
-            if self.settings.once and not (busy or self.intake.specs or self.schedules.is_busy):
+            if self.settings.once and not (
+                busy or daemon.erasing or self.intake.specs or self.schedules.is_busy
+            ):
                 if not daemon.book.runs and not self._specless:
                     return 0 if daemon.book.all_succeeded else 1
                 held = daemon.hold is not None or daemon.guard.standing.problem

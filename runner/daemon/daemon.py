@@ -81,6 +81,8 @@ class Daemon:
         """Data that specs in jobs/scheduled/ name: it is no stray, whenever they come next."""
         self.again: Any = None
         """A run that has ended and is evaluated again, as requests/evaluate.py has it; or None."""
+        self.erasing: Any = None
+        """A run that is being erased, as requests/erase.py has it; or None."""
         self.given_up: set[str] = set()
         """Requests that can neither be carried out nor removed."""
         self.notes: dict[str, str] = {}

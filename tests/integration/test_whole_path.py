@@ -194,3 +194,26 @@ def test_bad_data_is_answered_without_quoting_it(box, finished):
         assert f"data/{name}.jsonl" in answer, answer
     assert where_the_canary_sings(box) == []
     assert CANARY not in result.stdout + result.stderr
+
+
+def test_erased_rows_are_nowhere(box, finished):
+    """Nothing under outputs/, caches included, nor beside the specs has a word of the data then.
+
+    The files that people dropped are theirs. It is the last test here: nothing is left for others.
+    """
+    folder, _record = finished
+    erased = run(["runner", "erase", "contracts", "--yes"], box)
+    assert erased.returncode == 0, erased.stderr
+    run(["runner", "watch", "--once"], box)
+    dropped = box / "jobs" / "data"
+    held = [
+        path
+        for root in (box / "outputs", box / "jobs")
+        for path in root.rglob("*")
+        if path.is_file() and dropped not in path.parents and CANARY.encode() in path.read_bytes()
+    ]
+    assert [path for path in held if folder.job in path.name or folder.root in path.parents] == []
+    assert (folder.adapter / "adapter_model.safetensors").is_file()
+    tried = run(["runner", "try", "contracts", "-q", "What?", "--max-new-tokens", "2"], box)
+    assert tried.returncode == 0, tried.stderr
+    assert "were erased on" in folder.report.read_text()

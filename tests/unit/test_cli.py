@@ -88,6 +88,7 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
 COMMANDS = [
     "watch", "submit", "validate", "check", "preview", "plan", "schema", "status", "show", "logs",
     "cancel", "try", "fetch", "demo", "health", "doctor",
+    "schedule", "evaluate", "rate", "promote", "rollback", "erase",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from runner.contract.requests import Request, read_requests
 from runner.daemon.daemon import Daemon
 from runner.daemon.requests.cancel import carry_out_cancel
+from runner.daemon.requests.erase import carry_out_erase
 from runner.daemon.requests.evaluate import carry_out_evaluate
 from runner.daemon.requests.promote import carry_out_promote, carry_out_rollback
 from runner.words import visible
@@ -29,6 +30,8 @@ def _carry_out(daemon: Daemon, request: Request) -> bool | None:
         return carry_out_cancel(daemon, str(request.args.get("run_id")))
     if request.verb == "evaluate":
         return carry_out_evaluate(daemon, str(request.args.get("run_id")))
+    if request.verb == "erase":
+        return carry_out_erase(daemon, request)
     if request.verb == "promote":
         return carry_out_promote(daemon, request)
     if request.verb == "rollback":

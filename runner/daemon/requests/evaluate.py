@@ -77,7 +77,7 @@ def _find(daemon: Daemon, run_id: str) -> Live | None:
         except (OSError, RunnerError):
             return None
         there = (run.adapter / "adapter_model.safetensors").is_file()
-        if record.state is State.SUCCEEDED and there:
+        if record.state is State.SUCCEEDED and there and record.erased is None:
             return Live(run=run, record=record, spec=spec)
     return None
 
