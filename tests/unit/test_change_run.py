@@ -15,6 +15,8 @@ from runner.daemon import change_run
 from runner.daemon.book import Live
 from runner.daemon.change_run import keep_waiting
 from runner.daemon.daemon import Daemon
+from runner.daemon.stages.start import tell_data_that_came
+from runner.files.beneath import Folder
 from runner.spec.read_spec import read_spec
 
 HELD = "the GPU's memory is held by another program: 11.0 GiB needed, {} of 24.0 free; held by vllm"
@@ -94,3 +96,24 @@ def test_another_reason_is_written_at_once(waits: Waits) -> None:
         waits.rounds(1, reason)
         assert waits.writes == number
     assert "ollama" in waits.shown
+
+
+def test_a_run_whose_data_has_come_is_not_said_to_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training may keep it from its turn for hours; its answer must not send people searching."""
+    waits = Waits(tmp_path, monkeypatch)
+    daemon, live = waits.daemon, waits.live
+    jobs = daemon.settings.jobs_dir
+    jobs.mkdir()
+    monkeypatch.setattr(daemon, "open_inbox", lambda: Folder.open(jobs))
+    keep_waiting(daemon, live, "waiting for jobs/d.jsonl")
+    live.waits_for_data_since = 0.0
+    tell_data_that_came(daemon, [live], 100.0)
+    assert read_record(live.run.record).waiting is not None
+    (jobs / "d.jsonl").write_text("{}")
+    tell_data_that_came(daemon, [live], 110.0)  # seen, and not settled
+    assert read_record(live.run.record).waiting is not None
+    tell_data_that_came(daemon, [live], 120.0)
+    assert read_record(live.run.record).waiting is None
+    assert live.waits_for_data_since is None

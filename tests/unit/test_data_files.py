@@ -105,6 +105,18 @@ def test_a_pattern_waits_until_one_matches_and_all_have_settled(jobs):
         assert watch.looks(inbox, ["data/2027-*.jsonl"]) != before
 
 
+def test_a_file_that_was_complete_for_one_job_is_so_for_the_next(jobs):
+    """The end of a job does not make the others wait for its data once more."""
+    watch = DataWatch(settle_seconds=2.0)
+    with Folder.open(jobs) as inbox:
+        assert watch.waiting_for(inbox, ["data/old.jsonl"], 0.0) is not None
+        assert watch.waiting_for(inbox, ["data/old.jsonl"], 3.0) is None
+        watch.forget(["data/old.jsonl"])
+        assert watch.waiting_for(inbox, ["data/old.jsonl"], 4.0) is None
+        (jobs / "data/old.jsonl").write_text("written again, longer than before")
+        assert watch.waiting_for(inbox, ["data/old.jsonl"], 5.0) is not None
+
+
 def rows(*said):
     """Make the table of rows that ask and say so."""
     count = len(said)

@@ -17,6 +17,8 @@ from runner.spec.data_files import named_by
 from runner.spec.near_files import Similar, similar_file
 from runner.spec.spec import JobSpec
 
+_MOST_SEEN = 5000
+"""Files of ended jobs that are remembered, the newest: about 1 MB."""
 _LOOK_AROUND_SECONDS = 10.0
 """A missing file's neighbours are listed this often: a share may hold thousands of files."""
 
@@ -47,6 +49,8 @@ class DataWatch:
         self._seen: dict[str, Seen] = {}
         self._named: dict[str, list[str]] = {}
         """Pattern or folder → the files that it named when it was last looked at."""
+        self.told_at = 0.0
+        """When those were last looked at whose turn it is not."""
         self._similar: dict[str, tuple[float, Similar | None]] = {}
         """Missing path → when its neighbours were listed (monotonic), and what was found."""
 
@@ -125,11 +129,16 @@ class DataWatch:
         return sum(seen.look.size_bytes for file in files if (seen := self._seen.get(file)))
 
     def forget(self, paths: Iterable[str]) -> None:
-        """Drop what is known about files that are no longer waited for."""
+        """Drop what is known about paths that are no longer waited for.
+
+        How a file looked is kept for a while: the next job may name it, too, and need not wait
+        until it has settled once more.
+        """
         for path in paths:
-            for file in self._named.pop(path, [path]):
-                self._seen.pop(file, None)
+            self._named.pop(path, None)
             self._similar.pop(path, None)
+        while len(self._seen) > _MOST_SEEN:
+            del self._seen[next(iter(self._seen))]
 
 
 def _named_by(inbox: Folder, path: str) -> list[str] | None:

@@ -50,6 +50,9 @@ from runner.files.lock import Lock
 from runner.spec.spec import JobSpec
 from runner.words import visible
 
+_MOST_TOLD = 50  # runs whose data is looked at in one round: it is to take 0.2 s at most
+_TOLD_APART_SECONDS = 5.0  # as often as answers are renewed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -101,6 +104,7 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
                 break
             without_room += 1
     if Stage.PREPARE in running or len(prepared) - without_room > (not running):
+        tell_data_that_came(daemon, waiting, at)
         return had_its_turn
     for live in waiting:
         if live.next_stage is Stage.PREPARE:
@@ -154,6 +158,28 @@ def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
         # It is refused by the stage, with whatever else is wrong with its data.
         return _start_or_wait(daemon, live, blocked)
     return False
+
+
+def tell_data_that_came(daemon: Daemon, waiting: Sequence[Live], at: float) -> None:
+    """Stop saying that runs wait for data that is there by now, though it is not their turn yet.
+
+    A training may keep them waiting for hours, and their answers would send people to look for a
+    file that is complete.
+    """
+    told = [live for live in waiting if live.waits_for_data_since is not None]
+    if daemon.inbox_problem or not told or at < daemon.data.told_at + _TOLD_APART_SECONDS:
+        return
+    daemon.data.told_at = at
+    try:
+        inbox = daemon.open_inbox()
+    except (OSError, RunnerError):
+        return  # it is unavailable, which is said elsewhere
+    with inbox:
+        for live in told[:_MOST_TOLD]:
+            with daemon.isolating(live, at):
+                if daemon.data.waiting_for(inbox, named_files(live.spec), at) is None:
+                    live.waits_for_data_since = None
+                    change(daemon, live, waiting=None)
 
 
 def _box_problem(daemon: Daemon) -> str | None:
