@@ -121,17 +121,18 @@ def rows(*said):
     """Make the table of rows that ask and say so."""
     count = len(said)
     zeros = np.zeros(count, "int64")
-    return Rows(
-        row=np.arange(count),
-        file=zeros,
-        line=zeros,
-        tokens=zeros,
-        learned=zeros,
-        longest=zeros,
-        place=np.array([ord(text[0]) / 256 for text in said]),
-        content=np.array([hash(text) & 0xFFFF_FFFF for text in said], "uint64"),
-        askable=zeros,
-    )
+    columns = {
+        "row": np.arange(count),
+        "file": zeros,
+        "line": zeros,
+        "tokens": zeros,
+        "learned": zeros,
+        "longest": zeros,
+        "place": np.array([ord(text[0]) / 256 for text in said]),
+        "content": np.array([hash(text) & 0xFFFF_FFFF for text in said], "uint64"),
+        "askable": zeros,
+    }
+    return Rows(columns, count)
 
 
 @pytest.mark.parametrize(
