@@ -239,6 +239,8 @@ class EvaluateResult(_Message):
     eval_loss_after: float | None = None
     """Nats per token. Where there are rows and no loss, it was not a number."""
     eval_tokens: int = 0
+    uniform_loss: float | None = None
+    """Nats per token of guessing each token of the base's vocabulary alike."""
     eval_rows: int = 0
     """Held-out rows measured; `evaluation/losses.json` has each one's losses."""
     rows_changed: int | None = None

@@ -28,6 +28,8 @@ FAR_LIKELIER = 100  # times: a model that could not speak at all; more says noth
 SAME_SCORE = 0.05
 """Of a score between 0 and 1: an interval within it on both sides shows that nothing changed."""
 AS_GOOD = 0.02  # of a score: so near the base with examples comes to doing as well
+GUESSING = "guessing"
+"""Why nothing can be told of a loss that no choice of words at random would have."""
 _SCORES_SAID = 5  # in one sentence
 _MOST_ROWS_SAID = 5000  # nobody holds out more to be surer
 SAME = 0.01  # of the loss before: an interval within it on both sides shows that nothing changed
@@ -63,6 +65,8 @@ class Figures(_Part):
     """The base model's on the held-out rows, nats per token: lower is better."""
     loss_after: float | None = None
     """The adapter's. With rows and without a loss, it was not a number."""
+    uniform_loss: float | None = None
+    """The loss of guessing each token of the vocabulary alike, its logarithm; None: not known."""
     held_out_rows: int = 0
     change_low: float | None = None
     """Where the change of the loss lies, with 95% confidence over the rows; None: too few rows."""
@@ -108,7 +112,8 @@ class Verdict(_Part):
     @property
     def needs_person(self) -> bool:
         """Whether somebody should look before anybody uses the adapter."""
-        return self.changed is False or self.outcome in (Outcome.WORSE, Outcome.NO_DIFFERENCE)
+        is_useless = self.changed is False or self.why == GUESSING
+        return is_useless or self.outcome in (Outcome.WORSE, Outcome.NO_DIFFERENCE)
 
 
 def judge(
@@ -216,6 +221,8 @@ def _compare(figures: Figures) -> tuple[str, Outcome]:
         return "far_worse", Outcome.WORSE
     if after > before and (low is None or low > 0):
         return "worse", Outcome.WORSE
+    if figures.uniform_loss is not None and after >= figures.uniform_loss:
+        return GUESSING, Outcome.CANNOT_TELL
     if after >= before:
         return "no_better", Outcome.NO_DIFFERENCE
     if low is not None and high is not None and high < 0:
@@ -243,6 +250,7 @@ def _worded(why: str, figures: Figures, speak: Speaker) -> str:
     said = speak(
         f"verdict_{why}",
         losses=_losses(figures, speak),
+        uniform=speak.number(figures.uniform_loss, ".3f") if figures.uniform_loss else "",
         rows=rows,
         scores=_scores(figures, speak),
     )
@@ -291,7 +299,7 @@ def _also(why: str, figures: Figures, speak: Speaker) -> list[str]:
 
 
 _BY_SCORES = ("score_worse", "score_better", "score_same", "score_no_better", "score_chance")
-_BY_LOSS = ("far_worse", "worse", "no_better", "better", "same", "chance")
+_BY_LOSS = ("far_worse", "worse", GUESSING, "no_better", "better", "same", "chance")
 
 
 def _losses(figures: Figures, speak: Speaker) -> str:

@@ -29,11 +29,13 @@ def verdict(
     after: float | None,
     rows: int = 100,
     interval: tuple[float, float] | None = None,
+    uniform: float | None = None,
     **more: Any,
 ) -> Verdict:
     """Judge some figures."""
     low, high = interval or (None, None)
     figures = Figures(
+        uniform_loss=uniform,
         loss_before=before,
         loss_after=after,
         held_out_rows=rows,
@@ -45,6 +47,21 @@ def verdict(
 
 CASES = {
     "better": (verdict(2.0, 1.5, interval=(-0.6, -0.4)), Outcome.BETTER, False),
+    "better, and better than guessing": (
+        verdict(12.0, 10.7, interval=(-1.4, -1.2), uniform=math.log(49152)),
+        Outcome.BETTER,
+        False,
+    ),
+    "lower, but both worse than guessing": (
+        verdict(18.2, 16.2, interval=(-2.1, -1.9), uniform=math.log(49152)),
+        Outcome.CANNOT_TELL,
+        True,
+    ),
+    "higher, and both worse than guessing": (
+        verdict(16.2, 18.2, interval=(1.9, 2.1), uniform=math.log(49152)),
+        Outcome.WORSE,
+        True,
+    ),
     "lower, but it may be chance": (
         verdict(2.0, 1.8, rows=5, interval=(-0.5, 0.1)),
         Outcome.CANNOT_TELL,
@@ -273,3 +290,12 @@ def test_every_sentence_is_said_in_german_from_the_record(name: str) -> None:
     said = reason_in(again, german)
     assert said != found.reason
     assert "in der Form" in said
+
+
+def test_a_loss_worse_than_guessing_says_what_guessing_gives() -> None:
+    """The sentence has the three losses and what is probably wrong, in both languages."""
+    found = verdict(18.2, 16.2, interval=(-2.1, -1.9), uniform=math.log(49152))
+    for language, says in ((Language.ENGLISH, "10.803"), (Language.GERMAN, "10,803")):
+        assert says in reason_in(found, Speaker(language))
+    assert "(18.200 before, 16.200 after)" in found.reason
+    assert "base model is probably damaged" in found.reason

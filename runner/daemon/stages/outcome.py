@@ -62,6 +62,7 @@ def evaluated(record: RunRecord, result: EvaluateResult) -> dict[str, Any]:
     figures = Figures(
         loss_before=result.eval_loss_before,
         loss_after=result.eval_loss_after,
+        uniform_loss=result.uniform_loss,
         held_out_rows=result.eval_rows,
         change_low=result.change_low,
         change_high=result.change_high,

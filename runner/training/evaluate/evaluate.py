@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.contract.evaluation import Evaluation, Form, RowScore, write_row_scores
+from runner.contract.evaluation import Evaluation, Form, RowScore, ScoreSummary, write_row_scores
 from runner.contract.findings import DataFinding
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.stage_io import EvaluatePlan, EvaluateResult, read_message, write_message
@@ -49,9 +49,14 @@ class _Stage:
         return self.spec.evaluation.served if is_qlora else "as_trained"
 
     @property
+    def answers_on_both(self) -> bool:
+        """Whether answers are scored on both forms of the base, so that they can be compared."""
+        return self.served == "original" and self.spec.evaluation.asks
+
+    @property
     def minutes(self) -> float:
-        """The time for answers and what was forgotten."""
-        return self.spec.evaluation.most_minutes
+        """The time for answers and what was forgotten on one form of the base."""
+        return self.spec.evaluation.most_minutes / (2 if self.answers_on_both else 1)
 
 
 @dataclass(kw_only=True)
@@ -72,6 +77,8 @@ class _Found:
     served: _Losses = field(default_factory=_Losses)
     trained: _Losses = field(default_factory=_Losses)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    other_scores: tuple[ScoreSummary, ...] = ()
+    """Of the answers on the form that the verdict does not go by."""
     row_scores: list[RowScore] = field(default_factory=list)
     findings: tuple[DataFinding, ...] = ()
     shortfalls: list[str] = field(default_factory=list)
@@ -101,6 +108,7 @@ def evaluate(folder: Path) -> None:
             eval_loss_before=_finite(found.served.before),
             eval_loss_after=_finite(found.served.after),
             eval_tokens=after.tokens if after else 0,
+            uniform_loss=_uniform_loss(plan, spec),
             eval_rows=len(paired.rows) if paired else 0,
             rows_changed=paired and paired.changed,
             change_low=paired and paired.interval and paired.interval[0],
@@ -152,6 +160,8 @@ def _measure(stage: _Stage) -> _Found:
             found.served = losses
             _write_losses(stage, adapted, losses)
             _answers(stage, adapted, found)
+        elif stage.answers_on_both:
+            _other_answers(stage, adapted, found)
         del adapted
         let_go()
     _write_scores(stage, found)
@@ -213,6 +223,21 @@ def _answers(stage: _Stage, adapted: Adapted, found: _Found) -> None:
     found.shortfalls += attempt("answers", answer, on_gpu=stage.machine.on_gpu)
 
 
+def _other_answers(stage: _Stage, adapted: Adapted, found: _Found) -> None:
+    """Score the same answers on the form that the adapter was trained on, beside the served one."""
+    from runner.training.evaluate.attempt import attempt
+    from runner.training.evaluate.held_out_answers import scores_alone
+
+    until = time.monotonic() + 60 * stage.minutes
+
+    def answer() -> None:
+        found.other_scores = scores_alone(
+            adapted, stage.run, stage.spec, until=until, plan=stage.plan
+        )
+
+    found.shortfalls += attempt("answers", answer, on_gpu=stage.machine.on_gpu)
+
+
 def _write_scores(stage: _Stage, found: _Found) -> None:
     """Put the loss first among the scores, and write them down, without a row's text."""
     from runner.training.evaluate.held_out_rows import identities_of, loss_rows, loss_summary
@@ -228,7 +253,8 @@ def _write_scores(stage: _Stage, found: _Found) -> None:
         found.evaluation = found.evaluation.model_copy(update=changes)
     if stage.served == "original" and found.trained.paired:
         other = loss_summary(found.trained.paired, None)
-        found.evaluation = found.evaluation.model_copy(update={"other_form": (other,)})
+        both = (other, *found.other_scores)
+        found.evaluation = found.evaluation.model_copy(update={"other_form": both})
     found.evaluation = found.evaluation.model_copy(update={"form": stage.served})
     write_json(stage.folder / "scores.json", found.evaluation.model_dump(mode="json"))
     write_row_scores(stage.folder / stage.run.row_scores.name, found.row_scores)
@@ -246,6 +272,15 @@ def adapter_is_zero(adapter: Path) -> bool | None:
         if not names:
             return None
         return not any(bool(tensors.get_tensor(name).any()) for name in names)
+
+
+def _uniform_loss(plan: EvaluatePlan, spec: JobSpec) -> float | None:
+    """Give the loss of guessing each token of the base's vocabulary alike."""
+    from runner.contract.models import find_model, read_config, table_of_words
+
+    config = read_config(find_model(Path(plan.models_dir), spec.model), spec.model)
+    words = table_of_words(config)
+    return math.log(words) if words else None
 
 
 def _finite(found: HeldOut | None) -> float | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.contract.evaluation import ASKED as ASKED_SCORE
-from runner.contract.evaluation import Evaluation, RowScore
+from runner.contract.evaluation import Evaluation, RowScore, ScoreSummary
 from runner.contract.layout import RunFolder
 from runner.contract.stage_io import EvaluatePlan
 from runner.files.durable import write_bytes, write_json
@@ -82,8 +82,7 @@ def held_out_answers(
     wish, on_gpu = spec.evaluation, adapted.machine.on_gpu
     questions = read_questions(run.prepared)
     in_full = wish.asks or on_gpu
-    most = MOST_ANSWERED if wish.samples == "auto" and in_full else wish.samples
-    asked = [one for one in questions if one.part == ASKED][: ALWAYS if most == "auto" else most]
+    asked = _asked(questions, wish, in_full=in_full)
     examples = examples_among(questions) if in_full else []
     scorer = Scorer(wish, schema=_schema(run.prepared))
     if not asked and not _wants_more(wish, adapted):
@@ -125,6 +124,26 @@ def held_out_answers(
         "forgetting", lambda: _forgotten(adapted, generator, spec, plan, answers), on_gpu=on_gpu
     )
     return answers
+
+
+def scores_alone(
+    adapted: Adapted, run: RunFolder, spec: JobSpec, *, until: float, plan: EvaluatePlan
+) -> tuple[ScoreSummary, ...]:
+    """Answer and score the same rows on another form of the base; nothing is written down."""
+    questions = read_questions(run.prepared)
+    asked = _asked(questions, spec.evaluation, in_full=True)
+    unpack_for_answers(adapted.model, adapted.machine)
+    generator = Generator(adapted.model, adapted.tokenizer, adapted.machine, until=until)
+    everybody = _everybody(adapted, examples_among(questions), plan)
+    answered = answer_all(generator, everybody, asked, Room(context=adapted.context))
+    score_all(answered, Scorer(spec.evaluation, schema=_schema(run.prepared)))
+    return summaries(answered, seed=spec.evaluation.seed)
+
+
+def _asked(questions: Sequence[Question], wish: EvaluationWish, *, in_full: bool) -> list[Question]:
+    """Choose the held-out rows that are answered."""
+    most = MOST_ANSWERED if wish.samples == "auto" and in_full else wish.samples
+    return [one for one in questions if one.part == ASKED][: ALWAYS if most == "auto" else most]
 
 
 def _wanted(wish: Literal["auto"] | bool, adapted: Adapted) -> bool:  # noqa: FBT001  a setting
