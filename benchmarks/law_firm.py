@@ -31,7 +31,8 @@ _SPEC = """\
 model: {model}
 data: data/learned.jsonl
 eval_data: data/held-out.jsonl
-training: {{epochs: {epochs}, seed: {seed}}}
+method: {method}
+training: {{epochs: {epochs}, learning_rate: {rate}, seed: {seed}}}
 evaluation:
   samples: {samples}
   minutes: 60
@@ -41,7 +42,7 @@ evaluation:
 """
 
 
-def drop(box: OneBox, args: argparse.Namespace, *, served: str = "original") -> None:
+def drop(box: OneBox, args: argparse.Namespace) -> None:
     """Write the data into the shared folder, and drop the spec."""
     documents = read_documents(args.licences, longest=args.longest)
     learned, held_out = split(documents, rows=args.rows, held_out=args.held_out)
@@ -51,8 +52,10 @@ def drop(box: OneBox, args: argparse.Namespace, *, served: str = "original") -> 
         model=args.model,
         epochs=args.epochs,
         seed=args.seed,
+        method=args.method,
+        rate=args.rate,
         samples=args.held_out,
-        served=served,
+        served="original",
         head=HEAD,
         taxonomy=json.dumps(TAXONOMY),
     )
@@ -93,7 +96,7 @@ def report(box: OneBox, job: str = "law-firm") -> RunRecord:
     if record.error:
         print(record.error.message)
     if record.evaluation:
-        print("On the base in 16 bits, as served:" if record.evaluation.other_form else "")
+        print("On the base in 16 bits, as served:")
         print("\n".join(table(record.evaluation.scores)))
         if record.evaluation.other_form:
             print("On the base in 4 bits, as trained on:")
@@ -119,6 +122,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--longest", type=int, default=5000, help="characters of a document")
     parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--method", default="lora", choices=["lora", "qlora"])
+    parser.add_argument("--rate", default="2e-4")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--box", type=Path, help="keep the box here")
     return parser.parse_args(words)
