@@ -6,6 +6,8 @@ All of it is optional. What a person asks for here decides the verdict; without 
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -128,10 +130,7 @@ def evaluation_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, s
         yield "json_schema", wrong, "write the schema into a .json file, and name the file here"
     elif text and not text.startswith(("{", "[")) and not text.lower().endswith(".json"):
         yield "json_schema", "this is neither a .json file nor a schema", "name a .json file"
-    for field, allowed in (values.get("taxonomy") or {}).items():
-        if twice := _twice(allowed):
-            hint = "keep one of the two"
-            yield "taxonomy", f"{field} has the value {twice!r} twice", hint
+    yield from _taxonomy_problems(values.get("taxonomy") or {})
     if twice := _twice(values.get("sections") or []):
         yield "sections", f"{twice!r} stands there twice", "keep one of the two"
     if twice := _twice(values.get("scores") or []):
@@ -141,6 +140,25 @@ def evaluation_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, s
         if asked:
             what = f"samples is 0, and {asked} needs answers"
             yield "samples", what, "leave samples out, or leave the scores out"
+
+
+def _taxonomy_problems(taxonomy: Mapping[str, list[str]]) -> Iterator[tuple[str, str, str]]:
+    """Find fields and values that no answer could have, or that are the same twice."""
+    seen: dict[str, str] = {}
+    for field, allowed in taxonomy.items():
+        name = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", field)).strip().casefold()
+        if not name:
+            hint = "name it as it stands in the answers"
+            yield "taxonomy", f"{field!r} cannot be the name of a field", hint
+        if (other := seen.setdefault(name, field)) != field:
+            hint = (
+                "in a field's name, case, blanks and underscores do not count: keep one"
+            )
+            yield "taxonomy", f"{other!r} and {field!r} are the same field", hint
+        if any(not value.strip() for value in allowed):
+            yield "taxonomy", f"{field} has an empty value", "take it out, or write what it means"
+        elif twice := _twice(allowed):
+            yield "taxonomy", f"{field} has the value {twice!r} twice", "keep one of the two"
 
 
 def known_scores(values: Mapping[str, Any]) -> list[str]:
@@ -215,7 +233,9 @@ def validator(schema: dict[str, Any]) -> Any:
 def _twice(names: list[str]) -> str | None:
     seen: set[str] = set()
     for name in names:
-        if name.strip() in seen:
+        # As answers are compared: files from a Mac hold ü as two characters.
+        plain = " ".join(unicodedata.normalize("NFC", name).split())
+        if plain in seen:
             return name
-        seen.add(name.strip())
+        seen.add(plain)
     return None

@@ -114,7 +114,7 @@ def changes(result: EvaluateResult) -> dict[str, Any]:
 
 
 def test_the_verdict_goes_by_the_served_form(result: EvaluateResult) -> None:
-    """Its figures are the served form's, whatever the other form shows, and the sentence says so."""
+    """Its figures are the served form's, whatever the other one shows; the sentence says so."""
     assert result.evaluation is not None
     verdict = changes(result)["verdict"]
     assert verdict.figures.form == "original"
@@ -123,7 +123,5 @@ def test_the_verdict_goes_by_the_served_form(result: EvaluateResult) -> None:
     better = {"base": 0.0, "adapter": 1.0, "difference": 1.0, "low": 0.9, "high": 1.0}
     flattering = [one.model_copy(update=better) for one in result.evaluation.other_form]
     evaluation = result.evaluation.model_copy(update={"other_form": tuple(flattering)})
-    again = judge(
-        verdict.figures, adapter_is_zero=False, rows_changed=4, evaluation=evaluation
-    )
+    again = judge(verdict.figures, adapter_is_zero=False, rows_changed=4, evaluation=evaluation)
     assert again.outcome is verdict.outcome

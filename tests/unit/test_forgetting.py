@@ -54,6 +54,30 @@ def test_a_fall_is_one_beyond_interval_noise_and_notice() -> None:
     assert not judge_axis(TEXT, [3.0] * 12, [2.5] * 12, noise=0.0, seed=1).has_fallen
 
 
+@pytest.mark.parametrize(
+    ("axis", "moved", "is_finding"),
+    [
+        ("refusing", -0.129, False),  # the usual rate on helpful answers, the worst of three seeds
+        ("refusing", -0.208, True),  # ten times the rate, the mildest of three seeds
+        ("over_refusing", -0.039, False),  # the usual rate on structured summaries
+        (
+            "over_refusing",
+            -0.071,
+            True,
+        ),  # only refusals, the mildest of three seeds
+        ("knowledge", -0.037, False),  # the usual rate on structured summaries
+        ("knowledge", -0.185, True),  # ten times that rate
+    ],
+)
+def test_the_thresholds_part_sane_runs_from_bad_ones(
+    axis: str, moved: float, *, is_finding: bool
+) -> None:
+    """What was measured on SmolLM2 with the benchmark: sane runs give no finding, bad ones do."""
+    base = [0.3 + 0.01 * (at % 40) for at in range(80)]
+    after = [score + moved + 0.02 * (-1) ** at for at, score in enumerate(base)]
+    assert judge_axis(axis, base, after, noise=0.0, seed=1).has_fallen is is_finding
+
+
 def test_noise_is_measured_once_for_a_base_and_a_card(tmp_path: Path) -> None:
     """It is kept, and measured again only where what was kept is damaged."""
     first = {name: [0.5, 0.6] for name in AXES}

@@ -13,7 +13,14 @@ from runner.spec.evaluation import EvaluationWish
 from runner.training.evaluate.chrf import chrf
 from runner.training.evaluate.scores import Answer, Scorer, has_sections, is_json
 from runner.training.evaluate.statistics import FEWEST_CLUSTERS, clusters_of, paired_difference
-from runner.training.evaluate.taxonomy import MISSING, OTHER, confusions, field_value, is_allowed
+from runner.training.evaluate.taxonomy import (
+    MISSING,
+    OTHER,
+    confusions,
+    field_value,
+    is_allowed,
+    meant,
+)
 
 FORM = "CATEGORY: Permissive\nCOPYLEFT: no\n"
 TAXONOMY = {"category": ["Permissive", "Copyleft"], "copyleft": ["yes", "no"]}
@@ -175,3 +182,38 @@ def test_no_difference_is_called_one_about_as_often_as_promised(rows: int) -> No
         wrong += found.is_better or found.is_worse
     assert wrong <= 200 * 0.1
     assert smallest_points(rows) == pytest.approx({40: 24, 120: 14, 200: 11}[rows], abs=1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Art: Ku\u0308ndigung",  # as a Mac writes it
+        "Art:\u00a0K\u00fcndigung\u00a0",  # as Word writes it
+        "**Art:**   K\u00fcndigung",
+        '{"art": "Ku\u0308ndigung "}',
+    ],
+)
+def test_how_a_letter_is_encoded_matters_to_no_score(answer: str) -> None:
+    """The same word is the same value, in form and right, however a program wrote it down."""
+    wish = EvaluationWish(taxonomy={"Art": ["K\u00fcndigung", "Miete"]})
+    found = Scorer(wish, schema=None).score(
+        Answer(text=answer, stopped=True), "Art: K\u00fcndigung"
+    )
+    assert (found["in_form"], found["field.Art"]) == (1.0, 1.0)
+    field = EvaluationWish(taxonomy={"Ku\u0308ndigung": ["ja"]})
+    said = Scorer(field, schema=None).form("K\u00fcndigung: ja")
+    assert said == {"taxonomy": True}
+
+
+def test_case_of_a_value_counts_and_the_meant_one_is_found() -> None:
+    """A firm's form has one way to write a value; who wrote it otherwise is told which."""
+    assert not is_allowed("miete", ["K\u00fcndigung", "Miete"])
+    assert meant("miete", ["K\u00fcndigung", "Miete"]) == "Miete"
+    assert meant("Kauf", ["K\u00fcndigung", "Miete"]) is None
+
+
+def test_half_a_surrogate_breaks_no_score() -> None:
+    """JSON can hold what UTF-8 cannot: the row is scored like any other."""
+    wish = EvaluationWish(pattern=".*", scores=["chrf", "exact_match"])
+    found = Scorer(wish, schema=None).score(Answer(text="a\ud800", stopped=True), "a\ud800")
+    assert (found["in_form"], found["exact_match"]) == (1.0, 1.0)

@@ -274,6 +274,19 @@ def test_the_form_that_will_be_served_is_said() -> None:
     assert "in 16 bits" in verdict(2.0, 1.0, evaluation=evaluation).reason
 
 
+@pytest.mark.parametrize(("there", "is_said"), [(0.91, True), (0.82, False)])
+def test_an_adapter_that_answers_far_better_on_its_own_base_says_so(
+    there: float, *, is_said: bool
+) -> None:
+    """Where the served base costs much, the two ways out are named; a small loss is not."""
+    other = (ScoreSummary(name="in_form", base=0.4, adapter=there),)
+    evaluation = scored(0.3, 0.1, 0.5, form="original", other_form=other)
+    found = verdict(2.0, 1.0, evaluation=evaluation)
+    assert ("answers far better (91%)" in found.reason) is is_said
+    assert ("method: lora" in reason_in(found, Speaker(Language.GERMAN))) is is_said
+    assert found.outcome is Outcome.BETTER
+
+
 def test_a_failed_evaluation_leaves_the_adapter() -> None:
     """It is said that nothing is known, and which command tries again."""
     found = not_measured()

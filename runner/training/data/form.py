@@ -20,7 +20,7 @@ from runner.training.data.findings import Findings
 from runner.training.data.flow import Flowed, Source
 from runner.training.data.formats import convert
 from runner.training.evaluate.scores import Scorer
-from runner.training.evaluate.taxonomy import field_value, is_allowed
+from runner.training.evaluate.taxonomy import field_value, is_allowed, meant
 
 SCHEMA_FILE = "schema.json"
 """In the prepare stage's folder: the JSON Schema that answers are held to."""
@@ -76,6 +76,11 @@ def check_form(
                 what = f"the answer has a value in the field {name} that the taxonomy does not list"
                 if value is None:
                     what = f"the answer lacks the field {name}"
+                elif right := meant(value, allowed):
+                    what = (
+                        f"the answer has {right!r} in the field {name} in other upper and lower "
+                        "case than the taxonomy"
+                    )
                 hint = (
                     "Correct these answers, or add their values to evaluation.taxonomy: "
                     f"{name} may be {_listed(allowed)}."

@@ -55,7 +55,7 @@ class Scorer:
             self._form["json_schema"] = lambda answer, _: fits(answer.text, accepts)
         if wish.pattern is not None:
             pattern = compiled(wish.pattern)
-            self._form["pattern"] = lambda answer, _: pattern.fullmatch(answer.text) is not None
+            self._form["pattern"] = lambda answer, _: matches(answer.text, pattern)
         if wish.sections is not None:
             sections = wish.sections
             self._form["sections"] = lambda answer, _: has_sections(answer.text, sections)
@@ -125,6 +125,12 @@ def fits(text: str, accepts: Any) -> bool:
         return bool(accepts.is_valid(json.loads(text)))
     except (ValueError, RecursionError):  # numbers that no machine holds, nesting without end
         return False
+
+
+def matches(text: str, pattern: Any) -> bool:
+    """Whether a text matches a compiled pattern as a whole."""
+    # Half of a surrogate pair, which JSON can hold and UTF-8 cannot, would raise in the engine.
+    return pattern.fullmatch(text.encode(errors="replace").decode()) is not None
 
 
 def has_sections(text: str, sections: list[str]) -> bool:

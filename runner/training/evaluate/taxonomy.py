@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -24,17 +25,27 @@ OTHER = "(another value)"
 def field_value(text: str, field: str) -> str | None:
     """Read a field of an answer; None: the answer has no such field.
 
-    Of a field that stands there twice the first one counts. Case matters in values, not in names.
+    Of a field that stands there twice the first one counts. Case matters in values, not in names;
+    how a letter is encoded and how many blanks there are matters in neither.
     """
     whole = as_json(text)
     if isinstance(whole, dict):
-        return _as_text(_key(whole, field))
+        found = _as_text(_key(whole, field))
+        return None if found is None else plain(found) or None
     wanted = _name(field)
     for line in text.splitlines():
         name, colon, value = line.partition(":")
         if colon and _name(name) == wanted:
-            return value.strip(_MARKS) or None
+            return plain(value.strip(_MARKS)) or None
     return None
+
+
+def plain(value: str) -> str:
+    """Write a value as it is compared: ü as one letter, one blank where there are any.
+
+    Files from a Mac hold ü as two characters, and text from Word has blanks that do not break.
+    """
+    return " ".join(unicodedata.normalize("NFC", value).split())
 
 
 def as_json(text: str) -> Any:
@@ -70,14 +81,20 @@ def _as_text(value: Any) -> str | None:
 
 
 def _name(text: str) -> str:
-    return re.sub(r"[\s_-]+", " ", text.strip(_MARKS)).casefold()
+    return re.sub(r"[\s_-]+", " ", plain(text).strip(_MARKS)).casefold()
 
 
 def is_allowed(value: str | None, allowed: Sequence[str]) -> bool:
     """Whether a value is one of a field's; of a list each, written with commas between them."""
     if value is None:
         return False
-    return value in allowed or all(part.strip() in allowed for part in value.split(","))
+    known = {plain(one) for one in allowed}
+    return value in known or all(part.strip() in known for part in value.split(","))
+
+
+def meant(value: str, allowed: Sequence[str]) -> str | None:
+    """Find the value that was meant where only upper and lower case differ; None: there is none."""
+    return next((one for one in allowed if plain(one).casefold() == value.casefold()), None)
 
 
 def broken_fields(text: str, taxonomy: Mapping[str, Sequence[str]]) -> list[str]:
