@@ -151,9 +151,7 @@ def _taxonomy_problems(taxonomy: Mapping[str, list[str]]) -> Iterator[tuple[str,
             hint = "name it as it stands in the answers"
             yield "taxonomy", f"{field!r} cannot be the name of a field", hint
         if (other := seen.setdefault(name, field)) != field:
-            hint = (
-                "in a field's name, case, blanks and underscores do not count: keep one"
-            )
+            hint = "in a field's name, case, blanks and underscores do not count: keep one"
             yield "taxonomy", f"{other!r} and {field!r} are the same field", hint
         if any(not value.strip() for value in allowed):
             yield "taxonomy", f"{field} has an empty value", "take it out, or write what it means"
