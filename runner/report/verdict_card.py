@@ -39,6 +39,7 @@ class Card:
     heading: str
     better: str
     use: str
+    not_learned: str
     reasons: tuple[Phrase, ...]
     to_do: tuple[Phrase, ...]
     figures: tuple[Figure, ...]
@@ -55,6 +56,7 @@ def card(found: Gathered, speak: Speaker) -> Card:
         heading=speak(f"head_{record.state}"),
         better=speak("no_adapter" if over else "not_yet_short"),
         use="" if over else speak("not_yet"),
+        not_learned="",
         reasons=_reasons(record, speak),
         to_do=_to_do(record, speak),
         figures=_figures(found, speak),
@@ -92,10 +94,26 @@ def _succeeded(found: Gathered, speak: Speaker) -> Card:
         heading=speak(f"head_{about}"),
         better=speak(f"{about}_short"),
         use=speak("better_by_loss_use" if by_loss else f"{name}_use"),
+        not_learned=_not_learned(found.record, speak),
         reasons=tuple(reasons),
         to_do=(),
         figures=_figures(found, speak),
     )
+
+
+def _not_learned(record: RunRecord, speak: Speaker) -> str:
+    """Say which rows the model has not learned; empty where that is not known."""
+    held, longer = (record.metrics.get(name) for name in ("eval_rows", "left_out_rows"))
+    if not isinstance(held, int):
+        return ""
+    said = [speak("not_learned_held", count=held)] if held else []
+    if isinstance(longer, int) and longer:
+        said.append(speak("not_learned_longer", count=longer))
+    if not said:
+        said.append(speak("not_learned_none"))
+    if record.shortfalls:
+        said.append(speak("not_learned_more", where=speak("happened")))
+    return " ".join(said)
 
 
 def _reasons(record: RunRecord, speak: Speaker) -> tuple[Phrase, ...]:
@@ -139,7 +157,8 @@ def _figures(found: Gathered, speak: Speaker) -> tuple[Figure, ...]:
             figures.append(Figure(name=speak("time_left"), value=left))
     for key, name in (("train_rows", "rows_trained"), ("eval_rows", "rows_held_out")):
         if isinstance(metrics.get(key), int):
-            figures.append(Figure(name=speak(name), value=speak.whole(metrics[key])))
+            note = speak("kept_aside") if key == "eval_rows" and metrics[key] else ""
+            figures.append(Figure(name=speak(name), value=speak.whole(metrics[key]), note=note))
     if record.started_at and record.ended_at:
         seconds = (record.ended_at - record.started_at).total_seconds()
         figures.append(Figure(name=speak("took"), value=speak.lasting(seconds)))

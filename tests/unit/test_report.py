@@ -82,11 +82,33 @@ def test_the_first_screen_answers_both_questions(tmp_path: Path) -> None:
     assert "2.7 times as likely" in card  # e to the power of 1
 
 
+def test_the_first_screen_says_what_was_not_learned(tmp_path: Path) -> None:
+    """Rows kept aside, rows that were too long, and where what else stood out is said."""
+    run = make_run(tmp_path)
+    asked = "What did it not learn?"
+    card = report(run).partition("<nav")[0]
+    assert card.index("Should I use it?") < card.index(asked) < card.index("Why")
+    assert "120 rows that were kept aside to test it." in card
+    assert "What else stood out in the data is said under “What happened”." in card
+    made = record()
+    for metrics, said in (
+        ({"eval_rows": 1, "left_out_rows": 3}, ("1 row that was kept aside", "3 rows that were")),
+        ({"eval_rows": 0, "left_out_rows": 1}, ("1 row that was too long.",)),
+        ({"eval_rows": 0, "left_out_rows": 0}, ("Every row was learned.",)),
+    ):
+        changed = made.but(metrics={**made.metrics, **metrics})
+        write_record(run.record, changed)
+        card = report(run).partition("<nav")[0]
+        assert all(one in card for one in said)
+    write_record(run.record, made.but(metrics={}))
+    assert asked not in report(run).partition("<nav")[0], "it is not known"
+
+
 def test_a_lower_loss_alone_does_not_say_that_answers_are_right(tmp_path: Path) -> None:
     """Whether to use it is for who reads the answers, unless a score says how many are right."""
     run = make_run(tmp_path)
     card = report(run).partition("<nav")[0]
-    assert "better than before does not yet mean right" in card
+    assert "Not yet. Read the answers below first: better than before does not mean right." in card
     assert "That is not a share of right answers." in card
     assert "success rates" not in card
     made = record()
