@@ -54,6 +54,13 @@ def naming_problem(name: str) -> Problem | None:
     good = match[1] or f"{match[2]}.yaml"
     if not is_spec_name(good):
         return None
+    if ending(name) in (".doc", ".docx", ".rtf"):
+        return Problem(
+            file=shown(name),
+            message="this is a document of Word or WordPad; a job spec is a plain text",
+            hint=f"copy its lines into Notepad, and save them as {shown(good)} (Save as type: All "
+            "files)",
+        )
     return Problem(
         file=shown(name),
         message="a job spec's name ends in .yaml, .yml or .json, and this one does not",

@@ -44,6 +44,14 @@ class Similar:
         where = "" if _key(str(here.parent)) == _key(str(there.parent)) else f" in {there.parent}/"
         if str(there.parent) == "." and where:
             where = " beside the spec"
+        if there.name != there.name.strip():
+            # Blanks around a path in a spec are not read, so this name cannot be written there.
+            bare = visible(there.name.strip())
+            path = visible(str(there.with_name(there.name.strip())))
+            return (
+                f'there is a "{visible(there.name)}"{where}, with a blank at the edge of its name: '
+                f"rename it to {bare}, and write {path}"
+            )
         text = f"there is a {visible(there.name)}{where}: did you mean that?"
         if (save := SAVE_AS.get(ending(there.name))) is not None:
             return f"{text} {ending(there.name)} files are not read: {save}"

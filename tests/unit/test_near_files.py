@@ -96,3 +96,13 @@ def test_a_link_leads_nowhere(tmp_path: Path) -> None:
     share.mkdir()
     (share / "data").symlink_to(outside)
     assert found(share, "data/secret.jsonl") is None
+
+
+@pytest.mark.parametrize("there", ["data/a.jsonl ", "data/ a.jsonl"])
+def test_a_name_with_a_blank_at_its_edge_is_to_be_renamed(tmp_path: Path, there: str) -> None:
+    """A spec cannot name it: blanks around a path are not read."""
+    similar = found(tmp_path, "data/a.jsonl", there)
+    assert similar is not None
+    assert similar.same
+    advice = similar.advice("data/a.jsonl")
+    assert advice.endswith("rename it to a.jsonl, and write data/a.jsonl")

@@ -58,3 +58,11 @@ def test_other_files_are_left_alone(name):
     """Data and notes may lie in the inbox."""
     assert not is_spec_name(name)
     assert naming_problem(name) is None
+
+
+@pytest.mark.parametrize("name", ["job.yaml.docx", "job.yml.doc", "job.yaml.rtf"])
+def test_a_document_of_word_is_not_to_be_renamed(name):
+    """Its content is none of a spec, whatever it is called."""
+    problem = naming_problem(name)
+    assert "document of Word" in problem.message
+    assert "Notepad" in problem.hint
