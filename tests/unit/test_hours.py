@@ -25,6 +25,23 @@ __all__ = ["berlin"]  # a fixture is used by being there
         ("fri-mon", "2026-11-29T12:00", True),
         ("fri-mon", "2026-11-26T12:00", False),
         ("00:00-24:00", "2026-11-26T12:00", True),
+        # To the minute, within a day and over midnight.
+        ("09:30-12:15", "2026-11-26T08:29", False),
+        ("09:30-12:15", "2026-11-26T08:30", True),
+        ("09:30-12:15", "2026-11-26T11:14", True),
+        ("09:30-12:15", "2026-11-26T11:15", False),
+        ("22:45-05:20", "2026-11-26T21:44", False),
+        ("22:45-05:20", "2026-11-26T21:45", True),
+        ("22:45-05:20", "2026-11-26T04:19", True),
+        ("22:45-05:20", "2026-11-26T04:20", False),
+        ("00:00-23:59", "2026-11-26T22:59", False),  # its last minute is not in it
+        # Sunday's night reaches into Monday, and Monday's own evening is none of it.
+        ("sun 22:00-04:00", "2026-11-30T02:59", True),
+        ("sun 22:00-04:00", "2026-11-30T21:30", False),
+        # Summer time: 22:00 in Berlin is 20:00 UTC in July; the clock goes back on 25 October.
+        ("22:00-04:00", "2026-07-01T20:00", True),
+        ("22:00-04:00", "2026-10-25T02:30", True),
+        ("22:00-04:00", "2026-10-25T03:00", False),
     ],
 )
 def test_when_trainings_may_run(hours: str, moment: str, expected: object) -> None:
@@ -35,6 +52,8 @@ def test_when_trainings_may_run(hours: str, moment: str, expected: object) -> No
 def test_when_the_hours_begin_next() -> None:
     """The next evening, or the weekend."""
     assert opens_at(read_hours("18:00-07:00"), utc("2026-11-26T12:00")) == utc("2026-11-26T17:00")
+    assert opens_at(read_hours("18:30-07:00"), utc("2026-11-26T12:00")) == utc("2026-11-26T17:30")
+    assert opens_at(read_hours("18:00-07:00"), utc("2026-11-26T17:00")) == utc("2026-11-27T17:00")
     assert opens_at(read_hours("sat"), utc("2026-11-29T12:00")) == utc("2026-12-04T23:00")
     assert opens_at(read_hours("sat,sun"), utc("2026-11-26T12:00")) == utc("2026-11-27T23:00")
 

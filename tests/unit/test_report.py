@@ -29,9 +29,10 @@ from runner.commands.status import render as render_status
 from runner.contract.ended import EndedRun, stamp_of, write_ended
 from runner.contract.evaluation import Axis, Evaluation, ScoreSummary
 from runner.contract.gate import Decision, Promotion
+from runner.contract.in_use import use_among
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.preview import Preview, PreviewRow, Token, write_preview
-from runner.contract.promotions import GATE, promote
+from runner.contract.promotions import GATE, promote, read_promotions
 from runner.contract.record import ErrorFacts, write_record
 from runner.contract.states import State
 from runner.contract.verdict import Scored
@@ -380,6 +381,19 @@ def test_pages_and_status_mark_the_run_in_use(tmp_path: Path) -> None:
     assert {one.run.run_id: one.in_use for one in overview.finished} == {ID: False, later: True}
     shown = render_status(overview, Page(width=120, colors=False))
     assert "In use" in shown
+
+
+def test_a_run_that_was_never_in_use_says_what_is(tmp_path: Path) -> None:
+    """Nothing ended for it; for the one that was in use twice, the last end counts."""
+    outputs, later, third = Outputs(tmp_path), "20261127T110000Z-k3f9", "20261128T110000Z-k3f9"
+    runs = [make_run(tmp_path, record(run_id=run_id)) for run_id in (ID, later, third)]
+    for run in (runs[0], runs[1], runs[0], runs[1]):
+        promote(outputs, run, why="alice asked for it", by="alice")
+    changes = read_promotions(outputs, "contracts")
+    never = use_among(changes, third)
+    assert (never.current, never.is_this, never.until) == (later, False, None)
+    assert f"In use is {later}, since" in never.said(ENGLISH)
+    assert use_among(changes, ID).until == changes[-1].time
 
 
 def test_the_report_says_what_the_gate_decided(tmp_path: Path) -> None:
