@@ -117,6 +117,14 @@ RAN = Last(due=DONE, at=DONE, outcome=Outcome.STARTED, run_id="20261122T010000Z-
         # The clock was set back by two hours just after the run: the time comes again, no run does.
         ("2026-11-21T23:30:00", {}, Action.WAIT, False),
         ("2026-11-22T01:00:10", {}, Action.WAIT, False),
+        # To the second: at its time it is due, and ten minutes later it was not missed yet.
+        ("2026-11-29T01:00:00", {}, Action.START, False),
+        ("2026-11-29T01:10:00", {"makes_up": False}, Action.START, False),
+        ("2026-11-29T01:10:01", {"makes_up": False}, Action.SKIP_MISSED, True),
+        # 26 hours are a wrong zone: the schedule waits, however long the clock stays so.
+        ("2026-11-21T23:30:00", {"behind_seconds": BEHIND_SECONDS}, Action.WAIT, False),
+        ("2026-11-20T23:00:00", {"behind_seconds": BEHIND_SECONDS}, Action.WAIT, False),
+        ("2026-11-20T22:59:59", {"behind_seconds": BEHIND_SECONDS}, Action.SET_BACK, False),
         # It is back by days: not believed at once, then counted anew.
         ("2026-11-10T00:00:00", {}, Action.WAIT, False),
         ("1970-01-01T00:00:00", {"behind_seconds": 60.0}, Action.WAIT, False),
@@ -155,3 +163,21 @@ def test_of_many_missed_times_the_last_is_made_up_for() -> None:
         known, now=now, next_due=first_due(known), busy=False, makes_up=True, behind_seconds=0.0
     )
     assert (found.action, found.due, found.late) == (Action.START, DUE, True)
+
+
+def test_the_latest_time_is_known_to_the_second() -> None:
+    """A time counts from its own second on, and one that is dealt with does not come again."""
+    daily, at = "0 2 * * *", utc("2026-11-26T01:00")
+    before, second = at - timedelta(days=1), timedelta(seconds=1)
+    assert latest_time(daily, after=before, until=at) == at
+    assert latest_time(daily, after=before, until=at + second) == at
+    assert latest_time(daily, after=before - second, until=at - second) == before
+    assert latest_time(daily, after=before, until=at - second) is None
+    assert latest_time(daily, after=at, until=at) is None
+
+
+def test_a_line_may_be_two_hundred_characters_long() -> None:
+    """And no more: lists of minutes are as long as that."""
+    line = "00" + ",0" * 95 + " 2 * * *"
+    assert (len(line), cron_problem(line)) == (200, None)
+    assert cron_problem(f" {line}") is not None

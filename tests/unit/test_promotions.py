@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,15 @@ from made_runs import NOW, record
 
 from runner.contract import promotions
 from runner.contract.evaluation import Difference, Evaluation, ScoreSummary
-from runner.contract.gate import Decision, Measured, Promotion, Wish, decide
+from runner.contract.gate import (
+    Decision,
+    Measured,
+    Promotion,
+    Wish,
+    after_asking,
+    approved_by_marks,
+    decide,
+)
 from runner.contract.layout import Outputs
 from runner.contract.promotions import (
     GATE,
@@ -26,6 +35,7 @@ from runner.contract.promotions import (
     read_promotions,
     roll_back,
 )
+from runner.contract.rating import Rating
 from runner.contract.record import write_record
 from runner.contract.states import State
 from runner.contract.verdict import Figures, Outcome, Verdict
@@ -33,7 +43,7 @@ from runner.daemon.promotion.at_end import judge_promotion
 from runner.spec.read_spec import read_spec
 
 A, B, C = (f"2026112{n}T020000Z-aaa{n}" for n in (1, 2, 3))
-NOT_BETTER = "not_better_than_current"
+NOT_BETTER, BETTER = "not_better_than_current", "better_than_current"
 WORDS = {
     "better": Outcome.BETTER,
     "worse": Outcome.WORSE,
@@ -63,6 +73,16 @@ def measured(
         current=A if current is not None else None,
         compared_with=A if compared and current is not None else None,
         same_base=same_base,
+    )
+
+
+def unscored(verdict: str = "better", *, current: str | None = None) -> Measured:
+    """Make what is known where no score was measured."""
+    return Measured(
+        verdict=Verdict(outcome=WORDS[verdict], reason="", figures=Figures(held_out_rows=40)),
+        evaluation=None,
+        current=current,
+        compared_with=current,
     )
 
 
@@ -102,6 +122,13 @@ def measured(
             Decision.KEPT_OLD,
             "no_metric",
         ),
+        # At least the margin, to the last digit; and where only the verdict is there.
+        (Wish(margin=0.3), measured(current=(0.3, 0.1, 0.5)), Decision.PROMOTED, BETTER),
+        (Wish(), unscored(), Decision.PROMOTED, "better_than_base"),
+        (Wish(), unscored("same"), Decision.KEPT_OLD, "not_better_than_base"),
+        (Wish(metric="exact"), unscored(), Decision.KEPT_OLD, "not_compared"),
+        (Wish(margin=0.1), unscored(), Decision.KEPT_OLD, "not_compared"),
+        (Wish(), unscored(current=A), Decision.KEPT_OLD, "not_compared"),
         # What the spec decides by itself.
         (Wish(when="always"), measured("worse"), Decision.PROMOTED, "always"),
         (Wish(when="never"), measured(), Decision.KEPT_OLD, "never"),
@@ -117,6 +144,46 @@ def test_the_gate(wish: Wish, found: Measured, decision: Decision, why: str) -> 
             decision.name
         ]
     )
+
+
+def test_the_reason_has_the_figures() -> None:
+    """The difference with its interval and rows; of experts' marks the share of decided pairs."""
+    made = decide(Wish(), measured(current=(0.3, 0.1, 0.5)))
+    assert "loss: +0.300 (+0.100 to +0.500 with 95% confidence, on 40 rows)" in made.reason
+    bare = decide(Wish(), unscored())
+    assert "confidence" not in bare.reason
+    assert "measured were loss." in decide(Wish(metric="exact"), measured()).reason
+    none = measured()
+    none = replace(none, evaluation=Evaluation(scores=()))
+    assert "measured were none." in decide(Wish(metric="exact"), none).reason
+    rating = Rating(better=21, worse=9, ties=3, low=0.52, high=0.83, against="base", at=NOW)
+    by_marks = approved_by_marks(rating, is_against_current=True)
+    assert by_marks.rows == 30
+    assert "52% to 83% with 95% confidence" in by_marks.reason
+
+
+@pytest.mark.parametrize(
+    ("difference", "is_older", "decision", "why"),
+    [
+        (0.3, False, Decision.PROMOTED, "better_than_current"),
+        (0.3, True, Decision.AWAITS, "again"),
+        (0.1, False, Decision.KEPT_OLD, "not_better_than_current"),
+        (0.1, True, Decision.KEPT_OLD, "not_better_than_current"),
+    ],
+)
+def test_measuring_again_undoes_nothing_newer(
+    difference: float,
+    is_older: bool,  # noqa: FBT001  a column of the table above
+    decision: Decision,
+    why: str,
+) -> None:
+    """What is better waits for a person where a newer run, or a person's choice, is in use."""
+    figures = (difference, difference - 0.2, difference + 0.2)
+    found = decide(Wish(), measured(current=figures))
+    made = after_asking(found, is_older=is_older)
+    assert (made.decision, made.why) == (decision, why)
+    assert f"{difference:+.3f}" in made.reason
+    assert (made.reason == found.reason) is (why != "again")
 
 
 @pytest.fixture
