@@ -28,7 +28,7 @@ evaluation: {samples: 0}
 def test_the_second_run_is_compared_with_the_adapter_in_use(
     tmp_path: Path, tiny_model: Path
 ) -> None:
-    """On the same held-out rows, with an interval that the reason shows; half is replayed."""
+    """On the same held-out rows, with an interval that the reason shows."""
     box = Box(tmp_path)
     model = box.root / "models" / "real"
     model.mkdir()
@@ -40,20 +40,13 @@ def test_the_second_run_is_compared_with_the_adapter_in_use(
     ]
     (box.jobs / "walls.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     stage = [sys.executable, "-m", "runner.training"]
-    for extra in ("promote: {when: always}\n", "start_from: current\nreplay: 0.5\n"):
+    for extra in ("promote: {when: always}\n", "start_from: current\n"):
         (box.jobs / "walls.yaml").write_text(SPEC + extra)
         done = box.once(stage_command=stage, device="cpu")
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     first, second = box.records()
     assert (first.state, second.state) == (State.SUCCEEDED, State.SUCCEEDED)
     assert second.started_from == first.run_id
-    assert second.replay is not None
-    assert (second.replay.run_id, second.replay.new) == (first.run_id, 0)
-    assert second.replay.replayed == second.metrics["train_rows"]
-    assert second.replay.replayed == round(first.metrics["train_rows"] / 2)
-    assert f"{second.replay.replayed} of {second.replay.old} are learned again" in (
-        next((box.jobs / "done").glob(f"*{second.run_id}*.txt")).read_text()
-    )
     assert second.promotion is not None
     assert second.promotion.why in ("better_than_current", "not_better_than_current")
     assert second.promotion.against == first.run_id
