@@ -15,6 +15,7 @@ from runner.errors import InputError, Problem, SpecError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.forecast.model_shape import read_shape
 from runner.forecast.what_fits import cap_problem
+from runner.spec.doubtful import doubtful
 from runner.spec.names import is_spec_name, naming_problem
 from runner.spec.near_files import similar_file
 from runner.spec.read_spec import read_spec
@@ -161,6 +162,8 @@ def command(
     else:
         for answer in answers:
             print(f"{answer.path}: {'ok' if not answer.problems else 'cannot be used'}")
+            for note in doubtful(answer.spec) if answer.spec else ():
+                print(f"  note: {note}")
             for problem in answer.problems:
                 print("  " + visible_lines(problem).replace("\n", "\n  "))
     raise typer.Exit(1 if any(answer.problems for answer in answers) else 0)

@@ -49,6 +49,7 @@ from runner.forecast.lengths import Lengths, write_lengths
 from runner.forecast.model_shape import read_shape
 from runner.forecast.what_fits import cap_problem, longest_row
 from runner.spec.data_files import matches
+from runner.spec.doubtful import doubtful
 from runner.spec.spec import JobSpec
 from runner.training.checks.at_prepare import conclude, wishes, write_bad_rows
 from runner.training.checks.say import End
@@ -237,6 +238,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
             findings=found,
             row_numbered=tuple(sorted(findings.row_numbered)),
             shortfalls=(
+                *doubtful(spec),
                 *([note] if (note := language_part_note(base.config)) else []),
                 *facts.shortfalls,
                 *findings.notes,
