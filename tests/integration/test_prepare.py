@@ -103,6 +103,20 @@ def test_the_same_data_again_is_linked_and_split_alike(box):
     assert held == {row for row in again if row < 100}
 
 
+def test_why_no_row_is_held_out_is_said(box):
+    """Nothing is measured then: the reason is that of this data."""
+    box.put("a.jsonl", [qa(1)])
+    result = box.prepare("data: a.jsonl", try_model=False)
+    assert "no row is held out: there is only one" in result.shortfalls
+    box.put("a.jsonl", [qa(i) for i in range(9)])
+    box.put("b.jsonl", [{**qa(99), "weight": 0}])
+    result = box.prepare("data: a.jsonl\neval_data: b.jsonl", try_model=False)
+    assert (
+        "no row is held out: all rows of eval_data are marked as not to be learned"
+        in result.shortfalls
+    )
+
+
 def test_held_out_rows_may_come_from_a_file_of_their_own(box):
     """All of eval_data is held out, and questions that are learned too are told."""
     box.put("a.jsonl", [qa(i) for i in range(10)])

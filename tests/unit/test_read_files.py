@@ -500,7 +500,13 @@ TWICE = "question,answer\nq,a\nquestion,answer\n"
 WRONG = {
     "not packed": ("a.jsonl.gz", LINE, None, "not compressed, though its name says so", ".jsonl."),
     "zstd named gz": ("a.jsonl.gz", ZSTD, None, "zstd", ""),
-    "gz within gz": ("a.jsonl.gz", gzip.compress(gzip.compress(b"x")), None, "a gzip archive", ""),
+    "gz within gz": (
+        "a.jsonl.gz",
+        gzip.compress(gzip.compress(b"x")),
+        None,
+        "compressed twice",
+        "",
+    ),
     "zst within gz": ("a.jsonl.zst.gz", gzip.compress(b"x"), None, ".zst files are not", "unpack"),
     "UTF-16 without a mark": ("a.jsonl", CHINESE.encode("utf-16-le"), 1, "UTF-16", "UTF-8"),
     "UTF-16, other order": ("a.csv", "question,answer\nä,ö\n".encode("utf-16-be"), 1, "UTF-16", ""),

@@ -14,6 +14,8 @@ _SUSPECT_BYTES = re.compile(b"[\xc2-\xf4][\x80-\xbf]")
 _CONTROL = re.compile("[\x80-\x84\x86-\x9f]")
 """Controls that nobody writes: “ and € of Windows-1252 that were read as Latin-1. (\x85 is a line
 break on mainframes.)"""
+_UTF7 = re.compile(r"\+A[I-P][A-Za-z0-9+/]{1,60}-")
+"""A Latin letter beyond ASCII, or several, as UTF-7 writes them."""
 _LOST = "\ufffd"  # what a decoder writes for a byte that it cannot read
 _AROUND = 60  # characters on either side that ftfy is shown: enough for its heuristics
 _LOOKS = 20  # places of one row that it is asked about
@@ -36,8 +38,22 @@ def _is_plainly_western(text: str) -> bool:
     return not seconds.translate(None, _NO_CONTROL) and not _SUSPECT_BYTES.search(plain)
 
 
+def _holds_utf7(text: str) -> bool:
+    """Tell UTF-7 that nobody decoded: ``Gr+APYA3w-e`` where Größe was meant."""
+    for match, _ in zip(_UTF7.finditer(text), range(_LOOKS), strict=False):
+        try:
+            meant = match[0].encode().decode("utf-7")
+        except UnicodeDecodeError:
+            continue
+        if meant.isalpha() and not meant.isascii():
+            return True
+    return False
+
+
 def is_broken(text: str) -> bool:
     """Tell whether letters in the text were broken by a wrong encoding."""
+    if "\0" in text or ("+A" in text and _holds_utf7(text)):
+        return True
     if text.isascii() or _is_plainly_western(text):
         return False
     if _LOST in text or _CONTROL.search(text):

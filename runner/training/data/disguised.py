@@ -29,6 +29,10 @@ _MARKS: dict[bytes, tuple[str, str]] = {
     ),
     b"ARROW1": ("an Arrow file", "Rename it so that it ends in .arrow."),
     b"PAR1": ("a Parquet file", "Rename it so that it ends in .parquet."),
+    b"{\\rtf": (
+        "a document of a word processor (RTF)",
+        "Copy its questions and answers into a table, and save that as CSV UTF-8.",
+    ),
     b"%PDF": ("a PDF", "Copy its questions and answers into a table, and save that as CSV UTF-8."),
     b"SQLite format 3": ("a database", "Export the table with questions and answers as CSV."),
     b"version https://git-lfs": (
@@ -48,6 +52,8 @@ def look_through(content: bytes, suffix: str) -> tuple[str, str] | None:
             return f"the file is {what}", hint
     if re.match(rb"(?i)<(!doctype|html|head|body)", start):
         return "the file is a web page, perhaps the one to log in", _AGAIN
+    if start.startswith(b"<?xml"):
+        return "the file is XML", f"Open it where it was made, and {SAVE_AS['.sqlite']}."
     if suffix in _TABLE and re.match(rb"\[\s*[{\[]|\{\s*\"", start):
         ending = ".json" if start.startswith(b"[") else ".jsonl"
         return "the file holds JSON, not a table", f"Rename it so that it ends in {ending}."

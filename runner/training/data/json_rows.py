@@ -51,6 +51,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=WrittenFloat)
 _TWICE = "Keep one of the two."
+_TWICE_WRITTEN = "The program that wrote the file turned each row into JSON twice: do it once."
 
 
 def _loads(text: str) -> Any:
@@ -148,8 +149,18 @@ def _lines(source: TextSource, file: str, findings: Findings) -> Iterator[Row]:
         row = _as_row(value)
         if row is not None:
             yield Row(file=file, line=number, value=row, size=len(line))
+        elif isinstance(value, str) and _is_object(value):
+            what = "the line is a JSON object that was written as a text, within quotes"
+            findings.add(file, number, what, hint=_TWICE_WRITTEN)
         else:
             findings.add(file, number, "the line is not a JSON object", hint=_LINE)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(_loads(text), dict)
+    except ValueError:
+        return False
 
 
 def _as_row(value: Any) -> dict[str, Any] | None:

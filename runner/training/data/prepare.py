@@ -431,10 +431,16 @@ def _divide(spec: JobSpec, source: Source, rows: Rows) -> tuple[Any, list[str]]:
     if spec.eval_data:
         measured = [n for n, one in enumerate(source.copies) if _is_measured(one, spec)]
         held = np.isin(rows.file, measured)
+        if not held.any():
+            return held, [
+                "no row is held out: all rows of eval_data are marked as not to be learned"
+            ]
         return held, [what_rows_show(int(held.sum()))]
     held, _ = hold_out(rows.place, spec.eval_split)
     if spec.eval_split == 0:
         return held, []
+    if len(rows) == 1:
+        return held, ["no row is held out: there is only one"]
     if not held.any():
         return held, ["no row is held out: all of them ask the same"]
     return held, [what_rows_show(int(held.sum()))]

@@ -97,7 +97,10 @@ def _rows(
     try:
         with open_bytes(path, shown_as) as file:
             other = look_through(file.read(LOOKED_AT), suffix)
-        if other is not None:
+        if other is not None and packed and _is_packed_again(path, shown_as):
+            what, hint = "the file was compressed twice", "Unpack it once, and name what comes out."
+            findings.add(shown_as, None, what, hint=hint)
+        elif other is not None:
             findings.add(shown_as, None, other[0], hint=other[1])
         elif suffix in SHEETS:
             yield from read_sheet(path, shown_as, findings, sheet)
@@ -114,6 +117,13 @@ def _rows(
     except NotPackedError:
         what, hint = _not_packed(path, shown_as)
         findings.add(shown_as, None, what, hint=hint)
+
+
+def _is_packed_again(path: Path, name: str) -> bool:
+    """Tell an archive within the archive."""
+    with open_bytes(path, name) as file:
+        start = file.read(LOOKED_AT)
+    return any(start.startswith(mark) for mark in PACKED_MARKS.values())
 
 
 def _not_packed(path: Path, name: str) -> tuple[str, str]:

@@ -61,6 +61,12 @@ def path_in_inbox(named: str, spec_folder: str) -> str:
     """
     joined = posixpath.normpath(posixpath.join(spec_folder, named))
     names = split_relative(joined)
+    if len(names) == 1 and names[0].startswith("."):
+        raise UnsafePathError(
+            named,
+            "begins with a dot, as the runner's own files do",
+            advice="Rename it so that it begins with a letter or a digit.",
+        )
     if not names or names[0].startswith(".") or names[0] in RESERVED_FOLDERS:
         raise UnsafePathError(
             named,

@@ -20,6 +20,7 @@ letters of English; and the tokenizer needs up to 100 bytes for each letter of a
 TOO_LONG = f"the line is longer than {ROW_CHARS // 1024**2} MiB"
 TOO_LONG_HINT = "Make the row shorter, or cut it into several."
 _START = 64  # bytes: column names, or the beginning of a row, in letters without accents
+_FOREIGN_SHARE = 0.6  # of a line's letters: with accents alone, no European language has so many
 _LETTERS = 8  # with a zero on the same side: column names, or a row's beginning, are ASCII
 _ZEROS = "The file was not written to its end, or is no text: copy or export it again."
 _UTF8 = "Save it as UTF-8 (in Excel: 'CSV UTF-8')."
@@ -189,6 +190,9 @@ def _wide(start: bytes) -> str:
 
 def _advice(line: bytes) -> str:
     """Say what an undecodable line seems to be written in, and how to save the file."""
+    letters = [byte for byte in line if byte > 0x20 and not 0x30 <= byte < 0x40]
+    if sum(byte >= 0x80 for byte in letters) > _FOREIGN_SHARE * len(letters):
+        return f"It is perhaps in an old encoding of another script, such as GB 18030. {_UTF8}"
     if any(0x80 <= byte < 0xA0 for byte in line):
         return f"It is perhaps Windows-1252 or Mac Roman. {_UTF8}"
     return f"It is perhaps Latin-1 or Windows-1252, what Excel saves as plain CSV. {_UTF8}"
