@@ -40,9 +40,17 @@ to 8B), 1.03 to 1.09 where the run chose them itself under a cap."""
 MOST_HOLES = 1.08
 """What it may reserve. Without a limit it reserved 77 GiB of an H200 for 43 in use; with 1.12, 48
 and was no slower. With 1.04, 8B ran out of memory at step 2 and 3 under 14.5 and 8.6 GiB."""
+MOST_HOLES_FP8 = 1.16
+"""The same with `speed: fp8`: with 1.08, 8B ran out of memory under 14.5 and 22.5 GiB, though not
+without a cap. Lines have had one place since; that was not measured."""
 MOMENTS = 2 * FP32  # bytes a trained number: AdamW's, made in the first optimizer step
 _KEPT_FREE = 0.03  # of what may be allocated: what the allocator cannot use
 _KEPT_FREE_BYTES = 400 * MIB  # the same under a small cap: with 200, 8B ran out at 8.6 GiB
+
+
+_KEPT_FREE_FP8 = 0.05
+"""More of it with `speed: fp8`, which ran out of memory under 14.5 and 22.5 GiB without. Lines have
+had one place since; how much it needs with that was not measured, so this is generous."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +242,7 @@ def sizes_of(work: Work) -> Sizes:
     behind = shape.hidden if shape.norms_behind else 0
     copies = 1 if work.dropout else 0  # of what an adapter reads
     apart = shape.hidden if shape.norms_behind or shape.factor_behind else 0
-    # In fp8 what goes into a product is there in eight bits as well.
+    # In fp8 what goes into a product is there in eight bits as well, and its place stays.
     eighth = max(2 * shape.intermediate, of_heads) if work.fp8 else 0
     return Sizes(
         layers=shape.layers,
@@ -245,7 +253,7 @@ def sizes_of(work: Work) -> Sizes:
         back=BF16
         * (4 * shape.hidden + apart + max((1 + copies) * shape.intermediate, 2 * of_heads))
         + eighth,
-        head=BF16 * 3 * shape.hidden,
+        head=BF16 * 3 * shape.hidden + eighth,
         logits=BF16 * (shape.vocabulary + 3 * shape.hidden),
         weights=shape.layers * shape.block_parameters,
         fixed=fixed_bytes(capped=shape.capped_scores),
@@ -299,14 +307,16 @@ def _copied(work: Work) -> int:
     return each * work.shape.layers
 
 
-def budget(allocatable_bytes: int, held_bytes: int) -> int:
+def budget(allocatable_bytes: int, held_bytes: int, *, fp8: bool = False) -> int:
     """Give what activations may take.
 
     Args:
         allocatable_bytes: what the process may allocate: its cap without CUDA's context.
         held_bytes: what is there, or will be, whatever the passes are.
+        fp8: products are in eight bits.
     """
-    free = int(_KEPT_FREE * allocatable_bytes) + _KEPT_FREE_BYTES
+    share = _KEPT_FREE + (_KEPT_FREE_FP8 if fp8 else 0.0)
+    free = int(share * allocatable_bytes) + _KEPT_FREE_BYTES
     return max(0, allocatable_bytes - free - held_bytes)
 
 
@@ -314,7 +324,7 @@ def activation_room(work: Work, box: Box) -> int | None:
     """Forecast what activations may take; None: no limit is known."""
     if box.limit_bytes is None:
         return None
-    return budget(box.limit_bytes - box.context_bytes, steady(work).total)
+    return budget(box.limit_bytes - box.context_bytes, steady(work).total, fp8=work.fp8)
 
 
 def batch_tokens(work: Work, rows: int) -> int:

@@ -43,9 +43,9 @@ box's own runs took corrects it (`lessons.time_factor`)."""
 _FAST_EFFICIENCY = 0.53
 """The same on the fast path, in a pass so large that what it costs by itself does not count: 8B on
 an H100 made 15,384 tokens a second in passes of 9,770, 30 GFLOP each of its 989 TFLOP/s."""
-_FP8_TIME = 0.71
-"""A token's time in fp8, as a share of that in bf16: a spike on an H200 made 23,558 tokens a second
-in large passes, 16,760 in bf16."""
+_FP8_TIME = 0.73
+"""A token's time in fp8, as a share of that in bf16: 8B made 21,850 tokens a second on an H200 in
+large passes, 15,969 in bf16 on another that evening."""
 _STARTUP_SECONDS = 25.0
 """Imports, load, export, answers: what a run takes beside its steps and its measurements. An
 estimate for a small model: with 1B on an H100, 17.5 s went by until an attempt's first step had

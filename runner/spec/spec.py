@@ -168,7 +168,7 @@ class JobSpec(_Section):
     )
     speed: Literal["exact", "fp8"] = Field(
         "exact",
-        description="fp8 computes the base model's products in 8 bits: a fifth to two fifths "
+        description="fp8 computes the base model's products in 8 bits: about a third "
         "faster with qlora, with less exact gradients; needs an RTX 4090, H100 or newer.",
     )
     lora: Lora = Field(default_factory=Lora, description="The adapter's shape.")

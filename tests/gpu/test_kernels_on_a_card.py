@@ -457,9 +457,11 @@ def test_fp8_products(tokens: int, inputs: int, outputs: int) -> None:
     weight = 0.02 * torch.randn(outputs, inputs, device=CUDA)
     scales = fp8.scales_of(weight).rows
     eighth = (weight / scales[:, None]).to(fp8.FP8)
-    found = fp8.product(x, eighth, scales)
+    found = fp8.product(x, eighth, scales, fp8.Scratch())
     assert off(found, x.float() @ weight.t()) < 0.06
-    assert off(found, fp8.product(x.cpu(), eighth.cpu(), scales.cpu()).to(CUDA)) < 5e-3
+    assert (
+        off(found, fp8.product(x.cpu(), eighth.cpu(), scales.cpu(), fp8.Scratch()).to(CUDA)) < 5e-3
+    )
 
 
 def test_gradients_in_fp8() -> None:

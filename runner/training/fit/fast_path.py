@@ -19,6 +19,7 @@ from runner.contract.batch import BatchPlan, smaller
 from runner.forecast.passes import (
     MOMENTS,
     MOST_HOLES,
+    MOST_HOLES_FP8,
     Passes,
     budget,
     choose_passes,
@@ -96,7 +97,8 @@ class FastPath:
         if model.passes.on_host:
             peak = max(peak, long_bytes(model.sizes, self.longest, model.passes.chunk))
         trained = model.parts.adapter.flat_grad.numel()
-        return int(MOST_HOLES * (torch.cuda.memory_allocated() + MOMENTS * trained + peak))
+        holes = MOST_HOLES_FP8 if model.fp8 else MOST_HOLES
+        return int(holes * (torch.cuda.memory_allocated() + MOMENTS * trained + peak))
 
     def leave(self) -> None:
         """Give the allocator what the plain path may have."""
@@ -227,7 +229,9 @@ def _set_up(
         longest=longest,
         batch_tokens=sum(lengths[: plan.effective_batch_size]),
         meter=meter,
-        budget_bytes=_budget(meter, trained=parts.adapter.flat_grad.numel()),
+        budget_bytes=_budget(
+            meter, trained=parts.adapter.flat_grad.numel(), fp8=fp8 and why is None
+        ),
     )
     found.take(plan)
     return found
@@ -270,7 +274,7 @@ def _without_dropout(model: Any) -> Iterator[None]:
             module.train()
 
 
-def _budget(meter: Meter, *, trained: int) -> int | None:
+def _budget(meter: Meter, *, trained: int, fp8: bool) -> int | None:
     """Give what activations may take: the cap, less all that is there or will be."""
     if not meter.on_gpu:
         return None
@@ -278,7 +282,7 @@ def _budget(meter: Meter, *, trained: int) -> int | None:
         limit = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
     else:
         limit = meter.cap_bytes - meter.context_bytes
-    return budget(limit, torch.cuda.memory_allocated() + MOMENTS * trained)
+    return budget(limit, torch.cuda.memory_allocated() + MOMENTS * trained, fp8=fp8)
 
 
 def _loss_of(trainer: Any, row: torch.Tensor) -> torch.Tensor:

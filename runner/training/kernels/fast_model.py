@@ -137,7 +137,8 @@ def measure(
     fp8: bool = False,
 ) -> Sizes:
     """Count from the largest of the layers."""
-    # What goes into a product is there in eight bits as well: gate's and up's gradient is widest.
+    # What goes into a product is there in eight bits as well, and its place stays: gate's and up's
+    # gradient is widest.
     eighth = fp8 * max(max(layer.gate_up.outputs, layer.heads.width) for layer in layers)
     hidden = layers[0].qkv.inputs
     of_out = hidden * max(layer.out_norm is not None for layer in layers)
@@ -171,7 +172,7 @@ def measure(
         # holds q, k and v's gradients twice while they are laid side by side.
         # Dropout makes a copy of what an adapter reads.
         back=item_bytes * (max((1 + drops) * widest, 2 * of_heads) + 4 * hidden + apart) + eighth,
-        head=item_bytes * 3 * hidden,
+        head=item_bytes * 3 * hidden + eighth,
         logits=item_bytes * (vocabulary + 3 * hidden),
         weights=sum(group.outputs * group.inputs for layer in layers for group in layer.groups),
         # The gradient, what is given and taken, the input twice (once on its way), attention's

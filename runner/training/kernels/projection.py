@@ -34,11 +34,13 @@ class Buffers:
         """Begin with none."""
         self._of: dict[str, torch.Tensor] = {}
         self._now: dict[str, Group] = {}
+        self.scratch = fp8.Scratch()
 
     def forget(self) -> None:
         """Give the memory back; it is taken again when weights are asked for."""
         self._of.clear()
         self._now.clear()
+        self.scratch.forget()
 
     def in_fp8(self, group: Group, scales: torch.Tensor, *, turned: bool) -> torch.Tensor:
         """Give a group's weights in fp8, turned for the way back."""
@@ -142,7 +144,7 @@ class Group:
         self, x: torch.Tensor, scales: fp8.Scales, residual: torch.Tensor | None, scale: float
     ) -> torch.Tensor:
         weight = self._buffers.in_fp8(self, scales.rows, turned=False)
-        y = fp8.product(x, weight, scales.rows)
+        y = fp8.product(x, weight, scales.rows, self._buffers.scratch)
         if self.bias is not None:
             y.add_(self.bias)
         return y if residual is None else y.mul_(scale).add_(residual)
@@ -157,7 +159,7 @@ class Group:
         """Give the gradient of the input."""
         if self.scales is not None:
             turned = self._buffers.in_fp8(self, self.scales.columns, turned=True)
-            dx = fp8.product(grad, turned, self.scales.columns)
+            dx = fp8.product(grad, turned, self.scales.columns, self._buffers.scratch)
         else:
             dx = grad @ self.weight()
         if self.adapter is not None and inner is not None:
