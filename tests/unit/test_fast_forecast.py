@@ -121,6 +121,20 @@ def test_sizes_are_those_of_the_model(family: str, targets: Any) -> None:
     assert there.optimizer == 8 * trained
 
 
+def test_fp8_is_forecast_quicker_and_leaves_more_free() -> None:
+    """Under a cap it plans for less memory, and without one it takes less time."""
+    exact, eighth = work(), replace(work(), fp8=True)
+    whole = box(None)
+    plan = choose(exact, whole).batch_plan
+    quick, slow = step_seconds(eighth, plan, whole), step_seconds(exact, plan, whole)
+    assert quick is not None
+    assert slow is not None
+    assert 0.6 < quick / slow < 0.9
+    found = choose(eighth, box(14.5))
+    assert found.fits
+    assert found.gpu_memory_bytes < choose(exact, box(14.5)).gpu_memory_bytes
+
+
 @pytest.mark.parametrize("gib", [8, 12, 16, 24, 48, 80])
 def test_what_is_chosen_fits(gib: int) -> None:
     """On every card that is sold; more memory is never slower."""

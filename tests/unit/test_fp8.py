@@ -51,6 +51,19 @@ def test_a_line_does_not_mind_its_neighbours() -> None:
     assert torch.equal(again[4], torch.zeros(48))
 
 
+def test_lines_have_one_place() -> None:
+    """Products of a run take no memory but once: each in turn writes where the last one did."""
+    scratch = fp8.Scratch()
+    first, _ = fp8.lines(torch.randn(20, 64), scratch)
+    place = first.data_ptr()
+    smaller, _ = fp8.lines(torch.randn(7, 32), scratch)
+    assert smaller.data_ptr() == place
+    larger, _ = fp8.lines(torch.randn(40, 64), scratch)
+    assert larger.shape == (40, 64)
+    again, _ = fp8.lines(torch.randn(20, 64), scratch)
+    assert again.data_ptr() == larger.data_ptr()
+
+
 @pytest.mark.parametrize("shapes", [[(256, 64), (256, 64)], [(128, 64), (80, 64)]])
 def test_weights_are_unpacked_both_ways(shapes: list[tuple[int, int]]) -> None:
     """By rows for the way forward, turned and by columns for the way back: what bitsandbytes has.
