@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from runner.contract.promotions import read_promotions
+from runner.contract.promotions import known_current, read_promotions
 from runner.contract.record import read_record
 from runner.contract.states import State
 from runner.daemon.daemon import Daemon
@@ -37,10 +37,10 @@ def show_use(daemon: Daemon, job: str) -> None:
 def is_said(daemon: Daemon, job: str) -> bool:
     """Whether the page of the run in use is newer than the last change."""
     try:
-        changes = read_promotions(daemon.outputs, job)
-        if not changes:
+        run_id = known_current(daemon.outputs, job)
+        if run_id is None:
             return True
-        page = daemon.outputs.run(job, changes[-1].run_id).report
+        page = daemon.outputs.run(job, run_id).report
         changed = os.stat(daemon.outputs.promotions(job), follow_symlinks=False).st_mtime_ns
         return os.stat(page, follow_symlinks=False).st_mtime_ns >= changed
     except OSError:
