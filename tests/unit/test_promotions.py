@@ -150,6 +150,7 @@ def test_the_reason_has_the_figures() -> None:
     """The difference with its interval and rows; of experts' marks the share of decided pairs."""
     made = decide(Wish(), measured(current=(0.3, 0.1, 0.5)))
     assert "loss: +0.300 (+0.100 to +0.500 with 95% confidence, on 40 rows)" in made.reason
+    assert f"better than {A}," in made.reason
     bare = decide(Wish(), unscored())
     assert "confidence" not in bare.reason
     assert "measured were loss." in decide(Wish(metric="exact"), measured()).reason
