@@ -176,7 +176,7 @@ def test_what_is_held_out_is_never_learned_again(box, data):
 def test_a_held_out_file_with_old_rows_keeps_them_from_training(box, data):
     """Rows that were learned and are now asked in eval_data do not come back."""
     box.put("a.jsonl", rows(0, 40))
-    box.first("a.jsonl", "")
+    box.first("a.jsonl")
     box.put("b.jsonl", rows(100, 110))
     box.put("held.jsonl", rows(0, 20, answer="Otherwise it is"))
     box.again(data, 1, more="eval_data: held.jsonl")
