@@ -110,6 +110,8 @@ def name_places(finding: DataFinding, speak: Speaker = ENGLISH) -> str:
 def said_in(finding: DataFinding, speak: Speaker, what: str = "") -> str | None:
     """Say a finding, or its ``advice``, in a language; None: the table has no such sentence."""
     key = f"finding_{finding.check}{'_' * bool(what)}{what}"
+    if "sampled" in finding.values and speak.knows(f"{key}_sampled"):
+        key = f"{key}_sampled"  # said of some rows alone
     if not speak.knows(key):
         return None
     try:

@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zaragoza_construction_faq import __file__ as faq_module
 
-from runner.contract.findings import Level
+from runner.contract.findings import Level, said_in
 from runner.errors import SpecError
+from runner.language.speaker import Language, Speaker
 from runner.language.texts import table
 from runner.spec.checks import Checks as Wishes
 from runner.spec.read_spec import read_spec
@@ -207,6 +208,23 @@ def test_near_duplicates_and_their_leak_are_found(clean) -> None:
         [n + 1 for n in later],
     )
     assert (lines(found["near_leak"]), lines(found["leak"])) == ([41], [41])
+
+
+def test_what_was_found_in_a_sample_is_said_to_be_that(clean, monkeypatch) -> None:
+    """Of more rows than are compared with each other, how many were is part of the sentence."""
+    rows = [row(n, f"{QUESTION} {n}", f"{LONG} {n}") for n in range(30)]
+    whole = look(rows, held_out=[3])
+    assert whole["near_duplicates"].message.endswith("29 of 30 rows.")
+    fewer = replace(thresholds.NEAR_ROWS, value=20)
+    for module in (near, checks, thresholds):
+        monkeypatch.setattr(module, "NEAR_ROWS", fewer)
+    found = look(rows, held_out=range(0, 30, 3))
+    said = "19 were found among 20 rows drawn for it; there are too many rows (30) to compare all."
+    assert found["near_duplicates"].message.endswith(said)
+    assert "among 20 rows drawn for it" in found["near_leak"].message
+    german = said_in(found["near_duplicates"], Speaker(Language.GERMAN))
+    assert german is not None
+    assert "19 unter 20 dafür gezogenen Zeilen" in german
 
 
 def test_what_is_learned_and_held_out_alike_is_a_leak(clean) -> None:
@@ -623,6 +641,8 @@ def test_findings_are_said_in_german_with_the_same_figures() -> None:
     """Each sentence stands in the table of texts, in German with the figures of the English."""
     names = {f"finding_{name}": check.says for name, check in TABLE.items()}
     names |= {f"finding_{name}_advice": c.advice for name, c in TABLE.items() if c.advice}
+    of_sample = {name: c.says_of_sample for name, c in TABLE.items() if c.says_of_sample}
+    names |= {f"finding_{name}_sampled": says for name, says in of_sample.items()}
     told = {key: text for key, text in table().items() if key in names}
     assert {key: text["en"] for key, text in told.items()} == names
     for text in told.values():

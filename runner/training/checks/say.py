@@ -197,12 +197,13 @@ def finding(  # the fields of a finding
     level = check.small if small and check.small else check.level
     said = {"count": count, "of": of, **values}
     shown = {key: f"{v:,}" if isinstance(v, int) else str(v) for key, v in said.items()}
+    says = (check.says_of_sample if "sampled" in values else None) or check.says
     return DataFinding(
         check=name,
         level=Level(wish) if wish else level,
         count=count,
         of=of,
-        message=check.says.format(**shown),
+        message=says.format(**shown),
         advice=None if check.is_fact and level is Level.INFORM else check.advice,
         places=places,
         values=said,
@@ -274,7 +275,7 @@ def near_leak(data: Data) -> Found | None:
     )
     of = int(held.sum())
     few = len(rows) < at.NEAR_LEAK.value * of
-    return Found(rows=rows, of=of, values={}, small=few) if len(rows) else None
+    return Found(rows=rows, of=of, values=_sampled(data), small=few) if len(rows) else None
 
 
 def contradictions(data: Data) -> Found | None:
@@ -306,7 +307,15 @@ def near_duplicates(data: Data) -> Found | None:
     repeats = places[first != np.arange(len(places))]
     groups_of = int((first == np.arange(len(places))).sum())
     compared = len(data.signed)
-    return _share(data, repeats, at.NEAR_DUPLICATES, groups=groups_of, compared=compared)
+    sampled = _sampled(data)
+    few = len(repeats) < at.NEAR_DUPLICATES.value * (compared if sampled else data.rows)
+    values: Values = {"groups": groups_of, "compared": compared, **sampled}
+    return Found(rows=repeats, of=data.rows, values=values, small=few) if len(repeats) else None
+
+
+def _sampled(data: Data) -> Values:
+    """Say how many rows were compared with each other, where it is a sample of all."""
+    return {"sampled": len(data.signed)} if len(data.signed) >= at.NEAR_ROWS.value else {}
 
 
 def wrong_encoding(data: Data) -> Found | None:

@@ -23,6 +23,8 @@ class Check:
     small: Level | None = None
     """The level of a finding that is below the check's share; None: the same."""
     says: str
+    says_of_sample: str | None = None
+    """The same where there were too many rows to compare all: ``{sampled}`` were."""
     advice: str | None = None
     is_fact: bool = False
     """It is said of all data, so there is nothing to be done about it unless it is advice."""
@@ -65,6 +67,9 @@ TABLE: dict[str, Check] = {
         small=INFORM,
         says="Held-out rows that nearly repeat a learned row: {count} of {of} held-out rows. The "
         "measured result may look better than it is.",
+        says_of_sample="Held-out rows that nearly repeat a learned row: {count} were found among "
+        "{sampled} rows drawn for it; there are too many rows to compare all. The measured result "
+        "may look better than it is.",
         advice="Keep one of each pair, or put rows of one source into eval_data: together.",
     ),
     "contradictions": Check(
@@ -86,6 +91,8 @@ TABLE: dict[str, Check] = {
         level=ADVISE,
         small=INFORM,
         says="Rows that repeat an earlier one nearly word for word: {count} of {of} rows.",
+        says_of_sample="Rows that repeat an earlier one nearly word for word: {count} were found "
+        "among {sampled} rows drawn for it; there are too many rows ({of}) to compare all.",
         advice="Keep one of each group, unless the small differences are what is to be learned.",
     ),
     "wrong_encoding": Check(
