@@ -30,6 +30,8 @@ _POINTER = "{} is not the file itself: the folder was copied with git, without g
 _FETCH = "Fetch it again with: {}"
 _IMAGE_PREFIX = "/opt/runner"  # where the Dockerfile puts the packages
 _INDEX = "model.safetensors.index.json"
+_PLAIN_NUMBERS = ("BF16", "F16", "F32")
+"""Of tensors whose shape in the file is the layer's; quantised ones are packed."""
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 
@@ -288,8 +290,20 @@ def weight_files(folder: Path, name: str) -> list[Path]:
 
 
 def _require_whole_weights(folder: Path, name: str) -> None:
-    for path in weight_files(folder, name):
-        _read_header(path, name)
+    words = table_of_words(read_config(folder, name))
+    tables = [
+        tensor["shape"][0]
+        for path in weight_files(folder, name)
+        for key, tensor in _read_header(path, name).items()
+        if key.endswith("embed_tokens.weight") and tensor["dtype"] in _PLAIN_NUMBERS
+    ]
+    if words is not None and len(tables) == 1 and tables[0] != words:
+        raise _refuse(
+            name,
+            f"config.json says {words} tokens, and the weights have {tables[0]}: these are files "
+            "of two models",
+            hint=_FETCH.format(fetch_command(name)),
+        )
 
 
 def _is_pointer(path: Path) -> bool:

@@ -147,6 +147,18 @@ def test_what_git_leaves_in_the_place_of_a_large_file_is_named(file, models):
     assert file in str(refused.value)
 
 
+def test_files_of_two_models_are_refused(models):
+    """A config with another number of tokens would end the training when the weights are loaded."""
+    path = models / "tiny" / "config.json"
+    config = json.loads(path.read_text())
+    known = config["vocab_size"]
+    path.unlink()
+    path.write_text(json.dumps({**config, "vocab_size": known + 1}))
+    with pytest.raises(ModelError, match="files of two models") as refused:
+        find_model(models, "tiny")
+    assert f"says {known + 1} tokens, and the weights have {known}" in str(refused.value)
+
+
 def test_links_may_not_leave_the_models_folder(models, tmp_path):
     """A link within is the hub cache's habit; one that leads out is refused."""
     blob = models / "blob"
