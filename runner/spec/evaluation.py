@@ -74,6 +74,13 @@ class EvaluationWish(BaseModel):
         description="Fields of an answer with the values that each may have. A field is a key "
         "where the answer is JSON, else a line 'Field: value'.",
     )
+    general: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="A file of questions with answers that the model has to go on knowing: how "
+        "likely it finds them is measured before and after. The first 500 rows count.",
+    )
     served: Literal["as_trained", "original"] = Field(
         "as_trained",
         description="The base that the adapter will be used with: as it was trained on (4 bits "
@@ -135,6 +142,9 @@ def evaluation_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, s
         yield "sections", f"{twice!r} stands there twice", "keep one of the two"
     if twice := _twice(values.get("scores") or []):
         yield "scores", f"{twice} stands there twice", "keep one of the two"
+    if values.get("general") and values.get("forgetting") is False:
+        what = "forgetting is false, and general is measured with it"
+        yield "general", what, "leave forgetting out, or leave general out"
     if values.get("samples") == 0:
         asked = next((name for name in _NEED_ANSWERS if values.get(name)), None)
         if asked:

@@ -544,6 +544,11 @@ class _Reading:
             if wrong_path := data_path_problem(schema):
                 self.refuse("evaluation.json_schema", wrong_path[0], hint=wrong_path[1])
 
+        if (general := values.get("general")) and "evaluation.general" not in self.broken:
+            values["general"] = str(PurePosixPath(tidy_path(general)))
+            if wrong_path := data_path_problem(general):
+                self.refuse("evaluation.general", wrong_path[0], hint=wrong_path[1])
+
     def check_paths(self, values: dict[str, Any]) -> None:
         if (model := values.get("model")) is not None:
             model = values["model"] = tidy_model(model)

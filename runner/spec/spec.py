@@ -213,9 +213,9 @@ class JobSpec(_Section):
 
     @property
     def named_files(self) -> list[str]:
-        """Every path that the spec names: data, held-out rows, a schema of the answers."""
-        schema = self.evaluation.schema_file
-        return [*self.data, *(self.eval_data or []), *([schema] if schema else [])]
+        """Every path that the spec names: data, held-out rows, and what the evaluation needs."""
+        of_evaluation = (self.evaluation.schema_file, self.evaluation.general)
+        return [*self.data, *(self.eval_data or []), *filter(None, of_evaluation)]
 
     @property
     def effective_batch_size(self) -> int:

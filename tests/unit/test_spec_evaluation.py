@@ -71,6 +71,8 @@ def test_nothing_is_asked_for_by_default() -> None:
         ("taxonomy:\n  category: [\u00fc, u\u0308]", "taxonomy", 4, "twice"),
         ("taxonomy:\n  category: [a, ' ']", "taxonomy", 4, "empty value"),
         ("taxonomy:\n  Art der Sache: [a]\n  art_der_sache: [b]", "taxonomy", 4, "same field"),
+        ("general: ../secret.jsonl", "general", 4, ""),
+        ("general: a.jsonl\nforgetting: false", "general", 4, "general is measured with it"),
         ("taxonomy:\n  ' ': [a]", "taxonomy", 4, "cannot be the name"),
         ("taxonomy:\n  category: []", "taxonomy", 5, "empty"),
         ("sections: [A, A]", "sections", 4, "twice"),

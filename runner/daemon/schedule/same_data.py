@@ -57,13 +57,16 @@ def _last_success(outputs: Outputs, job: str) -> RunRecord | None:
 
 
 def _same_schema(jobs_dir: Path, outputs: Outputs, spec: JobSpec, last: RunRecord) -> bool:
-    """Whether the schema of the answers is the one that the run copied beside its data."""
-    named = spec.evaluation.schema_file
-    if named is None:
-        return True
-    (sha256,) = _hashes(jobs_dir, [named]).values()
-    copies = outputs.run(last.job, last.run_id).data.glob(f"{sha256[:16]}-*")
-    return any(hashlib.sha256(copy.read_bytes()).hexdigest() == sha256 for copy in copies)
+    """Whether what the evaluation needs is what the run copied beside its data."""
+    named = [one for one in (spec.evaluation.schema_file, spec.evaluation.general) if one]
+    copied = outputs.run(last.job, last.run_id).data
+    return all(
+        any(
+            hashlib.sha256(copy.read_bytes()).hexdigest() == sha256
+            for copy in copied.glob(f"{sha256[:16]}-*")
+        )
+        for sha256 in _hashes(jobs_dir, named).values()
+    )
 
 
 def _same_model(models_dir: Path, spec: JobSpec, last: RunRecord) -> bool:

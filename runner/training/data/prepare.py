@@ -53,10 +53,13 @@ from runner.spec.doubtful import doubtful
 from runner.spec.spec import JobSpec
 from runner.training.checks.at_prepare import conclude, wishes, write_bad_rows
 from runner.training.checks.say import End
+from runner.training.data.conversation import Conversation
 from runner.training.data.findings import BAD_ROWS, Findings
 from runner.training.data.flow import Flowed, Source, first_rules, flow, read_again
 from runner.training.data.form import SCHEMA_FILE, check_form, read_schema
 from runner.training.data.formats import UNDECIDED
+from runner.training.data.general import FILE as GENERAL_FILE
+from runner.training.data.general import read_general, write_general
 from runner.training.data.growth import Growth, compare, last_rows
 from runner.training.data.known_words import WordsDifferError
 from runner.training.data.pack import count_sequences
@@ -158,6 +161,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     base, unusable = _find_base(spec, plan, file=f"{run.job}.yaml")
     source = Source(copies=_copies(spec, plan, run, findings), spec=spec)
     schema = _schema(spec, plan, run, findings)
+    general = _general(spec, plan, run, findings)
     tables = folder / f"{TEMPORARY_PREFIX}tokens.arrow", folder / f"{TEMPORARY_PREFIX}rows.arrow"
     key = _cache_key(source, base, plan) if not findings.problems else None
     entry = find_entry(Path(plan.token_cache), key) if plan.token_cache and key else None
@@ -204,6 +208,8 @@ def _prepare(folder: Path, findings: Findings) -> None:
         keep_entry(Path(plan.token_cache), key, _tables(run), kept)
     if schema is not None:
         write_json(folder / SCHEMA_FILE, schema)
+    if general:
+        write_general(folder / GENERAL_FILE, general, facts)
     sync_tree(folder)
 
     sequences = count_sequences(lengths, limit) if spec.training.packing else len(lengths)
@@ -352,19 +358,38 @@ def _schema(
     named = spec.evaluation.schema_file
     file = None
     if named is not None:
-        files = findings.files
-        copies = take_snapshot(
-            [named],
-            inbox=Path(plan.jobs_dir),
-            spec_folder=plan.spec_folder,
-            target=run.data,
-            findings=findings,
-        )
-        findings.files = (*files, named)
+        copies = _copies_beside(named, plan, run, findings)
         if not copies:
             return None
         file = copies[0].path
     return read_schema(spec.evaluation.json_schema, file, named=named)
+
+
+def _general(
+    spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings
+) -> list[Conversation]:
+    """Read the questions that the model has to go on knowing, where the spec names a file."""
+    named = spec.evaluation.general
+    if named is None:
+        return []
+    copies = _copies_beside(named, plan, run, findings)
+    return read_general(copies, spec, findings) if copies else []
+
+
+def _copies_beside(
+    named: str, plan: PreparePlan, run: RunFolder, findings: Findings
+) -> list[Copied]:
+    """Copy a file that is no data; the data's files are named after it as before."""
+    files = findings.files
+    copies = take_snapshot(
+        [named],
+        inbox=Path(plan.jobs_dir),
+        spec_folder=plan.spec_folder,
+        target=run.data,
+        findings=findings,
+    )
+    findings.files = (*files, named)
+    return copies
 
 
 def _check_form(

@@ -18,6 +18,7 @@ from runner.files.durable import write_bytes, write_json
 from runner.spec.evaluation import EvaluationWish
 from runner.spec.spec import JobSpec
 from runner.training.data.form import SCHEMA_FILE
+from runner.training.data.general import general_questions
 from runner.training.data.learned import known_to
 from runner.training.data.questions import ALWAYS, ASKED, MOST_ANSWERED, Question, read_questions
 from runner.training.evaluate import forgetting, recital
@@ -25,7 +26,7 @@ from runner.training.evaluate.adapted import Adapted
 from runner.training.evaluate.answers import unpack_for_answers
 from runner.training.evaluate.answers_page import answers_page
 from runner.training.evaluate.attempt import attempt
-from runner.training.evaluate.forgetting import measure_axes
+from runner.training.evaluate.forgetting import AXES, measure_axes
 from runner.training.evaluate.generate import Generator
 from runner.training.evaluate.measure_answers import (
     ADAPTER,
@@ -120,8 +121,9 @@ def held_out_answers(
         lambda: _by_heart(adapted, generator, questions, spec, answers),
         on_gpu=on_gpu,
     )
+    job = run, spec, plan
     answers.shortfalls += attempt(
-        "forgetting", lambda: _forgotten(adapted, generator, spec, plan, answers), on_gpu=on_gpu
+        "forgetting", lambda: _forgotten(adapted, generator, job, answers), on_gpu=on_gpu
     )
     return answers
 
@@ -151,7 +153,8 @@ def _wanted(wish: Literal["auto"] | bool, adapted: Adapted) -> bool:  # noqa: FB
 
 
 def _wants_more(wish: EvaluationWish, adapted: Adapted) -> bool:
-    return _wanted(wish.recital, adapted) or _wanted(wish.forgetting, adapted)
+    general = wish.general is not None
+    return general or _wanted(wish.recital, adapted) or _wanted(wish.forgetting, adapted)
 
 
 def _by_heart(
@@ -171,10 +174,16 @@ def _by_heart(
 
 
 def _forgotten(
-    adapted: Adapted, generator: Generator, spec: JobSpec, plan: EvaluatePlan, answers: Answers
+    adapted: Adapted,
+    generator: Generator,
+    job: tuple[RunFolder, JobSpec, EvaluatePlan],
+    answers: Answers,
 ) -> None:
     """Measure what was forgotten, where that is wanted and there is time."""
-    if not _wanted(spec.evaluation.forgetting, adapted):
+    run, spec, plan = job
+    ours = AXES if _wanted(spec.evaluation.forgetting, adapted) else ()
+    general = general_questions(run.prepared)
+    if not ours and not general:
         return
     if generator.is_late:
         answers.shortfalls.append(
@@ -186,6 +195,8 @@ def _forgotten(
         noise_folder=Path(plan.noise_folder) if plan.noise_folder else None,
         model=f"{spec.model} {spec.method}",
         seed=spec.evaluation.seed,
+        axes=ours,
+        general=general,
     )
     answers.evaluation = answers.evaluation.model_copy(update={"axes": tuple(axes)})
     answers.shortfalls += forgetting.told_of(axes)
