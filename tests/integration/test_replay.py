@@ -155,7 +155,8 @@ def test_each_run_draws_other_rows_and_each_try_the_same(box):
     box.put("c.jsonl", rows(400, 410))
     box.again("c.jsonl", 0.2)
     drawn = {n for n in numbers(once) if n < 200}
-    assert {n for n in numbers(box.texts()) if n < 200} != drawn
+    assert len(drawn) == 40
+    assert len(drawn & set(numbers(box.texts()))) < 25  # 8 are to be expected
 
 
 @pytest.mark.parametrize("data", ["b.jsonl", '"*.jsonl"'])
