@@ -128,7 +128,7 @@ def test_a_step_over_all_rows_makes_no_list_of_them(do: Callable[[Rows], Any], t
 def test_comparing_two_runs_keeps_both_on_the_disk(table: Path) -> None:
     """Twice as many rows: those of the last run, too."""
     rows = open_row_table(table)
-    assert peak(lambda: compare(open_row_table(table), rows)) < 2 * MOST
+    assert peak(lambda: compare(open_row_table(table), rows)) < MOST
 
 
 def test_a_file_without_a_good_row_is_listed_from_its_beginning(tmp_path: Path) -> None:

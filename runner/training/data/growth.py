@@ -59,12 +59,8 @@ def compare(before: Rows, now: Rows) -> Growth:
     """Compare the rows of two runs; a row that stands there twice counts twice."""
     import numpy as np
 
-    was, said = np.unique(before.content, return_counts=True)
-    still, says = np.unique(now.content, return_counts=True)
-    more = _surplus(still, says, was, said)  # rows that were not there
-    less = _surplus(was, said, still, says)  # rows that are not there now
-    came = _places(now, more)
-    left = _places(before, less)
+    came = _places(now, *_surplus(now, before))
+    left = _places(before, *_surplus(before, now))
     asked, times = np.unique(came, return_counts=True)
     once, had = np.unique(left, return_counts=True)
     _, at, to = np.intersect1d(asked, once, assume_unique=True, return_indices=True)
@@ -74,22 +70,35 @@ def compare(before: Rows, now: Rows) -> Growth:
     )
 
 
-def _surplus(keys: Any, counts: Any, others: Any, other_counts: Any) -> Any:
-    """Give by key how often it stands there beyond the other side's times."""
+def _surplus(mine: Rows, theirs: Rows) -> tuple[Any, Any]:
+    """Give the contents that one side has more often than the other, and how much more often."""
     import numpy as np
 
-    had: Any = np.zeros(len(keys), counts.dtype)
-    _, mine, theirs = np.intersect1d(keys, others, assume_unique=True, return_indices=True)
-    had[mine] = other_counts[theirs]
-    return np.maximum(counts - had, 0)
+    keys, counts = np.unique(mine.content, return_counts=True)
+    others, had = np.unique(theirs.content, return_counts=True)
+    for start in range(0, len(keys) if len(others) else 0, _AT_ONCE):
+        some = keys[start : start + _AT_ONCE]
+        at = np.minimum(np.searchsorted(others, some), len(others) - 1)
+        counts[start : start + _AT_ONCE] -= np.where(others[at] == some, had[at], 0)
+    more = counts > 0
+    return keys[more], counts[more]
 
 
-def _places(rows: Rows, surplus: Any) -> Any:
-    """Give what the surplus rows ask, by its place; surplus is in the order of their hashes."""
+def _places(rows: Rows, keys: Any, times: Any) -> Any:
+    """Give what the first row of each content asks, by its place, so many times."""
     import numpy as np
 
-    _, first = np.unique(rows.content, return_index=True)
-    return np.repeat(rows.place[first], surplus)
+    first: Any = np.zeros(len(keys), "int64")
+    content = rows.content if len(keys) else keys
+    for start in range((len(content) - 1) // _AT_ONCE * _AT_ONCE, -1, -_AT_ONCE):
+        some = content[start : start + _AT_ONCE]
+        at = np.minimum(np.searchsorted(keys, some), len(keys) - 1)
+        found = np.flatnonzero(keys[at] == some)[::-1]  # the earliest is written last
+        first[at[found]] = start + found
+    return np.repeat(rows.place[first], times) if len(keys) else np.zeros(0)
+
+
+_AT_ONCE = 1_000_000  # rows: 20 MB
 
 
 def last_rows(folders: Sequence[Path]) -> Rows | None:
