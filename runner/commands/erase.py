@@ -44,7 +44,7 @@ def confirm(runs: Sequence[RunFolder], *, with_adapter: bool) -> None:
             advice="Say so with --yes.",
         )
     if not typer.confirm(f"Erase {what} of {which}? Nothing brings them back."):
-        raise RunnerError("Nothing was erased")
+        raise RunnerError("Nothing was erased", advice="Answer y, or say so with --yes.")
 
 
 def command(
