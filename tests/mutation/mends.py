@@ -501,8 +501,8 @@ MODELS = (
     Mutation(
         "prepare tries no model",
         _DATA + "prepare.py",
-        "    if plan.try_model:",
-        "    if False:",
+        "    if not plan.try_model:\n",
+        "    if True:\n",
         TRY,
     ),
     Mutation(
@@ -550,7 +550,7 @@ MODELS = (
     Mutation(
         "tokens beyond the model, in prepare",
         _DATA + "prepare.py",
-        "        require_known_tokens(max(flowed.highest, pad), tried, model=spec.model)\n",
+        "    require_known_tokens(highest, tried, model=spec.model)\n",
         "",
         TRY,
     ),
@@ -835,8 +835,8 @@ REFUSALS = (
     Mutation(
         "a disguised file is read",
         _DATA + "rows.py",
-        "        if other is not None:\n",
-        "        if False:\n",
+        "        elif other is not None:\n",
+        "        elif False:\n",
         CASES,
     ),
     Mutation(
