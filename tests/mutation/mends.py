@@ -120,7 +120,7 @@ MEANING = (
     Mutation(
         "a message's thinking dropped",
         _DATA + "messages.py",
-        'if thinking and role == "assistant":',
+        'if thinking and message["role"] == "assistant":',
         "if False:",
         (CASES[0], "-k", "thinking"),
     ),
