@@ -581,7 +581,7 @@ ENDS = (
     Mutation(
         "nobody is needed",
         "contract/verdict.py",
-        "return self.changed is False or self.outcome in (Outcome.WORSE, Outcome.NO_DIFFERENCE)",
+        "return is_useless or self.outcome in (Outcome.WORSE, Outcome.NO_DIFFERENCE)",
         "return False",
         VERDICT,
     ),

@@ -111,8 +111,14 @@ MUTATIONS = (
         "double_quant=False",
         FIELDS,
     ),
-    Mutation("FP4", _FIT + "model.py", '"nf4"', '"fp4"', FIELDS),
-    Mutation("not quantised", _FIT + "model.py", 'method == "qlora"', 'method == "none"', FIELDS),
+    Mutation("FP4", _FIT + "model.py", 'quant_type="nf4"', 'quant_type="fp4"', FIELDS),
+    Mutation(
+        "not quantised",
+        _FIT + "model.py",
+        'elif method == "qlora"',
+        'elif method == "none"',
+        FIELDS,
+    ),
     Mutation(
         "adapters left in 16 bits",
         _FIT + "model.py",
