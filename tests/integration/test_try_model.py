@@ -125,6 +125,23 @@ def test_a_broken_tokenizer_is_refused_with_what_the_library_says(model, tmp_pat
         prepared(tmp_path)
 
 
+def test_a_damaged_file_of_the_tokenizer_is_named(model, tmp_path):
+    """Not "Expecting value: line 2": the file, the place, and what to do."""
+    (model / "tokenizer_config.json").write_text('{\n "a": }')
+    with pytest.raises(
+        ModelError, match=r"tokenizer_config\.json is not valid JSON from line 2 on"
+    ):
+        prepared(tmp_path)
+
+
+def test_a_damaged_chat_template_is_called_that(model, tmp_path):
+    """It is the model's, and no row's fault; the line is named."""
+    (model / "chat_template.jinja").write_text("{% for m in messages %}\n{{ m['content' }}")
+    with pytest.raises(ModelError, match="chat template is damaged, from its line 2 on") as refused:
+        prepared(tmp_path)
+    assert "chat_template.jinja" in str(refused.value.advice or refused.value)
+
+
 def test_tokens_beyond_the_model_are_refused(tmp_path):
     """A tokenizer that grew beside an older model: training would end with an index error."""
     from runner.training.data.try_model import Tried, require_known_tokens

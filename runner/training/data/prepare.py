@@ -99,7 +99,7 @@ from runner.training.data.token_table import (
     write_parted_rows,
     write_parts,
 )
-from runner.training.data.tokenizer_folder import load_tokenizer, write_tokenizer
+from runner.training.data.tokenizer_folder import damaged_file, load_tokenizer, write_tokenizer
 from runner.training.data.try_model import Tried, require_known_tokens, try_model
 
 LEFT_OUT_SHARE = 0.05  # of the rows; more than that is not what the job's owner meant
@@ -439,7 +439,8 @@ def _load_tokenizer(model: Path, plan: PreparePlan, *, name: str) -> Any:
     try:
         return load_tokenizer(model, trust_remote_code=plan.trust_remote_code)
     except (ValueError, ImportError, KeyError, TypeError, OSError) as error:
-        said = " ".join(str(error).split())[:300].replace(str(model), name)
+        library = " ".join(str(error).split())[:300].replace(str(model), name)
+        said = damaged_file(model) or library
         what = f"the model's tokenizer cannot be read: {said}"
         again = f"Fetch the model again ({fetch_command(name)}), or choose one with tokenizer.json."
         problem = Problem(field="model", found=name, message=what, hint=again)

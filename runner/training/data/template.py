@@ -172,6 +172,8 @@ class Template:
             for number, token in tokenizer.added_tokens_decoder.items()
             if token.special or number == tokenizer.eos_token_id
         }
+        if isinstance(tokenizer.chat_template, str):
+            self._require_readable(tokenizer.chat_template)
         self._readers = Readers(tokenizer, use_words=use_words)
         usual = self._readers.usual
         if not tokenizer.chat_template:
@@ -508,6 +510,19 @@ class Template:
                 )
             ]
         )
+
+    def _require_readable(self, source: str) -> None:
+        from jinja2 import TemplateSyntaxError
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        try:
+            _compile_jinja_template(source)
+        except TemplateSyntaxError as error:
+            why = visible(str(error.message))
+            what = f"the model's chat template is damaged, from its line {error.lineno} on: {why}"
+            hint = "Fetch the model again, or correct its chat_template.jinja."
+            problem = Problem(field="model", found=self.model_name, message=what, hint=hint)
+            raise ModelError([problem]) from None
 
     def _use_chatml(self) -> None:
         """Give a base model without a chat template ChatML, with an end token that it knows."""

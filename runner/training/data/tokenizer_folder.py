@@ -52,6 +52,23 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
+def damaged_file(folder: Path) -> str | None:
+    """Name the first of a tokenizer's files that is not JSON, with the line; None: all are.
+
+    Libraries say of such a file only "Expecting value: line 2", and not which it is.
+    """
+    for name in (TOKENIZER, CONFIG, _MAP, "added_tokens.json", "vocab.json", _PROCESSORS):
+        try:
+            json.loads((folder / name).read_bytes())
+        except OSError:
+            continue  # not there, or told by whoever reads it
+        except json.JSONDecodeError as error:
+            return f"{name} is not valid JSON from line {error.lineno} on"
+        except ValueError:
+            return f"{name} is not valid JSON: it is no UTF-8"
+    return None
+
+
 def _load(folder: Path, *, trust_remote_code: bool) -> Any:
     """Load a tokenizer as its tokenizer.json has it, where there is one.
 
