@@ -183,7 +183,7 @@ def _outcome(standing: Standing) -> str:
     if record.error:
         return visible(record.error.message.split("\n")[0])
     if record.verdict and record.verdict.needs_person:
-        return "; ".join([*parts, visible(record.verdict.reason)])
+        return "; ".join(map(visible, [*parts, record.verdict.reason, *memory_story(record)]))
     if record.verdict:
         parts.append(record.verdict.outcome.value.replace("_", " "))
     before, after = (record.metrics.get(f"eval_loss_{when}") for when in ("before", "after"))

@@ -20,7 +20,7 @@ model: real
 data: walls.jsonl
 name: walls
 eval_split: 0.2
-training: {max_steps: 2, effective_batch_size: 4, learning_rate: 1e-3}
+training: {max_steps: 16, effective_batch_size: 4, learning_rate: 5e-3}
 evaluation: {samples: 0}
 """
 
