@@ -32,7 +32,8 @@ def engine() -> Iterator[Any]:
             "NOT ROOT: dropping files as another user, and reading others' results, takes it"
         )
     try:
-        client = docker.from_env()
+        # An image of gigabytes is saved in silence at first, on a busy disk for over a minute.
+        client = docker.from_env(timeout=600)
         client.ping()
         subprocess.run(["docker", "compose", "version"], check=True, capture_output=True)
     except (docker.errors.DockerException, OSError, subprocess.CalledProcessError) as error:
