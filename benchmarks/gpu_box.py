@@ -27,6 +27,8 @@ FIRST_WORD = 259  # the first one's token: three special ones and 256 bytes come
 SHAPES: dict[str, dict[str, Any]] = {
     # hidden size, MLP width, layers, heads, key/value heads, head size: Llama 3's family
     "tiny": {"sizes": (128, 384, 2, 4, 2, 32), "tied": True, "vocabulary": 512},
+    # what a processor has time for, wide enough to round as wide models do
+    "small": {"sizes": (512, 1536, 3, 8, 4, 64), "tied": False, "vocabulary": 512},
     "1B": {"sizes": (2048, 8192, 16, 32, 8, 64), "tied": True, "vocabulary": 128256},
     "3B": {"sizes": (3072, 8192, 28, 24, 8, 128), "tied": True, "vocabulary": 128256},
     "8B": {"sizes": (4096, 14336, 32, 32, 8, 128), "tied": False, "vocabulary": 128256},

@@ -1,12 +1,14 @@
 """Is it the same training? 200 steps on the fast path beside PEFT's, and PEFT's beside itself.
 
-    python benchmarks/same_training.py [--shape 8B-6] [--steps 200] [--method qlora] [--fp8]
+    python benchmarks/same_training.py [--shape 8B-6] [--steps 200] [--method qlora] [--fp8] [--cpu]
 
 Six layers of 8B's width learn a language of 64 words, an effective batch of 16 rows of 256 tokens.
-Three runs of our whole train stage from the same weights, on the same rows in the same order: the
-fast path, the plain one (PEFT, bitsandbytes and TRL as they are, in bf16), and the plain one with
-the rows of each batch turned round. The last two differ by rounding alone: their distance is what
-the fast path's is held against. ``--fp8`` adds a run with `speed: fp8`. Three minutes on an H200.
+Runs of our whole train stage from the same weights, on the same rows in the same steps: the fast
+path; the plain one (PEFT, bitsandbytes and TRL as they are, in bf16), four rows at once; the plain
+one in fp32, the truth that both round; and the plain one again with other micro-batches, which is
+what PEFT is apart from itself when nothing but its rounding changes. (Turning the rows of a batch
+round changes no product of any row, so it shows the rounding of sums alone.) ``--fp8`` adds a run
+with `speed: fp8`, ``--cpu`` learns a small model on this machine's processor, in bf16 all the same.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ method: {method}
 eval_split: 0
 speed: {speed}
 lora: {{r: 16, alpha: 32}}
-training: {{max_steps: {steps}, effective_batch_size: 16, learning_rate: 2e-4}}
+training: {{max_steps: {steps}, effective_batch_size: 16, learning_rate: {rate}}}
 """
 
 
@@ -78,6 +80,8 @@ def losses_of(
     fast: bool,
     order: Any,
     fp8: bool = False,
+    at_once: int = 4,
+    compute: str = "bfloat16",
 ) -> list[float]:
     """Train, and give the loss of each step."""
     spec = _SPEC.format(
@@ -85,16 +89,20 @@ def losses_of(
         method=args.method,
         steps=args.steps,
         speed="fp8" if fp8 else "exact",
+        rate=args.rate,
     )
     box = TrainBox(folder / name, models, spec, [LENGTH] * (args.steps * EFFECTIVE))
     began = time.monotonic()
-    size = EFFECTIVE // 4
     status, result = box.train(
-        BatchPlan(per_device_batch_size=size, gradient_accumulation_steps=EFFECTIVE // size),
+        BatchPlan(
+            per_device_batch_size=at_once, gradient_accumulation_steps=EFFECTIVE // at_once
+        ),
         trouble=order,
         total_steps=args.steps,
         seconds=600,
         fast=fast,
+        compute=compute,
+        device="cpu" if args.cpu else "auto",
     )
     if status or result is None or result.metrics["path"] != ("fast" if fast else "plain"):
         sys.exit(f"{name}: status {status}\n{box.log()}")
@@ -108,47 +116,70 @@ def row(name: str, found: list[float], wanted: list[float]) -> str:
     """Give a line of the table: how far two curves are apart."""
     apart = [abs(a - b) for a, b in zip(found, wanted, strict=True)]
     worst = max(range(len(apart)), key=apart.__getitem__)
-    late = apart[len(apart) // 2 :]
+    early, late = apart[: len(apart) // 10], apart[len(apart) // 2 :]
     return (
-        f"| {name} | {apart[worst]:.4f} (step {worst + 1}) | {sum(apart) / len(apart):.5f} | "
-        f"{max(late):.4f} | {sum(late) / len(late):.5f} | {apart[-1]:.5f} |"
+        f"| {name} | {apart[worst]:.4f} (step {worst + 1}) | {sum(early) / len(early):.5f} | "
+        f"{sum(apart) / len(apart):.5f} | {max(late):.4f} | {sum(late) / len(late):.5f} | "
+        f"{apart[-1]:.5f} |"
     )
 
 
 def main() -> None:
-    """Run all three, and print how far they are apart."""
+    """Run them all, and print how far they are apart."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shape", default="8B-6")
+    parser.add_argument("--shape", help="8B-6; on a processor, small")
     parser.add_argument("--method", default="qlora", choices=["qlora", "lora"])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rate", default="2e-4", help="the learning rate")
     parser.add_argument("--fp8", action="store_true", help="a run with speed: fp8, too")
     parser.add_argument("--only-fast", action="store_true", help="held against the fast path's own")
+    parser.add_argument("--cpu", action="store_true", help="a small model on the processor")
     parser.add_argument("--models", type=Path, help="where the model is made, or is already")
     args = parser.parse_args()
     import torch  # its device's name; the runs have processes of their own
 
-    card = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
+    args.cpu = args.cpu or not torch.cuda.is_available()
+    args.shape = args.shape or ("small" if args.cpu else "8B-6")
+    card = "CPU" if args.cpu else torch.cuda.get_device_name(0)
     print(f"{card}, torch {torch.__version__}; {args.shape}, {args.method}, {args.steps} steps")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         models = args.models or folder / "models"
         make_model(models, args.shape)
-        ours = losses_of("fast path", folder, models, args, fast=True, order=in_order)
-        eighth = None
+
+        def train(name: str, **how: Any) -> list[float]:
+            return losses_of(name, folder, models, args, **{"order": in_order, **how})
+
+        found = {"fast path": train("fast path", fast=True)}
         if args.fp8:
-            eighth = losses_of("fp8", folder, models, args, fast=True, order=in_order, fp8=True)
+            found["fast path, speed: fp8"] = train("fp8", fast=True, fp8=True)
         if args.only_fast:
-            print("| loss apart from the fast path's | largest | mean | 2nd half | mean | last |")
-            print(row("fp8", eighth or ours, ours))
+            print("\n".join(table("the fast path's", found, "fast path")))
             return
-        peft = losses_of("PEFT", folder, models, args, fast=False, order=in_order)
-        again = losses_of("PEFT, turned", folder, models, args, fast=False, order=turned_round)
-    print("| loss apart from PEFT's | largest | mean | largest, 2nd half | mean | last |")
-    print("|---|---|---|---|---|---|")
-    print(row("fast path", ours, peft))
-    if eighth is not None:
-        print(row("fast path, speed: fp8", eighth, peft))
-    print(row("PEFT, rows of each batch turned round", again, peft))
+        found["PEFT, 4 rows at once"] = train("PEFT", fast=False)
+        found["PEFT, 2 rows at once"] = train("PEFT by 2", fast=False, at_once=2)
+        found["PEFT, 16 rows at once"] = train("PEFT by 16", fast=False, at_once=16)
+        found["PEFT, rows turned round"] = train("PEFT, turned", fast=False, order=turned_round)
+        found["PEFT in fp32"] = train("PEFT in fp32", fast=False, compute="float32")
+    for line in (
+        *table("PEFT's", found, "PEFT, 4 rows at once"),
+        "",
+        *table("PEFT's in fp32", found, "PEFT in fp32"),
+    ):
+        print(line)
+    print("step by step, the first twenty:")
+    for name, losses in found.items():
+        print(f"{name}: {' '.join(f'{loss:.4f}' for loss in losses[:20])}")
+
+
+def table(whose: str, found: dict[str, list[float]], wanted: str) -> list[str]:
+    """Give the lines of a table: how far each curve is from one of them."""
+    return [
+        f"| loss apart from {whose} | largest | mean of the first tenth | mean | largest, 2nd half "
+        "| its mean | last |",
+        "|---|---|---|---|---|---|---|",
+        *(row(name, losses, found[wanted]) for name, losses in found.items() if name != wanted),
+    ]
 
 
 if __name__ == "__main__":

@@ -345,6 +345,7 @@ def _build_trainer(
         callbacks=[conduct],
     )
     mend_head(trainer.model.get_base_model())
+    trainer.know_trained()
     trainer.batch_plan = plan.batch_plan
     trainer.remove_callback(PrinterCallback)
     return trainer

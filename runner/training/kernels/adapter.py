@@ -120,6 +120,7 @@ class Adapter:
         self.groups: list[GroupAdapter] = []
         self._weights: list[torch.nn.Parameter] = []
         self._copies: list[torch.Tensor] = []
+        self._pairs: list[tuple[list[torch.Tensor], list[torch.nn.Parameter]]] = []
         self._ups: list[torch.Tensor] = []
         self._scales: list[float] = []
         self._grads: list[torch.Tensor] = []
@@ -182,12 +183,22 @@ class Adapter:
                 at += lora.up.numel()
             for down, up in zip(grads, group.up_grads, strict=True):
                 self._grads += [down, up]
+        # One launch copies all that lie in one piece; among others, one apiece copies everything.
+        for whole in (True, False):
+            at_once = [
+                (copy, weight)
+                for copy, weight in zip(self._copies, self._weights, strict=True)
+                if copy.is_contiguous() is whole
+            ]
+            if at_once:
+                self._pairs.append(([c for c, _ in at_once], [w for _, w in at_once]))
         self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy PEFT's weights: they changed with the last optimizer step or were loaded."""
-        torch._foreach_copy_(self._copies, [weight.data for weight in self._weights])
+        for copies, weights in self._pairs:
+            torch._foreach_copy_(copies, [weight.data for weight in weights])
         if any(scale != 1 for scale in self._scales):
             torch._foreach_mul_(self._ups, self._scales)
 
