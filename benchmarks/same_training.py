@@ -17,6 +17,7 @@ import argparse
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from gpu_box import TrainBox, make_model
 
 from runner.contract.batch import BatchPlan
 
-EFFECTIVE, LENGTH = 16, 256
+EFFECTIVE = 16
 _SPEC = """\
 model: '{shape}'
 data: rows.jsonl
@@ -71,40 +72,42 @@ def turned_round() -> None:
     _in_order(turned_round=True)
 
 
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """What sets a run apart from the others."""
+
+    fast: bool
+    turned: bool = False
+    fp8: bool = False
+    at_once: int = 4
+    compute: str = "bfloat16"
+
+
 def losses_of(
-    name: str,
-    folder: Path,
-    models: Path,
-    args: argparse.Namespace,
-    *,
-    fast: bool,
-    order: Any,
-    fp8: bool = False,
-    at_once: int = 4,
-    compute: str = "bfloat16",
+    name: str, folder: Path, models: Path, args: argparse.Namespace, how: How
 ) -> list[float]:
     """Train, and give the loss of each step."""
     spec = _SPEC.format(
         shape=args.shape,
         method=args.method,
         steps=args.steps,
-        speed="fp8" if fp8 else "exact",
+        speed="fp8" if how.fp8 else "exact",
         rate=args.rate,
     )
-    box = TrainBox(folder / name, models, spec, [LENGTH] * (args.steps * EFFECTIVE))
+    box = TrainBox(folder / name, models, spec, [args.length] * (args.steps * EFFECTIVE))
     began = time.monotonic()
     status, result = box.train(
         BatchPlan(
-            per_device_batch_size=at_once, gradient_accumulation_steps=EFFECTIVE // at_once
+            per_device_batch_size=how.at_once, gradient_accumulation_steps=EFFECTIVE // how.at_once
         ),
-        trouble=order,
+        trouble=turned_round if how.turned else in_order,
         total_steps=args.steps,
         seconds=600,
-        fast=fast,
-        compute=compute,
+        fast=how.fast,
+        compute=how.compute,
         device="cpu" if args.cpu else "auto",
     )
-    if status or result is None or result.metrics["path"] != ("fast" if fast else "plain"):
+    if status or result is None or result.metrics["path"] != ("fast" if how.fast else "plain"):
         sys.exit(f"{name}: status {status}\n{box.log()}")
     found = [float(line["loss"]) for line in box.lines()]
     seconds = time.monotonic() - began
@@ -130,6 +133,7 @@ def main() -> None:
     parser.add_argument("--shape", help="8B-6; on a processor, small")
     parser.add_argument("--method", default="qlora", choices=["qlora", "lora"])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--length", type=int, default=256, help="tokens of each row")
     parser.add_argument("--rate", default="2e-4", help="the learning rate")
     parser.add_argument("--fp8", action="store_true", help="a run with speed: fp8, too")
     parser.add_argument("--only-fast", action="store_true", help="held against the fast path's own")
@@ -147,20 +151,21 @@ def main() -> None:
         models = args.models or folder / "models"
         make_model(models, args.shape)
 
-        def train(name: str, **how: Any) -> list[float]:
-            return losses_of(name, folder, models, args, **{"order": in_order, **how})
-
-        found = {"fast path": train("fast path", fast=True)}
+        runs = {"fast path": How(fast=True)}
         if args.fp8:
-            found["fast path, speed: fp8"] = train("fp8", fast=True, fp8=True)
-        if args.only_fast:
-            print("\n".join(table("the fast path's", found, "fast path")))
-            return
-        found["PEFT, 4 rows at once"] = train("PEFT", fast=False)
-        found["PEFT, 2 rows at once"] = train("PEFT by 2", fast=False, at_once=2)
-        found["PEFT, 16 rows at once"] = train("PEFT by 16", fast=False, at_once=16)
-        found["PEFT, rows turned round"] = train("PEFT, turned", fast=False, order=turned_round)
-        found["PEFT in fp32"] = train("PEFT in fp32", fast=False, compute="float32")
+            runs["fast path, speed: fp8"] = How(fast=True, fp8=True)
+        if not args.only_fast:
+            runs |= {
+                "PEFT, 4 rows at once": How(fast=False),
+                "PEFT, 2 rows at once": How(fast=False, at_once=2),
+                "PEFT, 16 rows at once": How(fast=False, at_once=16),
+                "PEFT, rows turned round": How(fast=False, turned=True),
+                "PEFT in fp32": How(fast=False, compute="float32"),
+            }
+        found = {name: losses_of(name, folder, models, args, how) for name, how in runs.items()}
+    if args.only_fast:
+        print("\n".join(table("the fast path's", found, "fast path")))
+        return
     for line in (
         *table("PEFT's", found, "PEFT, 4 rows at once"),
         "",
@@ -175,8 +180,8 @@ def main() -> None:
 def table(whose: str, found: dict[str, list[float]], wanted: str) -> list[str]:
     """Give the lines of a table: how far each curve is from one of them."""
     return [
-        f"| loss apart from {whose} | largest | mean of the first tenth | mean | largest, 2nd half "
-        "| its mean | last |",
+        f"| loss apart from {whose} | largest | mean, first tenth | mean | largest, 2nd half | "
+        + "its mean | last |",
         "|---|---|---|---|---|---|---|",
         *(row(name, losses, found[wanted]) for name, losses in found.items() if name != wanted),
     ]
