@@ -180,8 +180,7 @@ def main() -> None:
 def table(whose: str, found: dict[str, list[float]], wanted: str) -> list[str]:
     """Give the lines of a table: how far each curve is from one of them."""
     return [
-        f"| loss apart from {whose} | largest | mean, first tenth | mean | largest, 2nd half | "
-        + "its mean | last |",
+        f"| apart from {whose} | largest | first tenth | mean | largest, 2nd half | mean | last |",
         "|---|---|---|---|---|---|---|",
         *(row(name, losses, found[wanted]) for name, losses in found.items() if name != wanted),
     ]
