@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # anew: 1.6 s of a core for a daemon that otherwise starts in 0.7.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-runs test-all collect test-kill test-browser test-gpu test-older test-container check format lint types lock clean
+.PHONY: help setup demo llama test test-runs test-all collect test-kill test-browser test-gpu test-older test-container check format lint types lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,12 @@ $(VENV)/.ready: requirements.lock requirements-dev.lock pyproject.toml
 
 demo: setup  ## Fine-tune a real small model on real data and compare it before and after
 	$(BIN)/runner demo
+
+# Not a part of setup: it needs a C++ compiler, and GGUF files are made without it nowhere else.
+llama: setup .llama.cpp/VERSION  ## Build llama.cpp's tools, for GGUF files (minutes; needs g++)
+
+.llama.cpp/VERSION: $(wildcard tools/llama/*)
+	tools/llama/build .llama.cpp $(BIN)/python
 
 # A thread each, since torch would start one for every core in all of them; four workers for two
 # cores, since two fifths of the time they wait for a daemon. Whole files, in the order of conftest.py:

@@ -22,6 +22,7 @@ PASSED_ON = (
     "NVIDIA_*",
     "OMP_*",
     "OPENBLAS_*",
+    "RUNNER_LLAMA_CPP",
 )
 """Variables of the daemon's own environment that a stage sees; no other reaches it."""
 

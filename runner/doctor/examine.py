@@ -21,6 +21,7 @@ from runner.doctor.folders import judge_folders, try_folder
 from runner.doctor.gpu_memory import judge_gpu_memory
 from runner.doctor.host_memory import judge_host_memory, read_host_memory
 from runner.doctor.judge_card import judge_card
+from runner.doctor.llama_cpp import examine_llama_cpp
 from runner.doctor.offline import judge_offline, read_offline
 from runner.doctor.shared_memory import judge_shared_memory, read_shared_memory
 from runner.doctor.surroundings import in_container
@@ -72,6 +73,7 @@ def examine_lightly(settings: Settings) -> Light:
         lambda: [judge_shared_memory(read_shared_memory(in_container=inside))],
         lambda: judge_folders(rights),
         lambda: [judge_base_models(read_base_models(settings.models_dir, in_container=inside))],
+        lambda: [examine_llama_cpp()],
         lambda: [judge_events(events)],
         lambda: [judge_clock(read_clock(settings.outputs))],
         lambda: [judge_offline(read_offline(os.environ, in_container=inside))],

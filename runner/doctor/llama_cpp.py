@@ -1,0 +1,24 @@
+"""Doctor: are llama.cpp's tools on the box, which make GGUF files?"""
+
+from __future__ import annotations
+
+from runner.contract.llama_cpp import find_llama_cpp, missing_tools
+from runner.doctor.finding import Finding, Level
+
+_WHY = "A job that asks for GGUF files (llama.cpp, Ollama) needs them; no other job does."
+_FIX = "make llama    # in a checkout; the image has them already"
+
+
+def examine_llama_cpp() -> Finding:
+    """Look for the tools."""
+    tools = find_llama_cpp()
+    if tools is None:
+        missing = missing_tools() or ""
+        what = f"GGUF files cannot be made here: {missing}."
+        return Finding(check="GGUF files", level=Level.SKIPPED, what=what, why=_WHY, fix=_FIX)
+    return Finding(
+        check="GGUF files",
+        level=Level.OK,
+        what=f"llama.cpp's tools are there ({tools.version}).",
+        why=_WHY,
+    )
