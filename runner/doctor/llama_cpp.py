@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.contract.llama_cpp import find_llama_cpp, missing_tools
+from runner.contract.llama_cpp import find_llama_cpp
 from runner.doctor.finding import Finding, Level
 
 _WHY = "A job that asks for GGUF files (llama.cpp, Ollama) needs them; no other job does."
@@ -13,11 +13,10 @@ def examine_llama_cpp() -> Finding:
     """Look for the tools."""
     tools = find_llama_cpp()
     if tools is None:
-        missing = missing_tools() or ""
-        what = f"GGUF files cannot be made here: {missing}."
-        return Finding(check="GGUF files", level=Level.SKIPPED, what=what, why=_WHY, fix=_FIX)
+        what = "No GGUF files can be made here: llama.cpp's tools are not on this box."
+        return Finding(check="GGUF", level=Level.SKIPPED, what=what, why=_WHY, fix=_FIX)
     return Finding(
-        check="GGUF files",
+        check="GGUF",
         level=Level.OK,
         what=f"llama.cpp's tools are there ({tools.version}).",
         why=_WHY,
