@@ -23,6 +23,7 @@ VERBS = {
     "schedule": "schedule",
     "cancel": "cancel",
     "evaluate": "evaluate",
+    "export": "export",
     "rate": "rate",
     "promote": "promote",
     "rollback": "rollback",

@@ -58,7 +58,7 @@ STAGES = {
     State.QUEUED: "waiting in the queue",
     State.PREPARING: "checking and tokenising the data",
     State.TRAINING: STARTING,  # then the steps are told
-    State.EXPORTING: "writing the adapter",
+    State.EXPORTING: "writing the adapter, and what the job's export asks for",
     State.EVALUATING: "loading the adapter as its user would, answering held-out questions",
 }
 

@@ -31,6 +31,7 @@ def stage_log(run: RunFolder, stage: Stage) -> Path:
         Stage.PREPARE: run.prepared,
         Stage.EXPORT: run.export,
         Stage.EVALUATE: run.evaluation,
+        Stage.HAND_OVER: run.hand_over,
     }
     return StageFolder(folders[stage]).log(stage)
 

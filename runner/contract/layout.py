@@ -442,6 +442,21 @@ class RunFolder:
         return self.root / "adapter"
 
     @property
+    def hand_over(self) -> Path:
+        """The hand-over stage's own folder (plan, log, result)."""
+        return self.root / "hand-over"
+
+    @property
+    def merged(self) -> Path:
+        """Base model and adapter as one model, where that was asked for."""
+        return self.root / "merged"
+
+    @property
+    def gguf(self) -> Path:
+        """Files for llama.cpp and Ollama, where they were asked for."""
+        return self.root / "gguf"
+
+    @property
     def evaluation(self) -> Path:
         """The evaluate stage's folder: losses and answers before and after."""
         return self.root / "evaluation"

@@ -16,6 +16,7 @@ from runner.contract.batch import BatchPlan
 from runner.contract.evaluation import Evaluation
 from runner.contract.findings import DataFinding
 from runner.contract.gate import Promotion
+from runner.contract.handed_over import HandedOver
 from runner.contract.rating import Rating
 from runner.contract.record_time import Time as Time  # noqa: PLC0414 - others find it here
 from runner.contract.states import Stage, State
@@ -187,6 +188,8 @@ class RunRecord(_Part):
     """Whether its adapter is better than what was before; None until it has been measured."""
     evaluation: Evaluation | None = None
     """The scores that the verdict stands on; `evaluation/scores.jsonl` has each row's."""
+    handed_over: HandedOver | None = None
+    """Forms made for serving it (`export` in the spec, `runner export`), each with its figures."""
     started_from: str | None = None
     """The run whose adapter it went on from; None: it began afresh."""
     replay: Replay | None = None

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from runner.contract.batch import BatchPlan
 from runner.contract.evaluation import Evaluation
 from runner.contract.findings import DataFinding
+from runner.contract.handed_over import HandedOver
 from runner.contract.record import DataChange, DataFile, ErrorFacts, ModelFacts, Replay
 from runner.errors import DamagedError
 from runner.files.durable import write_json
@@ -256,6 +257,27 @@ class EvaluateResult(_Message):
     shortfalls: tuple[str, ...] = ()
     findings: tuple[DataFinding, ...] = ()
     """What the base model's loss on rows that were learned says of them."""
+    error: ErrorFacts | None = None
+
+
+class HandOverPlan(StagePlan):
+    """Make what is served beside the adapter: merged weights, GGUF files."""
+
+    merged: bool = False
+    gguf: tuple[str, ...] = ()
+    adapter_gguf: bool = False
+    gpu_memory_bytes: int | None = None
+    alone: bool = False
+    """It was asked for by `runner export`, after the run's end."""
+    facts: dict[str, Any] = {}
+    """The run's record so far, for the model card."""
+
+
+class HandOverResult(_Message):
+    """What was made."""
+
+    handed_over: HandedOver | None = None
+    shortfalls: tuple[str, ...] = ()
     error: ErrorFacts | None = None
 
 

@@ -54,3 +54,5 @@ class Stage(StrEnum):
     TRAIN = "train"
     EXPORT = "export"
     EVALUATE = "evaluate"
+    HAND_OVER = "hand-over"
+    """Makes what the spec's `export` asks for beside the adapter: merged weights, GGUF files."""

@@ -29,8 +29,8 @@ from runner.daemon.inbox.write_answers import Answers, answer_of
 from runner.daemon.leftovers import sweep_inbox
 from runner.daemon.promotion.at_end import heal_all, promote_waiting
 from runner.daemon.promotion.ratings import Ratings
+from runner.daemon.requests.again import follow_again
 from runner.daemon.requests.carry_out import carry_out_requests
-from runner.daemon.requests.evaluate import follow_again
 from runner.daemon.schedule.hours import hours_line, interrupt_outside_hours
 from runner.daemon.schedule.schedules import Schedules
 from runner.daemon.stages.end import reap

@@ -80,7 +80,7 @@ class Daemon:
         self.scheduled_data: frozenset[str] = frozenset()
         """Data that specs in jobs/scheduled/ name: it is no stray, whenever they come next."""
         self.again: Any = None
-        """A run that has ended and is evaluated again, as requests/evaluate.py has it; or None."""
+        """A run that has ended and is at work again, as requests/again.py has it; or None."""
         self.erasing: Any = None
         """A run that is being erased, as requests/erase.py has it; or None."""
         self.given_up: set[str] = set()

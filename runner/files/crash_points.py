@@ -45,6 +45,11 @@ Point = Literal[
     "adapter synced",
     "adapter set aside",
     "adapter named",
+    # what is handed over: merged weights, GGUF files
+    "form begun",
+    "form synced",
+    "form set aside",
+    "form named",
 ]
 POINTS: frozenset[str] = frozenset(get_args(Point))
 

@@ -22,6 +22,7 @@ from runner.spec import human_numbers
 from runner.spec.contradictions import contradictions
 from runner.spec.cron import cron_problem, plain
 from runner.spec.evaluation import SCORES, evaluation_problems
+from runner.spec.export import gguf_problem, plain_format
 from runner.spec.fields import FIELDS, UNITS, Kind, allowed, kind_of
 from runner.spec.file_kinds import ROWS, ending, looks_like_a_file
 from runner.spec.hints import name_hint, shown_hint, value_hint
@@ -255,6 +256,7 @@ class _Reading:
         self.check_layers(values)
         self.check_schedule(values)
         self.check_evaluation(values.get("evaluation") or {})
+        self.check_export(values.get("export") or {})
         spec = self.check_fields(values)
         self.problems += [
             Problem(line=self.lines.get(c.field), field=c.field, message=c.message, hint=c.hint)
@@ -548,6 +550,16 @@ class _Reading:
             values["general"] = str(PurePosixPath(tidy_path(general)))
             if wrong_path := data_path_problem(general):
                 self.refuse("evaluation.general", wrong_path[0], hint=wrong_path[1])
+
+    def check_export(self, values: dict[str, Any]) -> None:
+        if not values.get("gguf"):
+            return
+        written = values["gguf"]
+        values["gguf"] = [plain_format(name) for name in written]
+        for number, message, hint in gguf_problem(values["gguf"]):
+            line = self.lines.get(f"export.gguf.{number}")
+            found = written[number]
+            self.refuse("export.gguf", message, line=line, found=found, hint=hint)
 
     def check_paths(self, values: dict[str, Any]) -> None:
         if (model := values.get("model")) is not None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runner.spec.checks import Checks
 from runner.spec.evaluation import EvaluationWish
+from runner.spec.export import ExportWish
 
 DEFAULT_EFFECTIVE_BATCH_SIZE = 16  # examples per optimizer step
 
@@ -207,6 +208,9 @@ class JobSpec(_Section):
     )
     evaluation: EvaluationWish = Field(
         default_factory=EvaluationWish, description="How the adapter is measured after training."
+    )
+    export: ExportWish = Field(
+        default_factory=ExportWish, description="What is made for serving it, beside the adapter."
     )
     priority: int = Field(0, ge=-100, le=100, description="Higher runs earlier.")
     notes: str | None = Field(None, max_length=10_000, description="Kept with the run.")

@@ -83,6 +83,10 @@ def _run(stage: Stage, folder: Path) -> None:
         from runner.training.export.export import export
 
         export(folder)
+    elif stage is Stage.HAND_OVER:
+        from runner.training.export.hand_over import hand_over
+
+        hand_over(folder)
     else:
         from runner.training.evaluate.evaluate import evaluate
 

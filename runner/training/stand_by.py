@@ -38,6 +38,7 @@ IMPORTED = (
     "runner.training.data.prepare",
     "runner.training.evaluate.evaluate",
     "runner.training.export.export",
+    "runner.training.export.hand_over",
 )
 """None makes a CUDA context, which would take half a gigabyte of a card on which another stage is
 at work: tests/gpu looks."""

@@ -122,6 +122,7 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
             "change_high": -1.3,
             **script.get("measured", {}),
         },
+        "hand-over": {"handed_over": {"forms": script.get("forms", [])}},
     }
     if stage == "train":
         steps = TOTAL_STEPS if way == "ok" else 0

@@ -29,8 +29,12 @@ _PRELUDES: dict[str, tuple[list[Kill], AtPoint]] = {
     ),
 }
 
-_ELSEWHERE = {"schedule noted", "scheduled copy written", "promotion noted", "current moved"}
-"""Steps that these boxes need not come to: test_kill_schedule, test_kill_promotion kill there."""
+_ELSEWHERE = {
+    *("schedule noted", "scheduled copy written", "promotion noted", "current moved"),
+    *("form begun", "form synced", "form set aside", "form named"),
+}
+"""Steps that these boxes need not come to: test_kill_schedule, test_kill_promotion and, for forms,
+tests/integration/test_put_in_place.py kill there."""
 
 
 def _as_hit(kill: AtPoint) -> str:

@@ -7,6 +7,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.requests.cancel import carry_out_cancel
 from runner.daemon.requests.erase import carry_out_erase
 from runner.daemon.requests.evaluate import carry_out_evaluate
+from runner.daemon.requests.export import carry_out_export
 from runner.daemon.requests.promote import carry_out_promote, carry_out_rollback
 from runner.words import visible
 
@@ -29,7 +30,9 @@ def _carry_out(daemon: Daemon, request: Request) -> bool | None:
     if request.verb == "cancel":
         return carry_out_cancel(daemon, str(request.args.get("run_id")))
     if request.verb == "evaluate":
-        return carry_out_evaluate(daemon, str(request.args.get("run_id")))
+        return carry_out_evaluate(daemon, request)
+    if request.verb == "export":
+        return carry_out_export(daemon, request)
     if request.verb == "erase":
         return carry_out_erase(daemon, request)
     if request.verb == "promote":

@@ -183,15 +183,33 @@ def _other_ended(daemon: Daemon, live: Live, which: Stage, code: int, *, asked: 
         )
     )
     if which is Stage.EVALUATE and verdict.then is Next.GO_ON and not live.cancel:
+        _evaluated(daemon, live, verdict.changes)
+        return
+    if which is Stage.HAND_OVER and verdict.then is Next.GO_ON and not live.cancel:
         _succeeded(daemon, live, verdict.changes)
         return
     failed = verdict.then is Next.FAIL and not asked and not live.cancel
     if which is Stage.EVALUATE and failed and verdict.error.kind != outcome.ADAPTER_DIFFERS:
         # The adapter is there, and as good as it is: only nothing is known of it.
-        _succeeded(daemon, live, outcome.not_evaluated(record, verdict.error))
+        _evaluated(daemon, live, outcome.not_evaluated(record, verdict.error))
+        return
+    # A full disk does not hold up the queue for what can be made again at any time.
+    gives_up = verdict.then is Next.REJECT or verdict.code == ExitCode.DISK_FULL
+    if which is Stage.HAND_OVER and (failed or (gives_up and not asked and not live.cancel)):
+        _succeeded(daemon, live, outcome.not_handed_over(record, verdict.error))
         return
     ended = Ended(code=verdict.code, asked=asked, then=verdict.then, error=verdict.error)
     _close(daemon, live, ended, verdict.changes)
+
+
+def _evaluated(daemon: Daemon, live: Live, changes: dict[str, Any]) -> None:
+    """Go on to what the spec's `export` asks for; where it asks for nothing, the run is over."""
+    if not live.spec.export.asks:
+        _succeeded(daemon, live, changes)
+        return
+    going_on = {"state": State.EXPORTING, "next_stage": Stage.HAND_OVER, "falls": None}
+    change(daemon, live, **changes, **going_on)
+    _forget_child(live)
 
 
 def _succeeded(daemon: Daemon, live: Live, changes: dict[str, Any]) -> None:

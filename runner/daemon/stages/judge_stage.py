@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord
-from runner.contract.stage_io import EvaluateResult, ExportResult, PrepareResult
+from runner.contract.stage_io import EvaluateResult, ExportResult, HandOverResult, PrepareResult
 from runner.contract.states import Stage, State
 from runner.daemon.stages import outcome
 from runner.daemon.stages.plans import read_answer
@@ -77,5 +77,9 @@ def read_end(
     if which is Stage.EXPORT:
         exported, error = read_answer(path, ExportResult)
         return outcome.exported(record, exported) if exported else None, error
+    if which is Stage.HAND_OVER:
+        made, error = read_answer(path, HandOverResult)
+        whole = made is not None and made.handed_over is not None
+        return outcome.handed_over(record, made) if made and whole else None, error
     evaluated, error = read_answer(path, EvaluateResult)
     return outcome.evaluated(record, evaluated) if evaluated else None, error

@@ -9,7 +9,7 @@ from runner.contract.checkpoints import Sha256, newest_verified, step_of
 from runner.contract.findings import DataFinding, in_short
 from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord
-from runner.contract.stage_io import EvaluateResult, ExportResult, PrepareResult
+from runner.contract.stage_io import EvaluateResult, ExportResult, HandOverResult, PrepareResult
 from runner.contract.states import Stage, State
 from runner.contract.verdict import Figures, judge, not_measured
 from runner.daemon.stages.plans import stage_folder
@@ -97,6 +97,30 @@ def not_evaluated(record: RunRecord, error: ErrorFacts) -> dict[str, Any]:
         "verdict": not_measured(),
         "shortfalls": joined(record.shortfalls, (f"{what} {error.advice or ''}".strip(),)),
     }
+
+
+def handed_over(record: RunRecord, result: HandOverResult) -> dict[str, Any]:
+    """Turn what was made for serving the run into changes of the record."""
+    return {
+        "handed_over": result.handed_over,
+        "shortfalls": joined(_before_export(record), result.shortfalls),
+    }
+
+
+EXPORT_FAILED = "The export failed: "
+"""How the shortfall of a failed export begins; the next one that succeeds takes it away."""
+
+
+def not_handed_over(record: RunRecord, error: ErrorFacts) -> dict[str, Any]:
+    """Say in the record that nothing was made, and that the adapter stands."""
+    again = f"`runner export {record.run_id}` tries it again."
+    what = f"{EXPORT_FAILED}{error.message} The adapter is not touched by that."
+    said = " ".join(filter(None, (what, error.advice, again)))
+    return {"shortfalls": joined(_before_export(record), (said,))}
+
+
+def _before_export(record: RunRecord) -> tuple[str, ...]:
+    return tuple(one for one in record.shortfalls if not one.startswith(EXPORT_FAILED))
 
 
 def joined(before: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from runner.contract.settings import Settings
 from runner.contract.stage_io import (
     EvaluatePlan,
     ExportPlan,
+    HandOverPlan,
     M,
     PreparePlan,
     StageFailure,
@@ -35,14 +36,22 @@ STATE_DURING = {
     Stage.TRAIN: State.TRAINING,
     Stage.EXPORT: State.EXPORTING,
     Stage.EVALUATE: State.EVALUATING,
+    Stage.HAND_OVER: State.EXPORTING,
 }
+
+ON_CARD = (Stage.TRAIN, Stage.EVALUATE, Stage.HAND_OVER)
+"""Stages that load a model, and take the card where there is one."""
 
 
 def stage_folder(run: RunFolder, stage: Stage, record: RunRecord) -> Path:
     """Find the folder that a stage works in; for training, that of the newest attempt."""
     if stage is Stage.TRAIN:
         return run.attempt(len(record.attempts))
-    return {Stage.PREPARE: run.prepared, Stage.EXPORT: run.export}.get(stage, run.evaluation)
+    return {
+        Stage.PREPARE: run.prepared,
+        Stage.EXPORT: run.export,
+        Stage.HAND_OVER: run.hand_over,
+    }.get(stage, run.evaluation)
 
 
 def first_plan(spec: JobSpec) -> BatchPlan:
@@ -117,6 +126,18 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
             device=device,
             checkpoint=str(record.metrics["best_checkpoint"]),
             facts={**record.model_dump(mode="json"), "method": spec.method},
+        )
+    if stage is Stage.HAND_OVER:
+        return HandOverPlan(
+            models_dir=models,
+            trust_remote_code=trust,
+            device=device,
+            merged=spec.export.merged,
+            gguf=tuple(spec.export.gguf or ()),
+            adapter_gguf=spec.export.adapter_gguf,
+            gpu_memory_bytes=memory,
+            facts={**record.model_dump(mode="json"), "method": spec.method},
+            **kept,
         )
     return EvaluatePlan(
         models_dir=models,

@@ -66,7 +66,8 @@ def needed_bytes(daemon: Daemon, live: Live, *, forecast: int | None, data_bytes
     if which is Stage.TRAIN and forecast:
         there = tree_bytes(live.run.checkpoints, live.run.prepared, live.run.data)
         return reserve + max(2 * one, forecast - there)
-    return reserve + (0 if which is Stage.EVALUATE else 2 * one)
+    # What is handed over forecasts for itself: where it does not fit, the run stands all the same.
+    return reserve + (2 * one if which in (Stage.TRAIN, Stage.EXPORT) else 0)
 
 
 def over_disk_limit(live: Live, *, forecast: int | None) -> ErrorFacts | None:

@@ -37,7 +37,7 @@ from runner.daemon.stages.choose_plan import Ahead, known_box, look_ahead
 from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
 from runner.daemon.stages.host_memory import kernel_kills
-from runner.daemon.stages.plans import STATE_DURING, make_plan, stage_folder
+from runner.daemon.stages.plans import ON_CARD, STATE_DURING, make_plan, stage_folder
 from runner.daemon.stages.process import Child, start_stage
 from runner.daemon.stages.resume_point import count_up_to, export_point, resume_point
 from runner.daemon.stages.retry import spares_host_memory
@@ -204,7 +204,7 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
             return True
     if blocked is None and live.next_stage is Stage.EXPORT:
         _mend_export(daemon, live)
-    on_card = live.next_stage in (Stage.TRAIN, Stage.EVALUATE)
+    on_card = live.next_stage in ON_CARD
     if blocked is None:
         card = _look_at_card(daemon, live.next_stage, time.monotonic())
         blocked = card.problem
@@ -250,7 +250,7 @@ def _look_at_card(daemon: Daemon, which: Stage, at: float) -> Card:
     needs_memory = which in (Stage.PREPARE, Stage.TRAIN)
     if needs_memory:  # both questions at once: a slow driver's first answer would be old otherwise
         daemon.gpu.ask_if_old(at)
-    on_card = which in (Stage.TRAIN, Stage.EVALUATE)
+    on_card = which in ON_CARD
     standing = daemon.guard.standing_to_start(at, on_card=on_card)
     if on_card and standing.problem:
         return Card(problem=standing.problem)

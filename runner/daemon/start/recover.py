@@ -25,7 +25,7 @@ from runner.words import visible
 
 _ORPHAN_SECONDS = 30.0  # time for a stage left over from a dead daemon to leave a checkpoint
 _ON_THE_CARD = (State.TRAINING, State.EXPORTING, State.EVALUATING)
-_OPEN_TRY = {State.EXPORTING: Stage.EXPORT, State.EVALUATING: Stage.EVALUATE}
+_OPEN_TRY = (State.EXPORTING, State.EVALUATING)
 
 
 class CopiedRunError(RunnerError):
@@ -64,7 +64,8 @@ def revive(record: RunRecord, *, another_trained: bool) -> RunRecord:
         return _without_open_try(record, Stage.PREPARE).but(state=State.QUEUED, falls=falls)
     if record.state is State.QUEUED or is_open(record):
         return record
-    if (stage := _OPEN_TRY.get(record.state)) and record.tries.get(stage.value):
+    stage = record.next_stage if record.state in _OPEN_TRY else None
+    if stage is not None and record.tries.get(stage.value):
         falls = after_fall(record.falls, at=now())
         record = _without_open_try(record, stage).but(falls=falls)
     return record.but(state=State.INTERRUPTED)

@@ -1,0 +1,80 @@
+"""Handed over: what was made for serving a run's result, and what each form does on held-out rows.
+
+A form (merged weights, a GGUF file) counts only with its figures: loss and distributions beside
+those of the adapter on the base that it was trained on.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from runner.contract.evaluation import Form
+
+MERGED = "merged"
+"""Name of the form with adapter and base as one model, and of its folder."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Figures(_Part):
+    """One form on the held-out rows, beside the adapter on the base that it was trained on."""
+
+    loss: float | None = None
+    """Nats per learned token; None: no row is held out, or it was not measured."""
+    kl: float | None = None
+    """Mean divergence (nats) of its next-token distributions from the adapter's."""
+    same_top: float | None = None
+    """Share of places at which both find the same token likeliest, 0 to 1."""
+    kl_from_base: float | None = None
+    """The same divergence, of the base without the adapter from the adapter: what training did."""
+    scores: dict[str, float] = {}
+    """Of generated answers, those that the job asks for."""
+    score_rows: int = 0
+    """How many answers were scored."""
+
+    @property
+    def kept(self) -> float | None:
+        """Share of what training changed that this form still has; 1: all of it, 0: the base."""
+        if self.kl is None or not self.kl_from_base:
+            return None
+        return 1 - self.kl / self.kl_from_base
+
+
+class ServedForm(_Part):
+    """One thing that can be served."""
+
+    name: str
+    """``merged``, or the format of a GGUF file, or ``adapter_gguf``."""
+    path: str
+    """Within the run's folder."""
+    bytes: int
+    files: dict[str, str] = {}
+    """sha256 by file name within ``path``."""
+    base: Form | None = None
+    """Which base the adapter was put into."""
+    figures: Figures | None = None
+    """None: nothing was measured of it."""
+    other: Figures | None = None
+    """Of the way that was not taken; None: there was one way only."""
+    within: bool | None = None
+    """Whether it does what the adapter does, within the tolerance; None: it was not measured."""
+
+
+class HandedOver(_Part):
+    """What the stage made and found."""
+
+    reference: Figures | None = None
+    """The adapter on the base that it was trained on."""
+    rows: int = 0
+    """Held-out rows measured."""
+    places: int = 0
+    """Learned tokens whose distributions were compared."""
+    forms: tuple[ServedForm, ...] = ()
+    seconds: float | None = None
+    peak_host_memory_bytes: int | None = None
+
+    def form(self, name: str) -> ServedForm | None:
+        """Find a form by its name."""
+        return next((one for one in self.forms if one.name == name), None)
