@@ -1,4 +1,4 @@
-"""Put in place: a form is written beside, and gets its final name when every byte is on the disk."""
+"""Put in place: a form is written beside, and named when every byte is on the disk."""
 
 from __future__ import annotations
 
