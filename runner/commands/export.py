@@ -81,7 +81,7 @@ def command(
     outputs_dir: OutputsDir = OUTPUTS,
     as_json: AsJson = False,
 ) -> None:
-    """Ask the daemon to make what a server needs of a run: merged weights, GGUF files.
+    """Make merged weights or GGUF files of a run.
 
     Without an option, what the run's spec asks for in `export`, or else merged weights. It begins
     as soon as the card is free. When no daemon runs, the next one does it.
