@@ -13,10 +13,12 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runner.forecast.work import GIB, Box
+if TYPE_CHECKING:
+    from runner.forecast.work import Box
 
+GIB = 1024**3
 ANSWER_SECONDS = 20.0  # a driver that takes longer is not well; the attempt itself will tell
 SMALL_SHARE = 0.15  # of a card: a desktop's share, which a run lives beside rather than waits for
 _SAME_BYTES = 64 * 1024**2  # less than this is nobody's: the driver's own
@@ -76,6 +78,9 @@ class GpuMemory:
 
     def box(self, *, budget_bytes: int | None, **known: Any) -> Box:
         """Say what a forecast needs to know; small holders are lived with, not waited for."""
+        # Not for whoever only asks the driver: each question is a process, and this half of its time.
+        from runner.forecast.work import Box  # noqa: PLC0415
+
         beside = 0 if self.is_shared else self.used_bytes
         return Box(
             gpu_name=self.name,

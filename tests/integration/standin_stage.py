@@ -10,7 +10,7 @@ hold ``lengths`` (of the prepared rows), ``peak`` (bytes of GPU memory that an a
 ``measured`` (fields of the evaluate stage's result).
 
 Hundreds of these processes are started: what takes a third of a second to import (pydantic, the
-spec) is imported by the stage that needs it.
+spec) is imported by the stage that needs it, which few do.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ import faulthandler
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -32,24 +33,39 @@ TOTAL_STEPS = 8
 
 def checkpoint(run: RunFolder, step: int) -> str:
     """Leave a checkpoint that the contract verifies."""
-    from runner.contract.checkpoints import MANIFEST, CheckpointFile, Manifest
-
     final = run.checkpoint(step)
     if not final.exists():
         beside = run.checkpoints / f".tmp-{step}"
         beside.mkdir(parents=True, exist_ok=True)
         (beside / "state").write_bytes(b"x")
-        digest = hashlib.sha256(b"x").hexdigest()
-        manifest = Manifest(step=step, files={"state": CheckpointFile(sha256=digest, bytes=1)})
-        (beside / MANIFEST).write_text(manifest.model_dump_json())
+        file = {"sha256": hashlib.sha256(b"x").hexdigest(), "bytes": 1}
+        manifest = {"step": step, "files": {"state": file}}
+        (beside / "manifest.json").write_text(json.dumps(manifest))
         beside.rename(final)
     return final.name
 
 
-def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int, lengths: list[int]) -> dict:
-    """Leave the lines and the checkpoint of some steps."""
+def smaller_plan(plan: dict, lengths: list[int]) -> dict | None:
+    """Give the plan that the real stage proposes when memory ran out."""
     from runner.contract.batch import BatchPlan, smaller
 
+    less = smaller(BatchPlan.model_validate(plan["batch_plan"]), lengths=lengths)
+    return less and less.model_dump()
+
+
+def first_data_file(run: RunFolder) -> str:
+    """Give the first file that the spec names; nearly all of these specs say it in one plain line."""
+    text = run.spec.read_bytes()
+    plain = re.findall(rb"^data: ([\w./ -]+)$", text, re.MULTILINE)
+    if len(plain) == 1:
+        return plain[0].decode().strip()
+    from runner.spec.read_spec import read_spec
+
+    return read_spec(text, file_name="x.yaml").data[0]
+
+
+def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int) -> dict:
+    """Leave the lines and the checkpoint of some steps."""
     first = int((plan["resume_from"] or "step-0").rpartition("-")[2]) + 1
     last = min(TOTAL_STEPS, first + steps - 1)
     with folder.metrics.open("a") as metrics:
@@ -58,11 +74,9 @@ def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int, lengths: 
                 json.dumps({"step": step, "loss": 3.0 - step / 10, "time": time.time()}) + "\n"
             )
     name = checkpoint(run, last) if last >= first else plan["resume_from"]
-    less = smaller(BatchPlan.model_validate(plan["batch_plan"]), lengths=lengths)
     return {
         "outcome": "succeeded",
         "batch_plan": plan["batch_plan"],
-        "next_batch_plan": less and less.model_dump(),
         "first_step": first,
         "last_step": last,
         "checkpoint": name,
@@ -93,13 +107,11 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
     plan = json.loads(folder.plan.read_bytes())
     script_at = run.root / "script.json"
     if stage == "prepare":
-        from runner.spec.read_spec import read_spec
-
-        spec = read_spec(run.spec.read_bytes(), file_name="x.yaml")
+        data = first_data_file(run)
         try:
-            script_at.write_bytes((Path(plan["jobs_dir"]) / spec.data[0]).read_bytes())
+            script_at.write_bytes((Path(plan["jobs_dir"]) / data).read_bytes())
         except FileNotFoundError:
-            message = f"{spec.data[0]}: there is no such file"
+            message = f"{data}: there is no such file"
             folder.result.write_text(
                 json.dumps({"error": {"kind": "bad_data", "message": message}})
             )
@@ -129,7 +141,9 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
         if way.startswith("train "):
             _, count, _, way = way.split(" ", 3)
             steps = int(count)
-        results["train"] = train(folder, run, plan, steps, script.get("lengths", []))
+        results["train"] = train(folder, run, plan, steps)
+        if way == str(int(ExitCode.OUT_OF_GPU_MEMORY)):
+            results["train"]["next_batch_plan"] = smaller_plan(plan, script.get("lengths", []))
         results["train"]["peak_gpu_memory_bytes"] = script.get("peak")
     if stage == "prepare":
         if "bad_rows" in script:
@@ -137,7 +151,7 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
         content = script_at.read_bytes()
         results["prepare"]["data"] = [
             {
-                "path": spec.data[0],
+                "path": data,
                 "sha256": hashlib.sha256(content).hexdigest(),
                 "bytes": len(content),
                 "rows": 10,
