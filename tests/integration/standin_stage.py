@@ -54,7 +54,7 @@ def smaller_plan(plan: dict, lengths: list[int]) -> dict | None:
 
 
 def first_data_file(run: RunFolder) -> str:
-    """Give the first file that the spec names; nearly all of these specs say it in one plain line."""
+    """Give the first file that the spec names; nearly all specs here say it in one plain line."""
     text = run.spec.read_bytes()
     plain = re.findall(rb"^data: ([\w./ -]+)$", text, re.MULTILINE)
     if len(plain) == 1:
