@@ -78,7 +78,7 @@ class GpuMemory:
 
     def box(self, *, budget_bytes: int | None, **known: Any) -> Box:
         """Say what a forecast needs to know; small holders are lived with, not waited for."""
-        # Not for whoever only asks the driver: each question is a process, and this half of its time.
+        # Not at the top: each question to the driver is a process, and this was half its time.
         from runner.forecast.work import Box  # noqa: PLC0415
 
         beside = 0 if self.is_shared else self.used_bytes
