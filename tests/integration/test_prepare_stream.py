@@ -10,6 +10,7 @@ from test_prepare import Box, qa
 from transformers import AutoTokenizer
 
 from runner.training.data import known_words, workers
+from runner.training.data import prepare as stage
 
 
 @pytest.fixture
@@ -37,6 +38,31 @@ def test_workers_give_what_one_process_gives(box, monkeypatch):
     together = box.prepare("data: a.jsonl", try_model=False), parts(box)
     assert together == alone
     assert "2 rows spell control tokens" in " ".join(alone[0].shortfalls)
+
+
+def test_workers_make_ready_while_the_main_process_does(box, monkeypatch):
+    """Much data is not waited for by a core that has nothing to do; the tokens are the same."""
+    box.put("a.jsonl", [qa(i) for i in range(1200)])
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    box.prepare("data: a.jsonl", try_model=False)
+    alone = parts(box)
+    done = []
+    start, load = workers.Workers.start, stage.load_tokenizer
+
+    def started(self):
+        done.append("workers")
+        start(self)
+
+    def loaded(*given, **options):
+        done.append("tokenizer")
+        return load(*given, **options)
+
+    monkeypatch.setattr(workers.Workers, "start", started)
+    monkeypatch.setattr(stage, "load_tokenizer", loaded)
+    monkeypatch.setattr(workers, "ALONE_CHARS", 1)
+    box.prepare("data: a.jsonl", try_model=False)
+    assert done[:2] == ["workers", "tokenizer"]
+    assert parts(box) == alone
 
 
 def test_what_is_wrong_is_said_alike_by_workers(box, monkeypatch):

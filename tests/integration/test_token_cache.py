@@ -44,7 +44,7 @@ def no_flow(monkeypatch):
     """Give a function after which no row can be tokenised."""
 
     def stop():
-        def flow(*_):
+        def flow(*_, **__):
             raise FlowedError
 
         monkeypatch.setattr(stage, "flow", flow)
@@ -93,6 +93,23 @@ def test_settings_that_change_no_token_keep_the_cache(box, no_flow):
     prepare(box, "data: a.jsonl\nlora: {r: 8}\ntraining: {learning_rate: 1e-4, epochs: 5}")
 
 
+def test_the_second_run_reads_no_rows(box, monkeypatch):
+    """The questions are those of the first run; other ones are looked up in the data."""
+    prepare(box)
+    earlier = box.run.prepared
+
+    def read(*_, **__):
+        raise FlowedError
+
+    monkeypatch.setattr(stage, "read_again", read)
+    monkeypatch.setattr(stage, "first_rules", read)
+    prepare(box)
+    for name in ("questions.jsonl", "samples.json"):
+        assert (box.run.prepared / name).read_bytes() == (earlier / name).read_bytes()
+    with pytest.raises(FlowedError):
+        prepare(box, "data: a.jsonl\nevaluation: {seed: 7}")
+
+
 def test_rows_that_the_card_has_no_memory_for_are_no_part_of_it(box, no_flow):
     """An entry that would part the rows otherwise is not used."""
     long = [qa(i) for i in range(40)]
@@ -123,7 +140,11 @@ def test_the_second_run_loads_no_tokenizer(box, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["rows.arrow", "train.arrow", "checks.npz", "facts.json", "tokenizer--tokenizer.json"]
+    "name",
+    [
+        *("rows.arrow", "train.arrow", "checks.npz", "facts.json", "tokenizer--tokenizer.json"),
+        *("questions.jsonl", "samples.json"),
+    ],
 )
 @pytest.mark.parametrize("harm", ["torn", "gone", "other"])
 def test_what_was_harmed_is_not_believed(name, harm, box, no_flow):

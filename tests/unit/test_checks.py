@@ -660,3 +660,12 @@ def test_controls_that_were_quotes_are_broken_letters() -> None:
     """Windows-1252 read as Latin-1 and saved as UTF-8: “Frist” has two controls, and no letter."""
     assert mojibake.is_broken("Die \x93Frist\x94 endet")
     assert not mojibake.is_broken("Die “Frist” endet\x85 „so“")
+
+
+@pytest.mark.parametrize("phrase", facts.ASSISTANT_PHRASES)
+def test_every_phrase_of_an_assistant_is_found(phrase):
+    """However an answer writes it, ß among its letters or not."""
+    said = row(0, QUESTION, f"{phrase[:1].upper()}{phrase[1:]} the notice period is three months.")
+    kept, _ = facts.facts_of(said, 0)
+    marks = kept[facts.FACTS.names.index("marks")]
+    assert marks & facts.Mark.ASSISTANT

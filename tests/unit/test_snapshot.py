@@ -183,6 +183,19 @@ def test_a_file_that_comes_to_rest_is_copied_as_it_then_is(change, inbox, meanwh
     assert copied.path.read_bytes() == (inbox / "data/a.jsonl").read_bytes()
 
 
+def test_a_known_file_is_compared_and_not_written_once_more(inbox, monkeypatch):
+    """A copy of what is there already would have to reach the disk before the job goes on."""
+    (first,) = snapshot(inbox, "data/a.jsonl", target="one")
+
+    def copy(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("runner.training.data.snapshot._copy_once", copy)
+    (second,) = snapshot(inbox, "data/a.jsonl", target="two", known=[first.path.parent])
+    assert os.path.samefile(first.path, second.path)
+    assert (second.named, second.sha256, second.size) == (first.named, first.sha256, first.size)
+
+
 def test_known_content_is_linked_and_other_content_is_not(inbox):
     """Runs on the same data share it; a damaged earlier copy is never trusted."""
     (first,) = snapshot(inbox, "data/a.jsonl", target="one")

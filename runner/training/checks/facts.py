@@ -115,6 +115,9 @@ ASSISTANT_PHRASES = (
     "como modelo de lenguaje",
 )
 """What answers say that another assistant wrote about itself."""
+_PHRASES = tuple(phrase.casefold() for phrase in ASSISTANT_PHRASES)  # as answers are looked at
+_IN_PHRASES = "model", "modèle", "ai assistant", "cutoff", "künstliche intelligenz"
+"""One of them stands in each phrase, and seldom anywhere else: five looks instead of twelve."""
 
 
 def facts_of(row: SeenRow, file: int) -> tuple[tuple[int, ...], list[str]]:
@@ -174,7 +177,7 @@ def _marks(row: SeenRow, asked: list[str], told: list[str], text: str, answer: s
         marks |= Mark.PLACEHOLDER
     if len(asked) >= REPEATED_WORDS.value and told[: len(asked)] == asked:
         marks |= Mark.REPEATS
-    if any(phrase in answer for phrase in ASSISTANT_PHRASES):
+    if any(word in answer for word in _IN_PHRASES) and any(p in answer for p in _PHRASES):
         marks |= Mark.ASSISTANT
     return marks.value
 

@@ -105,13 +105,13 @@ def language(text: str, words: Sequence[str]) -> int:
 
 def _is_western(text: str) -> bool:
     """Tell text without letters of another script, ten times as fast as the pattern does."""
-    if text.isascii():
+    for encoding in ("latin-1", "cp1252"):  # the first is ten times as fast, and most often right
+        try:
+            text.encode(encoding)
+        except UnicodeEncodeError:
+            continue
         return True
-    try:
-        text.encode("cp1252")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return False
 
 
 def _script(text: str) -> int:

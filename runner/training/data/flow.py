@@ -21,9 +21,14 @@ from runner.training.data.row_work import Batch, Done, Work
 from runner.training.data.rows import JSON_LINES, stream_rows
 from runner.training.data.snapshot import Copied
 from runner.training.data.template import Template
-from runner.training.data.token_table import TableWriter, rows_schema, tokens_schema
+from runner.training.data.token_table import (
+    ROWS_AT_ONCE,
+    TableWriter,
+    rows_schema,
+    tokens_schema,
+)
 from runner.training.data.unpack import inner_name
-from runner.training.data.workers import work_through
+from runner.training.data.workers import Workers, work_through
 
 _BATCH_ROWS = 256
 _BATCH_CHARS = 512 * 1024
@@ -97,6 +102,8 @@ def flow(
     work: Work,
     tables: tuple[Path, Path],
     findings: Findings,
+    *,
+    workers: Workers | None = None,
 ) -> Flowed:
     """Read, convert, render and tokenise every row; write the tokens, and what is known of rows.
 
@@ -107,6 +114,7 @@ def flow(
         tables: where tokens and rows are written.
         findings: takes what is wrong with the rows, and what should be known of them. What the
             template cannot render is told only where nothing is wrong with the rows themselves.
+        workers: processes that were started already.
     """
     counts: list[int] = []
     rows = source.rows(findings, counts)
@@ -116,12 +124,12 @@ def flow(
     unlearnable = Findings(files=findings.files)
     writers = (
         TableWriter(tables[0], tokens_schema()),
-        TableWriter(tables[1], rows_schema(parted=False)),
+        TableWriter(tables[1], rows_schema(parted=False), at_once=ROWS_AT_ONCE),
     )
     try:
         batches = _batches(itertools.chain(first, rows), findings)
         del first
-        for done in work_through(batches, replace(work, rules=rules), template):
+        for done in work_through(batches, replace(work, rules=rules), template, workers=workers):
             findings.take(done.findings)
             unlearnable.take(done.unlearnable)
             flowed.read += done.read

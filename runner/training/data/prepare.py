@@ -12,6 +12,7 @@ import errno
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -79,7 +80,9 @@ from runner.training.data.split import hold_out
 from runner.training.data.template import Template
 from runner.training.data.template_facts import TemplateFacts
 from runner.training.data.token_cache import (
+    ASKED,
     PREVIEW,
+    SAMPLES_FILE,
     TOKENIZER,
     Entry,
     Kept,
@@ -101,6 +104,7 @@ from runner.training.data.token_table import (
 )
 from runner.training.data.tokenizer_folder import damaged_file, load_tokenizer, write_tokenizer
 from runner.training.data.try_model import Tried, require_known_tokens, try_model
+from runner.training.data.workers import Workers
 
 LEFT_OUT_SHARE = 0.05  # of the rows; more than that is not what the job's owner meant
 SAMPLES = 3  # held-out questions that are answered before and after
@@ -167,12 +171,10 @@ def _prepare(folder: Path, findings: Findings) -> None:
     entry = find_entry(Path(plan.token_cache), key) if plan.token_cache and key else None
     parted = _part_rows(spec, source, base, entry.rows, plan, findings) if entry and base else None
     if entry and parted and entry.parts_alike(parted.part):
-        flowed = _take_entry(entry, source, findings)
+        flowed = _take_entry(entry, findings)
     else:
         entry = parted = None
-        base, unusable = _with_template(base, unusable)
-        template = base.template if base else None
-        flowed = _flow(source, template, _work(base, spec, plan), tables, findings)
+        base, unusable, flowed = _tokenise((base, unusable), source, plan, tables, findings)
     _refuse(unusable, findings)
     assert base is not None  # else it was refused
     facts = entry.template if entry else TemplateFacts.of(base.template)
@@ -194,7 +196,12 @@ def _prepare(folder: Path, findings: Findings) -> None:
     )
     for table in tables:
         table.unlink(missing_ok=True)
-    _leave_beside(folder, facts, source, flowed, (rows, part), lengths)
+    # Hundreds of megabytes reach the disk while the rest is made.
+    aside = ThreadPoolExecutor(1)
+    synced = [aside.submit(sync_tree, folder / name) for name in ("train", "eval")]
+    write_lengths(run.lengths, _summed(lengths))
+    if not (entry and entry.link_asked(_wanted(spec), folder)):
+        _leave_questions(folder, facts, source, flowed, (rows, part))
     _leave_tokenizer(folder, run, base, entry, lengths)
     if plan.token_cache and key and not entry:
         kept = Kept(
@@ -204,12 +211,15 @@ def _prepare(folder: Path, findings: Findings) -> None:
             row_numbered=sorted(findings.row_numbered),
             end=end,
             findings=found,
+            wanted=_wanted(spec),
         )
         keep_entry(Path(plan.token_cache), key, _tables(run), kept)
     if schema is not None:
         write_json(folder / SCHEMA_FILE, schema)
     if general:
         write_general(folder / GENERAL_FILE, general, facts)
+    for one in synced:
+        one.result()
     sync_tree(folder)
 
     sequences = count_sequences(lengths, limit) if spec.training.packing else len(lengths)
@@ -323,6 +333,26 @@ def _work(base: _Base | None, spec: JobSpec, plan: PreparePlan) -> Work:
     )
 
 
+def _tokenise(
+    found: tuple[_Base | None, ModelError | None],
+    source: Source,
+    plan: PreparePlan,
+    tables: tuple[Path, Path],
+    findings: Findings,
+) -> tuple[_Base | None, ModelError | None, Flowed]:
+    """Tokenise all rows by the base model that was found, or read them where it is unusable."""
+    base, unusable = found
+    workers = Workers(_work(base, source.spec, plan))
+    try:
+        if base is not None and not findings.problems:
+            workers.start_for(sum(copy.size for copy in source.copies))
+        base, unusable = _with_template(base, unusable)
+        template, work = base.template if base else None, _work(base, source.spec, plan)
+        return base, unusable, _flow(source, template, work, tables, findings, workers)
+    finally:
+        workers.end()
+
+
 def _copies(spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings) -> list[Copied]:
     """Take the snapshot."""
     return take_snapshot(
@@ -335,20 +365,29 @@ def _copies(spec: JobSpec, plan: PreparePlan, run: RunFolder, findings: Findings
     )
 
 
-def _leave_beside(
+def _leave_questions(
     folder: Path,
     template: TemplateFacts,
     source: Source,
     flowed: Flowed,
     parted: tuple[Rows, Any],
-    lengths: Any,
 ) -> None:
-    """Write what lies beside the tokens: lengths and questions."""
+    """Read the rows that are asked once more, and write them as questions."""
     rows, part = parted
-    write_lengths(RunFolder.containing(folder).lengths, _summed(lengths))
-    write_json(folder / "samples.json", _samples(template, source, flowed, rows, part))
-    chosen = rows, choose(rows, part, _wanted(source.spec))
-    write_questions(folder / FILE, template, source, flowed, chosen)
+    if flowed.rules is UNDECIDED:  # the tokens are those of an earlier run
+        flowed.rules = first_rules(source)
+    sampled = np.flatnonzero((part == HELD_OUT) & rows.askable)[:SAMPLES].tolist()
+    chosen = choose(rows, part, _wanted(source.spec))
+    wanted = sorted({at for some in (sampled, *chosen.values()) for at in some})
+    asked = rows.few(wanted)
+    lines = {int(row): int(line) for row, line in zip(asked.row, asked.line, strict=True)}
+    read = read_again(source, flowed.rules, flowed.counts, sorted(lines), lines)
+    found = {conversation.row: conversation for conversation in read}
+    samples = [found[n] for n in map(int, rows.few(sampled).row) if n in found]
+    write_json(folder / SAMPLES_FILE, [_sample(template, one) for one in samples])
+    number = {at: place for place, at in enumerate(wanted)}
+    places = {part: [number[at] for at in some] for part, some in chosen.items()}
+    write_questions(folder / FILE, template, found, (asked, places))
 
 
 def _schema(
@@ -404,6 +443,8 @@ def _check_form(
         return []
     from runner.training.evaluate.scores import Scorer
 
+    if flowed.rules is UNDECIDED:  # the tokens are those of an earlier run
+        flowed.rules = first_rules(source)
     scorer = Scorer(spec.evaluation, schema=schema)
     return check_form(spec.evaluation, scorer, source, flowed, findings)
 
@@ -594,11 +635,12 @@ def _flow(
     work: Work,
     tables: tuple[Path, Path],
     findings: Findings,
+    workers: Workers,
 ) -> Flowed:
     """Tokenise all rows; once more without known words, should they ever differ."""
     before = copy.deepcopy(findings)
     try:
-        return flow(source, template, work, tables, findings)
+        return flow(source, template, work, tables, findings, workers=workers)
     except WordsDifferError:
         print("known words differ from the tokenizer: all is read by the tokenizer alone")
     findings.__dict__.update(before.__dict__)
@@ -641,9 +683,8 @@ def _growth(plan: PreparePlan, rows: Rows) -> Growth | None:
     return compare(before, rows) if before is not None else None
 
 
-def _take_entry(entry: Entry, source: Source, findings: Findings) -> Flowed:
+def _take_entry(entry: Entry, findings: Findings) -> Flowed:
     """Let what an earlier run found of the same rows stand as if they had been read now."""
-    entry.flowed.rules = first_rules(source)
     findings.known_notes += entry.notes
     findings.row_numbered |= set(entry.row_numbered)
     return entry.flowed
@@ -669,6 +710,7 @@ def _tables(run: RunFolder) -> dict[str, Path]:
     folder = run.prepared
     named = {
         **{f"{TOKENIZER}{path.name}": path for path in (folder / "tokenizer").iterdir()},
+        **{name: folder / name for name in ASKED},
         PREVIEW: run.preview,
         "train.arrow": folder / "train" / DATA_FILE,
         "eval.arrow": folder / "eval" / DATA_FILE,
@@ -755,15 +797,6 @@ def _places(source: Source, rows: Rows) -> Iterator[tuple[str, int]]:
         yield source.copies[file].named, int(line)
 
 
-def _samples(
-    template: TemplateFacts, source: Source, flowed: Flowed, rows: Rows, part: Any
-) -> list[dict[str, Any]]:
-    """Choose held-out questions to answer before and after."""
-    chosen = np.flatnonzero((part == HELD_OUT) & rows.askable)[:SAMPLES]
-    found = rows.few(chosen)
-    lines = {int(row): int(line) for row, line in zip(found.row, found.line, strict=True)}
-    asked = read_again(source, flowed.rules, flowed.counts, sorted(lines), lines)
-    return [
-        {"messages": template.prompt_messages(c), "reference": c.messages[-1]["content"]}
-        for c in asked
-    ]
+def _sample(template: TemplateFacts, row: Conversation) -> dict[str, Any]:
+    """Give a held-out question, to be answered before and after."""
+    return {"messages": template.prompt_messages(row), "reference": row.messages[-1]["content"]}

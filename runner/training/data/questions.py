@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import numpy as np
 
 from runner.files.durable import write_bytes
 from runner.training.data.conversation import Conversation
-from runner.training.data.flow import Flowed, Source, read_again
 from runner.training.data.template_facts import TemplateFacts
 from runner.training.data.token_table import HELD_OUT, TRAIN, Rows
 
@@ -82,18 +81,18 @@ def choose(rows: Rows, part: Any, wanted: Wanted) -> dict[str, list[int]]:
 def write_questions(
     target: Path,
     template: TemplateFacts,
-    source: Source,
-    flowed: Flowed,
+    found: Mapping[int, Conversation],
     chosen: tuple[Rows, dict[str, list[int]]],
 ) -> None:
-    """Read the chosen rows again and write them down."""
-    wanted = sorted({at for some in chosen[1].values() for at in some})
-    rows = chosen[0].few(wanted)
-    number = {at: place for place, at in enumerate(wanted)}
-    places = {part: [number[at] for at in some] for part, some in chosen[1].items()}
-    line_of = {int(row): int(line) for row, line in zip(rows.row, rows.line, strict=True)}
-    read = read_again(source, flowed.rules, flowed.counts, sorted(line_of), line_of)
-    found = {conversation.row: conversation for conversation in read}
+    """Write the chosen rows down.
+
+    Args:
+        target: the file.
+        template: how a question is put.
+        found: rows that were read again, by their places in the data.
+        chosen: what is known of them, and which of them belong to each part.
+    """
+    rows, places = chosen
     lines = [
         json.dumps(asdict(_question(rows, at, part, found[int(rows.row[at])], template)))
         for part, some in places.items()

@@ -94,6 +94,10 @@ class Worker:
             )
         self._template = template
 
+    def set_work(self, work: Work) -> None:
+        """Take another work on rows, with the same model."""
+        self._work = work
+
     def do(self, batch: Batch) -> Done:
         """Convert, render and tokenise a batch."""
         findings, unlearnable = Findings(), Findings()

@@ -14,8 +14,9 @@ import importlib.metadata
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,20 @@ from runner.training.checks.checks import Checks
 from runner.training.checks.say import End
 from runner.training.data.flow import Flowed, Source
 from runner.training.data.formats import UNDECIDED
+from runner.training.data.questions import FILE as QUESTIONS
+from runner.training.data.questions import Wanted
 from runner.training.data.template_facts import TemplateFacts
 from runner.training.data.token_table import read_part
 
-_VERSION = 3  # of an entry's own form
+_VERSION = 4  # of an entry's own form
 PREVIEW = "preview.json"
+SAMPLES_FILE = "samples.json"
 _FACTS_BYTES = 64 * 1024 * 1024  # a larger facts.json is not ours
 _LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow")
 """Their versions are part of the key: they read files, render templates, cut text into tokens."""
-_TABLES = ("train.arrow", "eval.arrow", "rows.arrow", "checks.npz", PREVIEW)
+ASKED = SAMPLES_FILE, QUESTIONS
+"""Rows that are put down as questions: found again, they need no look through the data."""
+_TABLES = ("train.arrow", "eval.arrow", "rows.arrow", "checks.npz", PREVIEW, *ASKED)
 TOKENIZER = "tokenizer--"
 """Before the names of the files in prepared/tokenizer/."""
 _MODEL_FILES = "*.json", "*.jinja", "*.txt", "*.model"
@@ -90,6 +96,18 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _sum_of(path: Path) -> int:
+    """Sum a file up by CRC-32: a third of a gigabyte in a tenth of a second.
+
+    It is to find what a disk has damaged. Whoever may write here could change the sums as well.
+    """
+    found = 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            found = zlib.crc32(block, found)
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """What an earlier run prepared."""
@@ -101,8 +119,10 @@ class Entry:
     notes: list[str]
     """What the data's owner should know of the rows."""
     row_numbered: list[str] = field(default_factory=list)
-    files: dict[str, str]
-    """sha256 by name."""
+    files: dict[str, int]
+    """Checksum by name."""
+    wanted: str = ""
+    """Which rows were put down as questions, as `_key_of` writes it."""
     end: str
     """What the checks had to know, as `_end_key` writes it."""
     findings: list[Any] = field(default_factory=list)
@@ -116,6 +136,15 @@ class Entry:
         if self.end != _end_key(end):
             return None
         return tuple(map(DataFinding.model_validate, self.findings))
+
+    def link_asked(self, wanted: Wanted, folder: Path) -> bool:
+        """Give a run the questions; False: it wants other ones, or there are none."""
+        if self.wanted != _key_of(wanted) or not all(name in self.files for name in ASKED):
+            return False
+        for name in ASKED:
+            (folder / name).unlink(missing_ok=True)  # of an earlier try
+            self.link(name, folder / name)
+        return True
 
     def checks(self) -> Checks:
         """Read what the checks kept of the rows; seldom needed, as what they found is here."""
@@ -159,10 +188,10 @@ def find_entry(cache: Path, key: str) -> Entry | None:
         body = written["body"]
         if written["sha256"] != _checksum(body) or body["key"] != key:
             return None
-        files: dict[str, str] = body["files"]
+        files: dict[str, int] = body["files"]
         if not {name for name in files if not _is_of_tokenizer(name)} <= set(_TABLES):
             return None
-        if any(_sha256(folder / name) != sha256 for name, sha256 in files.items()):
+        if any(_sum_of(folder / name) != known for name, known in files.items()):
             return None
         return Entry(
             folder=folder,
@@ -176,6 +205,7 @@ def find_entry(cache: Path, key: str) -> Entry | None:
             notes=[str(note) for note in body["notes"]],
             row_numbered=[str(name) for name in body["row_numbered"]],
             files=files,
+            wanted=str(body["wanted"]),
             end=str(body["end"]),
             findings=list(body["findings"]),
         )
@@ -203,12 +233,18 @@ class Kept:
     end: End
     findings: Sequence[DataFinding]
     """What the checks found, knowing ``end``."""
+    wanted: Wanted
+    """Which rows were put down as questions."""
 
 
 def _end_key(end: End) -> str:
     facts = [end.max_length, end.epochs, sorted(end.ending), sorted(end.row_numbered)]
     written = json.dumps([*facts, dict(end.wishes)], sort_keys=True).encode()
     return hashlib.sha256(written + end.held_out.astype("int64").tobytes()).hexdigest()
+
+
+def _key_of(wanted: Wanted) -> str:
+    return json.dumps(asdict(wanted), sort_keys=True)
 
 
 def keep_entry(cache: Path, key: str, tables: dict[str, Path], kept: Kept) -> None:
@@ -229,7 +265,8 @@ def keep_entry(cache: Path, key: str, tables: dict[str, Path], kept: Kept) -> No
         flowed.checks.save(beside / "checks.npz")
         body = {
             "key": key,
-            "files": {p.name: _sha256(p) for p in sorted(beside.iterdir())},
+            "files": {p.name: _sum_of(p) for p in sorted(beside.iterdir())},
+            "wanted": _key_of(kept.wanted),
             "counts": flowed.counts,
             "read": flowed.read,
             "highest": flowed.highest,
