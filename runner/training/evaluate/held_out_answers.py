@@ -45,10 +45,12 @@ from runner.training.evaluate.measure_answers import (
 from runner.training.evaluate.recital import measure_recital
 from runner.training.evaluate.scores import Scorer
 from runner.training.evaluate.taxonomy import confusions
+from runner.training.fit.model import Machine
 
 _SHARE_OF_TIME = 0.7  # for the answers; the rest is for what is recited and what was forgotten
 _SHORT_ANSWER = 96  # tokens, where a CPU answers three questions that nobody asked to be scored
 _IN_REPORT = 3  # questions; a person reads no more there
+_NO_LIMIT = 1_000_000  # tokens: of a model whose config names no longest text
 _IN_PAGE = 20  # questions of answers.txt
 
 
@@ -140,6 +142,32 @@ def scores_alone(
     answered = answer_all(generator, everybody, asked, Room(context=adapted.context))
     score_all(answered, Scorer(spec.evaluation, schema=_schema(run.prepared)))
     return summaries(answered, seed=spec.evaluation.seed)
+
+
+def scores_of(
+    model: Any, tokenizer: Any, machine: Machine, run: RunFolder, spec: JobSpec, *, until: float
+) -> tuple[dict[str, float], int]:
+    """Score a model of its own, without an adapter: the scores that decide, and of how many rows.
+
+    Args:
+        model: loaded, such as merged weights.
+        tokenizer: of the adapter.
+        machine: where it computes.
+        run: has the held-out questions.
+        spec: says how answers are scored.
+        until: monotonic time at which it ends.
+    """
+    questions = read_questions(run.prepared)
+    asked = _asked(questions, spec.evaluation, in_full=True)
+    scorer = Scorer(spec.evaluation, schema=_schema(run.prepared))
+    generator = Generator(model, tokenizer, machine, until=until)
+    context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)
+    itself = Who(name=ADAPTER, switched_on=contextlib.nullcontext)
+    answered = answer_all(generator, [itself], asked, Room(context=context or _NO_LIMIT))
+    score_all(answered, scorer)
+    found = {one.name: one.adapter for one in summaries(answered, seed=spec.evaluation.seed)}
+    deciding = {name: found[name] for name in scorer.deciding if found.get(name) is not None}
+    return {name: value for name, value in deciding.items() if value is not None}, len(answered)
 
 
 def _asked(questions: Sequence[Question], wish: EvaluationWish, *, in_full: bool) -> list[Question]:

@@ -5,13 +5,17 @@ Command: `python -m runner.training hand-over outputs/contracts/20261123T221005Z
 
 from __future__ import annotations
 
+import contextlib
+import resource
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.contract.checkpoints import sha256_of
-from runner.contract.handed_over import Figures, HandedOver, ServedForm
+from runner.contract.handed_over import MERGED, Figures, HandedOver, ServedForm
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.models import find_model
 from runner.contract.stage_io import (
@@ -20,11 +24,15 @@ from runner.contract.stage_io import (
     read_message,
     write_message,
 )
-from runner.errors import RunnerError
+from runner.errors import RunnerError, StageError
+from runner.exit_codes import ExitCode
 from runner.spec.read_spec import read_spec
 from runner.training.export.makers import ADAPTER_GGUF, Source, maker_of, tools_missing
 from runner.training.export.put_in_place import beside, put_in_place
 from runner.words import visible
+
+if TYPE_CHECKING:
+    from runner.training.export.merged import Merged
 
 
 @dataclass(kw_only=True)
@@ -42,7 +50,7 @@ def hand_over(folder: Path) -> None:
     """Make each form that is asked for; one that cannot be made does not take the others with it.
 
     Raises:
-        RunnerError: nothing can be made, and why.
+        StageError: none could be made, and why.
     """
     began = time.monotonic()
     run, stage = RunFolder.containing(folder), StageFolder(folder)
@@ -51,8 +59,17 @@ def hand_over(folder: Path) -> None:
     found = _Found()
     base = find_model(Path(plan.models_dir), spec.model)
     source = Source(run=run, spec=spec, plan=plan, base=base, adapter=run.adapter, model=None)
-    for name in _gguf_forms(plan):
-        _make(source, name, found)
+    with contextlib.ExitStack() as kept:
+        if plan.merged or plan.gguf:
+            source = _merged(source, found, kept)
+        for name in _gguf_forms(plan):
+            _gguf(source, name, found)
+    if not found.forms:
+        raise StageError(
+            " ".join(found.shortfalls),
+            exit_code=ExitCode.BAD_INPUT,  # it would be the same again
+            kind="not_exported",
+        )
     write_message(
         stage.result,
         HandOverResult(
@@ -62,6 +79,7 @@ def hand_over(folder: Path) -> None:
                 rows=found.rows,
                 places=found.places,
                 seconds=round(time.monotonic() - began, 1),
+                peak_host_memory_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
             ),
             shortfalls=tuple(found.shortfalls),
         ),
@@ -74,9 +92,55 @@ def _gguf_forms(plan: HandOverPlan) -> Iterator[str]:
         yield ADAPTER_GGUF
 
 
-def _make(source: Source, name: str, found: _Found) -> None:
+def _merged(source: Source, found: _Found, kept: contextlib.ExitStack) -> Source:
+    """Merge, name it where it is asked for, and give it to the other makers.
+
+    Args:
+        source: what it is made from.
+        found: what is told of it.
+        kept: closed at the end of the stage: what only GGUF files are made from goes then.
+    """
+    from runner.training.export.merged import make_merged
+    from runner.training.fit.model import find_machine
+
+    run, plan = source.run, source.plan
+    machine = find_machine(plan.device, plan.compute)
+    try:
+        folder = kept.enter_context(beside(run.root))
+        free = shutil.disk_usage(run.root).free
+        made = make_merged(source, machine, folder, free_bytes=free)
+    except RunnerError as error:
+        said = " ".join(filter(None, (error.message, error.advice)))
+        found.shortfalls.append(f"{MERGED}/ was not made: {visible(said).rstrip('.')}.")
+        return source
+    found.shortfalls += made.shortfalls
+    found.reference, found.rows, found.places = made.reference, made.rows, made.places
+    if not plan.merged:
+        return replace(source, model=made.folder)
+    put_in_place(made.folder, run.merged)
+    found.forms.append(_form_of(run, made))
+    return replace(source, model=run.merged)
+
+
+def _form_of(run: RunFolder, made: Merged) -> ServedForm:
+    files = [path for path in sorted(run.merged.rglob("*")) if path.is_file()]
+    return ServedForm(
+        name=MERGED,
+        path=run.merged.name,
+        bytes=sum(path.stat().st_size for path in files),
+        files={path.relative_to(run.merged).as_posix(): sha256_of(path) for path in files},
+        base=made.base,
+        figures=made.figures,
+        other=made.other,
+        within=made.within,
+    )
+
+
+def _gguf(source: Source, name: str, found: _Found) -> None:
     """Make one GGUF file, or say why not."""
     missing = tools_missing(name)
+    if missing is None and name != ADAPTER_GGUF and source.model is None:
+        missing = "there are no merged weights that it could be made from"
     if missing is not None:
         found.shortfalls.append(f"{name} was not made: {missing}.")
         return

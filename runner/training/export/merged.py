@@ -1,0 +1,212 @@
+"""Merged: base and adapter as one model, made in two ways; the better one is named, with figures.
+
+Into the base as `qlora` trained on it, and into the original: which of them keeps what was learned
+differs by model and data, so both are measured on the held-out rows beside the adapter itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.contract.evaluation import Form
+from runner.contract.handed_over import MERGED, Figures
+from runner.training.export import compare
+from runner.training.export.makers import Source
+from runner.training.export.merge import (
+    Merge,
+    merge,
+    plan_merge,
+    require_memory,
+    require_room,
+)
+from runner.training.export.nf4_weights import nf4_weights
+
+if TYPE_CHECKING:
+    from runner.training.export.compare import Read, Row
+    from runner.training.fit.model import Machine
+
+_WAYS: dict[str, tuple[Form, ...]] = {"qlora": ("original", "as_trained"), "lora": ("original",)}
+"""By method; in 16 bits there is one base only."""
+_IN_WORDS: dict[Form, str] = {
+    "as_trained": "the base as it was trained on (4 bits, unpacked)",
+    "original": "the original base",
+}
+
+
+@dataclass(kw_only=True)
+class Merged:
+    """What came of it."""
+
+    base: Form
+    folder: Path
+    """Beside its final name."""
+    figures: Figures | None = None
+    other: Figures | None = None
+    within: bool | None = None
+    reference: Figures | None = None
+    rows: int = 0
+    places: int = 0
+    shortfalls: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reference:
+    """The adapter on the base that it was trained on, and that base without it."""
+
+    rows: list[Row]
+    words: int
+    adapter: Read
+    base: Read
+    scores: dict[str, float]
+    score_rows: int
+
+
+def make_merged(source: Source, machine: Machine, folder: Path, *, free_bytes: int) -> Merged:
+    """Merge in each way there is, measure each, and keep the better one.
+
+    Args:
+        source: run, spec, base and adapter.
+        machine: where it is measured, and NF4 packed.
+        folder: empty, beside the final name.
+        free_bytes: of the disk.
+
+    Raises:
+        NotMergeableError: it cannot be done; nothing was written.
+    """
+    plan = plan_merge(source.base, source.adapter, name=source.spec.model)
+    ways = _WAYS[source.spec.method]
+    leave = source.plan.leave_bytes
+    require_room(plan, ways=len(ways), free_bytes=free_bytes, leave_bytes=leave)
+    require_memory(plan, available_bytes=_available_bytes())
+    for form in ways:
+        _merge(plan, source, machine, folder / form, form)
+    reference = _reference(source, machine)
+    found = {form: _measure(source, machine, folder / form, reference) for form in ways}
+    return _choose(folder, found, reference)
+
+
+def _choose(
+    folder: Path, found: dict[Form, Figures | None], reference: _Reference | None
+) -> Merged:
+    original, trained = found["original"], found.get("as_trained")
+    base: Form = "original"
+    if original is not None and trained is not None and compare.better_base(original, trained):
+        base = "as_trained"
+    other: Form = "as_trained" if base == "original" else "original"
+    shutil.rmtree(folder / other, ignore_errors=True)
+    (folder / base).rename(folder / MERGED)
+    made = Merged(base=base, folder=folder / MERGED, figures=found[base], other=found.get(other))
+    if reference is None or made.figures is None:
+        made.shortfalls.append(
+            "Merged weights were not compared with the adapter: no row is held out."
+        )
+        return made
+    ours = compare.figures(reference.adapter, reference.adapter, reference.base)
+    made.reference = ours.model_copy(
+        update={"scores": reference.scores, "score_rows": reference.score_rows}
+    )
+    made.rows, made.places = len(reference.rows), len(reference.adapter.log_probs)
+    said = compare.differences(made.reference, made.figures)
+    made.within = not said
+    if said:
+        made.shortfalls.append(
+            f"merged/ does not do what the adapter does on the base that it was trained on: "
+            f"{'; '.join(said)}. It stands on {_IN_WORDS[base]}."
+        )
+    if ours.kl_from_base is not None and ours.kl_from_base < compare.NO_CHANGE:
+        made.shortfalls.append("The adapter changes no answer: merged/ is the base model.")
+    return made
+
+
+def _merge(plan: Merge, source: Source, machine: Machine, target: Path, form: Form) -> None:
+    target.mkdir()
+    packed: frozenset[str] = frozenset()
+    if form == "as_trained":
+        trust = source.plan.trust_remote_code
+        packed = nf4_weights(source.base, compute=machine.compute, trust_remote_code=trust)
+    merge(plan, target, nf4=packed, compute=machine.compute, device=machine.device)
+
+
+def _rows(source: Source) -> list[Row]:
+    from datasets import load_from_disk
+
+    folder = source.run.prepared / "eval"
+    if not (folder / "state.json").is_file():
+        return []
+    return compare.held_out(load_from_disk(str(folder)))
+
+
+def _reference(source: Source, machine: Machine) -> _Reference | None:
+    """Read the held-out rows by the adapter on its base, and by the base; None: there are none."""
+    from peft import PeftModel
+
+    from runner.training.fit.memory import let_go
+    from runner.training.fit.model import base_cache_of, load_base
+
+    rows = _rows(source)
+    if not rows:
+        return None
+    base = load_base(
+        source.base,
+        method=source.spec.method,
+        machine=machine,
+        trust_remote_code=source.plan.trust_remote_code,
+        whole=True,
+        cache=base_cache_of(source.plan),
+    )
+    words = int(base.get_input_embeddings().weight.shape[0])
+    model = PeftModel.from_pretrained(base, source.adapter).eval()
+    adapter = compare.read(model, rows, machine, words=words)
+    with model.disable_adapter():
+        plain = compare.read(model, rows, machine, words=words)
+    scores, score_rows = _scores(source, machine, model)
+    del model, base
+    let_go()
+    return _Reference(
+        rows=rows, words=words, adapter=adapter, base=plain, scores=scores, score_rows=score_rows
+    )
+
+
+def _measure(
+    source: Source, machine: Machine, folder: Path, reference: _Reference | None
+) -> Figures | None:
+    """Load merged weights as their user would, and compare them."""
+    if reference is None:
+        return None
+    from runner.training.fit.memory import let_go
+    from runner.training.fit.model import load_base
+
+    trust = source.plan.trust_remote_code
+    model = load_base(folder, method="lora", machine=machine, trust_remote_code=trust, whole=True)
+    model.eval()
+    found = compare.read(model, reference.rows, machine, words=reference.words)
+    scores, score_rows = _scores(source, machine, model)
+    del model
+    let_go()
+    measured = compare.figures(reference.adapter, found, reference.base)
+    return measured.model_copy(update={"scores": scores, "score_rows": score_rows})
+
+
+def _scores(source: Source, machine: Machine, model: Any) -> tuple[dict[str, float], int]:
+    """Score generated answers where the job asks for scores, within its time for them."""
+    if not source.spec.evaluation.asks:
+        return {}, 0
+    from runner.training.data.tokenizer_folder import load_tokenizer
+    from runner.training.evaluate.held_out_answers import scores_of
+
+    until = time.monotonic() + 60 * source.spec.evaluation.most_minutes / 2
+    tokenizer = load_tokenizer(source.adapter)
+    return scores_of(model, tokenizer, machine, source.run, source.spec, until=until)
+
+
+def _available_bytes() -> int | None:
+    """Read what the host's memory has to give; None: it does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
+    except (OSError, ValueError, StopIteration):
+        return None
