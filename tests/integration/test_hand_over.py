@@ -1,0 +1,178 @@
+"""The stage that merges, on a real small model: each form is measured beside the adapter."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_answers import CPU, ROWS, prepared, with_adapter
+
+from runner.contract.handed_over import HandedOver
+from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.stage_io import HandOverPlan, HandOverResult, read_message, write_message
+from runner.errors import StageError
+from runner.training.export import merged
+from runner.training.export.hand_over import hand_over
+
+SPEC = """\
+model: tiny
+data: rows.jsonl
+eval_split: 20%
+method: qlora
+evaluation:
+  samples: 2
+  taxonomy: {category: [Permissive, Copyleft]}
+export: {merged: true}
+"""
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the stack: its stage runs in this process
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that is prepared and exported."""
+    found = prepared(tmp_path_factory.mktemp("box"), tiny_model.parent, SPEC, ROWS)
+    with_adapter(found, tiny_model, seed=1)
+    return found
+
+
+def handed(run: RunFolder, models: Path, **plan: Any) -> HandOverResult:
+    """Run the stage."""
+    stage = StageFolder(run.hand_over)
+    stage.root.mkdir(exist_ok=True)
+    write_message(stage.plan, HandOverPlan(models_dir=str(models), **{**CPU, **plan}))
+    hand_over(stage.root)
+    return read_message(stage.result, HandOverResult)
+
+
+@pytest.fixture(scope="module")
+def result(run: RunFolder, tiny_model: Path) -> HandOverResult:
+    """What the stage made of it."""
+    return handed(run, tiny_model.parent, merged=True)
+
+
+def by_plain_libraries(run: RunFolder, model: Path) -> tuple[float, float, float, float]:
+    """Loss of the adapter on NF4, and loss, divergence and same choices of merged/, by hand."""
+    import torch
+    from datasets import load_from_disk
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    base = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, quantization_config=nf4, device_map={"": "cpu"}
+    )
+    adapted = PeftModel.from_pretrained(base, run.adapter).eval()
+    served = AutoModelForCausalLM.from_pretrained(run.merged, dtype=torch.float32).eval()
+    losses, kl, same, count = [0.0, 0.0], 0.0, 0, 0
+    for row in load_from_disk(str(run.prepared / "eval")):
+        ids, labels = (torch.tensor([row[key]]) for key in ("input_ids", "labels"))
+        learned = labels[0, 1:] != -100
+        both = []
+        for at, one in enumerate((adapted, served)):
+            with torch.no_grad():
+                logits = one(input_ids=ids).logits[0, :-1][learned].double()
+            wanted = labels[0, 1:][learned]
+            losses[at] += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+            both.append(logits)
+        p, q = (torch.distributions.Categorical(logits=one) for one in both)
+        kl += float(torch.distributions.kl_divergence(p, q).sum())
+        same += int((both[0].argmax(-1) == both[1].argmax(-1)).sum())
+        count += int(learned.sum())
+    return losses[0] / count, losses[1] / count, kl / count, same / count
+
+
+def of(result: HandOverResult) -> HandedOver:
+    """Give what the record gets."""
+    assert result.handed_over is not None
+    return result.handed_over
+
+
+def test_its_figures_are_those_of_plain_libraries(
+    run: RunFolder, result: HandOverResult, tiny_model: Path
+) -> None:
+    """Loss, divergence and share of equal choices, measured again with PEFT and torch alone."""
+    found = of(result)
+    (form,) = found.forms
+    assert form.figures is not None
+    assert found.reference is not None
+    loss, served, kl, same = by_plain_libraries(run, tiny_model)
+    assert found.reference.loss == pytest.approx(loss, rel=1e-3)
+    assert form.figures.loss == pytest.approx(served, rel=1e-3)
+    assert form.figures.kl == pytest.approx(kl, rel=0.05, abs=1e-5)
+    assert form.figures.same_top == pytest.approx(same, abs=0.01)
+
+
+def test_the_base_that_was_trained_on_keeps_what_was_learned(
+    run: RunFolder, result: HandOverResult
+) -> None:
+    """Both ways are measured; the one nearer to the adapter has the smaller divergence."""
+    (form,) = of(result).forms
+    assert form.figures is not None
+    assert form.other is not None
+    ours, other = form.figures, form.other
+    trained, original = (ours, other) if form.base == "as_trained" else (other, ours)
+    assert trained.kl is not None
+    assert original.kl is not None
+    assert trained.kl < original.kl / 10
+    assert trained.kept is not None
+    assert trained.kept > 0.99
+    assert form.figures.scores.keys() == form.other.scores.keys() != set()
+    assert form.figures.score_rows == 2
+
+
+def test_its_folder_is_a_model_of_its_own(run: RunFolder, result: HandOverResult) -> None:
+    """Weights, config, tokenizer, template and end tokens; nothing of the adapter or of 4 bits."""
+    (form,) = of(result).forms
+    names = {path.name for path in run.merged.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "generation_config.json"} <= names
+    assert not names & {"adapter_config.json", "adapter_model.safetensors"}
+    assert form.files.keys() == names
+    config = json.loads((run.merged / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert not [one.name for one in run.root.iterdir() if one.name.startswith(".tmp")]
+
+
+def test_a_lost_adapter_is_caught(
+    run: RunFolder,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    result: HandOverResult,
+) -> None:
+    """Where the merge left the adapter out, the form does not pass as it; the sentence says so."""
+    del result  # the sound one is made first
+    sound = merged.plan_merge
+
+    def planned(*args: Any, **how: Any) -> Any:
+        plan = sound(*args, **how)
+        weaker = {
+            name: dataclasses.replace(change, scale=0.0) for name, change in plan.changes.items()
+        }
+        return dataclasses.replace(plan, changes=weaker)
+
+    monkeypatch.setattr(merged, "plan_merge", planned)
+    monkeypatch.setattr(merged, "_scores", lambda *_: ({}, 0))  # answers take most of the time
+    found = handed(run, tiny_model.parent, merged=True)
+    (form,) = of(found).forms
+    assert form.within is False
+    assert form.figures is not None
+    assert form.figures.kept is not None
+    (told,) = [one for one in found.shortfalls if "does not do what the adapter does" in one]
+    assert "the adapter seems to be left out" in told
+    assert math.isclose(form.figures.kept, 0.0, abs_tol=0.2)
+
+
+def test_what_cannot_be_made_is_said(run: RunFolder, tiny_model: Path) -> None:
+    """A disk without room is refused with the numbers; what was there stays."""
+    before = (run.merged / "config.json").stat().st_ino
+    with pytest.raises(StageError, match="GiB of disk"):
+        handed(run, tiny_model.parent, merged=True, leave_bytes=2**60)
+    assert (run.merged / "config.json").stat().st_ino == before
