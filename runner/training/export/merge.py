@@ -35,6 +35,7 @@ _REFUSED: Mapping[str, str] = {
     "fan_in_fan_out": "layers stored the other way round (GPT-2's Conv1D)",
 }
 """What PEFT can train and this merge cannot put into a base: said by name, never left out."""
+_SIDE_BY_SIDE = "Serve base and adapter side by side: adapter/README.md shows how."
 _SHARD_ENDING = ".safetensors"
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
@@ -114,7 +115,10 @@ def plan_merge(base: Path, adapter: Path, *, name: str) -> Merge:
     main = max(sizes, key=lambda kind: sizes[kind])
     if main not in _FLOATS or set(sizes) - set(_WIDTH):
         odd = sorted(set(sizes) - set(_WIDTH)) or [main]
-        raise NotMergeableError(f"the base model's weights are stored as {odd[0]}, not in 16 bits")
+        raise NotMergeableError(
+            f"the base model's weights are stored as {odd[0]}, not in 16 bits",
+            advice=_SIDE_BY_SIDE,
+        )
     changes = _changes(adapter)
     _require_places(changes, there, config)
     dtype = _FLOATS[main] if main != "F32" else "bfloat16"
@@ -238,9 +242,13 @@ def _changes(adapter: Path) -> dict[str, Change]:
     config = json.loads((adapter / _CONFIG).read_bytes())
     for key, called in _REFUSED.items():
         if config.get(key):
-            raise NotMergeableError(f"this adapter uses {called}, which is not merged here")
+            raise NotMergeableError(
+                f"this adapter uses {called}, which is not merged here", advice=_SIDE_BY_SIDE
+            )
     if config.get("bias", "none") != "none":
-        raise NotMergeableError("this adapter trains biases, which are not merged here")
+        raise NotMergeableError(
+            "this adapter trains biases, which are not merged here", advice=_SIDE_BY_SIDE
+        )
     rank = int(config["r"])
     scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
     halves: dict[str, dict[str, Any]] = {}
@@ -253,10 +261,14 @@ def _changes(adapter: Path) -> dict[str, Change]:
                     halves.setdefault(of, {})[half] = tensors.get_tensor(key)
                     break
             else:
-                raise NotMergeableError(f"this adapter holds {name}, which is no part of a LoRA")
+                raise NotMergeableError(
+                    f"this adapter holds {name}, which is no part of a LoRA", advice=_SIDE_BY_SIDE
+                )
     for name, pair in halves.items():
         if len(pair) != len(("lora_A", "lora_B")) or pair["lora_A"].dim() != 2:
-            raise NotMergeableError(f"the adapter's part for {name} is not a pair of matrices")
+            raise NotMergeableError(
+                f"the adapter's part for {name} is not a pair of matrices", advice=_SIDE_BY_SIDE
+            )
     return {
         f"{name}.weight": Change(a=pair["lora_A"], b=pair["lora_B"], scale=scale)
         for name, pair in halves.items()
@@ -280,13 +292,14 @@ def _require_places(
         if name not in there:
             raise NotMergeableError(
                 f"the base model's files have no weight {name}, which the adapter changes",
-                advice="Serve base and adapter side by side: adapter/README.md shows how.",
+                advice=_SIDE_BY_SIDE,
             )
         shape = [change.b.shape[0], change.a.shape[1]]
         if list(there[name]["shape"]) != shape:
             raise NotMergeableError(
                 f"{name} has the shape {there[name]['shape']} in the base model's files, and the "
-                f"adapter was trained on {shape}"
+                f"adapter was trained on {shape}",
+                advice=_SIDE_BY_SIDE,
             )
 
 
