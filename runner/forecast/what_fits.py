@@ -32,13 +32,15 @@ def cap_problem(spec: JobSpec, shape: ModelShape | None) -> Problem | None:
     if cap_gib * GIB >= parts.weights + parts.context:
         return None
     needed = math.ceil(2 * parts.total / GIB) / 2
-    others = "" if spec.method == "qlora" else ", or method: qlora, or a smaller model"
+    hint = f"give at least {needed:g}, or choose a smaller model"
+    if spec.method != "qlora":
+        hint = f"give at least {needed:g}, or method: qlora, or a smaller model"
     return Problem(
         field="limits.gpu_memory_gib",
         found=f"{cap_gib:g}",
         message=f"the cap is {cap_gib:g} GiB, but the model's weights alone take "
         f"{parts.weights / GIB:.1f} GiB ({spec.method}) and CUDA {parts.context / GIB:.1f} GiB",
-        hint=f"give at least {needed:g}" + (others or ", or choose a smaller model"),
+        hint=hint,
     )
 
 
@@ -51,24 +53,24 @@ def does_not_fit(
     """
     needed = forecast(work, plan, box).gpu_memory_bytes
     limit = box.limit_bytes if box.gpu_memory_bytes is not None else None  # else it is a CPU
-    tokens = f"the longest row, {work.longest:,} tokens"
+    tokens = f"{work.longest:,}"
     if limit is None:
         message = (
             f"The machine's own memory does not hold this run, not even at the smallest plan "
-            f"({plan}; {tokens}), after step {after_step}."
+            f"({plan}; the longest row, {tokens} tokens), after step {after_step}."
         )
     elif needed > limit:
         need, room, missing = gap(needed, limit)
         message = (
-            f"This run does not fit, not even at the smallest plan ({plan}; {tokens}), after step "
-            f"{after_step}: it needs {need:.1f} GiB, {room:.1f} GiB may be used, "
-            f"{missing:.1f} GiB are missing."
+            f"This run does not fit, not even at the smallest plan ({plan}; the longest row, "
+            f"{tokens} tokens), after step {after_step}: it needs {need:.1f} GiB, "
+            f"{room:.1f} GiB may be used, {missing:.1f} GiB are missing."
         )
     else:
         message = (
-            f"This run does not fit, not even at the smallest plan ({plan}; {tokens}), after step "
-            f"{after_step}: {needed / GIB:.1f} GiB were forecast, and it took more than the "
-            f"{limit / GIB:.1f} GiB that may be used."
+            f"This run does not fit, not even at the smallest plan ({plan}; the longest row, "
+            f"{tokens} tokens), after step {after_step}: {needed / GIB:.1f} GiB were forecast, "
+            f"and it took more than the {limit / GIB:.1f} GiB that may be used."
         )
     # Where the forecast was too low, what it says of other runs is too low by as much at least.
     short = max(1.0, limit / needed) if limit is not None else 1.0
@@ -121,12 +123,11 @@ def _smaller_runs(work: Work, fits: Callable[[Work], bool]) -> Iterator[str]:
     length = _longest_that_fits(work, fits)
     also = ""
     if length is None and work.method != "qlora" and not fits(quantised):
-        length, also = _longest_that_fits(quantised, fits), " with method: qlora"
+        length, also = _longest_that_fits(quantised, fits), " + method: qlora"
     if length is not None:
-        about = "about " if work.lengths.rounded else ""
-        longer = f"{about}{work.lengths.longer_than(length):,}"
-        rows = f"rows longer than that: {longer} of {work.lengths.rows:,}"
-        yield f"training.max_length: {length}{also} ({rows})"
+        about = "≈ " if work.lengths.rounded else ""
+        longer = f"{about}{work.lengths.longer_than(length):,} / {work.lengths.rows:,}"
+        yield f"training.max_length: {length}{also} (rows longer than that: {longer})"
 
 
 def longest_row(work: Work, box: Box) -> int | None:

@@ -28,6 +28,7 @@ _PLACE = re.compile(
     r"\b(?P<unit>lines?|rows?) (?P<numbers>\d+(?:, \d+)*(?: and \d+)?(?: more)?)(?!\w)"
 )
 _DETAIL = re.compile(r" {4}(?P<word>Found|Allowed|How to fix): (?P<said>.*)", re.DOTALL)
+_SETTING = re.compile(r"[a-z][a-z_.]*: [\w.]+")
 _MORE_PLACES = re.compile(r"(?P<said>.*) \((?P<count>\d+) places; the first is shown\)", re.DOTALL)
 
 
@@ -118,10 +119,12 @@ def _value(name: str, value: str, speak: Speaker) -> str | None:
 
 
 def _list(text: str, speak: Speaker) -> str | None:
-    """Say what is a list of short sentences."""
-    said = [_sentence(part, speak) for part in text.split(", ")]
+    """Say what is a list of short sentences, or of lines of a spec, which are the same anywhere."""
+    between = "; " if "; " in text else ", "
+    parts = text.split(between)
+    said = [p if _SETTING.fullmatch(p) else _sentence(p, speak) for p in parts]
     known = [one for one in said if one is not None]
-    return ", ".join(known) if len(known) == len(said) > 1 else None
+    return between.join(known) if len(known) == len(said) > 1 else None
 
 
 def _places(text: str, speak: Speaker) -> str:

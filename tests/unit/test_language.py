@@ -342,6 +342,73 @@ def test_no_refusal_of_a_model_stays_english_on_a_german_page(path: Path) -> Non
     assert missing - PARTS_OF_MODELS == set()
 
 
+OF_TRAINING = (
+    *(ROOT / "training" / "fit" / f"{n}.py" for n in ("start_adapter", "train", "fast_path")),
+    ROOT / "forecast" / "what_fits.py",
+)
+"""Modules that say why a training cannot begin, does not fit, or ended."""
+_CARRIERS = {"StageError", "ErrorFacts", "Problem"}
+_NAMES = {"what", "hint", "message", "advice", "why"}
+
+
+def sentences_of(node: ast.expr | None) -> set[str]:
+    """Give the literals that an expression may come to, each whole."""
+    if isinstance(node, ast.IfExp):
+        return sentences_of(node.body) | sentences_of(node.orelse)
+    if isinstance(node, ast.List):
+        return set().union(*map(sentences_of, node.elts))
+    text = template(node) if node is not None else None
+    return {text} if text and " " in text else set()
+
+
+def said_of_training(path: Path) -> set[str]:
+    """List what a module puts into an error, its advice, or the reason of a slower way."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func).rpartition(".")[2]
+            if name in _CARRIERS:
+                given = [*node.args, *(k.value for k in node.keywords if k.arg in _NAMES)]
+                found |= set().union(*map(sentences_of, given))
+            if ast.unparse(node.func).startswith("ways."):
+                found |= set().union(*map(sentences_of, node.args))
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in _NAMES:
+            found |= sentences_of(node.value)
+        elif isinstance(node, ast.Yield) or (
+            isinstance(node, ast.FunctionDef) and node.name in ("_obstacle", "_exact_because")
+        ):
+            returned = [n.value for n in ast.walk(node) if isinstance(n, ast.Return | ast.Yield)]
+            found |= set().union(*map(sentences_of, returned))
+    return found
+
+
+@pytest.mark.parametrize("path", OF_TRAINING, ids=lambda path: path.stem)
+def test_nothing_said_of_a_training_stays_english_on_a_german_page(path: Path) -> None:
+    """Whatever ends a training, or makes it slower than it was asked to be, is said in German."""
+    sentences = {text for text in said_of_training(path) if not SETTING.fullmatch(text)}
+    assert len(sentences) > 2, "the list lost its sentences"
+    missing = {text for text in sentences if translated(text, GERMAN) is None}
+    assert missing - {"Any of these helps: Zz9."} == set()  # a list, which the next test reads
+
+
+SETTING = re.compile(r"[a-z][a-z_.]*: \w+")
+"""A line of a spec, which is the same in every language."""
+
+
+def test_what_would_fit_instead_is_a_list_in_german() -> None:
+    """Each way by itself: lines of a spec as they are written, the rest in German."""
+    english = (
+        "Any of these helps: to end what else uses the GPU (python3: 9.0 GiB); method: qlora; "
+        "lora.r: 8; training.max_length: 512 (rows longer than that: 3 / 90); "
+        "a card with 48 GiB; a smaller model."
+    )
+    assert translated(english, GERMAN) == (
+        "Eines davon hilft: beenden, was die Grafikkarte sonst noch benutzt (python3: 9.0 GiB); "
+        "method: qlora; lora.r: 8; training.max_length: 512 (längere Zeilen: 3 / 90); "
+        "eine Grafikkarte mit 48 GiB; ein kleineres Modell."
+    )
+
+
 def test_why_a_model_cannot_be_trained_is_said_in_german() -> None:
     """Real kinds of model, each refused in whole sentences: no English word is left."""
     configs = {

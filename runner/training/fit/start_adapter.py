@@ -46,17 +46,21 @@ def start_from_adapter(model: Any, folder: Path) -> None:
         ) from error
     mine = get_peft_model_state_dict(model)
     differ = [
-        f"{name} is {_shape(weights.get(name))} there and {_shape(mine.get(name))} here"
+        f"{name} {_shape(weights.get(name))} / {_shape(mine.get(name))}"
         for name in sorted(weights.keys() | mine.keys())
         if _shape(weights.get(name)) != _shape(mine.get(name))
     ]
     if differ:
-        more = f"; and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
-        what = f"the adapter in use has another shape: {'; '.join(differ[:_SHOWN])}{more}"
-        hint = "give lora.r and lora.target_modules its values, or leave start_from out"
+        more = "; …" if len(differ) > _SHOWN else ""
+        shapes = "; ".join(differ[:_SHOWN]) + more
+        what = (
+            f"{len(differ)} weights of the adapter in use have another shape than this run's "
+            f"(in use / this run): {shapes}"
+        )
+        hint = "Give lora.r and lora.target_modules its values, or leave start_from out."
         raise ModelError([Problem(field="start_from", message=what, hint=hint)])
     set_peft_model_state_dict(model, weights)
 
 
 def _shape(weight: Any) -> str:
-    return "not there" if weight is None else "×".join(map(str, weight.shape))
+    return "–" if weight is None else "×".join(map(str, weight.shape))

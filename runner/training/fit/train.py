@@ -469,9 +469,11 @@ def _try(attempt: _Attempt, checkpoint: str | None) -> StageError | str | None:
 
 def _out_of_memory(attempt: _Attempt) -> StageError:
     progress = attempt.progress
-    where = "in the held-out loss" if progress.in_evaluation else f"at {attempt.batch_plan}"
+    message = f"Memory ran out at {attempt.batch_plan}, after step {progress.step}."
+    if progress.in_evaluation:
+        message = f"Memory ran out in the held-out loss, after step {progress.step}."
     return StageError(
-        f"Memory ran out {where}, after step {progress.step}.",
+        message,
         exit_code=ExitCode.OUT_OF_GPU_MEMORY,
         kind="out_of_gpu_memory",
         advice="A smaller training.max_length or lora.r, or method: qlora, needs less."
@@ -519,8 +521,8 @@ def _answer(attempt: _Attempt, trouble: StageError | None, *, seconds: float) ->
             f"The time limit ended training after step {progress.step} of {progress.total_steps}."
         )
     if (why := _exact_because(attempt)) is not None:
-        what = "speed: fp8 was asked for and not used"
-        shortfalls.append(f"{what}: {why}. It was trained in 16 bits.")
+        what = f"speed: fp8 was asked for and not used: {why}. It was trained in 16 bits."
+        shortfalls.append(what)
     best = progress.best_step or (progress.sealed_step or None)
     outcomes = {
         ExitCode.OUT_OF_GPU_MEMORY: "out of memory",
