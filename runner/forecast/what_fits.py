@@ -126,8 +126,8 @@ def _smaller_runs(work: Work, fits: Callable[[Work], bool]) -> Iterator[str]:
         length, also = _longest_that_fits(quantised, fits), " + method: qlora"
     if length is not None:
         about = "≈ " if work.lengths.rounded else ""
-        longer = f"{about}{work.lengths.longer_than(length):,} / {work.lengths.rows:,}"
-        yield f"training.max_length: {length}{also} (rows longer than that: {longer})"
+        longer, rows = f"{about}{work.lengths.longer_than(length):,}", f"{work.lengths.rows:,}"
+        yield f"training.max_length: {length}{also} (rows longer than that: {longer} of {rows})"
 
 
 def longest_row(work: Work, box: Box) -> int | None:

@@ -399,12 +399,12 @@ def test_what_would_fit_instead_is_a_list_in_german() -> None:
     """Each way by itself: lines of a spec as they are written, the rest in German."""
     english = (
         "Any of these helps: to end what else uses the GPU (python3: 9.0 GiB); method: qlora; "
-        "lora.r: 8; training.max_length: 512 (rows longer than that: 3 / 90); "
+        "lora.r: 8; training.max_length: 512 (rows longer than that: 3 of 90); "
         "a card with 48 GiB; a smaller model."
     )
     assert translated(english, GERMAN) == (
         "Eines davon hilft: beenden, was die Grafikkarte sonst noch benutzt (python3: 9.0 GiB); "
-        "method: qlora; lora.r: 8; training.max_length: 512 (längere Zeilen: 3 / 90); "
+        "method: qlora; lora.r: 8; training.max_length: 512 (längere Zeilen: 3 von 90); "
         "eine Grafikkarte mit 48 GiB; ein kleineres Modell."
     )
 
