@@ -20,11 +20,14 @@ from runner.contract.states import State
 STANDIN = Path(__file__).with_name("standin_stage.py")
 REPOSITORY = Path(__file__).parents[2]
 _DRIVER = """
+import gc
+gc.disable()  # while modules are imported: looks for garbage take a tenth of a daemon's start
 import json, sys
 from pathlib import Path
 from runner.contract.settings import Settings
 from runner.commands.watch import watch
 from runner.errors import BusyError
+gc.enable()
 given = json.loads(sys.argv[1])
 for name in ("jobs_dir", "outputs_dir", "models_dir"):
     given[name] = Path(given[name])

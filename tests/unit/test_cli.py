@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner import cli
+from runner.commands import fetch
 from runner.commands.logs import human
 from runner.commands.status import read_overview
 from runner.commands.submit import newest_run_of
@@ -22,6 +24,7 @@ from runner.contract.progress import measuring_left, progress_of, read_tail, sec
 from runner.contract.record import Attempt, ErrorFacts, RunRecord, read_record, write_record
 from runner.contract.states import State
 from runner.files.lock import Lock
+from runner.training import packaged_model
 
 START = datetime(2026, 11, 23, 22, 10, 5, tzinfo=UTC)
 SPEC = b"model: tiny\ndata: rows.jsonl\n"
@@ -566,18 +569,26 @@ def test_try_answers_with_base_and_adapter(tiny_model, tmp_path):
     assert answer["base"] == answer["adapter"]
 
 
-def test_a_broken_model_is_fetched_anew(tmp_path):
-    """Fetch mends what its advice is given for; a whole model is left alone."""
+def test_a_broken_model_is_fetched_anew(capsys, monkeypatch, tiny_model, tmp_path):
+    """Fetch mends what its advice is given for; a whole model is left alone.
+
+    The package's model is written by `make demo`, which takes half a minute: a small one stands in.
+    """
+
+    def copy(target):
+        return shutil.copytree(tiny_model, target)
+
+    monkeypatch.setattr(fetch, "quieten", lambda: None)  # it would change this process
+    monkeypatch.setattr(packaged_model, "prepare_demo_model", copy)
     broken = tmp_path / "smollm2-135m-instruct"
     broken.mkdir()
     (broken / "config.json").write_text("{")
-    words = [sys.executable, "-m", "runner.cli", "fetch", "demo", "--models-dir", str(tmp_path)]
-    first = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert "is ready" in first.stdout
-    assert first.stderr == ""
+    words = ["fetch", "demo", "--models-dir", str(tmp_path)]
+    status, out, err = call(capsys, *words)
+    assert (status, "is ready" in out, err) == (0, True, "")
     assert find_model(tmp_path, broken.name) == broken
     assert [path.name for path in tmp_path.iterdir()] == [broken.name]
-    assert "was there" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "was there" in call(capsys, *words)[1]
 
 
 def test_fetch_without_a_network_says_so(tmp_path):
