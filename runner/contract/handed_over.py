@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from runner.contract.evaluation import Form
+from runner.language.speaker import ENGLISH, Speaker
 
 MERGED = "merged"
 """Name of the form with adapter and base as one model, and of its folder."""
@@ -78,3 +79,24 @@ class HandedOver(_Part):
     def form(self, name: str) -> ServedForm | None:
         """Find a form by its name."""
         return next((one for one in self.forms if one.name == name), None)
+
+
+def forms_in(made: HandedOver | None, speak: Speaker = ENGLISH) -> list[str]:
+    """Say in a sentence each what was made, and what was measured of it."""
+    return [_form_in(form, made, speak) for form in made.forms] if made is not None else []
+
+
+def _form_in(form: ServedForm, made: HandedOver, speak: Speaker) -> str:
+    figures, reference = form.figures, made.reference
+    base = speak(f"served_base_{form.base}") if form.base else ""
+    if figures is None or figures.loss is None or reference is None or reference.loss is None:
+        return speak("served_unmeasured", path=form.path, base=base)
+    key = "served_within" if form.within else "served_beyond"
+    return speak(
+        key,
+        path=form.path,
+        base=base,
+        loss=speak.number(figures.loss),
+        reference=speak.number(reference.loss),
+        same=speak.percent(figures.same_top or 0.0),
+    )

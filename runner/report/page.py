@@ -24,6 +24,7 @@ from markupsafe import Markup
 from runner.contract.batch import plan_in
 from runner.contract.findings import DataFinding, Place, said_in
 from runner.contract.gate import promotion_in
+from runner.contract.handed_over import forms_in
 from runner.contract.preview import PreviewRow
 from runner.contract.record import RunRecord
 from runner.language.speaker import Speaker
@@ -173,6 +174,8 @@ def asked(found: Gathered, speak: Speaker) -> list[tuple[str, list[str]]]:
     facts.append((speak("trigger"), [said]))
     if record.promotion is not None:
         facts.append((speak("promotion"), [visible(promotion_in(record.promotion, speak))]))
+    if forms := forms_in(record.handed_over, speak):
+        facts.append((speak("served_title"), [visible(one) for one in forms]))
     for key, value in (
         ("effective_batch", record.effective_batch_size),
         ("total_steps", record.total_steps),

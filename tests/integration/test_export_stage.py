@@ -14,7 +14,14 @@ from runner.contract.layout import RunFolder
 from runner.contract.promotions import current_run
 from runner.contract.states import Stage, State
 
-MERGED = {"name": "merged", "path": "merged", "bytes": 12}
+MERGED = {
+    "name": "merged",
+    "path": "merged",
+    "bytes": 12,
+    "base": "as_trained",
+    "figures": {"loss": 0.218, "kl": 0.0004, "same_top": 0.996},
+    "within": True,
+}
 
 
 def drop(root: Path, *, extra: str = "export: {merged: true}\n", **script: Any) -> Box:
@@ -51,6 +58,9 @@ def test_it_follows_the_evaluation(tmp_path: Path) -> None:
     assert record.handed_over.forms[0].path == "merged"
     assert record.tries == {"prepare": 1, "export": 1, "evaluate": 1, "hand-over": 1}
     assert current_run(box.outputs, "contracts") == run.run_id
+    page = (box.outputs.root / "contracts" / "HANDOVER.md").read_text()
+    assert "vllm serve outputs/contracts/current/merged --served-model-name contracts" in page
+    assert "trained on: held-out loss 0.218 (the adapter: 0.217)" in box.answer("done")
 
 
 def test_nothing_is_started_where_nothing_is_asked_for(tmp_path: Path) -> None:

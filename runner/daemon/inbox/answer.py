@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from runner.clock import now
 from runner.contract.findings import Level, name_places, said_in
 from runner.contract.gate import promotion_in
+from runner.contract.handed_over import forms_in
 from runner.contract.in_use import Use
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import Progress
@@ -208,6 +209,7 @@ def _where(record: RunRecord, beside: Beside, speak: Speaker) -> list[str]:
         lines.append(speak("answer_current", use=beside.use.said(speak), job=record.job))
     if record.rating is not None:
         lines.append(rating_in(record.rating, speak))
+    lines += forms_in(record.handed_over, speak)
     if beside.answers:
         lines.append(speak("answer_answers", where=beside.answers))
     if record.started_at and record.ended_at:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import os
 
+from runner.contract.hand_over_page import write_hand_over_page
 from runner.contract.promotions import known_current, read_promotions
 from runner.contract.record import read_record
 from runner.contract.states import State
 from runner.daemon.daemon import Daemon
 from runner.daemon.show_again import show_again
 from runner.errors import RunnerError
+from runner.words import visible
 
 
 def show_use(daemon: Daemon, job: str) -> None:
     """Renew what is said of the run in use and of the one before it."""
+    with daemon.noting(f"HANDOVER.md of {job}", f"outputs/{visible(job)}/HANDOVER.md"):
+        write_hand_over_page(daemon.outputs, job)
     try:
         changes = read_promotions(daemon.outputs, job)
     except OSError:

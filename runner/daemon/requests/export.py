@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.contract.hand_over_page import write_hand_over_page
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
 from runner.contract.requests import Request
@@ -69,4 +70,6 @@ def _conclude(daemon: Daemon, again: Again, code: int) -> None:
         changes = outcome.not_handed_over(live.record, error)
         daemon.say(live, f"{live.record.job}: the export failed", reason=error.message)
     change(daemon, live, **changes)
+    with daemon.noting(f"HANDOVER.md of {live.run.job}", "HANDOVER.md"):
+        write_hand_over_page(daemon.outputs, live.run.job)
     show_again(daemon, live.run, live.record)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from runner.contract.hand_over_page import lora_rank
 
 _FACTS_SHOWN = (
     ("model", "Base model"),
@@ -88,8 +91,30 @@ def write_card(card: Card) -> str:
         + (_PICTURES if card.reads_pictures else "")
         + "\n"
         f"| | |\n|---|---|\n{table}\n\n"
-        f"```python\n{snippet(card)}```\n"
+        f"```python\n{snippet(card)}```\n\n" + _serving(card)
     )
+
+
+def _serving(card: Card) -> str:
+    """Say how vLLM takes the folder, and what is otherwise there."""
+    rank = lora_rank(card.config)
+    name = re.sub(r"[^\w.-]", "-", card.job)
+    base, folder = shlex.quote(card.base), shlex.quote(str(card.adapter))
+    said = (
+        "## Serving\n\n"
+        f"    vllm serve {base} --enable-lora --max-lora-rank {rank} "
+        f"--lora-modules {name}={folder}\n\n"
+        f"Without `--max-lora-rank {rank}` vLLM takes adapters up to rank 16. Its folder resolver "
+        f"takes this one where the\nbase is served as `{_cell(card.base)}`.\n"
+    )
+    if card.facts.get("method") == "qlora":
+        said += (
+            "\nIt was trained on the base in 4 bits (NF4), as the lines above load it. On the base "
+            "in 16 bits, as vLLM, a\nplain merge and GGUF files of the base have it, it answers "
+            f"otherwise: `runner export {card.run_id} --merged`\nmeasures by how much, and keeps "
+            "what was learned.\n"
+        )
+    return said
 
 
 def snippet(card: Card) -> str:

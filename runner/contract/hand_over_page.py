@@ -1,0 +1,116 @@
+"""HANDOVER.md: the command by which a job's result in use is served."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from typing import Any
+
+from runner.contract.handed_over import MERGED, HandedOver, ServedForm
+from runner.contract.layout import Outputs, RunFolder
+from runner.contract.promotions import known_current
+from runner.contract.record import RunRecord, read_record
+from runner.errors import RunnerError
+from runner.files.durable import write_bytes
+from runner.files.plain import read_plain
+
+NAME = "HANDOVER.md"
+_CONFIG_BYTES = 1024 * 1024
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that vLLM's --max-lora-rank takes; 16 without it (read in its documentation, 0.11)."""
+
+
+def write_hand_over_page(outputs: Outputs, job: str) -> None:
+    """Write outputs/JOB/HANDOVER.md for the run in use; without one, nothing changes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    run_id = known_current(outputs, job)
+    if run_id is None:
+        return
+    run = outputs.run(job, run_id)
+    with contextlib.suppress(RunnerError):
+        text = hand_over_page(read_record(run.record), adapter_config(run))
+        write_bytes(outputs.root / job / NAME, text.encode())
+
+
+def adapter_config(run: RunFolder) -> dict[str, Any]:
+    """Read a run's adapter_config.json; nothing where it cannot be read."""
+    try:
+        content = read_plain(run.adapter / "adapter_config.json", limit_bytes=_CONFIG_BYTES)
+        found = json.loads(content)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def lora_rank(config: dict[str, Any]) -> int:
+    """Give the least --max-lora-rank with which vLLM loads an adapter."""
+    rank = config.get("r")
+    rank = rank if isinstance(rank, int) else VLLM_RANKS[1]
+    return next((one for one in VLLM_RANKS if one >= rank), rank)
+
+
+def hand_over_page(record: RunRecord, config: dict[str, Any]) -> str:
+    """Write the page: the one command first, the others below."""
+    job, made = record.job, record.handed_over or HandedOver()
+    name = shlex.quote(job)
+    base = str(
+        config.get("base_model_name_or_path") or (record.model and record.model.id) or "BASE"
+    )
+    current = f"outputs/{job}/current"
+    merged = made.form(MERGED)
+    files = [one for one in made.forms if one.path.endswith(".gguf") and one.name != "adapter_gguf"]
+    ways = []
+    if merged is not None:
+        command = f"vllm serve {shlex.quote(f'{current}/{merged.path}')} --served-model-name {name}"
+        ways.append(_way("Merged weights with vLLM", command, _measured(merged, made)))
+    ways += [
+        _way(
+            f"GGUF ({one.name}) with llama.cpp",
+            f"llama-server -m {shlex.quote(f'{current}/{one.path}')} --jinja",
+            _measured(one, made),
+        )
+        for one in files
+    ]
+    adapter = (
+        f"vllm serve {shlex.quote(base)} --enable-lora --max-lora-rank {lora_rank(config)} "
+        f"--lora-modules {shlex.quote(f'{job}={current}/adapter')}"
+    )
+    ways.append(_way("The adapter beside its base with vLLM", adapter, _OF_ADAPTER))
+    return (
+        f"# {job}: how to serve it\n\n"
+        f"In use is run `{record.run_id}`. The paths start in the box's folder, and `current` "
+        "always leads to\nthe run in use: after a new one came into use, restart the server.\n\n"
+        + "\n".join(ways)
+        + f"\nQuestions are asked as in training: `{current}/adapter/README.md` shows the lines.\n"
+    )
+
+
+_OF_ADAPTER = (
+    "vLLM loads the base in 16 bits. An adapter of `method: qlora` was trained on the base in 4 "
+    "bits and may\nanswer otherwise there: `runner export RUN --merged` measures it. To load the "
+    "folder by vLLM's own\nresolver, its `base_model_name_or_path` has to be the name that the "
+    "base is served under.\n"
+)
+
+
+def _way(title: str, command: str, said: str) -> str:
+    return f"## {title}\n\n    {command}\n\n{said}"
+
+
+def _measured(form: ServedForm, made: HandedOver) -> str:
+    """Say what was measured of a form, in a sentence."""
+    figures, reference = form.figures, made.reference
+    if figures is None or figures.loss is None or reference is None or reference.loss is None:
+        return "It was not measured on held-out rows.\n"
+    same = (
+        f", and {figures.same_top:.1%} of its next tokens are the same" if figures.same_top else ""
+    )
+    verdict = "" if form.within else "\n**It does not do what the adapter does: see the report.**"
+    return (
+        f"On {made.rows} held-out rows its loss is {figures.loss:.3f} where the adapter's on the "
+        f"base that it was\ntrained on is {reference.loss:.3f}{same}.{verdict}\n"
+    )
