@@ -32,7 +32,7 @@ from runner.report.charts import Drawn, svg
 from runner.report.curve import Curve, Series
 from runner.report.gather import Gathered
 from runner.report.phrase import TEXT_CHARACTERS, Phrase, foreign, shortened
-from runner.report.scores import axis_lines, score_lines
+from runner.report.scores import Line, axis_lines, other_form_lines, score_lines
 from runner.report.story import outcome_in, story
 from runner.report.verdict_card import card
 from runner.words import GIB, share_path, visible
@@ -115,6 +115,18 @@ def page(
     return text
 
 
+def _score_tables(record: RunRecord, speak: Speaker) -> list[tuple[str, str, list[Line]]]:
+    """Give the tables of scores that have rows: each with its name and its caption."""
+    found = record.evaluation
+    elsewhere = found.form if found else "as_trained"
+    tables = [
+        ("scores_caption", "scores_caption", score_lines(found, speak)),
+        ("other_form_caption", f"served_{elsewhere}_caption", other_form_lines(found, speak)),
+        ("axes_caption", "axes_caption", axis_lines(found, speak)),
+    ]
+    return [(name, speak(caption), lines) for name, caption, lines in tables if lines]
+
+
 def _page(
     found: Gathered, speak: Speaker, *, now: datetime, share_name: str, index: str, sparing: int
 ) -> str:
@@ -140,8 +152,7 @@ def _page(
         more_notes=max(0, len(record.shortfalls) - _NOTES),
         samples=found.samples[: max(1, _SAMPLES // sparing)],
         held_out=found.held_out,
-        scores=score_lines(record.evaluation, speak),
-        axes=axis_lines(record.evaluation, speak),
+        score_tables=_score_tables(record, speak),
         charts=charts(found.curve, speak),
         attempts=attempts(record, speak),
         findings=[_finding(one, speak) for one in found.findings[:_FINDINGS]],

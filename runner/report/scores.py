@@ -1,4 +1,4 @@
-"""Scores and axes of an evaluation as the rows of two tables."""
+"""Scores and axes of an evaluation as the rows of its tables."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def score_lines(found: Evaluation | None, speak: Speaker) -> list[Line]:
     """Give a row for each score, the loss first."""
     scores = found.scores if found else ()
     return [_score(one, speak) for one in scores[:_SHOWN]]
+
+
+def other_form_lines(found: Evaluation | None, speak: Speaker) -> list[Line]:
+    """Give a row for each score on the form that is not served, where it was measured too."""
+    return [_score(one, speak) for one in (found.other_form[:_SHOWN] if found else ())]
 
 
 def axis_lines(found: Evaluation | None, speak: Speaker) -> list[Line]:

@@ -27,7 +27,7 @@ from runner.commands.page import Page
 from runner.commands.status import read_overview
 from runner.commands.status import render as render_status
 from runner.contract.ended import EndedRun, stamp_of, write_ended
-from runner.contract.evaluation import Axis, Evaluation, ScoreSummary
+from runner.contract.evaluation import Axis, Evaluation, Form, ScoreSummary
 from runner.contract.gate import Decision, Promotion
 from runner.contract.in_use import use_among
 from runner.contract.layout import Outputs, RunFolder
@@ -247,6 +247,24 @@ def test_scores_and_what_was_forgotten_are_shown(tmp_path: Path, speak: Speaker)
     assert [text for text in texts[at:] if text][:4] == shown
     assert f"{speak('axis_knowledge')} ({speak('axis_fallen')})" in texts
     assert 'href="#scores"' in page_
+
+
+@pytest.mark.parametrize("form", ["original", "as_trained"])
+@pytest.mark.parametrize("speak", [ENGLISH, GERMAN], ids=["en", "de"])
+def test_scores_on_the_other_form_are_a_table_of_their_own(
+    tmp_path: Path, speak: Speaker, form: Form
+) -> None:
+    """An adapter that is served on another base than it was trained on shows both, told apart."""
+    score = ScoreSummary(name="field.category", base=0.05, adapter=0.41, rows=40)
+    there = score.model_copy(update={"adapter": 0.93})
+    found = Evaluation(form=form, scores=(score,), other_form=(there,))
+    texts = [
+        t.strip() for t in Parts(report(make_run(tmp_path, record(evaluation=found)), speak)).texts
+    ]
+    caption = texts.index(speak(f"served_{form}_caption"))
+    assert texts.index(speak.percent(0.41)) < caption < texts.index(speak.percent(0.93))
+    alone = record(evaluation=found.model_copy(update={"other_form": ()}))
+    assert speak(f"served_{form}_caption") not in report(make_run(tmp_path / "alone", alone), speak)
 
 
 def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
