@@ -27,6 +27,7 @@ VERBS = {
     "rate": "rate",
     "promote": "promote",
     "rollback": "rollback",
+    "pack": "pack",
     "erase": "erase",
     "submit": "submit",
     "validate": "validate",

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from runner.clock import now
-from runner.contract.layout import Outputs, RunFolder
+from runner.contract.layout import HAND_OVER_PAGE, Outputs, RunFolder
 from runner.contract.promotions import current_run, withdraw
 from runner.contract.record import Erased, RunRecord, read_record, write_record
 from runner.contract.token_entries import sweep_entries
@@ -78,7 +78,9 @@ def erase(
     record = check_erasable(outputs, run, with_adapter=with_adapter, whole_job=whole_job)
     if with_adapter and current_run(outputs, run.job) == run.run_id:
         withdraw(outputs, run.job, why=f"{by} asked to erase the job", by=by)
-    stays = {*_STAYS, run.attempts.name} | (set() if with_adapter else {run.adapter.name})
+        (outputs.root / run.job / HAND_OVER_PAGE).unlink(missing_ok=True)  # it leads nowhere now
+    weights = {run.adapter.name, run.merged.name, run.gguf.name}
+    stays = {*_STAYS, run.attempts.name} | (set() if with_adapter else weights)
     _remove_all_but(run.root, stays)
     if run.attempts.is_dir() and not run.attempts.is_symlink():
         for attempt in list(os.scandir(run.attempts)):

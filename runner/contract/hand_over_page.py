@@ -8,14 +8,13 @@ import shlex
 from typing import Any
 
 from runner.contract.handed_over import MERGED, HandedOver, ServedForm
-from runner.contract.layout import Outputs, RunFolder
+from runner.contract.layout import HAND_OVER_PAGE, Outputs, RunFolder
 from runner.contract.promotions import known_current
 from runner.contract.record import RunRecord, read_record
 from runner.errors import RunnerError
 from runner.files.durable import write_bytes
 from runner.files.plain import read_plain
 
-NAME = "HANDOVER.md"
 _CONFIG_BYTES = 1024 * 1024
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM's --max-lora-rank takes; 16 without it (read in its documentation, 0.11)."""
@@ -33,7 +32,7 @@ def write_hand_over_page(outputs: Outputs, job: str) -> None:
     run = outputs.run(job, run_id)
     with contextlib.suppress(RunnerError):
         text = hand_over_page(read_record(run.record), adapter_config(run))
-        write_bytes(outputs.root / job / NAME, text.encode())
+        write_bytes(outputs.root / job / HAND_OVER_PAGE, text.encode())
 
 
 def adapter_config(run: RunFolder) -> dict[str, Any]:

@@ -27,6 +27,8 @@ SCHEDULED = "scheduled"
 """The folder under the inbox in which specs with a schedule stay."""
 RATE = "rate"
 """The folder under the inbox with tables of answers that experts mark."""
+HAND_OVER_PAGE = "HANDOVER.md"
+"""In a job's folder under outputs/: the command that serves what is in use."""
 RESERVED_FOLDERS = (*STATE_FOLDERS, SCHEDULED, RATE, "examples")
 """Folders under the inbox that data may not be named in."""
 

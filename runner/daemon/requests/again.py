@@ -21,6 +21,7 @@ from runner.contract.stage_io import write_message
 from runner.contract.states import Stage, State
 from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
+from runner.daemon.leftovers import sweep_run
 from runner.daemon.stages.plans import make_plan
 from runner.daemon.stages.process import Child, start_stage
 from runner.errors import BusyError, RunnerError
@@ -113,6 +114,7 @@ def _begin(daemon: Daemon, asked: Asked, live: Live) -> None:
     except BusyError:
         return  # asked again in the next round
     try:
+        sweep_run(live.run)  # gigabytes of weights, where an earlier try was cut off
         folder = live.run.root / asked.folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()

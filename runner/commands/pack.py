@@ -1,0 +1,201 @@
+"""`runner pack`: one archive of a run's result, to hand on: weights, card, evaluation, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from runner.commands.find_run import find_run
+from runner.commands.options import MODELS, OUTPUTS, AsJson, ModelsDir, OutputsDir, Run, print_json
+from runner.contract.layout import Outputs, RunFolder
+from runner.contract.record import RunRecord, read_record
+from runner.contract.states import State
+from runner.errors import RunnerError
+from runner.files.durable import TEMPORARY_PREFIX, rename_durably
+from runner.files.plain import read_plain
+
+_CARD_BYTES = 1024 * 1024
+_LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+"""Files by which a base model's owner says what may be done with it."""
+_FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+_FIELD = re.compile(r"^(license(?:_name|_link)?):[ \t]*(.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One file of the archive."""
+
+    name: str
+    file: Path | None = None
+    """On the disk; None: ``content``."""
+    content: bytes = b""
+
+
+def pack(run: RunFolder, target: Path, *, base: Path | None, merged: bool) -> list[str]:
+    """Write the archive, whole or not at all; give the names in it.
+
+    Args:
+        run: the run.
+        target: the archive's path.
+        base: folder of the base model, for its licence; None: it is not on the box.
+        merged: pack merged weights in place of the adapter.
+
+    Raises:
+        RunnerError: there is nothing to pack.
+    """
+    record = read_record(run.record)
+    weights = run.merged if merged else run.adapter
+    name = f"{run.job}/{run.run_id}"
+    if record.state is not State.SUCCEEDED or not weights.is_dir():
+        what = "merged weights" if merged else "adapter"
+        how = f"runner export {run.run_id} --merged" if merged else "runner status --all"
+        raise RunnerError(
+            f"{name} has no {what} that could be packed: {record.state.value}",
+            advice=f"`{how}` {'makes them' if merged else 'lists the runs'}.",
+        )
+    root = f"{run.job}-{run.run_id}"
+    entries = list(_entries(run, record, weights, base))
+    beside = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}")
+    try:
+        with tarfile.open(beside, "w") as archive:  # weights do not get smaller by compressing
+            sums = [f"{_add(archive, root, one)}  {one.name}\n" for one in entries]
+            content = "".join(sums).encode()
+            _add(archive, root, _Entry(name="SHA256SUMS", content=content))
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        rename_durably(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+    return [one.name for one in entries]
+
+
+def _entries(
+    run: RunFolder, record: RunRecord, weights: Path, base: Path | None
+) -> Iterator[_Entry]:
+    """List what goes in: no row of data, no answer to one."""
+    yield _Entry(name="README.md", content=_card(run, record, base).encode())
+    for path in sorted(weights.rglob("*")):
+        if path.is_file() and not path.is_symlink() and path.name != "README.md":
+            inner = path.relative_to(weights).as_posix()
+            yield _Entry(name=f"{weights.name}/{inner}", file=path)
+    facts = record.model_dump(mode="json", include={"verdict", "evaluation", "handed_over"})
+    yield _Entry(name="evaluation.json", content=_json(facts))
+    of_run = record.model_dump(
+        mode="json",
+        include={"job", "run_id", "model", "environment", "started_at", "ended_at", "spec_sha256"},
+    )
+    yield _Entry(name="versions.json", content=_json(of_run))
+    if base is not None:
+        for pattern in _LICENCES:
+            for path in sorted(base.glob(pattern)):
+                if path.is_file() and not path.is_symlink():
+                    yield _Entry(name=f"base-licence/{path.name}", file=path)
+
+
+def _json(facts: dict[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _add(archive: tarfile.TarFile, root: str, entry: _Entry) -> str:
+    """Add a file; give the sha256 of what was added."""
+    digest = hashlib.sha256()
+    facts = tarfile.TarInfo(f"{root}/{entry.name}")
+    facts.mode = 0o644
+    if entry.file is None:
+        facts.size = len(entry.content)
+        archive.addfile(facts, io.BytesIO(entry.content))
+        return hashlib.sha256(entry.content).hexdigest()
+    with entry.file.open("rb") as file:
+        facts.size = os.fstat(file.fileno()).st_size
+        archive.addfile(facts, _Hashing(file, digest))  # type: ignore[arg-type]
+    return digest.hexdigest()
+
+
+class _Hashing:
+    """Hashes a file while it is read."""
+
+    def __init__(self, file: Any, digest: Any) -> None:
+        self._file, self._digest = file, digest
+
+    def read(self, size: int = -1) -> bytes:
+        found: bytes = self._file.read(size)
+        self._digest.update(found)
+        return found
+
+
+def _card(run: RunFolder, record: RunRecord, base: Path | None) -> str:
+    """Give the adapter's card with the base's licence, the data's counts and the verdict in it."""
+    try:
+        card = read_plain(run.adapter / "README.md", limit_bytes=_CARD_BYTES).decode()
+    except (OSError, ValueError):
+        card = f"---\nlibrary_name: peft\n---\n\n# {run.job}\n"
+    licence = _licence_of(base)
+    match = _FRONT.match(card)
+    front = match.group(1) if match else "library_name: peft"
+    rest = card[match.end() :] if match else card
+    rows, held = (record.metrics.get(name) for name in ("train_rows", "eval_rows"))
+    counts = f"Trained on {rows} rows of {len(record.data)} files; {held} rows were held out."
+    verdict = record.verdict.reason if record.verdict else "It was not measured."
+    named = licence.get("license_name") or licence.get("license")
+    of_base = f"`{named}`, as its card says" if named else "not named on the box: ask its owner"
+    head = "".join(f"{key}: {value}\n" for key, value in licence.items())
+    return (
+        f"---\n{front}\n{head}---\n{rest}\n## Verdict\n\n{verdict}\n\n"
+        f"## Data\n\n{counts} No row of it is in this archive.\n\n"
+        f"## Licence\n\nOf the base model: {of_base}. It goes for what was made from it, too.\n"
+    )
+
+
+def _licence_of(base: Path | None) -> dict[str, str]:
+    """Read the licence fields of the base's own card."""
+    if base is None:
+        return {}
+    try:
+        text = read_plain(base / "README.md", limit_bytes=_CARD_BYTES).decode()
+    except (OSError, ValueError):
+        return {}
+    match = _FRONT.match(text)
+    return dict(_FIELD.findall(match.group(1))) if match else {}
+
+
+def command(
+    name: Run,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder for the archive (default: the run's).")
+    ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Pack merged weights in place of the adapter.")
+    ] = False,
+    outputs_dir: OutputsDir = OUTPUTS,
+    models_dir: ModelsDir = MODELS,
+    as_json: AsJson = False,
+) -> None:
+    """Pack a run's result into one archive to hand on.
+
+    Adapter or merged weights, card, licence of the base where the box has it, evaluation, versions
+    and SHA256SUMS; no row of data. Check it with: tar xf FILE; sha256sum -c SHA256SUMS.
+
+    \b
+    Example:
+        runner pack contracts --to /media/stick
+    """
+    run = find_run(Outputs(outputs_dir), name)
+    record = read_record(run.record)
+    base = models_dir / record.model.id if record.model is not None else None
+    target = (to or run.root) / f"{run.job}-{run.run_id}.tar"
+    names = pack(run, target, base=base if base and base.is_dir() else None, merged=merged)
+    if as_json:
+        print_json({"archive": str(target), "files": names})
+        return
+    print(f"Packed {len(names)} files into {target}")
