@@ -118,7 +118,7 @@ def _add(archive: tarfile.TarFile, root: str, entry: _Entry) -> str:
         return hashlib.sha256(entry.content).hexdigest()
     with entry.file.open("rb") as file:
         facts.size = os.fstat(file.fileno()).st_size
-        archive.addfile(facts, _Hashing(file, digest))  # type: ignore[arg-type]
+        archive.addfile(facts, _Hashing(file, digest))
     return digest.hexdigest()
 
 
