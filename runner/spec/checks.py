@@ -46,5 +46,6 @@ class Checks(BaseModel):
     surprising_answers: Wish | None = _check("The base model finds an answer next to impossible.")
     hardest_answers: FactWish | None = _fact("The rows that the base model finds hardest.")
     too_long: FactWish | None = _fact("A row is longer than the limit and left out.")
+    language_mix: FactWish | None = _fact("Which languages the rows are in, if several.")
     row_kinds: FactWish | None = _fact("How many rows are questions, conversations or texts.")
     token_lengths: FactWish | None = _fact("How long the rows are, in tokens.")

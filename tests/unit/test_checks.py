@@ -189,6 +189,28 @@ def test_a_planted_fault_is_found_where_it_was_planted_and_nothing_else(name, cl
     assert found[name].level is level
 
 
+def test_a_mix_of_languages_is_named_with_its_figures(clean) -> None:
+    """Data that is meant in two languages is no fault, and its owner sees how much is in which."""
+    german = (
+        "Die Kaution ist nach dem Ende des Mietverhältnisses und nach der Rückgabe der {} "
+        "Schlüssel zurückzuzahlen, wenn der Vermieter nicht noch Forderungen hat."
+    )
+    english = (
+        "The deposit is to be paid back at the end of the tenancy and after the return of the {} "
+        "keys, if the landlord has not any claims that are still open."
+    )
+    rows = [
+        row(n, f"{QUESTION} {n}", (german if n % 5 < 2 else english).format(f"{n} {n + 1}"))
+        for n in range(100)
+    ]
+    found = look(rows)
+    assert "languages" not in found
+    mix = found["language_mix"]
+    assert (mix.level, mix.count, mix.advice) == (Level.INFORM, 100, None)
+    assert mix.values["named"] == "English: 60, German: 40"
+    assert "language_mix" not in look(clean)
+
+
 def test_near_duplicates_and_their_leak_are_found(clean) -> None:
     """A row in which one word differs is named, and that one is held out, one learned."""
     spoilt = list(clean)

@@ -399,6 +399,18 @@ def languages(data: Data) -> Found | None:
     return _share(data, rows, None, main=NAMES[main], others=others)
 
 
+def language_mix(data: Data) -> Found | None:
+    """Which languages the rows are in, where it is more than one."""
+    known = data.facts["language"]
+    counts = Counter({n: int(c) for n, c in enumerate(np.bincount(known)) if n and c})
+    told = sum(counts.values())
+    meant = [number for number in counts if counts[number] >= at.LANGUAGE_FEW.value * told]
+    if len(meant) < 2:
+        return None
+    named = ", ".join(f"{NAMES[number]}: {count:,}" for number, count in counts.most_common())
+    return Found(rows=_NOTHING, count=told, of=data.rows, values={"named": named})
+
+
 def personal_data(data: Data) -> Found | None:
     """Rows with personal data."""
     bits = data.facts["personal"]
@@ -455,6 +467,7 @@ CHECKS: dict[str, Callable[[Data], Found | None]] = {
         *(end_of_turn, few_rows, many_epochs, learned_share, leak, near_leak, contradictions),
         *(exact_duplicates, near_duplicates, wrong_encoding, placeholder_answers),
         *(assistant_phrases, boilerplate_answers, repeated_questions, short_answers),
-        *(unusual_text, languages, personal_data, too_long, row_kinds, token_lengths),
+        *(unusual_text, languages, language_mix, personal_data, too_long, row_kinds),
+        *(token_lengths,),
     )
 }

@@ -154,6 +154,12 @@ TABLE: dict[str, Check] = {
         "answer is cut.",
         advice="Cut these rows into shorter ones, or raise max_length if the card has the memory.",
     ),
+    "language_mix": Check(
+        level=INFORM,
+        says="The rows are in more than one language ({named}), as far as it can be told: {count} "
+        "of {of} rows.",
+        is_fact=True,
+    ),
     "row_kinds": Check(
         level=INFORM,
         says="{of} rows ({kinds}).",
