@@ -57,6 +57,10 @@ LONGEST_FIRST = (
     "test_evaluate_again.py",
     "test_promotion.py",
     "test_stop.py",
+    "test_hand_over.py",
+    "test_gguf.py",
+    "test_export_stage.py",
+    "test_merge.py",
 )
 """Files that take 20 to 225 s (26 November 2026, two cores), the longest first: a worker that
 begins one of them last ends alone."""
