@@ -1,4 +1,4 @@
-"""GGUF conversion: a Hugging Face folder or a PEFT adapter becomes a GGUF file, by llama.cpp itself.
+"""GGUF conversion: a Hugging Face folder or a PEFT adapter as a GGUF file, by llama.cpp itself.
 
 Its converters run as children with packages of their own beside them, so that none of the runner's
 is replaced, and offline. What they print goes into a log; people read what went wrong in words.
@@ -19,12 +19,12 @@ from typing import Any
 from runner.contract.llama_cpp import LlamaCpp, unknown_architecture
 from runner.contract.models import read_config, weight_files
 from runner.errors import RunnerError
-from runner.words import bytes_text
+from runner.words import memory
 
 F16 = "f16"
 SHARE_OF_F16 = {F16: 1.0, "q8_0": 0.54, "q5_k_m": 0.42, "q4_k_m": 0.38}
-"""How large a file of a format is beside the one in 16 bits, at most: SmolLM2's (27 November 2026),
-whose rows of 576 numbers K-quants do not divide, so that some stay larger. An 8B needs 0.36, 0.31."""
+"""How large a file of a format is beside the one in 16 bits, at most. Of small models more stays in
+many bits: K-quants need rows of a multiple of 256 numbers. An 8B needs 0.36 and 0.31."""
 _RESERVE_BYTES = 1024**3  # what stays free on the disk for others
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ADAPTER_REFUSED = {
@@ -40,8 +40,7 @@ _MEANINGS = (
     (
         "pre-tokenizer was not recognized",
         "llama.cpp does not know this model's tokenizer",
-        "A newer llama.cpp may know it; until then serve the adapter or merged/ with transformers "
-        "or vLLM.",
+        "Serve the adapter or merged/ with transformers or vLLM.",
     ),
     ("not supported", "llama.cpp does not know this model's architecture", None),
     ("No space left", "the disk is full", "Free some space under outputs/."),
@@ -92,8 +91,8 @@ def require_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + _RESERVE_BYTES:
         raise NoGgufError(
-            f"It needs {bytes_text(needed)} on the disk under outputs/, and "
-            f"{bytes_text(_RESERVE_BYTES)} to spare; {bytes_text(free)} are free.",
+            f"It needs {memory(needed)} on the disk under outputs/, and "
+            f"{memory(_RESERVE_BYTES)} to spare; {memory(free)} are free.",
             advice="Free some space, then run `runner export RUN`.",
         )
 

@@ -1,0 +1,259 @@
+"""Proof of a GGUF file: llama.cpp's own next tokens beside those of what the file was made from.
+
+At places within held-out answers llama-server is given exactly the tokens that the model was
+trained on, and its distribution is compared with that of the same weights in transformers. It is
+also looked at whether the adapter works, whether the server builds the prompt that was trained, and
+whether answers end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.contract.handed_over import Figures
+from runner.contract.llama_cpp import LlamaCpp
+from runner.training.export.llama_server import Server, serve
+from runner.training.export.makers import ADAPTER_GGUF, Made, Source
+
+ROWS = 8
+PLACES_OF_A_ROW = 12
+"""Places compared: 96 at most. Each costs a pass of one token; each row one of its prompt."""
+_LIKELIEST = 1024
+"""Tokens that the server names at a place; all others count as one."""
+TOLERANCE_KL = {"f16": 0.02, "q8_0": 0.03, "q5_k_m": 0.15, "q4_k_m": 0.3, ADAPTER_GGUF: 0.05}
+"""Mean divergence in nats that a format may have: in the first two from rounding alone; the smaller
+the format and the model, the more."""
+KEPT = 0.5
+"""Share of what training changed that must be there: an adapter that is not applied has 0."""
+_ANSWER_TOKENS = 256
+_SPARE_TOKENS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """The files that are asked."""
+
+    model: Path
+    adapter: Path | None
+    log: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A learned token of a held-out row, with what the reference says of it."""
+
+    before: tuple[int, ...]
+    token: int
+    trained: Any
+    """Log-probabilities of the whole vocabulary, of the model with the adapter."""
+    base: Any
+    """The same without the adapter; None: it was not asked."""
+
+
+def prove(name: str, source: Source, tools: LlamaCpp, proof: Proof) -> Made:
+    """Ask llama-server, and judge what it says.
+
+    Raises:
+        ServerError: it does not load the file, or does not answer.
+    """
+    rows = read_rows(source.run.prepared / "eval")
+    places = reference_places(source, rows, merged=proof.adapter is None)
+    asked = _questions(source)
+    longest = max([len(row[0]) for row in rows] + [len(ids) for _, ids in asked] + [1])
+    context = longest + _ANSWER_TOKENS + _SPARE_TOKENS
+    shortfalls: list[str] = []
+    with serve(tools, proof.model, context=context, log=proof.log, adapter=proof.adapter) as server:
+        figures = compare(places, lambda before: server.next_tokens(before, most=_LIKELIEST))
+        shortfalls += _prompt_shortfalls(name, server, asked)
+        shortfalls += _answers(name, source, server, [ids for _, ids in asked])
+    said = judge(name, figures)
+    return Made(
+        figures=figures,
+        within=None if figures is None else said is None,
+        shortfalls=(*([said] if said else []), *shortfalls),
+    )
+
+
+def judge(name: str, figures: Figures | None) -> str | None:
+    """Say in words what is wrong with a file by its figures; None: nothing, or none were taken."""
+    if figures is None or figures.kl is None:
+        return None
+    if figures.kept is not None and figures.kept < KEPT:
+        return (
+            f"{name}: the adapter does not work in this file: of what training changed, "
+            f"{max(0.0, figures.kept):.0%} is there. Do not serve it."
+        )
+    if figures.kl > TOLERANCE_KL[name]:
+        return (
+            f"{name}: llama.cpp's next tokens differ by {figures.kl:.3f} nats in the mean, and "
+            f"{TOLERANCE_KL[name]:g} is what this format may lose. Take a larger format."
+        )
+    return None
+
+
+def compare(
+    places: Sequence[Place], ask: Callable[[Sequence[int]], dict[int, float]]
+) -> Figures | None:
+    """Compare a server's next tokens with the reference's, at each place.
+
+    Args:
+        places: with the reference's log-probabilities.
+        ask: gives the likeliest next tokens of a server with their log-probabilities.
+    """
+    if not places:
+        return None
+    found = [(place, ask(place.before)) for place in places]
+    # A token that the server does not name is less likely than all that it does: no loss is known.
+    lost = [-said[place.token] for place, said in found if place.token in said]
+    base = [_divergence(p.trained, p.base) for p in places if p.base is not None]
+    same = [max(said, key=said.__getitem__) == int(place.trained.argmax()) for place, said in found]
+    return Figures(
+        loss=math.fsum(lost) / len(lost) if len(lost) == len(found) else None,
+        kl=math.fsum(_from_few(place.trained, said) for place, said in found) / len(found),
+        same_top=sum(same) / len(same),
+        kl_from_base=math.fsum(base) / len(base) if base else None,
+    )
+
+
+def _from_few(trained: Any, said: dict[int, float]) -> float:
+    """Give the divergence of a distribution of which the likeliest tokens are known."""
+    total = mass = other = 0.0
+    for token, log_probability in said.items():
+        own = float(trained[token])
+        total += math.exp(own) * (own - log_probability)
+        mass += math.exp(own)
+        other += math.exp(log_probability)
+    rest, other_rest = max(1 - mass, 0.0), max(1 - other, 1e-9)
+    return max(0.0, total + (rest * math.log(rest / other_rest) if rest > 0 else 0.0))
+
+
+def _divergence(one: Any, other: Any) -> float:
+    found: float = (one.exp() * (one - other)).sum().item()
+    return found
+
+
+def read_rows(folder: Path) -> list[tuple[list[int], list[int]]]:
+    """Read the first held-out rows: their tokens, and at which places a learned one stands."""
+    if not (folder / "state.json").is_file():
+        return []
+    from datasets import load_from_disk
+
+    found = []
+    held = load_from_disk(str(folder))
+    for row in held.select(range(min(ROWS, len(held)))):
+        ids, labels = list(row["input_ids"]), list(row["labels"])
+        lengths = row.get("seq_lengths")
+        if lengths:  # several examples in one row: each is a conversation of its own
+            ids, labels = ids[: lengths[0]], labels[: lengths[0]]
+        learned = [at for at, label in enumerate(labels) if label >= 0 and at > 0]
+        step = max(1, math.ceil(len(learned) / PLACES_OF_A_ROW))
+        if learned:
+            found.append((ids, learned[::step]))
+    return found
+
+
+def reference_places(
+    source: Source, rows: Sequence[tuple[list[int], list[int]]], *, merged: bool
+) -> list[Place]:
+    """Compute what transformers says at each place, with the adapter and without it.
+
+    Args:
+        source: of the form.
+        rows: tokens and places.
+        merged: the form is the whole model, whose own folder is the reference.
+    """
+    if not rows:
+        return []
+    from runner.training.fit.memory import let_go
+    from runner.training.fit.model import find_machine, load_base
+
+    machine = find_machine(source.plan.device)
+    trust = source.plan.trust_remote_code
+
+    def load(folder: Path) -> Any:
+        return load_base(
+            folder, method="lora", machine=machine, trust_remote_code=trust, whole=True
+        ).eval()
+
+    base = load(source.base)
+    without = list(_log_probabilities(base, rows))
+    if merged and source.model is not None:
+        del base
+        let_go()
+        trained = list(_log_probabilities(load(source.model), rows))
+    else:
+        from peft import PeftModel
+
+        adapted = PeftModel.from_pretrained(base, source.adapter).eval()
+        trained = list(_log_probabilities(adapted, rows))
+    let_go()
+    return [
+        Place(before=tuple(ids[:at]), token=ids[at], trained=own, base=other)
+        for (ids, at), own, other in zip(
+            ((ids, at) for ids, places in rows for at in places), trained, without, strict=True
+        )
+    ]
+
+
+def _log_probabilities(model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> Iterator[Any]:
+    """Give the log-probabilities of the next token before each place."""
+    import torch
+
+    with torch.inference_mode():
+        for ids, places in rows:
+            inputs = torch.tensor([ids[: places[-1]]], device=model.device)
+            logits = model(input_ids=inputs, use_cache=False).logits[0]
+            for at in places:
+                yield logits[at - 1].float().log_softmax(-1).cpu()
+
+
+def _questions(source: Source) -> list[tuple[list[dict[str, Any]], list[int]]]:
+    """Read the questions that every run answers for people, with their tokens as trained."""
+    from runner.training.data.control_tokens import Readers
+    from runner.training.data.questions import ALWAYS, ASKED, read_questions
+    from runner.training.data.template import fold_system, renders_system
+    from runner.training.data.tokenizer_folder import load_tokenizer
+    from runner.training.evaluate.answers import prompt_ids
+
+    questions = [one for one in read_questions(source.run.prepared) if one.part == ASKED][:ALWAYS]
+    if not questions:
+        return []
+    tokenizer = load_tokenizer(source.run.adapter)
+    folds = not renders_system(Readers(tokenizer).usual)
+    conversations = [
+        list(fold_system(one.messages) if folds else one.messages) for one in questions
+    ]
+    ids = prompt_ids(tokenizer, conversations)
+    return list(zip(conversations, ids, strict=True))
+
+
+def _prompt_shortfalls(
+    name: str, server: Server, asked: Sequence[tuple[list[dict[str, Any]], list[int]]]
+) -> Iterator[str]:
+    """Say where the server's own chat interface builds another prompt than training did."""
+    other = sum(server.prompt(messages) != ids for messages, ids in asked)
+    if other:
+        yield (
+            f"{name}: llama-server builds another prompt than training did, for {other} of "
+            f"{len(asked)} questions: send it the prompt as tokens or text (POST /completion)."
+        )
+
+
+def _answers(
+    name: str, source: Source, server: Server, prompts: Sequence[list[int]]
+) -> Iterator[str]:
+    """Answer the questions for people; they lie in the stage's folder, which `erase` removes."""
+    found = [server.answer(ids, most=_ANSWER_TOKENS) for ids in prompts]
+    target = source.run.hand_over / f"{name}-answers.json"
+    target.write_text(json.dumps([one.text for one in found], indent=1) + "\n", encoding="utf-8")
+    endless = sum(not one.stopped for one in found)
+    if found and endless == len(found):
+        yield (
+            f"{name}: no answer to the {len(found)} sample questions ended within "
+            f"{_ANSWER_TOKENS} tokens: the end token may not be learned, or not be in the file."
+        )
