@@ -105,7 +105,7 @@ def q8_base(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_formats_answer_as_the_merged_model_does(models: Models, tmp_path: Path) -> None:
-    """A format is one file alone, the quantised one smaller, within its tolerance of PEFT's merge."""
+    """A format is one file alone, the quantised one smaller, within its tolerance."""
     sizes = []
     for form in ("f16", "q4_k_m"):
         folder = tmp_path / form
