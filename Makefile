@@ -30,7 +30,7 @@ $(VENV)/.ready: requirements.lock requirements-dev.lock pyproject.toml
 demo: setup  ## Fine-tune a real small model on real data and compare it before and after
 	$(BIN)/runner demo
 
-# Not a part of setup: it needs a C++ compiler, and GGUF files are made without it nowhere else.
+# Not a part of setup: it needs a C++ compiler, and only GGUF files need it.
 llama: setup .llama.cpp/VERSION  ## Build llama.cpp's tools, for GGUF files (minutes; needs g++)
 
 .llama.cpp/VERSION: $(wildcard tools/llama/*)

@@ -1,6 +1,6 @@
 """llama.cpp's tools on this box: where they lie, and which architectures their converter knows.
 
-They are built from a source package (`tools/llama/build`): the image has them, a checkout after
+They are built from a source package (`tools/llama/build`); a checkout has them after
 `make llama`. Without them everything works but GGUF files.
 """
 
@@ -98,8 +98,8 @@ def missing_tools(environment: Mapping[str, str] | None = None) -> str | None:
             "`make llama` in a checkout builds them"
         )
     return (
-        "llama.cpp's tools are not on this box; the image has them, and in a checkout `make llama` "
-        "builds them (it needs g++)"
+        "llama.cpp's tools are not on this box; in a checkout `make llama` builds them (it needs g++), "
+        f"and {VARIABLE} names their folder elsewhere"
     )
 
 

@@ -6,7 +6,7 @@ from runner.contract.llama_cpp import find_llama_cpp
 from runner.doctor.finding import Finding, Level
 
 _WHY = "A job that asks for GGUF files (llama.cpp, Ollama) needs them; no other job does."
-_FIX = "make llama    # in a checkout; the image has them already"
+_FIX = "make llama    # in a checkout; RUNNER_LLAMA_CPP names the folder elsewhere"
 
 
 def examine_llama_cpp() -> Finding:
