@@ -98,8 +98,8 @@ def missing_tools(environment: Mapping[str, str] | None = None) -> str | None:
             "`make llama` in a checkout builds them"
         )
     return (
-        "llama.cpp's tools are not on this box; in a checkout `make llama` builds them (it needs g++), "
-        f"and {VARIABLE} names their folder elsewhere"
+        "llama.cpp's tools are not on this box; in a checkout `make llama` builds them "
+        f"(it needs g++), and {VARIABLE} names their folder elsewhere"
     )
 
 
