@@ -184,9 +184,10 @@ def test_micro_batches_add_up() -> None:
         assert float((again[name] - grad).norm()) <= OFF * float(grad.norm()), name
 
 
-def test_weights_that_change_are_seen() -> None:
+@pytest.mark.parametrize("quantised", [False, True])
+def test_weights_that_change_are_seen(quantised: bool) -> None:  # noqa: FBT001
     """After an optimizer step, or after weights were loaded, a step computes with the new ones."""
-    model = make("llama")
+    model = make("llama", quantised=quantised)
     batch = rows(30)
     one = fast(model)
     before = float(one.train_on(batch, learned(batch)))

@@ -78,6 +78,13 @@ class GroupAdapter:
             dim=1,
         )
 
+    def inner_into(self, out: torch.Tensor, x: torch.Tensor, draws: Draws | None) -> None:
+        """Write x A^T into lines that may lie apart."""
+        if self._drops(draws):
+            out.copy_(self.inner(x, draws))
+        else:
+            torch.mm(x, self.down.t(), out=out)
+
     def back(self, into: torch.Tensor, inner: torch.Tensor, draws: Draws | None) -> None:
         """Add to the input's gradient, from the gradient of x A^T."""
         if not self._drops(draws):
@@ -125,6 +132,8 @@ class Adapter:
         self._scales: list[float] = []
         self._grads: list[torch.Tensor] = []
         self.flat_grad = torch.empty(0)
+        self.version = 0
+        """Of the copies: one more whenever they are taken anew."""
 
     @property
     def drops(self) -> bool:
@@ -197,6 +206,7 @@ class Adapter:
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy PEFT's weights: they changed with the last optimizer step or were loaded."""
+        self.version += 1
         for copies, weights in self._pairs:
             torch._foreach_copy_(copies, [weight.data for weight in weights])
         if any(scale != 1 for scale in self._scales):
@@ -205,6 +215,7 @@ class Adapter:
     @torch.no_grad()
     def silence(self) -> None:
         """Let the copies add nothing, until they are taken anew: the model without its adapter."""
+        self.version += 1
         torch._foreach_zero_(self._ups)
 
     def begin(self) -> None:

@@ -23,14 +23,21 @@ class Gate(IntEnum):
     GELU = 2
 
 
-def forward(gate_up: torch.Tensor, gate: Gate) -> torch.Tensor:
-    """Give act(gate) × up."""
+def forward(gate_up: torch.Tensor, gate: Gate, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Give act(gate) × up, in ``out`` if given, whose lines may lie apart."""
     lines, width = gate_up.shape[0], gate_up.shape[1] // 2
     if not runs_kernels(gate_up):
-        return _activated(gate_up[:, :width], gate) * gate_up[:, width:]
-    h = torch.empty(lines, width, dtype=gate_up.dtype, device=gate_up.device)
+        found = _activated(gate_up[:, :width], gate) * gate_up[:, width:]
+        return found if out is None else out.copy_(found)
+    h = (
+        torch.empty(lines, width, dtype=gate_up.dtype, device=gate_up.device)
+        if out is None
+        else out
+    )
     block = min(_BLOCK, next_power_of_2(width))
-    _forward[(lines, triton.cdiv(width, block))](gate_up, h, width, GATE=int(gate), BLOCK=block)
+    _forward[(lines, triton.cdiv(width, block))](
+        gate_up, h, width, h.stride(0), GATE=int(gate), BLOCK=block
+    )
     return h
 
 
@@ -82,6 +89,7 @@ def _forward(
     gate_up,
     h,
     width,
+    h_stride,
     GATE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -93,7 +101,7 @@ def _forward(
     u = tl.load(at + width, mask=there, other=0.0).to(tl.float32)
     a, _ = _act(g, GATE)
     a = a.to(h.dtype.element_ty).to(tl.float32)  # as torch rounds it
-    tl.store(h + line * width + column, (a * u).to(h.dtype.element_ty), mask=there)
+    tl.store(h + line * h_stride + column, (a * u).to(h.dtype.element_ty), mask=there)
 
 
 @jit

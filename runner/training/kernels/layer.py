@@ -18,7 +18,7 @@ from runner.training.kernels import attention, glu, rmsnorm, rope
 from runner.training.kernels.dropout import Draws
 from runner.training.kernels.glu import Gate
 from runner.training.kernels.heads import Heads
-from runner.training.kernels.projection import Group
+from runner.training.kernels.projection import Group, Place
 from runner.training.kernels.rmsnorm import Norm
 from runner.training.kernels.rope import Turns
 from runner.training.kernels.rows import Rows
@@ -62,9 +62,8 @@ class LayerFunction(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, layer: Layer, rows: Rows, keep: bool) -> torch.Tensor:  # noqa: FBT001
         """Give the layer's output."""
         qkv, out, kept, (middle, of_out) = _attend(layer, x, rows)
-        gate_up = layer.gate_up.forward(normed(middle, layer.second_norm), draws=rows.draws)
-        hidden = glu.forward(gate_up, layer.gate)
-        y, of_down = add(layer.down, hidden, middle, layer.down_norm, layer.added, rows.draws)
+        gate_up = projected(layer.gate_up, middle, layer.second_norm, rows.draws)
+        y, of_down = through_down(layer, gate_up, middle, rows.draws)
         ctx.layer, ctx.rows, ctx.keep = layer, rows, keep
         ctx.of_down = of_down
         if keep:
@@ -85,16 +84,31 @@ class LayerFunction(torch.autograd.Function):
         else:
             (x,) = ctx.saved_tensors
             qkv, out, kept, (middle, of_out) = _attend(layer, x, rows)
-            gate_up = layer.gate_up.forward(normed(middle, layer.second_norm), draws=rows.draws)
+            gate_up = projected(layer.gate_up, middle, layer.second_norm, rows.draws)
         grad = mlp_back(layer, grad.contiguous(), middle, gate_up, ctx.of_down, rows.draws)
         del middle, gate_up
         ctx.of_down = ctx.of_out = None
         return _attention_back(layer, grad, x, (qkv, out, kept, of_out), rows), None, None, None
 
 
-def normed(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
-    """Give what a half of the layer reads."""
-    return x if norm is None else rmsnorm.forward(x, norm)
+def projected(
+    group: Group, x: torch.Tensor, norm: Norm | None, draws: Draws | None
+) -> torch.Tensor:
+    """Give the first product of a half of the layer, which reads its input normed."""
+    if norm is None:
+        return group.forward(x, draws=draws)
+    place = group.place(x.shape[0])
+    seen = rmsnorm.forward(x, norm, out=None if place is None else place.seen)
+    return group.forward(seen, draws=draws, place=place)
+
+
+def through_down(
+    layer: Layer, gate_up: torch.Tensor, residual: torch.Tensor, draws: Draws | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Add the MLP's output to what went into it; give it alone, too, where a norm needs it."""
+    place = layer.down.place(gate_up.shape[0])
+    hidden = glu.forward(gate_up, layer.gate, None if place is None else place.seen)
+    return add(layer.down, hidden, residual, layer.down_norm, layer.added, draws, place)
 
 
 def add(
@@ -104,14 +118,15 @@ def add(
     norm: Norm | None,
     scale: float,
     draws: Draws | None,
+    place: Place | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Add a half of the layer to what went into it; give the product, too, where a norm needs it.
 
     Without a norm the sum is made within the product.
     """
     if norm is None:
-        return group.forward(x, residual, scale=scale, draws=draws), None
-    product = group.forward(x, draws=draws)
+        return group.forward(x, residual, scale=scale, draws=draws, place=place), None
+    product = group.forward(x, draws=draws, place=place)
     return rmsnorm.forward(product, norm, residual=residual), product
 
 
@@ -127,7 +142,7 @@ def of_product(
 def _attend(
     layer: Layer, x: torch.Tensor, rows: Rows
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[Any, ...], tuple[torch.Tensor, torch.Tensor | None]]:
-    qkv = layer.qkv.forward(normed(x, layer.first_norm), draws=rows.draws)
+    qkv = projected(layer.qkv, x, layer.first_norm, rows.draws)
     new = turned(layer, qkv, rows.position, in_place=True)
     out, kept = attention.forward(new, layer.heads, rows)
     flat = out.reshape(x.shape[0], -1)

@@ -22,8 +22,9 @@ from runner.training.kernels.layer import (
     head_norms_back,
     into_half_back,
     mlp_back,
-    normed,
     out_back,
+    projected,
+    through_down,
     turned,
 )
 from runner.training.kernels.rows import Rows
@@ -45,8 +46,7 @@ class LongLayerFunction(torch.autograd.Function):
         for here in _tiles(x):
             draws = at(rows.draws, here)
             middle, gate_up, _ = _through(layer, x[here], out[here], draws)
-            hidden = glu.forward(gate_up, layer.gate)
-            y[here] = add(layer.down, hidden, middle, layer.down_norm, layer.added, draws)[0]
+            y[here] = through_down(layer, gate_up, middle, draws)[0]
         ctx.layer, ctx.rows, ctx.number, ctx.store = layer, rows, number, store
         return y
 
@@ -89,7 +89,7 @@ def _queries(layer: Layer, x: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Give queries, keys and values, normed and turned."""
     qkv = torch.empty(x.shape[0], layer.heads.width, dtype=x.dtype, device=x.device)
     for here in _tiles(x):
-        part = layer.qkv.forward(normed(x[here], layer.first_norm), draws=at(rows.draws, here))
+        part = projected(layer.qkv, x[here], layer.first_norm, at(rows.draws, here))
         qkv[here] = turned(layer, part, rows.position[here], in_place=True)
     return qkv
 
@@ -99,7 +99,7 @@ def _through(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Give the MLP's input, gate and up, and what attention added where a norm needs it."""
     middle, product = add(layer.out, out, x, layer.out_norm, layer.added, draws)
-    return middle, layer.gate_up.forward(normed(middle, layer.second_norm), draws=draws), product
+    return middle, projected(layer.gate_up, middle, layer.second_norm, draws), product
 
 
 def _of_down(layer: Layer, gate_up: torch.Tensor, draws: Draws | None) -> torch.Tensor | None:
@@ -122,6 +122,6 @@ def _queries_back(
     draws = at(rows.draws, here)
     of_qkv = rope.join_and_turn_back((dq, dk, dv), rows.position[here], layer.turns)
     if layer.head_norms is not None:
-        qkv = layer.qkv.forward(normed(x, layer.first_norm), draws=draws)
+        qkv = projected(layer.qkv, x, layer.first_norm, draws)
         head_norms_back(layer, qkv, of_qkv)
     return into_half_back(layer.qkv, layer.first_norm, x, of_qkv, residual[here], draws)
