@@ -1,4 +1,4 @@
-"""Turns a model's shape into a folder with random weights, and lengths into a run ready to train.
+"""Box of a benchmark: a model with random weights, and rows of given lengths, ready to train.
 
 Memory and speed do not ask what the weights are. The attempts are the product's own train stage,
 each a child of its own, forked from a process that imported most of the stack and touched no card.
@@ -29,6 +29,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"sizes": (128, 384, 2, 4, 2, 32), "tied": True, "vocabulary": 512},
     # what a processor has time for, wide enough to round as wide models do
     "small": {"sizes": (512, 1536, 3, 8, 4, 64), "tied": False, "vocabulary": 512},
+    # SmolLM2-135M in eight of its 30 layers: the benchmark of a processor
+    "SmolLM2-8": {"sizes": (576, 1536, 8, 9, 3, 64), "tied": True, "vocabulary": 49152},
     "1B": {"sizes": (2048, 8192, 16, 32, 8, 64), "tied": True, "vocabulary": 128256},
     "3B": {"sizes": (3072, 8192, 28, 24, 8, 128), "tied": True, "vocabulary": 128256},
     "8B": {"sizes": (4096, 14336, 32, 32, 8, 128), "tied": False, "vocabulary": 128256},
@@ -39,6 +41,18 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tied": True,
         "vocabulary": 151936,
         "family": ("Qwen3ForCausalLM", "qwen3"),
+    },
+    "MoE": {  # Qwen 3's, with half its experts in a quarter of its layers: 4B, 0.8B of them active
+        "sizes": (2048, 6144, 12, 32, 4, 128),
+        "tied": True,
+        "vocabulary": 151936,
+        "family": ("Qwen3MoeForCausalLM", "qwen3_moe"),
+        "more": {
+            "num_experts": 64,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+            "norm_topk_prob": True,
+        },
     },
     "Mistral-7B": {
         "sizes": (4096, 14336, 32, 32, 8, 128),
@@ -89,6 +103,7 @@ def config_of(shape: str) -> dict[str, Any]:
         "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
         "bos_token_id": 1,
         "eos_token_id": 2,
+        **SHAPES[shape].get("more", {}),
     }
 
 

@@ -177,6 +177,8 @@ def _needs(planned: Planned) -> Table:
         table.add_row(*row, style="dim")
     table.add_row("host memory", memory(chosen.host_memory_bytes), "")
     table.add_row("disk", memory(chosen.disk_bytes), "")
+    if kept := chosen.kept_base_bytes:
+        table.add_row("  base kept in 4 bits, if there is room", memory(kept), "", style="dim")
     seconds = chosen.seconds
     table.add_row("time", "not known before it runs" if seconds is None else duration(seconds), "")
     return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from runner.contract.batch import BatchPlan
-from runner.forecast.memory import Parts, disk, gpu_memory, host_memory
+from runner.forecast.memory import Parts, disk, gpu_memory, host_memory, kept_base
 from runner.forecast.seconds import measuring_seconds, run_seconds
 from runner.forecast.work import Box, Work
 
@@ -23,6 +23,8 @@ class Forecast(BaseModel):
     """Tokens of the longest row; the worst batch is the longest rows together."""
     host_memory_bytes: int
     disk_bytes: int
+    kept_base_bytes: int = 0
+    """Beside that, where there is room: the base in 4 bits, kept for the next run."""
     seconds: float | None = None
     """None: neither the card nor an earlier run told how fast this box is."""
     measuring_seconds: float | None = None
@@ -57,6 +59,7 @@ def forecast(work: Work, plan: BatchPlan, box: Box) -> Forecast:
         longest=work.longest,
         host_memory_bytes=host_memory(work, plan),
         disk_bytes=disk(work),
+        kept_base_bytes=kept_base(work),
         seconds=run_seconds(work, plan, box),
         measuring_seconds=measuring_seconds(work, plan, box),
         fits=None if limit is None else total <= limit,

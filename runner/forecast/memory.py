@@ -211,6 +211,14 @@ def host_memory(work: Work, plan: BatchPlan) -> int:
     return int(_HOST_BASE_BYTES + 3 * FP32 * work.adapter_parameters + offloaded)
 
 
+def kept_base(work: Work) -> int:
+    """Count what the base takes in 4 bits, which is kept for the next run where there is room.
+
+    No run needs it: it goes first when the disk is short, and so it is not in `disk`.
+    """
+    return work.weight_bytes if work.method == "qlora" else 0
+
+
 def disk(work: Work) -> int:
     """Count the bytes that a run takes of the disk: checkpoints, adapter and tokenised rows."""
     checkpoint = 3 * FP32 * work.adapter_parameters

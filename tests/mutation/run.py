@@ -61,12 +61,77 @@ FORECAST = ("tests/unit/test_forecast_parts.py",)
 KEPT = ("tests/unit/test_forecast.py", "-k", "kept")
 CHOSEN = ("tests/unit/test_forecast.py", "-k", "nearly_fills")
 LESSONS = ("tests/unit/test_lessons.py",)
+CACHE = "tests/integration/test_base_cache.py"
+FP8 = ("tests/unit/test_fp8.py", "-k", "neighbours or one_place")
+AHEAD = ("tests/unit/test_read_ahead.py",)
+SEEN = ("tests/unit/test_kernels.py", "-k", "weights_that_change")
 TRAIN = "tests/integration/test_train.py::"
 OOM = "tests/integration/test_out_of_memory.py::"
 
 
 _FIT = "training/fit/"
+SPEED = (
+    Mutation(
+        "a changed model's kept base",
+        _FIT + "base_cache.py",
+        'for path in sorted(model.glob("*.safetensors*"))',
+        "for path in ()",
+        (CACHE, "-k", "changed"),
+    ),
+    Mutation(
+        "a base fills the disk",
+        "contract/base_entries.py",
+        ">= needed + leave:",
+        ">= needed:",
+        (CACHE, "-k", "short"),
+    ),
+    Mutation(
+        "the newest bases go first",
+        "contract/base_entries.py",
+        "for entry in _entries(cache)), reverse=True)",
+        "for entry in _entries(cache)))",
+        (CACHE, "-k", "used_last"),
+    ),
+    Mutation(
+        "a damaged base stays",
+        _FIT + "base_cache.py",
+        "        discard_folder(entry)",
+        "        pass",
+        (CACHE, "-k", "damaged"),
+    ),
+    Mutation(
+        "fp8 lines scaled by the largest of all",
+        "training/kernels/fp8.py",
+        "x.float().abs().amax(1, keepdim=True) / LARGEST",
+        "x.float().abs().amax().expand(count, 1) / LARGEST",
+        FP8,
+    ),
+    Mutation(
+        "fp8 lines in ever new places",
+        "training/kernels/fp8.py",
+        "if self._place is None or self._place.numel() < count * width:",
+        "if True:",
+        FP8,
+    ),
+    Mutation(
+        "an old adapter beside the weights",
+        "training/kernels/projection.py",
+        "if self._beside.get(kind) != (group, version):",
+        "if self._beside.get(kind, (None,))[0] is not group:",
+        SEEN,
+    ),
+    Mutation(
+        "rows read ahead of another epoch",
+        _FIT + "cut.py",
+        "and feed.batches is epoch_iterator:",
+        "and feed.batches is not None:",
+        AHEAD,
+    ),
+)
+"""Faults of what makes a run quick and must change nothing."""
+
 MUTATIONS = (
+    *SPEED,
     # what the spec says
     Mutation("no warm-up", _FIT + "train.py", "=warmup_steps(", "=0 * warmup_steps(", FIELDS),
     Mutation(

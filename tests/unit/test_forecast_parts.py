@@ -9,7 +9,7 @@ import pytest
 
 from runner.contract.batch import BatchPlan
 from runner.forecast.lengths import Lengths
-from runner.forecast.memory import disk, gpu_memory, host_memory
+from runner.forecast.memory import disk, gpu_memory, host_memory, kept_base
 from runner.forecast.model_shape import read_shape
 from runner.forecast.seconds import measuring_seconds, run_seconds, step_seconds
 from runner.forecast.work import GIB, MIB, Box, Work
@@ -55,6 +55,12 @@ def test_a_base_s_bytes_are_those_of_its_numbers() -> None:
     rest = 2 * 1000 * 64 + 4 * 2 * 64 + 64  # head and embeddings apart: nothing says they are one
     assert work("method: lora").weight_bytes == 2 * (blocks + rest)
     assert work().weight_bytes == pytest.approx(0.516 * blocks + 2 * rest, rel=0.01)
+
+
+def test_a_base_is_kept_beside_what_a_run_needs() -> None:
+    """In 4 bits it takes what it takes of the card; in 16 bits none is kept."""
+    assert kept_base(work()) == work().weight_bytes > disk(work())
+    assert kept_base(work("method: lora")) == 0
 
 
 def test_host_and_disk_hold_the_state_three_times() -> None:

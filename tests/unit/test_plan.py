@@ -72,6 +72,7 @@ def test_a_person_sees_what_fits_their_card() -> None:
         assert f"  {part} " in text
     for need in ("host memory", "disk", "time"):
         assert f"\n{need} " in text
+    assert "\n  base kept in 4 bits, if there is room " in text  # and in no need of the run
     (row,) = [line for line in text.splitlines() if line.startswith("16 × 1")]
     assert "does not fit" in row
     assert [line.split()[0] for line in text.splitlines() if " × " in line[:7]] == [
