@@ -1,11 +1,12 @@
 """Tokens a second on a CPU: plain TRL and our train stage in turn, from the same weights and rows.
 
-    python benchmarks/cpu.py [--rounds 2] [--steps 6]
+    python benchmarks/cpu.py [--rounds 3] [--steps 6] [--shape SmolLM2-8]
 
-Eight layers of SmolLM2's width with random weights, NF4, rank 16 on all linear layers, an effective
-batch of 8 rows of drawn lengths (32 to 320 tokens) as 4 × 2, the same rows in the same order. The
-first two steps do not count. Ours is the whole train stage, a process of its own with callbacks
-and metrics; both compute in what our stage chooses for this CPU. Wanted: at least 1.0 times TRL.
+Eight layers of SmolLM2's width with random weights (or another shape of gpu_box.py), NF4, rank 16
+on all linear layers, an effective batch of 8 rows of drawn lengths (32 to 320 tokens) as 4 × 2, the
+same rows in the same order. The first two steps do not count. Ours is the whole train stage, a
+process of its own with callbacks and metrics; both compute in what our stage chooses for this CPU.
+Wanted: at least 1.0 times TRL.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gpu_box import FIRST_WORD, TrainBox, learnable_words, make_model
@@ -28,7 +30,8 @@ from throughput import in_order
 from runner.contract.batch import BatchPlan
 from runner.training.fit.model import find_machine
 
-SHAPE, EFFECTIVE, BATCH, SKIPPED = "SmolLM2-8", 8, 4, 2
+EFFECTIVE, BATCH, SKIPPED = 8, 4, 2
+_MOST_SECONDS = 1800  # of one run
 _SPEC = """\
 model: '{shape}'
 data: rows.jsonl
@@ -74,24 +77,27 @@ def lengths(steps: int) -> list[int]:
     return [min(320, max(32, int(dice.lognormvariate(4.8, 0.6)))) for _ in range(steps * EFFECTIVE)]
 
 
-def ours(folder: Path, models: Path, steps: int) -> list[float]:
+def ours(folder: Path, model: Path, steps: int) -> list[float]:
     """Train with our stage; give when each step ended."""
-    box = TrainBox(folder, models, _SPEC.format(shape=SHAPE, steps=steps), lengths(steps))
+    spec = _SPEC.format(shape=model.name, steps=steps)
+    box = TrainBox(folder, model.parent, spec, lengths(steps))
     plan = BatchPlan(per_device_batch_size=BATCH, gradient_accumulation_steps=EFFECTIVE // BATCH)
-    status, _ = box.train(plan, trouble=in_order, total_steps=steps, device="cpu", seconds=900)
+    status, _ = box.train(
+        plan, trouble=in_order, total_steps=steps, device="cpu", seconds=_MOST_SECONDS
+    )
     if status:
         sys.exit(box.log())
     return [datetime.fromisoformat(line["time"]).timestamp() for line in box.lines()]
 
 
-def trl(folder: Path, models: Path, steps: int, compute: str) -> list[float]:
+def trl(folder: Path, model: Path, steps: int, compute: str) -> list[float]:
     """Train with plain TRL; give when each step ended."""
     folder.mkdir(parents=True)
     dice = random.Random(1)
     rows = [[FIRST_WORD + word for word in learnable_words(n, dice)] for n in lengths(steps)]
     (folder / "rows.json").write_text(json.dumps(rows))
     given = {
-        "model": str(models / SHAPE),
+        "model": str(model),
         "rows": str(folder / "rows.json"),
         "out": str(folder / "out"),
         "steps": steps,
@@ -104,7 +110,7 @@ def trl(folder: Path, models: Path, steps: int, compute: str) -> list[float]:
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=_MOST_SECONDS,
         check=False,
     )
     for line in done.stdout.splitlines():
@@ -122,19 +128,24 @@ def speed(at: list[float], steps: int) -> float:
 def main() -> None:
     """Run both in turn, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shape", default="SmolLM2-8")
     parser.add_argument("--steps", type=int, default=6)
     args = parser.parse_args()
     compute = find_machine("cpu").compute
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {compute}", flush=True)
+    print(
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {compute}, {args.shape}",
+        flush=True,
+    )
     found: dict[str, list[float]] = {"TRL, 4 × 2": [], "ours": []}
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        make_model(root / "models", SHAPE)
+        make_model(root / "models", args.shape)
+        model = root / "models" / args.shape
         for number in range(args.rounds):
-            at = trl(root / f"trl{number}", root / "models", args.steps, compute)
+            at = trl(root / f"trl{number}", model, args.steps, compute)
             found["TRL, 4 × 2"].append(speed(at, args.steps))
-            at = ours(root / f"ours{number}", root / "models", args.steps)
+            at = ours(root / f"ours{number}", model, args.steps)
             found["ours"].append(speed(at, args.steps))
     print("| who | tokens/s, each round | median |")
     print("|---|---|---|")
