@@ -21,7 +21,6 @@ import sys
 import tempfile
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gpu_box import FIRST_WORD, TrainBox, learnable_words, make_model
