@@ -59,7 +59,7 @@ def test_a_base_s_bytes_are_those_of_its_numbers() -> None:
 
 def test_a_base_is_kept_beside_what_a_run_needs() -> None:
     """In 4 bits it takes what it takes of the card; in 16 bits none is kept."""
-    assert kept_base(work()) == work().weight_bytes > disk(work())
+    assert kept_base(work()) == work().weight_bytes > 0
     assert kept_base(work("method: lora")) == 0
 
 
