@@ -10,7 +10,8 @@ import pytest
 from runner.clock import now
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import RunFolder
-from runner.contract.record import Attempt, RunRecord
+from runner.contract.promotions import promote
+from runner.contract.record import Attempt, RunRecord, write_record
 from runner.contract.settings import Settings
 from runner.contract.states import Stage, State
 from runner.daemon.book import Live
@@ -137,3 +138,28 @@ def test_the_last_good_checkpoint_goes_only_for_a_whole_adapter(
     """Of three checkpoints of a run that has ended: what is freed when the disk is short."""
     found = may_go(["c", "a", "b"], newest_good=newest_good, best=best, adapter_is_whole=whole)
     assert found == gone
+
+
+def test_exports_of_runs_that_are_not_in_use_go(daemon: Daemon) -> None:
+    """Merged weights of the run in use and of the one before it stay, however short the disk is."""
+    runs = [daemon.outputs.run("job", f"2026112{day}T221005Z-k3f9") for day in range(3)]
+    for run in runs:
+        for folder in (run.merged, run.gguf, run.adapter):
+            folder.mkdir(parents=True)
+            (folder / "adapter_model.safetensors").write_bytes(b"x")
+        record = RunRecord(
+            job="job",
+            run_id=run.run_id,
+            state=State.SUCCEEDED,
+            file_name="job.yaml",
+            created_at=now(),
+            spec_sha256="",
+        )
+        write_record(run.record, record)
+        promote(daemon.outputs, run, why="better", by="anna")
+    assert short_of(daemon, 1, 100.0) is None
+    assert all(run.merged.is_dir() for run in runs)
+    assert short_of(daemon, 2**60, 200.0)
+    assert [run.merged.exists() for run in runs] == [False, True, True]
+    assert [run.gguf.exists() for run in runs] == [False, True, True]
+    assert all(run.adapter.is_dir() for run in runs)

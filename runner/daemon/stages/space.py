@@ -1,8 +1,8 @@
 """Disk space: go on, remove old checkpoints, pause or wait.
 
-What is the runner's to free are base models kept in 4 bits, which can be made again, and old
-checkpoints, and nothing else: first the bases, then those checkpoints that no run would go
-on from, then, oldest run first, those of runs whose adapter is there and whole.
+What is the runner's to free can be made again, and nothing else: first base models in 4 bits, then
+exports of runs that are not in use (`runner export` makes them again) and those checkpoints that no
+run would go on from, then, oldest run first, those of runs whose adapter is there and whole.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import math
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 from runner.contract.base_entries import drop_bases
 from runner.contract.checkpoints import Sha256, names, newest_verified
 from runner.contract.layout import RunFolder
+from runner.contract.promotions import read_promotions
 from runner.contract.record import ErrorFacts, RunRecord, read_record
 from runner.contract.salvage import DAMAGED
 from runner.contract.states import Stage, State
@@ -179,7 +181,8 @@ def _search(daemon: Daemon) -> Iterator[bool]:
 
 def _free(daemon: Daemon, run: RunFolder, *, last_resort: bool) -> None:
     there, torn = names(run.root), torn_checkpoints(run)
-    if not there and not torn:
+    forms = [folder for folder in (run.merged, run.gguf) if folder.is_dir()]
+    if not there and not torn and not forms:
         return
     try:
         record = read_record(run.record)
@@ -187,6 +190,7 @@ def _free(daemon: Daemon, run: RunFolder, *, last_resort: bool) -> None:
         return  # what can be recovered of it, a person decides
     if not record.state.is_final or (record.error and record.error.kind == DAMAGED):
         return
+    _free_forms(daemon, run, forms)
     gone = torn + may_go(
         there,
         newest_good=newest_verified(run.root, daemon.hashes.of),
@@ -196,6 +200,31 @@ def _free(daemon: Daemon, run: RunFolder, *, last_resort: bool) -> None:
     _remove(run, gone)
     if gone:
         daemon.log.say("old checkpoints were removed to make room", run=run.run_id, removed=gone)
+
+
+def _free_forms(daemon: Daemon, run: RunFolder, forms: Sequence[Path]) -> None:
+    """Remove what was made for serving a run that is not in use, and can be made again."""
+    if not forms or _is_used(daemon, run):
+        return
+    for folder in forms:
+        discard_folder(folder)
+    gone = [folder.name for folder in forms]
+    daemon.log.say("exports were removed to make room", run=run.run_id, removed=gone)
+
+
+def _is_used(daemon: Daemon, run: RunFolder) -> bool:
+    """Whether a run's exports may be served, or made, at this moment; in doubt they are."""
+    again = daemon.again
+    if again is not None and again.live.record.run_id == run.run_id:
+        return True
+    try:
+        changes = read_promotions(daemon.outputs, run.job)
+    except OSError:
+        return True
+    # The one before the last change is what a rollback brings back.
+    kept = {one for change in changes[-1:] for one in (change.run_id, change.before) if one}
+    adapter_is_there = (run.adapter / "adapter_model.safetensors").is_file()
+    return not changes or run.run_id in kept or not adapter_is_there
 
 
 def _remove(run: RunFolder, gone: Collection[str]) -> None:
