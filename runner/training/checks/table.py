@@ -156,7 +156,7 @@ TABLE: dict[str, Check] = {
     ),
     "language_mix": Check(
         level=INFORM,
-        says="The rows are in more than one language ({named}), as far as it can be told: {count} "
+        says="The rows are in more than one language ({named}), as far as one can see: {count} "
         "of {of} rows.",
         is_fact=True,
     ),

@@ -40,7 +40,10 @@ def _make_model(name: str, source: Source, target: Path) -> Made:
     """Write base and adapter as one file."""
     tools = _tools()
     if source.model is None:
-        raise NoGgufError("Base and adapter were not put together, which it is made from.")
+        raise NoGgufError(
+            "Base and adapter were not put together, which it is made from.",
+            advice="What stopped that is said with merged/: after that, runner export RUN.",
+        )
     label = source.spec.model
     trust = source.plan.trust_remote_code
     require_convertible(source.model, label, tools, trust_code=trust)

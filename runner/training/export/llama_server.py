@@ -18,6 +18,7 @@ from typing import Any
 from runner.contract.llama_cpp import LlamaCpp
 from runner.errors import RunnerError
 
+_ADVICE = "Its log is in the run's folder; runner export RUN tries again."
 _START_SECONDS = 600.0  # a file of 16 GB from a slow disk
 _ANSWER_SECONDS = 600.0  # one question to an 8B on two cores
 _LOOK_SECONDS = 0.1
@@ -102,9 +103,13 @@ class Server:
         try:
             status, said = _post(self.socket, path, body)
         except (OSError, http.client.HTTPException) as error:
-            raise ServerError(f"llama-server did not answer: {type(error).__name__}.") from None
+            raise ServerError(
+                f"llama-server did not answer: {type(error).__name__}.", advice=_ADVICE
+            ) from None
         if status != http.HTTPStatus.OK:
-            raise ServerError(f"llama-server answered {path} with status {status}.")
+            raise ServerError(
+                f"llama-server answered {path} with status {status}.", advice=_ADVICE
+            )
         found: dict[str, Any] = json.loads(said)
         return found
 
@@ -153,7 +158,9 @@ def _wait(child: subprocess.Popen[bytes], place: Path, log: Path) -> None:
             if _post(place, "/tokenize", {"content": ""})[0] == http.HTTPStatus.OK:
                 return
         time.sleep(_LOOK_SECONDS)
-    raise ServerError(f"llama-server did not load the file in {_START_SECONDS:.0f} s.")
+    raise ServerError(
+        f"llama-server did not load the file in {_START_SECONDS:.0f} s.", advice=_ADVICE
+    )
 
 
 class _Connection(http.client.HTTPConnection):
