@@ -208,7 +208,6 @@ PUT_TOGETHER = {
     "record_gpu_in_env_names_a_card_that",
     "record_no_job_could_run_yet_one_thing",
     "record_no_job_could_run_yet_things_stand",
-    "record_of_are_free",
     "record_of_are_free_held_by",
     "record_of_memory_for_this_container_in_the",
     "record_of_memory_for_this_container_in_the_2",

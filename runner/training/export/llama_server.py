@@ -107,9 +107,7 @@ class Server:
                 f"llama-server did not answer: {type(error).__name__}.", advice=_ADVICE
             ) from None
         if status != http.HTTPStatus.OK:
-            raise ServerError(
-                f"llama-server answered {path} with status {status}.", advice=_ADVICE
-            )
+            raise ServerError(f"llama-server answered {path} with status {status}.", advice=_ADVICE)
         found: dict[str, Any] = json.loads(said)
         return found
 
