@@ -167,7 +167,6 @@ def test_a_sentence_that_is_not_in_the_table_stays_english() -> None:
 
 
 PUT_TOGETHER = {
-    "record_of_are_free",
     "record_the_row_has_no_question",
     "record_there_is_no_column_for_the_answer",
     "record_there_is_no_column_for_the_answer_and",
