@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from runner.training.kernels import capped_attention
+from runner.training.kernels import capped_attention, gpu, packed_attention
 from runner.training.kernels.heads import Heads
 from runner.training.kernels.rows import FILL, Rows
 
 _CUDNN_TOKENS = 4096  # shorter rows were not measured
-_OF_CUDNN = 7  # what it keeps for the way back; flash keeps 3
+_OF_CUDNN = 7  # what it keeps for the way back; flash keeps 3, ours 1
+_OF_PACKED = 1
 
 
 def forward(qkv: torch.Tensor, heads: Heads, rows: Rows) -> tuple[torch.Tensor, tuple[Any, ...]]:
@@ -24,6 +25,9 @@ def forward(qkv: torch.Tensor, heads: Heads, rows: Rows) -> tuple[torch.Tensor, 
         return _reference(q, k, v, heads, rows), ()
     if _takes_cudnn(qkv, heads, rows):
         return _cudnn(q, k, v, heads)
+    if _takes_packed(qkv, heads, rows):
+        out, sums = packed_attention.forward(qkv, heads, rows)
+        return out, (sums,)
     # aten's own operation takes fewer key/value heads as they are; `varlen_attn` wants them copied.
     out, sums, state, unused, _ = torch.ops.aten._flash_attention_forward(  # noqa: SLF001
         q,
@@ -60,6 +64,8 @@ def backward(
         return found[0], found[1], found[2]
     if len(kept) == _OF_CUDNN:
         return _cudnn_back(grad, (q, k, v), out, kept, heads)
+    if len(kept) == _OF_PACKED:
+        return packed_attention.backward(grad, qkv, out, kept[0], heads, rows)
     sums, state, unused = kept
     dq, dk, dv = torch.ops.aten._flash_attention_backward(  # noqa: SLF001
         grad,
@@ -91,6 +97,15 @@ def _takes_cudnn(qkv: torch.Tensor, heads: Heads, rows: Rows) -> bool:
     alone = len(rows.ends) == 2 or (len(rows.ends) == 3 and rows.ends[2] - rows.ends[1] < FILL)
     seen = heads.window is None or rows.longest <= heads.window
     fits = alone and seen and rows.longest >= _CUDNN_TOKENS and heads.size <= 128
+    return fits and torch.cuda.get_device_capability(qkv.device)[0] == 9
+
+
+def _takes_packed(qkv: torch.Tensor, heads: Heads, rows: Rows) -> bool:
+    """Whether our own kernel is used: for short rows, on cards where it was measured."""
+    seen = heads.window is None or rows.longest <= heads.window
+    fits = seen and heads.size in packed_attention.SIZES and qkv.dtype == torch.bfloat16
+    shared = heads.q_heads // heads.kv_heads
+    fits = fits and shared <= packed_attention.MOST_SHARED and gpu.triton is not None
     return fits and torch.cuda.get_device_capability(qkv.device)[0] == 9
 
 

@@ -26,6 +26,8 @@ class Rows:
     ids: torch.Tensor
     position: torch.Tensor
     """Each token's place in its own row."""
+    last: torch.Tensor
+    """Where each token's own row ends: int32."""
     starts: torch.Tensor
     """Where each row starts, and the end of the last: int32, as attention kernels want it."""
     ends: tuple[int, ...]
@@ -68,6 +70,15 @@ def lay_out(rows: Sequence[Row], device: Any, *, fill: bool) -> Rows:
         ids=_move(torch.cat(ids), device),
         position=_move(
             torch.cat([torch.arange(length, dtype=torch.int32) for length in lengths]), device
+        ),
+        last=_move(
+            torch.cat(
+                [
+                    torch.full((length,), end, dtype=torch.int32)
+                    for length, end in zip(lengths, ends[1:], strict=True)
+                ]
+            ),
+            device,
         ),
         starts=_move(torch.tensor(ends, dtype=torch.int32), device),
         ends=ends,
