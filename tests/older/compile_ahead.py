@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from runner.training.kernels import dropout, fp8, glu, loss, nf4, rmsnorm, rope
+from runner.training.kernels import dropout, fp8, glu, loss, nf4, packed_attention, rmsnorm, rope
 from runner.training.kernels.gpu import warps_for
 
 NUMBER = "*bf16"
@@ -82,6 +82,17 @@ def kernels(capability: int) -> dict[str, Kernel]:
     of_drop = {"line": "i32", "key": "i32", "limit": "i32", "factor": "fp32"}
     add("drop", dropout._drop, 4, of_drop, ADD=False, BLOCK=dropout._BLOCK)
     add("drop back", dropout._drop, 4, of_drop, ADD=True, BLOCK=dropout._BLOCK)
+    of_attention = dict.fromkeys(("sums", "inner"), "*fp32") | {"scale": "fp32"}
+    of_attention |= dict.fromkeys(("position", "last"), "*i32")
+    for size in packed_attention.SIZES:
+        for name, function, tile in (
+            ("attention", packed_attention._forward, packed_attention.FORWARD),
+            ("queries back", packed_attention._queries_back, packed_attention.QUERIES_BACK),
+            ("keys back", packed_attention._keys_back, packed_attention.KEYS_BACK),
+        ):
+            sizes = {"SHARED": 4, "SIZE": size, "TOKENS": tile.lines // 4}
+            sizes |= {"LINES": tile.lines, "KEYS": tile.keys}
+            add(f"{name} {size}", function, tile.warps, of_attention, **sizes)
     return found
 
 

@@ -101,7 +101,11 @@ def _takes_cudnn(qkv: torch.Tensor, heads: Heads, rows: Rows) -> bool:
 
 
 def _takes_packed(qkv: torch.Tensor, heads: Heads, rows: Rows) -> bool:
-    """Whether our own kernel is used: for short rows, on cards where it was measured."""
+    """Whether our own kernel is used: on cards where it was measured.
+
+    For 16 rows of together 9,051 tokens (8B's heads, H200) flash took 0.35 and 0.94 ms, forward and
+    back, ours 0.25 and 0.73; for two of 4,096 tokens 0.91 and 2.62 against 0.69 and 2.20.
+    """
     seen = heads.window is None or rows.longest <= heads.window
     fits = seen and heads.size in packed_attention.SIZES and qkv.dtype == torch.bfloat16
     shared = heads.q_heads // heads.kv_heads
