@@ -10,6 +10,7 @@ import typer
 
 from runner.commands.options import MODELS, AsJson, ModelsDir, print_json
 from runner.contract.layout import SCHEDULED, STATE_FOLDERS, Inbox
+from runner.contract.llama_cpp import gguf_problem
 from runner.contract.models import find_model, read_config, unknown_layers
 from runner.errors import InputError, Problem, SpecError, UnsafePathError
 from runner.files.beneath import Folder
@@ -135,6 +136,9 @@ def validate(path: Path, models_dir: Path, *, inputs: bool = True) -> Validated:
                 problems.append(replace(too_low, file=path.name))
             if unknown := unknown_layers(model, spec.model, spec.lora.target_modules):
                 problems.append(replace(unknown, file=path.name))
+            field = spec.export.gguf_field
+            if field and (cannot := gguf_problem(field, config)):
+                problems.append(replace(cannot, file=path.name))
         except InputError as error:
             problems += error.problems
     return Validated(path=path, spec=spec, problems=tuple(problems))

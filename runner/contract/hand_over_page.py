@@ -7,7 +7,7 @@ import json
 import shlex
 from typing import Any
 
-from runner.contract.handed_over import MERGED, HandedOver, ServedForm
+from runner.contract.handed_over import MERGED, MODELFILE, HandedOver, ServedForm
 from runner.contract.layout import HAND_OVER_PAGE, Outputs, RunFolder
 from runner.contract.promotions import known_current
 from runner.contract.record import RunRecord, read_record
@@ -68,8 +68,9 @@ def hand_over_page(record: RunRecord, config: dict[str, Any]) -> str:
         ways.append(_way("Merged weights with vLLM", command, _measured(merged, made)))
     ways += [
         _way(
-            f"GGUF ({one.name}) with llama.cpp",
-            f"llama-server -m {shlex.quote(f'{current}/{one.path}')} --jinja",
+            f"GGUF ({one.name}) with llama.cpp, or with Ollama",
+            f"llama-server -m {shlex.quote(f'{current}/{one.path}')} --jinja\n    "
+            f"ollama create {name} -f {shlex.quote(_modelfile(current, one))}",
             _measured(one, made),
         )
         for one in files
@@ -94,6 +95,10 @@ _OF_ADAPTER = (
     "folder by vLLM's own\nresolver, its `base_model_name_or_path` has to be the name that the "
     "base is served under.\n"
 )
+
+
+def _modelfile(current: str, form: ServedForm) -> str:
+    return f"{current}/{form.path.removesuffix('.gguf')}{MODELFILE}"
 
 
 def _way(title: str, command: str, said: str) -> str:

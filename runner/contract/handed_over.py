@@ -13,6 +13,8 @@ from runner.language.speaker import ENGLISH, Speaker
 
 MERGED = "merged"
 """Name of the form with adapter and base as one model, and of its folder."""
+MODELFILE = ".Modelfile"
+"""End of the name of what Ollama needs beside a GGUF file."""
 
 
 class _Part(BaseModel):

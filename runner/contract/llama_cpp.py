@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.errors import Problem
 from runner.words import visible
 
 VARIABLE = "RUNNER_LLAMA_CPP"
@@ -129,3 +130,24 @@ def unknown_architecture(config: dict[str, Any], tools: LlamaCpp) -> str | None:
     return (
         f"llama.cpp does not know this model's architecture ({shown}), and cannot make a GGUF file"
     )
+
+
+def gguf_problem(field: str, config: dict[str, Any]) -> Problem | None:
+    """Refuse a spec's wish for GGUF files that this box cannot make; None: it can.
+
+    Args:
+        field: which wish, such as ``export.gguf``.
+        config: the base model's config.json.
+    """
+    tools = find_llama_cpp()
+    if tools is None:
+        return Problem(
+            field=field,
+            message=f"{missing_tools()}",
+            hint=f"Or leave {field} out: runner export RUN makes the file later.",
+        )
+    said = unknown_architecture(config, tools)
+    if said is None:
+        return None
+    hint = f"Leave {field} out; vLLM and transformers serve the adapter, or export.merged."
+    return Problem(field=field, message=said, hint=hint)

@@ -38,6 +38,13 @@ class ExportWish(BaseModel):
         return self.merged or bool(self.gguf) or self.adapter_gguf
 
     @property
+    def gguf_field(self) -> str | None:
+        """Name the field that asks for a file that llama.cpp makes; None: none does."""
+        if self.gguf:
+            return "export.gguf"
+        return "export.adapter_gguf" if self.adapter_gguf else None
+
+    @property
     def needs_merged(self) -> bool:
         """Whether base and adapter are put together for it; a GGUF model is made from that."""
         return self.merged or bool(self.gguf)

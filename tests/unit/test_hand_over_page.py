@@ -24,6 +24,12 @@ def test_the_first_command_serves_what_is_there(tmp_path: Path) -> None:
     assert commands[0].startswith(f"vllm serve {current}/merged --served-model-name")
     assert f"org/name --enable-lora --max-lora-rank 32 --lora-modules {record.job}=" in commands[1]
     assert "0.218" in page
+    made = record.handed_over
+    assert made is not None
+    gguf = ServedForm(name="q8_0", path=f"gguf/{record.job}-q8_0.gguf", bytes=1)
+    page = hand_over_page(record.but(handed_over=HandedOver(forms=(*made.forms, gguf))), {})
+    assert f"llama-server -m {current}/gguf/{record.job}-q8_0.gguf" in page
+    assert f"ollama create {record.job} -f {current}/gguf/{record.job}-q8_0.Modelfile" in page
     bare = record.but(handed_over=None)
     assert "merged" not in hand_over_page(bare, {}).split("## ")[1].split("\n")[0]
 

@@ -12,6 +12,7 @@ from runner.contract.llama_cpp import (
     LlamaCpp,
     architecture_of,
     find_llama_cpp,
+    gguf_problem,
     missing_tools,
     unknown_architecture,
 )
@@ -106,3 +107,22 @@ def test_the_real_table_is_read() -> None:
     table = text.partition("TEXT_MODEL_MAP: dict[str, str] = ")[2].partition("\n}\n")[0] + "\n}"
     assert tools.architectures() == set(ast.literal_eval(table))
     assert {"LlamaForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM"} <= tools.architectures()
+
+
+def test_a_wish_that_this_box_cannot_meet_is_refused_before_the_run(
+    tools: LlamaCpp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Missing tools and an unknown architecture name the field, and what to do; a known one may."""
+    known = {"architectures": ["LlamaForCausalLM"]}
+    monkeypatch.setenv(VARIABLE, str(tools.root))
+    assert gguf_problem("export.gguf", known) is None
+    unknown = gguf_problem("export.gguf", {"architectures": ["ZambaNewForCausalLM"]})
+    assert unknown is not None
+    assert (unknown.field, unknown.hint is not None) == ("export.gguf", True)
+    assert "ZambaNewForCausalLM" in unknown.message
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "nowhere"))
+    missing = gguf_problem("export.adapter_gguf", known)
+    assert missing is not None
+    assert missing.field == "export.adapter_gguf"
+    assert VARIABLE in missing.message
+    assert "runner export RUN" in (missing.hint or "")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jinja2
 import pytest
+from transformers import AutoTokenizer
 
+from runner.training.export.for_ollama import modelfile_for
 from runner.training.export.modelfile import (
     Messages,
     Modelfile,
@@ -222,3 +227,23 @@ def test_a_system_prompt_that_a_modelfile_cannot_hold_is_said(prompt: str) -> No
     assert "SYSTEM" not in text
     assert len(lost) == 1
     read_modelfile(text)
+
+
+@pytest.mark.parametrize("system", [None, "Answer like a clerk."])
+def test_a_run_gets_the_template_that_it_was_trained_with(
+    tiny_model: Path, tmp_path: Path, system: str | None
+) -> None:
+    """From the tokenizer beside the adapter: Ollama's text is that of transformers."""
+    run = SimpleNamespace(adapter=tiny_model)
+    spec = SimpleNamespace(system_prompt=system)
+    source: Any = SimpleNamespace(run=run, spec=spec)
+    text, lost = modelfile_for(source, tmp_path / "job-q4_k_m.gguf")
+    assert lost == ()
+    assert text.startswith("FROM ./job-q4_k_m.gguf\n")
+    template = text.split('TEMPLATE """')[1].split('"""')[0]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    for messages in ([ASKED], [SYSTEM, ASKED], [SYSTEM, ASKED, ANSWER, AGAIN]):
+        wanted = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert ollama(template, messages) == wanted
+    assert ("SYSTEM" in text) is (system is not None)
+    assert f"PARAMETER stop {json.dumps(tokenizer.eos_token)}" in text

@@ -23,6 +23,7 @@ import numpy as np
 from runner.contract.findings import DataFinding, write_findings
 from runner.contract.fp8_cards import FP8_HINT
 from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.llama_cpp import gguf_problem
 from runner.contract.model_kind import language_part_note
 from runner.contract.models import (
     describe_model,
@@ -289,6 +290,9 @@ def _find_base(
         return None, error
     if too_low := cap_problem(spec, read_shape(config)):
         raise SpecError([replace(too_low, file=file)])
+    field = spec.export.gguf_field
+    if field and (cannot := gguf_problem(field, config)):
+        raise SpecError([replace(cannot, file=file)])
     if spec.speed == "fp8" and plan.no_fp8:
         what = Problem(field="speed", found="fp8", message=plan.no_fp8, hint=FP8_HINT)
         raise SpecError([replace(what, file=file)])

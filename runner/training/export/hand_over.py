@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.contract.checkpoints import sha256_of
-from runner.contract.handed_over import MERGED, Figures, HandedOver, ServedForm
+from runner.contract.handed_over import MERGED, MODELFILE, Figures, HandedOver, ServedForm
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.models import find_model
 from runner.contract.stage_io import (
@@ -26,6 +26,7 @@ from runner.contract.stage_io import (
 )
 from runner.errors import RunnerError, StageError
 from runner.exit_codes import ExitCode
+from runner.files.durable import write_bytes
 from runner.spec.read_spec import read_spec
 from runner.training.export.makers import ADAPTER_GGUF, Source, maker_of, tools_missing
 from runner.training.export.put_in_place import beside, put_in_place
@@ -155,6 +156,8 @@ def _gguf(source: Source, name: str, found: _Found) -> None:
         found.shortfalls.append(f"{name} was not made: {visible(said)}")
         return
     found.shortfalls += made.shortfalls
+    if name != ADAPTER_GGUF:
+        _modelfile(source, name, target, found)
     found.forms.append(
         ServedForm(
             name=name,
@@ -165,3 +168,12 @@ def _gguf(source: Source, name: str, found: _Found) -> None:
             within=made.within,
         )
     )
+
+
+def _modelfile(source: Source, name: str, gguf: Path, found: _Found) -> None:
+    """Write the Modelfile beside a GGUF file; what it cannot say is a shortfall."""
+    from runner.training.export.for_ollama import modelfile_for
+
+    text, lost = modelfile_for(source, gguf)
+    write_bytes(gguf.with_suffix(MODELFILE), text.encode())
+    found.shortfalls += [f"{name} with Ollama: {one}." for one in lost]
