@@ -14,7 +14,7 @@ from daemon_box import REPOSITORY
 
 CHECKS = {
     *("Driver", "Host memory", "Disk", "Shared memory", "Folders", "Base models"),
-    *("File events", "Clock", "Offline", "bitsandbytes", "NF4 product"),
+    *("File events", "Clock", "Offline", "bitsandbytes", "NF4 product", "GGUF"),
 }
 
 
