@@ -188,6 +188,7 @@ print(torch.cuda.is_initialized())
         ([(Stage.PREPARE, False)], False),
         ([(Stage.PREPARE, True)], True),
         ([(Stage.EVALUATE, True)], False),
+        ([(Stage.HAND_OVER, True)], False),
         ([(Stage.EVALUATE, True), (Stage.PREPARE, False)], True),
     ],
 )

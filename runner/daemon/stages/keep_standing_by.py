@@ -23,6 +23,10 @@ model wants all that there is for a while."""
 _AGAIN_SECONDS = 600.0  # after one that ended by itself: what is broken is not tried each second
 
 
+_SELDOM_FOLLOWED = (Stage.EVALUATE, Stage.HAND_OVER)
+"""Few jobs ask for forms to hand over; one that does waits some seconds for its imports."""
+
+
 def has_use(stages: Sequence[tuple[Stage, bool]]) -> bool:
     """Decide whether another stage follows what is at work.
 
@@ -30,7 +34,8 @@ def has_use(stages: Sequence[tuple[Stage, bool]]) -> bool:
         stages: of each run that is not over, its next stage and whether that is at work.
     """
     at_work = [stage for stage, is_at_work in stages if is_at_work]
-    return bool(at_work) and (len(stages) > len(at_work) or at_work != [list(Stage)[-1]])
+    followed = any(stage not in _SELDOM_FOLLOWED for stage in at_work)
+    return bool(at_work) and (followed or len(stages) > len(at_work))
 
 
 def keep_one_standing_by(daemon: Daemon, at: float) -> None:
