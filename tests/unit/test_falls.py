@@ -102,10 +102,34 @@ def attempt(**fields: object) -> Attempt:
         ({"state": State.PREPARING, "tries": {"prepare": 2}}, False, 1, 1),
         # Beside another one that trained: that one is suspected.
         ({"state": State.PREPARING, "tries": {"prepare": 2}}, True, None, 1),
-        ({"state": State.EXPORTING, "tries": {"export": 1}}, True, 1, 0),
-        ({"state": State.EVALUATING, "tries": {"export": 1, "evaluate": 1}}, True, 1, 1),
+        (
+            {"state": State.EXPORTING, "next_stage": Stage.EXPORT, "tries": {"export": 1}},
+            True,
+            1,
+            0,
+        ),
+        (
+            {
+                "state": State.EVALUATING,
+                "next_stage": Stage.EVALUATE,
+                "tries": {"export": 1, "evaluate": 1},
+            },
+            True,
+            1,
+            1,
+        ),
+        (
+            {
+                "state": State.EVALUATING,
+                "next_stage": Stage.HAND_OVER,
+                "tries": {"export": 1, "hand-over": 1},
+            },
+            True,
+            1,
+            1,
+        ),
         # Between two stages nothing was at work.
-        ({"state": State.EXPORTING}, True, None, None),
+        ({"state": State.EXPORTING, "next_stage": Stage.EXPORT}, True, None, None),
         ({"state": State.INTERRUPTED, "attempts": (attempt(outcome="killed"),)}, True, None, None),
     ],
 )
