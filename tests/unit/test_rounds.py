@@ -11,6 +11,7 @@ import pytest
 
 from runner.contract.settings import Settings
 from runner.daemon.conductor import Conductor
+from runner.daemon.heartbeat import Heartbeat
 from runner.daemon.rounds import LIMIT_SECONDS, Rounds
 from runner.daemon.run_daemon import run_daemon
 from runner.files.durable import write_bytes
@@ -117,6 +118,8 @@ def test_texts_are_read_before_the_first_round(
     table.cache_clear()
     monkeypatch.setattr(Conductor, "begin", lambda _: True)
     monkeypatch.setattr(Conductor, "work", lambda _: read.append(table.cache_info().currsize) or 0)
+    # Its thread would end this process, five minutes after the last round.
+    monkeypatch.setattr(Heartbeat, "watch", lambda _: None)
     places = {f"{name}_dir": tmp_path / name for name in ("jobs", "outputs", "models")}
     assert run_daemon(Settings(**places, polling=True)) == 0
     assert read == [1]
