@@ -6,15 +6,17 @@ from runner.contract.llama_cpp import find_llama_cpp
 from runner.doctor.finding import Finding, Level
 
 _WHY = "A job that asks for GGUF files (llama.cpp, Ollama) needs them; no other job does."
-_FIX = "make llama    # in a checkout; RUNNER_LLAMA_CPP names the folder elsewhere"
 
 
 def examine_llama_cpp() -> Finding:
     """Look for the tools."""
     tools = find_llama_cpp()
     if tools is None:
-        what = "No GGUF files can be made here: llama.cpp's tools are not on this box."
-        return Finding(check="GGUF", level=Level.SKIPPED, what=what, why=_WHY, fix=_FIX)
+        what = (
+            "No GGUF files can be made here: llama.cpp's tools are not on this box. `make llama` "
+            "in a checkout builds them; RUNNER_LLAMA_CPP names their folder elsewhere."
+        )
+        return Finding(check="GGUF", level=Level.SKIPPED, what=what, why=_WHY)
     return Finding(
         check="GGUF",
         level=Level.OK,

@@ -95,7 +95,7 @@ def test_the_doctor_says_whether_gguf_files_can_be_made(
     monkeypatch.setenv(VARIABLE, str(tmp_path / "nowhere"))
     found = doctor.examine_llama_cpp()
     assert found.level is Level.SKIPPED  # every other job runs
-    assert "make llama" in found.fix
+    assert "make llama" in found.what
 
 
 def test_the_real_table_is_read() -> None:
