@@ -214,6 +214,10 @@ class Outputs:
         """That run's id, where the file system has no links."""
         return self.root / job / "current.txt"
 
+    def job_folders(self) -> list[Path]:
+        """List the folders of all jobs; never follows links."""
+        return [Path(entry.path) for entry in self._jobs()]
+
     def jobs_with_promotions(self) -> list[str]:
         """List the jobs that have, or had, a current run."""
         return sorted(

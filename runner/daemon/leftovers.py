@@ -43,6 +43,8 @@ def sweep_box(outputs: Outputs) -> None:
     """Remove what the daemon itself and commands left half-written."""
     sweep_folder(outputs.private)
     sweep_folder(outputs.requests)
+    for job in outputs.job_folders():  # `current` and HANDOVER.md lie beside the runs
+        sweep_folder(job)
     sweep_entries(outputs.token_cache)
     sweep_bases(outputs.base_cache)
 

@@ -35,7 +35,9 @@ from runner.training.data.formats import to_conversations
 from runner.training.data.rows import read_rows
 
 MEMORY_BYTES = 256 * 1024**2
-LONGEST_SECONDS = 1.0  # of this process's own time: other processes may keep the cores busy
+# Of this process's own time. The slowest of a thousand inputs took 0.6 s, and 1.02 once on a busy
+# host, where the same work costs up to twice as much; a reader that is quadratic needs minutes.
+LONGEST_SECONDS = 5.0
 _HANG_SECONDS = 30  # by the clock
 _ROUND = 500  # inputs
 
