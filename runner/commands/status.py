@@ -19,7 +19,7 @@ from runner.contract.in_use import Use, jobs_in_use
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import STARTING, Progress, read_progress
-from runner.contract.record import RunRecord, read_record
+from runner.contract.record_head import RecordHead, read_head
 from runner.contract.states import State
 from runner.errors import DamagedError
 from runner.words import duration, memory, number, visible
@@ -42,7 +42,7 @@ class Standing:
     """One run, as status tells it."""
 
     run: RunFolder
-    record: RunRecord
+    record: RecordHead
     progress: Progress
     in_use: bool = False
     """Its adapter is the job's current one."""
@@ -62,7 +62,7 @@ class Standing:
             "attempts": len(record.attempts),
             "memory": memory_story(record),
             "in_use": self.in_use,
-            "promotion": record.promotion.model_dump(mode="json") if record.promotion else None,
+            "promotion": (record.model_extra or {}).get("promotion"),
             "verdict": record.verdict.model_dump(mode="json") if record.verdict else None,
             "progress": asdict(self.progress),
             "error": record.error.model_dump() if record.error else None,
@@ -102,7 +102,7 @@ def read_overview(outputs: Outputs, *, every: bool = False) -> Overview:
     uses = jobs_in_use(outputs)
     for run in _to_read(outputs, latest=None if every else LATEST):
         try:
-            record = read_record(run.record)
+            record = read_head(run.record)
         except FileNotFoundError:
             continue  # claimed this moment: its record is being written
         except (DamagedError, OSError):
@@ -236,7 +236,7 @@ def _day(use: Use) -> str:
     return f"{use.since.astimezone():%Y-%m-%d %H:%M}" if use.since else ""
 
 
-def _run_cells(record: RunRecord) -> list[Cell]:
+def _run_cells(record: RecordHead) -> list[Cell]:
     style = STYLES.get(record.state, "cyan")
     return [
         Cell(text=record.job),
@@ -245,7 +245,7 @@ def _run_cells(record: RunRecord) -> list[Cell]:
     ]
 
 
-def _took(record: RunRecord) -> str:
+def _took(record: RecordHead) -> str:
     took = (record.ended_at or now()) - (record.started_at or record.created_at)
     return duration(max(0.0, took.total_seconds()))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.contract.layout import RUN_ID, Outputs, RunFolder
-from runner.contract.record import RunRecord
+from runner.contract.record_head import RecordHead
 from runner.contract.states import State
 from runner.files.durable import append_line, write_bytes
 
@@ -46,7 +46,7 @@ class EndedRun(NamedTuple):
     """Time of change in nanoseconds and size of its record when this was written."""
 
     @classmethod
-    def of(cls, record: RunRecord, stamp: tuple[int, int]) -> EndedRun:
+    def of(cls, record: RecordHead, stamp: tuple[int, int]) -> EndedRun:
         """Take it from a record."""
         return cls(
             job=record.job,
@@ -176,7 +176,7 @@ def newest_ended(outputs: Outputs, count: int) -> Newest:
     )
 
 
-def note_ended(outputs: Outputs, run: RunFolder, record: RunRecord) -> None:
+def note_ended(outputs: Outputs, run: RunFolder, record: RecordHead) -> None:
     """Add a run that has ended; where that fails, its record is read at the next start."""
     stamp = stamp_of(run.record)
     if stamp is not None:

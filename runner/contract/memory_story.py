@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 
 from runner.contract.batch import describe_change
-from runner.contract.record import RunRecord
+from runner.contract.record_head import RecordHead
 from runner.language.speaker import ENGLISH, Speaker
 
 OUT_OF_HOST_MEMORY = "out of host memory"
 """Outcome of an attempt; how daemon/retry.py names it."""
 
 
-def memory_story(record: RunRecord, speak: Speaker = ENGLISH) -> list[str]:
+def memory_story(record: RecordHead, speak: Speaker = ENGLISH) -> list[str]:
     """Tell each change of plan, and each time that the machine's own memory ran out."""
     plans = [attempt.batch_plan for attempt in record.attempts]
     if record.batch_plan is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.clock import now
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.record import RunRecord
+from runner.contract.record_head import RecordHead
 from runner.contract.states import State
 
 TAIL_BYTES = 64 * 1024  # some 200 lines of metrics: enough for a rate, cheap on a long run
@@ -126,7 +126,7 @@ def measuring_left(
 
 
 def progress_of(
-    lines: list[dict[str, Any]], record: RunRecord, clock: float | None = None
+    lines: list[dict[str, Any]], record: RecordHead, clock: float | None = None
 ) -> Progress:
     """Decide where a run stands from the metrics of its newest attempt."""
     steps = steps_of(lines)
@@ -154,7 +154,7 @@ def progress_of(
     )
 
 
-def read_progress(run: RunFolder, record: RunRecord) -> Progress:
+def read_progress(run: RunFolder, record: RecordHead) -> Progress:
     """Read where a run stands."""
     number = max((attempt.number for attempt in record.attempts), default=1)
     return progress_of(read_tail(StageFolder(run.attempt(number)).metrics), record)

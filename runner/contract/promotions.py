@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.clock import now
 from runner.contract.layout import RUN_ID, Outputs, RunFolder
-from runner.contract.record import RunRecord, Time, read_record
+from runner.contract.record_head import RecordHead, read_head
+from runner.contract.record_time import Time
 from runner.contract.states import State
 from runner.errors import RunnerError
 from runner.files.crash_points import reached
@@ -123,14 +124,14 @@ def known_current(outputs: Outputs, job: str) -> str | None:
     return leads_to if leads_to and RUN_ID.fullmatch(leads_to) else None
 
 
-def check_promotable(run: RunFolder) -> RunRecord:
+def check_promotable(run: RunFolder) -> RecordHead:
     """Read a run that is to become current.
 
     Raises:
         NotPromotableError: it has not succeeded, or its adapter is not there whole.
         RunnerError, OSError: its record cannot be read.
     """
-    record = read_record(run.record)
+    record = read_head(run.record)
     name = f"{record.job}/{record.run_id}"
     if record.state is not State.SUCCEEDED:
         raise NotPromotableError(

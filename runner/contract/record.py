@@ -6,44 +6,29 @@ this version does not know are kept, so that an older runner loses nothing that 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from runner.contract.batch import BatchPlan
 from runner.contract.evaluation import Evaluation
 from runner.contract.findings import DataFinding
 from runner.contract.gate import Promotion
 from runner.contract.handed_over import HandedOver
 from runner.contract.rating import Rating
+from runner.contract.record_head import RECORD_BYTES as RECORD_BYTES  # noqa: PLC0414
+from runner.contract.record_head import SCHEMA_VERSION, RecordHead, read_as
+from runner.contract.record_head import Attempt as Attempt  # noqa: PLC0414
+from runner.contract.record_head import ErrorFacts as ErrorFacts  # noqa: PLC0414
+from runner.contract.record_head import Waiting as Waiting  # noqa: PLC0414
 from runner.contract.record_time import Time as Time  # noqa: PLC0414 - others find it here
-from runner.contract.states import Stage, State
+from runner.contract.states import Stage
 from runner.contract.verdict import Verdict
-from runner.errors import DamagedError, NewerRecordError
 from runner.files.durable import write_json
-from runner.files.plain import read_plain
-
-SCHEMA_VERSION = 2
-RECORD_BYTES = 8 * 1024 * 1024  # a larger run.json is damaged or not ours
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
-
-
-class Waiting(_Part):
-    """Why a run that could go on does not."""
-
-    reason: str
-    since: Time
-    until: Time | None = None
-    """When the run is rejected if what it waits for has not come; None: it waits on."""
-    again_at: Time | None = None
-    """The earliest time at which it is tried again, where that is known."""
-    advice: str | None = None
-    """What a person can do about it."""
 
 
 class Falls(_Part):
@@ -112,78 +97,26 @@ class ModelFacts(_Part):
     parameters: int | None = None
 
 
-class Attempt(_Part):
-    """One process of the train stage."""
-
-    number: int
-    batch_plan: BatchPlan
-    started_at: Time
-    ended_at: Time | None = None
-    seconds: float | None = None
-    """How long it worked, by a clock that does not jump; None: it is open, or an older runner's."""
-    outcome: str | None = None
-    """``succeeded``, ``out of memory``, ``interrupted``, ``killed``, …; None while it is open."""
-    exit_code: int | None = None
-    """The child's status; negative: the signal that ended it."""
-    first_step: int | None = None
-    """The first optimizer step that this attempt counts for (1-based)."""
-    last_step: int | None = None
-    """The last one; after a hard kill it is the resumed checkpoint's."""
-    peak_gpu_memory_bytes: int | None = None
-    reason: str | None = None
-
-    @property
-    def got_further(self) -> bool:
-        """Whether it left a new durable step."""
-        return (self.last_step or 0) >= (self.first_step or 1)
-
-
-class ErrorFacts(_Part):
-    """Why a run did not succeed, and what to do next."""
-
-    kind: str
-    message: str
-    advice: str | None = None
-
-
-class RunRecord(_Part):
+class RunRecord(RecordHead):
     """The truth about a run."""
 
-    schema_version: int = SCHEMA_VERSION
-    job: str
-    run_id: str
-    state: State
     next_stage: Stage | None = None
     """What is to be done next, or is under way; None once the run is over."""
     trigger: str = "drop"
     """What started the run: ``drop``, ``schedule``, ``submit``."""
     file_name: str
     """The name under which the spec was dropped."""
-    priority: int = 0
-    sequence: int = 0
-    """Order of the claim; with the priority it decides who is next."""
-    created_at: Time
-    started_at: Time | None = None
-    """When the first stage began."""
-    ended_at: Time | None = None
-    waiting: Waiting | None = None
     spec_sha256: str
     data: tuple[DataFile, ...] = ()
     data_change: DataChange | None = None
     model: ModelFacts | None = None
     effective_batch_size: int | None = None
-    batch_plan: BatchPlan | None = None
-    total_steps: int | None = None
-    """Optimizer steps of the whole run, known after prepare."""
-    attempts: tuple[Attempt, ...] = ()
-    tries: dict[str, int] = {}
+    tries: dict[str, int] = Field(default_factory=dict)
     """How often each stage other than train was started, but for starts that went down with the
     machine."""
     falls: Falls | None = None
     """None: it has got further since the machine last went down under it."""
-    environment: dict[str, Any] = {}
-    forecast: dict[str, Any] = {}
-    metrics: dict[str, Any] = {}
+    environment: dict[str, Any] = Field(default_factory=dict)
     verdict: Verdict | None = None
     """Whether its adapter is better than what was before; None until it has been measured."""
     evaluation: Evaluation | None = None
@@ -205,7 +138,6 @@ class RunRecord(_Part):
     figures, too."""
     erased: Erased | None = None
     """None: what it learned from is still there, as far as the box knows."""
-    error: ErrorFacts | None = None
 
     def but(self, **changes: Any) -> RunRecord:
         """Give the same record with some fields changed and checked."""
@@ -244,25 +176,5 @@ def read_record(path: Path) -> RunRecord:
         DamagedError: the file is no record.
         OSError: it could not be read at all.
     """
-    content = read_plain(path, limit_bytes=RECORD_BYTES)
-    fields: Any = None
-    try:
-        # A cut record is no JSON: one that is too large is damaged like any other.
-        fields = json.loads(content[:RECORD_BYTES])
-        # Not indented: that is Python's own encoder, and takes ten times as long.
-        json.dumps(
-            fields, ensure_ascii=False, allow_nan=False
-        ).encode()  # what could not be written again (NaN, half a character) is not ours
-        return upgraded(RunRecord.model_validate(fields), version=fields.get("schema_version"))
-    except (ValueError, ValidationError, RecursionError) as error:
-        where = f"{path.parent.name}/{path.name}"
-        version = fields.get("schema_version") if isinstance(fields, dict) else None
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise NewerRecordError(
-                f"{where} was written by a newer version of the runner",
-                advice="It is left as it is; start that version again.",
-            ) from error
-        raise DamagedError(
-            f"{where} cannot be read as a run's record",
-            advice="`runner show` shows what can be recovered.",
-        ) from error
+    record, version = read_as(RunRecord, path)
+    return upgraded(record, version=version)

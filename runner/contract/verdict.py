@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from enum import StrEnum
 from statistics import NormalDist
 
 from pydantic import BaseModel, ConfigDict
 
 from runner.contract.evaluation import Evaluation, Form, ScoreSummary
+from runner.contract.record_head import GUESSING, VerdictHead
+from runner.contract.record_head import Outcome as Outcome  # noqa: PLC0414 - others find it here
 from runner.language.speaker import ENGLISH, Speaker
 
 VERSION = 1
@@ -31,8 +32,6 @@ FAR_BETTER_THERE = 0.05
 """Of a score: an adapter that loses more on the form that is served was trained on the wrong one.
 SmolLM2's lost 0.33 (91% in 4 bits, 59% on the base in 16), and nothing when trained in 16."""
 AS_GOOD = 0.02  # of a score: so near the base with examples comes to doing as well
-GUESSING = "guessing"
-"""Why nothing can be told of a loss that no choice of words at random would have."""
 _SCORES_SAID = 5  # in one sentence
 _MOST_ROWS_SAID = 5000  # nobody holds out more to be surer
 SAME = 0.01  # of the loss before: an interval within it on both sides shows that nothing changed
@@ -40,15 +39,6 @@ SAME = 0.01  # of the loss before: an interval within it on both sides shows tha
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
-
-
-class Outcome(StrEnum):
-    """What the held-out rows say about an adapter."""
-
-    BETTER = "better"
-    NO_DIFFERENCE = "no_difference"
-    WORSE = "worse"
-    CANNOT_TELL = "cannot_tell"
 
 
 class Scored(_Part):
@@ -101,24 +91,11 @@ class Figures(_Part):
         return self.answered_rows if self.scores else self.held_out_rows
 
 
-class Verdict(_Part):
-    """Whether a run's adapter is better than what was before, with its reason."""
+class Verdict(VerdictHead):
+    """Whether a run's adapter is better than what was before, with its reason and figures."""
 
     version: int = VERSION
-    outcome: Outcome
-    changed: bool | None = None
-    """False: the adapter has no effect at all; None: not known."""
-    why: str | None = None
-    """The name of the reason in the table of texts; None: an older runner's."""
-    reason: str
-    """For a person who is not an engineer."""
     figures: Figures = Figures()
-
-    @property
-    def needs_person(self) -> bool:
-        """Whether somebody should look before anybody uses the adapter."""
-        is_useless = self.changed is False or self.why == GUESSING
-        return is_useless or self.outcome in (Outcome.WORSE, Outcome.NO_DIFFERENCE)
 
 
 def judge(

@@ -12,6 +12,7 @@ from runner.commands import status
 from runner.contract.ended import note_ended, read_ended, sort_out
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import RunRecord, read_record, write_record
+from runner.contract.record_head import RecordHead, read_head
 from runner.contract.states import State
 from runner.daemon.start import recover as recovery
 from runner.daemon.start.recover import recover
@@ -38,16 +39,20 @@ def make_run(outputs: Outputs, number: int, state: State = State.SUCCEEDED) -> R
     return run
 
 
-def count_reads(monkeypatch: pytest.MonkeyPatch, *modules: object) -> list[Path]:
-    """Note every record that is read."""
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Note every record that a start or `status` reads."""
     read: list[Path] = []
 
-    def counted(path: Path) -> RunRecord:
+    def whole(path: Path) -> RunRecord:
         read.append(path)
         return read_record(path)
 
-    for module in modules:
-        monkeypatch.setattr(module, "read_record", counted)
+    def head(path: Path) -> RecordHead:
+        read.append(path)
+        return read_head(path)
+
+    monkeypatch.setattr(recovery, "read_record", whole)
+    monkeypatch.setattr(status, "read_head", head)
     return read
 
 
@@ -60,7 +65,7 @@ def test_records_of_ended_runs_are_read_once(
     waiting = make_run(outputs, 41, State.QUEUED)
     first = recover(outputs)
     assert [one.run_id for one in first.ended] == [run.run_id for run in runs]
-    read = count_reads(monkeypatch, recovery, status)
+    read = count_reads(monkeypatch)
     again = recover(outputs)
     assert again.ended == first.ended
     assert again.highest_sequence == 41
