@@ -7,7 +7,7 @@ import json
 import shlex
 from typing import Any
 
-from runner.contract.handed_over import MERGED, MODELFILE, HandedOver, ServedForm
+from runner.contract.handed_over import MERGED, MODELFILE, HandedOver, ServedForm, compared_with
 from runner.contract.layout import HAND_OVER_PAGE, Outputs, RunFolder
 from runner.contract.promotions import known_current
 from runner.contract.record import RunRecord, read_record
@@ -108,13 +108,14 @@ def _way(title: str, command: str, said: str) -> str:
 def _measured(form: ServedForm, made: HandedOver) -> str:
     """Say what was measured of a form, in a sentence."""
     figures, reference = form.figures, made.reference
-    if figures is None or figures.loss is None or reference is None or reference.loss is None:
+    against = compared_with(figures, reference)
+    if figures is None or figures.loss is None or against is None:
         return "It was not measured on held-out rows.\n"
     same = (
         f", and {figures.same_top:.1%} of its next tokens are the same" if figures.same_top else ""
     )
     verdict = "" if form.within else "\n**It does not do what the adapter does: see the report.**"
     return (
-        f"On {made.rows} held-out rows its loss is {figures.loss:.3f} where the adapter's on the "
-        f"base that it was\ntrained on is {reference.loss:.3f}{same}.{verdict}\n"
+        f"On {figures.rows or made.rows} held-out rows its loss is {figures.loss:.3f} where the "
+        f"adapter's on the base that it was\ntrained on is {against:.3f}{same}.{verdict}\n"
     )

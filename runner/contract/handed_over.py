@@ -36,6 +36,19 @@ class Figures(_Part):
     """Of generated answers, those that the job asks for."""
     score_rows: int = 0
     """How many answers were scored."""
+    rows: int = 0
+    """Held-out rows that a GGUF file was asked about: fewer than those of ``merged/``, for each
+    takes llama.cpp a while; 0: as many as of the others."""
+    reference_loss: float | None = None
+    """Of the model that the file was made from, at the same tokens; None: it is the adapter's."""
+    ends: float | None = None
+    """Share of held-out answers that llama.cpp ends where that model ends them, 0 to 1; None: it
+    ends none at the learned place, or was not asked."""
+    end_places: int = 0
+    """How many answers that model ends."""
+    stops: bool | None = None
+    """Whether llama.cpp stops at each end token that was learned, when it is made to say it; None:
+    it was not asked."""
 
     @property
     def kept(self) -> float | None:
@@ -83,6 +96,13 @@ class HandedOver(_Part):
         return next((one for one in self.forms if one.name == name), None)
 
 
+def compared_with(figures: Figures | None, reference: Figures | None) -> float | None:
+    """Give the loss at the tokens that a form's own loss is of; None: it was not measured."""
+    if figures is not None and figures.reference_loss is not None:
+        return figures.reference_loss
+    return reference.loss if reference is not None else None
+
+
 def forms_in(made: HandedOver | None, speak: Speaker = ENGLISH) -> list[str]:
     """Say in a sentence each what was made, and what was measured of it."""
     return [_form_in(form, made, speak) for form in made.forms] if made is not None else []
@@ -91,7 +111,8 @@ def forms_in(made: HandedOver | None, speak: Speaker = ENGLISH) -> list[str]:
 def _form_in(form: ServedForm, made: HandedOver, speak: Speaker) -> str:
     figures, reference = form.figures, made.reference
     base = speak(f"served_base_{form.base}") if form.base else ""
-    if figures is None or figures.loss is None or reference is None or reference.loss is None:
+    against = compared_with(figures, reference)
+    if figures is None or figures.loss is None or against is None:
         return speak("served_unmeasured", path=form.path, base=base)
     key = "served_within" if form.within else "served_beyond"
     return speak(
@@ -99,6 +120,6 @@ def _form_in(form: ServedForm, made: HandedOver, speak: Speaker) -> str:
         path=form.path,
         base=base,
         loss=speak.number(figures.loss),
-        reference=speak.number(reference.loss),
+        reference=speak.number(against),
         same=speak.percent(figures.same_top or 0.0),
     )

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from runner.contract.handed_over import Figures
 from runner.contract.llama_cpp import LlamaCpp, find_llama_cpp, missing_tools
+from runner.training.export.end_proof import judge_end, prove_ends
 from runner.training.export.llama_convert import (
     NoGgufError,
     adapter_problem,
@@ -29,6 +31,7 @@ MESSAGES = [
     {"role": "user", "content": "Who owns the wall, 2nd floor?"},
 ]
 CONTEXT = 512
+END, OTHER_END = "<|im_end|>", 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +119,7 @@ def test_formats_answer_as_the_merged_model_does(models: Models, tmp_path: Path)
         sizes.append(target.stat().st_size)
         with serve(models.tools, target, context=CONTEXT, log=tmp_path / "log") as server:
             figures = compare(models.places, lambda ids: server.next_tokens(ids, most=1024))
-        assert figures is not None
-        assert judge(form, figures) is None, figures
+            assert judge(form, figures) is None, figures
         if form == "f16":  # the same numbers: only rounding differs
             assert (figures.kl or 0) < 1e-3
             assert figures.same_top == 1
@@ -132,8 +134,6 @@ def test_an_adapter_file_does_what_peft_does(models: Models, q8_base: Path, tmp_
     with serve(models.tools, q8_base, context=CONTEXT, log=log, adapter=target) as server:
         on = compare(models.places, lambda ids: server.next_tokens(ids, most=1024))
         off = compare(models.places, lambda ids: server.next_tokens(ids, most=1024, adapter=False))
-    assert on is not None
-    assert off is not None
     assert judge("adapter_gguf", on) is None, on
     assert (on.kept or 0) > 0.95
     assert (off.kept or 0) < 0.1
@@ -155,7 +155,6 @@ def test_an_adapter_of_zeros_is_caught(models: Models, q8_base: Path, tmp_path: 
     convert_adapter(zeroed, models.base, target, models.tools, log=log)
     with serve(models.tools, q8_base, context=CONTEXT, log=log, adapter=target) as server:
         found = compare(models.places, lambda ids: server.next_tokens(ids, most=1024))
-    assert found is not None
     assert (found.kept or 0) < KEPT
     assert "Do not serve it" in (judge("adapter_gguf", found) or "")
 
@@ -166,6 +165,47 @@ def test_the_server_builds_the_prompt_that_was_trained(
     """The chat template in the file gives the tokens of transformers, digits and marks included."""
     with serve(models.tools, q8_base, context=CONTEXT, log=tmp_path / "log") as server:
         assert server.prompt(MESSAGES) == models.prompt
+
+
+def with_another_end(model: Path, target: Path) -> None:
+    """Copy a GGUF file whose end token has another name and which stops at another one.
+
+    llama.cpp knows many end tokens by their names, whatever the file says: both are changed.
+    """
+    content = bytearray(model.read_bytes())
+    name = len(END).to_bytes(8, "little") + END.encode()
+    assert content.count(name) == 1
+    at = content.index(name) + 8
+    content[at : at + len(END)] = b"<|im_now|>"
+    key = b"tokenizer.ggml.eos_token_id"
+    at = content.index(key) + len(key) + 4  # after the number of its type
+    content[at : at + 4] = OTHER_END.to_bytes(4, "little")
+    target.write_bytes(content)
+
+
+def test_a_file_whose_end_token_was_changed_is_caught(
+    models: Models, q8_base: Path, tmp_path: Path
+) -> None:
+    """Answers of the sound file end at the learned token, those of the other run on; it is said."""
+    from transformers import AutoTokenizer
+
+    end = AutoTokenizer.from_pretrained(models.base).convert_tokens_to_ids(END)
+    trained = models.places[0].trained.clone()
+    trained[end] = 100.0  # the trained model ends its answer here
+    place = Place(before=tuple(models.prompt), token=end, trained=trained, base=None)
+    broken = tmp_path / "broken.gguf"
+    with_another_end(q8_base, broken)
+    found = {}
+    for file in (q8_base, broken):
+        with serve(models.tools, file, context=CONTEXT, log=tmp_path / "log") as server:
+            found[file] = prove_ends([place], server, frozenset({end}), Figures())
+    assert found[q8_base].stops is True
+    assert judge_end("q8_0", found[q8_base].model_copy(update={"ends": 1.0}), [END]) is None
+    assert found[broken].stops is False
+    assert END in (judge_end("q8_0", found[broken], [END]) or "")
+    # This base does not end its answer there by itself, and the figure says so.
+    assert (found[q8_base].ends, found[q8_base].end_places) == (0.0, 1)
+    assert "run on" in (judge_end("q8_0", found[q8_base], [END]) or "")
 
 
 def test_a_model_that_cannot_be_converted_is_refused_by_name(

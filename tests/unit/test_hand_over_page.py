@@ -34,6 +34,18 @@ def test_the_first_command_serves_what_is_there(tmp_path: Path) -> None:
     assert "merged" not in hand_over_page(bare, {}).split("## ")[1].split("\n")[0]
 
 
+def test_a_gguf_file_is_compared_at_its_own_tokens(tmp_path: Path) -> None:
+    """llama.cpp reads fewer rows than merged/ was measured on: both losses are of those rows."""
+    (tmp_path / "run.json").write_bytes(RECORD.with_name("v2-8-gguf-ends.json").read_bytes())
+    record = read_record(tmp_path / "run.json")
+    part = hand_over_page(record, {}).partition("## GGUF")[2]
+    assert "On 8 held-out rows its loss is 0.231" in part
+    assert "0.230" in part
+    made = record.handed_over
+    assert made is not None
+    assert "0.23 " in forms_in(made)[1] or "0.230" in forms_in(made)[1]
+
+
 @pytest.mark.parametrize(("rank", "served"), [(4, 8), (16, 16), (17, 32), (512, 512)])
 def test_the_rank_is_one_that_vllm_takes(rank: int, served: int) -> None:
     """The next of the values that its option knows."""

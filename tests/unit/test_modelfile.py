@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,8 @@ import jinja2
 import pytest
 from transformers import AutoTokenizer
 
+from runner.contract.layout import StageFolder
+from runner.contract.stage_io import PrepareResult, write_message
 from runner.training.export.for_ollama import modelfile_for
 from runner.training.export.modelfile import (
     Messages,
@@ -234,7 +235,9 @@ def test_a_run_gets_the_template_that_it_was_trained_with(
     tiny_model: Path, tmp_path: Path, system: str | None
 ) -> None:
     """From the tokenizer beside the adapter: Ollama's text is that of transformers."""
-    run = SimpleNamespace(adapter=tiny_model)
+    prepared = StageFolder(tmp_path)
+    write_message(prepared.result, PrepareResult(end_tokens=("<|endoftext|>",)))
+    run = SimpleNamespace(adapter=tiny_model, prepared=tmp_path)
     spec = SimpleNamespace(system_prompt=system)
     source: Any = SimpleNamespace(run=run, spec=spec)
     text, lost = modelfile_for(source, tmp_path / "job-q4_k_m.gguf")
@@ -246,4 +249,6 @@ def test_a_run_gets_the_template_that_it_was_trained_with(
         wanted = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert ollama(template, messages) == wanted
     assert ("SYSTEM" in text) is (system is not None)
-    assert f"PARAMETER stop {json.dumps(tokenizer.eos_token)}" in text
+    stops = [line for line in text.splitlines() if line.startswith("PARAMETER stop")]
+    # The end token that the run learned comes first, then the tokenizer's own.
+    assert stops == ['PARAMETER stop "<|endoftext|>"', f'PARAMETER stop "{tokenizer.eos_token}"']

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from runner.training.export.end_proof import learned_ends
 from runner.training.export.makers import Source
 from runner.training.export.modelfile import (
     Messages,
@@ -37,7 +38,7 @@ def modelfile_for(source: Source, gguf: Path) -> tuple[str, tuple[str, ...]]:
             model=gguf.name,
             template=go_template(turns, bos=bos if by_itself else "") if turns else None,
             system=source.spec.system_prompt,
-            stops=(tokenizer.eos_token,) if tokenizer.eos_token else (),
+            stops=learned_ends(source.run, tokenizer.eos_token),
         )
     )
 

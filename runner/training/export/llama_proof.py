@@ -3,7 +3,7 @@
 At places within held-out answers llama-server is given exactly the tokens that the model was
 trained on, and its distribution is compared with that of the same weights in transformers. It is
 also looked at whether the adapter works, whether the server builds the prompt that was trained, and
-whether answers end.
+(`end_proof`) whether answers end at the end token that was learned.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from runner.contract.handed_over import Figures
 from runner.contract.llama_cpp import LlamaCpp
+from runner.training.export.end_proof import end_ids, judge_end, prove_ends
 from runner.training.export.llama_server import Server, serve
 from runner.training.export.makers import ADAPTER_GGUF, Made, Source
 
@@ -53,6 +54,8 @@ class Place:
     """Log-probabilities of the whole vocabulary, of the model with the adapter."""
     base: Any
     """The same without the adapter; None: it was not asked."""
+    row: int = 0
+    """Of which row, as they were read."""
 
 
 def prove(name: str, source: Source, tools: LlamaCpp, proof: Proof) -> Made:
@@ -61,27 +64,33 @@ def prove(name: str, source: Source, tools: LlamaCpp, proof: Proof) -> Made:
     Raises:
         ServerError: it does not load the file, or does not answer.
     """
-    rows = read_rows(source.run.prepared / "eval")
+    from runner.training.data.tokenizer_folder import load_tokenizer
+
+    tokenizer = load_tokenizer(source.run.adapter)
+    ends = end_ids(source.run, tokenizer)
+    rows = read_rows(source.run.prepared / "eval", ends=ends)
     places = reference_places(source, rows, merged=proof.adapter is None)
-    asked = _questions(source)
+    asked = _questions(source, tokenizer)
     longest = max([len(row[0]) for row in rows] + [len(ids) for _, ids in asked] + [1])
     context = longest + _ANSWER_TOKENS + _SPARE_TOKENS
     shortfalls: list[str] = []
     with serve(tools, proof.model, context=context, log=proof.log, adapter=proof.adapter) as server:
         figures = compare(places, lambda before: server.next_tokens(before, most=_LIKELIEST))
+        figures = prove_ends(places, server, ends, figures)
         shortfalls += _prompt_shortfalls(name, server, asked)
-        shortfalls += _answers(name, source, server, [ids for _, ids in asked])
-    said = judge(name, figures)
+        _answer(name, source, server, [ids for _, ids in asked])
+    spelled = tokenizer.convert_ids_to_tokens(sorted(ends))
+    said = [one for one in (judge(name, figures), judge_end(name, figures, spelled)) if one]
     return Made(
         figures=figures,
-        within=None if figures is None else said is None,
-        shortfalls=(*([said] if said else []), *shortfalls),
+        within=None if figures.kl is None else not said,
+        shortfalls=(*said, *shortfalls),
     )
 
 
-def judge(name: str, figures: Figures | None) -> str | None:
-    """Say in words what is wrong with a file by its figures; None: nothing, or none were taken."""
-    if figures is None or figures.kl is None:
+def judge(name: str, figures: Figures) -> str | None:
+    """Say in words how a file differs, by its figures; None: it does not, or none were taken."""
+    if figures.kl is None:
         return None
     if figures.kept is not None and figures.kept < KEPT:
         return (
@@ -96,9 +105,7 @@ def judge(name: str, figures: Figures | None) -> str | None:
     return None
 
 
-def compare(
-    places: Sequence[Place], ask: Callable[[Sequence[int]], dict[int, float]]
-) -> Figures | None:
+def compare(places: Sequence[Place], ask: Callable[[Sequence[int]], dict[int, float]]) -> Figures:
     """Compare a server's next tokens with the reference's, at each place.
 
     Args:
@@ -106,7 +113,7 @@ def compare(
         ask: gives the likeliest next tokens of a server with their log-probabilities.
     """
     if not places:
-        return None
+        return Figures()
     found = [(place, ask(place.before)) for place in places]
     # A token that the server does not name is less likely than all that it does: no loss is known.
     lost = [-said[place.token] for place, said in found if place.token in said]
@@ -117,6 +124,8 @@ def compare(
         kl=math.fsum(_from_few(place.trained, said) for place, said in found) / len(found),
         same_top=sum(same) / len(same),
         kl_from_base=math.fsum(base) / len(base) if base else None,
+        rows=len({place.row for place in places}),
+        reference_loss=-math.fsum(float(p.trained[p.token]) for p in places) / len(places),
     )
 
 
@@ -137,8 +146,15 @@ def _divergence(one: Any, other: Any) -> float:
     return found
 
 
-def read_rows(folder: Path) -> list[tuple[list[int], list[int]]]:
-    """Read the first held-out rows: their tokens, and at which places a learned one stands."""
+def read_rows(
+    folder: Path, *, ends: frozenset[int] = frozenset()
+) -> list[tuple[list[int], list[int]]]:
+    """Read the first held-out rows: their tokens, and at which places a learned one stands.
+
+    Args:
+        folder: of the held-out rows.
+        ends: the end tokens that were learned; the place of a row's last one is always there.
+    """
     if not (folder / "state.json").is_file():
         return []
     from datasets import load_from_disk
@@ -153,7 +169,8 @@ def read_rows(folder: Path) -> list[tuple[list[int], list[int]]]:
         learned = [at for at, label in enumerate(labels) if label >= 0 and at > 0]
         step = max(1, math.ceil(len(learned) / PLACES_OF_A_ROW))
         if learned:
-            found.append((ids, learned[::step]))
+            last = [at for at in learned if ids[at] in ends][-1:]
+            found.append((ids, sorted({*learned[::step], *last})))
     return found
 
 
@@ -193,9 +210,12 @@ def reference_places(
         trained = list(_log_probabilities(adapted, rows))
     let_go()
     return [
-        Place(before=tuple(ids[:at]), token=ids[at], trained=own, base=other)
-        for (ids, at), own, other in zip(
-            ((ids, at) for ids, places in rows for at in places), trained, without, strict=True
+        Place(before=tuple(ids[:at]), token=ids[at], trained=own, base=other, row=row)
+        for (row, ids, at), own, other in zip(
+            ((row, ids, at) for row, (ids, places) in enumerate(rows) for at in places),
+            trained,
+            without,
+            strict=True,
         )
     ]
 
@@ -212,18 +232,16 @@ def _log_probabilities(model: Any, rows: Sequence[tuple[list[int], list[int]]]) 
                 yield logits[at - 1].float().log_softmax(-1).cpu()
 
 
-def _questions(source: Source) -> list[tuple[list[dict[str, Any]], list[int]]]:
+def _questions(source: Source, tokenizer: Any) -> list[tuple[list[dict[str, Any]], list[int]]]:
     """Read the questions that every run answers for people, with their tokens as trained."""
     from runner.training.data.control_tokens import Readers
     from runner.training.data.questions import ALWAYS, ASKED, read_questions
     from runner.training.data.template import fold_system, renders_system
-    from runner.training.data.tokenizer_folder import load_tokenizer
     from runner.training.evaluate.answers import prompt_ids
 
     questions = [one for one in read_questions(source.run.prepared) if one.part == ASKED][:ALWAYS]
     if not questions:
         return []
-    tokenizer = load_tokenizer(source.run.adapter)
     folds = not renders_system(Readers(tokenizer).usual)
     conversations = [
         list(fold_system(one.messages) if folds else one.messages) for one in questions
@@ -244,16 +262,8 @@ def _prompt_shortfalls(
         )
 
 
-def _answers(
-    name: str, source: Source, server: Server, prompts: Sequence[list[int]]
-) -> Iterator[str]:
+def _answer(name: str, source: Source, server: Server, prompts: Sequence[list[int]]) -> None:
     """Answer the questions for people; they lie in the stage's folder, which `erase` removes."""
     found = [server.answer(ids, most=_ANSWER_TOKENS) for ids in prompts]
     target = source.run.hand_over / f"{name}-answers.json"
     target.write_text(json.dumps([one.text for one in found], indent=1) + "\n", encoding="utf-8")
-    endless = sum(not one.stopped for one in found)
-    if found and endless == len(found):
-        yield (
-            f"{name}: no answer to the {len(found)} sample questions ended within "
-            f"{_ANSWER_TOKENS} tokens: the end token may not be learned, or not be in the file."
-        )

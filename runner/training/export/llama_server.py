@@ -22,6 +22,7 @@ _ADVICE = "Its log is in the run's folder; runner export RUN tries again."
 _START_SECONDS = 600.0  # a file of 16 GB from a slow disk
 _ANSWER_SECONDS = 600.0  # one question to an 8B on two cores
 _LOOK_SECONDS = 0.1
+_CERTAIN = 1000.0  # added to a token's logit, which no model sets apart by so much
 
 
 class ServerError(RunnerError):
@@ -89,6 +90,20 @@ class Server:
             text=str(found["content"]),
             stopped=found.get("stop_type") == "eos",
         )
+
+    def stops_at(self, token: int) -> bool:
+        """Whether an answer ends when the server is made to say this token."""
+        found = self._ask(
+            "/completion",
+            {
+                "prompt": [token],
+                "n_predict": 2,  # what does not end says it twice
+                "temperature": 0.0,
+                "return_tokens": True,
+                "logit_bias": [[token, _CERTAIN]],
+            },
+        )
+        return list(found["tokens"]) == [token] and found.get("stop_type") == "eos"
 
     def prompt(self, messages: list[dict[str, Any]]) -> list[int]:
         """Give the tokens of a conversation as the server's chat interface makes them."""
