@@ -13,6 +13,7 @@ import pytest
 
 from runner.contract.handed_over import Figures
 from runner.contract.llama_cpp import LlamaCpp, find_llama_cpp, missing_tools
+from runner.spec.export import GGUF
 from runner.training.export.end_proof import judge_end, prove_ends
 from runner.training.export.llama_convert import (
     NoGgufError,
@@ -20,6 +21,7 @@ from runner.training.export.llama_convert import (
     as_llama_scales,
     convert_adapter,
     convert_model,
+    quantize,
     require_convertible,
     require_disk,
 )
@@ -103,19 +105,21 @@ def q8_base(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The base as a GGUF file."""
     target = tmp_path_factory.mktemp("base") / "base.gguf"
     log = target.with_name("log")
-    convert_model(models.base, target, models.tools, form="f16", log=log)
+    convert_model(models.base, target, models.tools, log=log)
     return target
 
 
 def test_formats_answer_as_the_merged_model_does(models: Models, tmp_path: Path) -> None:
-    """A format is one file alone, the quantised one smaller, within its tolerance."""
+    """Each format is one file alone, smaller than the one before, and within its tolerance."""
     sizes = []
-    for form in ("f16", "q4_k_m"):
-        folder = tmp_path / form
-        folder.mkdir()
-        target = folder / "model.gguf"
-        convert_model(models.merged, target, models.tools, form=form, log=tmp_path / "log")
-        assert [file.name for file in folder.iterdir()] == ["model.gguf"]  # none of 16 bits stays
+    whole = tmp_path / "f16.gguf"
+    for form in GGUF:
+        target = tmp_path / f"{form}.gguf"
+        if form == "f16":
+            convert_model(models.merged, whole, models.tools, log=tmp_path / "log")
+        else:
+            quantize(whole, target, models.tools, form=form, log=tmp_path / "log")
+        assert {file.stem for file in tmp_path.glob("*.gguf")} == set(GGUF[: len(sizes) + 1])
         sizes.append(target.stat().st_size)
         with serve(models.tools, target, context=CONTEXT, log=tmp_path / "log") as server:
             figures = compare(models.places, lambda ids: server.next_tokens(ids, most=1024))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from runner.contract.handed_over import HandedOver
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.stage_io import HandOverPlan, HandOverResult, read_message, write_message
 from runner.errors import StageError
-from runner.training.export import merged
+from runner.training.export import gguf, merged
 from runner.training.export.hand_over import hand_over
+from runner.training.export.makers import Made
 
 SPEC = """\
 model: tiny
@@ -176,3 +178,54 @@ def test_what_cannot_be_made_is_said(run: RunFolder, tiny_model: Path) -> None:
     with pytest.raises(StageError, match="GiB of disk"):
         handed(run, tiny_model.parent, merged=True, leave_bytes=2**60)
     assert (run.merged / "config.json").stat().st_ino == before
+
+
+COUNTED = """\
+import sys
+from pathlib import Path
+with Path(__file__).with_name("conversions").open("a") as log:
+    log.write("one\\n")
+Path(sys.argv[sys.argv.index("--outfile") + 1]).write_text("16 bits")
+"""
+QUANTIZED = '#!/bin/sh\n{ cat "$1"; echo " as $3"; } > "$2"\n'
+
+
+@pytest.fixture
+def counting_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins of llama.cpp's tools that say how often a model was converted."""
+    for name, text in {
+        "bin/llama-quantize": QUANTIZED,
+        "bin/llama-server": QUANTIZED,
+        "convert_hf_to_gguf.py": COUNTED,
+        "convert_lora_to_gguf.py": "",
+        "conversion/__init__.py": "TEXT_MODEL_MAP: dict[str, str] = {'LlamaForCausalLM': 'llama'}",
+        "VERSION": "stand-in",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("RUNNER_LLAMA_CPP", str(tmp_path))
+    monkeypatch.setattr(gguf, "prove", lambda *_: Made())
+    return tmp_path
+
+
+@pytest.mark.parametrize("formats", [("q8_0", "q4_k_m"), ("q4_k_m", "f16", "q5_k_m")])
+def test_a_model_is_converted_once_for_all_formats(
+    run: RunFolder,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    counting_tools: Path,
+    formats: tuple[str, ...],
+) -> None:
+    """All formats are made from one file in 16 bits, which is named only where it is asked for."""
+    made = merged.Merged(base="original", folder=tiny_model)
+    monkeypatch.setattr(merged, "make_merged", lambda *_, **__: made)
+    shutil.rmtree(run.gguf, ignore_errors=True)
+    found = of(handed(run, tiny_model.parent, gguf=formats))
+    assert (counting_tools / "conversions").read_text() == "one\n"
+    assert sorted(form.name for form in found.forms) == sorted(formats)
+    for form in found.forms:
+        text = "16 bits" if form.name == "f16" else f"16 bits as {form.name.upper()}\n"
+        assert (run.root / form.path).read_text() == text
+    assert {file.stem for file in run.gguf.iterdir()} == {f"{run.job}-{name}" for name in formats}
+    assert not list(run.root.glob(".tmp*"))

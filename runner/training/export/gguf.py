@@ -6,16 +6,19 @@ Plugs into `makers`: one module for all formats and for the adapter alone.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from functools import partial
 from pathlib import Path
 
 from runner.contract.llama_cpp import LlamaCpp, find_llama_cpp, missing_tools
 from runner.errors import RunnerError
 from runner.training.export.llama_convert import (
+    F16,
     NoGgufError,
     convert_adapter,
     convert_model,
     forecast_bytes,
+    quantize,
     require_convertible,
     require_disk,
 )
@@ -39,7 +42,7 @@ def maker(name: str) -> Maker:
 def _make_model(name: str, source: Source, target: Path) -> Made:
     """Write base and adapter as one file."""
     tools = _tools()
-    if source.model is None:
+    if source.model is None or source.whole is None:
         raise NoGgufError(
             "Base and adapter were not put together, which it is made from.",
             advice="What stopped that is said with merged/: after that, runner export RUN.",
@@ -47,9 +50,16 @@ def _make_model(name: str, source: Source, target: Path) -> Made:
     label = source.spec.model
     trust = source.plan.trust_remote_code
     require_convertible(source.model, label, tools, trust_code=trust)
-    require_disk(target.parent, forecast_bytes(source.model, label, name))
     log = _log(source, name)
-    convert_model(source.model, target, tools, form=name, log=log)
+    if name == F16:
+        require_disk(target.parent, forecast_bytes(source.model, label, F16))
+        convert_model(source.model, target, tools, log=log)
+    else:
+        missing = () if source.whole.exists() else (F16,)
+        require_disk(target.parent, forecast_bytes(source.model, label, name, *missing))
+        if missing:  # once for all formats
+            convert_model(source.model, source.whole, tools, log=log)
+        quantize(source.whole, target, tools, form=name, log=log)
     return _proved(name, source, tools, Proof(model=target, adapter=None, log=log))
 
 
@@ -58,15 +68,15 @@ def _make_adapter(source: Source, target: Path) -> Made:
     tools = _tools()
     label = source.spec.model
     require_convertible(source.base, label, tools, trust_code=source.plan.trust_remote_code)
-    require_disk(target.parent, forecast_bytes(source.base, label, _BASE))
+    require_disk(target.parent, forecast_bytes(source.base, label, F16, _BASE))
     log = _log(source, ADAPTER_GGUF)
     convert_adapter(source.adapter, source.base, target, tools, log=log)
-    base = target.with_name("base-for-the-trial.gguf")
-    try:
-        convert_model(source.base, base, tools, form=_BASE, log=log)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        whole, base = Path(folder) / "whole.gguf", Path(folder) / "base.gguf"
+        convert_model(source.base, whole, tools, log=log)
+        quantize(whole, base, tools, form=_BASE, log=log)
+        whole.unlink()
         return _proved(ADAPTER_GGUF, source, tools, Proof(model=base, adapter=target, log=log))
-    finally:
-        base.unlink(missing_ok=True)
 
 
 def _proved(name: str, source: Source, tools: LlamaCpp, proof: Proof) -> Made:

@@ -28,7 +28,7 @@ from runner.errors import RunnerError, StageError
 from runner.exit_codes import ExitCode
 from runner.files.durable import write_bytes
 from runner.spec.read_spec import read_spec
-from runner.training.export.makers import ADAPTER_GGUF, Source, maker_of, tools_missing
+from runner.training.export.makers import ADAPTER_GGUF, WHOLE, Source, maker_of, tools_missing
 from runner.training.export.put_in_place import beside, put_in_place
 from runner.words import visible
 
@@ -63,8 +63,12 @@ def hand_over(folder: Path) -> None:
     with contextlib.ExitStack() as kept:
         if plan.merged or plan.gguf:
             source = _merged(source, found, kept)
+        if plan.gguf:
+            source = replace(source, whole=kept.enter_context(beside(run.root)) / "whole.gguf")
         for name in _gguf_forms(plan):
-            _gguf(source, name, found)
+            made = _gguf(source, name, found)
+            if name == WHOLE and made is not None:
+                source = replace(source, whole=made)  # and none is written only to be made from
     if not found.forms:
         raise StageError(
             " ".join(found.shortfalls),
@@ -88,7 +92,8 @@ def hand_over(folder: Path) -> None:
 
 
 def _gguf_forms(plan: HandOverPlan) -> Iterator[str]:
-    yield from plan.gguf
+    """Give the forms in the order in which they are made: the others are made from 16 bits."""
+    yield from sorted(plan.gguf, key=lambda name: name != WHOLE)
     if plan.adapter_gguf:
         yield ADAPTER_GGUF
 
@@ -137,14 +142,14 @@ def _form_of(run: RunFolder, made: Merged) -> ServedForm:
     )
 
 
-def _gguf(source: Source, name: str, found: _Found) -> None:
-    """Make one GGUF file, or say why not."""
+def _gguf(source: Source, name: str, found: _Found) -> Path | None:
+    """Make one GGUF file and give it, or say why not."""
     missing = tools_missing(name)
     if missing is None and name != ADAPTER_GGUF and source.model is None:
         missing = "there are no merged weights that it could be made from"
     if missing is not None:
         found.shortfalls.append(f"{name} was not made: {missing}.")
-        return
+        return None
     run = source.run
     target = run.gguf / f"{run.job}-{name}.gguf"
     try:
@@ -154,7 +159,7 @@ def _gguf(source: Source, name: str, found: _Found) -> None:
     except RunnerError as error:
         said = " ".join(filter(None, (error.message, error.advice)))
         found.shortfalls.append(f"{name} was not made: {visible(said)}")
-        return
+        return None
     found.shortfalls += made.shortfalls
     if name != ADAPTER_GGUF:
         _modelfile(source, name, target, found)
@@ -168,6 +173,7 @@ def _gguf(source: Source, name: str, found: _Found) -> None:
             within=made.within,
         )
     )
+    return target
 
 
 def _modelfile(source: Source, name: str, gguf: Path, found: _Found) -> None:

@@ -76,10 +76,10 @@ def require_convertible(model: Path, name: str, tools: LlamaCpp, *, trust_code: 
         )
 
 
-def forecast_bytes(model: Path, name: str, form: str) -> int:
-    """Forecast what a conversion writes at a time: the file in 16 bits, and the one made of it."""
+def forecast_bytes(model: Path, name: str, *forms: str) -> int:
+    """Forecast how large the files of a model in these formats are, together."""
     whole = sum(file.stat().st_size for file in weight_files(model, name))
-    return round(whole * (SHARE_OF_F16[form] + (form != F16)))
+    return round(whole * sum(SHARE_OF_F16[form] for form in forms))
 
 
 def require_disk(folder: Path, needed: int) -> None:
@@ -97,11 +97,32 @@ def require_disk(folder: Path, needed: int) -> None:
         )
 
 
-def convert_model(model: Path, target: Path, tools: LlamaCpp, *, form: str, log: Path) -> None:
-    """Make a GGUF file of a model.
+def convert_model(model: Path, target: Path, tools: LlamaCpp, *, log: Path) -> None:
+    """Make a GGUF file in 16 bits of a model; it has its name when it is whole.
 
     Args:
         model: a Hugging Face folder in 16 bits.
+        target: the file.
+        tools: llama.cpp.
+        log: what the tools print is added to it.
+
+    Raises:
+        NoGgufError: it cannot be made, and why.
+    """
+    begun = target.with_name(f"begun-{target.name}")
+    try:
+        script = [sys.executable, str(tools.convert_model), str(model)]
+        _run([*script, "--outfile", str(begun), "--outtype", F16], tools, log)
+        begun.rename(target)
+    finally:
+        begun.unlink(missing_ok=True)
+
+
+def quantize(whole: Path, target: Path, tools: LlamaCpp, *, form: str, log: Path) -> None:
+    """Make a smaller GGUF file of one in 16 bits, by llama.cpp's own program.
+
+    Args:
+        whole: in 16 bits; it stays.
         target: the file, which is not yet under its final name.
         tools: llama.cpp.
         form: one of `SHARE_OF_F16`.
@@ -110,18 +131,8 @@ def convert_model(model: Path, target: Path, tools: LlamaCpp, *, form: str, log:
     Raises:
         NoGgufError: it cannot be made, and why.
     """
-    # K-quants are made from a file in 16 bits by llama.cpp's own program; it goes right after.
-    whole = target if form == F16 else target.with_name(f"{target.stem}-whole.gguf")
-    try:
-        script = [sys.executable, str(tools.convert_model), str(model)]
-        _run([*script, "--outfile", str(whole), "--outtype", F16], tools, log)
-        if whole != target:
-            threads = str(os.cpu_count() or 1)
-            name = form.upper()
-            _run([str(tools.quantize), str(whole), str(target), name, threads], tools, log)
-    finally:
-        if whole != target:
-            whole.unlink(missing_ok=True)
+    threads = str(os.cpu_count() or 1)
+    _run([str(tools.quantize), str(whole), str(target), form.upper(), threads], tools, log)
 
 
 def convert_adapter(adapter: Path, base: Path, target: Path, tools: LlamaCpp, *, log: Path) -> None:

@@ -18,6 +18,8 @@ from runner.contract.layout import RunFolder
 from runner.contract.stage_io import HandOverPlan
 from runner.spec.spec import JobSpec
 
+WHOLE = "f16"
+"""Name of the format in 16 bits, from which llama.cpp makes the smaller ones."""
 ADAPTER_GGUF = "adapter_gguf"
 """Name of the form that is the adapter alone as a GGUF file; the others are GGUF formats."""
 
@@ -36,6 +38,9 @@ class Source:
     model: Path | None
     """Base and adapter as one model in 16 bits, a Hugging Face folder; None: it was not made,
     for only the adapter's own form is asked for."""
+    whole: Path | None = None
+    """The GGUF file of ``model`` in 16 bits, from which the smaller formats are made: the first
+    that needs it writes it; None: no such format is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
