@@ -58,6 +58,7 @@ LONGEST_FIRST = (
     "test_promotion.py",
     "test_stop.py",
     "test_hand_over.py",
+    "test_gguf_of_a_real_run.py",
     "test_gguf.py",
     "test_export_stage.py",
     "test_merge.py",
