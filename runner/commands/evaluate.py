@@ -7,6 +7,7 @@ from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import read_record
 from runner.contract.requests import leave_request
+from runner.contract.retention import check_cleared
 from runner.contract.states import State
 from runner.errors import RunnerError
 
@@ -29,6 +30,7 @@ def evaluate(outputs: Outputs, run: RunFolder) -> None:
             f"The held-out rows of {name} were erased on {record.erased.at:%Y-%m-%d}",
             advice="There is nothing to measure it on; drop its spec and data again.",
         )
+    check_cleared(record)
     if state is not State.SUCCEEDED or not (run.adapter / "adapter_model.safetensors").is_file():
         raise RunnerError(
             f"{name} has no adapter that could be evaluated: {state.value}",

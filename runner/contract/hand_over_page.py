@@ -31,7 +31,11 @@ def write_hand_over_page(outputs: Outputs, job: str) -> None:
         return
     run = outputs.run(job, run_id)
     with contextlib.suppress(RunnerError):
-        text = hand_over_page(read_record(run.record), adapter_config(run))
+        record = read_record(run.record)
+        if (made := record.handed_over) is not None:
+            there = tuple(form for form in made.forms if (run.root / form.path).exists())
+            record = record.but(handed_over=made.model_copy(update={"forms": there}))
+        text = hand_over_page(record, adapter_config(run))
         write_bytes(outputs.root / job / HAND_OVER_PAGE, text.encode())
 
 

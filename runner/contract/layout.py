@@ -233,6 +233,18 @@ class Outputs:
         """Give the folder of one run."""
         return RunFolder(self.root / job / run_id)
 
+    def run_ids(self, job: str) -> list[str]:
+        """List the run ids of one job, oldest first: text alone, for there may be thousands."""
+        try:
+            with os.scandir(self.root / job) as found:
+                return sorted(
+                    run.name
+                    for run in found
+                    if RUN_ID.fullmatch(run.name) and run.is_dir(follow_symlinks=False)
+                )
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
     def runs_of(self, job: str) -> list[RunFolder]:
         """List the run folders of one job, oldest run id first."""
         try:

@@ -85,6 +85,12 @@ class Erased(_Part):
     """Whether the adapter went as well."""
 
 
+class Cleared(_Part):
+    """Its copied data and tokens went because the job has newer runs (``RUNNER_KEEP_RUNS``)."""
+
+    at: Time
+
+
 class ModelFacts(_Part):
     """Which base model the run stands on."""
 
@@ -138,6 +144,8 @@ class RunRecord(RecordHead):
     figures, too."""
     erased: Erased | None = None
     """None: what it learned from is still there, as far as the box knows."""
+    cleared: Cleared | None = None
+    """None: its data and tokens were not removed by the box itself."""
 
     def but(self, **changes: Any) -> RunRecord:
         """Give the same record with some fields changed and checked."""

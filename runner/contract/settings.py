@@ -37,6 +37,13 @@ class Settings:
     """A child that was asked to stop gets so long to leave a checkpoint."""
     min_free_bytes: int = 1024**3
     """Less free disk than this under outputs/ and no stage starts."""
+    keep_runs: int = 5
+    """Of so many runs of a job, the newest that have ended, the data, tokens and checkpoints stay;
+    of older ones they go. 0: they stay."""
+    keep_checkpoints: bool = False
+    """A run's checkpoints go once it has succeeded; true: they go with its other large files."""
+    keep_exports: bool = False
+    """Merged weights and GGUF files go when another run has come into use; true: they stay."""
     hold_seconds: float = 300.0
     """After a full disk, the queue is tried again so much later."""
     gpu_lost_seconds: float = 300.0

@@ -43,6 +43,7 @@ from runner.daemon.stages.start import start_what_can
 from runner.daemon.start.close_attempts import close_attempts
 from runner.daemon.start.recover import recover
 from runner.daemon.start.take_up import Specless, mend_specs, show_damaged, take_up
+from runner.daemon.tidy import Tidy
 from runner.errors import RunnerError
 from runner.exit_codes import ExitCode
 from runner.files.beneath import Folder
@@ -70,6 +71,7 @@ class Conductor:
         self.ratings = Ratings(self.daemon)
         self.answers = Answers(self.daemon)
         self.heartbeat = Heartbeat(self.daemon)
+        self.tidy = Tidy(self.daemon)
         self.hears_of_changes = False
         """Whether events tell of what comes into the inbox; else it is looked at more often."""
         self.made: set[str] = set()
@@ -117,6 +119,7 @@ class Conductor:
             )
         daemon.book.ended = list(_records(daemon, found.ended[-ENDED_SHOWN:]))
         heal_all(daemon, daemon.book.ended)
+        daemon.to_tidy |= {folder.name for folder in daemon.outputs.job_folders()}
         daemon.reports.want_missing(daemon.book.ended, time.monotonic())
         taken_up = [take_up(daemon, run, record) for run, record in found.live]
         self._specless = [one for one in taken_up if one is not None]
@@ -194,7 +197,11 @@ class Conductor:
                 daemon.log.say("ending, to be started again with the GPU", level="warning")
                 return ExitCode.GPU_LOST
             if self.settings.once and not (
-                busy or daemon.erasing or self.intake.specs or self.schedules.is_busy
+                busy
+                or daemon.erasing
+                or self.intake.specs
+                or self.schedules.is_busy
+                or self.tidy.is_busy
             ):
                 if not daemon.book.runs and not self._specless:
                     return 0 if daemon.book.all_succeeded else 1
@@ -223,6 +230,9 @@ class Conductor:
             step("requests")
             with daemon.noting_trouble("requests cannot be read"):
                 carry_out_requests(daemon)
+            step("old files")
+            with daemon.noting_trouble("old files cannot be removed"):
+                self.tidy.go_on()
         self._sweep(at)
         self._look_at_inbox(at)
         if not daemon.stopping:

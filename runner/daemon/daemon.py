@@ -75,6 +75,8 @@ class Daemon:
         """Monotonic time of the last search for checkpoints that may go."""
         self.room_search: Iterator[bool] | None = None
         """A search that is not through all runs yet; it goes on in the next round."""
+        self.to_tidy: set[str] = set()
+        """Jobs of which a run has ended, or another has come into use: old files may go."""
         self.to_promote: list[RunRecord] = []
         """Runs that the gate let pass and that are not current yet."""
         self.scheduled_data: frozenset[str] = frozenset()

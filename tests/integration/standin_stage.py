@@ -6,8 +6,9 @@ test_whole_path. The "data" of these tests is a JSON object: stage → list of w
 each try; a way is "ok", an exit code ("bare CODE": its result holds the error alone), "hang" (until
 asked to stop), "stubborn" (even then), "eat" (all the memory there is), or "train N then WAY" to
 leave N steps first. Beside the stages it may
-hold ``lengths`` (of the prepared rows), ``peak`` (bytes of GPU memory that an attempt took) and
-``measured`` (fields of the evaluate stage's result).
+hold ``lengths`` (of the prepared rows), ``peak`` (bytes of GPU memory that an attempt took),
+``adapter`` (the hash of its weights, which are empty) and ``measured`` (fields of the evaluate
+stage's result).
 
 Hundreds of these processes are started: what takes a third of a second to import (pydantic, the
 spec) is imported by the stage that needs it, which few do.
@@ -125,7 +126,7 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
     (folder.root / "environment.json").write_text(json.dumps(dict(os.environ)))
     results = {
         "prepare": {"total_steps": TOTAL_STEPS, "train_rows": 10},
-        "export": {"files": {"adapter_model.safetensors": "0" * 64}},
+        "export": {"files": {"adapter_model.safetensors": script.get("adapter", "0" * 64)}},
         "evaluate": {
             "eval_loss_before": 3.0,
             "eval_loss_after": 1.5,

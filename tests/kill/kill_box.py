@@ -88,6 +88,8 @@ class KillBox(Box):
         self.fault, self.good_jobs = fault, jobs
         self.reports = False
         """Whether reports are written, too: processes more, which kills meet as well."""
+        self.keep_checkpoints = False
+        """Whether those of runs that succeeded stay, for a test that looks at them."""
         self.dropped: dict[str, tuple[bytes, State]] = {}
         self.kills = 0
         self.fill()
@@ -115,7 +117,11 @@ class KillBox(Box):
     def settings(self) -> dict[str, Any]:
         """Give the settings of the daemon under test."""
         stage = [sys.executable, str(self.stage), str(self.root)]
-        return {"stage_command": stage, "reports": self.reports}
+        return {
+            "stage_command": stage,
+            "reports": self.reports,
+            "keep_checkpoints": self.keep_checkpoints,
+        }
 
     def command(self, **settings: Any) -> list[str]:
         """Build the daemon's command line, listening for armed kills."""

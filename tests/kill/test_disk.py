@@ -91,6 +91,7 @@ def test_a_full_inbox_stops_no_run(tmp_path: Path) -> None:
 def test_low_space_frees_old_checkpoints_pauses_and_goes_on(tmp_path: Path) -> None:
     """Old checkpoints go, adapters and files of people stay; the run pauses and goes on."""
     box = KillBox(tmp_path / "box")
+    box.keep_checkpoints = True
     with small_disk(box.outputs.root, megabytes=32) as disk:
         box.live([])
         old = [run for run in box.outputs.runs() for _ in run.checkpoints.iterdir()]

@@ -89,6 +89,7 @@ def test_a_torn_checkpoint_is_set_aside_and_the_one_before_is_used(
 ) -> None:
     """The run goes on from the last good checkpoint and ends with the same weights."""
     box = _RottenBox(tmp_path / "box", jobs=1)
+    box.keep_checkpoints = True
     box.pattern, box.keep = f"job0/*/checkpoints/step-00000006/{name}", keep
     box.live([AtPoint(side="child", point="checkpoint named", victims="both", index=2)])
     lost = [line for line in box.lost() if "ran again behind checkpoint" not in line]

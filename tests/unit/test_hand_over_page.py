@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.contract.hand_over_page import hand_over_page, lora_rank
+from runner.contract.hand_over_page import hand_over_page, lora_rank, write_hand_over_page
 from runner.contract.handed_over import Figures, HandedOver, ServedForm, forms_in
-from runner.contract.record import read_record
+from runner.contract.layout import Outputs
+from runner.contract.promotions import promote
+from runner.contract.record import read_record, write_record
 from runner.training.export.compare import Row, better_base, compared, differences, held_out
 
 RECORD = Path(__file__).parents[1] / "data" / "records" / "v2-7-handed-over.json"
@@ -97,3 +99,20 @@ def test_places_are_spread_and_packed_rows_taken_apart() -> None:
     chosen = compared(many, words=128_256)
     assert 400 < sum(map(len, chosen)) <= 523
     assert all(chosen)
+
+
+def test_a_form_that_has_gone_is_not_named(tmp_path: Path) -> None:
+    """After a rollback far back merged weights may be gone: the page leads to the adapter."""
+    outputs = Outputs(tmp_path)
+    record = read_record(RECORD)
+    run = outputs.run(record.job, record.run_id)
+    run.merged.mkdir(parents=True)
+    write_record(run.record, record)
+    promote(outputs, run, why="better", by="anna")
+    page = tmp_path / record.job / "HANDOVER.md"
+    write_hand_over_page(outputs, record.job)
+    assert "current/merged" in page.read_text()
+    run.merged.rmdir()
+    write_hand_over_page(outputs, record.job)
+    assert "current/merged" not in page.read_text()
+    assert "current/adapter" in page.read_text()

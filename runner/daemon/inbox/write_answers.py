@@ -84,6 +84,8 @@ class Answers:
                         )
                         daemon.reports.want(record, at)
                         del daemon.book.runs[record.run_id]
+                        daemon.to_tidy.add(record.job)
+                        daemon.wakeup.set()
                         daemon.book.ended = [*daemon.book.ended, record][-ENDED_SHOWN:]
                 continue
             daemon.reports.want(record, at)

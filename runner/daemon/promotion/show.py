@@ -20,6 +20,7 @@ from runner.words import visible
 
 def show_use(daemon: Daemon, job: str) -> None:
     """Renew what is said of the run in use and of the one before it."""
+    daemon.to_tidy.add(job)
     with daemon.noting(f"HANDOVER.md of {job}", f"outputs/{visible(job)}/HANDOVER.md"):
         write_hand_over_page(daemon.outputs, job)
     try:

@@ -92,7 +92,8 @@ def _find(daemon: Daemon, run_id: str) -> Live | None:
         except (OSError, RunnerError):
             return None
         there = (run.adapter / "adapter_model.safetensors").is_file()
-        if record.state is State.SUCCEEDED and there and record.erased is None:
+        rows_are_there = record.erased is None and record.cleared is None
+        if record.state is State.SUCCEEDED and there and rows_are_there:
             return Live(run=run, record=record, spec=spec)
     return None
 

@@ -1,0 +1,197 @@
+"""Large files of old runs go by themselves; adapters, records and what is in use stay."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import record
+
+from runner.contract.ended import read_ended
+from runner.contract.layout import RunFolder
+from runner.contract.promotions import promote, roll_back
+from runner.contract.record import read_record, write_record
+from runner.contract.settings import Settings
+from runner.contract.states import State
+from runner.daemon.daemon import Daemon
+from runner.daemon.rounds import LIMIT_SECONDS
+from runner.daemon.tidy import Tidy
+
+HEAVY = (
+    "checkpoints/step-00000006/state",
+    "data/c.jsonl",
+    "prepared/train/data.arrow",
+    "prepared/eval/data.arrow",
+    "prepared/rows.arrow",
+    "merged/model.safetensors",
+    "gguf/contracts-q4_k_m.gguf",
+)
+LIGHT = (
+    "adapter/adapter_model.safetensors",
+    "prepared/samples.json",
+    "prepared/findings.json",
+    "evaluation/scores.jsonl",
+    "report.html",
+    "spec.yaml",
+    "log.jsonl",
+)
+WEIGHTS = b"the adapter"
+
+
+def daemon_of(root: Path, **settings: Any) -> Daemon:
+    """Give the daemon of an empty box."""
+    made = Settings(
+        jobs_dir=root / "jobs",
+        outputs_dir=root / "outputs",
+        models_dir=root / "models",
+        device="cpu",
+        **settings,
+    )
+    made.outputs.private.mkdir(parents=True, exist_ok=True)
+    return Daemon(made)
+
+
+def ended(daemon: Daemon, day: int, state: State = State.SUCCEEDED, **fields: Any) -> RunFolder:
+    """Leave a run that has ended, with everything that a run may have."""
+    run = daemon.outputs.run("contracts", f"202611{day:02d}T020000Z-aaaa")
+    for name in (*HEAVY, *LIGHT):
+        (run.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.root / name).write_bytes(WEIGHTS)
+    files = {"adapter_model.safetensors": hashlib.sha256(WEIGHTS).hexdigest()}
+    made = record(
+        run_id=run.run_id, state=state, sequence=day, metrics={"adapter_files": files}, **fields
+    )
+    write_record(run.record, made)
+    daemon.book.ends.note(job=run.job, run_id=run.run_id, state=state.value, sequence=made.sequence)
+    return run
+
+
+def tidy(daemon: Daemon) -> None:
+    """Go round until nothing is left to do, no round taking longer than one may."""
+    daemon.to_tidy.add("contracts")
+    work, end = Tidy(daemon), time.monotonic() + 60
+    while work.is_busy:
+        assert time.monotonic() < end
+        began = time.monotonic()
+        work.go_on()
+        assert time.monotonic() - began < LIMIT_SECONDS
+        if work.is_busy:
+            daemon.wakeup.wait(1.0)
+
+
+def left(run: RunFolder) -> set[str]:
+    """Name what is still there of the large files, by their folder."""
+    for name in LIGHT:
+        assert (run.root / name).exists(), name
+    return {name.rpartition("/")[0] or name for name in HEAVY if (run.root / name).exists()}
+
+
+ALL = {name.rpartition("/")[0] for name in HEAVY}
+CHECKPOINT = {"checkpoints/step-00000006"}
+EXPORTS = {"merged", "gguf"}
+
+
+def test_checkpoints_go_once_the_adapter_is_whole(tmp_path: Path) -> None:
+    """Those of a run whose adapter was damaged stay, and those of one that did not succeed."""
+    daemon = daemon_of(tmp_path)
+    good, damaged = ended(daemon, 1), ended(daemon, 2)
+    failed = ended(daemon, 3, State.FAILED)
+    (damaged.adapter / "adapter_model.safetensors").write_bytes(b"other bytes")
+    tidy(daemon)
+    assert left(good) == ALL - CHECKPOINT
+    assert left(damaged) == left(failed) == ALL
+    assert read_record(good.record).cleared is None
+    log = good.log.read_text()
+    assert '"removed": ["checkpoints"]' in log
+    assert good.run_id in daemon.outputs.daemon_log.read_text()
+    assert list(daemon.outputs.private.glob(".tmp-*")) == []
+
+
+def test_rows_of_old_runs_go_and_their_records_say_so(tmp_path: Path) -> None:
+    """The newest so many keep theirs; an index of ended runs still counts for the others."""
+    daemon = daemon_of(tmp_path, keep_runs=2)
+    old, cancelled = ended(daemon, 1), ended(daemon, 2, State.CANCELLED)
+    good, last_good, failed = ended(daemon, 3), ended(daemon, 4), ended(daemon, 5, State.FAILED)
+    tidy(daemon)
+    assert left(old) == EXPORTS  # nothing is in use: they may be served from here
+    assert left(cancelled) == EXPORTS
+    assert left(good) == EXPORTS
+    assert left(last_good) == ALL - CHECKPOINT
+    assert left(failed) == ALL
+    for run, gone in ((old, True), (cancelled, True), (last_good, False), (failed, False)):
+        assert (read_record(run.record).cleared is not None) is gone
+    assert old.run_id in read_ended(daemon.outputs)
+
+
+def test_what_is_in_use_and_what_a_rollback_brings_back_stay(tmp_path: Path) -> None:
+    """Also when they are older than all that stays otherwise; merged weights of others go."""
+    daemon = daemon_of(tmp_path, keep_runs=1)
+    first, before, current, other, last = (ended(daemon, day) for day in range(1, 6))
+    for run in (first, before, current):
+        promote(daemon.outputs, run, why="better", by="anna")
+    tidy(daemon)
+    assert left(current) == left(before) == left(last) == ALL - CHECKPOINT
+    assert left(first) == left(other) == set()
+    roll_back(daemon.outputs, "contracts", by="anna")
+    tidy(daemon)
+    assert left(before) == left(current) == ALL - CHECKPOINT
+
+
+def test_rows_that_replay_may_need_stay(tmp_path: Path) -> None:
+    """A kept run went on from an older one's adapter, and that from another's."""
+    daemon = daemon_of(tmp_path, keep_runs=1)
+    first = ended(daemon, 1)
+    second = ended(daemon, 2, started_from=first.run_id)
+    aside = ended(daemon, 3, started_from=first.run_id)
+    ended(daemon, 4, started_from=second.run_id)
+    tidy(daemon)
+    assert left(first) == left(second) == ALL - CHECKPOINT
+    assert left(aside) == EXPORTS
+
+
+def test_nothing_goes_of_a_run_that_is_not_over_or_cannot_be_read(tmp_path: Path) -> None:
+    """Nor while a run is at work again: it is put off."""
+    daemon = daemon_of(tmp_path, keep_runs=1)
+    under_way, unreadable = ended(daemon, 1), ended(daemon, 2)
+    for day in (3, 4):
+        ended(daemon, day)
+    write_record(under_way.record, read_record(under_way.record).but(state=State.TRAINING))
+    unreadable.record.write_text("{")
+    tidy(daemon)
+    assert left(under_way) == left(unreadable) == ALL
+    good = ended(daemon, 5)
+    work = Tidy(daemon)
+    daemon.to_tidy.add("contracts")
+    daemon.erasing = object()
+    work.go_on()
+    assert left(good) == ALL
+    assert work.is_busy
+
+
+def test_a_folder_that_is_a_link_is_not_looked_into(tmp_path: Path) -> None:
+    """Somebody moved prepared/ to another disk: what lies there is not the box's to remove."""
+    daemon = daemon_of(tmp_path, keep_runs=1)
+    old = ended(daemon, 1)
+    ended(daemon, 2)
+    elsewhere = tmp_path / "elsewhere"
+    old.prepared.rename(elsewhere)
+    old.prepared.symlink_to(elsewhere)
+    tidy(daemon)
+    assert (elsewhere / "train" / "data.arrow").exists()
+    assert not old.data.exists()
+
+
+@pytest.mark.parametrize("runs", [120])
+def test_many_runs_are_looked_through_in_short_rounds(tmp_path: Path, runs: int) -> None:
+    """No round is long, however many runs have something that may go."""
+    daemon = daemon_of(tmp_path, keep_runs=1)
+    made = record(job="contracts", state=State.FAILED)
+    for number in range(runs):
+        run = daemon.outputs.run("contracts", f"20261101T{number:06d}Z-aaaa")
+        run.data.mkdir(parents=True)
+        write_record(run.record, made.but(run_id=run.run_id))
+    tidy(daemon)
+    assert [run.run_id for run in daemon.outputs.runs() if run.data.exists()] == [run.run_id]
