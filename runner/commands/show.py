@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -111,6 +112,22 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
     return facts
 
 
+def _of_the_data(run: RunFolder, record: RunRecord) -> Iterator[tuple[str, str, str]]:
+    """Say what the checks found: what to act on, and where the rest stands."""
+    informing = 0
+    for finding in record.findings:
+        if finding.level is not Level.INFORM:
+            yield finding.level.value, visible(_found(finding)), "yellow"
+        elif finding.check == "hardest_answers":  # of all that informs, what is worth a look
+            yield "data", visible(_found(finding)), "dim"
+        else:
+            informing += 1
+    if informing:
+        where = run.findings.relative_to(run.root)
+        facts = "fact" if informing == 1 else "facts"
+        yield "data", f"{informing} more {facts} about it: {where}", "dim"
+
+
 def _found(finding: DataFinding) -> str:
     places = name_places(finding)
     return finding.message + (
@@ -142,13 +159,8 @@ def show_run(run: RunFolder, *, samples: bool) -> None:
         grid.add_row(
             f"attempt {attempt.number}", Text(f"{end}, {steps}, {attempt.batch_plan}{used}{reason}")
         )
-    for finding in record.findings:
-        if finding.level is not Level.INFORM:
-            grid.add_row(finding.level.value, Text(visible(_found(finding)), style="yellow"))
-    if informing := sum(finding.level is Level.INFORM for finding in record.findings):
-        where = run.findings.relative_to(run.root)
-        facts = "fact" if informing == 1 else "facts"
-        grid.add_row("data", Text(f"{informing} more {facts} about it: {where}", style="dim"))
+    for label, words, style in _of_the_data(run, record):
+        grid.add_row(label, Text(words, style=style))
     for shortfall in record.shortfalls:
         grid.add_row("note", Text(visible(shortfall), style="yellow"))
     if record.error:

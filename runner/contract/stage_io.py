@@ -199,6 +199,8 @@ class TrainResult(_Message):
     metrics: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     shortfalls: tuple[str, ...] = ()
+    findings: tuple[DataFinding, ...] = ()
+    """What the base model's loss on rows says of them; of the attempt that measured it alone."""
     error: ErrorFacts | None = None
 
 
@@ -255,8 +257,6 @@ class EvaluateResult(_Message):
     """Scores of generated answers, too; `evaluation/scores.jsonl` has each row's."""
     peak_gpu_memory_bytes: int | None = None
     shortfalls: tuple[str, ...] = ()
-    findings: tuple[DataFinding, ...] = ()
-    """What the base model's loss on rows that were learned says of them."""
     error: ErrorFacts | None = None
 
 

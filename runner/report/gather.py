@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner.contract.findings import DataFinding, read_findings
+from runner.contract.findings import DataFinding, in_order, read_findings
 from runner.contract.in_use import Use, use_of
 from runner.contract.layout import RunFolder
 from runner.contract.preview import Preview, read_preview
 from runner.contract.progress import Progress, read_progress
 from runner.contract.record import RunRecord, read_record
+from runner.contract.row_losses import RowLosses, read_row_losses, with_more
 from runner.contract.salvage import salvage
 from runner.contract.states import State
 from runner.errors import DamagedError
@@ -87,6 +88,8 @@ class Gathered:
     samples: tuple[Sample, ...] = ()
     held_out: HeldOutRows | None = None
     findings: tuple[DataFinding, ...] = ()
+    row_losses: RowLosses = field(default_factory=RowLosses)
+    """How likely the base found single answers before any training."""
     preview: Preview | None = None
     snippet: str | None = None
     """Python that loads the adapter, from its card."""
@@ -105,6 +108,7 @@ def gather(run: RunFolder) -> Gathered:
         record = read_record(run.record)
     except DamagedError:
         record = salvage(run)
+    losses = read_row_losses(run)
     return Gathered(
         record=record,
         progress=read_progress(run, record) if record.state is State.TRAINING else None,
@@ -113,11 +117,18 @@ def gather(run: RunFolder) -> Gathered:
         use=use_of(run),
         samples=_samples(run.evaluation / "samples.json"),
         held_out=_held_out(run),
-        findings=read_findings(run.findings),
+        findings=_findings(run, record, losses),
+        row_losses=losses,
         preview=read_preview(run.preview),
         snippet=_snippet(run.adapter / "README.md"),
         has_adapter=(run.adapter / "adapter_model.safetensors").is_file(),
     )
+
+
+def _findings(run: RunFolder, record: RunRecord, losses: RowLosses) -> tuple[DataFinding, ...]:
+    """Put together what is known of the data; the record lacks the figures of what only informs."""
+    measured = with_more(read_findings(run.findings), losses.findings)
+    return in_order(with_more(record.findings, measured))
 
 
 def _text(path: Path, limit: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from runner.contract.gate import promotion_in
 from runner.contract.handed_over import forms_in
 from runner.contract.preview import PreviewRow
 from runner.contract.record import RunRecord
+from runner.contract.row_losses import RowLosses
 from runner.language.speaker import Speaker
 from runner.report.charts import Drawn, svg
 from runner.report.curve import Curve, Series
@@ -45,6 +47,8 @@ _SAMPLES = 6
 _NOTES = 40
 _ATTEMPTS = 50  # shown: three without progress end a run, so more is rare
 _FINDINGS = 100
+_HARDEST, _EASIEST = 10, 5  # a person looks the hardest up; the easiest show what is known already
+_LEAST_CHANCE = 0.01
 _VERSIONS = 200
 _PREVIEW_TOKENS = 2500  # of one row; some 60 KB of page
 
@@ -156,6 +160,7 @@ def _page(
         charts=charts(found.curve, speak),
         attempts=attempts(record, speak),
         findings=[_finding(one, speak) for one in found.findings[:_FINDINGS]],
+        row_losses=_row_losses(found.row_losses, speak),
         preview=found.preview,
         preview_rows=[
             _preview_row(row, speak, _PREVIEW_TOKENS // sparing)
@@ -266,6 +271,31 @@ def _said(one: DataFinding, what: str, english: str | None, speak: Speaker) -> P
         return None
     said = said_in(one, speak, what)
     return Phrase(text=shortened(said, speak)) if said else foreign(english, speak)
+
+
+def _row_losses(found: RowLosses, speak: Speaker) -> dict[str, Any] | None:
+    """Give the rows that the base found hardest and easiest, by file and line."""
+    rows = found.rows
+    if not rows:
+        return None
+    hardest = min(_HARDEST, (len(rows) + 1) // 2)
+    easiest = min(_EASIEST, len(rows) - hardest)
+    ends = {"hardest": rows[:hardest], "easiest": rows[len(rows) - easiest :][::-1]}
+    return {
+        "measured": speak("row_losses_measured", measured=len(rows), learned=found.learned_rows),
+        "tables": [
+            (name, [(_place(one, speak), *_likely(one.loss, speak)) for one in some])
+            for name, some in ends.items()
+            if some
+        ],
+    }
+
+
+def _likely(loss: float, speak: Speaker) -> tuple[str, str]:
+    """Say a loss, and the chance of a token that it stands for."""
+    chance = math.exp(-loss)
+    said = speak("under_one_percent") if chance < _LEAST_CHANCE else speak.percent(chance)
+    return speak.number(loss, ".2f"), said
 
 
 def _place(place: Place, speak: Speaker) -> str:

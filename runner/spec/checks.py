@@ -43,7 +43,9 @@ class Checks(BaseModel):
     languages: Wish | None = _check("A few rows are in another language than the rest.")
     personal_data: Wish | None = _check("A text holds an e-mail address, an IBAN, a number.")
     known_answers: Wish | None = _check("The base model gives the answer already.")
-    surprising_answers: Wish | None = _check("The base model finds an answer next to impossible.")
+    surprising_answers: Wish | None = _check(
+        "The base model finds an answer far less likely than the others."
+    )
     hardest_answers: FactWish | None = _fact("The rows that the base model finds hardest.")
     too_long: FactWish | None = _fact("A row is longer than the limit and left out.")
     language_mix: FactWish | None = _fact("Which languages the rows are in, if several.")

@@ -12,6 +12,7 @@ import pytest
 
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import RunRecord, read_record
+from runner.contract.row_losses import read_row_losses
 from runner.contract.states import State
 from runner.contract.verdict import Outcome
 
@@ -103,13 +104,17 @@ def test_a_run_of_one_step_learns(box: Path) -> None:
 
 @pytest.mark.parametrize("job", SPECS)
 def test_what_the_checks_found_is_in_record_and_answer(box: Path, job: str) -> None:
-    """Few rows are advice beside the spec; the base's hardest rows, measured later, join them."""
+    """Few rows are advice beside the spec; the base's hardest rows join them, with the report."""
     run, record, answer = of(box, job)
     found = {one.check: one for one in record.findings}
     assert found["few_rows"].message in answer
     assert f"About your data: {found['few_rows'].message}" in answer
     lines = [place.line for place in found["hardest_answers"].places]
-    measured = json.loads((run.evaluation / "row_loss.json").read_text())
-    assert lines == [one["line"] for one in measured[:3]]
+    measured = read_row_losses(run)
+    assert lines == [one.line for one in measured.rows[:3]]
+    told = f"{len(measured.rows)} of {measured.learned_rows} rows that are learned"
+    page = run.report.read_text()
+    assert told in page
+    assert page.count(f"rows.jsonl, line {lines[0]}") > 1  # among the findings, and in the table
     assert found["hardest_answers"].message not in answer
     assert "notice period" not in run.record.read_text()

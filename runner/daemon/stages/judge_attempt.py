@@ -7,8 +7,10 @@ from typing import Any
 
 from runner.clock import now
 from runner.contract.batch import BatchPlan, describe_change, smaller
+from runner.contract.findings import in_short
 from runner.contract.layout import RunFolder
 from runner.contract.record import Attempt, ErrorFacts, RunRecord
+from runner.contract.row_losses import with_more
 from runner.contract.stage_io import TrainResult
 from runner.contract.states import Stage, State
 from runner.daemon.stages import outcome
@@ -123,6 +125,7 @@ def attempt_changes(end: AttemptEnd, verdict: AttemptVerdict) -> dict[str, Any]:
         changes["falls"] = None
     if end.result is not None:
         changes |= {
+            "findings": in_short(with_more(end.record.findings, end.result.findings)),
             "environment": {**end.record.environment, **end.result.environment},
             "metrics": {
                 **end.record.metrics,

@@ -6,7 +6,7 @@ import signal
 from typing import Any
 
 from runner.contract.checkpoints import Sha256, newest_verified, step_of
-from runner.contract.findings import DataFinding, in_short
+from runner.contract.findings import in_short
 from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord
 from runner.contract.stage_io import EvaluateResult, ExportResult, HandOverResult, PrepareResult
@@ -76,7 +76,6 @@ def evaluated(record: RunRecord, result: EvaluateResult) -> dict[str, Any]:
         ),
         "evaluation": result.evaluation,
         "shortfalls": joined(record.shortfalls, result.shortfalls),
-        "findings": with_more(record.findings, result.findings),
         "metrics": {
             **record.metrics,
             "eval_loss_before": result.eval_loss_before,
@@ -126,14 +125,6 @@ def _before_export(record: RunRecord) -> tuple[str, ...]:
 def joined(before: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
     """Add sentences that are not there yet."""
     return (*before, *(sentence for sentence in more if sentence not in before))
-
-
-def with_more(
-    before: tuple[DataFinding, ...], more: tuple[DataFinding, ...]
-) -> tuple[DataFinding, ...]:
-    """Add findings; those of the same check take the place of an earlier try's."""
-    new = {finding.check for finding in more}
-    return in_short([*(one for one in before if one.check not in new), *more])
 
 
 def how(code: int) -> str:

@@ -45,7 +45,8 @@ def choose(rows: np.ndarray, tokens: np.ndarray, *, most_rows: int, most_tokens:
         most_tokens: what all of them may have together.
 
     Returns:
-        Their places in ``rows``, in order.
+        Their places in ``rows``, in the order of a hash: whoever measures only the first of them
+        has measured rows from everywhere.
     """
     places = np.arange(len(rows))
     if len(rows) > _CANDIDATES * most_rows:  # a hash of each of millions would take seconds
@@ -56,15 +57,17 @@ def choose(rows: np.ndarray, tokens: np.ndarray, *, most_rows: int, most_tokens:
         if len(chosen) < most_rows and tokens[place] <= left:
             chosen.append(place)
             left -= int(tokens[place])
-    return np.array(sorted(chosen), dtype=np.int64)
+    return np.array(chosen, dtype=np.int64)
 
 
 def _hash(number: int) -> bytes:
     return blake2b(number.to_bytes(8, "big"), digest_size=8).digest()
 
 
-def judge(measured: Sequence[RowLoss], wishes: Mapping[str, str]) -> list[DataFinding]:
-    """Say what the losses mean."""
+def judge(
+    measured: Sequence[RowLoss], wishes: Mapping[str, str], *, learned: int
+) -> list[DataFinding]:
+    """Say what the losses mean; ``learned`` rows there are in all."""
     usable = [one for one in measured if np.isfinite(one.loss)]
     if not usable:
         return []
@@ -76,6 +79,7 @@ def judge(measured: Sequence[RowLoss], wishes: Mapping[str, str]) -> list[DataFi
         far = (robust_z(losses) > SURPRISING_Z.value) & (losses > SURPRISING_LOSS.value)
         surprising = [one for one, is_far in zip(by_loss, far, strict=True) if is_far][::-1]
     values: Values = {
+        "learned": learned,
         "median": round(float(np.median(losses)), 2),
         "lowest": round(float(losses[0]), 2),
         "highest": round(float(losses[-1]), 2),

@@ -175,19 +175,19 @@ TABLE: dict[str, Check] = {
         level=ADVISE,
         small=INFORM,
         says="The base model gives the answer already, before any training: {count} of {of} rows "
-        "that were measured.",
+        "that were measured ({learned} are learned).",
         advice="Such rows teach little; rows that the base gets wrong are worth more.",
     ),
     "surprising_answers": Check(
-        level=INFORM,
-        says="The base model finds the answer next to impossible: {count} of {of} rows that were "
-        "measured.",
+        level=ADVISE,
+        says="The base model finds the answer far less likely than the others: {count} of {of} "
+        "rows that were measured ({learned} are learned).",
         advice="Look at the rows named first: a wrong label or a slipped line stands out.",
     ),
     "hardest_answers": Check(
         level=INFORM,
-        says="The answers that the base model finds hardest, of {of} rows that were measured (a "
-        "loss of up to {highest} per token; half have {median} or less).",
+        says="The answers that the base model finds hardest, of {of} rows that were measured "
+        "({learned} are learned; a loss of up to {highest} per token; half have {median} or less).",
         advice="A look at the rows named shows whether their answers are right.",
     ),
 }

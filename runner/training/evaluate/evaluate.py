@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.contract.evaluation import Evaluation, Form, RowScore, ScoreSummary, write_row_scores
-from runner.contract.findings import DataFinding
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.stage_io import EvaluatePlan, EvaluateResult, read_message, write_message
 from runner.errors import StageError
@@ -80,7 +79,6 @@ class _Found:
     other_scores: tuple[ScoreSummary, ...] = ()
     """Of the answers on the form that the verdict does not go by."""
     row_scores: list[RowScore] = field(default_factory=list)
-    findings: tuple[DataFinding, ...] = ()
     shortfalls: list[str] = field(default_factory=list)
 
 
@@ -117,7 +115,6 @@ def evaluate(folder: Path) -> None:
             evaluation=found.evaluation,
             peak_gpu_memory_bytes=meter.peak_bytes(),
             shortfalls=tuple(found.shortfalls),
-            findings=found.findings,
         ),
     )
     wanted = plan.expected_eval_loss
@@ -136,7 +133,6 @@ def evaluate(folder: Path) -> None:
 def _measure(stage: _Stage) -> _Found:
     """Load each form of the base that is asked for, and measure what is measured on it."""
     from runner.training.evaluate.adapted import load_adapted
-    from runner.training.evaluate.row_loss import row_losses
     from runner.training.fit.memory import let_go
 
     found = _Found()
@@ -148,13 +144,6 @@ def _measure(stage: _Stage) -> _Found:
         losses = _losses(stage, adapted)
         if form == "as_trained":
             found.trained = losses
-            found.findings = row_losses(
-                stage.run,
-                stage.spec,
-                adapted.base_loss,
-                on_gpu=stage.machine.on_gpu,
-                folder=stage.folder,
-            )
         adapted.end_of_losses()
         if form == stage.served:
             found.served = losses

@@ -25,14 +25,19 @@ from transformers import TrainerCallback
 from runner.clock import now
 from runner.contract.batch import worst_pass
 from runner.contract.checkpoints import Manifest
+from runner.contract.findings import DataFinding
 from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.row_losses import read_row_losses
 from runner.errors import StageError
 from runner.exit_codes import ExitCode
+from runner.spec.spec import JobSpec
 from runner.training.fit.checkpoint import prune, seal
 from runner.training.fit.cut import LENGTHS, PACKED
 from runner.training.fit.heldout import HeldOut, held_out_loss
+from runner.training.fit.heldout_fast import base_loss
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
 from runner.training.fit.row_lengths import row_lengths
+from runner.training.fit.row_loss import adapter_off, row_losses
 from runner.training.fit.stop import StopFlag
 
 NOTED_STEPS = (0, 1, 9)  # of an attempt: memory grows in the first two, and then should not
@@ -131,6 +136,8 @@ class Progress:
     out_of_time: bool = False
     losses: list[float] = field(default_factory=list)
     eval_losses: list[dict[str, float]] = field(default_factory=list)
+    findings: tuple[DataFinding, ...] = ()
+    """What this attempt's look at single rows says of them."""
     trained_tokens: int = 0
     trained_seconds: float = 0.0
 
@@ -178,6 +185,7 @@ class Conduct(TrainerCallback):
         *,
         run: RunFolder,
         folder: StageFolder,
+        spec: JobSpec,
         progress: Progress,
         wishes: Wishes,
         stop: StopFlag,
@@ -186,6 +194,7 @@ class Conduct(TrainerCallback):
     ) -> None:
         """Take what the recipe has set up; `bind` gives the trainer."""
         self.run, self.folder, self.progress, self.wishes = run, folder, progress, wishes
+        self.spec = spec
         self.stop, self.meter, self.eval_rows = stop, meter, eval_rows
         self.eval_batch_size = wishes.eval_batch_size
         self.metrics = folder.metrics.open("a", encoding="utf-8")
@@ -210,6 +219,7 @@ class Conduct(TrainerCallback):
             self._probe()
             self.probed = True
             self.meter.note("in the probe")
+        self._look_at_single_rows(begins=state.global_step == 0)
         if self.progress.evaluation_due and state.global_step > 0:
             self._evaluate_what_is_owed()
             self._reseal(state)
@@ -383,11 +393,45 @@ class Conduct(TrainerCallback):
             )
 
     def _eval_batch_size(self) -> int:
+        return self._rows_at_once(self.eval_rows, most=self.eval_batch_size)
+
+    def _rows_at_once(self, rows: Any, *, most: int) -> int:
         """Read no more tokens at once than training does: then its memory is enough for both."""
         worst = worst_pass(self.lengths, self.trainer.batch_plan)
         room = len(worst) * self.lengths[worst[0]]
-        longest = max(row_lengths(self.eval_rows))
-        return max(1, min(self.eval_batch_size, room // longest))
+        return max(1, min(most, room // max(row_lengths(rows))))
+
+    def _look_at_single_rows(self, *, begins: bool) -> None:
+        """Measure what the base model expects of single rows; leave no trace in training."""
+        if not begins:
+            self.progress.findings = read_row_losses(self.run).findings
+            return
+        before = RandomState.capture()
+        try:
+            self.progress.findings = row_losses(
+                self.run, self.folder, self.spec, self._base_loss, on_gpu=self.meter.on_gpu
+            )
+        finally:
+            before.restore()
+
+    def _base_loss(self, rows: Any) -> HeldOut:
+        """Measure rows as the base has them, on the path that the run is on."""
+        if self.trainer.fast is not None:
+            return base_loss(self.trainer.fast.model, rows, check=self.stop.check)
+        model = self.trainer.model
+        with self.trainer.compute_loss_context_manager(), adapter_off(model):
+            return held_out_loss(
+                model,
+                rows,
+                self.collator.pad,
+                batch_size=self._rows_at_once(rows, most=self._side_by_side()),
+                device=self.trainer.args.device,
+                check=self.stop.check,
+            )
+
+    def _side_by_side(self) -> int:
+        """Give how many rows' losses can be told apart: laid end to end, only one row's."""
+        return 1 if self.trainer.args.padding_free else self.wishes.eval_batch_size
 
     def _reseal(self, state: Any) -> None:
         """Note a late evaluation in the manifest of the checkpoint it belongs to."""

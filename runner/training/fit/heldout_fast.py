@@ -39,6 +39,16 @@ def fast_held_out_loss(
         return measure_rows(model, rows, check=check, worst_only=worst_only)
 
 
+def base_loss(model: FastModel, rows: Any, *, check: Callable[[], None]) -> HeldOut:
+    """Measure rows as the base has them; training takes the adapter's weights anew afterwards."""
+    model.parts.adapter.silence()
+    try:
+        with model.parts.exact():
+            return measure_rows(model, rows, check=check)
+    finally:
+        model.parts.adapter.refresh()
+
+
 def measure_rows(
     model: FastModel,
     rows: Any,

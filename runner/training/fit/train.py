@@ -159,6 +159,7 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
     conduct = Conduct(
         run=run,
         folder=stage,
+        spec=spec,
         progress=progress,
         wishes=Wishes(
             measured_steps=measured_steps(
@@ -560,6 +561,7 @@ def _answer(attempt: _Attempt, trouble: StageError | None, *, seconds: float) ->
             },
             environment=_environment(attempt),
             shortfalls=tuple(shortfalls),
+            findings=progress.findings,
             error=trouble
             and ErrorFacts(kind=trouble.kind, message=trouble.message, advice=trouble.advice),
         ),
