@@ -284,7 +284,11 @@ def _row_losses(found: RowLosses, speak: Speaker) -> dict[str, Any] | None:
     return {
         "measured": speak("row_losses_measured", measured=len(rows), learned=found.learned_rows),
         "tables": [
-            (name, [(_place(one, speak), *_likely(one.loss, speak)) for one in some])
+            (
+                name,
+                speak(f"row_losses_{name}"),
+                [(_place(one, speak), *_likely(one.loss, speak)) for one in some],
+            )
             for name, some in ends.items()
             if some
         ],

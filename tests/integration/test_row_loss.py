@@ -273,8 +273,8 @@ def test_training_is_as_if_nothing_had_been_measured(tmp_path, box, tiny_model, 
         ("measured", "", None),
         ("ignored", off, None),
         ("failed", "", BaseIsOff()),
-    ):
-        spec = f"model: tiny\ndata: a.jsonl\nlora: {{dropout: 0.2}}\n{checks}"
+    )[: 2 if fast else 3]:
+        spec = f"model: tiny\nmethod: lora\ndata: a.jsonl\nlora: {{dropout: 0.2}}\n{checks}"
         one = Run(tmp_path / name, box.run.prepared, tiny_model.parent, spec)
         status, runs[name] = one.train(2, effective=4, total_steps=2, fast=fast, trouble=trouble)
         assert status == ExitCode.OK, one.log()

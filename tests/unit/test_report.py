@@ -28,12 +28,14 @@ from runner.commands.status import read_overview
 from runner.commands.status import render as render_status
 from runner.contract.ended import EndedRun, stamp_of, write_ended
 from runner.contract.evaluation import Axis, Evaluation, Form, ScoreSummary
+from runner.contract.findings import Place
 from runner.contract.gate import Decision, Promotion
 from runner.contract.in_use import use_among
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.preview import Preview, PreviewRow, Token, write_preview
 from runner.contract.promotions import GATE, promote, read_promotions
 from runner.contract.record import ErrorFacts, write_record
+from runner.contract.row_losses import MeasuredRow, RowLosses, write_row_losses
 from runner.contract.states import State
 from runner.contract.verdict import Scored
 from runner.language.speaker import ENGLISH, Language, Speaker
@@ -43,6 +45,8 @@ from runner.report.curve import read_curve, thinned
 from runner.report.gather import gather
 from runner.report.index import index_page
 from runner.report.page import MOST_BYTES, page
+from runner.training.checks.row_loss import RowLoss
+from runner.training.checks.row_loss import judge as judge_losses
 
 GERMAN = Speaker(Language.GERMAN)
 
@@ -454,3 +458,60 @@ def test_a_single_measurement_is_seen(tmp_path: Path) -> None:
     chart = chart[: chart.index("</svg>")]
     assert chart.count("<circle") == 1
     assert "style=" not in chart
+
+
+def write_losses_of_rows(run: RunFolder, losses: list[float]) -> None:
+    """Write what a first attempt measured: row n of ``c.jsonl`` has the n-th loss."""
+    rows = [RowLoss(place=Place(file="c.jsonl", line=n), loss=x) for n, x in enumerate(losses, 1)]
+    by_loss = sorted(rows, key=lambda one: -one.loss)
+    found = RowLosses(
+        learned_rows=1200,
+        rows=tuple(MeasuredRow(**one.place.model_dump(), loss=one.loss) for one in by_loss),
+        findings=tuple(judge_losses(rows, {}, learned=1200)),
+    )
+    write_row_losses(run.attempt(1), found)
+
+
+@pytest.mark.parametrize(
+    ("speak", "advised", "measured", "least"),
+    [
+        (ENGLISH, "far less likely than the others: 1 of 40", "40 of 1,200 rows", "under 1%"),
+        (GERMAN, "weit weniger wahrscheinlich als die übrigen: 1 von 40", "40 von 1.200", "unter"),
+    ],
+)
+def test_rows_that_the_base_did_not_expect_stand_by_file_and_line(
+    tmp_path: Path, speak: Speaker, advised: str, measured: str, least: str
+) -> None:
+    """The ten hardest and the five easiest are listed, while the run goes on already."""
+    run = make_run(tmp_path, record(state=State.TRAINING))
+    assert 'id="row-losses"' not in report(run, speak)
+    write_losses_of_rows(run, [0.01 * n for n in range(30)] + [7.5] + [0.31] * 9)
+    text = report(run, speak)
+    assert advised in text
+    assert "far less likely" in text or speak is GERMAN
+    section = text[text.index('<section id="row-losses"') : text.index('<section id="preview"')]
+    assert measured in section
+    assert least in section
+    line = "Zeile" if speak is GERMAN else "line"
+    named = re.findall(rf"c\.jsonl, {line} (\d+)<", section)
+    assert len(named) == 15
+    assert named[0] == "31"
+    assert named[10:] == ["1", "2", "3", "4", "5"]
+
+
+def test_losses_of_rows_that_are_damaged_or_were_not_measured_are_left_out(tmp_path: Path) -> None:
+    """A torn or hostile file, one that was only begun, or the figures of none: no section."""
+    run = make_run(tmp_path)
+    path = run.attempt(1) / "row_loss.json"
+    for content in (
+        "{",
+        "[]",
+        '{"rows": [{"file": "a", "loss": NaN}]}',
+        '{"rows": []}',
+        "[" * 9999,
+    ):
+        path.write_text(content)
+        assert 'id="row-losses"' not in report(run)
+    write_losses_of_rows(run, [2.0])
+    assert 'id="row-losses-hardest"' in report(run)
+    assert 'id="row-losses-easiest"' not in report(run)
