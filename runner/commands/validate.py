@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runner.commands.options import MODELS, AsJson, ModelsDir, print_json
+from runner.commands.options import MODELS, OUTPUTS, AsJson, ModelsDir, OutputsDir, print_json
 from runner.contract.layout import SCHEDULED, STATE_FOLDERS, Inbox
 from runner.contract.llama_cpp import gguf_problem
 from runner.contract.models import find_model, read_config, unknown_layers
@@ -21,6 +21,7 @@ from runner.spec.names import is_spec_name, naming_problem
 from runner.spec.near_files import similar_file
 from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
+from runner.training.export.refuse_early import refused_export
 from runner.words import visible_lines
 
 NO_SPEC = "a job spec's name ends in .yaml, .yml or .json"
@@ -119,7 +120,9 @@ def data_folder(spec_file: Path) -> Path:
     return folder.parent if claimed else folder
 
 
-def validate(path: Path, models_dir: Path, *, inputs: bool = True) -> Validated:
+def validate(
+    path: Path, models_dir: Path, *, outputs_dir: Path = OUTPUTS, inputs: bool = True
+) -> Validated:
     """Check a spec, and with ``inputs`` that its model and data are on this box."""
     try:
         spec = read_file(path)
@@ -139,6 +142,8 @@ def validate(path: Path, models_dir: Path, *, inputs: bool = True) -> Validated:
             field = spec.export.gguf_field
             if field and (cannot := gguf_problem(field, config)):
                 problems.append(replace(cannot, file=path.name))
+            if refused := refused_export(spec, model, config, outputs_dir):
+                problems.append(replace(refused, file=path.name))
         except InputError as error:
             problems += error.problems
     return Validated(path=path, spec=spec, problems=tuple(problems))
@@ -147,6 +152,7 @@ def validate(path: Path, models_dir: Path, *, inputs: bool = True) -> Validated:
 def command(
     specs: Annotated[list[Path], typer.Argument(metavar="SPEC", help="One or several.")],
     models_dir: ModelsDir = MODELS,
+    outputs_dir: OutputsDir = OUTPUTS,
     spec_only: Annotated[
         bool, typer.Option("--spec-only", help="Do not look for the model and the data.")
     ] = False,
@@ -160,7 +166,9 @@ def command(
     Example:
         runner validate jobs/examples/*.yaml --spec-only
     """
-    answers = [validate(spec, models_dir, inputs=not spec_only) for spec in specs]
+    answers = [
+        validate(spec, models_dir, outputs_dir=outputs_dir, inputs=not spec_only) for spec in specs
+    ]
     if as_json:
         print_json([answer.as_json() for answer in answers])
     else:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from runner.training.export.base_weights import NotMergeableError
 from runner.training.export.merge import (
-    NotMergeableError,
     merge,
     plan_merge,
     require_memory,
@@ -91,7 +91,7 @@ def test_it_is_what_plain_peft_merges(tmp_path: Path, shape: str, nf4: bool) -> 
 
     base, adapter = base_and_adapter(tmp_path, shape)
     plan = plan_merge(base, adapter, name="tiny")
-    assert len(plan.files) > 2
+    assert len(plan.weights.files) > 2
     target = tmp_path / "merged"
     target.mkdir()
     packed = nf4_weights(base, compute="float32") if nf4 else frozenset()

@@ -15,6 +15,7 @@ from runner.errors import ModelError
 from runner.spec.read_spec import read_spec
 from runner.training.data.prepare import prepare
 from runner.training.data.try_model import try_model
+from runner.training.export.refuse_early import Layers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own
 
@@ -146,7 +147,12 @@ def test_tokens_beyond_the_model_are_refused(tmp_path):
     """A tokenizer that grew beside an older model: training would end with an index error."""
     from runner.training.data.try_model import Tried, require_known_tokens
 
-    tried = Tried(trainable_parameters=1, embedding_rows=100, plain_because=None)
+    tried = Tried(
+        trainable_parameters=1,
+        embedding_rows=100,
+        plain_because=None,
+        layers=Layers(shapes={}, other_way_round=False),
+    )
     require_known_tokens(99, tried, model="m")
     with pytest.raises(ModelError, match=r"token 100, but the model knows 100 tokens \(0 to 99\)"):
         require_known_tokens(100, tried, model="m")

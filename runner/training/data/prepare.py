@@ -106,6 +106,7 @@ from runner.training.data.token_table import (
 from runner.training.data.tokenizer_folder import damaged_file, load_tokenizer, write_tokenizer
 from runner.training.data.try_model import Tried, require_known_tokens, try_model
 from runner.training.data.workers import Workers
+from runner.training.export.refuse_early import refused_export, refused_layers
 
 LEFT_OUT_SHARE = 0.05  # of the rows; more than that is not what the job's owner meant
 SAMPLES = 3  # held-out questions that are answered before and after
@@ -163,7 +164,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     stage, run = StageFolder(folder), RunFolder.containing(folder)
     plan = read_message(stage.plan, PreparePlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
-    base, unusable = _find_base(spec, plan, file=f"{run.job}.yaml")
+    base, unusable = _find_base(spec, plan, file=f"{run.job}.yaml", outputs=run.root)
     source = Source(copies=_copies(spec, plan, run, findings), spec=spec)
     schema = _schema(spec, plan, run, findings)
     general = _general(spec, plan, run, findings)
@@ -190,7 +191,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     for place in _places(source, parted.left_out):
         findings.note(f"longer than {limit} tokens left out", *place)
     # After the rows: a slip in them is answered without the seconds this takes.
-    tried = _tried(spec, plan, base, max(flowed.highest, facts.pad), parted)
+    tried = _tried(spec, plan, base, max(flowed.highest, facts.pad), parted, file=f"{run.job}.yaml")
 
     lengths, measured = (
         _link_tables(folder, entry) if entry else _write_tables(folder, tables, flowed, parted)
@@ -280,7 +281,7 @@ def total_steps(
 
 
 def _find_base(
-    spec: JobSpec, plan: PreparePlan, *, file: str
+    spec: JobSpec, plan: PreparePlan, *, file: str, outputs: Path
 ) -> tuple[_Base | None, ModelError | None]:
     """Find the model; what is wrong with it is told together with what is wrong with the data."""
     try:
@@ -293,6 +294,8 @@ def _find_base(
     field = spec.export.gguf_field
     if field and (cannot := gguf_problem(field, config)):
         raise SpecError([replace(cannot, file=file)])
+    if refused := refused_export(spec, model, config, outputs):
+        raise SpecError([replace(refused, file=file)])
     if spec.speed == "fp8" and plan.no_fp8:
         what = Problem(field="speed", found="fp8", message=plan.no_fp8, hint=FP8_HINT)
         raise SpecError([replace(what, file=file)])
@@ -655,7 +658,7 @@ def _flow(
 
 
 def _tried(
-    spec: JobSpec, plan: PreparePlan, base: _Base, highest: int, parted: _Parted
+    spec: JobSpec, plan: PreparePlan, base: _Base, highest: int, parted: _Parted, *, file: str
 ) -> Tried | None:
     """Try the model on the longest row, and whether it knows every token; None: nobody asks."""
     if not plan.try_model:
@@ -664,6 +667,8 @@ def _tried(
     trust = plan.trust_remote_code
     tried = try_model(base.folder, spec, longest=longest, trust_remote_code=trust)
     require_known_tokens(highest, tried, model=spec.model)
+    if refused := refused_layers(spec, base.folder, tried.layers):
+        raise SpecError([replace(refused, file=file)])
     return tried
 
 

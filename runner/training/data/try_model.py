@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.contract.model_kind import language_part
+from runner.contract.models import read_config
 from runner.errors import ModelError, Problem
 from runner.spec.spec import JobSpec
+from runner.training.export.adapter_weights import in_whole
+from runner.training.export.refuse_early import Layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,8 @@ class Tried:
     """Token ids from here on have no row in the model's table of words."""
     plain_because: str | None
     """What the fast path does not know of this model; None: nothing that shows without weights."""
+    layers: Layers
+    """What the adapter changes."""
 
 
 def try_model(
@@ -55,7 +61,30 @@ def _try(folder: Path, spec: JobSpec, longest: int, *, trust_remote_code: bool) 
         adapted = add_adapter(model, spec)
     trainable = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     because = obstacle(adapted, longest=longest)
-    return Tried(trainable_parameters=trainable, embedding_rows=rows, plain_because=because)
+    return Tried(
+        trainable_parameters=trainable,
+        embedding_rows=rows,
+        plain_because=because,
+        layers=_layers(adapted, folder, spec),
+    )
+
+
+def _layers(adapted: Any, folder: Path, spec: JobSpec) -> Layers:
+    """List the weights that the adapter changes, under their names in the whole model."""
+    part = language_part(read_config(folder, spec.model))
+    a, b = ".lora_A.default.weight", ".lora_B.default.weight"
+    sides: dict[str, dict[str, int]] = {}
+    for key, weight in adapted.named_parameters():
+        for end, side in ((a, 1), (b, 0)):
+            if key.endswith(end):
+                name = key.removesuffix(end)
+                whole = in_whole(name, part) if part else name
+                at = f"{whole.removeprefix('base_model.model.')}.weight"
+                sides.setdefault(at, {})[end] = int(weight.shape[side])
+    return Layers(
+        shapes={name: (found[b], found[a]) for name, found in sides.items() if len(found) == 2},
+        other_way_round=bool(adapted.peft_config["default"].fan_in_fan_out),
+    )
 
 
 def require_known_tokens(highest: int, tried: Tried, *, model: str) -> None:

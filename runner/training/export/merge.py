@@ -14,8 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.contract.models import read_config, weight_files
-from runner.errors import RunnerError
+from runner.training.export.base_weights import (
+    FLOATS,
+    SIDE_BY_SIDE,
+    WIDTH,
+    BaseWeights,
+    NotMergeableError,
+    numbers,
+    read_base,
+    require_places,
+)
 from runner.words import memory
 
 _INDEX = "model.safetensors.index.json"
@@ -35,20 +43,7 @@ _REFUSED: Mapping[str, str] = {
     "fan_in_fan_out": "layers stored the other way round (GPT-2's Conv1D)",
 }
 """What PEFT can train and this merge cannot put into a base: said by name, never left out."""
-_SIDE_BY_SIDE = "Serve base and adapter side by side: adapter/README.md shows how."
 _SHARD_ENDING = ".safetensors"
-_FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
-_WIDTH |= {"BOOL": 1}
-_FP32_COPIES = 4
-"""Copies of the largest changed tensor in fp32 at a time: it, its unpacked self, the change, the
-sum (measured: 3.4 on SmolLM2's)."""
-
-
-class NotMergeableError(RunnerError):
-    """Base and adapter cannot become one model here."""
-
-    kind = "not_mergeable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,26 +61,19 @@ class Merge:
 
     base: Path
     adapter: Path
-    files: tuple[Path, ...]
-    headers: Mapping[str, dict[str, Any]]
-    """By file name: each tensor's dtype, shape and place."""
+    weights: BaseWeights
     changes: Mapping[str, Change]
     """By the weight's name."""
-    dtype: str
-    """Of what is written: the base's own 16 bits, or bf16."""
-    main: str
-    """The dtype that most of the base is in, as safetensors spells it."""
-    bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """Of what is written."""
+        return self.weights.bytes
 
     @property
     def host_bytes(self) -> int:
         """The host memory that is needed beside the libraries': the largest tensor at work."""
-        sizes = [
-            _numbers(tensor["shape"]) * 4 * (_FP32_COPIES if name in self.changes else 1)
-            for header in self.headers.values()
-            for name, tensor in header.items()
-        ]
-        return max(sizes, default=0)
+        return self.weights.host_bytes(self.changes)
 
 
 def plan_merge(base: Path, adapter: Path, *, name: str) -> Merge:
@@ -100,42 +88,11 @@ def plan_merge(base: Path, adapter: Path, *, name: str) -> Merge:
         NotMergeableError: what stands in the way.
         ModelError: the base is not whole.
     """
-    config = read_config(base, name)
-    if config.get("quantization_config"):
-        raise NotMergeableError(
-            f"the base model {name} is itself quantised: its weights cannot take an adapter up",
-            advice="Serve base and adapter side by side, or train on the unquantised model.",
-        )
-    files = tuple(weight_files(base, name))
-    headers = {path.name: _header(path) for path in files}
-    there = {key: tensor for header in headers.values() for key, tensor in header.items()}
-    sizes: dict[str, int] = {}
-    for tensor in there.values():
-        sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + _numbers(tensor["shape"])
-    main = max(sizes, key=lambda kind: sizes[kind])
-    if main not in _FLOATS or set(sizes) - set(_WIDTH):
-        odd = sorted(set(sizes) - set(_WIDTH)) or [main]
-        raise NotMergeableError(
-            f"the base model's weights are stored as {odd[0]}, not in 16 bits",
-            advice=_SIDE_BY_SIDE,
-        )
+    weights = read_base(base, name)
     changes = _changes(adapter)
-    _require_places(changes, there, config)
-    dtype = _FLOATS[main] if main != "F32" else "bfloat16"
-    total = sum(
-        _numbers(tensor["shape"]) * (2 if tensor["dtype"] == main else _WIDTH[tensor["dtype"]])
-        for tensor in there.values()
-    )
-    return Merge(
-        base=base,
-        adapter=adapter,
-        files=files,
-        headers=headers,
-        changes=changes,
-        dtype=dtype,
-        main=main,
-        bytes=total,
-    )
+    shapes = {name: [change.b.shape[0], change.a.shape[1]] for name, change in changes.items()}
+    require_places(shapes, weights)
+    return Merge(base=base, adapter=adapter, weights=weights, changes=changes)
 
 
 def merge(plan: Merge, target: Path, *, nf4: frozenset[str], compute: str, device: str) -> None:
@@ -150,11 +107,11 @@ def merge(plan: Merge, target: Path, *, nf4: frozenset[str], compute: str, devic
         device: where that is done.
     """
     places: dict[str, str] = {}
-    for path in plan.files:
+    for path in plan.weights.files:
         name = path.name if path.name.endswith(_SHARD_ENDING) else f"{path.stem}{_SHARD_ENDING}"
         _write_shard(plan, path, target / name, nf4=nf4, compute=compute, device=device)
-        places |= dict.fromkeys(plan.headers[path.name], name)
-    if len(plan.files) > 1:
+        places |= dict.fromkeys(plan.weights.headers[path.name], name)
+    if len(plan.weights.files) > 1:
         index = {"metadata": {"total_size": plan.bytes}, "weight_map": places}
         (target / _INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     for path in sorted(plan.adapter.iterdir()):
@@ -165,7 +122,7 @@ def merge(plan: Merge, target: Path, *, nf4: frozenset[str], compute: str, devic
         if (plan.base / name).is_file() and not (target / name).exists():
             shutil.copyfile(plan.base / name, target / name)
     config = json.loads((plan.base / "config.json").read_bytes())
-    text = json.dumps(_config(config, plan.dtype), indent=2) + "\n"
+    text = json.dumps(_config(config, plan.weights.dtype), indent=2) + "\n"
     (target / "config.json").write_text(text, encoding="utf-8")
 
 
@@ -188,10 +145,10 @@ def _write_shard(
     from safetensors import safe_open
 
     header, at = {}, 0
-    ours = {dtype: kind for kind, dtype in _FLOATS.items()}[plan.dtype]
-    for name, tensor in plan.headers[path.name].items():
-        kind = ours if tensor["dtype"] == plan.main else tensor["dtype"]
-        end = at + _numbers(tensor["shape"]) * _WIDTH[kind]
+    ours = {dtype: kind for kind, dtype in FLOATS.items()}[plan.weights.dtype]
+    for name, tensor in plan.weights.headers[path.name].items():
+        kind = ours if tensor["dtype"] == plan.weights.main else tensor["dtype"]
+        end = at + numbers(tensor["shape"]) * WIDTH[kind]
         header[name] = {"dtype": kind, "shape": tensor["shape"], "data_offsets": [at, end]}
         at = end
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
@@ -202,8 +159,8 @@ def _write_shard(
             weight = tensors.get_tensor(name)
             if name in plan.changes or name in nf4:
                 weight = _changed(weight, plan.changes.get(name), name in nf4, compute, device)
-            if plan.headers[path.name][name]["dtype"] == plan.main:
-                weight = weight.to(getattr(torch, plan.dtype))
+            if plan.weights.headers[path.name][name]["dtype"] == plan.weights.main:
+                weight = weight.to(getattr(torch, plan.weights.dtype))
             flat = weight.contiguous().reshape(-1).view(torch.uint8)
             file.write(flat.numpy().data)
             del weight, flat
@@ -243,11 +200,11 @@ def _changes(adapter: Path) -> dict[str, Change]:
     for key, called in _REFUSED.items():
         if config.get(key):
             raise NotMergeableError(
-                f"this adapter uses {called}, which is not merged here", advice=_SIDE_BY_SIDE
+                f"this adapter uses {called}, which is not merged here", advice=SIDE_BY_SIDE
             )
     if config.get("bias", "none") != "none":
         raise NotMergeableError(
-            "this adapter trains biases, which are not merged here", advice=_SIDE_BY_SIDE
+            "this adapter trains biases, which are not merged here", advice=SIDE_BY_SIDE
         )
     rank = int(config["r"])
     scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
@@ -262,45 +219,17 @@ def _changes(adapter: Path) -> dict[str, Change]:
                     break
             else:
                 raise NotMergeableError(
-                    f"this adapter holds {name}, which is no part of a LoRA", advice=_SIDE_BY_SIDE
+                    f"this adapter holds {name}, which is no part of a LoRA", advice=SIDE_BY_SIDE
                 )
     for name, pair in halves.items():
         if len(pair) != len(("lora_A", "lora_B")) or pair["lora_A"].dim() != 2:
             raise NotMergeableError(
-                f"the adapter's part for {name} is not a pair of matrices", advice=_SIDE_BY_SIDE
+                f"the adapter's part for {name} is not a pair of matrices", advice=SIDE_BY_SIDE
             )
     return {
         f"{name}.weight": Change(a=pair["lora_A"], b=pair["lora_B"], scale=scale)
         for name, pair in halves.items()
     }
-
-
-def _require_places(
-    changes: Mapping[str, Change], there: Mapping[str, Any], config: Mapping[str, Any]
-) -> None:
-    """Refuse an adapter that has a part for a weight that the base's files do not show."""
-    text = config.get("text_config")
-    text = text if isinstance(text, dict) else {}
-    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", True))
-    for name, change in changes.items():
-        if tied and name.endswith(("lm_head.weight", "embed_tokens.weight")):
-            raise NotMergeableError(
-                f"the adapter changes {name}, and in this model the table of words and the head "
-                "are the same tensor: merged, both would change",
-                advice="Train without it: lora.target_modules: all-linear leaves it out.",
-            )
-        if name not in there:
-            raise NotMergeableError(
-                f"the base model's files have no weight {name}, which the adapter changes",
-                advice=_SIDE_BY_SIDE,
-            )
-        shape = [change.b.shape[0], change.a.shape[1]]
-        if list(there[name]["shape"]) != shape:
-            raise NotMergeableError(
-                f"{name} has the shape {there[name]['shape']} in the base model's files, and the "
-                f"adapter was trained on {shape}",
-                advice=_SIDE_BY_SIDE,
-            )
 
 
 def require_room(plan: Merge, *, ways: int, free_bytes: int, leave_bytes: int) -> None:
@@ -333,19 +262,3 @@ def require_memory(plan: Merge, *, available_bytes: int | None) -> None:
         f"it is merged, and {memory(available_bytes)} are free",
         advice="Close other programs, then ask again.",
     )
-
-
-def _header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        found: dict[str, Any] = json.loads(file.read(length))
-    found.pop("__metadata__", None)
-    # In the order of the file: it is read once, from its start to its end.
-    return dict(sorted(found.items(), key=lambda item: item[1]["data_offsets"][0]))
-
-
-def _numbers(shape: list[int]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runner.contract.evaluation import Form
 from runner.contract.handed_over import MERGED, Figures
 from runner.training.export import compare
+from runner.training.export.base_weights import WAYS
 from runner.training.export.makers import Source
 from runner.training.export.merge import (
     Merge,
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from runner.training.export.compare import Read, Row
     from runner.training.fit.model import Machine
 
-_WAYS: dict[str, tuple[Form, ...]] = {"qlora": ("original", "as_trained"), "lora": ("original",)}
-"""By method; in 16 bits there is one base only."""
 _IN_WORDS: dict[Form, str] = {
     "as_trained": "the base as it was trained on (4 bits, unpacked)",
     "original": "the original base",
@@ -78,7 +77,7 @@ def make_merged(source: Source, machine: Machine, folder: Path, *, free_bytes: i
         NotMergeableError: it cannot be done; nothing was written.
     """
     plan = plan_merge(source.base, source.adapter, name=source.spec.model)
-    ways = _WAYS[source.spec.method]
+    ways = WAYS[source.spec.method]
     leave = source.plan.leave_bytes
     require_room(plan, ways=len(ways), free_bytes=free_bytes, leave_bytes=leave)
     require_memory(plan, available_bytes=_available_bytes())
