@@ -22,12 +22,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from runner.contract.batch import plan_in
+from runner.contract.batch import BatchPlan, describe_change, plan_in
 from runner.contract.findings import DataFinding, Place, said_in
 from runner.contract.gate import promotion_in
 from runner.contract.handed_over import forms_in
 from runner.contract.preview import PreviewRow
-from runner.contract.record import RunRecord
+from runner.contract.record import Attempt, RunRecord
 from runner.contract.row_losses import RowLosses
 from runner.language.speaker import Speaker
 from runner.report.charts import Drawn, svg
@@ -230,10 +230,25 @@ def attempts(record: RunRecord, speak: Speaker) -> list[dict[str, Any]]:
             "batch": plan_in(attempt.batch_plan, speak),
             "took": speak.lasting(attempt.seconds) if attempt.seconds is not None else "–",
             "peak": speak.memory(attempt.peak_gpu_memory_bytes),
-            "reason": foreign(attempt.reason, speak) if attempt.reason else Phrase(text="–"),
+            "reason": _reason(attempt, after, speak),
         }
-        for attempt in record.attempts[-_ATTEMPTS:]
+        for attempt, after in _with_next_plans(record)[-_ATTEMPTS:]
     ]
+
+
+def _with_next_plans(record: RunRecord) -> list[tuple[Attempt, BatchPlan | None]]:
+    """Give each attempt with the plan that was in force after it."""
+    plans = [*(attempt.batch_plan for attempt in record.attempts[1:]), record.batch_plan]
+    return list(zip(record.attempts, plans, strict=False))
+
+
+def _reason(attempt: Attempt, after: BatchPlan | None, speak: Speaker) -> Phrase:
+    """Say why an attempt ended; a change of the plan is said anew, from the plans themselves."""
+    if not attempt.reason:
+        return Phrase(text="–")
+    if after is not None and attempt.reason == describe_change(attempt.batch_plan, after):
+        return Phrase(text=describe_change(attempt.batch_plan, after, speak))
+    return foreign(attempt.reason, speak)
 
 
 def versions(record: RunRecord, speak: Speaker) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from made_runs import (
+    HALF,
     ID,
     NOW,
     PLAN,
@@ -26,6 +27,7 @@ from made_runs import (
 from runner.commands.page import Page
 from runner.commands.status import read_overview
 from runner.commands.status import render as render_status
+from runner.contract.batch import describe_change
 from runner.contract.ended import EndedRun, stamp_of, write_ended
 from runner.contract.evaluation import Axis, Evaluation, Form, ScoreSummary
 from runner.contract.findings import Place
@@ -515,3 +517,17 @@ def test_losses_of_rows_that_are_damaged_or_were_not_measured_are_left_out(tmp_p
     write_losses_of_rows(run, [2.0])
     assert 'id="row-losses-hardest"' in report(run)
     assert 'id="row-losses-easiest"' not in report(run)
+
+
+def test_a_smaller_plan_is_said_in_german_where_the_attempts_are_listed(tmp_path: Path) -> None:
+    """The record has it in English; the page makes it anew from the plans, figures and all."""
+    english = describe_change(PLAN, HALF)
+    tried = attempt(1, PLAN, first=1, last=3, outcome="out of memory")
+    tried = tried.model_copy(update={"reason": english})
+    last = attempt(2, HALF, first=4, last=6, outcome="succeeded")
+    run = make_run(tmp_path, record(attempts=(tried, last)))
+    text = unescape(report(run, GERMAN))
+    table_of_attempts = text[text.index('<section id="attempts"') :]
+    assert describe_change(PLAN, HALF, GERMAN) in table_of_attempts
+    assert english not in table_of_attempts
+    assert english in unescape(report(run))
