@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner.clock import now
-from runner.contract.findings import DataFinding, Level, Place
+from runner.contract.findings import DataFinding, Level, Place, in_short
 from runner.contract.progress import Progress
 from runner.contract.record import ErrorFacts, RunRecord, Waiting
 from runner.contract.states import State
@@ -17,6 +17,8 @@ from runner.contract.verdict import Figures, judge, loss_meaning
 from runner.daemon.inbox.answer import Beside, answer, shown_paths
 from runner.daemon.inbox.status_txt import status_txt
 from runner.language.speaker import Language, Speaker
+from runner.training.checks.row_loss import RowLoss
+from runner.training.checks.row_loss import judge as judge_losses
 from runner.training.evaluate.answers_page import answers_page
 from runner.words import local_time
 
@@ -253,3 +255,23 @@ def test_status_txt_in_german() -> None:
     assert text.startswith("Das braucht einen Menschen:\n  x\n")
     assert "wird trainiert" in text
     assert "Kürzlich beendet:" in text
+
+
+@pytest.mark.parametrize(
+    ("language", "told"),
+    [
+        (Language.ENGLISH, "far less likely than the others: 1 of 40 rows that were measured"),
+        (Language.GERMAN, "weit weniger wahrscheinlich als die übrigen: 1 von 40 gemessenen"),
+    ],
+)
+def test_an_answer_that_the_base_did_not_expect_is_named_beside_the_spec(
+    language: Language, told: str
+) -> None:
+    """What stands out by its loss is advice, with its line, and of how many rows it was one."""
+    losses = [0.01 * n for n in range(39)] + [7.5]
+    rows = [RowLoss(place=Place(file="a.jsonl", line=n), loss=x) for n, x in enumerate(losses, 1)]
+    found = in_short(judge_losses(rows, {}, learned=1200))
+    text = answer(record(state=State.SUCCEEDED, findings=found), speak=Speaker(language))
+    assert told in text
+    assert "1.200 werden gelernt" in text or "1,200 are learned" in text
+    assert "a.jsonl, Zeile 40" in text or "a.jsonl, line 40" in text

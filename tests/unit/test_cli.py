@@ -246,12 +246,14 @@ def test_show_names_the_advice_about_the_data(capsys, tmp_path):
     found = [
         DataFinding(check="x", level=Level.ADVISE, count=5, message="Copies.", places=places),
         DataFinding(check="y", level=Level.INFORM, count=5, message="A fact."),
+        DataFinding(check="hardest_answers", level=Level.INFORM, count=5, message="The hardest."),
     ]
     make_run(tmp_path, "job", 1, State.SUCCEEDED, findings=found)
     _, out, _ = call(capsys, "show", "job", "--outputs-dir", str(tmp_path))
     assert "Copies. (a.jsonl, lines 4 and 9, …)" in out
     assert "1 more fact about it: prepared/findings.json" in out
     assert "A fact." not in out
+    assert "The hardest." in out  # a wrong label is among them
 
 
 def test_show_finds_a_run_by_job_id_or_its_end(capsys, tmp_path):

@@ -638,3 +638,26 @@ def test_what_the_readers_say_is_said_in_german(tmp_path: Path) -> None:
         assert findings.problems, name
         said += [str(problem) for problem in findings.problems]
     assert [text for text in said if translated(text, GERMAN) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("why", "german"),
+    [
+        ("layer 3's gradient was off by 0.3", "der Gradient von Schicht 3 wich um 0.3 ab"),
+        ("the head was off by nan", "der Kopf des Modells wich um nan ab"),
+        (
+            "this model has weights that are not in 4 bits",
+            "dieses Modell hat Gewichte, die nicht in 4 Bit vorliegen",
+        ),
+        (
+            "this model has a product of 1,000 × 64, no multiples of 16",
+            "dieses Modell hat ein Produkt von 1,000 × 64, keine Vielfachen von 16",
+        ),
+    ],
+)
+def test_why_fp8_was_not_used_is_german_to_its_last_word(why: str, german: str) -> None:
+    """No English half sentence stands within a German one."""
+    told = f"speed: fp8 was asked for and not used: {why}. It was trained in 16 bits."
+    said = translated(told, Speaker(Language.GERMAN))
+    assert said is not None
+    assert f"nicht benutzt: {german}. Trainiert" in said
