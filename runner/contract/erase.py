@@ -89,6 +89,7 @@ def erase(
             else:
                 os.unlink(attempt.path)
     sync_folder(run.root)
+    shutil.rmtree(outputs.going, ignore_errors=True)  # rows of its own that a kill left there
     sweep_entries(outputs.token_cache)  # tokens that no other run has
     adapter_gone = with_adapter or bool(record.erased and record.erased.adapter)
     before = record.erased

@@ -198,6 +198,11 @@ class Outputs:
         return self.private / "tokens"
 
     @property
+    def going(self) -> Path:
+        """Old files of runs on their way out: renamed into it, then deleted."""
+        return self.private / "going"
+
+    @property
     def base_cache(self) -> Path:
         """Base models in 4 bits, quantised once; it may be deleted at any time."""
         return self.private / "bases"

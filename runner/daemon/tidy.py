@@ -2,12 +2,13 @@
 
 A job is looked through when one of its runs has ended, another has come into use, or the daemon
 starts: an idle box reads nothing. Each round does a part of it. What goes is renamed within the
-round, into the box's own folder, and deleted by a thread; what a kill leaves of it there is swept
-at the next start. A run at work again, or being erased, has the files to itself: then all waits.
+round, into the box's own folder, and deleted by a thread; what a kill leaves of it there is deleted
+after the next start. A run at work again, or being erased, has the files to itself: then all waits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -59,7 +60,7 @@ class Tidy:
         )
         self._job: str | None = None
         self._search: Iterator[bool] | None = None
-        self._doomed: list[Path] = []
+        self._doomed = _left_over(daemon.outputs.going)
         self._deleting: Aside[None] | None = None
 
     @property
@@ -215,9 +216,11 @@ class Tidy:
         ]
 
     def _take_away(self, path: Path) -> Path:
-        """Rename it into the box's own folder, which is swept at each start."""
+        """Rename it into the box's own folder."""
         name = f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
-        doomed = self._daemon.outputs.private / name
+        going = self._daemon.outputs.going
+        going.mkdir(exist_ok=True)
+        doomed = going / name
         try:
             os.rename(path, doomed)
         except OSError as error:
@@ -237,12 +240,21 @@ class Tidy:
             self._deleting.ask(time.monotonic())
 
 
+def _left_over(going: Path) -> list[Path]:
+    """List what an earlier daemon did not come to delete."""
+    try:
+        return list(going.iterdir())
+    except OSError:
+        return []
+
+
 def _delete_all(doomed: list[Path]) -> None:
     for path in doomed:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the next start tries again
+                path.unlink()
 
 
 def _exists(root: os.PathLike[str] | str, name: str) -> bool:

@@ -11,12 +11,14 @@ import pytest
 from made_runs import record
 
 from runner.contract.ended import read_ended
+from runner.contract.erase import erase
 from runner.contract.layout import RunFolder
 from runner.contract.promotions import promote, roll_back
 from runner.contract.record import read_record, write_record
 from runner.contract.settings import Settings
 from runner.contract.states import State
 from runner.daemon.daemon import Daemon
+from runner.daemon.hashes import AT_ONCE_BYTES
 from runner.daemon.rounds import LIMIT_SECONDS
 from runner.daemon.tidy import Tidy
 
@@ -107,7 +109,7 @@ def test_checkpoints_go_once_the_adapter_is_whole(tmp_path: Path) -> None:
     log = good.log.read_text()
     assert '"removed": ["checkpoints"]' in log
     assert good.run_id in daemon.outputs.daemon_log.read_text()
-    assert list(daemon.outputs.private.glob(".tmp-*")) == []
+    assert list(daemon.outputs.going.iterdir()) == []
 
 
 def test_rows_of_old_runs_go_and_their_records_say_so(tmp_path: Path) -> None:
@@ -169,6 +171,43 @@ def test_nothing_goes_of_a_run_that_is_not_over_or_cannot_be_read(tmp_path: Path
     work.go_on()
     assert left(good) == ALL
     assert work.is_busy
+
+
+def test_what_a_killed_daemon_left_is_deleted(tmp_path: Path) -> None:
+    """By the next one; or by an erasure, should that come first."""
+    daemon = daemon_of(tmp_path)
+    half = daemon.outputs.going / ".tmp-0123456789ab" / "deep"
+    half.mkdir(parents=True)
+    (half / "rows.arrow").write_bytes(b"rows")
+    (daemon.outputs.going / ".tmp-ba9876543210").write_bytes(b"rows")
+    tidy(daemon)
+    assert list(daemon.outputs.going.iterdir()) == []
+    half.mkdir(parents=True)
+    run = ended(daemon, 1)
+    erase(daemon.outputs, run, by="anna", with_adapter=False, whole_job=False)
+    assert not half.exists()
+
+
+def test_a_run_that_comes_into_use_meanwhile_keeps_its_exports(tmp_path: Path) -> None:
+    """What was decided before it did is decided again, also where nobody told the daemon."""
+    daemon = daemon_of(tmp_path)
+    runs = [ended(daemon, day) for day in range(1, 6)]
+    (runs[1].adapter / "adapter_model.safetensors").write_bytes(b"x" * 2 * AT_ONCE_BYTES)
+    for run in runs[2:4]:
+        promote(daemon.outputs, run, why="better", by="anna")
+    first, other = runs[:2]
+    files = {"adapter_model.safetensors": hashlib.sha256(b"x" * 2 * AT_ONCE_BYTES).hexdigest()}
+    write_record(other.record, read_record(other.record).but(metrics={"adapter_files": files}))
+    work = Tidy(daemon)
+    daemon.to_tidy.add("contracts")
+    work.go_on()  # it waits for the hash of the second run's adapter
+    assert left(first) == ALL - CHECKPOINT - EXPORTS
+    assert left(other) == ALL
+    promote(daemon.outputs, other, why="a person asked", by="anna")
+    end = time.monotonic() + 60
+    while work.is_busy and time.monotonic() < end:
+        work.go_on()
+    assert left(other) == ALL - CHECKPOINT
 
 
 def test_a_folder_that_is_a_link_is_not_looked_into(tmp_path: Path) -> None:
