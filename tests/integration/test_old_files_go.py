@@ -11,7 +11,7 @@ from daemon_box import REPOSITORY, Box, wait_until
 
 from runner.contract.layout import RunFolder
 from runner.contract.record import read_record
-from runner.contract.requests import leave_request
+from runner.contract.requests import leave_request, read_requests
 from runner.contract.states import State
 
 ADAPTER = hashlib.sha256(b"").hexdigest()
@@ -22,6 +22,13 @@ def exported(run: RunFolder) -> None:
     for name in ("merged/model.safetensors", "data/c.jsonl", "prepared/train/data.arrow"):
         (run.root / name).parent.mkdir(parents=True, exist_ok=True)
         (run.root / name).write_bytes(b"x")
+
+
+def succeeded(box: Box, number: int) -> RunFolder | None:
+    """Give the newest run, once there are so many and it has succeeded."""
+    runs = box.outputs.runs()
+    done = len(runs) == number and runs[-1].record.exists()
+    return runs[-1] if done and read_record(runs[-1].record).state is State.SUCCEEDED else None
 
 
 def test_old_files_go_when_a_run_ends_and_when_another_comes_into_use(tmp_path: Path) -> None:
@@ -39,19 +46,16 @@ def test_old_files_go_when_a_run_ends_and_when_another_comes_into_use(tmp_path: 
     exported(failed)
     with box.watching(keep_runs=1):
         box.drop("c", adapter=ADAPTER)
-        wait_until(lambda: len(box.outputs.runs()) == 3)
-        third = box.outputs.runs()[-1]
+        third = wait_until(lambda: succeeded(box, 3))
         wait_until(lambda: not failed.data.exists())
-        assert read_record(third.record).state is State.SUCCEEDED
         wait_until(lambda: not third.checkpoints.exists())
         assert first.merged.exists()
         exported(third)
         for run in (first, third):
             leave_request(box.outputs, "promote", job=run.job, run_id=run.run_id, by="anna")
+            wait_until(lambda: not read_requests(box.outputs))
         box.drop("c", adapter=ADAPTER)
-        wait_until(lambda: len(box.outputs.runs()) == 4)
-        fourth = box.outputs.runs()[-1]
-        wait_until(lambda: read_record(fourth.record).state is State.SUCCEEDED)
+        fourth = wait_until(lambda: succeeded(box, 4))
         leave_request(box.outputs, "promote", job=fourth.job, run_id=fourth.run_id, by="anna")
         wait_until(lambda: not first.merged.exists() and not first.data.exists())
         assert third.merged.exists()
