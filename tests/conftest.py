@@ -51,6 +51,7 @@ LONGEST_FIRST = (
     "test_plan.py",
     "test_packing.py",
     # Not measured yet: they start daemons, or answer with a model.
+    "test_row_loss.py",
     "test_schedules.py",
     "test_answers.py",
     "test_stand_by.py",

@@ -304,6 +304,17 @@ def _are_the_bases(measured, box, tiny_model):
         assert by_line[row["row"] + 1] == pytest.approx(plain.item(), abs=2e-3)
 
 
+def test_packed_rows_are_told_apart(tmp_path, box, tiny_model):
+    """Where rows lie end to end in training, each is measured by itself all the same."""
+    spec = "model: tiny\nmethod: lora\ndata: a.jsonl\ntraining: {packing: true}\n"
+    one = Run(tmp_path / "packed", box.run.prepared, tiny_model.parent, spec)
+    status, _ = one.train(2, effective=2, total_steps=1, fast=False)
+    assert status == ExitCode.OK, one.log()
+    measured = read_row_losses(one.run).rows
+    assert len({row.loss for row in measured}) > 5
+    _are_the_bases(measured, box, tiny_model)
+
+
 @pytest.fixture(scope="module")
 def whole_model(tmp_path_factory):
     """Give all layers of SmolLM2: it knows capitals."""
