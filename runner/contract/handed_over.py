@@ -32,6 +32,8 @@ class Figures(_Part):
     """Share of places at which both find the same token likeliest, 0 to 1."""
     kl_from_base: float | None = None
     """The same divergence, of the base without the adapter from the adapter: what training did."""
+    kl_to_base: float | None = None
+    """Divergence of this form from the base without the adapter; None: it was not compared."""
     scores: dict[str, float] = {}
     """Of generated answers, those that the job asks for."""
     score_rows: int = 0

@@ -12,6 +12,7 @@ from runner.contract.layout import Outputs
 from runner.contract.promotions import promote
 from runner.contract.record import read_record, write_record
 from runner.training.export.compare import Row, better_base, compared, differences, held_out
+from runner.training.export.llama_proof import judge
 
 RECORD = Path(__file__).parents[1] / "data" / "records" / "v2-7-handed-over.json"
 
@@ -46,6 +47,14 @@ def test_a_gguf_file_is_compared_at_its_own_tokens(tmp_path: Path) -> None:
     made = record.handed_over
     assert made is not None
     assert "0.23 " in forms_in(made)[1] or "0.230" in forms_in(made)[1]
+
+
+def test_a_small_formats_own_loss_is_not_taken_for_a_lost_adapter() -> None:
+    """After a short training a file has lost its adapter only where it is nearer to the base."""
+    figures = Figures(kl=0.04, kl_from_base=0.05, kl_to_base=0.09)
+    assert judge("q4_k_m", figures) is None
+    lost = figures.model_copy(update={"kl": 0.09, "kl_to_base": 0.04})
+    assert "does not work" in (judge("q4_k_m", lost) or "")
 
 
 @pytest.mark.parametrize(("rank", "served"), [(4, 8), (16, 16), (17, 32), (512, 512)])

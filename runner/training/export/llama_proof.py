@@ -92,7 +92,10 @@ def judge(name: str, figures: Figures) -> str | None:
     """Say in words how a file differs, by its figures; None: it does not, or none were taken."""
     if figures.kl is None:
         return None
-    if figures.kept is not None and figures.kept < KEPT:
+    # What a small format loses may be as much as a short training changed: only a file that is
+    # nearer to the base than to the trained model has lost its adapter.
+    nearer = figures.kl_to_base is None or figures.kl_to_base < figures.kl
+    if figures.kept is not None and figures.kept < KEPT and nearer:
         return (
             f"{name}: the adapter does not work in this file: of what training changed, "
             f"{max(0.0, figures.kept):.0%} is there. Do not serve it."
@@ -118,12 +121,14 @@ def compare(places: Sequence[Place], ask: Callable[[Sequence[int]], dict[int, fl
     # A token that the server does not name is less likely than all that it does: no loss is known.
     lost = [-said[place.token] for place, said in found if place.token in said]
     base = [_divergence(p.trained, p.base) for p in places if p.base is not None]
+    from_base = [_from_few(p.base, said) for p, said in found if p.base is not None]
     same = [max(said, key=said.__getitem__) == int(place.trained.argmax()) for place, said in found]
     return Figures(
         loss=math.fsum(lost) / len(lost) if len(lost) == len(found) else None,
         kl=math.fsum(_from_few(place.trained, said) for place, said in found) / len(found),
         same_top=sum(same) / len(same),
         kl_from_base=math.fsum(base) / len(base) if base else None,
+        kl_to_base=math.fsum(from_base) / len(from_base) if from_base else None,
         rows=len({place.row for place in places}),
         reference_loss=-math.fsum(float(p.trained[p.token]) for p in places) / len(places),
     )
