@@ -104,10 +104,11 @@ def row_losses(
             "goes on.",
             flush=True,
         )
-    else:
-        return found
-    let_go()  # only here: inside an except the error still holds the tensors
-    return ()
+        found = ()
+    # What the measuring held is the training's now: a cycle kept a whole row's tensors until some
+    # later step. Only here: inside an except the error still holds them.
+    let_go()
+    return found
 
 
 def _measure(sample: _Sample, measure: Measure, *, until: float) -> list[RowLoss]:
