@@ -169,6 +169,9 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
     if stage == "export":
         run.adapter.mkdir(exist_ok=True)
         (run.adapter / "adapter_model.safetensors").touch()
+    if stage == "hand-over" and way == "ok":
+        for form in script.get("forms", []):
+            (run.root / form["path"]).mkdir(parents=True, exist_ok=True)
     if way in ("hang", "stubborn"):
         from runner.contract.stage_io import STACK_SIGNAL
 
