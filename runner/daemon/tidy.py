@@ -62,6 +62,7 @@ class Tidy:
         self._search: Iterator[bool] | None = None
         self._doomed = _left_over(daemon.outputs.going)
         self._deleting: Aside[None] | None = None
+        self._is_first_round = True
 
     @property
     def is_busy(self) -> bool:
@@ -75,6 +76,10 @@ class Tidy:
             OSError: something cannot be read or removed; that job is left until its next run ends.
         """
         daemon = self._daemon
+        if self._is_first_round:  # it has the most to do, and is the longest, without this already
+            self._is_first_round = False
+            daemon.wakeup.set()
+            return
         self._delete()
         if self._job in daemon.to_tidy:
             self._search = None  # something has changed: what was decided may not hold any more
