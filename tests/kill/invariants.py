@@ -142,7 +142,7 @@ def repeated(journal: Path) -> tuple[list[str], int]:
 
 
 def leftovers(*folders: Path) -> list[str]:
-    """Nothing unfinished stays behind; old files on their way out are the next daemon's to delete."""
+    """Nothing unfinished stays; old files on their way out are the next daemon's to delete."""
     return [
         f"left behind: {path.name}"
         for folder in folders
