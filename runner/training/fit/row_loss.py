@@ -105,8 +105,8 @@ def row_losses(
             flush=True,
         )
         found = ()
-    # What the measuring held is the training's now: a cycle kept a whole row's tensors until some
-    # later step. Only here: inside an except the error still holds them.
+    # What the measuring held is the training's now; a cycle could keep a whole row's tensors until
+    # some later step. Only here: inside an except the error still holds them.
     let_go()
     return found
 
