@@ -9,6 +9,7 @@ recorded and answered, and then wait, so that only the inbox is measured.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -31,11 +32,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def daemon(root: Path | None = None) -> Iterator[tuple[int, Path, Path]]:
+def daemon(root: Path | None = None, *, polling: bool = False) -> Iterator[tuple[int, Path, Path]]:
     """Run a daemon; give its pid, inbox and outputs folder."""
     with tempfile.TemporaryDirectory() as folder:
         root = root or Path(folder)
-        more = [word for word in sys.argv[1:] if word == "--polling"]
+        more = ["--polling"] if polling else []
         words = [sys.executable, "-m", "runner.cli", "watch", *more]
         for name in ("jobs", "outputs", "models"):
             (root / name).mkdir(exist_ok=True)
@@ -94,9 +95,9 @@ def longest_round(outputs: Path) -> object:
     return {name: found[name] for name in ("seconds", "waited_seconds", "step", "step_seconds")}
 
 
-def idle() -> dict[str, object]:
+def idle(*, polling: bool) -> dict[str, object]:
     """Measure a daemon that has nothing to do."""
-    with daemon() as (pid, _jobs, outputs):
+    with daemon(polling=polling) as (pid, _jobs, outputs):
         time.sleep(5)
         before = cpu_seconds(pid)
         time.sleep(IDLE_SECONDS)
@@ -108,10 +109,10 @@ def idle() -> dict[str, object]:
         }
 
 
-def drop_to_claim() -> dict[str, object]:
+def drop_to_claim(*, polling: bool) -> dict[str, object]:
     """Measure from the closed file to its claim, settling included, one drop at a time."""
     seconds = []
-    with daemon() as (_pid, jobs, outputs):
+    with daemon(polling=polling) as (_pid, jobs, outputs):
         due: list[tuple[Path, float]] = []
         for number in range(DROPS):
             path = jobs / f"job-{number:04d}.yaml"
@@ -135,9 +136,9 @@ def drop_to_claim() -> dict[str, object]:
     }
 
 
-def crowd() -> dict[str, object]:
+def crowd(*, polling: bool) -> dict[str, object]:
     """Drop many specs at once; each must be recorded and answered once, in order."""
-    with daemon() as (_pid, jobs, outputs):
+    with daemon(polling=polling) as (_pid, jobs, outputs):
         names = [f"job-{number:04d}" for number in range(CROWD)]
         started = time.monotonic()
         for name in names:
@@ -204,9 +205,9 @@ def old_box(root: Path, ended: int) -> None:
             if state is State.FAILED
             else None,
         )
-        folder = root / "outputs" / record.job / run_id
-        folder.mkdir(parents=True)
-        write_record(folder / "run.json", record)
+        run = root / "outputs" / record.job / run_id
+        run.mkdir(parents=True)
+        write_record(run / "run.json", record)
         name = f"{record.job}--{run_id}.yaml"
         shown = root / "jobs" / state.folder
         (shown / name).write_text(SPEC)
@@ -251,9 +252,20 @@ def after(ended: int) -> dict[str, object]:
     return found
 
 
-if __name__ == "__main__":
-    if "--ended" in sys.argv:
-        print(json.dumps(after(int(sys.argv[sys.argv.index("--ended") + 1]))))
-        raise SystemExit
+def main() -> None:
+    """Measure what is asked for, and print it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--polling", action="store_true", help="as on a share, without events")
+    parser.add_argument("--ended", type=int, help="a box on which so many runs have ended")
+    parser.add_argument("--only", choices=["idle", "drop_to_claim", "crowd"])
+    args = parser.parse_args()
+    if args.ended is not None:
+        print(json.dumps(after(args.ended)))
+        return
     for measure in (idle, drop_to_claim, crowd):
-        print(measure.__name__, json.dumps(measure()), flush=True)
+        if args.only in (None, measure.__name__):
+            print(measure.__name__, json.dumps(measure(polling=args.polling)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

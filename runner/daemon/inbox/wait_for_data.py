@@ -7,7 +7,7 @@ file is for the prepare stage to say, all of it together.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from runner.errors import UnsafePathError
@@ -41,6 +41,19 @@ def named_files(spec: JobSpec) -> list[str]:
     return spec.named_files
 
 
+def some_from(
+    run_ids: Sequence[str], *, after: str | None, most: int
+) -> tuple[Sequence[str], str | None]:
+    """Give the runs to look at in this round, and the last of them where others are left.
+
+    The round before stopped ``after`` that one; the first is next once all were looked at, or when
+    that one is no longer there.
+    """
+    begin = run_ids.index(after) + 1 if after in run_ids else 0
+    some = run_ids[begin : begin + most]
+    return some, some[-1] if begin + most < len(run_ids) else None
+
+
 class DataWatch:
     """Remembers how the data files looked, from one scan to the next."""
 
@@ -51,6 +64,8 @@ class DataWatch:
         """Pattern or folder → the files that it named when it was last looked at."""
         self.told_at = 0.0
         """When those were last looked at whose turn it is not."""
+        self.looked_to: str | None = None
+        """The run at which the last round stopped looking; None: it looked at all."""
         self._similar: dict[str, tuple[float, Similar | None]] = {}
         """Missing path → when its neighbours were listed (monotonic), and what was found."""
 
