@@ -46,8 +46,8 @@ def dropped(x: torch.Tensor, chance: float, key: int, line: int) -> torch.Tensor
     """Give ``x`` (lines × width) with numbers dropped, the others made up for it."""
     if not runs_kernels(x):
         return x * _factors(x, chance, key, line)
-    y = torch.empty_like(x)
-    _launch(x, y, y, chance, key, line, add=False)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _launch(x, y, chance, key, line, add=False)
     return y
 
 
@@ -56,24 +56,19 @@ def add_dropped(into: torch.Tensor, x: torch.Tensor, chance: float, key: int, li
     if not runs_kernels(x):
         into += x * _factors(x, chance, key, line)
         return
-    _launch(x, into, into, chance, key, line, add=True)
+    _launch(x, into, chance, key, line, add=True)
 
 
 def _launch(
-    x: torch.Tensor,
-    before: torch.Tensor,
-    y: torch.Tensor,
-    chance: float,
-    key: int,
-    line: int,
-    *,
-    add: bool,
+    x: torch.Tensor, y: torch.Tensor, chance: float, key: int, line: int, *, add: bool
 ) -> None:
     width = x.shape[1]
+    assert x.stride(1) == y.stride(1) == 1, (x.stride(), y.stride())
     _drop[(x.shape[0], triton.cdiv(width, _BLOCK))](
         x,
-        before,
         y,
+        x.stride(0),  # what B lies beside has lines that are wider than the input
+        y.stride(0),
         width,
         line,
         _signed(key),
@@ -116,8 +111,9 @@ def _signed(word: int) -> int:
 @jit
 def _drop(
     x,
-    before,
     y,
+    x_stride,
+    y_stride,
     width,
     line,
     key,
@@ -134,9 +130,9 @@ def _drop(
     h = ((h ^ (h >> 16)) * 0x85EBCA6B).to(tl.uint32)
     h = ((h ^ (h >> 13)) * 0xC2B2AE35).to(tl.uint32)
     h = h ^ (h >> 16)
-    place = here * width + column
-    v = tl.load(x + place, mask=there, other=0.0).to(tl.float32)
+    v = tl.load(x + here * x_stride + column, mask=there, other=0.0).to(tl.float32)
     v = tl.where(h >= limit.to(tl.uint32), v * factor, 0.0)
+    to = y + here * y_stride + column
     if ADD:
-        v += tl.load(before + place, mask=there, other=0.0).to(tl.float32)
-    tl.store(y + place, v.to(y.dtype.element_ty), mask=there)
+        v += tl.load(to, mask=there, other=0.0).to(tl.float32)
+    tl.store(to, v.to(y.dtype.element_ty), mask=there)
