@@ -106,6 +106,11 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
         facts.append(("experts", rating_in(record.rating)))
     if record.promotion:
         facts.append(("promotion", visible(record.promotion.reason)))
+    if record.cleared:
+        words = (
+            f"the copy of its data, {record.cleared.at:%Y-%m-%d}, because its job has newer runs"
+        )
+        facts.append(("removed", f"{words}: it can no longer be measured or exported"))
     if (current := current_run(Outputs(run.root.parent.parent), record.job)) is not None:
         mine = current == record.run_id
         facts.append(("current", "this run" if mine else f"{record.job}/{current}"))
@@ -123,7 +128,7 @@ def _of_the_data(run: RunFolder, record: RunRecord) -> Iterator[tuple[str, str, 
         else:
             informing += 1
     if informing:
-        where = run.findings.relative_to(run.root)
+        where = run.report.relative_to(run.root)  # of the data and of what the base made of it
         facts = "fact" if informing == 1 else "facts"
         yield "data", f"{informing} more {facts} about it: {where}", "dim"
 

@@ -21,7 +21,14 @@ from runner.contract.findings import DataFinding, Level, Place
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import find_model
 from runner.contract.progress import measuring_left, progress_of, read_tail, seconds_left
-from runner.contract.record import Attempt, ErrorFacts, RunRecord, read_record, write_record
+from runner.contract.record import (
+    Attempt,
+    Cleared,
+    ErrorFacts,
+    RunRecord,
+    read_record,
+    write_record,
+)
 from runner.contract.states import State
 from runner.files.lock import Lock
 from runner.training import packaged_model
@@ -206,6 +213,19 @@ def test_status_of_a_box_that_never_ran_is_empty(capsys, tmp_path):
     assert second.startswith(f"No daemon watches the box of {tmp_path}/none.")
 
 
+def test_show_tells_what_was_removed_with_time(capsys, tmp_path):
+    """Before somebody asks for another evaluation: the rows are gone, and why."""
+    make_run(
+        tmp_path, "job", 1, State.SUCCEEDED, cleared=Cleared(at=datetime(2026, 3, 4, tzinfo=UTC))
+    )
+    make_run(tmp_path, "other", 1, State.SUCCEEDED)
+    _, out, _ = call(capsys, "show", "job", "--outputs-dir", str(tmp_path))
+    assert "the copy of its data, 2026-03-04, because its job has newer runs" in " ".join(
+        out.split()
+    )
+    assert "newer runs" not in call(capsys, "show", "other", "--outputs-dir", str(tmp_path))[1]
+
+
 def test_show_tells_error_and_advice_with_control_characters_escaped(capsys, tmp_path):
     """What came from a shared folder cannot drive the terminal."""
     error = ErrorFacts(kind="bad_data", message="no \x1b[2Jfile\u202e", advice="copy it")
@@ -251,7 +271,7 @@ def test_show_names_the_advice_about_the_data(capsys, tmp_path):
     make_run(tmp_path, "job", 1, State.SUCCEEDED, findings=found)
     _, out, _ = call(capsys, "show", "job", "--outputs-dir", str(tmp_path))
     assert "Copies. (a.jsonl, lines 4 and 9, …)" in out
-    assert "1 more fact about it: prepared/findings.json" in out
+    assert "1 more fact about it: report.html" in out
     assert "A fact." not in out
     assert "The hardest." in out  # a wrong label is among them
 
