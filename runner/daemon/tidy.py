@@ -32,7 +32,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.hashes import StillHashing
 from runner.daemon.stages.space import adapter_is_whole
 from runner.errors import RunnerError
-from runner.files.durable import TEMPORARY_PREFIX, sync_folder
+from runner.files.durable import sync_folder
 from runner.words import visible
 
 _ROUND_SECONDS = 0.05  # of one round: a quarter of what a round may take
@@ -222,10 +222,9 @@ class Tidy:
 
     def _take_away(self, path: Path) -> Path:
         """Rename it into the box's own folder."""
-        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
         going = self._daemon.outputs.going
         going.mkdir(exist_ok=True)
-        doomed = going / name
+        doomed = going / secrets.token_hex(6)
         try:
             os.rename(path, doomed)
         except OSError as error:

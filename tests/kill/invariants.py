@@ -142,12 +142,11 @@ def repeated(journal: Path) -> tuple[list[str], int]:
 
 
 def leftovers(*folders: Path) -> list[str]:
-    """Nothing unfinished stays; old files on their way out are the next daemon's to delete."""
+    """Nothing unfinished stays."""
     return [
         f"left behind: {path.name}"
         for folder in folders
         for path in folder.rglob(f"{TEMPORARY_PREFIX}*")
-        if path.parent.name != "going"
     ]
 
 

@@ -176,10 +176,10 @@ def test_nothing_goes_of_a_run_that_is_not_over_or_cannot_be_read(tmp_path: Path
 def test_what_a_killed_daemon_left_is_deleted(tmp_path: Path) -> None:
     """By the next one; or by an erasure, should that come first."""
     daemon = daemon_of(tmp_path)
-    half = daemon.outputs.going / ".tmp-0123456789ab" / "deep"
+    half = daemon.outputs.going / "0123456789ab" / "deep"
     half.mkdir(parents=True)
     (half / "rows.arrow").write_bytes(b"rows")
-    (daemon.outputs.going / ".tmp-ba9876543210").write_bytes(b"rows")
+    (daemon.outputs.going / "ba9876543210").write_bytes(b"rows")
     tidy(daemon)
     assert list(daemon.outputs.going.iterdir()) == []
     half.mkdir(parents=True)
