@@ -32,7 +32,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.hashes import StillHashing
 from runner.daemon.stages.space import adapter_is_whole
 from runner.errors import RunnerError
-from runner.files.durable import sync_folder
+from runner.files.durable import TEMPORARY_PREFIX, sync_folder
 from runner.words import visible
 
 _ROUND_SECONDS = 0.05  # of one round: a quarter of what a round may take
@@ -224,13 +224,14 @@ class Tidy:
         """Rename it into the box's own folder."""
         going = self._daemon.outputs.going
         going.mkdir(exist_ok=True)
-        doomed = going / secrets.token_hex(6)
+        name = secrets.token_hex(6)
+        doomed = going / name
         try:
             os.rename(path, doomed)
         except OSError as error:
             if error.errno != errno.EXDEV:  # somebody gave the job's folder a disk of its own
                 raise
-            doomed = path.parent / name
+            doomed = path.parent / f"{TEMPORARY_PREFIX}{name}"  # so swept, should it be left
             os.rename(path, doomed)
         return doomed
 

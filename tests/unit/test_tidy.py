@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,30 @@ def test_nothing_goes_of_a_run_that_is_not_over_or_cannot_be_read(tmp_path: Path
     work.go_on()
     assert left(good) == ALL
     assert work.is_busy
+
+
+def test_a_job_on_a_disk_of_its_own_is_tidied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be renamed into the box's folder from there: beside itself, as half written."""
+    daemon = daemon_of(tmp_path)
+    old = ended(daemon, 1)
+    for day in range(2, 8):
+        ended(daemon, day)
+    rename, beside = os.rename, []
+
+    def only_within(source: Path, target: Path) -> None:
+        if Path(target).parent == daemon.outputs.going:
+            raise OSError(errno.EXDEV, "another disk")
+        beside.append(Path(target).name)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", only_within)
+    tidy(daemon)
+    assert left(old) != ALL
+    assert beside
+    assert all(name.startswith(".tmp-") for name in beside)
+    assert not list(tmp_path.rglob(".tmp-*"))
 
 
 def test_what_a_killed_daemon_left_is_deleted(tmp_path: Path) -> None:
