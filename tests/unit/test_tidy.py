@@ -188,7 +188,8 @@ def test_a_job_on_a_disk_of_its_own_is_tidied(
     def only_within(source: Path, target: Path) -> None:
         if Path(target).parent == daemon.outputs.going:
             raise OSError(errno.EXDEV, "another disk")
-        beside.append(Path(target).name)
+        if Path(source).is_dir():
+            beside.append(Path(target).name)
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", only_within)
