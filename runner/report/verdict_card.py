@@ -107,13 +107,31 @@ def _not_learned(record: RunRecord, speak: Speaker) -> str:
     if not isinstance(held, int):
         return ""
     said = [speak("not_learned_held", count=held)] if held else []
+    rows, steps = record.metrics.get("train_rows"), last_step(record)
+    if isinstance(rows, int) and (unseen := rows - rows_seen(record, rows)):
+        said.append(speak("not_learned_unseen", count=unseen, steps=speak.whole(steps)))
     if isinstance(longer, int) and longer:
         said.append(speak("not_learned_longer", count=longer))
     if not said:
         said.append(speak("not_learned_none"))
-    if record.shortfalls:
-        said.append(speak("not_learned_more", where=speak("happened")))
+    if record.shortfalls or record.findings:
+        where = speak("findings" if record.findings else "happened")
+        said.append(speak("not_learned_more", where=where))
     return " ".join(said)
+
+
+def last_step(record: RunRecord) -> int:
+    """Give the last optimizer step that was made; 0: none is known."""
+    return max((attempt.last_step or 0 for attempt in record.attempts), default=0)
+
+
+def rows_seen(record: RunRecord, rows: int) -> int:
+    """Count the rows that were trained on: the first pass over them takes each once.
+
+    `max_steps`, a time limit or an early stop may end within it.
+    """
+    steps, each = last_step(record), record.effective_batch_size
+    return min(rows, steps * each) if steps and each else rows
 
 
 def _reasons(record: RunRecord, speak: Speaker) -> tuple[Phrase, ...]:
@@ -157,8 +175,11 @@ def _figures(found: Gathered, speak: Speaker) -> tuple[Figure, ...]:
             figures.append(Figure(name=speak("time_left"), value=left))
     for key, name in (("train_rows", "rows_trained"), ("eval_rows", "rows_held_out")):
         if isinstance(metrics.get(key), int):
-            note = speak("kept_aside") if key == "eval_rows" and metrics[key] else ""
-            figures.append(Figure(name=speak(name), value=speak.whole(metrics[key]), note=note))
+            count = metrics[key]
+            note = speak("kept_aside") if key == "eval_rows" and count else ""
+            if key == "train_rows" and (seen := rows_seen(record, count)) < count:
+                note, count = speak("of_all", rows=speak.whole(count)), seen
+            figures.append(Figure(name=speak(name), value=speak.whole(count), note=note))
     if record.started_at and record.ended_at:
         seconds = (record.ended_at - record.started_at).total_seconds()
         figures.append(Figure(name=speak("took"), value=speak.lasting(seconds)))

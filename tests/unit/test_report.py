@@ -30,7 +30,7 @@ from runner.commands.status import render as render_status
 from runner.contract.batch import describe_change
 from runner.contract.ended import EndedRun, stamp_of, write_ended
 from runner.contract.evaluation import Axis, Evaluation, Form, ScoreSummary
-from runner.contract.findings import Place
+from runner.contract.findings import DataFinding, Level, Place
 from runner.contract.gate import Decision, Promotion
 from runner.contract.in_use import use_among
 from runner.contract.layout import Outputs, RunFolder
@@ -96,17 +96,32 @@ def test_the_first_screen_says_what_was_not_learned(tmp_path: Path) -> None:
     card = report(run).partition("<nav")[0]
     assert card.index("Should I use it?") < card.index(asked) < card.index("Why")
     assert "120 rows that were kept aside to test it." in card
-    assert "What else stood out in the data is said under “What happened”." in card
+    assert "More about the data: “What happened”." in card
     made = record()
+    found = DataFinding(check="few_rows", level=Level.ADVISE, count=1, message="few")
+    write_record(run.record, made.but(findings=(found,)))
+    assert "More about the data: “What the checks found in the data”." in report(run)
     for metrics, said in (
         ({"eval_rows": 1, "left_out_rows": 3}, ("1 row that was kept aside", "3 rows that were")),
         ({"eval_rows": 0, "left_out_rows": 1}, ("1 row that was too long.",)),
         ({"eval_rows": 0, "left_out_rows": 0}, ("Every row was learned.",)),
     ):
-        changed = made.but(metrics={**made.metrics, **metrics})
+        changed = made.but(metrics={**made.metrics, "train_rows": 1, **metrics})
         write_record(run.record, changed)
         card = report(run).partition("<nav")[0]
         assert all(one in card for one in said)
+    ended = made.attempts[-1].model_copy(update={"last_step": 16})
+    cut = made.but(
+        metrics={**made.metrics, "train_rows": 488, "eval_rows": 15, "left_out_rows": 0},
+        attempts=(ended,),
+        effective_batch_size=8,
+    )
+    write_record(run.record, cut)
+    card = report(run).partition("<nav")[0]
+    assert "360 rows that 16 steps did not come to." in card
+    assert "Every row was learned." not in card
+    assert re.search(r">\s*128\s*<", card)
+    assert "of 488" in card
     write_record(run.record, made.but(metrics={}))
     assert asked not in report(run).partition("<nav")[0], "it is not known"
 
