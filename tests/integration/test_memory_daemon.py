@@ -42,8 +42,9 @@ def test_a_dropped_spec_survives_a_machine_with_little_memory(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     """Real stages, the real allocator fails where it falls: the run succeeds, and all are told."""
-    # Two rows with a long one take 550 MiB, four with a long one 1,010.
-    box, done = work_off_walls(tmp_path, tiny_model, 740)
+    # Two rows with a long one take 550 MiB, four with a long one 1,010; under 740 some runs of four
+    # got through on a busy machine, which is not understood.
+    box, done = work_off_walls(tmp_path, tiny_model, 640)
     record = box.record()
     assert done.returncode == 0, (done.stderr, record.error)
     first, second = record.attempts
