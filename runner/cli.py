@@ -41,11 +41,12 @@ VERBS = {
     "fetch": "fetch",
     "demo": "demo",
     "doctor": "doctor",
+    "serve": "runner.office.serve",
     "health": "health",
     "make-folders": "make_folders",
     "check-box": "check_box",
 }
-"""Each verb and its module in `runner/commands/`, in the order of `runner --help`."""
+"""Each verb and its module in `runner/commands/`, or whole, in the order of `runner --help`."""
 
 _HIDDEN = frozenset({"make-folders", "check-box"})  # for Compose's `init` and `check` services
 
@@ -78,7 +79,8 @@ class _Verbs(TyperGroup):
         os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
         gc.disable()
         try:
-            module = importlib.import_module(f"runner.commands.{VERBS[cmd_name]}")
+            name = VERBS[cmd_name]
+            module = importlib.import_module(name if "." in name else f"runner.commands.{name}")
         finally:
             gc.enable()
         alone = typer.Typer(add_completion=False, **_SETTINGS)

@@ -37,6 +37,7 @@ def prepared_from(
     try_model: bool = False,
     refused_too: bool = False,
     outputs: Outputs | None = None,
+    source: Path | None = None,
 ) -> Iterator[RunFolder]:
     """Run the prepare stage on a spec and give the run folder, which lives as long as the block.
 
@@ -46,13 +47,14 @@ def prepared_from(
         jobs_dir: the inbox; None: the spec's own folder is taken for it.
         try_model: put the model together, too, to count what is trained: some seconds more.
         outputs: where the adapter in use lies, some of whose rows may be learned again.
+        source: where its data paths start; None: where the spec lies.
         refused_too: data that cannot be used is no error where findings say what is wrong with it.
 
     Raises:
         RunnerError: the spec or data cannot be used; the message is the stage's own.
     """
-    spec = read_file(spec_file)
-    folder = data_folder(spec_file)
+    spec = read_file(spec_file, source)
+    folder = source or data_folder(spec_file)
     root = (jobs_dir or folder).absolute()
     for needed in (models_dir, root):  # said here: the stage would only say that it fell over
         with contextlib.suppress(FileNotFoundError), os.scandir(needed):

@@ -104,15 +104,19 @@ def bring_data(paths: list[str], source: Path, inbox: Folder, *, replace: bool) 
     return brought
 
 
-def submit(spec_file: Path, inbox: Path, *, replace: bool = False) -> tuple[Path, list[str]]:
+def submit(
+    spec_file: Path, inbox: Path, *, replace: bool = False, source: Path | None = None
+) -> tuple[Path, list[str]]:
     """Check a spec, bring its data and drop it; give where it was dropped and the data copied.
+
+    Its data lies in ``source``, or beside it.
 
     Raises:
         SpecError: the spec cannot be used.
         SubmitError: data is missing or differs, or a spec of that name still waits.
         UnsafePathError: a link in the inbox is in the way.
     """
-    spec = read_file(spec_file)
+    spec = read_file(spec_file, source)
     if not inbox.is_dir():
         raise SubmitError(
             f"there is no inbox at {inbox}",
@@ -122,16 +126,24 @@ def submit(spec_file: Path, inbox: Path, *, replace: bool = False) -> tuple[Path
         name = spec_file.name
         waits = _kind(folder, name) is not None
         if waits and not _is_same_file(folder, name, spec_file):
-            raise SubmitError(
-                f"{name} waits in the inbox already",
-                advice="Is `runner watch` running? Otherwise rename the spec and submit it again.",
-            )
+            raise _waits_already(name)
         wanted = spec.named_files
-        brought = bring_data(wanted, data_folder(spec_file), folder, replace=replace)
+        brought = bring_data(wanted, source or data_folder(spec_file), folder, replace=replace)
         if not waits:
-            folder.write_bytes(name, spec_file.read_bytes(), mode=FILE_MODE)
+            try:
+                content = spec_file.read_bytes()
+                folder.write_bytes(name, content, mode=FILE_MODE, replace=False)
+            except FileExistsError:  # somebody dropped one of that name this moment
+                raise _waits_already(name) from None
             folder.sync()
     return inbox / name, brought
+
+
+def _waits_already(name: str) -> SubmitError:
+    return SubmitError(
+        f"{name} waits in the inbox already",
+        advice="Is `runner watch` running? Otherwise rename the spec and submit it again.",
+    )
 
 
 def newest_run_of(outputs: Outputs, file_name: str, before: Collection[str]) -> RunFolder | None:

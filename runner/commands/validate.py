@@ -81,8 +81,8 @@ def missing_data(paths: list[str], folder: Path, shown_as: str) -> list[Problem]
     return problems
 
 
-def read_file(path: Path) -> JobSpec:
-    """Read a spec from a file.
+def read_file(path: Path, folder: Path | None = None) -> JobSpec:
+    """Read a spec from a file; ``folder`` is where its data paths start, if not at its own.
 
     Raises:
         SpecError: it cannot be used, or not under this name; every problem at once.
@@ -109,7 +109,7 @@ def read_file(path: Path) -> JobSpec:
                 )
             ]
         ) from error
-    there = data_folder(path)
+    there = folder or data_folder(path)
     return read_spec(content, file_name=path.name, exists=lambda name: (there / name).exists())
 
 
@@ -121,17 +121,25 @@ def data_folder(spec_file: Path) -> Path:
 
 
 def validate(
-    path: Path, models_dir: Path, *, outputs_dir: Path = OUTPUTS, inputs: bool = True
+    path: Path,
+    models_dir: Path,
+    *,
+    outputs_dir: Path = OUTPUTS,
+    inputs: bool = True,
+    folder: Path | None = None,
 ) -> Validated:
-    """Check a spec, and with ``inputs`` that its model and data are on this box."""
+    """Check a spec, and with ``inputs`` that its model and data are on this box.
+
+    Its data paths start at ``folder``, or where the spec lies.
+    """
     try:
-        spec = read_file(path)
+        spec = read_file(path, folder)
     except SpecError as error:
         return Validated(path=path, spec=None, problems=error.problems)
     problems: list[Problem] = []
     if inputs:
         wanted = spec.named_files
-        problems += missing_data(wanted, data_folder(path), path.name)
+        problems += missing_data(wanted, folder or data_folder(path), path.name)
         try:
             model = find_model(models_dir, spec.model, method=spec.method)
             config = read_config(model, spec.model)

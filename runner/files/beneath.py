@@ -341,9 +341,15 @@ class Folder:
         """Replace a file directly in this folder by UTF-8 text in one step."""
         self.write_bytes(name, content.encode(errors="backslashreplace"), mode=mode)
 
-    def write_bytes(self, name: str, content: bytes, *, mode: int = 0o640) -> None:
-        """Replace a file directly in this folder in one step; what a link points to is not."""
-        self._write(name, lambda file: file.write(content), mode)
+    def write_bytes(
+        self, name: str, content: bytes, *, mode: int = 0o640, replace: bool = True
+    ) -> None:
+        """Replace a file directly in this folder in one step; what a link points to is not.
+
+        Raises:
+            FileExistsError: there is something of that name, and it is not to be replaced.
+        """
+        self._write(name, lambda file: file.write(content), mode, replace=replace)
 
     def write_copy(self, name: str, source: BinaryIO, *, mode: int = 0o640) -> None:
         """Replace a file directly in this folder by a copy of another, however large, in one step.
@@ -367,19 +373,34 @@ class Folder:
             current = inner
         return current
 
-    def _write(self, name: str, fill: Callable[[BinaryIO], object], mode: int) -> None:
+    def create(self, name: str, *, mode: int = 0o640) -> int:
+        """Make a new file directly in this folder and give its descriptor, to be written to.
+
+        Raises:
+            FileExistsError: there is something of that name.
+        """
+        return self._calls(lambda: self._create(name, mode), undo=os.close)
+
+    def _create(self, name: str, mode: int) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, mode, dir_fd=self.descriptor)
+
+    def _write(
+        self, name: str, fill: Callable[[BinaryIO], object], mode: int, *, replace: bool = True
+    ) -> None:
         beside = f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
 
         def write() -> None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(beside, flags, mode, dir_fd=self.descriptor)
-            with open(descriptor, "wb") as file:
+            with open(self._create(beside, mode), "wb") as file:
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())
 
         def name_it() -> None:
-            os.rename(beside, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+            if replace:
+                os.rename(beside, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+            else:
+                self._move(beside, self, name)
 
         try:
             self._calls(write, undo=lambda _: self._discard(beside))

@@ -18,6 +18,7 @@ LAYERS = (
     ("training",),
     ("daemon", "doctor", "report"),
     ("commands",),
+    ("office",),
     ("cli",),
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

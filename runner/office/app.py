@@ -1,0 +1,86 @@
+"""App: all pages and the API behind one gate, from a box's folders.
+
+Around every route, from outside in: safe headers, the host's name, the rate, the body, the origin,
+and who may.
+"""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from runner.errors import RunnerError
+from runner.language.speaker import ENGLISH
+from runner.language.translate import in_words_of
+from runner.office import api
+from runner.office.box import Box
+from runner.office.headers import SafeHeaders
+from runner.office.hosts import KnownHosts, OwnOrigin
+from runner.office.language import speaker_of
+from runner.office.limits import Bodies, Rate
+from runner.office.pages import sign_in
+from runner.office.refusals import is_api, refuse, refuse_saying
+from runner.office.render import static_files
+from runner.office.who import Gate, Keys, WrongKeys
+from runner.words import visible_lines
+
+_SAID = {404: "office_not_found", 405: "office_not_so"}
+
+
+def make_app(box: Box) -> Starlette:
+    """Put the page and the API together.
+
+    Raises:
+        OSError: the page's folder cannot be written, so that there can be no key.
+    """
+    keys, wrong = Keys(box.page_dir), WrongKeys()
+    routes: list[BaseRoute] = [Route("/static/{digest}/{name}", _static)]
+    for part in (sign_in, api):
+        routes += part.routes(box)
+    app = Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(SafeHeaders),
+            Middleware(KnownHosts, names=box.hosts),
+            Middleware(Rate),
+            Middleware(Bodies),
+            Middleware(OwnOrigin),
+            Middleware(Gate, keys=keys, wrong=wrong),
+        ],
+        exception_handlers={
+            HTTPException: _http_error,
+            RunnerError: _runner_error,
+        },
+    )
+    app.state.box, app.state.keys, app.state.wrong_keys = box, keys, wrong
+    return app
+
+
+async def _static(request: Request) -> Response:
+    found = static_files().get(request.path_params["name"])
+    if found is None:
+        raise HTTPException(404)
+    content, kind = found
+    # Its path changes with its content: it may be kept for ever.
+    return Response(content, media_type=kind, headers={"cache-control": "public, max-age=31536000"})
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    key = _SAID.get(error.status_code, "office_not_so")
+    answer = refuse(request.scope, error.status_code, key)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _runner_error(request: Request, error: Exception) -> Response:
+    """Say what speaks against a request, as a command would; nothing was done."""
+    assert isinstance(error, RunnerError)
+    speak = ENGLISH if is_api(request.url.path) else speaker_of(request.scope)
+    said = in_words_of(visible_lines(error.message), speak)
+    advice = in_words_of(visible_lines(error.advice), speak) if error.advice else ""
+    return refuse_saying(request.scope, 409, said, advice=advice, code=error.kind)

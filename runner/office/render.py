@@ -1,0 +1,79 @@
+"""Render: a template of the page, filled in for whoever asks; everything in it is escaped."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.types import Scope
+
+from runner.office.language import speaker_of
+from runner.words import visible
+
+HERE = Path(__file__).parent
+STYLES = (HERE.parent / "report" / "templates" / "report.css", HERE / "static" / "page.css")
+"""The page looks as the report does; what only the page has stands in a file of its own."""
+_UNSEEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Characters that turn, hide or break text; each text is cleared of them, this misses none."""
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def static_files() -> dict[str, tuple[bytes, str]]:
+    """Read the style sheet and the script: path → content and type."""
+    style = b"\n".join(path.read_bytes() for path in STYLES)
+    script, icon = ((HERE / "static" / name).read_bytes() for name in ("page.js", "icon.svg"))
+    return {
+        "page.css": (style, "text/css"),
+        "page.js": (script, "text/javascript"),
+        "icon.svg": (icon, "image/svg+xml"),
+    }
+
+
+@cache
+def static_path(name: str) -> str:
+    """Give the path of a static file; it changes with the content, so that none is stale."""
+    digest = hashlib.sha256(static_files()[name][0]).hexdigest()[:12]
+    return f"/static/{digest}/{name}"
+
+
+def render(template: str, scope: Scope, **values: Any) -> str:
+    """Fill in a template."""
+    state = scope.get("state", {})
+    text = (
+        _environment()
+        .get_template(template)
+        .render(
+            t=speaker_of(scope),
+            path=scope["path"],
+            signed_in=state.get("signed_in", False),
+            may_write=state.get("may_write", False),
+            static=static_path,
+            visible=visible,
+            **values,
+        )
+    )
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def page(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
+    """Answer with a page."""
+    return HTMLResponse(render(template, request.scope, **values), status)

@@ -1,0 +1,200 @@
+"""The page's decisions: language, host names, file names, keys and sessions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runner.contract.page_key import KEY, READ_KEY, KeyFileError, make_key, read_key
+from runner.office.hosts import is_known, name_of
+from runner.office.language import chosen
+from runner.office.pages.sign_in import own_path
+from runner.office.upload import UploadError, safe_name
+from runner.office.who import WRONG_KEYS, Keys, WrongKeys
+
+NAMES = frozenset({"box.office.example"})
+
+
+@pytest.mark.parametrize(
+    ("accepted", "fallback", "language"),
+    [
+        ("", "", "en"),
+        ("", "de", "de"),
+        ("de-AT,de;q=0.9,en;q=0.8", "", "de"),
+        ("en-GB,en;q=0.9,de;q=0.8", "de", "en"),
+        ("en;q=0.3, de;q=0.7", "", "de"),
+        ("fr,de;q=0.5", "", "de"),
+        ("fr", "de", "de"),
+        ("de;q=0", "", "en"),
+        ("de;q=none", "", "en"),
+        (",,;;q=", "", "en"),
+    ],
+)
+def test_the_page_speaks_the_browsers_language(accepted: str, fallback: str, language: str) -> None:
+    """RFC 9110: the highest quality wins, then the order; none that we speak: the box's own."""
+    assert chosen(accepted, fallback) == language
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "localhost:8080",
+        "127.0.0.1:8080",
+        "192.168.4.7",
+        "[::1]:8080",
+        "box.office.example",
+        "BOX.office.example:443",
+        "box.office.example.",
+    ],
+)
+def test_the_box_is_reached_by_its_own_names_and_by_addresses(host: str) -> None:
+    """A plain address cannot be a foreign name that was turned round to lead here."""
+    assert is_known(host, NAMES)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "evil.example",
+        "localhost.evil.example",
+        "box.office.example.evil.example",
+        "a b",
+        "localhost:x",
+        "[::1",
+        "127.0.0.1.evil.example",
+        "localhost@evil.example",
+        "localhost/",
+        "evil.example#localhost",
+        "localhost,evil.example",
+    ],
+)
+def test_any_other_name_is_refused(host: str) -> None:
+    """DNS rebinding: a page of evil.example whose name leads to the box gets nothing."""
+    assert not is_known(host, NAMES)
+
+
+def test_a_host_is_read_as_browsers_write_it() -> None:
+    """Without its port, in small letters."""
+    assert (name_of("Box:1"), name_of("[::1]:80"), name_of("x:99999")) == ("box", "::1", None)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("contracts.csv", "contracts.csv"),
+        (r"C:\Users\me\Verträge 2026.xlsx", "Verträge 2026.xlsx"),
+        ("../../etc/rows.jsonl", "rows.jsonl"),
+        ("a/b/../c.JSON", "c.json"),
+        ("rows.jsonl.gz", "rows.jsonl.gz"),
+        ("<img src=x onerror=alert(1)>.csv", "img src-x onerror-alert(1).csv"),
+        (".hidden.csv", "hidden.csv"),
+        ("u\u0308ber.csv", "über.csv"),
+        ("ro\u202etsv.csv", "ro-tsv.csv"),
+        ("a\x00b\n.csv", "a-b.csv"),
+        ("x" * 300 + ".jsonl", "x" * 144 + ".jsonl"),
+        ("~lock.csv", "lock.csv"),
+        ("plan.old.csv", "plan.old.csv"),
+    ],
+)
+def test_an_uploads_name_is_made_safe(sent: str, kept: str) -> None:
+    """Of a path the last part; letters of any language stay, its ending is in small ones."""
+    assert safe_name(sent) == kept
+
+
+@pytest.mark.parametrize("sent", ["", "..", "rows", "rows.docx", "x.html", "run.sh", "/", "a.csv/"])
+def test_what_is_no_data_file_is_refused_with_advice(sent: str) -> None:
+    """The advice is the one that a spec of such a file would get."""
+    with pytest.raises(UploadError) as caught:
+        safe_name(sent)
+    assert caught.value.advice
+
+
+@pytest.mark.parametrize("to", ["/", "/runs/a/b", "/drop?x=1"])
+def test_after_signing_in_one_goes_on_where_one_wanted_to(to: str) -> None:
+    """Paths of the page itself."""
+    assert own_path(to) == to
+
+
+@pytest.mark.parametrize(
+    "to", ["", "//evil.example", "/\\evil.example", "https://evil.example", "/sign-in", "/a\r\nb"]
+)
+def test_signing_in_leads_nowhere_else(to: str) -> None:
+    """No open redirect, and no line of a header that somebody else wrote."""
+    assert own_path(to) == "/"
+
+
+def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    """125 bits, mode 0600; a second start makes none."""
+    folder = tmp_path / "page"
+    key = make_key(folder)
+    assert key is not None
+    assert len(key.replace("-", "")) == 25
+    assert os.stat(folder / KEY).st_mode & 0o777 == 0o600
+    assert os.stat(folder).st_mode & 0o777 == 0o700
+    assert make_key(folder) is None
+    assert read_key(folder) == key
+
+
+@pytest.mark.parametrize("content", ["", "short", "\n", "x" * 5000])
+def test_a_file_that_is_no_key_opens_nothing(tmp_path: Path, content: str) -> None:
+    """Neither an empty key nor one that could be guessed."""
+    (tmp_path / KEY).write_text(content)
+    with pytest.raises(KeyFileError):
+        read_key(tmp_path)
+    assert Keys(tmp_path).may_write(content.strip()) is None
+    assert Keys(tmp_path).open_session(content.strip()) is None
+
+
+def test_a_link_is_no_key(tmp_path: Path) -> None:
+    """Whoever may write there could have any file taken for the key."""
+    (tmp_path / "other").write_text("x" * 30)
+    (tmp_path / KEY).symlink_to(tmp_path / "other")
+    assert Keys(tmp_path).may_write("x" * 30) is None
+
+
+def test_two_keys_and_what_they_may(tmp_path: Path) -> None:
+    """The second key, where there is one, may only read; sessions are as their keys."""
+    keys = Keys(tmp_path)
+    assert keys.may_write("") is None
+    key = keys.make()
+    assert key is not None
+    (tmp_path / READ_KEY).write_text("r" * 30 + "\n")
+    assert (keys.may_write(key.upper()), keys.may_write("r" * 30)) == (True, False)
+    session, reading = keys.open_session(key), keys.open_session("r" * 30)
+    assert session is not None
+    assert reading is not None
+    assert (keys.session_may_write(session), keys.session_may_write(reading)) == (True, False)
+    assert session != keys.open_session(key)  # a new one each time
+    forged = session.replace(session[0], "A" if session[0] != "A" else "B", 1)
+    assert keys.session_may_write(forged) is None
+    keys.close_session(session)
+    assert keys.session_may_write(session) is None
+    (tmp_path / READ_KEY).unlink()
+    assert keys.session_may_write(reading) is None
+
+
+def test_deleting_the_key_ends_every_session(tmp_path: Path) -> None:
+    """And the key that is made then is another."""
+    keys = Keys(tmp_path)
+    old = keys.make()
+    assert old is not None
+    session = keys.open_session(old)
+    assert session is not None
+    (tmp_path / KEY).unlink()
+    assert keys.session_may_write(session) is None
+    assert keys.make() != old
+    assert keys.session_may_write(session) is None
+
+
+def test_a_client_that_guesses_is_barred_and_others_are_not() -> None:
+    """Ten wrong keys, then it has to wait; whoever else asks does not."""
+    wrong = WrongKeys()
+    for _ in range(WRONG_KEYS):
+        assert not wrong.is_barred("10.0.0.7")
+        wrong.note("10.0.0.7")
+    assert wrong.is_barred("10.0.0.7")
+    assert not wrong.is_barred("10.0.0.8")
