@@ -208,8 +208,8 @@ def contestants(
 ) -> list[tuple[str, float, Any]]:
     """List who runs under which cap, each as something to call."""
     found: list[tuple[str, float, Any]] = []
-    for cap in caps:
-        name = f"{cap or 'none'}"
+    for number, cap in enumerate(caps):  # one may be named twice
+        name = f"{number}-{cap or 'none'}"
         if "ours" in args.only:
             found.append(
                 (

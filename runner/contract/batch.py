@@ -33,6 +33,9 @@ class BatchPlan(BaseModel):
     """On the fast path: ``tokens_per_pass`` counts no padding, and so many layers keep everything
     for the way back, the others their input alone. None: the plain path, or nothing was forecast
     and the run chooses both by itself."""
+    layers_unpacked: NonNegativeInt = 0
+    """On the fast path, of a base in 4 bits: so many layers' weights stay unpacked in 16 bits from
+    one pass to the next."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     activation_offloading: bool = False
@@ -123,11 +126,14 @@ def smaller(
     batch 1, or where each row is alone, activation checkpointing comes next, then activation
     offloading, where there is host memory beside the card's to offload to.
 
-    On the fast path passes are halved down to the longest row, then the layers that keep everything
-    down to none; then the host keeps for the layers of the longest rows, and of shorter ones.
+    On the fast path weights that stay unpacked go first. Then passes are halved down to the longest
+    row, then the layers that keep everything down to none; then the host keeps for the layers of
+    the longest rows, and of shorter ones.
     """
     effective, size = plan.effective_batch_size, plan.per_device_batch_size
     limit, longest = plan.tokens_per_pass, max(lengths, default=1)
+    if plan.layers_unpacked:
+        return plan.model_copy(update={"layers_unpacked": 0})
     if limit is not None and limit > longest:
         return plan.model_copy(update={"tokens_per_pass": max(longest, limit // 2)})
     if plan.layers_kept:
@@ -164,6 +170,8 @@ def describe_change(before: BatchPlan, after: BatchPlan, speak: Speaker = ENGLIS
         return f"{plan_in(after, speak)}, {same}"
     if before.layers_kept is not None and after.layers_kept is None:
         return speak("batch_plain_path", plan=plan_in(after, speak), same=same)
+    if after.layers_unpacked != before.layers_unpacked:
+        return f"{speak('batch_none_unpacked')}: {cut_in(after, speak)}, {same}"
     switches = _switches(after, speak)
     more = "" if switches == _switches(before, speak) else speak("batch_on", what=switches)
     if after.per_device_batch_size != before.per_device_batch_size:
@@ -194,7 +202,10 @@ def cut_in(plan: BatchPlan, speak: Speaker = ENGLISH) -> str:
     text = f"{text}, {speak('batch_at_most', tokens=plan.tokens_per_pass)}"
     if plan.layers_kept is None:
         return text
-    return f"{text}, {speak('batch_layers_kept', layers=plan.layers_kept)}"
+    text = f"{text}, {speak('batch_layers_kept', layers=plan.layers_kept)}"
+    if not plan.layers_unpacked:
+        return text
+    return f"{text}, {speak('batch_layers_unpacked', layers=plan.layers_unpacked)}"
 
 
 def plan_in(plan: BatchPlan, speak: Speaker = ENGLISH) -> str:

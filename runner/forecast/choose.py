@@ -11,6 +11,7 @@ from runner.forecast.passes import (
     activation_room,
     batch_tokens,
     choose_passes,
+    keep_unpacked,
     layers_kept,
     long_bytes,
     passes_within,
@@ -136,11 +137,13 @@ def _fast_plan(
             on_host=True,
         )
         kept = layers_kept(sizes, passes, passes.most_tokens)
+    passes = keep_unpacked(sizes, passes)
     return BatchPlan(
         per_device_batch_size=size,
         gradient_accumulation_steps=effective // size,
         tokens_per_pass=passes.most_tokens,
         layers_kept=kept,
+        layers_unpacked=passes.layers_unpacked,
         activation_offloading=on_host,
     )
 
@@ -155,7 +158,8 @@ def surely_fits(work: Work, plan: BatchPlan, box: Box, *, short: float = 1.0) ->
     if plan.layers_kept is None:
         return needed * short <= ROOM_SHARE * box.limit_bytes
     room = activation_room(work, box)
-    return room is not None and 0 < parts.activations * short <= room
+    unpacked = plan.layers_unpacked * sizes_of(work).unpacked
+    return room is not None and 0 < parts.activations * short <= room - unpacked
 
 
 def _limited(work: Work, plan: BatchPlan) -> list[BatchPlan]:

@@ -119,15 +119,16 @@ def _on_fast_path(work: Work, plan: BatchPlan, box: Box) -> Parts:
     tokens = max(0 if on_host else work.longest, plan.tokens_per_pass or 0)
     kept = min(sizes.layers, plan.layers_kept or 0)
     chunk = chunk_for(sizes, activation_room(work, box))
-    activations = peak_bytes(sizes, tokens, kept, chunk)
+    activations = 0 if _all_through_host(work, plan) else peak_bytes(sizes, tokens, kept, chunk)
     if on_host:
         activations = max(activations, long_bytes(sizes, work.longest, chunk))
-    needed = there.total + activations
+    unpacked = plan.layers_unpacked * sizes.unpacked
+    needed = there.total + unpacked + activations
     holes = int((HOLES - 1) * needed)
     if box.limit_bytes is not None:
         holes = max(0, min(holes, box.limit_bytes - box.context_bytes - needed))
     return Parts(
-        weights=there.weights,
+        weights=there.weights + unpacked,
         adapter=there.adapter,
         gradients=there.gradients,
         optimizer=there.optimizer,
@@ -135,6 +136,17 @@ def _on_fast_path(work: Work, plan: BatchPlan, box: Box) -> Parts:
         logits=0,
         context=box.context_bytes + holes,
     )
+
+
+def _all_through_host(work: Work, plan: BatchPlan) -> bool:
+    """Whether the host keeps for every row, so that no pass has the room that shorter ones would.
+
+    Lengths that were rounded up tell too little, as do packed rows; held-out rows have that room.
+    """
+    if not plan.activation_offloading or work.packed_to or work.held_out_rows:
+        return False
+    shortest = work.lengths.steps[-1][0]
+    return not work.lengths.rounded and shortest > (plan.tokens_per_pass or 0)
 
 
 def _going_back(work: Work, tokens: int) -> float:

@@ -8,10 +8,11 @@ that recompute, down to where a pass is too small for the card.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from runner.contract.batch import FEW_TOKENS
-from runner.forecast.work import BF16, FP32, MIB, Box, Work
+from runner.forecast.work import BF16, FP32, GIB, MIB, Box, Work
 
 TILE = 4096
 """Tokens of a long row that go through projections and MLP at once: the smaller, the less the card
@@ -28,6 +29,10 @@ _FIXED_8B = (
     530.0  # tokens that could be computed in the time that a pass costs by itself: unpacking
 )
 # and launches (the same card: 15,038 tokens a second in passes of 2,450, 17,542 in 12,983)
+_UNPACKING_8B = 280.0  # of them: 17 ms of a pass of 9,400 tokens that took 566
+MOST_UNPACKED_BYTES = 16 * GIB
+"""For weights that stay unpacked, where there is room: 8B's take 12.8 GiB, and without a cap they
+gave 2.8 and 3.7%. A larger model's would take a whole card for as little."""
 _WEIGHTS_8B = 7.0e9  # of its layers
 LAYER_SECONDS = 0.0019
 """No pass is quicker, for each of its layers: 8B's pass of 64 tokens takes 0.054 to 0.066 s on an
@@ -70,6 +75,8 @@ class Sizes:
     """One token's."""
     weights: int
     """In the layers."""
+    unpacked: int
+    """The weights of a layer, if they stay unpacked, whatever the tokens; 0: they cannot."""
     long: int
     """A row whose layers keep on the host, at its highest point: attention going backward."""
     tile: int
@@ -90,6 +97,8 @@ class Passes:
     """For what a pass keeps and makes; None: no limit (a CPU)."""
     chunk: int
     """Learned tokens whose logits exist at once."""
+    layers_unpacked: int = 0
+    """So many keep their weights unpacked, beside ``budget_bytes``."""
     on_host: bool = False
     """A row that is too long for the card alone lets the host keep for its layers."""
 
@@ -135,6 +144,29 @@ def layers_kept(sizes: Sizes, passes: Passes, tokens: int) -> int:
         if peak_bytes(sizes, tokens, kept, passes.chunk) <= passes.budget_bytes:
             return kept
     return 0
+
+
+def keep_unpacked(sizes: Sizes, passes: Passes, *, most: int | None = None) -> Passes:
+    """Let layers keep their weights unpacked in the room that passes leave.
+
+    Passes come first: the same memory gives more in them.
+
+    Args:
+        sizes: the model's.
+        passes: as they were chosen.
+        most: layers, a limit that an earlier lack of memory set.
+    """
+    room = passes.budget_bytes
+    if room is None or not sizes.unpacked or passes.on_host:
+        return passes
+    kept = layers_kept(sizes, passes, passes.most_tokens)
+    left = min(
+        room - peak_bytes(sizes, passes.most_tokens, kept, passes.chunk), MOST_UNPACKED_BYTES
+    )
+    layers = min(sizes.layers if most is None else most, left // sizes.unpacked)
+    if 2 * layers < sizes.layers:
+        layers = 0  # it would fill a card up for less than 2%
+    return replace(passes, layers_unpacked=layers, budget_bytes=room - layers * sizes.unpacked)
 
 
 def measured_at_once(sizes: Sizes, passes: Passes) -> int:
@@ -229,9 +261,10 @@ def chunk_for(sizes: Sizes, budget_bytes: int | None) -> int:
     return max(256, min(4096, 128 * (budget_bytes // (8 * 128 * sizes.logits))))
 
 
-def _cost(sizes: Sizes, tokens: float, kept: int) -> float:
+def _cost(sizes: Sizes, tokens: float, kept: int, unpacked: int = 0) -> float:
     """Give the time of a token, as a multiple of what it takes in a large pass that keeps all."""
-    fixed = _FIXED_8B * max(1.0, math.sqrt(_WEIGHTS_8B / max(1, sizes.weights)))
+    fixed = _FIXED_8B - _UNPACKING_8B * unpacked / sizes.layers
+    fixed *= max(1.0, math.sqrt(_WEIGHTS_8B / max(1, sizes.weights)))
     return float(1 + fixed / tokens + _RECOMPUTED * (1 - kept / sizes.layers))
 
 
@@ -256,6 +289,7 @@ def sizes_of(work: Work) -> Sizes:
         head=BF16 * 3 * shape.hidden + eighth,
         logits=BF16 * (shape.vocabulary + 3 * shape.hidden),
         weights=shape.layers * shape.block_parameters,
+        unpacked=_unpacked(work),
         fixed=fixed_bytes(capped=shape.capped_scores),
         long=BF16 * (6 * shape.hidden + 3 * shape.attention + 2 * of_heads)
         + FP32 * (shape.attention + shape.layers * shape.heads),
@@ -294,17 +328,31 @@ def steady(work: Work) -> Steady:
 
 
 def _copied(work: Work) -> int:
-    """Count the numbers in the copies: B's of layers that read one tensor on one diagonal."""
+    """Count the numbers in the copies of A and B."""
+    each = sum(rank * (inputs + outputs) for rank, inputs, outputs in _copies(work))
+    return each * work.shape.layers
+
+
+def _unpacked(work: Work) -> int:
+    """Count the bytes of a layer's weights that stay unpacked, B beside them."""
+    if work.method != "qlora" or work.fp8:
+        return 0
+    beside = sum(rank * outputs for rank, _, outputs in _copies(work))
+    return BF16 * (work.shape.block_parameters + beside)
+
+
+def _copies(work: Work) -> Iterator[tuple[int, int, int]]:
+    """Give rank, inputs and outputs of a layer's copies: layers that read one tensor share one.
+
+    Their B lie on one diagonal.
+    """
     groups = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
     alone = [(one.name,) for one in work.adapted if not any(one.name in group for group in groups)]
-    each = 0
     for names in (*groups, *alone):
         here = [one for one in work.adapted if one.name in names]
         if here:
-            rank = work.rank * len(here)
             outputs = sum(one.outputs for one in work.shape.linears if one.name in names)
-            each += rank * (here[0].inputs + outputs)
-    return each * work.shape.layers
+            yield work.rank * len(here), here[0].inputs, outputs
 
 
 def budget(allocatable_bytes: int, held_bytes: int, *, fp8: bool = False) -> int:
@@ -340,7 +388,9 @@ def batch_tokens(work: Work, rows: int) -> int:
     return total
 
 
-def pass_seconds(sizes: Sizes, tokens: float, kept: int, *, each_token: float) -> float:
+def pass_seconds(
+    sizes: Sizes, tokens: float, kept: int, *, each_token: float, unpacked: int = 0
+) -> float:
     """Say how long a pass takes.
 
     Args:
@@ -348,8 +398,11 @@ def pass_seconds(sizes: Sizes, tokens: float, kept: int, *, each_token: float) -
         tokens: of the pass.
         kept: layers that keep everything.
         each_token: seconds of a token in a large pass that keeps everything.
+        unpacked: layers whose weights stay unpacked.
     """
-    return max(tokens * each_token * _cost(sizes, tokens, kept), sizes.layers * LAYER_SECONDS)
+    return max(
+        tokens * each_token * _cost(sizes, tokens, kept, unpacked), sizes.layers * LAYER_SECONDS
+    )
 
 
 def count_passes(total: int, most_tokens: int, longest: int) -> int:

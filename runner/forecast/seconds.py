@@ -119,7 +119,13 @@ def _fast_step(work: Work, plan: BatchPlan, flops: float) -> float:
     for drawn in draws:
         passes = count_passes(sum(drawn), plan.tokens_per_pass or 1, work.longest)
         tokens = sum(drawn) / passes
-        one = pass_seconds(sizes, tokens, plan.layers_kept or 0, each_token=each_token)
+        one = pass_seconds(
+            sizes,
+            tokens,
+            plan.layers_kept or 0,
+            each_token=each_token,
+            unpacked=plan.layers_unpacked,
+        )
         seconds += passes * one
     return plan.gradient_accumulation_steps * seconds / len(draws)
 

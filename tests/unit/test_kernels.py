@@ -184,6 +184,31 @@ def test_micro_batches_add_up() -> None:
         assert float((again[name] - grad).norm()) <= OFF * float(grad.norm()), name
 
 
+def test_weights_that_stay_unpacked_change_no_number() -> None:
+    """Of two layers of three, then of none: the step is the same, and the memory comes back."""
+    model, batch = make("llama"), rows(37, 20, 64)
+    one = fast(model, kept=1)
+
+    def step() -> tuple[float, dict[str, torch.Tensor]]:
+        loss = float(one.train_on(batch, learned(batch)))
+        return loss, take_grads(model)
+
+    def places() -> int:
+        return len(one.parts.buffers._of)  # what memory they hold shows nowhere else
+
+    loss, grads = step()
+    shared = places()
+    one.parts.keep_unpacked(2)
+    for _ in range(2):  # unpacked anew, then found unpacked
+        again, found = step()
+        assert again == loss
+        assert all(torch.equal(found[name], grad) for name, grad in grads.items())
+        assert places() == shared + 2 * len(one.parts.layers[0].groups)
+    one.parts.keep_unpacked(0)
+    assert places() == shared
+    assert step()[0] == loss
+
+
 @pytest.mark.parametrize("quantised", [False, True])
 def test_weights_that_change_are_seen(quantised: bool) -> None:  # noqa: FBT001
     """After an optimizer step, or after weights were loaded, a step computes with the new ones."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from kernel_models import make
@@ -12,6 +14,7 @@ from runner.forecast.passes import (
     Sizes,
     choose_passes,
     goes_long,
+    keep_unpacked,
     layers_kept,
     long_bytes,
     passes_within,
@@ -32,6 +35,7 @@ EIGHT_B = Sizes(  # Llama 3's 8B in bf16, by hand
     head=3 * 8192,
     logits=2 * (128256 + 3 * 4096),
     weights=6_979_321_856,
+    unpacked=2 * 6_979_321_856 // 32,
     long=2 * (6 * 4096 + 3 * 4096 + 2 * 6144) + 4 * 32 * (128 + 32),
     tile=2 * (3 * 14336 + 6 * 4096),
 )
@@ -84,6 +88,47 @@ def test_less_memory_never_keeps_more() -> None:
         kept.append(layers_kept(EIGHT_B, passes, 2048))
     assert kept == sorted(kept)
     assert (kept[0], kept[-1]) == (0, 32)
+
+
+@pytest.mark.parametrize(
+    ("room", "most", "unpacked"),
+    [
+        (2, None, 0),
+        (15, None, 0),
+        (45, None, range(16, 32)),
+        (130, None, 32),
+        (130, 20, 20),
+        (130, 0, 0),
+    ],
+)
+def test_weights_stay_unpacked_in_the_room_that_passes_leave(
+    room: int, most: int | None, unpacked: int | range
+) -> None:
+    """Passes come first; what both take is within the room, and a longer row has what is left."""
+    chosen = choose_passes(EIGHT_B, budget_bytes=room * GIB, longest=2048, batch_tokens=30_000)
+    found = keep_unpacked(EIGHT_B, chosen, most=most)
+    assert found.most_tokens == chosen.most_tokens
+    assert found.layers_unpacked in (unpacked if isinstance(unpacked, range) else [unpacked])
+    kept = layers_kept(EIGHT_B, found, found.most_tokens)
+    assert kept == layers_kept(EIGHT_B, chosen, found.most_tokens)
+    of_weights = found.layers_unpacked * EIGHT_B.unpacked
+    of_pass = peak_bytes(EIGHT_B, found.most_tokens, kept, found.chunk)
+    assert of_pass + of_weights <= room * GIB
+    assert found.budget_bytes == room * GIB - of_weights
+    assert of_weights <= 16 * GIB
+
+
+def test_weights_stay_packed_where_nothing_is_gained() -> None:
+    """Without a card, for rows that the host keeps for, and where weights are not in 4 bits."""
+    known = {"most_tokens": 2048, "layers_kept": 32, "chunk": 512}
+    nowhere = Passes(**known, budget_bytes=None)
+    through_host = Passes(**known, budget_bytes=130 * GIB, on_host=True)
+    anywhere = Passes(**known, budget_bytes=130 * GIB)
+    assert keep_unpacked(EIGHT_B, nowhere) == nowhere
+    assert keep_unpacked(EIGHT_B, through_host) == through_host
+    assert keep_unpacked(replace(EIGHT_B, unpacked=0), anywhere) == anywhere
+    larger = replace(EIGHT_B, unpacked=4 * EIGHT_B.unpacked)  # a whole card for a few percent
+    assert keep_unpacked(larger, anywhere).layers_unpacked == 0
 
 
 @pytest.mark.filterwarnings("ignore")

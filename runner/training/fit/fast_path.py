@@ -23,6 +23,7 @@ from runner.forecast.passes import (
     Passes,
     budget,
     choose_passes,
+    keep_unpacked,
     layers_kept,
     long_bytes,
     passes_within,
@@ -81,12 +82,14 @@ class FastPath:
             "batch_tokens": self.batch_tokens,
         }
         if plan.layers_kept is None:
-            passes = choose_passes(self.model.sizes, **known)
+            passes = keep_unpacked(self.model.sizes, choose_passes(self.model.sizes, **known))
         else:
             limits = {"most_tokens": plan.tokens_per_pass or 1, "most_kept": plan.layers_kept}
             on_host = plan.activation_offloading
             passes = passes_within(self.model.sizes, **known, **limits, on_host=on_host)
+            passes = keep_unpacked(self.model.sizes, passes, most=plan.layers_unpacked)
         self.model.passes = passes
+        self.model.parts.keep_unpacked(passes.layers_unpacked)
         if self.meter.on_gpu:
             # At a limit the allocator gives the holes between passes back first.
             self.meter.confine(self._needed_bytes())
@@ -98,7 +101,8 @@ class FastPath:
             peak = max(peak, long_bytes(model.sizes, self.longest, model.passes.chunk))
         trained = model.parts.adapter.flat_grad.numel()
         holes = MOST_HOLES_FP8 if model.fp8 else MOST_HOLES
-        return int(holes * (torch.cuda.memory_allocated() + MOMENTS * trained + peak))
+        unpacked = model.passes.layers_unpacked * model.sizes.unpacked  # they come and stay
+        return unpacked + int(holes * (torch.cuda.memory_allocated() + MOMENTS * trained + peak))
 
     def leave(self) -> None:
         """Give the allocator what the plain path may have."""
@@ -114,12 +118,18 @@ class FastPath:
             f"at most {self.model.passes.most_tokens:,} tokens at once, without padding; "
             f"{self.kept} of {self.model.sizes.layers} layers keep everything"
         )
+        if self.model.passes.layers_unpacked:
+            text = f"{text}; {self.model.passes.layers_unpacked} stay unpacked"
         return f"{text}; for longer rows the host keeps" if self.model.passes.on_host else text
 
     def in_force(self, plan: BatchPlan) -> BatchPlan:
         """Give the plan with the passes that were chosen."""
         return plan.model_copy(
-            update={"tokens_per_pass": self.model.passes.most_tokens, "layers_kept": self.kept}
+            update={
+                "tokens_per_pass": self.model.passes.most_tokens,
+                "layers_kept": self.kept,
+                "layers_unpacked": self.model.passes.layers_unpacked,
+            }
         )
 
     def smaller(self, plan: BatchPlan, *, may_offload: bool) -> BatchPlan | None:

@@ -128,6 +128,12 @@ class FastModel:
         return HeadLoss.apply(x, parts.last_norm, parts.head, rows, scale, self.passes.chunk)
 
 
+def _unpacked(layer: Layer) -> int:
+    """Count the numbers of a layer's weights in 4 bits, once they are unpacked."""
+    packed = [group for group in layer.groups if group.pieces]
+    return sum(group.outputs * (group.inputs + group.beside) for group in packed)
+
+
 def measure(
     layers: Sequence[Layer],
     vocabulary: int,
@@ -175,6 +181,7 @@ def measure(
         head=item_bytes * 3 * hidden + eighth,
         logits=item_bytes * (vocabulary + 3 * hidden),
         weights=sum(group.outputs * group.inputs for layer in layers for group in layer.groups),
+        unpacked=0 if fp8 else max(map(_unpacked, layers)) * item_bytes,
         # The gradient, what is given and taken, the input twice (once on its way), attention's
         # output and its gradient, both ways; cuDNN and flash add queries' gradients up in fp32.
         # 65,536 tokens of 8B on an H200 took 2% less.

@@ -51,7 +51,7 @@ def _lines(count: int, width: int, like: Group) -> torch.Tensor:
 
 
 class Buffers:
-    """Where NF4 weights are unpacked to: one place a kind, and whose weights lie there now."""
+    """Where NF4 weights are unpacked to: places that groups share, and whose weights lie there."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -67,6 +67,11 @@ class Buffers:
         self._now.clear()
         self._beside.clear()
         self.scratch.forget()
+
+    def give_up(self, kind: str) -> None:
+        """Give one place's memory back."""
+        for of in (self._of, self._now, self._beside):
+            of.pop(kind, None)
 
     def in_fp8(self, group: Group, scales: torch.Tensor, *, turned: bool) -> torch.Tensor:
         """Give a group's weights in fp8, turned for the way back."""
@@ -135,7 +140,14 @@ class Group:
         fits = self.adapter is not None and self._dense is None
         self.beside = self.adapter.up.shape[1] if self.adapter is not None and fits else 0
         """Columns beside its weights where B lies; 0: it lies elsewhere."""
-        self.place_kind = f"{kind}, {self.beside} beside"
+        self._shared_place = self.place_kind = f"{kind}, {self.beside} beside"
+
+    def stay_unpacked(self, stay: bool) -> None:  # noqa: FBT001
+        """Have a place for its weights alone, or the one of its kind."""
+        own = f"{self._shared_place} of {id(self)}"
+        if not stay:
+            self._buffers.give_up(own)
+        self.place_kind = own if stay else self._shared_place
 
     def place(self, lines: int) -> Place | None:
         """Give room for an input of so many lines; None: it may lie anywhere."""

@@ -60,6 +60,12 @@ class Parts:
             group.scales = self.fp8[number] if on else None
         self.buffers.forget()  # of the other kind: together they would take twice the memory
 
+    def keep_unpacked(self, layers: int) -> None:
+        """Let the weights of the first so many layers stay unpacked, and of no other."""
+        for number, layer in enumerate(self.layers):
+            for group in layer.groups:
+                group.stay_unpacked(number < layers)
+
     @contextmanager
     def exact(self) -> Iterator[None]:
         """Compute as exactly as the model does, for a while: what is measured is comparable."""
