@@ -158,6 +158,16 @@ class Outputs:
         return self.private / "requests"
 
     @property
+    def notices(self) -> Path:
+        """What is told of runs that have ended: names and verdicts, for who sends them out."""
+        return self.private / "notices"
+
+    @property
+    def notices_sent(self) -> Path:
+        """Marks of whoever sends notices: which were sent, and where to."""
+        return self.notices / "sent"
+
+    @property
     def heartbeat(self) -> Path:
         """Rewritten by the daemon while it is well."""
         return self.private / "heartbeat.json"

@@ -15,6 +15,7 @@ from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.leftovers import sweep_run
+from runner.notices.leave import leave_notice
 
 _NUMBER = re.compile(r"[\d.,]+(?= ?(?:[KMGT]i?B|%)| free| of [\d.,]+ free)")
 """Figures of bytes and shares, as the reasons name them; not numbers in the names of files."""
@@ -34,6 +35,8 @@ def change(daemon: Daemon, live: Live, **changes: Any) -> None:
     live.failures_in_a_row = 0
     daemon.note(record.run_id, None)
     if record.state.is_final:
+        if not before.is_final:
+            leave_notice(daemon.outputs, record)
         note_ended(daemon.outputs, live.run, record)
         daemon.book.ends.note(
             job=record.job,

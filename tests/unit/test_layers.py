@@ -12,6 +12,7 @@ LAYERS = (
     ("language",),
     ("files",),
     ("contract",),
+    ("notices",),
     ("spec",),
     ("forecast",),
     ("card",),

@@ -21,6 +21,7 @@ from runner.daemon.start.end_orphans import end_orphans
 from runner.errors import BOX_WIDE, DamagedError, NewerRecordError, RunnerError
 from runner.files.durable import sync_file
 from runner.files.sweep import sweep_folder
+from runner.notices.leave import leave_missed
 from runner.words import visible
 
 _ORPHAN_SECONDS = 30.0  # time for a stage left over from a dead daemon to leave a checkpoint
@@ -141,6 +142,7 @@ def _said(error: Exception) -> str:
 class _Reading:
     """What is found while the records are read."""
 
+    outputs: Outputs
     under_way: list[tuple[RunFolder, RunRecord]] = field(default_factory=list)
     ended: list[EndedRun] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
@@ -161,7 +163,7 @@ def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Fo
     The record of a run that is known to have ended is not read again. ``alive`` is called time and
     again: reading may take long, and whoever watches over a start must see that it goes on.
     """
-    reading = _Reading()
+    reading = _Reading(outputs=outputs)
     orphans = end_orphans(outputs.root, grace_seconds=_ORPHAN_SECONDS)
     reading.notes += [
         f"{folder}: a stage of an earlier daemon was still running" for folder in orphans
@@ -210,6 +212,7 @@ def _read(reading: _Reading, run: RunFolder, alive: Callable[[], None]) -> None:
         stamp = stamp_of(run.record)
     if record.state.is_final:
         sweep_folder(run.root)  # the rest was swept before it ended
+        leave_missed(reading.outputs, record)
         reading.ended.append(EndedRun.of(record, stamp or (0, 0)))
     else:
         reading.under_way.append((run, record))

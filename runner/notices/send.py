@@ -1,0 +1,212 @@
+"""Send notices: each to every place that the box's owner named, by the library apprise.
+
+At least once: the mark that a notice was sent is written after it was. Whoever is cut off in
+between sends it again at the next start; whoever is not sends it once, however often he starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.clock import now
+from runner.errors import DamagedError, RunnerError
+from runner.files.durable import write_json
+from runner.files.plain import read_plain
+from runner.language.speaker import ENGLISH, Speaker
+from runner.notices.due import Do, Tried, decide
+from runner.notices.notice import SUFFIX, Kind, Notice, read_notice
+from runner.notices.word import text_of, title_of
+from runner.words import visible
+
+LOOK_SECONDS = 5.0
+_MARK_BYTES = 64 * 1024
+_URLS_BYTES = 64 * 1024
+_MOST = 1000
+"""So many notices are looked at, the newest: a box makes some tens in two weeks."""
+
+
+class NoPlaceError(RunnerError):
+    """There is no place to send notices to."""
+
+    kind = "no_place"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where notices go."""
+
+    id: str
+    """Tells it from the others in marks; nothing secret can be read from it."""
+    name: str
+    """For the log: its number in the file and the kind of service; an address may hold a secret."""
+    tags: frozenset[str]
+    """The kinds that go there; empty: all."""
+    tell: Callable[[str, str, Kind], bool]
+    """Sends a title and a text; False: it did not arrive."""
+
+
+@dataclass(kw_only=True)
+class Sender:
+    """Sends what is due, and remembers what failed."""
+
+    folder: Path
+    places: list[Place]
+    speak: Speaker = ENGLISH
+    say: Callable[[str], None] = field(default=lambda line: print(line, flush=True))
+    _tried: dict[tuple[str, str], Tried] = field(default_factory=dict)
+    _unreadable: set[str] = field(default_factory=set)
+
+    def round(self, at: float) -> bool:
+        """Send what is due; give whether something waits to be tried again."""
+        waits = False
+        names = [name for name in _names(self.folder) if name not in self._unreadable]
+        for name in names:
+            try:
+                notice = read_notice(self.folder / name)
+            except DamagedError as error:
+                self._unreadable.add(name)
+                self.say(f"{visible(name)}: {error.message}. {error.advice}")
+                continue
+            waits = self._one(notice, self.folder / "sent" / name, at) or waits
+        self._tried = {key: one for key, one in self._tried.items() if key[0] in names}
+        return waits
+
+    def _one(self, notice: Notice, mark: Path, at: float) -> bool:
+        sent = read_mark(mark)
+        waits = False
+        for place in self.places:
+            key = (mark.name, place.id)
+            tried = self._tried.get(key, Tried())
+            what = decide(
+                notice,
+                tags=place.tags,
+                is_sent=place.id in sent,
+                tried=tried,
+                at=at,
+                clock=now(),
+            )
+            waits = waits or what is Do.WAIT
+            if what is not Do.SEND:
+                continue
+            title, text = title_of(notice, self.speak), text_of(notice, self.speak)
+            if place.tell(title, text, notice.kind):
+                sent = {**sent, place.id: now().isoformat(timespec="seconds")}
+                write_json(mark, sent)
+                self._tried.pop(key, None)
+                self.say(f"{notice.run_id}: sent to {place.name}")
+            else:
+                self._tried[key] = after = tried.failed(at)
+                self.say(
+                    f"{notice.run_id}: could not be sent to {place.name}; it is tried again in "
+                    f"{after.again_at - at:.0f} s"
+                )
+                waits = True
+        return waits
+
+
+def send_notices(sender: Sender, *, once: bool) -> bool:
+    """Send until the process is ended; ``once``: what is there; give whether all arrived."""
+    trouble = ""
+    while True:
+        try:
+            waits = sender.round(time.monotonic())
+            trouble = ""
+        except OSError as error:  # a full disk, a folder that is not mounted: it may come back
+            waits = True
+            if (said := f"the folder of notices: {error.strerror}") != trouble:
+                trouble = said
+                sender.say(trouble)
+        if once:
+            return not waits
+        time.sleep(LOOK_SECONDS)
+
+
+def read_mark(path: Path) -> dict[str, str]:
+    """Read to which places a notice was sent, and when; what is no mark says nothing.
+
+    Raises:
+        OSError: there is one, and it cannot be read: nothing is sent twice for that.
+    """
+    try:
+        found = json.loads(read_plain(path, limit_bytes=_MARK_BYTES))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        return {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _names(folder: Path) -> list[str]:
+    """List notices, the oldest first: a run id begins with its time."""
+    found = sorted(path.name for path in folder.iterdir() if path.suffix == SUFFIX)
+    return found[-_MOST:]
+
+
+def read_places(urls: Path) -> list[Place]:
+    """Read the places from a file in apprise's own text format.
+
+    Raises:
+        NoPlaceError: it names none, or one that apprise does not know.
+    """
+    import apprise  # noqa: PLC0415  an extra: only who sends has it
+
+    try:
+        text = read_plain(urls, limit_bytes=_URLS_BYTES)[:_URLS_BYTES].decode()
+    except (OSError, ValueError) as error:
+        raise NoPlaceError(
+            f"the file of places cannot be read: {urls.name}",
+            advice="Write a URL a line into the file that NOTIFY_URLS_FILE names; docs/notify.md.",
+        ) from error
+    lines = [line.strip() for line in text.splitlines()]
+    wanted = [line for line in lines if line and not line.startswith(("#", ";"))]
+    config = apprise.AppriseConfig(asset=_asset(apprise), insecure_includes=False)
+    config.add_config("\n".join(wanted), format="text")
+    servers = list(config.services()) if wanted else []
+    if len(servers) != len(wanted) or not servers:
+        raise NoPlaceError(
+            f"{len(wanted)} places are named, and {len(servers)} of them can be used",
+            advice="Check each line of the file that NOTIFY_URLS_FILE names; docs/notify.md has "
+            "examples, and `docker compose logs notify` says which is not understood.",
+        )
+    return [_place(number, server) for number, server in enumerate(servers, start=1)]
+
+
+def _asset(apprise: Any) -> Any:
+    return apprise.AppriseAsset(
+        app_id="finetuning-box",
+        app_desc="Fine-tuning box",
+        app_url="",
+        image_url_mask="",
+        image_url_logo="",
+        storage_mode=apprise.PersistentStoreMode.MEMORY,
+        async_mode=False,
+    )
+
+
+def _place(number: int, server: Any) -> Place:
+    shown = server.url(privacy=True).partition("?")[0]
+    known = {kind.value for kind in Kind}
+    tags = frozenset(str(tag) for tag in server.tags)
+    if wrong := tags - known:
+        raise NoPlaceError(
+            f"{', '.join(sorted(wrong))} is no kind of notice",
+            advice=f"Before a URL may stand {', '.join(sorted(known))}, and =.",
+        )
+
+    def tell(title: str, text: str, kind: Kind) -> bool:
+        kinds = {Kind.SUCCEEDED: "success", Kind.FAILED: "failure", Kind.NEEDS_PERSON: "warning"}
+        with contextlib.redirect_stdout(sys.stderr):  # some of its senders print
+            return bool(server.notify(title=title, body=text, notify_type=kinds[kind]))
+
+    # Two places that differ in a password alone are one person's mistake, not two places.
+    id_ = hashlib.sha256(f"{shown} {sorted(tags)}".encode()).hexdigest()[:16]
+    name = f"place {number} ({visible(server.service_name)})"
+    return Place(id=id_, name=name, tags=tags, tell=tell)
