@@ -29,7 +29,7 @@ def command(
         bool, typer.Option("--once", help="Send what is there and leave; 0 if all arrived.")
     ] = False,
 ) -> None:
-    """Send notices of runs that have ended to mail, Teams, Slack or a webhook.
+    """Send notices of ended runs by mail, Teams, Slack or a webhook.
 
     It sees job names and verdicts, and never a row.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from threading import Thread
 
 import made_runs
 import pytest
+from aiosmtpd import controller
 
 from runner.clock import now
 from runner.contract.gate import Decision, Promotion
@@ -79,9 +81,7 @@ def sender_to(outputs: Outputs, tmp_path: Path, text: str, speak: Speaker = ENGL
     urls = tmp_path / "notify.urls"
     urls.write_text(text)
     said: list[str] = []
-    return Sender(
-        folder=outputs.notices, places=read_places(urls), speak=speak, say=said.append
-    )
+    return Sender(folder=outputs.notices, places=read_places(urls), speak=speak, say=said.append)
 
 
 @pytest.mark.parametrize(
@@ -211,20 +211,22 @@ def test_kinds_go_where_they_are_wanted(outputs, tmp_path) -> None:
 
 def test_a_real_mail_arrives_with_its_headline(outputs, tmp_path) -> None:
     """A real SMTP server on loopback gets it, umlauts and all."""
-    controller = pytest.importorskip("aiosmtpd.controller")
     mails = []
 
     class Keep:
-        async def handle_DATA(self, _server, _session, envelope):
+        async def handle_DATA(self, _server, _session, envelope):  # noqa: N802  aiosmtpd calls it so
             mails.append(message_from_bytes(envelope.content))
             return "250 OK"
 
     leave_notice(outputs, ended(verdict={"outcome": "no_difference", "reason": ""}))
-    server = controller.Controller(Keep(), hostname="127.0.0.1", port=0)
+    with socket.create_server(("127.0.0.1", 0)) as free:  # its controller wants a port by number
+        port = free.getsockname()[1]
+    server = controller.Controller(Keep(), hostname="127.0.0.1", port=port)
     server.start()
     try:
-        port = server.server.sockets[0].getsockname()[1]
-        url = f"mailto://127.0.0.1:{port}?from=box@office.example&to=ada@office.example&mode=insecure"
+        url = (
+            f"mailto://127.0.0.1:{port}?from=box@office.example&to=ada@office.example&mode=insecure"
+        )
         assert send_notices(sender_to(outputs, tmp_path, url, GERMAN), once=True)
     finally:
         server.stop()
