@@ -114,10 +114,29 @@ def said_in(finding: DataFinding, speak: Speaker, what: str = "") -> str | None:
         key = f"{key}_sampled"  # said of some rows alone
     if not speak.knows(key):
         return None
+    values = {name: _list_in(name, value, speak) for name, value in finding.values.items()}
     try:
-        return speak(key, **{**finding.values, "count": finding.count})
+        return speak(key, **{**values, "count": finding.count})
     except (KeyError, IndexError, ValueError):
         return None  # another version's text wants other names
+
+
+_LISTS = frozenset({"kinds", "named", "others", "main"})
+"""Values that list names with numbers: ``IBAN: 3, phone number: 1,204``."""
+
+
+def _list_in(name: str, value: str | float, speak: Speaker) -> str | float:
+    """Say a list of names in a language; a name that the table lacks stays as it is."""
+    if name not in _LISTS or not isinstance(value, str):
+        return value
+    said = []
+    for one in value.split(", "):
+        words, between, count = one.partition(": ")
+        key = f"listed_{words.lower().replace(' ', '_').replace('-', '_')}"
+        number = count.replace(",", "")
+        count = speak.whole(int(number)) if number.isdecimal() else count
+        said.append(f"{speak(key) if speak.knows(key) else words}{between}{count}")
+    return ", ".join(said)
 
 
 def write_findings(path: Path, findings: Sequence[DataFinding]) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from runner.contract.evaluation import LOSS, Difference, Evaluation
 from runner.contract.rating import Rating
-from runner.contract.verdict import Outcome, Verdict
+from runner.contract.verdict import Outcome, Verdict, score_name
 from runner.language.speaker import ENGLISH, Speaker
 
 When = Literal["better", "always", "never", "approved"]
@@ -241,6 +241,7 @@ def promotion_in(promotion: Promotion, speak: Speaker) -> str:
         f"promote_{promotion.why}",
         run=promotion.against or "–",
         metric=promotion.metric,
+        measure=score_name(promotion.metric, speak),
         names=promotion.names,
         difference=speak.number(promotion.difference, "+.3f"),
         interval=interval,

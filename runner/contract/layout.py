@@ -447,6 +447,11 @@ class RunFolder:
         return self.evaluation / "extremes.json"
 
     @property
+    def measured_rows(self) -> Path:
+        """The learned rows that the base found hardest and easiest, with their texts."""
+        return self.evaluation / "measured_rows.json"
+
+    @property
     def attempts(self) -> Path:
         """Parent of the train stage's folders."""
         return self.root / "attempts"

@@ -18,12 +18,16 @@ from runner.files.durable import write_json
 from runner.files.plain import read_plain
 
 NAME = "row_loss.json"
+HARDEST, EASIEST = 10, 5
+"""Rows that are shown: a person looks the hardest up; the easiest show what is known already."""
 _BYTES = 4 * 1024 * 1024  # 512 rows take some 50 KB; names of files may be long
 
 
 class MeasuredRow(Place):
     """One row and its loss."""
 
+    row: int | None = None
+    """Its place in the data, counted over all files from 0; older runs did not note it."""
     loss: float = Field(allow_inf_nan=False, ge=0)
     """Nats per learned token."""
 
@@ -61,6 +65,15 @@ def read_row_losses(run: RunFolder) -> RowLosses:
         if found.rows:
             return found
     return RowLosses()
+
+
+def ends_of(
+    rows: Sequence[MeasuredRow],
+) -> tuple[Sequence[MeasuredRow], Sequence[MeasuredRow]]:
+    """Give the rows that are shown, of rows with the highest loss first: hardest, easiest."""
+    hardest = min(HARDEST, (len(rows) + 1) // 2)
+    easiest = min(EASIEST, len(rows) - hardest)
+    return rows[:hardest], rows[len(rows) - easiest :][::-1]
 
 
 def with_more(

@@ -46,11 +46,13 @@ class Speaker:
         if values.get("count") == 1 and self.knows(f"{key}_one"):
             key = f"{key}_one"
         text = table()[key][self.language]
-        said = {
-            name: self.whole(value) if isinstance(value, int) else value
-            for name, value in values.items()
-        }
+        said = {name: self._said(value) for name, value in values.items()}
         return text.format(**said)
+
+    def _said(self, value: Any) -> Any:
+        if isinstance(value, int):
+            return self.whole(value)
+        return self._points(str(value)) if isinstance(value, float) else value
 
     def knows(self, key: str) -> bool:
         """Whether the table has such a text."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,9 @@ class RowLoss:
     """What base and adapter answered; None: they were not asked."""
 
     @property
-    def change(self) -> float:
-        """Below zero: its answer has become more likely."""
-        return self.after - self.before
+    def improvement(self) -> float:
+        """Above zero: its answer has become more likely."""
+        return self.before - self.after
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,11 @@ class HeldOutRows:
     worse: int
     best: tuple[RowLoss, ...]
     worst: tuple[RowLoss, ...]
+
+    @property
+    def some_asked(self) -> bool:
+        """Whether base and adapter were asked any of the rows shown."""
+        return any(one.said_after is not None for one in (*self.best, *self.worst))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,8 @@ class Gathered:
     findings: tuple[DataFinding, ...] = ()
     row_losses: RowLosses = field(default_factory=RowLosses)
     """How likely the base found single answers before any training."""
+    measured_rows: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    """Question and answer of those that are shown, by the row's place in the data."""
     preview: Preview | None = None
     snippet: str | None = None
     """Python that loads the adapter, from its card."""
@@ -119,6 +126,10 @@ def gather(run: RunFolder) -> Gathered:
         held_out=_held_out(run),
         findings=_findings(run, record, losses),
         row_losses=losses,
+        measured_rows={
+            row: (str(one.get("question") or ""), str(one.get("answer") or ""))
+            for row, one in _texts(run.measured_rows).items()
+        },
         preview=read_preview(run.preview),
         snippet=_snippet(run.adapter / "README.md"),
         has_adapter=(run.adapter / "adapter_model.safetensors").is_file(),
@@ -165,13 +176,13 @@ def _held_out(run: RunFolder) -> HeldOutRows | None:
             rows.append(RowLoss(row=row, before=before, after=after))
     if not rows:
         return None
-    rows.sort(key=lambda one: (one.change, one.row))
+    rows.sort(key=lambda one: (-one.improvement, one.row))
     texts = _texts(run.extremes)
     ends = min(EXTREMES, (len(rows) + 1) // 2)
     return HeldOutRows(
         count=len(rows),
-        better=sum(one.change < 0 for one in rows),
-        worse=sum(one.change > 0 for one in rows),
+        better=sum(one.improvement > 0 for one in rows),
+        worse=sum(one.improvement < 0 for one in rows),
         best=tuple(_with_texts(rows[:ends], texts)),
         worst=tuple(_with_texts(rows[max(ends, len(rows) - ends) :][::-1], texts)),
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -20,21 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from runner.contract.batch import BatchPlan, describe_change, plan_in
-from runner.contract.findings import DataFinding, Place, said_in
 from runner.contract.gate import promotion_in
 from runner.contract.handed_over import forms_in
-from runner.contract.preview import PreviewRow
 from runner.contract.record import Attempt, RunRecord
-from runner.contract.row_losses import RowLosses
 from runner.language.speaker import Speaker
 from runner.report.charts import Drawn, svg
 from runner.report.curve import Curve, Series
+from runner.report.findings import finding_of, losses_of
 from runner.report.gather import Gathered
 from runner.report.phrase import TEXT_CHARACTERS, Phrase, foreign, shortened
-from runner.report.scores import Line, axis_lines, other_form_lines, score_lines
+from runner.report.preview import row_of
+from runner.report.scores import Line, axis_lines, improvement, other_form_lines, score_lines
 from runner.report.story import outcome_in, story
 from runner.report.verdict_card import card
 from runner.words import GIB, share_path, visible
@@ -47,12 +45,14 @@ _SAMPLES = 6
 _NOTES = 40
 _ATTEMPTS = 50  # shown: three without progress end a run, so more is rare
 _FINDINGS = 100
-_HARDEST, _EASIEST = 10, 5  # a person looks the hardest up; the easiest show what is known already
-_LEAST_CHANCE = 0.01
 _VERSIONS = 200
+_SMALL = 1e-3
+_WORDS = ("base", "adapter", "held_out", "loss", "token", "step")
+"""Explained on each page that uses them."""
 _PREVIEW_TOKENS = 2500  # of one row; some 60 KB of page
 
 
+_BACKTICKS = re.compile(r"`([^`\n]{1,300})`")
 _UNSEEN = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -75,13 +75,20 @@ class Chart:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["with_code"] = _with_code
+    return made
+
+
+def _with_code(text: str) -> Markup:
+    """Escape a text, and set what stands between backticks as code."""
+    return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704
 
 
 @cache
@@ -152,18 +159,21 @@ def _page(
         asked=asked(found, speak),
         spec=shortened(found.spec, speak, _SPEC_CHARACTERS // sparing),
         story=story(record, speak),
+        came_of_it=came_of_it(record, speak),
         notes=[foreign(note, speak) for note in record.shortfalls[:_NOTES]],
         more_notes=max(0, len(record.shortfalls) - _NOTES),
         samples=found.samples[: max(1, _SAMPLES // sparing)],
         held_out=found.held_out,
+        some_asked=found.held_out is not None and found.held_out.some_asked,
+        words=[(speak(f"word_{one}"), speak(f"word_{one}_means")) for one in _WORDS],
         score_tables=_score_tables(record, speak),
         charts=charts(found.curve, speak),
         attempts=attempts(record, speak),
-        findings=[_finding(one, speak) for one in found.findings[:_FINDINGS]],
-        row_losses=_row_losses(found.row_losses, speak),
+        findings=[finding_of(one, speak) for one in found.findings[:_FINDINGS]],
+        row_losses=losses_of(found.row_losses, found.measured_rows, speak),
         preview=found.preview,
         preview_rows=[
-            _preview_row(row, speak, _PREVIEW_TOKENS // sparing)
+            row_of(row, speak, _PREVIEW_TOKENS // sparing)
             for row in (found.preview.rows if found.preview else ())
         ],
         has_adapter=found.has_adapter,
@@ -171,6 +181,7 @@ def _page(
         snippet=shortened(found.snippet or "", speak, 8000),
         versions=versions(record, speak),
         cut=cut,
+        change_of=lambda one: improvement(one.improvement, speak, ".3f"),
     )
 
 
@@ -188,14 +199,9 @@ def asked(found: Gathered, speak: Speaker) -> list[tuple[str, list[str]]]:
     trigger = f"trigger_{record.trigger}"
     said = speak(trigger) if speak.knows(trigger) else visible(record.trigger)
     facts.append((speak("trigger"), [said]))
-    if record.promotion is not None:
-        facts.append((speak("promotion"), [visible(promotion_in(record.promotion, speak))]))
-    if forms := forms_in(record.handed_over, speak):
-        facts.append((speak("served_title"), [visible(one) for one in forms]))
     for key, value in (
         ("effective_batch", record.effective_batch_size),
         ("total_steps", record.total_steps),
-        ("left_out", metrics.get("left_out_rows") or None),
     ):
         if isinstance(value, int):
             facts.append((speak(key), [speak.whole(value)]))
@@ -207,9 +213,22 @@ def asked(found: Gathered, speak: Speaker) -> list[tuple[str, list[str]]]:
         facts.append(
             (speak("chat_template"), [speak("template_own") if own else visible(template)])
         )
+    return facts
+
+
+def came_of_it(record: RunRecord, speak: Speaker) -> list[tuple[str, list[str]]]:
+    """Say what the run did with the data and what became of the adapter."""
+    metrics = record.metrics
+    facts: list[tuple[str, list[str]]] = []
+    if isinstance(left_out := metrics.get("left_out_rows"), int) and left_out:
+        facts.append((speak("left_out"), [speak.whole(left_out)]))
     total, learned = metrics.get("train_tokens"), metrics.get("learned_tokens")
     if isinstance(total, int) and isinstance(learned, int) and total:
         facts.append((speak("learned_share"), [speak.percent(learned / total)]))
+    if record.promotion is not None:
+        facts.append((speak("promotion"), [visible(promotion_in(record.promotion, speak))]))
+    if forms := forms_in(record.handed_over, speak):
+        facts.append((speak("served_title"), [visible(one) for one in forms]))
     return facts
 
 
@@ -267,112 +286,6 @@ def versions(record: RunRecord, speak: Speaker) -> list[tuple[str, str]]:
     return [(visible(name), shortened(value, speak, 300)) for name, value in found[:_VERSIONS]]
 
 
-def _finding(one: DataFinding, speak: Speaker) -> dict[str, Any]:
-    return {
-        "level": one.level.value,
-        "level_said": speak(f"level_{one.level}"),
-        "message": _said(one, "", one.message, speak),
-        "advice": _said(one, "advice", one.advice, speak),
-        "count": speak("how_many_of", count=one.count, total=one.of)
-        if one.of is not None
-        else speak.whole(one.count),
-        "places": [_place(place, speak) for place in one.places],
-    }
-
-
-def _said(one: DataFinding, what: str, english: str | None, speak: Speaker) -> Phrase | None:
-    """Say a finding from the table of texts where it stands there; else as the check worded it."""
-    if not english:
-        return None
-    said = said_in(one, speak, what)
-    return Phrase(text=shortened(said, speak)) if said else foreign(english, speak)
-
-
-def _row_losses(found: RowLosses, speak: Speaker) -> dict[str, Any] | None:
-    """Give the rows that the base found hardest and easiest, by file and line."""
-    rows = found.rows
-    if not rows:
-        return None
-    hardest = min(_HARDEST, (len(rows) + 1) // 2)
-    easiest = min(_EASIEST, len(rows) - hardest)
-    ends = {"hardest": rows[:hardest], "easiest": rows[len(rows) - easiest :][::-1]}
-    return {
-        "measured": speak("row_losses_measured", measured=len(rows), learned=found.learned_rows),
-        "tables": [
-            (
-                name,
-                speak(f"row_losses_{name}"),
-                [(_place(one, speak), *_likely(one.loss, speak)) for one in some],
-            )
-            for name, some in ends.items()
-            if some
-        ],
-    }
-
-
-def _likely(loss: float, speak: Speaker) -> tuple[str, str]:
-    """Say a loss, and the chance of a token that it stands for."""
-    chance = math.exp(-loss)
-    said = speak("under_one_percent") if chance < _LEAST_CHANCE else speak.percent(chance)
-    return speak.number(loss, ".2f"), said
-
-
-def _place(place: Place, speak: Speaker) -> str:
-    if place.line is None:
-        return visible(place.file)
-    unit = "row" if place.unit == "row" else "line"
-    return speak(f"place_{unit}", file=visible(place.file), line=place.line)
-
-
-def _preview_row(row: PreviewRow, speak: Speaker, most: int) -> dict[str, Any]:
-    why = ", ".join(speak(f"why_{one}") for one in row.why)
-    return {
-        "title": speak(
-            "preview_row", row=row.row + 1, tokens=row.tokens, learned=row.learned_tokens
-        ),
-        "why": why,
-        "tokens": _tokens(row, speak, most),
-    }
-
-
-def _tokens(row: PreviewRow, speak: Speaker, most: int) -> Markup:
-    """Write the tokens of a row: every second one shaded, the learned ones in one mark together.
-
-    Written by hand: a loop in the template takes ten times as long for thousands of tokens. Each
-    text is escaped here, and nothing else of a user's is in it.
-    """
-    parts: list[str] = []
-    learned = False
-    head = most * 3 // 4 if len(row.shown) > most else len(row.shown)
-    tail = len(row.shown) - (most - head) if len(row.shown) > most else len(row.shown)
-    gap = row.left_out + sum(one.count for one in row.shown[head:tail])
-    after = head if tail > head else (row.left_out_after if row.left_out else len(row.shown))
-    kept = [*enumerate(row.shown[:head]), *list(enumerate(row.shown))[tail:]]
-    for place, token in kept:
-        if gap and place >= after:
-            parts.append("</mark>" if learned else "")
-            learned = False
-            said = html.escape(speak("tokens_left_out", count=gap))
-            parts.append(f'<em class="gap">{said}</em>')
-            gap = 0
-        if token.learned != learned:
-            parts.append("<mark>" if token.learned else "</mark>")
-            learned = token.learned
-        text = _token_text(token.text)
-        if token.special:
-            parts.append(f"<b>{text}</b>")
-        else:
-            parts.append(f"<i>{text}</i>" if place % 2 else text)
-    parts.append("</mark>" if learned else "")
-    return Markup("".join(parts))  # noqa: S704  every text in it is escaped above
-
-
-def _token_text(text: str) -> str:
-    """Escape a token; line ends are shown as such and made, too."""
-    shown = html.escape(visible(text.replace("\t", "⇥").replace("\n", "\uffff")))
-    return shown.replace("\\uffff", "⏎\n").replace("\uffff", "⏎\n")
-
-
 _CHARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("loss", ("train", "eval"), ".4f"),
     ("rate", ("rate",), ".3g"),
@@ -398,6 +311,14 @@ def charts(curve: Curve, speak: Speaker) -> list[Chart]:
 def _in_gib(series: Series) -> Series:
     points = tuple((step, value / GIB) for step, value in series.points)
     return Series(name=series.name, points=points, count=series.count)
+
+
+def _say(value: float, pattern: str, speak: Speaker) -> str:
+    """Say a number of a chart: a small one with its zeros, for 7.5e-05 is no number to a reader."""
+    if pattern.endswith("g") and 0 < abs(value) < _SMALL:
+        digits = int(pattern[1:-1]) - 1 - math.floor(math.log10(abs(value)))
+        return speak.number(value, f".{digits}f")
+    return speak.number(value, pattern)
 
 
 def _chart(name: str, series: Sequence[Series], pattern: str, speak: Speaker) -> Chart:
@@ -428,7 +349,7 @@ def _chart(name: str, series: Sequence[Series], pattern: str, speak: Speaker) ->
 
 
 def _axis(name: str, speak: Speaker) -> Callable[[float], str]:
-    return lambda value: "0" if value == 0 else speak.number(value, _AXIS[name])
+    return lambda value: "0" if value == 0 else _say(value, _AXIS[name], speak)
 
 
 def _describe(series: Series, pattern: str, speak: Speaker) -> str:
@@ -437,12 +358,12 @@ def _describe(series: Series, pattern: str, speak: Speaker) -> str:
     return speak(
         "chart_says",
         name=speak(f"series_{series.name}"),
-        first=speak.number(first, pattern),
+        first=_say(first, pattern, speak),
         first_step=first_step,
-        last=speak.number(last, pattern),
+        last=_say(last, pattern, speak),
         last_step=last_step,
-        low=speak.number(min(values), pattern),
-        high=speak.number(max(values), pattern),
+        low=_say(min(values), pattern, speak),
+        high=_say(max(values), pattern, speak),
     )
 
 
@@ -455,7 +376,7 @@ def _numbers(
         (
             step,
             tuple(
-                speak.number(values[step], pattern) if step in values else "" for values in by_step
+                _say(values[step], pattern, speak) if step in values else "" for values in by_step
             ),
         )
         for step in steps

@@ -71,8 +71,18 @@ def _difference(
 ) -> str:
     if difference is None:
         return ""
-    said = speak.number(difference, "+.2f")
+    said = improvement(difference, speak, ".2f")
     if low is None or high is None:
         return said
-    ends = speak.number(low, "+.2f"), speak.number(high, "+.2f")
-    return speak("difference_lies", difference=said, low=ends[0], high=ends[1])
+    ends = {"low": speak.number(low, "+.2f"), "high": speak.number(high, "+.2f")}
+    if low <= 0 <= high:
+        return speak("difference_chance", difference=speak.number(difference, "+.2f"), **ends)
+    return speak("difference_lies", difference=said, **ends)
+
+
+def improvement(difference: float, speak: Speaker, pattern: str) -> str:
+    """Say a difference of which more is better: its sign, and in words what the sign means."""
+    said = speak.number(difference, f"+{pattern}")
+    if not float(format(difference, pattern)):
+        return speak("improved_not", difference=speak.number(0.0, pattern))
+    return speak("improved" if difference > 0 else "worsened", difference=said)

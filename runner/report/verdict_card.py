@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from runner.contract.gate import promotion_in
 from runner.contract.record import RunRecord
@@ -12,6 +14,8 @@ from runner.contract.verdict import Outcome, loss_meaning, reason_in
 from runner.language.speaker import Speaker
 from runner.report.gather import Gathered
 from runner.report.phrase import Phrase, foreign, shortened
+from runner.report.scores import improvement
+from runner.words import visible
 
 _TONES = {
     Outcome.BETTER: "good",
@@ -40,6 +44,8 @@ class Card:
     better: str
     use: str
     not_learned: str
+    more_about: tuple[str, str] | None
+    """Where the page says more about the data: the section's name and its title; None: nowhere."""
     reasons: tuple[Phrase, ...]
     to_do: tuple[Phrase, ...]
     figures: tuple[Figure, ...]
@@ -57,6 +63,7 @@ def card(found: Gathered, speak: Speaker) -> Card:
         better=speak("no_adapter" if over else "not_yet_short"),
         use="" if over else speak("not_yet"),
         not_learned="",
+        more_about=None,
         reasons=_reasons(record, speak),
         to_do=_to_do(record, speak),
         figures=_figures(found, speak),
@@ -84,8 +91,11 @@ def _succeeded(found: Gathered, speak: Speaker) -> Card:
             points = f"{verdict.figures.smallest_points:.0f}"
             rows = verdict.figures.rows
             reasons.append(Phrase(text=speak("points", rows=rows, points=points)))
-    if found.record.promotion is not None:
-        said = promotion_in(found.record.promotion, speak)
+    is_used = found.use is not None and found.use.is_this
+    promotion = found.record.promotion
+    # Of an adapter in use the card says that it is; why it was put there stands below.
+    if promotion is not None and not (is_used and promotion.is_promoted):
+        said = promotion_in(promotion, speak)
         reasons.append(Phrase(text=shortened(said, speak)))
     if found.use is not None:
         reasons.append(Phrase(text=found.use.said(speak)))
@@ -93,12 +103,26 @@ def _succeeded(found: Gathered, speak: Speaker) -> Card:
         tone="careful" if verdict is None else _TONES[verdict.outcome],
         heading=speak(f"head_{about}"),
         better=speak(f"{about}_short"),
-        use=speak("better_by_loss_use" if by_loss else f"{name}_use"),
+        use=_use(name, found, speak, by_loss=by_loss),
         not_learned=_not_learned(found.record, speak),
+        more_about=_more_about(found.record, speak),
         reasons=tuple(reasons),
         to_do=(),
         figures=_figures(found, speak),
     )
+
+
+def _use(name: str, found: Gathered, speak: Speaker, *, by_loss: bool) -> str:
+    """Say whether to use it, in agreement with whether it is in use already."""
+    is_used = found.use is not None and found.use.is_this
+    job = visible(found.record.job)
+    if name == Outcome.BETTER.value:
+        about = "better_by_loss" if by_loss else "better"
+        if by_loss and not found.samples:
+            about = "better_unread"
+        return speak(f"{about}_{'in_use' if is_used else 'use'}", job=job)
+    said = speak(f"{name}_use")
+    return f"{said} {speak('used_all_the_same', job=job)}" if is_used else said
 
 
 def _not_learned(record: RunRecord, speak: Speaker) -> str:
@@ -114,10 +138,15 @@ def _not_learned(record: RunRecord, speak: Speaker) -> str:
         said.append(speak("not_learned_longer", count=longer))
     if not said:
         said.append(speak("not_learned_none"))
-    if record.shortfalls or record.findings:
-        where = speak("findings" if record.findings else "happened")
-        said.append(speak("not_learned_more", where=where))
     return " ".join(said)
+
+
+def _more_about(record: RunRecord, speak: Speaker) -> tuple[str, str] | None:
+    """Tell the section that says more about the data."""
+    if not (record.shortfalls or record.findings):
+        return None
+    where = "findings" if record.findings else "happened"
+    return where, speak(where)
 
 
 def last_step(record: RunRecord) -> int:
@@ -155,14 +184,20 @@ def _to_do(record: RunRecord, speak: Speaker) -> tuple[Phrase, ...]:
     return tuple(found)
 
 
+def _losses(metrics: Mapping[str, Any], speak: Speaker) -> list[Figure]:
+    """Say the loss before and after in one figure, and which way it went."""
+    found = [metrics.get(f"eval_loss_{when}") for when in ("before", "after")]
+    known = [one for one in found if isinstance(one, int | float) and math.isfinite(one)]
+    if len(known) < len(found):
+        return []
+    value = speak("before_to_after", before=speak.number(known[0]), after=speak.number(known[1]))
+    note = improvement(known[0] - known[1], speak, ".3f")
+    return [Figure(name=speak("loss_held_out"), value=value, note=note)]
+
+
 def _figures(found: Gathered, speak: Speaker) -> tuple[Figure, ...]:
     record, metrics = found.record, found.record.metrics
-    figures = []
-    for when in ("before", "after"):
-        loss = metrics.get(f"eval_loss_{when}")
-        if isinstance(loss, int | float) and math.isfinite(loss):
-            lower = speak("lower_is_better")
-            figures.append(Figure(name=speak(f"loss_{when}"), value=speak.number(loss), note=lower))
+    figures = _losses(metrics, speak)
     if found.progress is not None:
         progress, total = found.progress, record.total_steps
         of = speak("progress_of", step=progress.step, total=total or "?")

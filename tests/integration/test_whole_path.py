@@ -116,7 +116,11 @@ def test_the_run_succeeded_with_its_evidence(finished):
     assert record.model.id == MODEL
     assert not record.attempts[0].peak_gpu_memory_bytes or record.environment["device"] != "cpu"
     extremes = json.loads(folder.extremes.read_text())
-    assert {"before", "after"} <= extremes[0].keys() & extremes[-1].keys()
+    assert {"before", "after"} <= set.intersection(*map(set, extremes)), "all of them were asked"
+    measured = json.loads(folder.measured_rows.read_text())
+    asked = {row["instruction"] for row in QUESTIONS}
+    assert measured
+    assert all(one["question"] in asked for one in measured)
     samples = json.loads((folder.evaluation / "samples.json").read_text())
     page = folder.answers.read_text()
     assert all(visible_lines(one["question"].strip()) in page for one in samples)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zaragoza_construction_faq import __file__ as faq_module
 
-from runner.contract.findings import Level, said_in
+from runner.contract.findings import DataFinding, Level, said_in
 from runner.errors import SpecError
 from runner.language.speaker import Language, Speaker
 from runner.language.texts import table
@@ -32,6 +32,7 @@ from runner.training.checks import (
     mojibake,
     near,
     personal_data,
+    say,
     thresholds,
 )
 from runner.training.checks.checks import Checks
@@ -691,3 +692,25 @@ def test_every_phrase_of_an_assistant_is_found(phrase):
     kept, _ = facts.facts_of(said, 0)
     marks = kept[facts.FACTS.names.index("marks")]
     assert marks & facts.Mark.ASSISTANT
+
+
+def test_lists_within_findings_are_german_too() -> None:
+    """Kinds of rows, of personal data and languages: each name has its German, numbers theirs."""
+    names = [*personal_data.WORDS.values(), *say.KINDS.values(), *filter(None, language.NAMES)]
+    keys = {name: f"listed_{name.lower().replace(' ', '_').replace('-', '_')}" for name in names}
+    assert {name: table()[key]["en"] for name, key in keys.items()} == {n: n for n in names}
+    german = Speaker(Language.GERMAN)
+    kinds = DataFinding(
+        check="row_kinds",
+        level=Level.INFORM,
+        count=1204,
+        message="",
+        values={"of": 1204, "kinds": "question and answer: 1,201, text learned whole: 3"},
+    )
+    said = said_in(kinds, german)
+    assert said == "1.204 Zeilen (Frage und Antwort: 1.201, ganz gelernter Text: 3)."
+    losses = {"of": 40, "learned": 1200, "highest": 7.25, "median": 0.5}
+    hardest = DataFinding(
+        check="hardest_answers", level=Level.INFORM, count=40, message="", values=losses
+    )
+    assert "bis zu 7,25 je Token; die Hälfte hat 0,5" in str(said_in(hardest, german))

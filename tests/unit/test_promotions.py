@@ -149,7 +149,10 @@ def test_the_gate(wish: Wish, found: Measured, decision: Decision, why: str) -> 
 def test_the_reason_has_the_figures() -> None:
     """The difference with its interval and rows; of experts' marks the share of decided pairs."""
     made = decide(Wish(), measured(current=(0.3, 0.1, 0.5)))
-    assert "loss: +0.300 (+0.100 to +0.500 with 95% confidence, on 40 rows)" in made.reason
+    assert (
+        "“loss of the expected answers”: +0.300 (+0.100 to +0.500 with 95% confidence, on 40 rows)"
+        in made.reason
+    )
     assert f"better than {A}," in made.reason
     bare = decide(Wish(), unscored())
     assert "confidence" not in bare.reason

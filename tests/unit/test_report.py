@@ -39,7 +39,7 @@ from runner.contract.promotions import GATE, promote, read_promotions
 from runner.contract.record import ErrorFacts, write_record
 from runner.contract.row_losses import MeasuredRow, RowLosses, write_row_losses
 from runner.contract.states import State
-from runner.contract.verdict import Scored
+from runner.contract.verdict import Outcome, Scored
 from runner.language.speaker import ENGLISH, Language, Speaker
 from runner.language.texts import table
 from runner.report.charts import ticks
@@ -96,11 +96,11 @@ def test_the_first_screen_says_what_was_not_learned(tmp_path: Path) -> None:
     card = report(run).partition("<nav")[0]
     assert card.index("Should I use it?") < card.index(asked) < card.index("Why")
     assert "120 rows that were kept aside to test it." in card
-    assert "More about the data: “What happened”." in card
+    assert 'More about the data: <a href="#happened">What happened</a>.' in card
     made = record()
     found = DataFinding(check="few_rows", level=Level.ADVISE, count=1, message="few")
     write_record(run.record, made.but(findings=(found,)))
-    assert "More about the data: “What the checks found in the data”." in report(run)
+    assert 'More about the data: <a href="#findings">What the checks found' in report(run)
     for metrics, said in (
         ({"eval_rows": 1, "left_out_rows": 3}, ("1 row that was kept aside", "3 rows that were")),
         ({"eval_rows": 0, "left_out_rows": 1}, ("1 row that was too long.",)),
@@ -118,7 +118,7 @@ def test_the_first_screen_says_what_was_not_learned(tmp_path: Path) -> None:
     )
     write_record(run.record, cut)
     card = report(run).partition("<nav")[0]
-    assert "360 rows that 16 steps did not come to." in card
+    assert "360 rows: it ended after 16 steps, before it came to them." in card
     assert "Every row was learned." not in card
     assert re.search(r">\s*128\s*<", card)
     assert "of 488" in card
@@ -130,7 +130,7 @@ def test_a_lower_loss_alone_does_not_say_that_answers_are_right(tmp_path: Path) 
     """Whether to use it is for who reads the answers, unless a score says how many are right."""
     run = make_run(tmp_path)
     card = report(run).partition("<nav")[0]
-    assert "Not yet. Read the answers below first: better than before does not mean right." in card
+    assert "Not yet. Read its answers first: better than before does not mean right." in card
     assert "That is not a share of right answers." in card
     assert "success rates" not in card
     made = record()
@@ -263,9 +263,9 @@ def test_scores_and_what_was_forgotten_are_shown(tmp_path: Path, speak: Speaker)
     texts = [text.strip() for text in Parts(page_).texts]
     for name in (speak("score_field", name="category"), speak("scores_title")):
         assert name in texts
-    shown = [speak.percent(0.05), speak.percent(0.4), "–", speak.percent(0.9)]
+    shown = [speak.percent(0.05), speak.percent(0.4), speak.percent(0.9)]
     at = texts.index(shown[0])
-    assert [text for text in texts[at:] if text][:4] == shown
+    assert [text for text in texts[at:] if text][:3] == shown
     assert f"{speak('axis_knowledge')} ({speak('axis_fallen')})" in texts
     assert 'href="#scores"' in page_
 
@@ -448,7 +448,7 @@ def test_the_best_and_the_worst_rows_are_shown_with_their_texts(tmp_path: Path) 
     text = report(make_run(tmp_path))
     assert "4 of 9 held-out rows got better, 4 got worse." in text
     assert text.index("Question 0?") < text.index("Question 8?")
-    assert "Expected: Yes." in text
+    assert re.search(r"<dt>Expected</dt><dd[^>]*>Yes\.<", text)
 
 
 def test_the_best_and_the_worst_row_are_shown_with_their_answers(tmp_path: Path) -> None:
@@ -460,8 +460,72 @@ def test_the_best_and_the_worst_row_are_shown_with_their_answers(tmp_path: Path)
     run.extremes.write_text(json.dumps(rows))
     text = report(run)
     best, worst = text.index("Question 0?"), text.index("Question 8?")
-    assert best < text.index("Before: Perhaps.") < text.index("After: Yes &lt;b&gt;") < worst
-    assert worst < text.index("After: (nothing)")
+    assert best < text.index(">Perhaps.<") < text.index(">Yes &lt;b&gt;") < worst
+    assert worst < text.index(">(nothing)<")
+    assert "no time left" not in text
+    del rows[-1]["before"], rows[-1]["after"]
+    run.extremes.write_text(json.dumps(rows))
+    assert "There was no time left to ask this question." in report(run).partition("Question 8?")[2]
+
+
+def test_a_plus_is_an_improvement_everywhere(tmp_path: Path) -> None:
+    """A loss that fell has a plus on the first screen, among the scores and row by row."""
+    score = ScoreSummary(
+        name="loss", base=2.5, adapter=1.5, is_share=False, difference=1.0, low=0.9, high=1.1
+    )
+    made = record(evaluation=Evaluation(scores=(score,)))
+    losses = {"eval_loss_before": 2.5, "eval_loss_after": 1.5}
+    run = make_run(tmp_path, made.but(metrics={**made.metrics, **losses}))
+    card, rest = report(run).split("<nav")
+    assert "2.500 → 1.500" in card
+    assert "+1.000 better" in card
+    assert "+1.00 better (+0.90 to +1.10)" in rest
+    changes = re.findall(r'<td class="number">([^<]*)</td></tr>\n(?:<tr><td col|<tr|\n|</t)', rest)
+    assert [one for one in changes if "better" in one][1:] == [
+        "+1.000 better",
+        "+0.750 better",
+        "+0.500 better",
+    ]
+    assert [one for one in changes if "worse" in one] == [
+        "-1.000 worse",
+        "-0.750 worse",
+        "-0.500 worse",
+    ]
+
+
+def test_what_may_be_chance_is_not_called_better(tmp_path: Path) -> None:
+    """An interval with zero in it says so instead."""
+    score = ScoreSummary(name="chrf", base=0.4, adapter=0.5, difference=0.1, low=-0.1, high=0.3)
+    text = report(make_run(tmp_path, record(evaluation=Evaluation(scores=(score,)))))
+    assert "+0.10 (-0.10 to +0.30), may be chance" in text
+    assert "+0.10 better" not in text
+
+
+def test_an_adapter_in_use_is_not_said_to_be_unfit_for_it(tmp_path: Path) -> None:
+    """Whether to use it agrees with whether it is in use, and names the way back."""
+    run = make_run(tmp_path)
+    before = report(run).partition("<nav")[0]
+    assert "Not yet." in before
+    assert '<a href="#before-after">' in before
+    promote(Outputs(tmp_path), run, why="better", by=GATE)
+    card = report(run).partition("<nav")[0]
+    assert "Not yet" not in card
+    assert "It is in use already." in card
+    assert "<code>runner rollback contracts</code> takes it back." in card
+    made = record()
+    assert made.verdict is not None
+    worse = made.verdict.model_copy(update={"outcome": Outcome.WORSE})
+    write_record(run.record, made.but(verdict=worse))
+    assert "It is in use all the same;" in report(run).partition("<nav")[0]
+
+
+def test_words_of_the_trade_are_explained_before_they_are_used(tmp_path: Path) -> None:
+    """Base model, adapter, held-out rows, loss: one line each, on pages that have a result."""
+    text = report(make_run(tmp_path))
+    words = text[text.index("<aside") : text.index("</aside>")]
+    assert text.index("</aside>") < text.index('id="asked"')
+    for word in ("Base model:", "Adapter:", "Held-out rows:", "Loss:", "Token:", "Step:"):
+        assert f"<dt>{word}</dt>" in words
 
 
 def test_a_single_measurement_is_seen(tmp_path: Path) -> None:
@@ -514,6 +578,19 @@ def test_rows_that_the_base_did_not_expect_stand_by_file_and_line(
     assert len(named) == 15
     assert named[0] == "31"
     assert named[10:] == ["1", "2", "3", "4", "5"]
+
+
+def test_the_rows_that_the_base_did_not_expect_are_shown_with_their_texts(tmp_path: Path) -> None:
+    """Question and answer stand beside file and line, once the evaluation has read them."""
+    run = make_run(tmp_path)
+    rows = tuple(MeasuredRow(file="c.jsonl", line=n + 1, row=n, loss=9.0 - n) for n in range(3))
+    write_row_losses(run.attempt(1), RowLosses(learned_rows=9, rows=rows))
+    assert "asked" not in report(run).partition('id="row-losses"')[2].partition("preview")[0]
+    texts = [{"row": 1, "question": "What was <i>asked</i>?", "answer": "This was said."}]
+    run.measured_rows.write_text(json.dumps(texts))
+    section = report(run).partition('id="row-losses"')[2].partition('id="preview"')[0]
+    assert section.index("line 2") < section.index("What was &lt;i&gt;asked&lt;/i&gt;?")
+    assert section.index("Expected: This was said.") < section.index("line 3")
 
 
 def test_losses_of_rows_that_are_damaged_or_were_not_measured_are_left_out(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class RowLoss:
     place: Place
     loss: float
     """Nats per learned token."""
+    row: int | None = None
+    """Its place in the data, counted over all files from 0."""
 
 
 def choose(rows: np.ndarray, tokens: np.ndarray, *, most_rows: int, most_tokens: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from runner.training.checks.personal_data import WORDS
 from runner.training.checks.row import Kind
 from runner.training.checks.table import TABLE
 
-_KINDS = {
+KINDS = {
     Kind.QUESTION: "question and answer",
     Kind.CONVERSATION: "conversation of several turns",
     Kind.TEXT: "text learned whole",
@@ -427,7 +427,7 @@ def too_long(data: Data) -> Found | None:
 def row_kinds(data: Data) -> Found | None:
     """How the rows are written."""
     counts = np.bincount(data.facts["kind"], minlength=len(Kind))
-    named = [f"{words}: {counts[kind]:,}" for kind, words in _KINDS.items() if counts[kind]]
+    named = [f"{words}: {counts[kind]:,}" for kind, words in KINDS.items() if counts[kind]]
     return Found(
         rows=_NOTHING,
         count=data.rows,

@@ -527,8 +527,8 @@ def what_rows_show(held_out: int) -> str:
     if points is None:
         return f"{rows} held out to measure the result: too few to show any difference for sure"
     return (
-        f"{rows} held out to measure the result: a difference of less than about {points:.0f} "
-        "right answers in 100 cannot be distinguished from chance with so few"
+        f"{rows} held out to measure the result: where right and wrong answers are counted on so "
+        f"few, a difference of up to about {points:.0f} in 100 may be chance"
     )
 
 

@@ -184,8 +184,10 @@ def _losses(stage: _Stage, adapted: Adapted) -> _Losses:
 
 
 def _write_losses(stage: _Stage, adapted: Adapted, losses: _Losses) -> None:
-    from runner.training.evaluate.extremes import extremes
+    from runner.training.evaluate.extremes import extremes, write_measured_rows
 
+    path = stage.folder / stage.run.measured_rows.name
+    write_measured_rows(stage.run, adapted.tokenizer, path)
     if losses.paired:
         write_json(stage.folder / "losses.json", losses.paired.as_json())
         shown = extremes(losses.rows, adapted.tokenizer, **asdict(losses.paired))

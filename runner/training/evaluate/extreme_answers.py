@@ -22,7 +22,7 @@ _SPARE = 32  # tokens beyond one and a half times the expected answer
 
 
 def answer_extremes(adapted: Adapted, held: Any, path: Path, *, until: float) -> None:
-    """Answer the best and the worst of the rows in extremes.json, and write the answers there.
+    """Answer the rows in extremes.json, and write the answers there.
 
     Args:
         adapted: the loaded model.
@@ -34,19 +34,18 @@ def answer_extremes(adapted: Adapted, held: Any, path: Path, *, until: float) ->
         shown = json.loads(path.read_bytes())
     except FileNotFoundError:
         return
-    ends = shown[:1] + shown[1:][-1:]
-    if not ends:
+    if not shown:
         return
     unpack_for_answers(adapted.model, adapted.machine)
     most = _ON_CARD if adapted.machine.on_gpu else _ON_CPU
     generator = Generator(adapted.model, adapted.tokenizer, adapted.machine, until=until)
-    prompts = [_prompt(held, one["row"], adapted.context, most) for one in ends]
+    prompts = [_prompt(held, one["row"], adapted.context, most) for one in shown]
     with adapted.base():
         before = generator.answers(prompts)
     after = generator.answers(prompts)
-    for one, old, new in zip(ends, before, after, strict=True):
+    for one, old, new in zip(shown, before, after, strict=True):
         if old is not None and new is not None:
-            one["before"], one["after"] = old.text, new.text
+            one["before"], one["after"] = old.shown, new.shown
     write_json(path, shown)
 
 

@@ -1,17 +1,26 @@
-"""Best and worst held-out rows: the texts of those whose answers became most and least likely.
+"""Rows that a person should read: best and worst held-out ones, and those of the base's losses.
 
-They lie in `evaluation/extremes.json`, for the report: what got worse is read there, not guessed.
+`evaluation/extremes.json` has the held-out rows whose answers became most and least likely,
+`evaluation/measured_rows.json` the learned rows that the base found hardest and easiest. Both are
+for the report: what got worse, or may be mislabelled, is read there, not guessed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from runner.contract.layout import RunFolder
+from runner.contract.row_losses import ends_of, read_row_losses
+from runner.files.durable import write_json
 from runner.training.data.template import IGNORED
 
 EACH = 3  # at each end; a person reads no more
 _TOKENS = 600  # of a question, its end; of an answer, its beginning
+_CUT = "…"
 
 
 def extremes(
@@ -38,14 +47,34 @@ def extremes(
     )
     each = min(EACH, (len(changes) + 1) // 2)
     chosen = dict.fromkeys([*changes[:each], *changes[max(each, len(changes) - each) :]])
-    wanted = {row for _, row in chosen}
-    place_of: dict[int, int] = {}
-    for place, row in enumerate(held["row"]):
-        if row in wanted:
-            place_of.setdefault(row, place)
+    return _texts_of(held, tokenizer, [row for _, row in chosen])
+
+
+def write_measured_rows(run: RunFolder, tokenizer: Any, path: Path) -> None:
+    """Write the texts of the learned rows that the base found hardest and easiest.
+
+    Args:
+        run: its train stage has measured them; where it has not, nothing is written.
+        tokenizer: the adapter's.
+        path: the file.
+    """
+    from datasets import load_from_disk
+
+    hardest, easiest = ends_of(read_row_losses(run).rows)
+    wanted = [one.row for one in (*hardest, *easiest) if one.row is not None]
+    if wanted and (run.prepared / "train" / "state.json").is_file():
+        train = load_from_disk(str(run.prepared / "train"))
+        write_json(path, _texts_of(train, tokenizer, wanted))
+
+
+def _texts_of(examples: Any, tokenizer: Any, wanted: Sequence[int]) -> list[dict[str, Any]]:
+    """Give question and answer of each row, in this order; a row that is not there is left out."""
+    numbers = examples.data.column("row").to_numpy()
+    places = np.flatnonzero(np.isin(numbers, list(wanted)))
+    place_of = {int(numbers[place]): int(place) for place in places[::-1]}  # the first one stays
     return [
-        {"row": row, **_texts(held[place_of[row]], tokenizer)}
-        for _, row in chosen
+        {"row": row, **_texts(examples[place_of[row]], tokenizer)}
+        for row in wanted
         if row in place_of
     ]
 
@@ -56,8 +85,9 @@ def _texts(example: dict[str, Any], tokenizer: Any) -> dict[str, str]:
     learned = [label != IGNORED for label in labels]
     start = learned.index(True) if True in learned else len(ids)
     answer = [id_ for id_, is_learned in zip(ids, learned, strict=True) if is_learned]
-    text = tokenizer.decode(answer[:_TOKENS], skip_special_tokens=True)
-    return {"question": _question(ids[:start], tokenizer), "answer": str(text).strip()}
+    text = str(tokenizer.decode(answer[:_TOKENS], skip_special_tokens=True)).strip()
+    cut = f" {_CUT}" if len(answer) > _TOKENS else ""
+    return {"question": _question(ids[:start], tokenizer), "answer": text + cut}
 
 
 def _question(ids: Sequence[int], tokenizer: Any) -> str:
@@ -72,6 +102,10 @@ def _question(ids: Sequence[int], tokenizer: Any) -> str:
             pieces.append([])
         else:
             pieces[-1].append(id_)
-    texts = [str(tokenizer.decode(piece[-_TOKENS:])).strip() for piece in pieces]
+    texts = [
+        (f"{_CUT} " if len(piece) > _TOKENS else "")
+        + str(tokenizer.decode(piece[-_TOKENS:])).strip()
+        for piece in pieces
+    ]
     last = [text for text in texts if text][-2:]
     return max(last, key=len, default="").removeprefix("user\n").strip()

@@ -276,8 +276,8 @@ def _write_answers(folder: Path, answered: Sequence[Answered]) -> None:
         {
             "question": _question(one),
             "reference": str(one.question.reference),
-            "before": one.answers[BASE].text,
-            "after": one.answers[ADAPTER].text,
+            "before": one.answers[BASE].shown,
+            "after": one.answers[ADAPTER].shown,
         }
         for one in answered[:_IN_PAGE]
     ]

@@ -27,6 +27,11 @@ class Answer:
     stopped: bool
     """It ended by itself, and not because it grew too long."""
 
+    @property
+    def shown(self) -> str:
+        """The text as people read it: one that was cut off says so."""
+        return self.text if self.stopped or not self.text else f"{self.text} …"
+
 
 Rule = Callable[[Answer, str], bool | float]
 """Scores an answer against the expected one."""

@@ -83,7 +83,7 @@ def row_losses(
         measured = _measure(sample, measure, until=began + LOSS_SECONDS.value)
         found = tuple(judge(measured, wanted, learned=sample.learned_rows))
         rows = [
-            MeasuredRow(**one.place.model_dump(), loss=round(one.loss, 4))
+            MeasuredRow(**one.place.model_dump(), row=one.row, loss=round(one.loss, 4))
             for one in sorted(measured, key=lambda one: -one.loss)
         ]
         losses = RowLosses(learned_rows=sample.learned_rows, rows=tuple(rows), findings=found)
@@ -182,7 +182,7 @@ def _by_row(numbers: list[int], found: HeldOut, places: dict[int, Place]) -> lis
         sums[number] = sums.get(number, 0.0) + total
         counts[number] = counts.get(number, 0) + tokens
     return [
-        RowLoss(place=places[number], loss=total / counts[number])
+        RowLoss(place=places[number], row=number, loss=total / counts[number])
         for number, total in sums.items()
         if counts[number] and np.isfinite(total)
     ]
