@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -97,10 +97,16 @@ class Overview:
 
 def read_overview(outputs: Outputs, *, every: bool = False) -> Overview:
     """Read the records that are to be shown; a run whose record is damaged is named, not hidden."""
+    latest = None if every else LATEST
+    return overview_of(outputs, _to_read(outputs, latest=latest), latest=latest)
+
+
+def overview_of(outputs: Outputs, runs: Sequence[RunFolder], *, latest: int | None) -> Overview:
+    """Do the same of some runs; ``latest``: so many finished ones are shown, None: all."""
     standings: list[Standing] = []
     damaged: list[str] = []
     uses = jobs_in_use(outputs)
-    for run in _to_read(outputs, latest=None if every else LATEST):
+    for run in runs:
         try:
             record = read_head(run.record)
         except FileNotFoundError:
@@ -127,7 +133,7 @@ def read_overview(outputs: Outputs, *, every: bool = False) -> Overview:
                 key=lambda s: (-s.record.priority, s.record.sequence, s.record.run_id),
             )
         ),
-        finished=tuple(finished if every else finished[:LATEST]),
+        finished=tuple(finished[:latest]),
         damaged=tuple(damaged),
         in_use=uses,
     )

@@ -6,6 +6,10 @@ and who may.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -22,13 +26,16 @@ from runner.office.headers import SafeHeaders
 from runner.office.hosts import KnownHosts, OwnOrigin
 from runner.office.language import speaker_of
 from runner.office.limits import Bodies, Rate
-from runner.office.pages import sign_in
+from runner.office.live import Live
+from runner.office.pages import job, jobs, run, sign_in
 from runner.office.refusals import is_api, refuse, refuse_saying
 from runner.office.render import static_files
 from runner.office.who import Gate, Keys, WrongKeys
 from runner.words import visible_lines
 
-_SAID = {404: "office_not_found", 405: "office_not_so"}
+_SAID = {404: "office_not_found", 503: "office_too_often"}
+_THREADS = 8
+"""So many pages are made at once: each takes memory, and two cores make no more of them."""
 
 
 def make_app(box: Box) -> Starlette:
@@ -39,7 +46,7 @@ def make_app(box: Box) -> Starlette:
     """
     keys, wrong = Keys(box.page_dir), WrongKeys()
     routes: list[BaseRoute] = [Route("/static/{digest}/{name}", _static)]
-    for part in (sign_in, api):
+    for part in (sign_in, jobs, job, run, api):
         routes += part.routes(box)
     app = Starlette(
         routes=routes,
@@ -51,13 +58,21 @@ def make_app(box: Box) -> Starlette:
             Middleware(OwnOrigin),
             Middleware(Gate, keys=keys, wrong=wrong),
         ],
+        lifespan=_lifespan,
         exception_handlers={
             HTTPException: _http_error,
             RunnerError: _runner_error,
         },
     )
     app.state.box, app.state.keys, app.state.wrong_keys = box, keys, wrong
+    app.state.live = Live()
     return app
+
+
+@asynccontextmanager
+async def _lifespan(_app: Starlette) -> AsyncIterator[None]:
+    to_thread.current_default_thread_limiter().total_tokens = _THREADS
+    yield
 
 
 async def _static(request: Request) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import Scope
 
+from runner.language.speaker import Speaker
 from runner.office.language import speaker_of
 from runner.words import visible
 
@@ -56,20 +58,43 @@ def static_path(name: str) -> str:
 
 
 def render(template: str, scope: Scope, **values: Any) -> str:
-    """Fill in a template."""
+    """Fill in a template for whoever asks."""
     state = scope.get("state", {})
-    text = (
-        _environment()
-        .get_template(template)
-        .render(
-            t=speaker_of(scope),
-            path=scope["path"],
-            signed_in=state.get("signed_in", False),
-            may_write=state.get("may_write", False),
-            static=static_path,
-            visible=visible,
-            **values,
-        )
+    return render_for(
+        Reader(speak=speaker_of(scope), may_write=state.get("may_write", False)),
+        template,
+        path=scope["path"],
+        signed_in=state.get("signed_in", False),
+        **values,
+    )
+
+
+def size(speak: Speaker, size_bytes: int) -> str:
+    """Say how large a file is, as file managers do: 1 kB is 1,000 bytes."""
+    for unit, each in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size_bytes >= each:
+            return f"{speak.number(size_bytes / each, '.1f')} {unit}"
+    return f"{size_bytes} B"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Whom something is rendered for: all that it depends on beside its values."""
+
+    speak: Speaker
+    may_write: bool = False
+
+
+def render_for(reader: Reader, template: str, **values: Any) -> str:
+    """Fill in a template, or a part of a page."""
+    found = _environment().get_template(template)
+    text = found.render(
+        t=reader.speak,
+        may_write=reader.may_write,
+        static=static_path,
+        visible=visible,
+        size=size,
+        **values,
     )
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
@@ -77,3 +102,8 @@ def render(template: str, scope: Scope, **values: Any) -> str:
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
     """Answer with a page."""
     return HTMLResponse(render(template, request.scope, **values), status)
+
+
+def reader_of(request: Request) -> Reader:
+    """Give whom a part of a page is rendered for."""
+    return Reader(speak=speaker_of(request.scope), may_write=request.state.may_write)

@@ -97,7 +97,7 @@ def serve(box: Box, *, socket: Path | None, port: int) -> None:
         forwarded_allow_ips="*" if socket else "",
         http="h11",
         ws="none",
-        lifespan="off",
+        lifespan="on",
         log_level="warning",
         access_log=False,  # who looked at which job is nobody's business
         server_header=False,

@@ -136,6 +136,18 @@ def gather(run: RunFolder) -> Gathered:
     )
 
 
+def gather_result(run: RunFolder, record: RunRecord) -> Gathered:
+    """Do the same of what is first seen of a run: where it stands, its curve, some answers."""
+    return Gathered(
+        record=record,
+        progress=read_progress(run, record) if record.state is State.TRAINING else None,
+        curve=read_curve(run, record),
+        use=use_of(run),
+        samples=_samples(run.evaluation / "samples.json"),
+        has_adapter=(run.adapter / "adapter_model.safetensors").is_file(),
+    )
+
+
 def _findings(run: RunFolder, record: RunRecord, losses: RowLosses) -> tuple[DataFinding, ...]:
     """Put together what is known of the data; the record lacks the figures of what only informs."""
     measured = with_more(read_findings(run.findings), losses.findings)

@@ -28,7 +28,7 @@ from runner.words import visible
 
 NEWEST = 50  # with their verdicts: as many records are read
 _UNDER_WAY = 200  # more runs at once than a person follows
-_TONE = {
+TONE = {
     Outcome.BETTER: "good",
     Outcome.WORSE: "bad",
     Outcome.NO_DIFFERENCE: "careful",
@@ -112,7 +112,7 @@ def _newest(
     tone, said = ("bad" if one.state == State.FAILED else "", "–")
     if verdict is not None:
         unchanged = verdict.changed is False
-        tone = _TONE[verdict.outcome]
+        tone = TONE[verdict.outcome]
         said = speak("unchanged_short" if unchanged else f"{verdict.outcome}_short")
     return {
         "job": visible(one.job),
