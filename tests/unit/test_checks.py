@@ -26,13 +26,13 @@ from runner.language.texts import table
 from runner.spec.checks import Checks as Wishes
 from runner.spec.read_spec import read_spec
 from runner.training.checks import (
-    checks,
     facts,
     language,
     mojibake,
     near,
     personal_data,
     say,
+    signed_rows,
     thresholds,
 )
 from runner.training.checks.checks import Checks
@@ -239,7 +239,7 @@ def test_what_was_found_in_a_sample_is_said_to_be_that(clean, monkeypatch) -> No
     whole = look(rows, held_out=[3])
     assert whole["near_duplicates"].message.endswith("29 of 30 rows.")
     fewer = replace(thresholds.NEAR_ROWS, value=20)
-    for module in (near, checks, thresholds):
+    for module in (near, signed_rows, thresholds):
         monkeypatch.setattr(module, "NEAR_ROWS", fewer)
     found = look(rows, held_out=range(0, 30, 3))
     said = "19 were found among 20 rows drawn for it; there are too many rows (30) to compare all."
@@ -393,23 +393,28 @@ def test_a_sample_is_the_same_from_halves(drawn, cut) -> None:
     assert (near.sample(np.concatenate(halves), 5) == near.sample(whole, 5)).all()
 
 
-def test_the_sample_of_a_long_stream_is_that_of_all_rows(monkeypatch) -> None:
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_the_sample_of_a_long_stream_is_that_of_all_rows(monkeypatch, tmp_path, on_disk) -> None:
     """Rows that cannot be among the lowest are dropped as they come: the result is the same."""
+    aside = tmp_path if on_disk else None
     few = replace(thresholds.NEAR_ROWS, value=40)
     monkeypatch.setattr(near, "NEAR_ROWS", few)
-    monkeypatch.setattr(checks, "NEAR_ROWS", few)
+    monkeypatch.setattr(signed_rows, "NEAR_ROWS", few)
+    monkeypatch.setattr(signed_rows, "_IN_MEMORY", 16)
     rows = [row(n, QUESTION, f"{LONG} {n}") for n in range(500)]
     words = [facts.facts_of(r, 0) for r in rows]
     whole = near.sign([w for _, w in words], range(500), [kept[-1] for kept, _ in words])
-    stream = Checks()
+    stream = Checks(aside)
     for start in range(0, 500, 20):
         part = Checks()
         for one in rows[start : start + 20]:
             part.see(one)
         stream.merge(part)
-    kept = near.sample(np.concatenate(stream._signed))
-    assert stream._signed_rows < 60
-    assert sorted(kept["number"]) == sorted(near.sample(whole)["number"])
+    assert len(stream._signed) < 60
+    assert not on_disk or sum(map(len, stream._signed.held)) <= 16
+    kept = stream._signed.whole()
+    expected = np.sort(near.sample(whole), order="number")
+    assert (kept == expected).all()
 
 
 def test_what_is_kept_of_many_batches_is_not_kept_twice() -> None:

@@ -65,6 +65,8 @@ def test_the_snapshot_holds_every_file_of_a_pattern_once(jobs, tmp_path):
         "data/2027-*.jsonl",
         "no file that can be read lies there",
     )
+    assert problem.hint.startswith("In the same folder lie: 2026-01.jsonl, 2026-02.jsonl")
+    assert problem.hint.endswith("Compare the pattern with these names.")
 
 
 def test_a_path_that_differs_in_capitals_alone_never_comes(jobs):

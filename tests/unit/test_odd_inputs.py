@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,99 @@ def test_rows_that_were_turned_into_json_twice_are_told_apart(tmp_path: Path) ->
     assert what == "the line is a JSON object that was written as a text, within quotes"
     assert "twice: do it once" in hint
     assert said(tmp_path, "b.jsonl", b'"only a text"\n')[0] == "the line is not a JSON object"
+
+
+def archive(**members: bytes) -> bytes:
+    """Make a zip archive."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as opened:
+        for name, content in members.items():
+            opened.writestr(name.replace("__", "/"), content)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.csv"])
+def test_a_zip_archive_is_told_from_an_excel_file(tmp_path: Path, name: str) -> None:
+    """Whoever renamed an archive is not sent to Excel; what Excel wrote may be renamed."""
+    what, hint = said(tmp_path, name, archive(rows=LINE))
+    assert what == "the file is a zip archive"
+    assert hint.startswith("Unpack it, and name the files in it")
+    what, hint = said(tmp_path, name, archive(xl__workbook=b"<workbook/>"))
+    assert what == "the file is an Excel file or a zip archive"
+    assert "rename it so that it ends in .xlsx" in hint
+
+
+def test_a_workbook_with_a_password_is_not_to_be_renamed(tmp_path: Path) -> None:
+    """Excel writes it as an old compound file, under the name that it has already."""
+    what, hint = said(tmp_path, "rows.xlsx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
+    assert what == "the file is protected with a password, or of old Excel"
+    assert "take the password away" in hint
+    assert "rename" not in hint
+
+
+@pytest.mark.parametrize(
+    "content", [b"question;answer\na;b\n", "Frage;Antwort\nä;ß".encode("cp1252")]
+)
+def test_text_named_as_a_workbook_is_called_text(tmp_path: Path, content: bytes) -> None:
+    """Programs export CSV under Excel's name."""
+    what, hint = said(tmp_path, "rows.xlsx", content)
+    assert what == "the file is text, not a spreadsheet"
+    assert hint == "Rename it so that it ends in .csv."
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".xlsx", ".arrow"])
+def test_what_is_compressed_in_itself_is_not_read_compressed_again(
+    tmp_path: Path, suffix: str
+) -> None:
+    """Parquet files are read, and the answer does not say that they are not."""
+    what, hint = said(tmp_path, f"rows{suffix}.gz", gzip.compress(LINE))
+    assert what == f"compressed {suffix} files are not read"
+    assert hint == f"Unpack it: a {suffix} file is compressed in itself."
+
+
+def test_a_tab_within_a_text_of_json_is_named(tmp_path: Path) -> None:
+    """Copied from a table: the line looks right to whoever compares it with the others."""
+    line = b'{"question": "a\tb", "answer": "c"}\n'
+    what, hint = said(tmp_path, "a.jsonl", line)
+    assert what.startswith("the line holds a tab or another control character as it is")
+    assert hint.startswith("Write it as JSON does: \\t for a tab")
+    what, _ = said(tmp_path, "a.json", b"[" + LINE + b"," + line + b"]")
+    assert what.startswith("the file is not read any further: it holds a tab")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"question": "q" "answer": "a"}',
+        b'{"question": "q", "answer": a}',
+        b"{'question': 'q', 'answer': 'a'}",
+        b'{"question": "q", "answer": "\\x"}',
+    ],
+)
+def test_a_fault_far_before_the_end_of_a_large_array_is_told_by_its_line(
+    tmp_path: Path, broken: bytes
+) -> None:
+    """Not as a row of more than 8 MiB; and no more of the file is read for it."""
+    rest = b",\n" + json.dumps({"question": "q" * 1000, "answer": "a"}).encode()
+    content = b"[" + LINE + b"," + broken + rest * 20_000 + b"]"
+    path, findings = tmp_path / "a.json", Findings()
+    path.write_bytes(content)
+    read_rows(path, shown_as="a.json", findings=findings)
+    (problem,) = findings.problems
+    assert (problem.line, problem.message) == (2, "the file is not valid JSON from here on")
+
+
+def test_a_value_that_is_cut_by_the_end_of_what_was_read_is_no_fault(tmp_path: Path) -> None:
+    """Wherever the pieces end: within escapes, numbers, words and names."""
+    rows = [
+        {"question": f'ä\\ "{n}" \n' * 40, "answer": f"{'ü' * n}", "id": n * 1e5}
+        for n in range(999)
+    ]
+    path, findings = tmp_path / "a.json", Findings()
+    path.write_text(json.dumps([{**row, "index": None, "nr": True} for row in rows]))
+    read = read_rows(path, shown_as="a.json", findings=findings)
+    assert findings.problems == []
+    assert [row.value["answer"] for row in read] == [row["answer"] for row in rows]
 
 
 def test_xml_is_named(tmp_path: Path) -> None:

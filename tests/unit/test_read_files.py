@@ -391,6 +391,17 @@ def ods_file(sheets):
 SHEETS = {"First": [["question", "answer"], ["q1", "a1"]], "Second": [["question", "answer"]]}
 
 
+def test_an_empty_first_sheet_names_the_one_that_may_be_meant(tmp_path):
+    """The line for the spec is offered; a file of one sheet has no rows, as any other."""
+    sheets = {"Cover": [], "Rows": [["question", "answer"], ["q1", "a1"]]}
+    _, findings = learn(tmp_path, "a.ods", ods_file(sheets))
+    (problem,) = findings.problems
+    assert problem.message == "the sheet 'Cover' has no rows"
+    assert problem.hint == "Say in the spec which sheet is meant, such as: sheet: Rows"
+    _, findings = learn(tmp_path, "b.ods", ods_file({"Cover": []}))
+    assert findings.problems[0].message == "the file has no rows"
+
+
 def test_of_several_sheets_the_first_is_read_and_the_others_are_said(tmp_path):
     """Nobody trains on less than they think."""
     pairs, findings = learn(tmp_path, "a.ods", ods_file(SHEETS))

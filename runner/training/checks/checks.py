@@ -1,7 +1,7 @@
 """Checks of the data: an accumulator that sees each row once as it flows by, and says at the end.
 
 Each process may have one; `merge` makes one of two. What it keeps is 70 bytes for each row, and
-128 more for each of those that are compared with each other.
+144 more for each of those that are compared with each other; of much data both lie on the disk.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 
 from runner.contract.findings import DataFinding
 from runner.training.checks.facts import FACTS, Facts, FactsOnDisk, facts_of
-from runner.training.checks.near import SIGNED, sample, sign
+from runner.training.checks.near import sign
 from runner.training.checks.row import SeenRow
 from runner.training.checks.say import End, say
-from runner.training.checks.thresholds import NEAR_ROWS, NEAR_WORDS
+from runner.training.checks.signed_rows import SignedRows
+from runner.training.checks.thresholds import NEAR_WORDS
 
-_SAMPLED_FROM = 1.5  # times the rows that are compared: sorting them costs a third of a second
 _CHUNKS = 64  # of so many small columns one is made: a megabyte
 _IN_MEMORY = 200_000  # rows that are held in memory before they go to the disk: 14 MB
 _AT_ONCE = 256  # rows whose words are kept until they are signed: calls of many rows cost less
@@ -44,9 +44,7 @@ class Checks:
         self._words: list[list[str]] = []
         self._signable: list[tuple[int, int]] = []
         self._facts: list[np.ndarray] = []
-        self._signed: list[np.ndarray] = []
-        self._signed_rows = 0
-        self._highest_key: int | None = None
+        self._signed = SignedRows(aside)
 
     def see(self, row: SeenRow) -> None:
         """Take what is kept of a row."""
@@ -63,18 +61,8 @@ class Checks:
         if self._waiting:
             self._add_facts(np.array(self._waiting, dtype=FACTS))
         numbers, keys = [n for n, _ in self._signable], [k for _, k in self._signable]
-        self._add_signed(sign(self._words, numbers, keys))
+        self._signed.add(sign(self._words, numbers, keys))
         self._waiting, self._words, self._signable = [], [], []
-
-    def _add_signed(self, signed: np.ndarray) -> None:
-        if self._highest_key is not None:  # there are enough with lower ones
-            signed = signed[signed["key"] <= self._highest_key]
-        self._signed.append(signed)
-        self._signed_rows += len(signed)
-        if self._signed_rows >= _SAMPLED_FROM * NEAR_ROWS.value:
-            kept = sample(np.concatenate(self._signed))
-            self._signed, self._signed_rows = [kept], len(kept)
-            self._highest_key = int(kept["key"].max())
 
     def _add_facts(self, facts: np.ndarray) -> None:
         """Keep rows; many small columns are joined, so that their memory can be given back."""
@@ -138,8 +126,8 @@ class Checks:
             moved = facts.copy()
             moved["file"] = renumbered[facts["file"]]
             self._add_facts(moved)
-        for signed in other._signed:
-            self._add_signed(signed)
+        for signed in other._signed.held:
+            self._signed.add(signed)
 
     def save(self, path: Path) -> None:
         """Write what is kept of the rows, to be read again by `load`."""
@@ -149,7 +137,7 @@ class Checks:
             path,
             files=np.array(list(self._files), dtype=str),
             facts=facts if isinstance(facts, np.ndarray) else facts.mapped(),
-            signed=np.concatenate([np.zeros(0, dtype=SIGNED), *self._signed]),
+            signed=self._signed.whole(),
         )
 
     @classmethod
@@ -163,13 +151,11 @@ class Checks:
         with np.load(path, allow_pickle=False) as kept:
             made._files = {str(name): at for at, name in enumerate(kept["files"])}
             made._facts = [kept["facts"]]
-            made._add_signed(kept["signed"])
+            made._signed.add(kept["signed"])
         return made
 
     def findings(self, end: End) -> list[DataFinding]:
         """Say what was found, in the order in which a person should read it."""
         self.flush()
         facts = self._all_facts()
-        signed = sample(np.concatenate([np.zeros(0, dtype=SIGNED), *self._signed]))
-        signed.sort(order="number")
-        return say(facts, signed, files=list(self._files), end=end)
+        return say(facts, self._signed.whole(), files=list(self._files), end=end)

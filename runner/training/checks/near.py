@@ -58,10 +58,18 @@ def sample(signed: np.ndarray, most: int | None = None) -> np.ndarray:
     most = int(NEAR_ROWS.value) if most is None else most
     if len(signed) <= most:
         return signed
-    return signed[np.lexsort((signed["number"], signed["key"]))[:most]]
+    return signed[lowest(signed, most)]
 
 
-def similar_pairs(signed: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+def lowest(signed: np.ndarray, most: int) -> np.ndarray:
+    """Give the places of those with the lowest keys, the lowest first."""
+    found: np.ndarray = np.lexsort((signed["number"], signed["key"]))[:most]
+    return found
+
+
+def similar_pairs(
+    signed: np.ndarray, held_out: np.ndarray, among: np.ndarray | None = None
+) -> np.ndarray:
     """Give the places of rows that are nearly the same: pairs, the earlier row first.
 
     Within a band's group each row is compared with the first one, with the one before it, and (held
@@ -70,15 +78,24 @@ def similar_pairs(signed: np.ndarray, held_out: np.ndarray) -> np.ndarray:
 
     Args:
         signed: signatures in the order of their rows' numbers.
-        held_out: for each of them, whether its row is held out.
+        held_out: for each row that is compared, whether it is held out.
+        among: places of the rows that are compared; None: all of them. The others are not copied:
+            the signatures of half a million rows are 64 MB, and may lie on the disk.
+
+    Returns:
+        Places among those that are compared.
     """
-    if len(signed) < 2:
+    if len(held_out) < 2:
         return np.zeros((0, 2), dtype=np.int64)
-    signatures = np.ascontiguousarray(signed["signature"])
-    bands = signatures.view(np.uint64)
-    pairs = [_in_band(bands[:, place], held_out) for place in range(PERMUTATIONS // _BAND)]
-    candidates = np.unique(np.concatenate(pairs), axis=0)
-    return candidates[np.concatenate([[], *_alike(signatures, candidates)]).astype(bool)]
+    among = np.arange(len(signed)) if among is None else among
+    signatures = signed["signature"]
+    bands: np.ndarray = signatures.view(np.uint64)
+    candidates: np.ndarray = np.zeros((0, 2), dtype=np.int64)
+    for place in range(PERMUTATIONS // _BAND):
+        found = _in_band(bands[:, place][among], held_out)
+        candidates = np.unique(np.concatenate([candidates, found]), axis=0)
+    alike = [np.zeros(0, dtype=bool), *_alike(signatures, among[candidates])]
+    return candidates[np.concatenate(alike)]
 
 
 def _in_band(keys: np.ndarray, held_out: np.ndarray) -> np.ndarray:

@@ -111,9 +111,9 @@ class Data:
     def near_pairs(self) -> np.ndarray:
         """Pairs of rows that are nearly the same but no copies, by their places."""
         every: np.ndarray = np.asarray(np.searchsorted(self.facts["number"], self.signed["number"]))
-        single = ~self.copies[every]
-        places = every[single]
-        pairs = places[similar_pairs(self.signed[single], self.held_out[places])]
+        among = np.flatnonzero(~self.copies[every])
+        places = every[among]
+        pairs = places[similar_pairs(self.signed, self.held_out[places], among)]
         one, other = self.facts[pairs[:, 0]], self.facts[pairs[:, 1]]
         long_enough = np.minimum(one["answer_words"], other["answer_words"]) >= at.NEAR_WORDS.value
         return pairs[(one["answer"] == other["answer"]) | long_enough]

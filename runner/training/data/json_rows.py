@@ -18,6 +18,7 @@ WHOLE_CHARS = 32 * 1024 * 1024
 memory; what is larger is read on the way, and has to name its rows as `_ROW_LISTS` has them."""
 _ROW_LISTS = ("data", "rows", "examples", "train", "items", "records", "samples", "entries")
 """Keys under which programs write the list of rows of a file."""
+_ENOUGH = 64  # characters after an error that show that it is none of a cut, such as half of \u00e4
 _MOST_COLUMNS = 1000  # of a table in pandas' form; a row has a handful
 _BROKEN = "Compare the line with the others: a comma, a quote or a bracket is missing or left over."
 _LINE = (
@@ -50,6 +51,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=WrittenFloat)
+_ESCAPE = r"Write it as JSON does: \t for a tab, \n for the end of a line."
 _TWICE = "Keep one of the two."
 _TWICE_WRITTEN = "The program that wrote the file turned each row into JSON twice: do it once."
 
@@ -143,8 +145,15 @@ def _lines(source: TextSource, file: str, findings: Findings) -> Iterator[Row]:
         except _TwiceError as error:
             findings.add(file, number, error.what, hint=_TWICE)
             continue
-        except ValueError:
-            findings.add(file, number, "the line is not valid JSON", hint=_LINE)
+        except ValueError as error:
+            if _is_control(error):
+                what = (
+                    "the line holds a tab or another control character as it is, which JSON does "
+                    "not allow"
+                )
+                findings.add(file, number, what, hint=_ESCAPE)
+            else:
+                findings.add(file, number, "the line is not valid JSON", hint=_LINE)
             continue
         row = _as_row(value)
         if row is not None:
@@ -154,6 +163,10 @@ def _lines(source: TextSource, file: str, findings: Findings) -> Iterator[Row]:
             findings.add(file, number, what, hint=_TWICE_WRITTEN)
         else:
             findings.add(file, number, "the line is not a JSON object", hint=_LINE)
+
+
+def _is_control(error: ValueError) -> bool:
+    return isinstance(error, json.JSONDecodeError) and error.msg.startswith("Invalid control")
 
 
 def _is_object(text: str) -> bool:
@@ -206,6 +219,12 @@ class _Places:
                 self._count()
                 return self.text[self.at : self.at + 1]
 
+    def _is_wrong(self, error: ValueError) -> bool:
+        """Tell what is wrong far before the end of what was read: more of it changes nothing."""
+        if not isinstance(error, json.JSONDecodeError):
+            return False
+        return error.pos < len(self.text) - _ENOUGH and not error.msg.startswith("Unterminated")
+
     def value(self) -> Any:
         """Read a value.
 
@@ -219,7 +238,9 @@ class _Places:
                 raise ValueError("nested too deeply") from None
             except _TwiceError:
                 raise
-            except ValueError:
+            except ValueError as error:
+                if self._is_wrong(error):
+                    raise
                 # Perhaps only its end has not been read yet.
                 if len(self.text) - self.at > ROW_CHARS:
                     raise _TooLongError from None
@@ -297,8 +318,14 @@ def _value(places: _Places, placed: _Placed, file: str, findings: Findings) -> A
         what = f"a row is longer than {most} MiB, or a quote or bracket is not closed{placed.after}"
         findings.add(file, places.line, what, hint=f"{_BROKEN} Cut longer rows into several.")
     except json.JSONDecodeError as error:
-        what = f"the file is not valid JSON from here on{placed.after}"
-        findings.add(file, places.line_of(error.pos), what, hint=_BROKEN)
+        what, hint = f"the file is not valid JSON from here on{placed.after}", _BROKEN
+        if _is_control(error):
+            hint = _ESCAPE
+            what = (
+                "the file is not read any further: it holds a tab or another control character as "
+                "it is, which JSON does not allow"
+            )
+        findings.add(file, places.line_of(error.pos), what, hint=hint)
     except ValueError:
         what = f"the file is not valid JSON from here on{placed.after}"
         findings.add(file, places.line, what, hint=_BROKEN)

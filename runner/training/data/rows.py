@@ -88,7 +88,12 @@ def _rows(
 ) -> Iterator[Row]:
     suffix = PurePath(inner_name(shown_as)).suffix.lower()
     packed = PurePath(shown_as).suffix.lower() in PACKED
-    if suffix not in SUFFIXES or (packed and suffix not in _TEXTS):
+    if packed and suffix in SUFFIXES and suffix not in _TEXTS:
+        what = f"compressed {suffix} files are not read"
+        hint = f"Unpack it: a {suffix} file is compressed in itself."
+        findings.add(shown_as, None, what, hint=hint)
+        return
+    if suffix not in SUFFIXES:
         what = f"{suffix} files are not read" if suffix else "files without an ending are not read"
         findings.add(shown_as, None, what, hint=SAVE_AS.get(suffix, READABLE))
         return

@@ -34,9 +34,18 @@ _BROKEN = "Open it in Excel or LibreOffice, and save it again, or save it as CSV
 def read_sheet(path: Path, file: str, findings: Findings, sheet: str | None) -> Iterator[Row]:
     """Read the first sheet, or the one of this name; rows are numbered as Excel shows them."""
     findings.row_numbered.add(file)
+    before, rows = findings.count, 0
+    names: list[str] = []
     try:
         _check_size(path)
-        yield from read_records(_records(path, file, findings, sheet), file, findings)
+        records = _records(path, file, findings, sheet, names)
+        for row in read_records(records, file, findings):
+            rows += 1
+            yield row
+        if not rows and len(names) > 1 and findings.count == before:
+            chosen, *others = names
+            hint = f"Say in the spec which sheet is meant, such as: sheet: {shown(others[:1])}"
+            findings.add(file, None, f"the sheet {shown([chosen])!r} has no rows", hint=hint)
     except TooMuchError as error:
         findings.add(file, None, error.what, hint=TOO_MUCH_HINT)
     except _NoSheetError as error:
@@ -63,8 +72,18 @@ class _TooLargeError(Exception):
     """The process that read it was ended, or gave up for want of memory."""
 
 
-def _records(path: Path, file: str, findings: Findings, sheet: str | None) -> Iterator[Record]:
-    """Read one sheet in a process of its own, and give its rows as they come."""
+def _records(
+    path: Path, file: str, findings: Findings, sheet: str | None, names: list[str]
+) -> Iterator[Record]:
+    """Read one sheet in a process of its own, and give its rows as they come.
+
+    Args:
+        path: the copy.
+        file: as it is shown.
+        findings: takes what should be known of it.
+        sheet: its name; None: the first one.
+        names: takes the sheets' names, that of the one that is read before the others.
+    """
     words = [sys.executable, "-m", sheet_child.__name__, str(path)]
     words += [] if sheet is None else [sheet]
     # What the library prints may quote a cell, so nobody sees it.
@@ -77,6 +96,7 @@ def _records(path: Path, file: str, findings: Findings, sheet: str | None) -> It
         named = json.loads(first)
         if named["chosen"] is None:
             raise _NoSheetError(named["sheets"])
+        names += [named["chosen"], *(n for n in named["sheets"] if n != named["chosen"])]
         for other in named["sheets"] if sheet is None else ():
             if other != named["chosen"]:
                 what = f"sheets of {file} not read (only the first one is, or the spec's sheet:)"

@@ -20,7 +20,7 @@ from runner.errors import RunnerError, UnsafePathError
 from runner.files.beneath import Folder, fresh_stat, split_relative
 from runner.files.crash_points import reached
 from runner.files.durable import TEMPORARY_PREFIX, sync_folder
-from runner.spec.data_files import MOST_FILES, left_out, named_by
+from runner.spec.data_files import MOST_FILES, is_pattern, left_out, named_by
 from runner.spec.file_kinds import TEXTS
 from runner.spec.near_files import similar_file
 from runner.training.data.findings import Findings
@@ -158,11 +158,28 @@ def _note_left_out(
     if not files:
         hint = f"Its name must end in {', '.join(_ENDINGS)}."
         hint += f" There is only: {named}." if named else ""
+        beside = _beside(folder, path)
+        if beside and not named:
+            hint = f"In the same folder lie: {beside}. Compare the pattern with these names."
         findings.add(name, None, "no file that can be read lies there", hint=hint)
     elif others:
         findings.of_files.append(f"not read of {visible(name)}: {named}")
 
 
+def _beside(folder: Folder, path: str) -> str:
+    """Name some files that can be read in the folder of a pattern; empty: there are none."""
+    if not is_pattern(path):
+        return ""
+    try:
+        found = named_by(folder, f"{posixpath.dirname(path) or '.'}/") or []
+    except (OSError, RunnerError):
+        return ""
+    names = [visible(posixpath.basename(one)) for one in found]
+    more = f" and {len(names) - _BESIDE} more" if len(names) > _BESIDE else ""
+    return ", ".join(names[:_BESIDE]) + more
+
+
+_BESIDE = 5
 _OTHERS_NAMED = 10
 _ENDINGS = (*TEXTS, ".parquet", ".arrow", ".xlsx", ".ods")
 _START = "paths start at the jobs folder of the share: copy the file there and drop the spec again"
