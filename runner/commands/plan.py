@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from runner.card.memory import read_gpu
+from runner.card.memory import GpuMemory, read_gpu
 from runner.commands.options import MODELS, OUTPUTS, AsJson, ModelsDir, OutputsDir, print_json
 from runner.commands.prepare_aside import prepared_from
 from runner.commands.validate import read_file
@@ -85,17 +85,26 @@ def plan(spec_file: Path, outputs: Outputs, asked: Asked) -> Planned:
     spec = read_file(spec_file)
     where = (spec_file, asked.models_dir, asked.jobs_dir)
     with prepared_from(*where, try_model=True, outputs=outputs) as run:
-        return _plan(spec, run, outputs, asked)
+        return planned(
+            spec, run, outputs, asked, gpu=read_gpu() if asked.card_gib is None else None
+        )
 
 
-def _plan(spec: JobSpec, run: RunFolder, outputs: Outputs, asked: Asked) -> Planned:
+def planned(
+    spec: JobSpec, run: RunFolder, outputs: Outputs, asked: Asked, *, gpu: GpuMemory | None
+) -> Planned:
+    """Forecast a run from its prepared rows, on a card.
+
+    Raises:
+        ModelError: its config tells too little.
+    """
     prepared = read_message(StageFolder(run.prepared).result, PrepareResult)
     work = read_work(asked.models_dir, run, spec, total_steps=prepared.total_steps)
     if work is None:
         what = "its config.json does not name its sizes, so nothing can be forecast"
         raise ModelError([Problem(field="model", found=spec.model, message=what)])
     if asked.card_gib is None:
-        box = known_box(outputs, spec, read_gpu())
+        box = known_box(outputs, spec, gpu)
     else:
         whole = int(asked.card_gib * GIB)
         box = replace(known_box(outputs, spec, None), gpu_memory_bytes=whole, flops=WHAT_IF_FLOPS)
@@ -271,8 +280,8 @@ def command(
         runner plan contracts.yaml --card 24
     """
     asked = Asked(models_dir=models_dir, jobs_dir=jobs_dir, card_gib=card)
-    planned = plan(spec, Outputs(outputs_dir), asked)
+    found = plan(spec, Outputs(outputs_dir), asked)
     if as_json:
-        print_json(planned.as_json())
+        print_json(found.as_json())
     else:
-        print_planned(planned)
+        print_planned(found)

@@ -198,6 +198,11 @@ class Outputs:
         return self.private / "forecasts.jsonl"
 
     @property
+    def known_card(self) -> Path:
+        """The card that a run was last planned for; whoever has no driver forecasts by it."""
+        return self.private / "card.json"
+
+    @property
     def cache(self) -> Path:
         """HOME of the stages: library caches that may be deleted at any time."""
         return self.private / "cache"

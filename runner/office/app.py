@@ -13,7 +13,7 @@ from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
@@ -27,7 +27,8 @@ from runner.office.hosts import KnownHosts, OwnOrigin
 from runner.office.language import speaker_of
 from runner.office.limits import Bodies, Rate
 from runner.office.live import Live
-from runner.office.pages import job, jobs, run, sign_in
+from runner.office.look import Looks
+from runner.office.pages import doctor, drop, job, jobs, models, run, schedules, sign_in
 from runner.office.refusals import is_api, refuse, refuse_saying
 from runner.office.render import static_files
 from runner.office.who import Gate, Keys, WrongKeys
@@ -46,7 +47,7 @@ def make_app(box: Box) -> Starlette:
     """
     keys, wrong = Keys(box.page_dir), WrongKeys()
     routes: list[BaseRoute] = [Route("/static/{digest}/{name}", _static)]
-    for part in (sign_in, jobs, job, run, api):
+    for part in (sign_in, jobs, job, run, drop, schedules, models, doctor, api):
         routes += part.routes(box)
     app = Starlette(
         routes=routes,
@@ -62,10 +63,11 @@ def make_app(box: Box) -> Starlette:
         exception_handlers={
             HTTPException: _http_error,
             RunnerError: _runner_error,
+            ClientDisconnect: _gone,
         },
     )
     app.state.box, app.state.keys, app.state.wrong_keys = box, keys, wrong
-    app.state.live = Live()
+    app.state.live, app.state.looks = Live(), Looks()
     return app
 
 
@@ -90,6 +92,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     answer = refuse(request.scope, error.status_code, key)
     answer.headers.update(error.headers or {})
     return answer
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    """Answer one who has left: nobody hears it, and it is no defect."""
+    return Response(status_code=400)
 
 
 async def _runner_error(request: Request, error: Exception) -> Response:

@@ -22,7 +22,7 @@ class Box:
     outputs_dir: Path
     models_dir: Path
     page_dir: Path
-    """Holds the key, and nothing else; nobody who has only the share sees it."""
+    """Holds the key, and copies of data while it is looked at; who has only the share sees none."""
     language: str = ""
     """For those whose browser names none that we speak: ``en`` or ``de``; empty: English."""
     share_name: str = ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +87,11 @@ def serve(box: Box, *, socket: Path | None, port: int) -> None:
     if key := app.state.keys.make():
         print(f"The key to the page: {key}    (it lies in {box.page_dir})", flush=True)
     sweep_uploads(box.jobs_dir)
+    aside = box.page_dir / "aside"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(mode=0o700)
+    # Copies of data that is looked at: on the disk, and nobody else's.
+    tempfile.tempdir = os.environ["TMPDIR"] = str(aside)
     where = f"unix:{socket}" if socket else f"http://127.0.0.1:{port}"
     print(f"The page listens on {where}", flush=True)
     uvicorn.run(

@@ -133,6 +133,7 @@ def serving(folder: Path, **environment: str) -> Iterator[PageServer]:
             assert time.monotonic() < end, "the page did not start"
             time.sleep(0.05)
         yield PageServer(folder, socket_path, process, log)
+        assert "Traceback" not in log.read_text()  # no request brings forth a defect
     finally:
         process.terminate()
         try:

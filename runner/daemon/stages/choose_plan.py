@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from runner.card.known_card import note_card
 from runner.card.memory import GpuMemory
 from runner.card.wait_for_memory import why_wait
 from runner.contract.batch import BatchPlan
@@ -55,6 +56,7 @@ def look_ahead(
     work = read_work(settings.models_dir, run, spec, total_steps=record.total_steps or 0)
     if work is None or not settings.look_ahead:
         return Ahead(plan=record.batch_plan or first_plan(spec))
+    note_card(settings.outputs, gpu)
     box = known_box(settings.outputs, spec, gpu)
     if record.batch_plan is not None:
         found = forecast(work, record.batch_plan, box)

@@ -72,8 +72,16 @@ def _jobs(request: Request) -> Response:
         damaged=overview.damaged,
         jobs=_all_jobs(box.outputs, overview),
         number=number_,
+        dropped=_dropped(request, box),
         has_older=has_older,
     )
+
+
+def _dropped(request: Request, box: Box) -> str:
+    """Say that a job was handed in a moment ago; empty: none was."""
+    job = request.query_params.get("dropped", "")[:200]
+    key = "office_dropped" if health(box.outputs).well else "office_dropped_later"
+    return reader_of(request).speak(key, job=visible(job)) if job else ""
 
 
 def _all_jobs(outputs: Outputs, overview: Overview) -> list[tuple[str, str, str]]:

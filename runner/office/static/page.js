@@ -20,3 +20,36 @@ for (const part of document.querySelectorAll("[data-live]")) {
   };
   addEventListener("pagehide", () => source.close());
 }
+
+// An upload shows how far it is. What the box answers is where to go on, or why not.
+for (const form of document.querySelectorAll("form[data-upload]")) {
+  const bar = form.querySelector("[data-progress]");
+  const problem = form.querySelector("[data-problem]");
+  const button = form.querySelector("button");
+  const fail = (text) => {
+    problem.textContent = text || problem.dataset.failed;
+    problem.hidden = false;
+    bar.hidden = true;
+    button.disabled = false;
+  };
+  form.addEventListener("submit", (event) => {
+    if (!form.querySelector("input[type=file]").files.length) return;
+    event.preventDefault();
+    const request = new XMLHttpRequest();
+    request.open("POST", form.action);
+    request.responseType = "document";
+    request.upload.onprogress = ({ loaded, total }) => {
+      bar.querySelector("progress").value = total ? loaded / total : 0;
+      bar.querySelector("p").textContent = `${Math.floor(total ? (100 * loaded) / total : 0)} %`;
+    };
+    request.onerror = () => fail();
+    request.onload = () => {
+      if (request.status === 200) location.assign(request.responseURL);
+      else fail(request.response?.querySelector("#main p")?.textContent);
+    };
+    problem.hidden = true;
+    bar.hidden = false;
+    button.disabled = true;
+    request.send(new FormData(form));
+  });
+}
