@@ -27,6 +27,9 @@ def stage_log(run: RunFolder, stage: Stage) -> Path:
     if stage is Stage.TRAIN:
         attempts = sorted(run.attempts.glob("[0-9]*")) or [run.attempt(1)]
         return StageFolder(attempts[-1]).log(stage)
+    if stage is Stage.RATES:
+        trials = sorted(run.rates.glob("[0-9]*")) or [run.rate(1).root]
+        return StageFolder(RunFolder(trials[-1]).attempt(1)).log(stage)
     folders = {
         Stage.PREPARE: run.prepared,
         Stage.EXPORT: run.export,
@@ -107,7 +110,8 @@ def command(
     outputs_dir: OutputsDir = OUTPUTS,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
     stage: Annotated[
-        str | None, typer.Option(help="A stage's own log: prepare, train, export or evaluate.")
+        str | None,
+        typer.Option(help="A stage's own log: prepare, rates, train, export or evaluate."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

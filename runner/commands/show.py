@@ -18,6 +18,7 @@ from runner.contract.findings import DataFinding, Level, name_places
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.progress import read_progress
 from runner.contract.promotions import current_run
+from runner.contract.rates import RatesTried, in_words, rates_in, trial_in
 from runner.contract.rating import rating_in
 from runner.contract.record import RunRecord, read_record
 from runner.contract.salvage import salvage
@@ -74,6 +75,18 @@ def _verdict(verdict: Verdict) -> str:
     return visible(f"{outcome if verdict.changed is not False else 'unchanged'}. {verdict.reason}")
 
 
+def _rates(rates: RatesTried | None) -> list[tuple[str, str]]:
+    """Say which learning rates were tried, and what came out of each."""
+    if rates is None:
+        return []
+    facts = [("rates", rates_in(rates) or "to be tried")]
+    for one in rates.trials:
+        if one.outcome is not None:
+            name = f"rate {in_words(one.learning_rate)}"
+            facts.append((name, trial_in(rates, one)))
+    return facts
+
+
 def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = [("run", f"{record.job}/{record.run_id}")]
     if record.waiting:
@@ -98,6 +111,7 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
         eta = duration(progress.eta_seconds)
         facts.append(("progress", f"{progress.step}/{progress.total_steps} steps, ETA {eta}"))
         facts.append(("now", facts_of(progress, None)))
+    facts += _rates(record.rates)
     if losses := losses_of(record):
         facts.append(("held-out loss", losses))
     if record.verdict:

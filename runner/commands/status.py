@@ -19,6 +19,7 @@ from runner.contract.in_use import Use, jobs_in_use
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import STARTING, Progress, read_progress
+from runner.contract.rates import rates_in
 from runner.contract.record_head import RecordHead, read_head
 from runner.contract.states import State
 from runner.errors import DamagedError
@@ -164,14 +165,17 @@ def _running(standing: Standing, page: Page) -> list[str]:
     record, progress = standing.record, standing.progress
     state = page.styled(record.state.value, STYLES.get(record.state, "cyan"))
     lines = [f"{page.styled(record.job, 'bold')} {page.styled(record.run_id, 'dim')} {state}"]
-    if record.total_steps:
+    total = progress.total_steps
+    if total:
         left = progress.eta_seconds
         eta = f" ETA {duration(left)}" if left is not None else ""
-        bar = page.bar(progress.step / record.total_steps)
-        lines.append(f"{bar} {progress.step}/{record.total_steps} steps {progress.share:.0%}{eta}")
+        bar = page.bar(progress.step / total)
+        lines.append(f"{bar} {progress.step}/{total} steps {progress.share:.0%}{eta}")
         starting = record.state is State.TRAINING and progress.loss is None
         lines += page.wrapped(STARTING if starting else facts_of(progress, record.batch_plan))
     remarks = [visible(record.waiting.reason)] if record.waiting else []
+    if record.rates is not None and (said := rates_in(record.rates)):
+        remarks.append(said)
     story = memory_story(record)
     remarks += [visible(change) for change in story]
     if len(record.attempts) > 1:

@@ -466,6 +466,15 @@ class RunFolder:
         return self.attempts / f"{number:02d}"
 
     @property
+    def rates(self) -> Path:
+        """Parent of the small runs of learning rates."""
+        return self.root / "rates"
+
+    def rate(self, number: int) -> RunFolder:
+        """The folder of a learning rate's small run, numbered from 1, laid out like a run's."""
+        return RunFolder(self.rates / f"{number:02d}")
+
+    @property
     def checkpoints(self) -> Path:
         """Verified checkpoints, named ``step-00000012``."""
         return self.root / "checkpoints"

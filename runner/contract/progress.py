@@ -36,7 +36,7 @@ class Progress:
     tokens_per_second: float | None = None
     gpu_memory_bytes: int | None = None
     eta_seconds: float | None = None
-    """What is left of the training; None while no rate is known."""
+    """What is left of the training; None while no rate is known, or learning rates are tried."""
 
     @property
     def share(self) -> float:
@@ -136,14 +136,16 @@ def progress_of(
     training = record.state is State.TRAINING
     clock = now().timestamp() if clock is None else clock
     step = last.get("step", done)
-    left = seconds_left(steps, record.total_steps, clock) if training else None
+    is_trial = record.rates is not None and record.rates.next_trial is not None
+    total = record.rates.steps if record.rates and is_trial else record.total_steps
+    left = seconds_left(steps, total, clock) if training and not is_trial else None
     if left is not None:
         forecast = record.forecast.get("measuring_seconds")
         known = forecast if isinstance(forecast, int | float) else None
-        left += measuring_left(lines, step, record.total_steps, known)
+        left += measuring_left(lines, step, total, known)
     return Progress(
         step=step,
-        total_steps=record.total_steps,
+        total_steps=total,
         epoch=last.get("epoch"),
         loss=last.get("loss"),
         eval_loss=evaluations[-1] if evaluations else None,
@@ -157,4 +159,7 @@ def progress_of(
 def read_progress(run: RunFolder, record: RecordHead) -> Progress:
     """Read where a run stands."""
     number = max((attempt.number for attempt in record.attempts), default=1)
-    return progress_of(read_tail(StageFolder(run.attempt(number)).metrics), record)
+    folder = run.attempt(number)
+    if record.rates is not None and (trial := record.rates.next_trial) is not None:
+        folder = run.rate(trial + 1).attempt(1)
+    return progress_of(read_tail(StageFolder(folder).metrics), record)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.contract.batch import BatchPlan
+from runner.contract.rates import RatesTried
 from runner.contract.record_time import Time
 from runner.contract.states import State
 from runner.errors import DamagedError, NewerRecordError
@@ -121,6 +122,8 @@ class RecordHead(_Part):
     batch_plan: BatchPlan | None = None
     total_steps: int | None = None
     """Optimizer steps of the whole run, known after prepare."""
+    rates: RatesTried | None = None
+    """Learning rates that are compared before the training; None: that was not asked for."""
     attempts: tuple[Attempt, ...] = ()
     forecast: dict[str, Any] = {}
     metrics: dict[str, Any] = {}

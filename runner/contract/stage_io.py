@@ -17,6 +17,7 @@ from runner.contract.batch import BatchPlan
 from runner.contract.evaluation import Evaluation
 from runner.contract.findings import DataFinding
 from runner.contract.handed_over import HandedOver
+from runner.contract.rates import HeldOutLosses
 from runner.contract.record import DataChange, DataFile, ErrorFacts, ModelFacts, Replay
 from runner.errors import DamagedError
 from runner.files.durable import write_json
@@ -138,7 +139,7 @@ class PrepareResult(_Message):
 
 
 class TrainPlan(StagePlan):
-    """One attempt."""
+    """One attempt, or the small run of a learning rate."""
 
     number: int
     batch_plan: BatchPlan
@@ -148,6 +149,10 @@ class TrainPlan(StagePlan):
     start_adapter: str | None = None
     """Folder of the adapter whose weights are the first ones, where nothing is resumed; None:
     fresh ones."""
+    learning_rate: float | None = None
+    """The peak; None: the spec's."""
+    is_trial: bool = False
+    """It is the small run of a learning rate: of the adapter, only its held-out losses are kept."""
     gpu_memory_bytes: int | None = None
     """Cap on this process's GPU memory; None: the whole card."""
     seconds_left: float | None = None
@@ -198,6 +203,8 @@ class TrainResult(_Message):
     peak_gpu_allocated_bytes: int | None = None
     metrics: dict[str, Any] = {}
     environment: dict[str, Any] = {}
+    held_out: HeldOutLosses | None = None
+    """Of a small run, each held-out row's loss at its end."""
     shortfalls: tuple[str, ...] = ()
     findings: tuple[DataFinding, ...] = ()
     """What the base model's loss on rows says of them; of the attempt that measured it alone."""

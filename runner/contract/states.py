@@ -51,8 +51,14 @@ class Stage(StrEnum):
     """A child process of its own: ``python -m runner.training STAGE FOLDER``."""
 
     PREPARE = "prepare"
+    RATES = "rates"
+    """The small run of one of the learning rates that the spec's `try` names."""
     TRAIN = "train"
     EXPORT = "export"
     EVALUATE = "evaluate"
     HAND_OVER = "hand-over"
     """Makes what the spec's `export` asks for beside the adapter: merged weights, GGUF files."""
+
+
+TRAINS = (Stage.RATES, Stage.TRAIN)
+"""Stages whose child trains: they need the memory, take the time and leave checkpoints."""

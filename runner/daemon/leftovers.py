@@ -33,6 +33,9 @@ def sweep_run(run: RunFolder) -> None:
     ):
         sweep_folder(folder)
     with contextlib.suppress(OSError):
+        for home in run.rates.iterdir():
+            sweep_folder(RunFolder(home).checkpoints)
+    with contextlib.suppress(OSError):
         for attempt in run.attempts.iterdir():
             sweep_folder(attempt)
             # Trainer writes its checkpoints here; what was not moved away is torn.

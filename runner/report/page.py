@@ -24,6 +24,7 @@ from markupsafe import Markup, escape
 from runner.contract.batch import BatchPlan, describe_change, plan_in
 from runner.contract.gate import promotion_in
 from runner.contract.handed_over import forms_in
+from runner.contract.rates import RatesTried, in_words, rates_in, trial_in
 from runner.contract.record import Attempt, RunRecord
 from runner.language.speaker import Speaker
 from runner.report.charts import Drawn, svg
@@ -199,6 +200,8 @@ def asked(found: Gathered, speak: Speaker) -> list[tuple[str, list[str]]]:
     trigger = f"trigger_{record.trigger}"
     said = speak(trigger) if speak.knows(trigger) else visible(record.trigger)
     facts.append((speak("trigger"), [said]))
+    if record.rates is not None:
+        facts.append((speak("rates_title"), _rates(record.rates, speak)))
     for key, value in (
         ("effective_batch", record.effective_batch_size),
         ("total_steps", record.total_steps),
@@ -230,6 +233,13 @@ def came_of_it(record: RunRecord, speak: Speaker) -> list[tuple[str, list[str]]]
     if forms := forms_in(record.handed_over, speak):
         facts.append((speak("served_title"), [visible(one) for one in forms]))
     return facts
+
+
+def _rates(rates: RatesTried, speak: Speaker) -> list[str]:
+    """Say which learning rate was chosen and why, then what came out of each."""
+    done = [one for one in rates.trials if one.outcome is not None]
+    each = [f"{in_words(one.learning_rate, speak)}: {trial_in(rates, one, speak)}" for one in done]
+    return [*filter(None, [rates_in(rates, speak)]), *each]
 
 
 def _few(texts: Sequence[str], speak: Speaker, most: int = 20) -> list[str]:

@@ -199,7 +199,7 @@ def _figures(found: Gathered, speak: Speaker) -> tuple[Figure, ...]:
     record, metrics = found.record, found.record.metrics
     figures = _losses(metrics, speak)
     if found.progress is not None:
-        progress, total = found.progress, record.total_steps
+        progress, total = found.progress, found.progress.total_steps
         of = speak("progress_of", step=progress.step, total=total or "?")
         figures.append(Figure(name=speak("progress"), value=of))
         if isinstance(progress.loss, int | float):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
+from runner.contract.pick_rate import FEWEST_SECONDS, TIME_SHARE, seconds_each
 from runner.spec.evaluation import known_scores
 from runner.spec.spec import DEFAULT_EFFECTIVE_BATCH_SIZE
 
@@ -49,6 +51,7 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
                     hint='give a schedule, such as schedule: "0 2 * * sun", or leave it out',
                 )
     yield from _evaluation(values)
+    yield from _rates(values, broken)
     holds_out = "eval_data" in values or values.get("eval_split") != 0
     if "eval_steps" in training and not holds_out:
         yield Contradiction(
@@ -68,6 +71,56 @@ def _replay(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Contradicti
             field="replay",
             message="a fresh adapter has learned no rows that could be learned again",
             hint="write start_from: current, or leave replay out: all rows are learned again",
+        )
+
+
+def _rates(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Contradiction]:
+    if values.get("try") is None or "try" in broken:
+        return
+    asked = values["try"]
+    rates, hours = asked.get("learning_rate"), asked.get("hours")
+    limit = (values.get("limits") or {}).get("hours")
+    if "try.learning_rate" in broken:
+        return
+    if not rates:
+        yield Contradiction(
+            field="try",
+            message="it does not say which learning rates are tried",
+            hint="write learning_rate: [1e-4, 2e-4, 4e-4] below it, or leave try out",
+        )
+        return
+    if len(rates) == 1:
+        yield Contradiction(
+            field="try.learning_rate",
+            message="one learning rate alone cannot be compared",
+            hint=f"name two or more, or write training: {{learning_rate: {rates[0]:g}}} instead of "
+            "try",
+        )
+    elif len(set(rates)) < len(rates):
+        yield Contradiction(
+            field="try.learning_rate",
+            message="the same learning rate stands there twice",
+            hint="keep one of the two",
+        )
+    if not _holds_out(values):
+        yield Contradiction(
+            field="try.learning_rate",
+            message="nothing is held out, so nothing shows which rate is better",
+            hint="give eval_data or an eval_split above 0, or leave try out",
+        )
+    if hours and limit:
+        yield Contradiction(
+            field="try.hours", message="try.hours and limits.hours both say when training ends"
+        )
+    is_known = not broken & {"try.hours", "limits.hours"}
+    each = seconds_each(hours or limit, len(rates)) if is_known else None
+    if each is not None and each < FEWEST_SECONDS:
+        enough = math.ceil(FEWEST_SECONDS * len(rates) / TIME_SHARE / 60)
+        yield Contradiction(
+            field="try.hours" if hours else "limits.hours",
+            message=f"each of the {len(rates)} rates would get {each:.0f} s of a third of this "
+            "time, which is no training",
+            hint=f"give at least {enough}min, or fewer rates",
         )
 
 

@@ -11,10 +11,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from runner.spec.human_numbers import Unit
-from runner.spec.spec import JobSpec
+from runner.spec.spec import JobSpec, fields_of
 
 UNITS: Mapping[str, Unit] = {
     "limits.hours": "hours",
+    "try.hours": "hours",
     "limits.gpu_memory_gib": "gib",
     "limits.disk_gib": "gib",
     "eval_split": "share",
@@ -64,7 +65,8 @@ def _kind(annotation: Any, metadata: tuple[Any, ...] = ()) -> Kind:
     if origin is Literal:
         return Kind(choices=get_args(annotation))
     if origin is list:
-        return Kind(is_list=True, choices=_kind(get_args(annotation)[0]).choices, metadata=metadata)
+        inside = _kind(get_args(annotation)[0])
+        return Kind(is_list=True, choices=inside.choices, number=inside.number, metadata=metadata)
     if origin is dict:
         return Kind(is_map=True)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -104,10 +106,12 @@ def allowed(path: str) -> str:
             "five parts in quotes: minute, hour, day of the month, month, day of the week, such as "
             '"0 2 * * sun" for every Sunday at 02:00'
         )
+    if path == "try.learning_rate":
+        return "a list of 2 to 8 numbers, each above 0 and at most 1: [1e-4, 2e-4, 4e-4]"
     if kind.is_map:
         return "fields, each with a list of its values: 'category: [Free, Commercial]'"
     if kind.section:
-        return f"a block of its own, indented below: {', '.join(kind.section.model_fields)}"
+        return f"a block of its own, indented below: {', '.join(fields_of(kind.section))}"
     ways = []
     if kind.number:
         words = "a whole number" if kind.number == "int" else "a number"
@@ -137,8 +141,8 @@ def allowed(path: str) -> str:
 
 
 FIELDS: dict[str, FieldInfo] = {}
-for _name, _info in JobSpec.model_fields.items():
+for _name, _info in fields_of(JobSpec).items():
     FIELDS[_name] = _info
     _section = kind_of(_info).section
     if _section:
-        FIELDS |= {f"{_name}.{inner}": i for inner, i in _section.model_fields.items()}
+        FIELDS |= {f"{_name}.{inner}": i for inner, i in fields_of(_section).items()}

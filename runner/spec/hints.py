@@ -120,7 +120,7 @@ def name_hint(key: str, here: Sequence[str], prefix: str) -> str | None:
     if elsewhere := [path for path, name in names.items() if name == word]:
         return _place(elsewhere[0])
     if target := _OTHER_NAMES.get(word):
-        same = target.rpartition(".")[0] == prefix.rstrip(".")
+        same = target.rpartition(".")[0] == prefix.rstrip(".") or names[target] in here
         return f"did you mean {names[target]}?" + ("" if same else f" {_place(target)}")
     if word in _NOT_HERE:
         return f"{_NOT_HERE[word]}; leave the line out"

@@ -33,7 +33,7 @@ from runner.spec.paths import (
     tidy_model,
     tidy_path,
 )
-from runner.spec.spec import JobSpec
+from runner.spec.spec import JobSpec, fields_of
 from runner.spec.tree import (
     Block,
     Items,
@@ -270,7 +270,7 @@ class _Reading:
         values: dict[str, Any] = {}
         for key, node in block.values.items():
             path = prefix + key
-            info = model.model_fields.get(key)
+            info = fields_of(model).get(key)
             if info is None:
                 self.unknown(key, block.key_lines[key], model, prefix)
                 continue
@@ -299,16 +299,33 @@ class _Reading:
             return self.refuse(path, "takes no settings of its own", node=node, hint=hint)
         if isinstance(node, Items):
             if not kind.is_list:
-                return self.refuse(path, "takes one value, not a list", node=node)
-            return self.items(node, path)
+                several = "to compare several, write them into a block of its own: try:"
+                hint = several if path == "training.learning_rate" else None
+                return self.refuse(path, "takes one value, not a list", node=node, hint=hint)
+            return self.numbers(node, path, kind) if kind.number else self.items(node, path)
         self.texts[path] = node.text
         self.lines[path] = node.line
         if path == "lora.target_modules":
             whole = node.text.strip().casefold() == "all-linear"
             return "all-linear" if whole else self.items(Items(items=(node,), line=node.line), path)
         if kind.is_list:
-            return self.items(Items(items=(node,), line=node.line), path)
+            alone = Items(items=(node,), line=node.line)
+            return self.numbers(alone, path, kind) if kind.number else self.items(alone, path)
         return self.scalar(node, path, kind)
+
+    def numbers(self, node: Items, path: str, kind: Kind) -> list[Any] | None:
+        """Read a list of numbers, each as one alone is read."""
+        values = []
+        for item in node.items:
+            if not isinstance(item, Scalar) or item.is_null:
+                if not isinstance(item, Unusable):
+                    self.refuse(path, "each entry of the list is one number", line=item.line)
+                self.broken.add(path)
+                return None
+            values.append(self.scalar(item, path, kind))
+            if values[-1] is None:
+                return None
+        return values
 
     def items(self, node: Items, path: str) -> list[str] | None:
         values: list[str] = []
@@ -483,9 +500,9 @@ class _Reading:
                 line=line,
                 field=shown(prefix + key),
                 message="is not a field of a job spec" if not prefix else "is not a field here",
-                allowed=", ".join(model.model_fields),
+                allowed=", ".join(fields_of(model)),
                 # Nobody reads so many; a hint compares with every field's name.
-                hint=name_hint(key, list(model.model_fields), prefix)
+                hint=name_hint(key, list(fields_of(model)), prefix)
                 if len(self.problems) < _MOST_PROBLEMS
                 else None,
             )

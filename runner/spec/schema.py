@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from runner.spec.spec import JobSpec
+from runner.spec.spec import JobSpec, fields_of
 
 _PATH = {"type": "string", "minLength": 1}
 _WITH_UNIT = {
@@ -26,7 +26,7 @@ def schema() -> dict[str, Any]:
     found = JobSpec.model_json_schema()
     _drop_titles(found)
     fields = found["properties"]
-    for name, info in JobSpec.model_fields.items():
+    for name, info in fields_of(JobSpec).items():
         fields[name].setdefault("description", info.description)  # dropped where a section says it
     for name in ("data", "eval_data"):
         paths = {"type": "array", "items": _PATH, "minItems": 1}
@@ -35,6 +35,9 @@ def schema() -> dict[str, Any]:
     limits = found["$defs"]["Limits"]["properties"]
     for name, pattern in _WITH_UNIT.items():
         limits[name]["anyOf"].append({"type": "string", "pattern": pattern})
+    found["$defs"]["Try"]["properties"]["hours"]["anyOf"].append(
+        {"type": "string", "pattern": _WITH_UNIT["hours"]}
+    )
     for holder, name in (
         (fields, "eval_split"),
         (found["$defs"]["Training"]["properties"], "warmup_ratio"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 from runner.spec.checks import Checks
 from runner.spec.evaluation import EvaluationWish
@@ -17,8 +18,16 @@ from runner.spec.export import ExportWish
 DEFAULT_EFFECTIVE_BATCH_SIZE = 16  # examples per optimizer step
 
 
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def fields_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Give a section's fields by the names that people write: ``try`` is a word of Python's."""
+    return {info.alias or name: info for name, info in section.model_fields.items()}
 
 
 class Lora(_Section):
@@ -113,6 +122,25 @@ class Limits(_Section):
     )
 
 
+class Try(_Section):
+    """What is tried in small runs before the training, which then takes what did best."""
+
+    learning_rate: list[Rate] | None = Field(
+        None,
+        min_length=1,
+        max_length=8,
+        description="Peak learning rates: each is tried in a small run of its own; the one with "
+        "the lowest held-out loss is trained with, where the difference is beyond chance.",
+    )
+    hours: float | None = Field(
+        None,
+        gt=0,
+        le=8760,
+        description="Time for the small runs and the training together; a third of it is for the "
+        "small runs. '6h' works.",
+    )
+
+
 Format = Literal["auto", "alpaca", "prompt-completion", "messages", "sharegpt", "text"]
 
 
@@ -174,6 +202,9 @@ class JobSpec(_Section):
     )
     lora: Lora = Field(default_factory=Lora, description="The adapter's shape.")
     training: Training = Field(default_factory=Training, description="How it is trained.")
+    try_: Try | None = Field(
+        None, alias="try", description="Learning rates that are tried before the training."
+    )
     limits: Limits = Field(default_factory=Limits, description="What a run may take of the box.")
     checks: Checks = Field(
         default_factory=Checks, description="How serious what the checks of the data find is."
@@ -236,6 +267,16 @@ class JobSpec(_Section):
         if t.batch_size is None and t.gradient_accumulation is not None:
             return self.effective_batch_size // t.gradient_accumulation
         return t.batch_size
+
+    @property
+    def rates_tried(self) -> list[float]:
+        """Learning rates that are compared before the training; none: that was not asked for."""
+        return (self.try_.learning_rate or []) if self.try_ else []
+
+    @property
+    def hours(self) -> float | None:
+        """The time for all that is trained, small runs included; None: as long as it takes."""
+        return (self.try_.hours if self.try_ else None) or self.limits.hours
 
     @property
     def epochs(self) -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
 from runner.contract.stage_io import PARENT, STACK_SIGNAL, STAND_BY, StageFailure, write_message
-from runner.contract.states import Stage
+from runner.contract.states import TRAINS, Stage
 from runner.errors import HOST_MEMORY_ADVICE, InputError, RunnerError, StageError
 from runner.exit_codes import ExitCode
 from runner.words import visible
@@ -75,7 +75,7 @@ def _run(stage: Stage, folder: Path) -> None:
         from runner.training.data.prepare import prepare
 
         prepare(folder)
-    elif stage is Stage.TRAIN:
+    elif stage in TRAINS:
         from runner.training.fit.train import train
 
         train(folder)
@@ -131,7 +131,7 @@ def _said(error: BaseException, stage: Stage) -> str:
     Whatever lists numbers may list those ids, so it stays unsaid.
     """
     words = visible(" ".join(str(error).split())).rstrip(".")[:_WORDS_SHOWN]
-    shown = stage is Stage.TRAIN and words and not _MAY_LIST_TOKENS.search(words)
+    shown = stage in TRAINS and words and not _MAY_LIST_TOKENS.search(words)
     return f": {words}" if shown else ""
 
 

@@ -7,8 +7,8 @@ each try; a way is "ok", an exit code ("bare CODE": its result holds the error a
 asked to stop), "stubborn" (even then), "eat" (all the memory there is), or "train N then WAY" to
 leave N steps first. Beside the stages it may
 hold ``lengths`` (of the prepared rows), ``peak`` (bytes of GPU memory that an attempt took),
-``adapter`` (the hash of its weights, which are empty) and ``measured`` (fields of the evaluate
-stage's result).
+``adapter`` (the hash of its weights, which are empty), ``measured`` (fields of the evaluate
+stage's result) and ``losses`` (of the held-out rows, by learning rate, for the rates stage).
 
 Hundreds of these processes are started: what takes a third of a second to import (pydantic, the
 spec) is imported by the stage that needs it, which few do.
@@ -68,7 +68,7 @@ def first_data_file(run: RunFolder) -> str:
 def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int) -> dict:
     """Leave the lines and the checkpoint of some steps."""
     first = int((plan["resume_from"] or "step-0").rpartition("-")[2]) + 1
-    last = min(TOTAL_STEPS, first + steps - 1)
+    last = min(plan["total_steps"], first + steps - 1)
     with folder.metrics.open("a") as metrics:
         for step in range(first, last + 1):
             metrics.write(
@@ -143,15 +143,21 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
             }
         },
     }
-    if stage == "train":
-        steps = TOTAL_STEPS if way == "ok" else 0
+    if stage == "prepare" and "losses" in script:
+        results["prepare"]["eval_rows"] = 40
+    home = RunFolder(folder.root.parents[1]) if stage == "rates" else run
+    if stage in ("train", "rates"):
+        steps = plan["total_steps"] if way == "ok" else 0
         if way.startswith("train "):
             _, count, _, way = way.split(" ", 3)
             steps = int(count)
-        results["train"] = train(folder, run, plan, steps)
+        results[stage] = train(folder, home, plan, steps)
+        if stage == "rates":
+            losses = script["losses"][f"{plan['learning_rate']:g}"]
+            results["rates"]["held_out"] = {"sums": losses, "tokens": [1] * len(losses)}
         if way == str(int(ExitCode.OUT_OF_GPU_MEMORY)):
-            results["train"]["next_batch_plan"] = smaller_plan(plan, script.get("lengths", []))
-        results["train"]["peak_gpu_memory_bytes"] = script.get("peak")
+            results[stage]["next_batch_plan"] = smaller_plan(plan, script.get("lengths", []))
+        results[stage]["peak_gpu_memory_bytes"] = script.get("peak")
     if stage == "prepare":
         if "bad_rows" in script:
             run.bad_rows.write_text("\n".join(script["bad_rows"]) + "\n")

@@ -7,13 +7,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from runner.spec.spec import JobSpec, Limits, Lora, Training
+from runner.spec.spec import JobSpec, Limits, Lora, Training, Try, fields_of
 
 FIELDS = [
-    *JobSpec.model_fields,
+    *fields_of(JobSpec),
     *(f"training.{name}" for name in Training.model_fields),
     *(f"lora.{name}" for name in Lora.model_fields),
     *(f"limits.{name}" for name in Limits.model_fields),
+    *(f"try.{name}" for name in Try.model_fields),
 ]
 GOOD = (
     *(("training.epochs", "3"), ("training.learning_rate", "1e-4"), ("lora.r", "8")),

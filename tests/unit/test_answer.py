@@ -75,7 +75,9 @@ def test_an_answer_names_the_first_advice_about_the_data() -> None:
 def test_training_shows_progress_and_eta() -> None:
     """Step, loss and the time that is left."""
     training = record(state=State.TRAINING, total_steps=120)
-    text = answer(training, progress=Progress(step=20, loss=1.25, eta_seconds=600.0))
+    text = answer(
+        training, progress=Progress(step=20, total_steps=120, loss=1.25, eta_seconds=600.0)
+    )
     assert "step 20 of 120, loss 1.250, about 10 min left" in text
     assert "step 0 of 120, loading the model" in answer(training, progress=Progress())
 

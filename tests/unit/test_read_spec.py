@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from runner.errors import Problem, SpecError
 from runner.spec.read_spec import SPEC_LIMIT_BYTES, is_json_spec, read_spec
 from runner.spec.schema import schema, schema_text
-from runner.spec.spec import JobSpec
+from runner.spec.spec import JobSpec, fields_of
 
 EXAMPLES = Path(__file__).parents[2] / "jobs" / "examples"
 TWO = "model: m\ndata: d.jsonl\n"
@@ -495,12 +495,25 @@ def test_the_schema_is_of_what_people_write():
     found = schema()
     assert found["required"] == ["model", "data"]
     assert {"type": "string", "minLength": 1} in found["properties"]["data"]["anyOf"]
-    assert set(found["properties"]) == set(JobSpec.model_fields)
+    assert set(found["properties"]) == set(fields_of(JobSpec))
     assert all(field.get("description") for field in found["properties"].values())
 
 
 FIELD_LIKE = st.sampled_from(
-    ["model", "data", "lora", "training", "limits", "r", "hours", "notes", "name", "eval_split"]
+    [
+        "model",
+        "data",
+        "lora",
+        "training",
+        "try",
+        "learning_rate",
+        "limits",
+        "r",
+        "hours",
+        "notes",
+        "name",
+        "eval_split",
+    ]
 )
 VALUE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | FIELD_LIKE,

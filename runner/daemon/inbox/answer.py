@@ -17,6 +17,7 @@ from runner.contract.handed_over import forms_in
 from runner.contract.in_use import Use
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import Progress
+from runner.contract.rates import rates_in
 from runner.contract.rating import rating_in
 from runner.contract.record import RunRecord, Waiting
 from runner.contract.states import State
@@ -47,9 +48,9 @@ class Beside:
     """Whether its adapter is in use."""
 
 
-def progress_line(record: RunRecord, progress: Progress, speak: Speaker = ENGLISH) -> str:
+def progress_line(progress: Progress, speak: Speaker = ENGLISH) -> str:
     """Say in one line how far training is and how long it will take."""
-    text = speak("answer_step", step=progress.step, total=record.total_steps or "?")
+    text = speak("answer_step", step=progress.step, total=progress.total_steps or "?")
     if progress.loss is None:
         return f"{text}, {speak('answer_starting')}"
     text += ", " + speak("answer_loss", loss=speak.number(progress.loss))
@@ -85,6 +86,8 @@ def answer(
         if record.waiting.advice:
             advice = in_words_of(record.waiting.advice, speak)
             lines.append(speak("answer_then_drop", advice=advice))
+    if record.rates is not None and (said := rates_in(record.rates, speak)):
+        lines.append(said)
     if not record.state.is_final:
         lines += _time_left(record, progress, speak)
     lines += [speak("answer_memory", change=change) for change in memory_story(record, speak)]
@@ -153,7 +156,7 @@ def waiting_sentence(waiting: Waiting, speak: Speaker = ENGLISH) -> str:
 
 def _time_left(record: RunRecord, progress: Progress | None, speak: Speaker) -> list[str]:
     if record.state is State.TRAINING and progress is not None:
-        lines = [progress_line(record, progress, speak)]
+        lines = [progress_line(progress, speak)]
         if progress.eta_seconds is None:
             seconds = record.forecast.get("seconds")
             if isinstance(seconds, int | float) and math.isfinite(seconds):

@@ -9,7 +9,7 @@ from typing import Any
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.promotions import current_run
 from runner.contract.record import ErrorFacts, RunRecord, read_record
-from runner.contract.states import Stage
+from runner.contract.states import TRAINS
 from runner.errors import RunnerError
 from runner.files.plain import read_plain
 from runner.spec.spec import JobSpec
@@ -34,7 +34,8 @@ def choose_start(outputs: Outputs, record: RunRecord, spec: JobSpec) -> Start:
     if spec.start_from != "current":
         return Start()
     run_id = record.started_from or current_run(outputs, record.job)
-    if spec.replay is not None and record.started_from is None and record.next_stage is Stage.TRAIN:
+    trains = record.next_stage in TRAINS
+    if spec.replay is not None and record.started_from is None and trains:
         run_id = None  # nothing was in use when its rows were chosen: they are all of the data's
     if run_id is None:
         return Start(note=NOTHING_IN_USE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from runner import clock
 from runner.contract.hours import is_open, opens_at, read_hours
-from runner.contract.states import Stage
+from runner.contract.states import TRAINS
 from runner.daemon.book import Live
 from runner.daemon.change_run import change, keep_waiting
 from runner.daemon.daemon import Daemon
@@ -26,7 +26,7 @@ def is_closed(daemon: Daemon) -> bool:
 def waits_for_hours(daemon: Daemon, live: Live, at: float, *, closed: bool) -> bool:
     """Whether a run waits for the card's hours; it says so, and no more when they have begun."""
     known = live.record.waiting
-    if not closed or live.next_stage is not Stage.TRAIN:
+    if not closed or live.next_stage not in TRAINS:
         if known is not None and known.reason.startswith(_WAITS):
             with daemon.isolating(live, at):
                 change(daemon, live, waiting=None)
@@ -43,7 +43,7 @@ def interrupt_outside_hours(daemon: Daemon, at: float) -> None:
     if not daemon.settings.hours or not is_closed(daemon):
         return
     for live in daemon.book.runs.values():
-        if live.child is None or live.stage is not Stage.TRAIN or live.child.is_stopping:
+        if live.child is None or live.stage not in TRAINS or live.child.is_stopping:
             continue
         live.pause = OUTSIDE_HOURS
         daemon.say(live, f"{live.record.job}: paused, {OUTSIDE_HOURS}")

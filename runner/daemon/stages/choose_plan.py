@@ -92,7 +92,7 @@ def why_not(
             return waits
         box = replace(box, gpu_memory_bytes=gpu.free_bytes)
         beside = gpu.held_by()
-    step = record.attempts[-1].last_step or 0
+    step = (record.attempts[-1].last_step or 0) if record.attempts else 0
     return does_not_fit(work, plan, box, after_step=step, beside=beside)
 
 

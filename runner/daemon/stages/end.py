@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,8 +25,9 @@ from runner.daemon.stages.follow_plans import smaller_plan
 from runner.daemon.stages.host_memory import kernel_kills, killed_for_memory
 from runner.daemon.stages.judge_attempt import AttemptEnd, attempt_changes, judge_attempt
 from runner.daemon.stages.judge_stage import StageEnd, judge_stage, read_end
-from runner.daemon.stages.plans import read_answer, stage_folder
+from runner.daemon.stages.plans import read_answer, stage_folder, trial_home
 from runner.daemon.stages.process import Child
+from runner.daemon.stages.rates import begin_rates, judge_trial, read_trial
 from runner.daemon.stages.resume_point import resume_point
 from runner.daemon.stages.retry import Next
 from runner.daemon.stages.worked import worked_seconds
@@ -84,6 +86,8 @@ def stage_ended(
     """
     if which is Stage.TRAIN:
         attempt_ended(daemon, live, code, asked=asked, status=status)
+    elif which is Stage.RATES:
+        _trial_ended(daemon, live, code, asked=asked)
     else:
         _other_ended(daemon, live, which, code, asked=asked)
 
@@ -160,6 +164,39 @@ def _lesson(daemon: Daemon, live: Live, end: AttemptEnd) -> dict[str, Any]:
     return {"forecast": {**facts, "measured_gpu_memory_bytes": result.peak_gpu_memory_bytes}}
 
 
+def _trial_ended(daemon: Daemon, live: Live, code: int, *, asked: bool) -> None:
+    """Close the small run of a learning rate."""
+    memory_ran_out = code == ExitCode.OUT_OF_GPU_MEMORY
+    gpu = daemon.gpu.memory_at(time.monotonic(), since=live.end_seen_at) if memory_ran_out else None
+    began = live.stage_began_at
+    home = trial_home(live.run, live.record)
+    end = read_trial(
+        live.run,
+        home,
+        live.record,
+        code,
+        asked=asked,
+        seconds=0.0 if began is None else time.monotonic() - began,
+        hung=live.hung,
+        smaller_plan=smaller_plan(StageFolder(home.attempt(1))),
+    )
+    verdict = judge_trial(end)
+    rates = verdict.changes["rates"]
+    ended = Ended(code=verdict.code, asked=asked, then=verdict.then, error=verdict.error)
+    if verdict.then is Next.FAIL and memory_ran_out:
+        why = why_not(daemon.settings, live.run, live.record.but(**verdict.changes), live.spec, gpu)
+        if isinstance(why, str):  # as soon as there is room: the next start waits for it
+            ended = replace(ended, then=Next.SMALLER_PLAN)
+        else:
+            ended = replace(ended, error=why or ended.error)
+    assert live.record.rates is not None
+    if rates.steps != live.record.rates.steps:  # its rate fell over more steps than it had
+        shutil.rmtree(home.checkpoints, ignore_errors=True)
+    _close(daemon, live, ended, verdict.changes)
+    if rates.reason and verdict.then is Next.GO_ON:
+        daemon.say(live, f"{live.record.job}: {rates.reason}")
+
+
 def _other_ended(daemon: Daemon, live: Live, which: Stage, code: int, *, asked: bool) -> None:
     record = live.record
     if which is Stage.PREPARE and not live.cancel and (why := _not_its_fault(daemon, live, code)):
@@ -170,6 +207,8 @@ def _other_ended(daemon: Daemon, live: Live, which: Stage, code: int, *, asked: 
         return
     folder = StageFolder(stage_folder(live.run, which, record))
     found, error = read_end(folder.result, which, record)
+    if which is Stage.PREPARE and found is not None:
+        found |= begin_rates(live.spec, found)
     verdict = judge_stage(
         StageEnd(
             run=live.run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner.contract.batch import BatchPlan, describe_change
 from runner.contract.layout import StageFolder
 from runner.contract.stage_io import SmallerPlan, read_message
-from runner.contract.states import Stage
+from runner.contract.states import TRAINS
 from runner.daemon.change_run import change
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages.plans import stage_folder
@@ -23,10 +23,10 @@ def smaller_plan(folder: StageFolder) -> BatchPlan | None:
 def follow_plans(daemon: Daemon, at: float) -> None:
     """Tell of a smaller plan while the attempt goes on, not hours later."""
     for live in daemon.book.runs.values():
-        if live.child is None or live.stage is not Stage.TRAIN or live.rests_until > at:
+        if live.child is None or live.stage not in TRAINS or live.rests_until > at:
             continue
         before = live.record.batch_plan
-        folder = StageFolder(stage_folder(live.run, Stage.TRAIN, live.record))
+        folder = StageFolder(stage_folder(live.run, live.stage, live.record))
         after = smaller_plan(folder)
         if before is not None and after is not None and after != before:
             with daemon.isolating(live, at):

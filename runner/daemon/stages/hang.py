@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from runner.contract.layout import StageFolder
 from runner.contract.progress import step_times
-from runner.contract.states import Stage
+from runner.contract.states import TRAINS, Stage
 from runner.daemon.book import Live, Stillness
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages.plans import stage_folder
@@ -34,7 +34,7 @@ STACK_SECONDS = 2.0
 
 def patience_seconds(which: Stage, times: Sequence[float], *, floor_seconds: float) -> float:
     """Decide how long a child may show nothing; ``times`` are those of its latest steps' ends."""
-    if which is not Stage.TRAIN:
+    if which not in TRAINS:
         return OTHER_STAGES_FACTOR * floor_seconds
     if len(times) < 2:
         return START_FACTOR * floor_seconds
@@ -72,7 +72,7 @@ def _folder(live: Live, which: Stage) -> StageFolder:
 
 
 def _patience(live: Live, which: Stage, floor: float) -> float:
-    times = step_times(_folder(live, which).metrics) if which is Stage.TRAIN else []
+    times = step_times(_folder(live, which).metrics) if which in TRAINS else []
     return patience_seconds(which, times, floor_seconds=floor)
 
 

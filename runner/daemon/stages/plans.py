@@ -8,6 +8,7 @@ from typing import Any
 
 from runner.contract.batch import BatchPlan, largest_divisor_at_most
 from runner.contract.layout import Outputs, RunFolder
+from runner.contract.pick_rate import seconds_each
 from runner.contract.record import Attempt, ErrorFacts, RunRecord
 from runner.contract.settings import Settings
 from runner.contract.stage_io import (
@@ -21,7 +22,7 @@ from runner.contract.stage_io import (
     TrainPlan,
     read_message,
 )
-from runner.contract.states import Stage, State
+from runner.contract.states import TRAINS, Stage, State
 from runner.daemon.promotion.at_end import adapter_in_use
 from runner.daemon.stages.retry import spares_host_memory
 from runner.errors import DamagedError
@@ -33,13 +34,14 @@ KNOWN_DATA_RUNS = 20  # earlier runs whose snapshots are offered for hard links
 
 STATE_DURING = {
     Stage.PREPARE: State.PREPARING,
+    Stage.RATES: State.TRAINING,
     Stage.TRAIN: State.TRAINING,
     Stage.EXPORT: State.EXPORTING,
     Stage.EVALUATE: State.EVALUATING,
     Stage.HAND_OVER: State.EXPORTING,
 }
 
-ON_CARD = (Stage.TRAIN, Stage.EVALUATE, Stage.HAND_OVER)
+ON_CARD = (*TRAINS, Stage.EVALUATE, Stage.HAND_OVER)
 """Stages that load a model, and take the card where there is one."""
 
 
@@ -47,11 +49,19 @@ def stage_folder(run: RunFolder, stage: Stage, record: RunRecord) -> Path:
     """Find the folder that a stage works in; for training, that of the newest attempt."""
     if stage is Stage.TRAIN:
         return run.attempt(len(record.attempts))
+    if stage is Stage.RATES:
+        return trial_home(run, record).attempt(1)
     return {
         Stage.PREPARE: run.prepared,
         Stage.EXPORT: run.export,
         Stage.HAND_OVER: run.hand_over,
     }.get(stage, run.evaluation)
+
+
+def trial_home(run: RunFolder, record: RunRecord) -> RunFolder:
+    """Find the folder of the small run that is next or under way."""
+    at = record.rates.next_trial if record.rates else None
+    return run.rate((at or 0) + 1)
 
 
 def first_plan(spec: JobSpec) -> BatchPlan:
@@ -100,23 +110,19 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
             no_fp8=no_fp8,
             replay_from=_replay_from(settings.outputs, record, spec),
         )
-    if stage is Stage.TRAIN:
-        attempt = record.attempts[-1]
+    if stage in TRAINS:
+        trained = _trial(record, spec) if stage is Stage.RATES else _attempt(record, spec)
         return TrainPlan(
             models_dir=models,
             trust_remote_code=trust,
             device=device,
-            number=attempt.number,
-            batch_plan=attempt.batch_plan,
             plain_plan=plain_plan,
-            total_steps=record.total_steps or 0,
             resume_from=resume_from,
             start_adapter=_start_adapter(settings.outputs, record),
             gpu_memory_bytes=memory,
-            seconds_left=_seconds_left(record, spec),
-            spare_host_memory=spares_host_memory(record.attempts),
             # Whoever ran out once is probed: it must not happen again half an hour later.
             probe=None if settings.look_ahead or len(record.attempts) > 1 else False,
+            **trained,
             **kept,
         )
     if stage is Stage.EXPORT:
@@ -151,6 +157,38 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
     )
 
 
+def _attempt(record: RunRecord, spec: JobSpec) -> dict[str, Any]:
+    """Say what the newest attempt trains."""
+    attempt = record.attempts[-1]
+    return {
+        "number": attempt.number,
+        "batch_plan": attempt.batch_plan,
+        "total_steps": record.total_steps or 0,
+        "learning_rate": record.rates.chosen if record.rates else None,
+        "seconds_left": _seconds_left(record, spec),
+        "spare_host_memory": spares_host_memory(record.attempts),
+    }
+
+
+def _trial(record: RunRecord, spec: JobSpec) -> dict[str, Any]:
+    """Say what the next small run of a learning rate trains."""
+    rates = record.rates
+    assert rates is not None
+    at = rates.next_trial
+    assert at is not None
+    each = seconds_each(spec.hours, len(rates.trials))
+    trial = rates.trials[at]
+    return {
+        "number": at + 1,
+        "batch_plan": record.batch_plan,
+        "total_steps": rates.steps,
+        "learning_rate": trial.learning_rate,
+        "is_trial": True,
+        "seconds_left": None if each is None or rates.is_timed else max(0.0, each - trial.seconds),
+        "spare_host_memory": record.tries.get(Stage.RATES.value, 1) > 1,
+    }
+
+
 def _replay_from(outputs: Outputs, record: RunRecord, spec: JobSpec) -> str | None:
     if spec.replay is None or record.started_from is None:
         return None
@@ -164,10 +202,11 @@ def _start_adapter(outputs: Outputs, record: RunRecord) -> str | None:
 
 
 def _seconds_left(record: RunRecord, spec: JobSpec) -> float | None:
-    if spec.limits.hours is None:
+    if spec.hours is None:
         return None
     spent = sum(_worked_seconds(attempt) for attempt in record.attempts)
-    return max(0.0, spec.limits.hours * 3600 - spent)
+    spent += record.rates.seconds if record.rates else 0.0
+    return max(0.0, spec.hours * 3600 - spent)
 
 
 def _worked_seconds(attempt: Attempt) -> float:

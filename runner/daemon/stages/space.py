@@ -19,7 +19,7 @@ from runner.contract.layout import RunFolder
 from runner.contract.promotions import read_promotions
 from runner.contract.record import ErrorFacts, RunRecord, read_record
 from runner.contract.salvage import DAMAGED
-from runner.contract.states import Stage, State
+from runner.contract.states import TRAINS, Stage, State
 from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
 from runner.daemon.hashes import StillHashing
@@ -65,11 +65,11 @@ def needed_bytes(daemon: Daemon, live: Live, *, forecast: int | None, data_bytes
     if which is Stage.PREPARE:
         return reserve + _DATA_FACTOR * data_bytes
     one = checkpoint_bytes(live.run)
-    if which is Stage.TRAIN and forecast:
+    if which in TRAINS and forecast:
         there = tree_bytes(live.run.checkpoints, live.run.prepared, live.run.data)
         return reserve + max(2 * one, forecast - there)
     # What is handed over forecasts for itself: where it does not fit, the run stands all the same.
-    return reserve + (2 * one if which in (Stage.TRAIN, Stage.EXPORT) else 0)
+    return reserve + (2 * one if which in (*TRAINS, Stage.EXPORT) else 0)
 
 
 def over_disk_limit(live: Live, *, forecast: int | None) -> ErrorFacts | None:
@@ -120,7 +120,7 @@ def short_of(daemon: Daemon, needed: int, at: float) -> str | None:
 def watch_space(daemon: Daemon, at: float) -> None:
     """Pause a training run while there is still room for its checkpoint."""
     for live in daemon.book.runs.values():
-        if live.child is None or live.stage is not Stage.TRAIN or live.child.is_stopping:
+        if live.child is None or live.stage not in TRAINS or live.child.is_stopping:
             continue
         low = daemon.settings.min_free_bytes // 2 + checkpoint_bytes(live.run)
         if free_bytes(daemon) >= low or short_of(daemon, low, at) is None:

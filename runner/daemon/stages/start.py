@@ -19,9 +19,9 @@ from runner.contract import stage_environment as stage
 from runner.contract.batch import BatchPlan
 from runner.contract.fp8_cards import fp8_obstacle
 from runner.contract.layout import StageFolder
-from runner.contract.record import Attempt, RunRecord
+from runner.contract.record import Attempt, ErrorFacts, RunRecord
 from runner.contract.stage_io import write_message
-from runner.contract.states import Stage, State
+from runner.contract.states import TRAINS, Stage, State
 from runner.daemon.book import Live
 from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
@@ -37,8 +37,15 @@ from runner.daemon.stages.choose_plan import Ahead, known_box, look_ahead
 from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
 from runner.daemon.stages.host_memory import kernel_kills
-from runner.daemon.stages.plans import ON_CARD, STATE_DURING, make_plan, stage_folder
+from runner.daemon.stages.plans import (
+    ON_CARD,
+    STATE_DURING,
+    make_plan,
+    stage_folder,
+    trial_home,
+)
 from runner.daemon.stages.process import Child, start_stage
+from runner.daemon.stages.rates import drop_checkpoints, size_rates
 from runner.daemon.stages.resume_point import count_up_to, export_point, resume_point
 from runner.daemon.stages.retry import spares_host_memory
 from runner.daemon.stages.same_run import same_run_notes
@@ -205,7 +212,7 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     True: it was its turn; False: it waits for room that it alone needs, and another may go first.
     """
     lease, card = None, Card()
-    if live.next_stage in (Stage.PREPARE, Stage.TRAIN):
+    if live.next_stage in (Stage.PREPARE, *TRAINS):
         start = choose_start(daemon.outputs, live.record, live.spec)
         if start.problem is not None and not live.record.attempts:
             end_run(daemon, live, State.REJECTED, start.problem)
@@ -225,12 +232,11 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
             blocked = error.message
     try:
         ahead = None
-        if blocked is None and live.next_stage is Stage.TRAIN:
+        if blocked is None and live.next_stage in TRAINS:
             ahead = look_ahead(daemon.settings, live.run, live.record, live.spec, card.memory)
             blocked = ahead.waits
-            over = over_disk_limit(live, forecast=ahead.facts.get("disk_bytes"))
-            if over is not None:
-                end_run(daemon, live, State.REJECTED, over)
+            if (refused := _refused(live, ahead)) is not None:
+                end_run(daemon, live, State.REJECTED, refused)
                 return True
         if blocked is not None:
             keep_waiting(daemon, live, blocked)
@@ -249,13 +255,22 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     return True
 
 
+def _refused(live: Live, ahead: Ahead) -> ErrorFacts | None:
+    """Refuse what the forecast rules out; None: it may go on."""
+    over = over_disk_limit(live, forecast=ahead.facts.get("disk_bytes"))
+    if over is None and live.next_stage is Stage.RATES:
+        sized = size_rates(live.record, live.spec, ahead.facts)
+        over = sized if isinstance(sized, ErrorFacts) else None
+    return over
+
+
 def _look_at_card(daemon: Daemon, which: Stage, at: float) -> Card:
     """Tell what a stage must know of the card before it starts.
 
     Raises:
         StillAsking: the driver has not answered yet.
     """
-    needs_memory = which in (Stage.PREPARE, Stage.TRAIN)
+    needs_memory = which in (Stage.PREPARE, *TRAINS)
     if needs_memory:  # both questions at once: a slow driver's first answer would be old otherwise
         daemon.gpu.ask_if_old(at)
     on_card = which in ON_CARD
@@ -333,6 +348,10 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, 
     else:
         tries = record.tries.get(which.value, 0) + 1
         changes["tries"] = {**record.tries, which.value: tries}
+        if which is Stage.RATES:
+            assert ahead is not None
+            more, resume_from = _for_rates(daemon, live, ahead)
+            changes |= more
         if which is Stage.PREPARE and live.spec.replay is not None:
             # Chosen before its rows are: another run may come into use before training starts.
             changes["started_from"] = choose_start(daemon.outputs, record, live.spec).run_id
@@ -354,6 +373,22 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, 
         stage_ended(daemon, live, which, code, asked=False)
         return
     daemon.say(live, f"{live.record.job}: {which} started", pid=live.child.pid)
+
+
+def _for_rates(daemon: Daemon, live: Live, ahead: Ahead) -> tuple[dict[str, Any], str | None]:
+    """Give what the start of a small run changes in the record, and where it goes on from."""
+    record = live.record
+    start = choose_start(daemon.outputs, record, live.spec)
+    found = resume_point(trial_home(live.run, record), daemon.hashes.of)
+    notes = (*((start.note,) if start.note else ()), *found.notes)
+    changes = {
+        "rates": size_rates(record, live.spec, ahead.facts),
+        "batch_plan": ahead.plan,
+        "forecast": ahead.facts,
+        "started_from": record.started_from or start.run_id,
+        "shortfalls": outcome.joined(record.shortfalls, notes),
+    }
+    return changes, found.checkpoint
 
 
 def _process(
@@ -411,6 +446,8 @@ def _write_plan(
     folder = stage_folder(live.run, which, planned)
     if folder.exists():  # a try that ended early, or was never recorded: none of it is trusted
         shutil.rmtree(folder)
+    if which in TRAINS and planned.rates is not None:
+        drop_checkpoints(live.run, planned.rates)
     if which is Stage.PREPARE and live.run.data.exists():
         shutil.rmtree(live.run.data)
     folder.mkdir(parents=True)

@@ -65,7 +65,8 @@ def revive(record: RunRecord, *, another_trained: bool) -> RunRecord:
         return _without_open_try(record, Stage.PREPARE).but(state=State.QUEUED, falls=falls)
     if record.state is State.QUEUED or is_open(record):
         return record
-    stage = record.next_stage if record.state in _OPEN_TRY else None
+    tries_rates = record.next_stage is Stage.RATES
+    stage = record.next_stage if tries_rates or record.state in _OPEN_TRY else None
     if stage is not None and record.tries.get(stage.value):
         falls = after_fall(record.falls, at=now())
         record = _without_open_try(record, stage).but(falls=falls)

@@ -175,6 +175,8 @@ class Wishes:
     seconds_left: float | None
     probe: bool
     eval_batch_size: int
+    single_rows: bool = True
+    """Before step 1, look at what the base model expects of single rows."""
 
 
 class Conduct(TrainerCallback):
@@ -201,6 +203,7 @@ class Conduct(TrainerCallback):
         stop.shows_life_in = folder.metrics
         self.started = self.last_save = self.last_step = time.monotonic()
         self.evaluation_seconds = 0.0  # the last one took so long
+        self.held_out: HeldOut | None = None
         self.micro_batches = 0
         self.probed = not wishes.probe
 
@@ -219,7 +222,8 @@ class Conduct(TrainerCallback):
             self._probe()
             self.probed = True
             self.meter.note("in the probe")
-        self._look_at_single_rows(begins=state.global_step == 0)
+        if self.wishes.single_rows:
+            self._look_at_single_rows(begins=state.global_step == 0)
         if self.progress.evaluation_due and state.global_step > 0:
             self._evaluate_what_is_owed()
             self._reseal(state)
@@ -365,7 +369,7 @@ class Conduct(TrainerCallback):
         began = time.monotonic()
         found = self._measure(check=self.stop.check)
         progress.in_evaluation = False
-        self.eval_batch_size = found.batch_size
+        self.held_out, self.eval_batch_size = found, found.batch_size
         self.evaluation_seconds = time.monotonic() - began
         if not math.isfinite(found.loss):
             raise _diverged(progress.step)
@@ -375,6 +379,15 @@ class Conduct(TrainerCallback):
         if progress.best_eval_loss is None or found.loss < progress.best_eval_loss:
             progress.best_step, progress.best_eval_loss = progress.step, found.loss
         self._write(step=progress.step, eval_loss=found.loss)
+
+    def last_held_out(self) -> HeldOut | None:
+        """Give the last measurement of the held-out rows; one is made where an earlier attempt did.
+
+        None: nothing is held out, or not even one row fits into memory.
+        """
+        if self.held_out is None and self.eval_rows is not None and self.progress.evaluates:
+            self._evaluate()
+        return self.held_out
 
     def _measure(self, **how: Any) -> HeldOut:
         """Measure the held-out loss: on the fast path where the run is on it."""

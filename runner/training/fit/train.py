@@ -24,6 +24,7 @@ from runner.contract.checkpoints import read_manifest, verified
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.measure_when import ROWS_AT_ONCE, measured_steps
 from runner.contract.models import find_model
+from runner.contract.rates import HeldOutLosses
 from runner.contract.record import ErrorFacts
 from runner.contract.stage_io import (
     PrepareResult,
@@ -65,6 +66,7 @@ def train(folder: Path) -> None:
 @dataclass(kw_only=True)
 class _Attempt:
     run: RunFolder
+    """Where its checkpoints lie."""
     folder: StageFolder
     spec: JobSpec
     plan: TrainPlan
@@ -93,8 +95,9 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
     )
 
     run, stage = RunFolder.containing(folder), StageFolder(folder)
+    home = RunFolder(folder.parents[1])  # the run's own, or that of a small run within it
     plan = read_message(stage.plan, TrainPlan)
-    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    spec = _with_rate(read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml"), plan)
     machine = find_machine(plan.device, plan.compute)
     if spec.speed == "fp8" and machine.on_gpu:
         require_fp8()
@@ -144,7 +147,7 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
         total_steps=plan.total_steps,
     )
     if plan.resume_from is not None:
-        checkpoint = run.checkpoints / plan.resume_from
+        checkpoint = home.checkpoints / plan.resume_from
         if not verified(checkpoint):
             raise StageError(
                 f"Checkpoint {plan.resume_from} is damaged.",
@@ -153,18 +156,18 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
                 advice="Check the disk under outputs/, then drop the spec again.",
             )
         progress.resume(read_manifest(checkpoint), plan.resume_from)
-        if progress.best_step and not verified(run.checkpoint(progress.best_step)):
+        if progress.best_step and not verified(home.checkpoint(progress.best_step)):
             progress.best_step = progress.best_eval_loss = None  # torn, and set aside
     lengths = row_lengths(train_rows)
     conduct = Conduct(
-        run=run,
+        run=home,
         folder=stage,
         spec=spec,
         progress=progress,
         wishes=Wishes(
             measured_steps=measured_steps(
                 plan.total_steps,
-                every=spec.training.eval_steps,
+                every=plan.total_steps if plan.is_trial else spec.training.eval_steps,
                 trained_tokens=sum(lengths) * plan.total_steps / progress.steps_per_epoch,
                 held_out_tokens=sum(row_lengths(eval_rows)) if eval_rows else 0,
             ),
@@ -173,6 +176,7 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
             seconds_left=plan.seconds_left,
             probe=machine.on_gpu if plan.probe is None else plan.probe,
             eval_batch_size=max(ROWS_AT_ONCE, plan.batch_plan.per_device_batch_size),
+            single_rows=not plan.is_trial,
         ),
         stop=stop,
         meter=meter,
@@ -192,7 +196,7 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
     if batch_plan != plan.batch_plan:
         write_message(stage.smaller_plan, SmallerPlan(batch_plan=batch_plan))
     return _Attempt(
-        run=run,
+        run=home,
         folder=stage,
         spec=spec,
         plan=plan,
@@ -205,6 +209,14 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
         trainer=trainer,
         notes=[],
     )
+
+
+def _with_rate(spec: JobSpec, plan: TrainPlan) -> JobSpec:
+    """Take the plan's learning rate, where small runs have chosen or try one."""
+    if plan.learning_rate is None:
+        return spec
+    training = spec.training.model_copy(update={"learning_rate": plan.learning_rate})
+    return spec.model_copy(update={"training": training})
 
 
 def _choose_path(
@@ -560,12 +572,19 @@ def _answer(attempt: _Attempt, trouble: StageError | None, *, seconds: float) ->
                 "speed": "fp8" if _in_fp8(attempt) else "exact",
             },
             environment=_environment(attempt),
+            held_out=_held_out(attempt) if trouble is None and attempt.plan.is_trial else None,
             shortfalls=tuple(shortfalls),
             findings=progress.findings,
             error=trouble
             and ErrorFacts(kind=trouble.kind, message=trouble.message, advice=trouble.advice),
         ),
     )
+
+
+def _held_out(attempt: _Attempt) -> HeldOutLosses | None:
+    """Give each held-out row's loss at the end of a small run."""
+    found = attempt.conduct.last_held_out()
+    return found and HeldOutLosses(sums=found.sums, tokens=found.counts)
 
 
 def _in_fp8(attempt: _Attempt) -> bool:

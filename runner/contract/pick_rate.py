@@ -1,0 +1,104 @@
+"""Pick a learning rate: how long each one is tried, and which one the run trains with.
+
+Pure decisions. The measure is that of the gate: the loss of the answers on the same held-out rows,
+in pairs, with its 95% interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from runner.contract.rates import DIVERGED, MEASURED, HeldOutLosses, RatesTried, RateTrial
+from runner.contract.verdict import paired_interval
+
+TIME_SHARE = 1 / 3
+"""Of the hours given, for all small runs together: the run itself keeps twice as much."""
+STEP_SHARE = 1 / 3
+"""Of the run's own steps, for each small run at most: more would be no small run."""
+FEWEST_STEPS = 10
+"""Fewer say more of the warm-up than of the rate; a run that has fewer is tried as a whole."""
+FEWEST_SECONDS = 60.0
+"""Of each small run: the time to load a model and try its largest batch is as long."""
+
+
+def begin(rates: Sequence[float], *, wanted: float) -> RatesTried:
+    """Begin a comparison; of the rates, the one nearest to ``wanted`` (in ratio) is the own."""
+    own = min(rates, key=lambda rate: (abs(math.log(rate / wanted)), rate))
+    return RatesTried(own=own, trials=tuple(RateTrial(learning_rate=rate) for rate in rates))
+
+
+def seconds_each(hours: float | None, count: int) -> float | None:
+    """Give the time of each small run; None: as long as its steps take."""
+    return None if hours is None else hours * 3600.0 * TIME_SHARE / count
+
+
+def steps_each(total_steps: int, *, seconds: float | None, step_seconds: float | None) -> int:
+    """Choose the steps of each small run, the same for all: fewer than `fewest` are too few.
+
+    Args:
+        total_steps: of the run.
+        seconds: the time of each small run; None: any.
+        step_seconds: what a step takes by the forecast; None: not known, the first one shows it.
+    """
+    steps = max(min(FEWEST_STEPS, total_steps), math.ceil(total_steps * STEP_SHARE))
+    if seconds is not None and step_seconds:
+        steps = min(steps, int(seconds / step_seconds))
+    return steps
+
+
+def fewest(total_steps: int) -> int:
+    """Give the fewest steps that a small run of such a run can have."""
+    return min(FEWEST_STEPS, total_steps)
+
+
+def pick(rates: RatesTried, losses: Sequence[HeldOutLosses | None]) -> RatesTried | None:
+    """Choose the rate that the run trains with; None: the loss became useless with each of them.
+
+    The lowest loss wins only where its whole interval against the own rate lies below zero: ties
+    and differences within chance go to the own rate.
+
+    Args:
+        rates: with every small run done.
+        losses: each small run's, in their order; None: it diverged.
+    """
+    by_rate = {
+        one.learning_rate: found
+        for one, found in zip(rates.trials, losses, strict=True)
+        if one.outcome == MEASURED and found is not None
+    }
+    own = by_rate.get(rates.own)
+    compared = rates.model_copy(
+        update={"trials": tuple(_against(one, by_rate, own) for one in rates.trials)}
+    )
+    measured = [one for one in compared.trials if one.eval_loss is not None]
+    if not measured:
+        return None
+    best = min(measured, key=lambda one: one.eval_loss or 0.0)
+    if own is None:
+        return compared.choosing(best.learning_rate, "own_diverged")
+    own_loss = compared.trial(rates.own).eval_loss
+    if best.eval_loss == own_loss:
+        return compared.choosing(rates.own, "own_best")
+    is_shown = best.low is not None and best.low > 0
+    if is_shown:
+        return compared.choosing(best.learning_rate, "shown")
+    return compared.choosing(rates.own, "within_chance")
+
+
+def _against(
+    one: RateTrial, by_rate: dict[float, HeldOutLosses], own: HeldOutLosses | None
+) -> RateTrial:
+    """Compare a small run with the own rate's, row by row."""
+    mine = by_rate.get(one.learning_rate)
+    if mine is None:
+        return one.model_copy(update={"eval_loss": None, "outcome": one.outcome or DIVERGED})
+    loss = math.fsum(mine.sums) / max(1, sum(mine.tokens))
+    changes: dict[str, float] = {"eval_loss": loss}
+    if own is not None and own is not mine:
+        change = loss - math.fsum(own.sums) / max(1, sum(own.tokens))
+        changes["difference"] = -change
+        interval = paired_interval(own.sums, mine.sums, own.tokens)
+        if interval is not None:
+            changes |= {"low": -interval[1], "high": -interval[0]}
+    return one.model_copy(update=changes)
