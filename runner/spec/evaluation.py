@@ -9,12 +9,12 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Score = Literal["exact_match", "chrf", "valid_json", "stops_by_itself", "length"]
-SCORES: tuple[Score, ...] = ("exact_match", "chrf", "valid_json", "stops_by_itself", "length")
+Score = Literal["exact_match", "chrf", "rouge_l", "valid_json", "stops_by_itself", "length"]
+SCORES: tuple[Score, ...] = get_args(Score)
 
 _MINUTES_ASKED = 10.0  # 300 answers of 200 tokens by an 8B on a card take about half of it
 _MINUTES = 3.0  # that nobody asked for: little beside a training of hours
@@ -51,7 +51,7 @@ class EvaluationWish(BaseModel):
         None,
         min_length=1,
         description="How answers are scored: exact_match, chrf (likeness to the expected answer, "
-        "0 to 1), valid_json, stops_by_itself, length (how near to the expected length).",
+        "0 to 1, by letters), rouge_l (the same by words in their order), valid_json, stops_by_itself, length (how near to the expected length).",
     )
     pattern: str | None = Field(
         None,

@@ -11,6 +11,7 @@ import pytest
 from runner.contract.verdict import smallest_points
 from runner.spec.evaluation import EvaluationWish
 from runner.training.evaluate.chrf import chrf
+from runner.training.evaluate.rouge import rouge_l
 from runner.training.evaluate.scores import Answer, Scorer, has_sections, is_json
 from runner.training.evaluate.statistics import FEWEST_CLUSTERS, clusters_of, paired_difference
 from runner.training.evaluate.taxonomy import (
@@ -49,6 +50,33 @@ TAXONOMY = {"category": ["Permissive", "Copyleft"], "copyleft": ["yes", "no"]}
 def test_chrf_is_sacrebleus(answer: str, reference: str, score: float) -> None:
     """The figures are those of `CHRF().sentence_score` of sacrebleu 2.6.0."""
     assert chrf(answer, reference) == pytest.approx(score, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [
+        ("the cat sat on the mat", "the cat lay on the mat", 0.8333333333333334),
+        ("police killed the gunman", "police kill the gunman", 0.75),
+        ("the gunman kill police", "police killed the gunman", 0.5),  # Lin's own example
+        ("Category: Lease\nRenewal: yes", "Category: Sale\nRenewal: yes, by notice", 0.6),
+        ("It's 30-day notice_period", "its 30 day notice period", 0.7272727272727272),
+        ("same", "same", 1.0),
+        ("a b c d", "d c b a", 0.25),
+        ("one two", "three", 0.0),
+        ("", "x", 0.0),
+    ],
+)
+def test_rouge_l_is_that_of_rouge_score(answer: str, reference: str, score: float) -> None:
+    """The figures are those of rouge-score 0.1.2's rougeL (F measure, without stemming)."""
+    assert rouge_l(answer, reference) == pytest.approx(score, abs=1e-9)
+
+
+def test_rouge_l_reads_words_of_any_language() -> None:
+    """Umlauts are letters, in either of their encodings; nothing said of nothing is right."""
+    assert rouge_l("Die Kündigungsfrist beträgt drei Monate", "die Kündigungsfrist") == 4 / 7
+    assert rouge_l("Ku\u0308ndigung", "Kündigung") == 1.0
+    assert rouge_l("fur", "für") == 0.0
+    assert rouge_l("", "") == 1.0
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 from runner.spec.evaluation import EvaluationWish, compiled, validator
 from runner.training.evaluate.chrf import chrf
+from runner.training.evaluate.rouge import rouge_l
 from runner.training.evaluate.taxonomy import as_json, broken_fields, field_value
 
 IN_FORM = "in_form"
@@ -79,7 +80,7 @@ class Scorer:
         if not self._asks:
             return ()
         form = (IN_FORM,) if self._form else ()
-        usual = [name for name in ("exact_match", "chrf") if name in self._others]
+        usual = [name for name in ("exact_match", "chrf", "rouge_l") if name in self._others]
         found = (*form, *self._fields, *usual)
         return found or tuple(self._others)
 
@@ -150,6 +151,7 @@ def has_sections(text: str, sections: list[str]) -> bool:
 _RULES: dict[str, Rule] = {
     "exact_match": lambda answer, wanted: same_text(answer.text, wanted),
     "chrf": lambda answer, wanted: chrf(answer.text, wanted),
+    "rouge_l": lambda answer, wanted: rouge_l(answer.text, wanted),
     "stops_by_itself": lambda answer, _: answer.stopped,
     "length": lambda answer, wanted: likeness_of_length(answer.text, wanted),
 }
