@@ -51,7 +51,8 @@ class EvaluationWish(BaseModel):
         None,
         min_length=1,
         description="How answers are scored: exact_match, chrf (likeness to the expected answer, "
-        "0 to 1, by letters), rouge_l (the same by words in their order), valid_json, stops_by_itself, length (how near to the expected length).",
+        "0 to 1, by letters), rouge_l (by words in their order), valid_json, stops_by_itself, "
+        "length (how near to the expected length).",
     )
     pattern: str | None = Field(
         None,
