@@ -53,6 +53,8 @@ LONGEST_FIRST = (
     # Not measured yet: they start daemons, or answer with a model.
     "test_row_loss.py",
     "test_schedules.py",
+    "test_api_with_openai.py",
+    "test_api.py",
     "test_answers.py",
     "test_stand_by.py",
     "test_evaluate_again.py",

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from runner.words import GIB
 
 DATA_FOLDER = "data"
 """Where uploads lie below jobs/, as the README has it for everybody's data."""
+API_FOLDER = f"{DATA_FOLDER}/api"
+"""Where those of programs lie; the id of each stands before its name."""
 _NAME_BYTES = 150  # leaves room for what tells files of one name apart
 _WRITE_BYTES = 4 * 1024 * 1024  # handed to the disk at a time
 _LOOK_BYTES = 64 * 1024 * 1024  # the free disk is looked at each time so much was written
@@ -89,19 +92,20 @@ def safe_name(name: str) -> str:
 class Upload:
     """One file on its way in. Its calls wait for the disk: make them in a thread."""
 
-    def __init__(self, box: Box, name: str) -> None:
-        """Make the place that it is written to.
+    def __init__(self, box: Box, name: str, *, folder: str = DATA_FOLDER, prefix: str = "") -> None:
+        """Make the place that it is written to: ``prefix`` and its name, in a folder below jobs/.
 
         Raises:
             UploadError: it is no data file's name.
             UnsafePathError: a link is in the way.
         """
-        self.name = safe_name(name)
+        self.name = prefix + safe_name(name)
         self.size_bytes = 0
         self._box, self._hash, self._looked = box, hashlib.sha256(), 0
+        self._below = folder
         self._beside = f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
         with Folder.open(box.jobs_dir) as inbox:
-            self._folder = inbox.make_folders(DATA_FOLDER, mode=FOLDER_MODE)
+            self._folder = inbox.make_folders(folder, mode=FOLDER_MODE)
         try:
             self._look()
             self._file = open(self._folder.create(self._beside, mode=FILE_MODE), "wb")  # noqa: SIM115
@@ -149,7 +153,7 @@ class Upload:
             raise _no_room(error.strerror) from error
         digest = self._hash.hexdigest()
         for name in _names(self.name):
-            path = f"{DATA_FOLDER}/{name}"
+            path = f"{self._below}/{name}"
             if self._is_there(name, digest):
                 return Stored(path=path, size_bytes=self.size_bytes, sha256=digest, was_there=True)
             try:
@@ -205,13 +209,16 @@ def _names(name: str) -> Iterator[str]:
 
 def sweep_uploads(jobs_dir: Path) -> None:
     """Remove what uploads left that a power cut ended; the page does so when it starts."""
-    sweep_folder(jobs_dir / DATA_FOLDER)
+    for folder in (DATA_FOLDER, API_FOLDER):
+        sweep_folder(jobs_dir / folder)
 
 
 @asynccontextmanager
-async def receiving(box: Box, name: str) -> AsyncIterator[Upload]:
+async def receiving(
+    box: Box, name: str, *, folder: str = DATA_FOLDER, prefix: str = ""
+) -> AsyncIterator[Upload]:
     """Take a file in; whatever ends the block before ``finish``, nothing of it is left."""
-    upload = await to_thread.run_sync(Upload, box, name)
+    upload = await to_thread.run_sync(partial(Upload, box, name, folder=folder, prefix=prefix))
     try:
         yield upload
     finally:
@@ -248,10 +255,13 @@ class Form:
     files: list[Stored] = field(default_factory=list)
 
 
-async def receive_form(request: Request, box: Box) -> Form:
+async def receive_form(
+    request: Request, box: Box, *, folder: str = DATA_FOLDER, prefix: str = ""
+) -> Form:
     """Take a ``multipart/form-data`` body; its files go straight to where they belong.
 
-    A field of a file without a name is a form in which none was chosen.
+    A field of a file without a name is a form in which none was chosen. ``folder`` and ``prefix``
+    are where files lie below jobs/ and how their names begin.
 
     Raises:
         UploadError: a file cannot be taken, or it is no such form.
@@ -264,7 +274,7 @@ async def receive_form(request: Request, box: Box) -> Form:
     parts = _Parts(boundary)
     form = Form()
     async with contextlib.AsyncExitStack() as stack:
-        place = _Place(box=box, form=form, stack=stack)
+        place = _Place(box=box, form=form, stack=stack, folder=folder, prefix=prefix)
         async for piece in request.stream():
             for event, content in parts.read(piece):
                 await place.take(event, content)
@@ -337,6 +347,8 @@ class _Place:
     box: Box
     form: Form
     stack: contextlib.AsyncExitStack
+    folder: str
+    prefix: str
     uploads: list[Upload] = field(default_factory=list)
     _field: str = ""
     _text: bytearray = field(default_factory=bytearray)
@@ -368,7 +380,8 @@ class _Place:
         if b"filename" in options and not name:
             self._field = ""  # no file was chosen
         elif name:
-            self._upload = await self.stack.enter_async_context(receiving(self.box, name))
+            coming = receiving(self.box, name, folder=self.folder, prefix=self.prefix)
+            self._upload = await self.stack.enter_async_context(coming)
             self.uploads.append(self._upload)
 
     async def _write(self) -> None:

@@ -54,7 +54,7 @@ def read_curve(run: RunFolder, record: RunRecord) -> Curve:
     for attempt in record.attempts:
         for line in _lines(StageFolder(run.attempt(attempt.number)).metrics):
             step = line.get("step")
-            if not isinstance(step, int) or not _counts(
+            if not isinstance(step, int) or not counts(
                 step, attempt, is_evaluation="eval_loss" in line
             ):
                 continue
@@ -71,7 +71,7 @@ def read_curve(run: RunFolder, record: RunRecord) -> Curve:
     )
 
 
-def _counts(step: int, attempt: Attempt, *, is_evaluation: bool) -> bool:
+def counts(step: int, attempt: Attempt, *, is_evaluation: bool) -> bool:
     """Whether a step is one that this attempt counts for; see the record's ``last_step``.
 
     A held-out loss that was owed when the attempt began belongs to the step before its first.

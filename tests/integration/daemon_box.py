@@ -44,15 +44,15 @@ sys.exit(status)
 """
 
 
-def wait_until(what: Callable[[], Any], *, seconds: float = 180.0) -> Any:
-    """Wait for something to become true, and give it."""
+def wait_until(what: Callable[[], Any], *, seconds: float = 180.0, every: float = 0.02) -> Any:
+    """Wait for something to become true, and give it; look ``every`` so many seconds."""
     end = time.monotonic() + seconds
     while True:
         value = what()
         if value:
             return value
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 class Box:

@@ -1,0 +1,319 @@
+"""Files: uploaded, listed, given back and deleted; each lies under jobs/data/api/ with its id."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from runner.contract.ended import sort_out
+from runner.contract.layout import SCHEDULED, run_id_of
+from runner.contract.record_head import read_head
+from runner.contract.states import Stage
+from runner.errors import RunnerError, UnsafePathError
+from runner.files.beneath import Folder
+from runner.files.plain import read_plain
+from runner.office.api.errors import ApiError, not_found
+from runner.office.api.file_ids import FILE_ID, NAME, new_file_id
+from runner.office.api.paging import page, wanted
+from runner.office.box import Box
+from runner.office.upload import API_FOLDER, Form, Stored, receive_form
+from runner.spec.data_files import matches
+from runner.spec.file_kinds import ending
+from runner.spec.names import is_spec_name
+from runner.spec.read_spec import SPEC_LIMIT_BYTES, read_spec
+from runner.words import visible
+
+PURPOSE = "fine-tune"
+_MOST = 10_000  # OpenAI's, of a page of files
+_KEY_CHARACTERS = 255
+_LOOK_BYTES = 1024 * 1024
+"""Of a JSON Lines file so much is looked at when it arrives; prepare looks at every row."""
+_BLOCK_BYTES = 1024 * 1024
+_ADVICE = "GET /v1/files lists the files that were uploaded here."
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnFile:
+    """A file that was uploaded through the API."""
+
+    id: str
+    name: str
+    """As it was uploaded."""
+    stored_as: str
+    """Its name under jobs/data/api/."""
+    size_bytes: int
+    changed_ns: int
+
+    @property
+    def path(self) -> str:
+        """Its path from jobs/, as a spec names it."""
+        return f"{API_FOLDER}/{self.stored_as}"
+
+    def shown(self) -> dict[str, Any]:
+        """Make what a client sees of it."""
+        return {
+            "id": self.id,
+            "object": "file",
+            "bytes": self.size_bytes,
+            "created_at": self.changed_ns // 10**9,
+            "filename": self.name,
+            "purpose": PURPOSE,
+            "status": "processed",
+        }
+
+
+class Files:
+    """The uploaded files of a box, found by looking into their folder."""
+
+    def __init__(self, box: Box, lock: threading.Lock) -> None:
+        """Take the box; the lock keeps a file from going while a job that names it is made."""
+        self._box, self._lock = box, lock
+
+    def all(self) -> list[OwnFile]:
+        """List them, the newest first."""
+        try:
+            with Folder.open(self._box.jobs_dir) as inbox, inbox.open_folder(API_FOLDER) as folder:
+                found = [
+                    OwnFile(
+                        id=match[1],
+                        name=match[2],
+                        stored_as=entry.name,
+                        size_bytes=status.st_size,
+                        changed_ns=status.st_mtime_ns,
+                    )
+                    for entry, status in folder.scan_status(lambda n: bool(NAME.fullmatch(n)))
+                    if entry.is_file(follow_symlinks=False)
+                    and (match := NAME.fullmatch(entry.name))
+                ]
+        except FileNotFoundError:
+            return []
+        return sorted(found, key=lambda one: (one.changed_ns, one.id), reverse=True)
+
+    def find(self, file_id: str) -> OwnFile:
+        """Find one.
+
+        Raises:
+            ApiError: there is none.
+        """
+        if FILE_ID.fullmatch(file_id):
+            for one in self.all():
+                if one.id == file_id:
+                    return one
+        raise not_found("file", file_id, advice=_ADVICE)
+
+    def remove(self, one: OwnFile) -> None:
+        """Remove one.
+
+        Raises:
+            ApiError: a job needs it.
+        """
+        with self._lock:
+            if job := self._needed_by(one.path):
+                raise ApiError(
+                    f"The job {job} needs this file and has not copied its rows yet.",
+                    advice="Cancel the job, or wait until it runs: then it has its own copy.",
+                    status=409,
+                    code="file_in_use",
+                    param="id",
+                )
+            self._unlink(one.stored_as)
+
+    def _unlink(self, stored_as: str) -> None:
+        with Folder.open(self._box.jobs_dir) as inbox, inbox.open_folder(API_FOLDER) as folder:
+            folder.remove_file(stored_as)
+            folder.sync()
+
+    def _needed_by(self, path: str) -> str | None:
+        """Name a job whose rows are still to be copied from a file."""
+        for run in sort_out(self._box.outputs).to_read:
+            try:
+                record = read_head(run.record)
+                content = read_plain(run.spec, limit_bytes=SPEC_LIMIT_BYTES)
+            except (OSError, RunnerError):
+                continue
+            copied = (record.model_extra or {}).get("next_stage") not in (None, Stage.PREPARE)
+            if not record.state.is_final and not copied and _names(content, path):
+                return record.job
+        with Folder.open(self._box.jobs_dir) as inbox:
+            for place in (".", "queued", SCHEDULED):
+                for name, content in _specs(inbox, place):
+                    if run_id_of(name) is None and _names(content, path):
+                        return visible(name)
+        return None
+
+    def keep(self, stored: Stored, file_id: str) -> OwnFile:
+        """Settle which file an id means, where its upload was sent twice.
+
+        Raises:
+            ApiError: another file came with the same idempotency key.
+        """
+        mine = stored.path.rpartition("/")[2]
+        found = [one for one in self.all() if one.id == file_id]
+        others = [one for one in found if one.stored_as != mine]
+        if others:
+            self._unlink(mine)
+            raise ApiError(
+                "This Idempotency-Key came with another file before.",
+                advice="Send a new key with each new file.",
+                status=409,
+                code="idempotency_key_reused",
+                param="Idempotency-Key",
+            )
+        return found[0]
+
+    def open(self, one: OwnFile) -> BinaryIO:
+        """Open one to be read."""
+        with Folder.open(self._box.jobs_dir) as inbox, inbox.open_folder(API_FOLDER) as folder:
+            return open(folder.open_file(one.stored_as), "rb")
+
+    def require_json_lines(self, one: OwnFile) -> None:
+        """Look at the beginning of a JSON Lines file; one that is none is removed again.
+
+        Raises:
+            ApiError: a line is no JSON object.
+        """
+        if ending(one.name) not in (".jsonl", ".ndjson"):
+            return
+        with self.open(one) as file:
+            content = file.read(_LOOK_BYTES)
+        if wrong := first_wrong_line(content, is_whole=len(content) == one.size_bytes):
+            self._unlink(one.stored_as)
+            raise ApiError(
+                f"{one.name} is not JSON Lines: line {wrong} is no JSON object.",
+                advice='Write one object a line, such as {"messages": [...]}; a table is uploaded '
+                "as .csv or .xlsx.",
+                code="invalid_file_format",
+                param="file",
+            )
+
+
+def first_wrong_line(content: bytes, *, is_whole: bool) -> int | None:
+    """Give the first line that is no JSON object; None: all are.
+
+    Args:
+        content: the beginning of the file.
+        is_whole: it is all of it: its last line is not cut off.
+    """
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return None  # UTF-16 of a Windows editor: prepare reads it
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    for number, line in enumerate(lines if is_whole else lines[:-1], start=1):
+        if not line.strip():
+            continue
+        try:
+            is_object = isinstance(json.loads(line), dict)
+        except (ValueError, RecursionError):
+            is_object = False
+        if not is_object:
+            return number
+    return None
+
+
+def idempotency_key(request: Request) -> str | None:
+    """Read the header by which a request that is sent again is known.
+
+    Raises:
+        ApiError: it is no such key.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= _KEY_CHARACTERS and key.isprintable()):
+        raise ApiError(
+            "The Idempotency-Key cannot be used.",
+            advice=f"Send 1 to {_KEY_CHARACTERS} printable characters.",
+            code="invalid_idempotency_key",
+            param="Idempotency-Key",
+        )
+    return key
+
+
+async def upload(request: Request, files: Files, box: Box) -> dict[str, Any]:
+    """POST /v1/files.
+
+    Raises:
+        ApiError, UploadError: it cannot be taken; nothing of it is left.
+    """
+    file_id = new_file_id(idempotency_key(request))
+    form = await receive_form(request, box, folder=API_FOLDER, prefix=f"{file_id}-")
+    return await to_thread.run_sync(_taken, files, form, file_id)
+
+
+def _taken(files: Files, form: Form, file_id: str) -> dict[str, Any]:
+    purpose = form.fields.get("purpose", PURPOSE)
+    if len(form.files) != 1 or purpose != PURPOSE:
+        for stored in form.files:
+            if not stored.was_there:
+                files._unlink(stored.path.rpartition("/")[2])  # noqa: SLF001
+        is_purpose = len(form.files) == 1
+        raise ApiError(
+            f"Files of the purpose {purpose[:40]!r} are not taken."
+            if is_purpose
+            else "The form has no file, or several.",
+            advice="Send 'purpose' as fine-tune." if is_purpose else "Send one, as 'file'.",
+            code="invalid_purpose" if is_purpose else "missing_file",
+            param="purpose" if is_purpose else "file",
+        )
+    one = files.keep(form.files[0], file_id)
+    files.require_json_lines(one)
+    return one.shown()
+
+
+def list_files(request: Request, files: Files) -> dict[str, Any]:
+    """GET /v1/files."""
+    asked = wanted(request.query_params, default=_MOST, most=_MOST)
+    found = files.all()
+    if request.query_params.get("order") == "asc":
+        found.reverse()
+    if request.query_params.get("purpose", PURPOSE) != PURPOSE:
+        found = []
+    return page(found, asked, id_of=lambda one: one.id, shown=OwnFile.shown)
+
+
+def content_of(request: Request, files: Files) -> Response:
+    """GET /v1/files/ID/content: of files that were uploaded here, and of no other."""
+    one = files.find(request.path_params["file_id"])
+    file = files.open(one)
+
+    def blocks() -> Iterator[bytes]:
+        with file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+
+    headers = {"content-length": str(one.size_bytes), "content-disposition": "attachment"}
+    return StreamingResponse(blocks(), media_type="application/octet-stream", headers=headers)
+
+
+def delete(request: Request, files: Files) -> dict[str, Any]:
+    """DELETE /v1/files/ID."""
+    one = files.find(request.path_params["file_id"])
+    files.remove(one)
+    return {"id": one.id, "object": "file", "deleted": True}
+
+
+def _names(spec: bytes, path: str) -> bool:
+    """Whether a spec names a file, by itself, its folder or a pattern."""
+    try:
+        named = read_spec(spec, file_name="spec.yaml").named_files
+    except RunnerError:
+        return False
+    return any(matches(path, one) for one in named)
+
+
+def _specs(inbox: Folder, place: str) -> Iterator[tuple[str, bytes]]:
+    try:
+        with inbox.open_folder(place) as folder:
+            for name in folder.names():
+                if not is_spec_name(name):
+                    continue
+                try:
+                    yield name, folder.read_file(name, limit_bytes=SPEC_LIMIT_BYTES)
+                except (OSError, UnsafePathError):
+                    continue  # claimed meanwhile
+    except (OSError, UnsafePathError):
+        return
