@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import subprocess
 import sys
 
 import pytest
 from api_server import serving
-from daemon_box import Box, wait_until
+from daemon_box import REPOSITORY, Box, wait_until
 
 pytestmark = pytest.mark.long
 
 CANARY = "zqxcanaryzqx"
+MODEL = "smollm2-135m-instruct"  # as the page names it; here only its first layers
+PAGE = REPOSITORY / "docs" / "api.md"
 CHATS = [
     {
         "messages": [
@@ -35,7 +39,7 @@ def lines(chats) -> bytes:
 def box(tmp_path_factory, tiny_model) -> Box:
     made = Box(tmp_path_factory.mktemp("box"))
     shutil.rmtree(made.root / "models" / "m")
-    shutil.copytree(tiny_model, made.root / "models" / "tiny", copy_function=os.link)
+    shutil.copytree(tiny_model, made.root / "models" / MODEL, copy_function=os.link)
     return made
 
 
@@ -59,7 +63,7 @@ def finished(box, api):
     )
     held_out = client.files.create(file=("held-out.jsonl", lines(CHATS[50:])), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(
-        model="tiny",
+        model=MODEL,
         training_file=training.id,
         validation_file=held_out.id,
         suffix="Arithmetic",
@@ -86,7 +90,10 @@ def finished(box, api):
             statuses.append(now.status)
         for event in client.fine_tuning.jobs.list_events(job.id, limit=100).data[::-1]:
             seen.setdefault(event.id, event.message)
-        return now.status in ("succeeded", "failed", "cancelled")
+        # Its last event comes a moment after its record.
+        return now.status in ("succeeded", "failed", "cancelled") and any(
+            message.endswith(now.box["state"]) for message in seen.values()
+        )
 
     wait_until(is_over, seconds=600, every=0.3)
     return client, client.fine_tuning.jobs.retrieve(job.id), list(seen.values()), statuses
@@ -101,13 +108,14 @@ def test_the_job_goes_through_openai_s_states_to_its_model(box, finished) -> Non
     assert statuses[0] == "validating_files"
     assert {"running", "succeeded"} <= set(statuses)
     record = box.record()
-    assert job.fine_tuned_model == f"ft:tiny:arithmetic:{record.run_id}"
+    assert job.fine_tuned_model == f"ft:{MODEL}:arithmetic:{record.run_id}"
     assert job.trained_tokens == record.metrics["tokens_seen"] > 0
     assert job.finished_at >= job.created_at
     model = client.models.retrieve(job.fine_tuned_model)
     adapter = box.root / model.box["adapter"]
     assert (adapter / "adapter_model.safetensors").is_file()
-    assert model.box["in_use"]
+    # `current` moves a moment after the record.
+    wait_until(lambda: client.models.retrieve(model.id).box["in_use"], every=0.3)
     assert model.id in [one.id for one in client.models.list()]
 
 
@@ -162,7 +170,7 @@ def test_another_job_is_cancelled_while_it_trains(box, api, finished) -> None:
     """And the box goes on: what it leaves is a cancelled job, and no model."""
     client, first, _, _ = finished
     job = client.fine_tuning.jobs.create(
-        model="tiny",
+        model=MODEL,
         training_file=first.training_file,
         hyperparameters={"n_epochs": 500},
         suffix="endless",
@@ -184,7 +192,7 @@ def test_a_job_whose_rows_cannot_be_used_fails_with_the_line(box, api, finished)
     client, _, _, _ = finished
     rows = json.dumps(CHATS[0]).encode() + b"\n" + json.dumps({"messages": CANARY}).encode() + b"\n"
     file = client.files.create(file=("broken.jsonl", rows), purpose="fine-tune")
-    job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
+    job = client.fine_tuning.jobs.create(model=MODEL, training_file=file.id)
 
     def ended():
         now = client.fine_tuning.jobs.retrieve(job.id)
@@ -207,3 +215,24 @@ def test_no_answer_of_the_api_holds_a_row(box, api, finished) -> None:
     found.append(api.ask("GET", "/metrics")[1])
     assert len(found) > 30
     assert [one for one in found if CANARY in one] == []
+
+
+def test_the_page_s_own_program_and_commands_work(api, tmp_path) -> None:
+    """What docs/api.md tells people to run works as it stands, but for the port."""
+    (tmp_path / "contracts.jsonl").write_bytes(lines(CHATS))
+    text = PAGE.read_text().replace("localhost:8080", f"127.0.0.1:{api.port}")
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (commands,) = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    told = {"cwd": tmp_path, "env": {**os.environ, "BOX_KEY": api.key}}
+    asked = {"capture_output": True, "text": True, "timeout": 600}
+    ran = subprocess.run([sys.executable, "-c", program], check=False, **told, **asked)
+    assert ran.returncode == 0, ran.stderr
+    last = ran.stdout.splitlines()[-1]
+    assert last.startswith(f"succeeded None ft:{MODEL}:contracts:"), ran.stdout
+    found = [line.removeprefix("$ ") for line in commands.splitlines()]
+    assert len(found) == 4
+    for command in found:
+        ran = subprocess.run(["bash", "-c", command], check=False, **told, **asked)
+        assert ran.returncode == 0, command
+        assert not ran.stdout.startswith('{"error"'), (command, ran.stdout)
+    assert json.loads(ran.stdout) == {"status": "ok", "daemon": "fresh"}

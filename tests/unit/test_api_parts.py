@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 
 import made_runs
 import pytest
@@ -36,6 +38,8 @@ from runner.office.api.jobs import read_json
 from runner.office.api.paging import Wanted, page, wanted
 from runner.spec.read_spec import read_spec
 
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "api.md").read_text()
 BODY = {"model": "tiny", "training_file": "file-1"}
 
 
@@ -554,3 +558,37 @@ def test_a_scrape_of_an_empty_box_and_of_a_hostile_one(tmp_path) -> None:
     text = metrics.scrape(None, box).body.decode()
     assert 'finetuning_box_runs{state="failed"} 1.0' in text
     assert metrics.healthz(None, box)["daemon"] == "none"
+
+
+# ---- the page
+
+
+def rows_of(title: str) -> list[str]:
+    part = PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\| (`.*?)(?: \|.*)?\|$", part, re.MULTILINE)
+
+
+def test_the_page_has_every_code_of_the_api_s_own() -> None:
+    """A program's author finds each refusal that the API words itself, and none that is gone."""
+    told = {code for row in rows_of("Errors") for code in re.findall(r"`(\w+)`", row)}
+    found = {f"{what}_not_found" for what in ("file", "job", "model")}
+    for path in (ROOT / "runner" / "office" / "api").glob("*.py"):
+        found |= set(re.findall(r'code="(\w+)"', path.read_text()))
+        found |= {"invalid_purpose", "missing_file"}
+    of_the_gate = {"no_key", "may_only_read", "too_many_keys", "too_often", "too_large"}
+    gate = (ROOT / "runner" / "office").glob("*.py")
+    gates = set(re.findall(r'"office_(\w+)"', "".join(path.read_text() for path in gate)))
+    assert of_the_gate <= gates
+    assert told == found | of_the_gate | {"upload", "upload_too_large"}
+
+
+def test_the_page_has_every_metric() -> None:
+    """And no other."""
+    told = {name for row in rows_of("For monitors") for name in re.findall(r"`(\w+)`", row)}
+    there = {family.name.removeprefix("finetuning_box_") for family in metrics.families(seen())}
+    assert told - {"job", "state", "folder"} == there
+
+
+def test_the_page_has_the_rate_that_a_multiplier_of_one_means() -> None:
+    """Whoever sets one must be able to work out the learning rate."""
+    assert f"multiplier × {LEARNING_RATE:g}, the spec's default" in PAGE
