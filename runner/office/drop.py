@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import SafeRepresenter
 
 from runner.commands.submit import submit
 from runner.commands.validate import Validated, validate
@@ -16,9 +17,25 @@ from runner.contract.layout import job_name
 from runner.office.box import Box
 
 
+_BREAKS = "\x85\u2028\u2029"
+"""What YAML takes for the end of a line, beside \n, where a text stands in single quotes."""
+
+
+class _Writer(SafeRepresenter):
+    """Writes a text with such a sign in double quotes, where it is escaped."""
+
+    def represent_str(self, data: str) -> Any:
+        style = '"' if any(sign in data for sign in _BREAKS) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Writer.add_representer(str, _Writer.represent_str)
+
+
 def as_yaml(fields: Mapping[str, Any]) -> bytes:
     """Write a spec as a person would; a field that is None is left out."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Writer
     yaml.default_flow_style = False
     yaml.allow_unicode = True
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import made_runs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from openai.types import FileObject
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
@@ -144,7 +144,12 @@ def test_what_cannot_be_used_is_refused_with_its_name(body, param) -> None:
     assert refused.value.advice
 
 
-@given(st.dictionaries(st.text(max_size=60), st.text(max_size=200), max_size=5), st.text())
+@example(metadata={}, prompt="0\x850")
+@example(metadata={"a\u2028b": "# c"}, prompt="a\u2028b")
+@given(
+    metadata=st.dictionaries(st.text(max_size=60), st.text(max_size=200), max_size=5),
+    prompt=st.text(),
+)
 def test_any_text_survives_its_way_through_the_spec(metadata, prompt) -> None:
     """Metadata comes back as it was, and no text of a client's makes YAML of its own."""
     metadata = {key: text for key, text in metadata.items() if not key.startswith("spec.")}
