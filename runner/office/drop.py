@@ -16,7 +16,6 @@ from runner.commands.validate import Validated, validate
 from runner.contract.layout import job_name
 from runner.office.box import Box
 
-
 _BREAKS = "\x85\u2028\u2029"
 """What YAML takes for the end of a line, beside \n, where a text stands in single quotes."""
 
