@@ -205,8 +205,7 @@ class Jobs:
 
     def _find(self, request: Request) -> Found | Unclaimed:
         job_id = request.path_params["job_id"]
-        # Twice: what moves from the inbox to its record while both are looked at is in neither.
-        found = self._index.find(job_id) or self._index.find(job_id)
+        found = self._index.find(job_id)
         if found is None:
             raise not_found("job", job_id, advice=_ADVICE)
         return found
