@@ -46,6 +46,7 @@ def sweep_box(outputs: Outputs) -> None:
     """Remove what the daemon itself and commands left half-written."""
     sweep_folder(outputs.private)
     sweep_folder(outputs.requests)
+    sweep_folder(outputs.notices)  # what is in `sent` is another process's, at work or not
     for job in outputs.job_folders():  # `current` and HANDOVER.md lie beside the runs
         sweep_folder(job)
     sweep_entries(outputs.token_cache)

@@ -20,6 +20,7 @@ from runner.clock import now
 from runner.errors import DamagedError, RunnerError
 from runner.files.durable import write_json
 from runner.files.plain import read_plain
+from runner.files.sweep import sweep_folder
 from runner.language.speaker import ENGLISH, Speaker
 from runner.notices.due import Do, Tried, decide
 from runner.notices.notice import SUFFIX, Kind, Notice, read_notice
@@ -115,6 +116,7 @@ class Sender:
 def send_notices(sender: Sender, *, once: bool) -> bool:
     """Send until the process is ended; ``once``: what is there; give whether all arrived."""
     trouble = ""
+    sweep_folder(sender.folder / "sent")
     while True:
         try:
             waits = sender.round(time.monotonic())

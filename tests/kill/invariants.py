@@ -141,6 +141,18 @@ def repeated(journal: Path) -> tuple[list[str], int]:
     return lost, again
 
 
+def untold(outputs: Outputs, found: Sequence[tuple[RunFolder, RunRecord]]) -> list[str]:
+    """Each run that ended by itself has the notice of how it did."""
+    lost = []
+    for _, record in found:
+        if not record.state.is_final or record.state is State.CANCELLED:
+            continue
+        path = outputs.notices / f"{record.run_id}.json"
+        if not path.exists() or json.loads(path.read_text())["state"] != record.state:
+            lost.append(f"{record.job}: nobody is told that it has {record.state}")
+    return lost
+
+
 def leftovers(*folders: Path) -> list[str]:
     """Nothing unfinished stays."""
     return [

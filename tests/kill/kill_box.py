@@ -23,6 +23,7 @@ from invariants import (
     specs_lost,
     training_lost,
     unreadable_logs,
+    untold,
 )
 from killing import ARMED, HITS, VISITS, children_of, cut_the_power, kill
 
@@ -213,6 +214,7 @@ class KillBox(Box):
                 unreadable,
                 specs_lost(self.jobs, self.outputs, self.dropped),
                 *(training_lost(self.jobs, run, record) for run, record in found),
+                untold(self.outputs, found),
                 again,
                 changed(self.personal),
                 leftovers(self.jobs, self.outputs.root),

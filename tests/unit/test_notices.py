@@ -24,6 +24,7 @@ from runner.contract.gate import Decision, Promotion
 from runner.contract.layout import Outputs
 from runner.contract.record import ErrorFacts
 from runner.contract.states import State
+from runner.daemon.leftovers import sweep_box
 from runner.errors import DamagedError
 from runner.language.speaker import ENGLISH, Language, Speaker
 from runner.notices.due import LONGEST_SECONDS, PATIENCE_SECONDS, Do, Tried, decide
@@ -329,3 +330,16 @@ def test_what_is_said_of_a_place_holds_no_secret(outputs, tmp_path) -> None:
     said = " ".join([*sender.say.__self__, *(p.name + p.id for p in sender.places)])
     assert "hunter2" not in said
     assert "4711" not in said
+
+
+def test_what_a_kill_left_half_written_goes(outputs, tmp_path) -> None:
+    """The daemon sweeps its own folder at its start, the sender his: neither the other's."""
+    leave_notice(outputs, ended())
+    torn = [folder / ".tmp-0123456789ab" for folder in (outputs.notices, outputs.notices_sent)]
+    for path in torn:
+        path.write_text("{")
+    sweep_box(outputs)
+    assert [path.exists() for path in torn] == [False, True]
+    place = Place(id="p", name="p", tags=frozenset(), tell=lambda *_: True)
+    assert send_notices(Sender(folder=outputs.notices, places=[place]), once=True)
+    assert not torn[1].exists()
