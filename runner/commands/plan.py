@@ -21,7 +21,9 @@ from runner.commands.prepare_aside import prepared_from
 from runner.commands.validate import read_file
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder, StageFolder
+from runner.contract.method_choice import MethodChoice, method_in
 from runner.contract.stage_io import PrepareResult, read_message
+from runner.daemon.stages.choose_method import method_for
 from runner.daemon.stages.choose_plan import as_facts, first_forecast, known_box, read_work
 from runner.errors import ModelError, Problem
 from runner.forecast.choose import alternatives
@@ -54,6 +56,8 @@ class Planned:
 
     spec: JobSpec
     work: Work
+    method: MethodChoice | None
+    """What was chosen where the spec says `method: auto`."""
     box: Box
     chosen: Forecast
     alternatives: tuple[Forecast, ...]
@@ -67,7 +71,8 @@ class Planned:
         return {
             "job": self.spec.name,
             "model": self.spec.model,
-            "method": self.spec.method,
+            "method": self.work.method,
+            "method_because": method_in(self.method) if self.method else None,
             "rows": self.work.lengths.rows,
             "total_steps": self.work.total_steps,
             "effective_batch_size": self.work.effective_batch_size,
@@ -108,9 +113,19 @@ def planned(
     else:
         whole = int(asked.card_gib * GIB)
         box = replace(known_box(outputs, spec, None), gpu_memory_bytes=whole, flops=WHAT_IF_FLOPS)
+    chosen = method_for(
+        spec,
+        work,
+        box,
+        models_dir=asked.models_dir,
+        on_card=box.gpu_memory_bytes is not None,
+    )
+    if chosen is not None:
+        work = replace(work, method=chosen.method)
     return Planned(
         spec=spec,
         work=work,
+        method=chosen,
         box=box,
         chosen=first_forecast(spec, work, box),
         alternatives=alternatives(work, box),
@@ -147,7 +162,10 @@ def _head(planned: Planned) -> Text:
     what = f"{visible(spec.model)} ({shown} weights), {work.method}, rank {work.rank}"
     rows = f"{work.lengths.rows:,} rows, the longest {work.longest:,} tokens"
     steps = f"{work.total_steps:,} steps of {work.effective_batch_size}"
-    return Text.assemble((spec.name, "bold"), f": {what}\n{rows}; {steps}")
+    head = Text.assemble((spec.name, "bold"), f": {what}\n{rows}; {steps}")
+    if planned.method is not None:
+        head.append(f"\nTrains {method_in(planned.method)}")
+    return head
 
 
 def _verdict(planned: Planned) -> Text:

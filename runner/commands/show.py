@@ -16,6 +16,7 @@ from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run, print_json
 from runner.commands.status import STYLES, facts_of
 from runner.contract.findings import DataFinding, Level, name_places
 from runner.contract.layout import Outputs, RunFolder
+from runner.contract.method_choice import method_in
 from runner.contract.progress import read_progress
 from runner.contract.promotions import current_run
 from runner.contract.rates import RatesTried, in_words, rates_in, trial_in
@@ -100,6 +101,7 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
         revision = f" @ {record.model.revision}" if record.model.revision else ""
         facts.append(("model", visible(record.model.id) + revision))
     facts += [("data", f"{visible(file.path)}: {file.rows:,} rows") for file in record.data]
+    facts += [("trained", method_in(chosen)) for chosen in (record.method,) if chosen]
     if record.batch_plan:
         facts.append(
             ("batch", f"{record.batch_plan} (effective batch {record.effective_batch_size})")

@@ -19,8 +19,10 @@ from runner.commands.find_run import find_run
 from runner.commands.options import MODELS, OUTPUTS, AsJson, Device, ModelsDir, OutputsDir, Run
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import find_model
+from runner.contract.record import read_record
 from runner.errors import RunnerError
 from runner.files.lock import Lock
+from runner.spec.as_chosen import as_chosen
 from runner.spec.read_spec import read_spec
 from runner.words import visible_lines
 
@@ -68,6 +70,7 @@ def try_run(
     from runner.training.fit.model import find_machine  # noqa: PLC0415
 
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    spec = as_chosen(spec, read_record(run.record))
     console = Console(highlight=False, stderr=as_json)
     machine = find_machine(device)
     outputs.private.mkdir(parents=True, exist_ok=True)

@@ -141,7 +141,7 @@ def validate(
         wanted = spec.named_files
         problems += missing_data(wanted, folder or data_folder(path), path.name)
         try:
-            model = find_model(models_dir, spec.model, method=spec.method)
+            model = find_model(models_dir, spec.model, method=spec.named_method)
             config = read_config(model, spec.model)
             if too_low := cap_problem(spec, read_shape(config)):
                 problems.append(replace(too_low, file=path.name))

@@ -15,6 +15,7 @@ from runner.contract.evaluation import Evaluation
 from runner.contract.findings import DataFinding
 from runner.contract.gate import Promotion
 from runner.contract.handed_over import HandedOver
+from runner.contract.method_choice import MethodChoice
 from runner.contract.rating import Rating
 from runner.contract.record_head import RECORD_BYTES as RECORD_BYTES  # noqa: PLC0414
 from runner.contract.record_head import SCHEMA_VERSION, RecordHead, read_as
@@ -117,6 +118,8 @@ class RunRecord(RecordHead):
     data_change: DataChange | None = None
     model: ModelFacts | None = None
     effective_batch_size: int | None = None
+    method: MethodChoice | None = None
+    """What was chosen where the spec says `method: auto`; None: it names one, or not yet."""
     tries: dict[str, int] = Field(default_factory=dict)
     """How often each stage other than train was started, but for starts that went down with the
     machine."""

@@ -17,6 +17,7 @@ from runner.contract.batch import BatchPlan
 from runner.contract.evaluation import Evaluation
 from runner.contract.findings import DataFinding
 from runner.contract.handed_over import HandedOver
+from runner.contract.model_kind import Method
 from runner.contract.rates import HeldOutLosses
 from runner.contract.record import DataChange, DataFile, ErrorFacts, ModelFacts, Replay
 from runner.errors import DamagedError
@@ -63,6 +64,8 @@ class StagePlan(_Message):
     """The box owner's setting; never a spec's."""
     device: str = "auto"
     """``auto`` takes the GPU where torch sees one; ``cpu`` does not look."""
+    method: Method | None = None
+    """What was chosen where the spec says `method: auto`; None: nothing yet."""
     compute: str = "auto"
     """``auto``: bf16 where the machine has it; ``float32``: for tests that compare losses."""
     base_cache: str | None = None

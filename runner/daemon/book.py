@@ -10,6 +10,7 @@ from runner.contract.states import Stage
 from runner.daemon.inbox.unresolved import Ends
 from runner.daemon.stages.process import Child
 from runner.files.settle import Look
+from runner.spec.as_chosen import as_chosen
 from runner.spec.spec import JobSpec
 
 ENDED_SHOWN = 10  # runs in STATUS.txt that have ended
@@ -32,7 +33,8 @@ class Live:
 
     run: RunFolder
     record: RunRecord
-    spec: JobSpec
+    asked: JobSpec
+    """The spec as it was dropped."""
     child: Child | None = None
     stage: Stage | None = None
     """The stage that the child runs."""
@@ -75,6 +77,11 @@ class Live:
     """How its data files looked when its prepare stage began."""
     answered: tuple[str, str] = ("", "")
     """State folder and text of the newest answer."""
+
+    @property
+    def spec(self) -> JobSpec:
+        """The spec, with the method that was chosen where it leaves that to the box."""
+        return as_chosen(self.asked, self.record)
 
     @property
     def next_stage(self) -> Stage:

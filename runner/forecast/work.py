@@ -76,7 +76,7 @@ class Work:
         limit = spec.training.max_length
         return cls(
             shape=shape,
-            method=spec.method,
+            method=spec.with_method(None).method,
             rank=spec.lora.r,
             target_modules=wanted if isinstance(wanted, str) else tuple(wanted),
             dropout=spec.lora.dropout,

@@ -24,6 +24,7 @@ from markupsafe import Markup, escape
 from runner.contract.batch import BatchPlan, describe_change, plan_in
 from runner.contract.gate import promotion_in
 from runner.contract.handed_over import forms_in
+from runner.contract.method_choice import method_in
 from runner.contract.rates import RatesTried, in_words, rates_in, trial_in
 from runner.contract.record import Attempt, RunRecord
 from runner.language.speaker import Speaker
@@ -200,6 +201,8 @@ def asked(found: Gathered, speak: Speaker) -> list[tuple[str, list[str]]]:
     trigger = f"trigger_{record.trigger}"
     said = speak(trigger) if speak.knows(trigger) else visible(record.trigger)
     facts.append((speak("trigger"), [said]))
+    if record.method is not None:
+        facts.append((speak("method_title"), [method_in(record.method, speak)]))
     if record.rates is not None:
         facts.append((speak("rates_title"), _rates(record.rates, speak)))
     for key, value in (

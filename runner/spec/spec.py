@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from runner.contract.model_kind import Method
 from runner.spec.checks import Checks
 from runner.spec.evaluation import EvaluationWish
 from runner.spec.export import ExportWish
@@ -192,8 +193,10 @@ class JobSpec(_Section):
         description="Share of the rows held out (default: 5%, at least 100 rows, at most 20%); "
         "0 switches it off.",
     )
-    method: Literal["qlora", "lora"] = Field(
-        "qlora", description="qlora keeps the base model in 4 bits (NF4), lora in 16."
+    method: Literal["auto", "qlora", "lora"] = Field(
+        "auto",
+        description="qlora keeps the base model in 4 bits (NF4), lora in 16, as it is served "
+        "later; auto takes 16 where that fits the card and takes at most half as long again.",
     )
     speed: Literal["exact", "fp8"] = Field(
         "exact",
@@ -251,6 +254,21 @@ class JobSpec(_Section):
         """Every path that the spec names: data, held-out rows, and what the evaluation needs."""
         of_evaluation = (self.evaluation.schema_file, self.evaluation.general)
         return [*self.data, *(self.eval_data or []), *filter(None, of_evaluation)]
+
+    @property
+    def named_method(self) -> Method | None:
+        """The method, unless it is left to the box."""
+        return None if self.method == "auto" else self.method
+
+    def with_method(self, chosen: Method | None) -> JobSpec:
+        """Give the same spec with the method that was chosen for `auto`.
+
+        Args:
+            chosen: None: nothing was chosen, as before `auto` was the default: qlora.
+        """
+        if self.method != "auto":
+            return self
+        return self.model_copy(update={"method": chosen or "qlora"})
 
     @property
     def effective_batch_size(self) -> int:

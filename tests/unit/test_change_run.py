@@ -44,7 +44,7 @@ class Waits:
         )
         write_record(run.record, record)
         spec = read_spec(b"model: m\ndata: d.jsonl\n", file_name="job.yaml")
-        self.live = Live(run=run, record=record, spec=spec)
+        self.live = Live(run=run, record=record, asked=spec)
         self.time, self.writes = 1000.0, 0
         monkeypatch.setattr(change_run.time, "monotonic", lambda: self.time)
         written = change_run.write_record

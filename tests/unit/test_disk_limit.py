@@ -34,7 +34,7 @@ def test_a_run_that_needs_more_disk_than_allowed_is_refused(
         created_at=now(),
         spec_sha256="0" * 64,
     )
-    error = over_disk_limit(Live(run=run, record=record, spec=spec), forecast=int(1.5 * 2**30))
+    error = over_disk_limit(Live(run=run, record=record, asked=spec), forecast=int(1.5 * 2**30))
     assert (error is None) is (advice is None)
     if error is not None:
         assert "needs 2.50 GiB" in error.message

@@ -60,7 +60,7 @@ def live(
         **fields,
     )
     spec = read_spec(b"model: m\ndata: d.jsonl\n", file_name="job.yaml")
-    return Live(run=run, record=record, spec=spec)
+    return Live(run=run, record=record, asked=spec)
 
 
 def checkpoint(run: RunFolder, size: int) -> None:

@@ -14,7 +14,7 @@ def enter(daemon: Daemon, taken: claim.Claimed | claim.Refused) -> None:
         note_refusal(daemon, taken)
         return
     daemon.book.sequence = taken.record.sequence
-    live = Live(run=taken.run, record=taken.record, spec=taken.spec)
+    live = Live(run=taken.run, record=taken.record, asked=taken.spec)
     daemon.book.runs[taken.record.run_id] = live
     daemon.say(live, f"{taken.record.job}: claimed", file=taken.record.file_name)
 

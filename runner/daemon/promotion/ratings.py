@@ -139,7 +139,7 @@ class Ratings:
                     spec = read_spec(run.spec.read_bytes(), file_name=record.file_name)
                 except (OSError, RunnerError):
                     return None, None
-                return Live(run=run, record=record, spec=spec), _key_of(run)
+                return Live(run=run, record=record, asked=spec), _key_of(run)
         return None, None
 
     def _judge(self, live: Live, key: Key, marks: Marks) -> str:

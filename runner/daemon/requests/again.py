@@ -94,7 +94,7 @@ def _find(daemon: Daemon, run_id: str) -> Live | None:
         there = (run.adapter / "adapter_model.safetensors").is_file()
         rows_are_there = record.erased is None and record.cleared is None
         if record.state is State.SUCCEEDED and there and rows_are_there:
-            return Live(run=run, record=record, spec=spec)
+            return Live(run=run, record=record, asked=spec)
     return None
 
 

@@ -90,8 +90,12 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
     """Write down what a stage is asked; for training, the newest attempt is the open one."""
     gib = spec.limits.gpu_memory_gib
     memory = int(gib * _GIB) if gib else None
-    models = str(settings.models_dir.resolve())
-    trust, device = settings.trust_remote_code, settings.device
+    common: dict[str, Any] = {
+        "models_dir": str(settings.models_dir.resolve()),
+        "trust_remote_code": settings.trust_remote_code,
+        "device": settings.device,
+        "method": spec.named_method,
+    }
     kept: dict[str, Any] = {
         "base_cache": str(settings.outputs.base_cache.absolute()),
         # A run under way needs as much again for its checkpoints before it would be paused.
@@ -99,9 +103,7 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
     }
     if stage is Stage.PREPARE:
         return PreparePlan(
-            models_dir=models,
-            trust_remote_code=trust,
-            device=device,
+            **common,
             jobs_dir=str(settings.jobs_dir.absolute()),
             known_data=_known_data(settings.outputs, run),
             token_cache=str(settings.outputs.token_cache.absolute()),
@@ -113,9 +115,7 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
     if stage in TRAINS:
         trained = _trial(record, spec) if stage is Stage.RATES else _attempt(record, spec)
         return TrainPlan(
-            models_dir=models,
-            trust_remote_code=trust,
-            device=device,
+            **common,
             plain_plan=plain_plan,
             resume_from=resume_from,
             start_adapter=_start_adapter(settings.outputs, record),
@@ -127,17 +127,13 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
         )
     if stage is Stage.EXPORT:
         return ExportPlan(
-            models_dir=models,
-            trust_remote_code=trust,
-            device=device,
+            **common,
             checkpoint=str(record.metrics["best_checkpoint"]),
             facts={**record.model_dump(mode="json"), "method": spec.method},
         )
     if stage is Stage.HAND_OVER:
         return HandOverPlan(
-            models_dir=models,
-            trust_remote_code=trust,
-            device=device,
+            **common,
             merged=spec.export.merged,
             gguf=tuple(spec.export.gguf or ()),
             adapter_gguf=spec.export.adapter_gguf,
@@ -146,9 +142,7 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
             **kept,
         )
     return EvaluatePlan(
-        models_dir=models,
-        trust_remote_code=trust,
-        device=device,
+        **common,
         gpu_memory_bytes=memory,
         expected_eval_loss=record.metrics.get("best_eval_loss"),
         current_adapter=adapter_in_use(settings.outputs, record),

@@ -19,6 +19,7 @@ from runner.contract import stage_environment as stage
 from runner.contract.batch import BatchPlan
 from runner.contract.fp8_cards import fp8_obstacle
 from runner.contract.layout import StageFolder
+from runner.contract.method_choice import MethodChoice, method_in
 from runner.contract.record import Attempt, ErrorFacts, RunRecord
 from runner.contract.stage_io import write_message
 from runner.contract.states import TRAINS, Stage, State
@@ -33,7 +34,8 @@ from runner.daemon.queue import in_order
 from runner.daemon.schedule.hours import is_closed, waits_for_hours
 from runner.daemon.stages import outcome
 from runner.daemon.stages.await_answers import awaiting_answers
-from runner.daemon.stages.choose_plan import Ahead, known_box, look_ahead
+from runner.daemon.stages.choose_method import method_for
+from runner.daemon.stages.choose_plan import Ahead, known_box, look_ahead, read_work
 from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
 from runner.daemon.stages.host_memory import kernel_kills
@@ -54,6 +56,7 @@ from runner.errors import BusyError, RunnerError
 from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
 from runner.files.lock import Lock
+from runner.spec.as_chosen import as_chosen
 from runner.spec.spec import JobSpec
 from runner.words import visible
 
@@ -231,9 +234,11 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
         except BusyError as error:
             blocked = error.message
     try:
-        ahead = None
+        ahead, chosen = None, None
         if blocked is None and live.next_stage in TRAINS:
-            ahead = look_ahead(daemon.settings, live.run, live.record, live.spec, card.memory)
+            chosen = _choose_method(daemon, live, card)
+            spec = live.spec.with_method(chosen.method) if chosen else live.spec
+            ahead = look_ahead(daemon.settings, live.run, live.record, spec, card.memory)
             blocked = ahead.waits
             if (refused := _refused(live, ahead)) is not None:
                 end_run(daemon, live, State.REJECTED, refused)
@@ -248,7 +253,7 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
         if (missing := short_of(daemon, needed, time.monotonic())) is not None:
             keep_waiting(daemon, live, missing)
             return False
-        _start(daemon, live, lease, ahead, card)
+        _start(daemon, live, lease, ahead, card, chosen)
     finally:
         if lease is not None:
             lease.release()  # the child has inherited it and holds it as long as it lives
@@ -311,7 +316,30 @@ def _mend_export(daemon: Daemon, live: Live) -> None:
     change(daemon, live, **changes)
 
 
-def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, card: Card) -> None:
+def _choose_method(daemon: Daemon, live: Live, card: Card) -> MethodChoice | None:
+    """Choose the method where the spec leaves it to the box; None: it is known."""
+    record, spec, models = live.record, live.spec, daemon.settings.models_dir
+    if spec.method != "auto":
+        return None
+    start = choose_start(daemon.outputs, record, spec)
+    return method_for(
+        spec,
+        read_work(models, live.run, spec, total_steps=record.total_steps or 0),
+        known_box(daemon.outputs, spec, card.memory),
+        models_dir=models,
+        on_card=daemon.guard.is_well,
+        goes_on_from=daemon.outputs.run(record.job, start.run_id) if start.run_id else None,
+    )
+
+
+def _start(
+    daemon: Daemon,
+    live: Live,
+    lease: Lock | None,
+    ahead: Ahead | None,
+    card: Card,
+    chosen: MethodChoice | None,
+) -> None:
     which = live.next_stage
     record = live.record
     changes: dict[str, Any] = {
@@ -319,6 +347,9 @@ def _start(daemon: Daemon, live: Live, lease: Lock | None, ahead: Ahead | None, 
         "waiting": None,
         "started_at": record.started_at or now(not_before=record.created_at),
     }
+    if chosen is not None:
+        changes["method"] = chosen
+        daemon.say(live, f"{record.job}: trains {method_in(chosen)}")
     resume_from = None
     if which is Stage.TRAIN:
         assert ahead is not None
@@ -459,7 +490,7 @@ def _write_plan(
         settings=settings,
         run=live.run,
         record=planned,
-        spec=live.spec,
+        spec=as_chosen(live.asked, planned),
         resume_from=resume_from,
         plain_plan=plain_plan,
         card_bytes=_card_bytes(daemon, live.spec, card) if which is Stage.PREPARE else None,

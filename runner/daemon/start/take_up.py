@@ -52,7 +52,7 @@ def take_up(daemon: Daemon, run: RunFolder, record: RunRecord) -> Specless | Non
     daemon.book.runs[run.run_id] = Live(
         run=run,
         record=record,
-        spec=spec,
+        asked=spec,
         rests_after_fall_until=rests_until(record.falls),
         left_open=is_open(record),
     )

@@ -163,7 +163,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
 
     stage, run = StageFolder(folder), RunFolder.containing(folder)
     plan = read_message(stage.plan, PreparePlan)
-    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml").with_method(plan.method)
     base, unusable = _find_base(spec, plan, file=f"{run.job}.yaml", outputs=run.root)
     source = Source(copies=_copies(spec, plan, run, findings), spec=spec)
     schema = _schema(spec, plan, run, findings)
@@ -285,7 +285,7 @@ def _find_base(
 ) -> tuple[_Base | None, ModelError | None]:
     """Find the model; what is wrong with it is told together with what is wrong with the data."""
     try:
-        model = find_model(Path(plan.models_dir), spec.model, method=spec.method)
+        model = find_model(Path(plan.models_dir), spec.model, method=spec.named_method)
         config = read_config(model, spec.model)
     except ModelError as error:
         return None, error

@@ -94,7 +94,7 @@ def evaluate(folder: Path) -> None:
 
     run, stage = RunFolder.containing(folder), StageFolder(folder)
     plan = read_message(stage.plan, EvaluatePlan)
-    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml").with_method(plan.method)
     machine = find_machine(plan.device, plan.compute)
     # Before the stack is imported: bitsandbytes makes the card's context, which is measured here.
     meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)

@@ -56,7 +56,7 @@ def hand_over(folder: Path) -> None:
     began = time.monotonic()
     run, stage = RunFolder.containing(folder), StageFolder(folder)
     plan = read_message(stage.plan, HandOverPlan)
-    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml").with_method(plan.method)
     found = _Found()
     base = find_model(Path(plan.models_dir), spec.model)
     source = Source(run=run, spec=spec, plan=plan, base=base, adapter=run.adapter, model=None)

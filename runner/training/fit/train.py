@@ -97,7 +97,8 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
     run, stage = RunFolder.containing(folder), StageFolder(folder)
     home = RunFolder(folder.parents[1])  # the run's own, or that of a small run within it
     plan = read_message(stage.plan, TrainPlan)
-    spec = _with_rate(read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml"), plan)
+    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    spec = _with_rate(spec.with_method(plan.method), plan)
     machine = find_machine(plan.device, plan.compute)
     if spec.speed == "fp8" and machine.on_gpu:
         require_fp8()
