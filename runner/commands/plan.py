@@ -56,13 +56,13 @@ class Planned:
 
     spec: JobSpec
     work: Work
-    method: MethodChoice | None
-    """What was chosen where the spec says `method: auto`."""
     box: Box
     chosen: Forecast
     alternatives: tuple[Forecast, ...]
     plain_because: str | None = None
     """Why it cannot train on the fast path; None: it may, or nobody knows."""
+    method: MethodChoice | None = None
+    """What was chosen where the spec says `method: auto`; None: it names one."""
     what_if: bool
     """The card is not this box's: its speed is assumed."""
 
