@@ -69,6 +69,24 @@ def test_out_of_memory_is_retried_with_the_halved_plan(box: Box) -> None:
     assert "halved: 4 × 4 → 2 × 8, same effective batch 16" in box.answer("done")
 
 
+@pytest.mark.parametrize(
+    ("text", "chosen", "method"), [("", "unknown", "qlora"), ("method: lora\n", None, "lora")]
+)
+def test_the_method_is_in_every_plan(box: Box, text: str, chosen: str | None, method: str) -> None:
+    """Left to the box it stands in the record as well, from the first attempt on."""
+    (box.jobs / "contracts.jsonl").write_text(json.dumps({"train": ["train 3 then 11", "ok"]}))
+    box.drop_spec("contracts", text)
+    assert box.once().returncode == 0
+    record = box.record()
+    assert (record.method and record.method.why) == chosen  # this model's config names no sizes
+    plans = box.outputs.run(record.job, record.run_id).root.rglob("plan.json")
+    named = [(plan.parent.name, json.loads(plan.read_text())["method"]) for plan in plans]
+    before = None if chosen else method
+    assert ("prepared", before) in named
+    later = [told for stage, told in named if stage != "prepared"]
+    assert later == [method] * 4  # two attempts, export and evaluation
+
+
 def test_memory_that_ran_out_before_the_first_step_goes_on_smaller(box: Box) -> None:
     """The check of the set-up ran out: its result holds the error alone, and is judged as one."""
     box.drop("contracts", train=["bare 11", "bare 11", "ok"])

@@ -114,6 +114,9 @@ def test_the_run_succeeded_with_its_evidence(finished):
     assert [file.rows for file in record.data] == [60]
     assert record.model is not None
     assert record.model.id == MODEL
+    why = "no_card" if record.environment["device"] == "cpu" else "fits"
+    assert record.method is not None
+    assert (record.method.method, record.method.why) == ("lora", why)
     assert not record.attempts[0].peak_gpu_memory_bytes or record.environment["device"] != "cpu"
     extremes = json.loads(folder.extremes.read_text())
     assert {"before", "after"} <= set.intersection(*map(set, extremes)), "all of them were asked"

@@ -65,7 +65,8 @@ def _is_packed(models_dir: Path, spec: JobSpec) -> bool:
         config = read_config(models_dir / spec.model, spec.model)
     except (InputError, OSError, ValueError):
         return False  # training says what is wrong with it
-    return kind_problem(spec.model, config, method="lora") is not None
+    in_16, in_4 = (kind_problem(spec.model, config, method=one) for one in ("lora", "qlora"))
+    return in_16 is not None and in_4 is None
 
 
 def _method_of(run: RunFolder) -> Method:
