@@ -74,7 +74,7 @@ class Jobs:
             )
             name = spec_name(job, job_id)
             spec = read_spec(content, file_name=name)
-            find_model(self._box.models_dir, spec.model, method=spec.method)
+            find_model(self._box.models_dir, spec.model, method=spec.named_method)
             try:
                 drop(self._box, name, content)
             except SubmitError:
