@@ -32,6 +32,16 @@ COPY . .
 # Built with the locked setuptools: nothing is fetched here.
 RUN /opt/runner/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel .
 
+# The page's door: nginx from Debian and a script; nothing of the box is in it.
+FROM ${BASE_IMAGE} AS door
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends nginx-light openssl \
+ && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
+COPY --chmod=755 tools/door/door /usr/local/bin/door
+COPY tools/door/nginx.conf /etc/door/nginx.conf
+USER 1000:1000
+ENTRYPOINT ["door"]
+
 FROM stack
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     /opt/runner/bin/pip install --quiet --no-deps --no-index /wheel/*.whl

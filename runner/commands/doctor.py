@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -17,21 +18,25 @@ from runner.commands.options import (
     JOBS,
     MODELS,
     OUTPUTS,
+    PAGE,
     AsJson,
     Device,
     JobsDir,
     ModelsDir,
     OutputsDir,
+    PageDir,
     print_json,
 )
+from runner.contract.page_key import read_key
 from runner.contract.settings import Settings
 from runner.doctor.engine import examine_engine
 from runner.doctor.examine import examine_card, examine_lightly
 from runner.doctor.finding import Finding, Level, could_run
 from runner.doctor.surroundings import beside_engine
+from runner.errors import RunnerError
 from runner.language.speaker import ENGLISH, Speaker, language_of
 from runner.language.translate import in_words_of
-from runner.words import visible
+from runner.words import visible, visible_lines
 
 _MARKS = {
     Level.OK: ("✓", "green"),
@@ -112,6 +117,17 @@ def print_findings(findings: Iterable[Finding]) -> None:
     Console(highlight=False).print(render(findings, speak))
 
 
+def print_page_key(folder: Path) -> None:
+    """Show the key to the page, where the box has a page; scripts and logs are not told it."""
+    try:
+        key = read_key(folder)
+    except RunnerError as error:
+        print(f"{visible_lines(error.message)}\n{error.advice}")
+        return
+    if key:
+        print(f"The key to the page: {key}")
+
+
 def run_doctor(settings: Settings, *, quietly: bool) -> list[Finding]:
     """Make every check; ``quietly`` shows no progress, for scripts."""
     console = Console(file=io.StringIO()) if quietly else Console(stderr=True)
@@ -122,6 +138,7 @@ def command(
     jobs_dir: JobsDir = JOBS,
     outputs_dir: OutputsDir = OUTPUTS,
     models_dir: ModelsDir = MODELS,
+    page_dir: PageDir = PAGE,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -144,4 +161,5 @@ def command(
         print_json(findings_as_json(found))
     else:
         print_findings(found)
+        print_page_key(page_dir)
     raise typer.Exit(0 if could_run(found) else 1)

@@ -6,6 +6,7 @@ there already keeps its content and, the inbox's aside, its mode; only its owner
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -18,8 +19,14 @@ import typer
 from runner.commands.starters import write_starters
 from runner.errors import RunnerError
 
-FOLDERS = {"jobs": 0o2770, "outputs": 0o2750, "models": 0o2750}
-"""Modes of new folders. The set-group bit lets what is dropped belong to the share's group."""
+FOLDERS = {"jobs": 0o2770, "outputs": 0o2750, "models": 0o2750, "page": 0o700}
+"""Modes of new folders. The set-group bit lets what is dropped belong to the share's group; page/
+holds a key, and is its owner's alone."""
+WITHIN = {
+    "outputs": ((".runner", 0o2750), (".runner/requests", 0o2750)),
+    "page": (("door", 0o700),),
+}
+"""Folders within them that Compose mounts by themselves: a missing one would stop the page."""
 CACHE_MODE = 0o700
 
 
@@ -28,6 +35,8 @@ def make_folders(box: Path, cache: Path, *, uid: int, gid: int) -> list[str]:
     with _owned(box):
         said = [line for name in FOLDERS for line in _make(box / name, uid, gid)]
         said += _explain(box / "jobs", uid, gid)
+        for name, within in WITHIN.items():
+            _make_within(box / name, within, uid, gid)
     _give(cache, CACHE_MODE, uid, gid)
     return said
 
@@ -70,6 +79,24 @@ def _make(path: Path, uid: int, gid: int) -> list[str]:
             advice="Check the disk and the rights of the folder that BOX_DIR names.",
         ) from error
     return [f"{name} belongs to {uid}:{gid} now"]
+
+
+def _make_within(folder: Path, within: tuple[tuple[str, int], ...], uid: int, gid: int) -> None:
+    """Make what is missing in one of the folders; without it only the page cannot start."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with contextlib.suppress(OSError):
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        made = False
+        for name, inner in within:
+            path = folder / name
+            with _owned(folder), _owned(path.parent):
+                if not os.path.lexists(path):
+                    path.mkdir(mode=0o700)
+                    _give(path, inner, uid, gid)
+                    made = True
+        if made:
+            _give(folder, mode, uid, gid)
 
 
 def _give(path: Path, mode: int, uid: int, gid: int) -> None:

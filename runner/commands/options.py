@@ -27,6 +27,12 @@ ModelsDir = Annotated[
         "--models-dir", envvar="RUNNER_MODELS_DIR", readable=False, help="The base models."
     ),
 ]
+PageDir = Annotated[
+    Path,
+    typer.Option(
+        "--page-dir", envvar="RUNNER_PAGE_DIR", readable=False, help="Where the page's key lies."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A job's name (its newest run), a run id, or its end.")
@@ -35,7 +41,7 @@ Device = Annotated[
     str, typer.Option(help="auto takes the GPU where there is one; cpu does not look.")
 ]
 
-JOBS, OUTPUTS, MODELS = Path("jobs"), Path("outputs"), Path("models")
+JOBS, OUTPUTS, MODELS, PAGE = Path("jobs"), Path("outputs"), Path("models"), Path("page")
 """Where the folders lie when nothing else is said: in the working directory."""
 
 

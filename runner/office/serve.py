@@ -10,14 +10,22 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import JOBS, MODELS, OUTPUTS, JobsDir, ModelsDir, OutputsDir
+from runner.commands.options import (
+    JOBS,
+    MODELS,
+    OUTPUTS,
+    PAGE,
+    JobsDir,
+    ModelsDir,
+    OutputsDir,
+    PageDir,
+)
 from runner.contract.settings_table import read_settings, with_folders
 from runner.errors import RunnerError
 from runner.office.box import UPLOAD_BYTES, Box
 from runner.office.limits import CONNECTIONS
 from runner.words import GIB
 
-PAGE = Path("page")
 _LEAVE_SECONDS = 5  # those that follow a run are cut off after so long
 
 
@@ -31,9 +39,7 @@ def command(
     jobs_dir: JobsDir = JOBS,
     outputs_dir: OutputsDir = OUTPUTS,
     models_dir: ModelsDir = MODELS,
-    page_dir: Annotated[
-        Path, typer.Option("--page-dir", envvar="RUNNER_PAGE_DIR", help="Where its key lies.")
-    ] = PAGE,
+    page_dir: PageDir = PAGE,
     hosts: Annotated[
         str,
         typer.Option(
