@@ -56,14 +56,18 @@ class Browser:
 
     def open(self, path: Path) -> Page:
         """Open a file in a new page and wait until it has loaded."""
+        page = self.blank()
+        page.go(path.as_uri())
+        return page
+
+    def blank(self) -> Page:
+        """Open a new page with nothing in it."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/json/new?about:blank", method="PUT"
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             target = json.load(answer)
-        page = Page(target["webSocketDebuggerUrl"])
-        page.go(path.as_uri())
-        return page
+        return Page(target["webSocketDebuggerUrl"])
 
     def close(self) -> None:
         """End the browser."""
@@ -129,6 +133,24 @@ class Page:
         )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def until(self, expression: str, seconds: float = _ANSWER_SECONDS) -> Any:
+        """Ask again and again until the answer is true, and give it; pages may load in between."""
+        end = time.monotonic() + seconds
+        while not (found := self.ask(expression)):
+            assert time.monotonic() < end, f"{expression}\n{self.ask('document.body.innerText')}"
+            time.sleep(0.1)
+        return found
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Choose a file in a form, as its dialog would."""
+        root = self.send("DOM.getDocument")["root"]["nodeId"]
+        node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.send("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
+
+    def write(self, text: str) -> None:
+        """Write at the keyboard."""
+        self.send("Input.insertText", text=text)
 
     def looks(self, width: int, height: int, *, dark: bool = False, media: str = "") -> None:
         """Give the page a size, a scheme of colours and a medium."""

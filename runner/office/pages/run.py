@@ -107,6 +107,7 @@ def live_part(reader: Reader, run: RunFolder) -> str:
         reader,
         "run_live.html.j2",
         card=card(found, speak),
+        over=record.state.is_final,
         way=way_to(run.job, run.run_id),
         share=progress.share if progress and record.total_steps else None,
         figures=figures_of(progress, record, speak) if progress else (),

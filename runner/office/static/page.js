@@ -9,6 +9,10 @@ for (const part of document.querySelectorAll("[data-live]")) {
     const held = document.createElement("template");
     held.innerHTML = event.data; // from this box, where every text in it was escaped
     if (held.innerHTML === before.trim()) return;
+    if (held.content.querySelector("[data-over]")) {
+      location.reload(); // its files and its report are there now
+      return;
+    }
     // What the reader has opened stays open, and where the keyboard is stays.
     const open = [...part.querySelectorAll("details")].map((one) => one.open);
     const focus = part.contains(document.activeElement)
