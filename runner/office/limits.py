@@ -41,8 +41,8 @@ class Rate:
         self._app = app
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def _may(self, client: str) -> bool:
-        at = time.monotonic()
+    def may(self, client: str, at: float) -> bool:
+        """Whether a client may ask at a time, in monotonic seconds; it has asked then."""
         left, before = self._left.pop(client, (float(REQUESTS), at))
         left = min(float(REQUESTS), left + (at - before) * REQUESTS_A_SECOND)
         may = left >= 1
@@ -53,7 +53,7 @@ class Rate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
-        if scope["type"] == "http" and not self._may(client_of(scope)):
+        if scope["type"] == "http" and not self.may(client_of(scope), time.monotonic()):
             await refuse(scope, 429, "office_too_often")(scope, receive, send)
             return
         await self._app(scope, receive, send)

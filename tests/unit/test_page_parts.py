@@ -10,6 +10,7 @@ import pytest
 from runner.contract.page_key import KEY, READ_KEY, KeyFileError, make_key, read_key
 from runner.office.hosts import is_known, name_of
 from runner.office.language import chosen
+from runner.office.limits import REQUESTS, REQUESTS_A_SECOND, Rate
 from runner.office.pages.sign_in import own_path
 from runner.office.upload import UploadError, safe_name
 from runner.office.who import WRONG_KEYS, Keys, WrongKeys
@@ -198,3 +199,16 @@ def test_a_client_that_guesses_is_barred_and_others_are_not() -> None:
         wrong.note("10.0.0.7")
     assert wrong.is_barred("10.0.0.7")
     assert not wrong.is_barred("10.0.0.8")
+
+
+def test_a_flood_is_held_back_and_others_are_not() -> None:
+    """So many at once, then so many a second; what was not used comes back, and no more."""
+
+    async def nobody(*_: object) -> None:
+        """Answer nothing."""
+
+    rate = Rate(nobody)
+    assert sum(rate.may("10.0.0.7", 100.0) for _ in range(2 * REQUESTS)) == REQUESTS
+    assert rate.may("10.0.0.8", 100.0)
+    assert sum(rate.may("10.0.0.7", 101.0) for _ in range(REQUESTS)) == REQUESTS_A_SECOND
+    assert sum(rate.may("10.0.0.7", 9999.0) for _ in range(2 * REQUESTS)) == REQUESTS
