@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,9 @@ from typing import Any
 from runner.clock import now
 from runner.language.texts import table
 from runner.words import GIB, duration, roughly
+
+_NUMERAL = re.compile(r"(?<![\w.,])(?<!\w-)(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+)(?![.,-]?\w)")
+"""A number with thousands apart or a decimal point; no version of two dots, no part of a name."""
 
 
 class Language(StrEnum):
@@ -53,6 +57,10 @@ class Speaker:
         if isinstance(value, int):
             return self.whole(value)
         return self._points(str(value)) if isinstance(value, float) else value
+
+    def numerals(self, text: str) -> str:
+        """Say the numbers of an English text as this language writes them, and nothing else."""
+        return _NUMERAL.sub(lambda found: self._points(found[0]), text)
 
     def knows(self, key: str) -> bool:
         """Whether the table has such a text."""

@@ -23,6 +23,15 @@ _SENTENCES = ("what", "reason", "why")
 """Names in a pattern that stand for a sentence of its own; `why` may be anybody's words."""
 _PLACES = ("places", "where")
 """Names in a pattern that stand for files and lines."""
+_NUMBERS = frozenset(
+    {"count", "rows", "row", "tokens", "total", "free", "before", "after", "loss", "plain", "by"}
+    | {"of", "held", "times", "score", "points", "step", "most", "limit", "size", "gib", "memory"}
+    | {"length", "longer", "seconds", "minutes", "hours", "base", "other", "shapes", "forecast"}
+    | {"highest", "room", "wanted", "answered", "asked", "share", "outputs", "inputs", "multiple"}
+)
+"""Names in a pattern that stand for figures. Versions, names and what a spec holds stay as they
+are."""
+_FIGURE_ALONE = re.compile(r"[-+]?[\d,]*\d(?:\.\d+)?")
 _SENTENCE_END = re.compile(r"(?<=[.?!]) (?=[A-Z])")
 _PLACE = re.compile(
     r"\b(?P<unit>lines?|rows?) (?P<numbers>\d+(?:, \d+)*(?: and \d+)?(?: more)?)(?!\w)"
@@ -64,7 +73,7 @@ def translated(sentence: str, speak: Speaker) -> str | None:
     """Say a text of the record in the speaker's language; None: the table does not know it all."""
     if speak.language is Language.ENGLISH:
         return sentence
-    return _sentences(sentence, speak) or _refusal(sentence, speak)
+    return _sentences(sentence, speak) or _refusal(sentence, speak) or _plan_change(sentence, speak)
 
 
 def in_words_of(sentence: str, speak: Speaker) -> str:
@@ -115,7 +124,10 @@ def _value(name: str, value: str, speak: Speaker) -> str | None:
     if name in _SENTENCES:
         said = _sentences(value, speak) or _list(value, speak)
         return value if said is None and name == "why" else said
-    return _places(value, speak) if name in _PLACES else value
+    if name in _PLACES:
+        return _places(value, speak)
+    is_number = name in _NUMBERS or (name == "error" and _FIGURE_ALONE.fullmatch(value))
+    return speak.numerals(value) if is_number else value
 
 
 def _list(text: str, speak: Speaker) -> str | None:
@@ -167,3 +179,44 @@ def _line(line: str, speak: Speaker) -> str | None:
             return ": ".join([*places, said])
         places.append(_places(parts[at], speak))
     return None
+
+
+# -- changes of a batch plan ----------------------------------------------------------------------
+
+_PLAN = "batch_"
+_FIGURE = re.compile(r"[\d,]*\d")
+
+
+@cache
+def _plan_words(language: Language) -> Mapping[str, str]:
+    """Give the words between the figures of a plan, the longest first: English → a language.
+
+    They stand in the same order in every language, so a change of plan is said word by word: only
+    the plans themselves could say it anew, and a record lacks those between two attempts.
+    """
+    found: dict[str, str] = {}
+    for key, said in table().items():
+        if key.startswith(_PLAN):
+            parts = (re.split(r"\{\w+\}", said[one]) for one in (Language.ENGLISH, language))
+            found |= dict(zip(*parts, strict=True))
+    words = {"× ": "× ", "→ ": "→ ", ": ": ": ", ", ": ", ", " ": " "}
+    return {word: said for word, said in sorted({**words, **found}.items(), key=_longest) if word}
+
+
+def _longest(words: tuple[str, str]) -> int:
+    return -len(words[0])
+
+
+def _plan_change(text: str, speak: Speaker) -> str | None:
+    """Say how a batch plan was made smaller (`runner.contract.batch.describe_change`)."""
+    words = _plan_words(speak.language)
+    said, at = "", 0
+    while at < len(text) and at < _LONGEST:
+        if figure := _FIGURE.match(text, at):
+            said, at = said + speak.numerals(figure[0]), figure.end()
+            continue
+        word = next((one for one in words if text.startswith(one, at)), None)
+        if word is None:
+            return None
+        said, at = said + words[word], at + len(word)
+    return said if at == len(text) else None

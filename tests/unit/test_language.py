@@ -8,13 +8,16 @@ import string
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.card.answer import Answer, meaning
 from runner.card.memory import GpuMemory, Holder
 from runner.commands.doctor import print_findings, verdict
+from runner.contract.batch import BatchPlan, describe_change
 from runner.contract.findings import Level
+from runner.contract.fp8_cards import FP8_HINT, fp8_obstacle
 from runner.contract.model_kind import kind_problem
 from runner.contract.preview import Why
 from runner.contract.states import State
@@ -643,7 +646,7 @@ def test_what_the_readers_say_is_said_in_german(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("why", "german"),
     [
-        ("layer 3's gradient was off by 0.3", "der Gradient von Schicht 3 wich um 0.3 ab"),
+        ("layer 3's gradient was off by 0.3", "der Gradient von Schicht 3 wich um 0,3 ab"),
         ("the head was off by nan", "der Kopf des Modells wich um nan ab"),
         (
             "this model has weights that are not in 4 bits",
@@ -651,7 +654,7 @@ def test_what_the_readers_say_is_said_in_german(tmp_path: Path) -> None:
         ),
         (
             "this model has a product of 1,000 × 64, no multiples of 16",
-            "dieses Modell hat ein Produkt von 1,000 × 64, keine Vielfachen von 16",
+            "dieses Modell hat ein Produkt von 1.000 × 64, keine Vielfachen von 16",
         ),
     ],
 )
@@ -661,3 +664,53 @@ def test_why_fp8_was_not_used_is_german_to_its_last_word(why: str, german: str) 
     said = translated(told, Speaker(Language.GERMAN))
     assert said is not None
     assert f"nicht benutzt: {german}. Trainiert" in said
+
+
+def plan(**more: Any) -> BatchPlan:
+    """Make a plan of 8 rows a step."""
+    size = more.pop("size", 4)
+    return BatchPlan(per_device_batch_size=size, gradient_accumulation_steps=8 // size, **more)
+
+
+PLANS = [
+    *(plan(size=size) for size in (8, 4, 2, 1)),
+    *(plan(tokens_per_pass=tokens) for tokens in (16_384, 8192, 5000)),
+    plan(size=1, activation_checkpointing=True),
+    plan(size=1, activation_checkpointing=True, activation_offloading=True),
+    *(plan(tokens_per_pass=8192, layers_kept=layers) for layers in (16, 8, 0)),
+    plan(tokens_per_pass=4096, layers_kept=0, activation_offloading=True),
+]
+
+
+@pytest.mark.parametrize("before", PLANS, ids=str)
+def test_every_change_of_a_plan_is_said_in_german(before: BatchPlan) -> None:
+    """Also where the record lacks the plan before it: of an attempt that made it smaller."""
+    for after in PLANS:
+        if after != before:
+            english = describe_change(before, after)
+            assert translated(english, GERMAN) == describe_change(before, after, GERMAN)
+    assert translated("halved: a secret, same effective batch 8", GERMAN) is None
+
+
+def test_numbers_within_sentences_are_german_and_names_are_not() -> None:
+    """1,000.5 is 1.000,5; a version, a model's name and a file's stay as they are."""
+    for english, german in (
+        ("1,000", "1.000"),
+        ("0.3", "0,3"),
+        ("12.5 GiB of 1,024", "12,5 GiB of 1.024"),
+        ("2.13.0", "2.13.0"),
+        ("Llama-3.1-8B, rows 1, 2 and 3", "Llama-3.1-8B, rows 1, 2 and 3"),
+        ("a1.5.csv v1.5x", "a1.5.csv v1.5x"),
+    ):
+        assert GERMAN.numerals(english) == german
+        assert ENGLISH.numerals(english) == english
+
+
+def test_why_a_card_has_no_fp8_is_said_in_german() -> None:
+    """The refusal and its advice; a compute capability is no decimal number."""
+    for english in (fp8_obstacle(None, None), fp8_obstacle("RTX 3090", "8.6"), FP8_HINT):
+        assert english is not None
+        assert translated(english, GERMAN) not in (None, english)
+    assert "(RTX 3090, Compute Capability 8.6)" in str(
+        translated(str(fp8_obstacle("RTX 3090", "8.6")), GERMAN)
+    )
