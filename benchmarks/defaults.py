@@ -1,7 +1,7 @@
 """Our defaults beside the published rules: held-out loss on three real data sets, three seeds each.
 
-    python benchmarks/defaults.py --make FOLDER                       # anywhere: makes the data
-    python benchmarks/defaults.py --data FOLDER --models MODELS --results FILE [--minutes 9]
+    python benchmarks/defaults.py --make DATA                          # anywhere: makes the data
+    python benchmarks/defaults.py --data DATA --models MODELS --results FILE --minutes 6 --jobs 4
 
 Making needs the packages licensedcode-data, zaragoza-construction-faq and codespell; measuring
 needs the product's own requirements and the model (`runner fetch demo --models-dir MODELS`), no
@@ -25,8 +25,10 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -210,31 +212,55 @@ def known(results: Path) -> list[dict[str, Any]]:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Train what is not done yet, until the time is over; print the table of what is known."""
-    ends = time.monotonic() + args.minutes * 60 if args.minutes else None
+    """Train what is not done yet, until the time is over; print the table of what is known.
+
+    Seed by seed, so that what is cut off still compares all arms on all data sets.
+    """
     config = json.loads((args.models / args.model / "config.json").read_bytes())
     done = {(one["set"], one["arm"], one["seed"]) for one in known(args.results)}
-    longest = 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        for name in args.sets:
-            rows = (args.data / name / "learned.jsonl").read_text().count("\n")
-            wanted = [(s, a) for s in args.seeds for a in arms(rows, config)]
-            wanted = [(s, a) for s, a in wanted if (name, a.name, s) not in done]
-            if not wanted or (ends and time.monotonic() + longest > ends):
-                continue
-            prepared, found = prepare(Path(folder) / name, args.data / name, args)
-            for seed, arm in wanted:
-                if ends and time.monotonic() + longest > ends:
-                    print("The time is over: start it again with the same --results.")
-                    break
-                got = train(Path(folder) / name, prepared, found.train_rows, arm, seed, args)
-                longest = max(longest, got["seconds"])
-                asked = {"set": name, "arm": arm.name, "seed": seed, "rows": found.train_rows}
-                line = json.dumps({**asked, **asdict(arm), **got})
-                print(line, flush=True)
-                with args.results.open("a") as file:
-                    file.write(line + "\n")
+    wanted = [
+        (name, arm, seed)
+        for seed in args.seeds
+        for name in args.sets
+        for arm in arms((args.data / name / "learned.jsonl").read_text().count("\n"), config)
+        if (name, arm.name, seed) not in done
+    ]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+        measuring = Measuring(Path(folder), args)
+        for future in [pool.submit(measuring.one, *one) for one in wanted]:
+            future.result()
     print("\n".join(table(known(args.results))))
+
+
+class Measuring:
+    """Trains one by one, or some at a time: a small model leaves much of a card idle."""
+
+    def __init__(self, root: Path, args: argparse.Namespace) -> None:
+        """Begin with nothing prepared."""
+        self.root, self.args = root, args
+        self.ends = time.monotonic() + args.minutes * 60 if args.minutes else None
+        self.longest = 0.0
+        self.prepared: dict[str, tuple[Path, PrepareResult]] = {}
+        self.lock = threading.Lock()
+
+    def one(self, name: str, arm: Arm, seed: int) -> None:
+        """Train once, print its line and keep it; nothing where it would end too late."""
+        with self.lock:
+            if self.ends is not None and time.monotonic() + self.longest > self.ends:
+                print(f"no time: {name}, {arm.name}, seed {seed}", flush=True)
+                return
+            if name not in self.prepared:
+                root = self.root / name
+                self.prepared[name] = prepare(root, self.args.data / name, self.args)
+        folder, found = self.prepared[name]
+        got = train(self.root / name, folder, found.train_rows, arm, seed, self.args)
+        asked = {"set": name, "arm": arm.name, "seed": seed, "rows": found.train_rows}
+        line = json.dumps({**asked, **asdict(arm), **got})
+        with self.lock:
+            self.longest = max(self.longest, got["seconds"])
+            print(line, flush=True)
+            with self.args.results.open("a") as file:
+                file.write(line + "\n")
 
 
 def table(lines: list[dict[str, Any]]) -> list[str]:
@@ -274,6 +300,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--method", default="qlora", choices=["lora", "qlora"])
     parser.add_argument("--steps", type=int, help="of each run, to see that it works")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time: 4 on a card")
     parser.add_argument("--at-once", type=int, default=16, help="rows of a pass")
     args = parser.parse_args(words)
     if args.make is None and args.data is None:

@@ -13,7 +13,7 @@ import pytest
 from made_runs import NOW, record
 
 from runner.contract import promotions
-from runner.contract.evaluation import Difference, Evaluation, ScoreSummary
+from runner.contract.evaluation import Axis, Difference, Evaluation, ScoreSummary
 from runner.contract.gate import (
     Decision,
     Measured,
@@ -144,6 +144,36 @@ def test_the_gate(wish: Wish, found: Measured, decision: Decision, why: str) -> 
             decision.name
         ]
     )
+
+
+@pytest.mark.parametrize("current", [None, (0.3, 0.1, 0.5)])
+@pytest.mark.parametrize(
+    ("fallen", "decision"), [((), Decision.PROMOTED), (("text", "language"), Decision.KEPT_OLD)]
+)
+def test_what_was_forgotten_keeps_a_better_one_out(
+    current: tuple[float, float, float] | None, fallen: tuple[str, ...], decision: Decision
+) -> None:
+    """Axes that hold do not; those that have fallen are named, whatever it is compared with."""
+    found = measured(current=current)
+    assert found.evaluation is not None
+    axes = tuple(
+        Axis(name=name, base=0.8, adapter=0.5, difference=-0.3, has_fallen=name in fallen)
+        for name in ("knowledge", "text", "language")
+    )
+    found = replace(found, evaluation=found.evaluation.model_copy(update={"axes": axes}))
+    made = decide(Wish(), found)
+    assert made.decision is decision
+    assert (made.why, made.names) == (("axes", "text, language") if fallen else (made.why, ""))
+
+
+def test_an_adapter_without_effect_is_not_put_into_use() -> None:
+    """Whatever the intervals say: it changes nothing."""
+    found = measured(current=(0.3, 0.1, 0.5))
+    assert found.verdict is not None
+    same = replace(found, verdict=found.verdict.model_copy(update={"changed": False}))
+    assert decide(Wish(), same).why == "not_better_than_base"
+    unjudged = replace(found, verdict=None)
+    assert decide(Wish(), unjudged).why == "cannot_tell"
 
 
 def test_the_reason_has_the_figures() -> None:
