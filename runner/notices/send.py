@@ -163,22 +163,25 @@ def read_places(urls: Path) -> list[Place]:
     try:
         text = read_plain(urls, limit_bytes=_URLS_BYTES)[:_URLS_BYTES].decode()
     except (OSError, ValueError) as error:
-        raise NoPlaceError(
-            f"the file of places cannot be read: {urls.name}",
-            advice="Write a URL a line into the file that NOTIFY_URLS_FILE names; docs/notify.md.",
-        ) from error
+        raise _unusable("the file of places cannot be read") from error
     lines = [line.strip() for line in text.splitlines()]
     wanted = [line for line in lines if line and not line.startswith(("#", ";"))]
+    if not wanted:
+        raise _unusable("the file of places names none")
     config = apprise.AppriseConfig(asset=_asset(apprise), insecure_includes=False)
     config.add_config("\n".join(wanted), format="text")
-    servers = list(config.services()) if wanted else []
-    if len(servers) != len(wanted) or not servers:
-        raise NoPlaceError(
-            f"{len(wanted)} places are named, and {len(servers)} of them can be used",
-            advice="Check each line of the file that NOTIFY_URLS_FILE names; docs/notify.md has "
-            "examples, and `docker compose logs notify` says which is not understood.",
-        )
+    servers = list(config.services())
+    if len(servers) != len(wanted):
+        raise _unusable(f"{len(wanted)} places are named, and {len(servers)} of them can be used")
     return [_place(number, server) for number, server in enumerate(servers, start=1)]
+
+
+def _unusable(message: str) -> NoPlaceError:
+    return NoPlaceError(
+        message,
+        advice="Write an address a line into the file that NOTIFY_URLS_FILE names; docs/notify.md "
+        "has examples. What is said above this line names the one that is not understood.",
+    )
 
 
 def _asset(apprise: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from collections import Counter
@@ -27,7 +28,7 @@ from runner.contract.states import State
 from runner.daemon.leftovers import sweep_box
 from runner.errors import DamagedError
 from runner.language.speaker import ENGLISH, Language, Speaker
-from runner.notices.due import LONGEST_SECONDS, PATIENCE_SECONDS, Do, Tried, decide
+from runner.notices.due import FIRST_SECONDS, LONGEST_SECONDS, PATIENCE_SECONDS, Do, Tried, decide
 from runner.notices.leave import KEPT_SECONDS, leave_missed, leave_notice
 from runner.notices.notice import Kind, Notice, notice_of, read_notice
 from runner.notices.send import NoPlaceError, Place, Sender, read_mark, read_places, send_notices
@@ -343,3 +344,24 @@ def test_what_a_kill_left_half_written_goes(outputs, tmp_path) -> None:
     place = Place(id="p", name="p", tags=frozenset(), tell=lambda *_: True)
     assert send_notices(Sender(folder=outputs.notices, places=[place]), once=True)
     assert not torn[1].exists()
+
+
+def test_the_places_that_the_page_shows_can_be_used(tmp_path) -> None:
+    """Whoever copies docs/notify.md's file and puts in his own addresses has a file that works."""
+    page = (Path(__file__).parents[2] / "docs" / "notify.md").read_text()
+    (block,) = re.findall(r"```\n(.*?)```", page, re.DOTALL)
+    urls = tmp_path / "notify.urls"
+    urls.write_text(block)
+    names = [place.name for place in read_places(urls)]
+    assert len(names) == 4
+    assert {tag for place in read_places(urls) for tag in place.tags} == {"failed", "needs_person"}
+
+
+def test_the_page_s_kinds_and_times_are_the_code_s() -> None:
+    """A table that names a kind which is gone would send nothing there."""
+    page = (Path(__file__).parents[2] / "docs" / "notify.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == {kind.value for kind in Kind}
+    assert f"after {FIRST_SECONDS:.0f} seconds" in page
+    assert (LONGEST_SECONDS, PATIENCE_SECONDS) == (3600, 3 * 86400)
+    assert "up to an hour, for\nthree days" in page
+    assert f"go after {KEPT_SECONDS / 86400:.0f} days" in page
