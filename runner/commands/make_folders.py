@@ -23,10 +23,16 @@ FOLDERS = {"jobs": 0o2770, "outputs": 0o2750, "models": 0o2750, "page": 0o700}
 """Modes of new folders. The set-group bit lets what is dropped belong to the share's group; page/
 holds a key, and is its owner's alone."""
 WITHIN = {
-    "outputs": ((".runner", 0o2750), (".runner/requests", 0o2750)),
+    "outputs": (
+        (".runner", 0o2750),
+        (".runner/requests", 0o2750),
+        (".runner/notices", 0o2750),
+        (".runner/notices/sent", 0o2750),
+    ),
     "page": (("door", 0o700),),
 }
-"""Folders within them that Compose mounts by themselves: a missing one would stop the page."""
+"""Folders within them that Compose mounts by themselves: a missing one would stop the page, or
+whoever sends notices."""
 CACHE_MODE = 0o700
 
 
@@ -82,7 +88,7 @@ def _make(path: Path, uid: int, gid: int) -> list[str]:
 
 
 def _make_within(folder: Path, within: tuple[tuple[str, int], ...], uid: int, gid: int) -> None:
-    """Make what is missing in one of the folders; without it only the page cannot start."""
+    """Make what is missing in one of the folders; without it the page and notify cannot start."""
     if folder.is_symlink() or not folder.is_dir():
         return
     with contextlib.suppress(OSError):

@@ -151,3 +151,10 @@ def test_git_ignores_the_starters_in_a_checkout(tmp_path: Path) -> None:
         text=True,
     )
     assert seen.stdout.splitlines() == ["?? .gitignore"]
+
+
+def test_what_compose_mounts_of_notices_is_there_before_a_run_has_ended(box: Path) -> None:
+    """A missing folder would keep the container from starting; it is the daemon's own."""
+    make(box)
+    for name in ("notices", "notices/sent"):
+        assert owner_and_mode(box / "outputs" / ".runner" / name) == (UID, GID, 0o2750)
