@@ -365,3 +365,16 @@ def test_the_page_s_kinds_and_times_are_the_code_s() -> None:
     assert (LONGEST_SECONDS, PATIENCE_SECONDS) == (3600, 3 * 86400)
     assert "up to an hour, for\nthree days" in page
     assert f"go after {KEPT_SECONDS / 86400:.0f} days" in page
+
+
+def test_what_a_kill_left_half_written_goes(outputs, tmp_path) -> None:
+    """The daemon sweeps its own folder at its start, the sender his: neither the other's."""
+    leave_notice(outputs, ended())
+    torn = [folder / ".tmp-0123456789ab" for folder in (outputs.notices, outputs.notices_sent)]
+    for path in torn:
+        path.write_text("{")
+    sweep_box(outputs)
+    assert [path.exists() for path in torn] == [False, True]
+    place = Place(id="p", name="p", tags=frozenset(), tell=lambda *_: True)
+    assert send_notices(Sender(folder=outputs.notices, places=[place]), once=True)
+    assert not torn[1].exists()
