@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +44,8 @@ def command(
             advice="docker compose --profile notify up -d has it; elsewhere: pip install "
             "'finetuning-box[notify]'.",
         )
+    # Why something could not be sent is said by the library alone, without what is secret.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     places = read_places(urls)
     speak = Speaker(language_of(os.environ.get("RUNNER_LANGUAGE", ""), os.environ))
     sender = Sender(folder=folder, places=places, speak=speak)

@@ -47,7 +47,7 @@ class Place:
     id: str
     """Tells it from the others in marks; nothing secret can be read from it."""
     name: str
-    """For the log: its number in the file and the kind of service; an address may hold a secret."""
+    """For the log: its line in the file and the kind of service; an address may hold a secret."""
     tags: frozenset[str]
     """The kinds that go there; empty: all."""
     tell: Callable[[str, str, Kind], bool]
@@ -164,23 +164,26 @@ def read_places(urls: Path) -> list[Place]:
         text = read_plain(urls, limit_bytes=_URLS_BYTES)[:_URLS_BYTES].decode()
     except (OSError, ValueError) as error:
         raise _unusable("the file of places cannot be read") from error
-    lines = [line.strip() for line in text.splitlines()]
-    wanted = [line for line in lines if line and not line.startswith(("#", ";"))]
-    if not wanted:
+    places = []
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
+        if not line or line.startswith(("#", ";")):
+            continue
+        config = apprise.AppriseConfig(asset=_asset(apprise), insecure_includes=False)
+        config.add_config(line, format="text")
+        services = list(config.services())
+        if len(services) != 1:
+            raise _unusable(f"line {number} of the file of places cannot be used")
+        places.append(_place(number, services[0]))
+    if not places:
         raise _unusable("the file of places names none")
-    config = apprise.AppriseConfig(asset=_asset(apprise), insecure_includes=False)
-    config.add_config("\n".join(wanted), format="text")
-    servers = list(config.services())
-    if len(servers) != len(wanted):
-        raise _unusable(f"{len(wanted)} places are named, and {len(servers)} of them can be used")
-    return [_place(number, server) for number, server in enumerate(servers, start=1)]
+    return places
 
 
 def _unusable(message: str) -> NoPlaceError:
     return NoPlaceError(
         message,
         advice="Write an address a line into the file that NOTIFY_URLS_FILE names; docs/notify.md "
-        "has examples. What is said above this line names the one that is not understood.",
+        "has examples.",
     )
 
 
@@ -202,8 +205,8 @@ def _place(number: int, server: Any) -> Place:
     tags = frozenset(str(tag) for tag in server.tags)
     if wrong := tags - known:
         raise NoPlaceError(
-            f"{', '.join(sorted(wrong))} is no kind of notice",
-            advice=f"Before a URL may stand {', '.join(sorted(known))}, and =.",
+            f"line {number} of the file of places: {', '.join(sorted(wrong))} is no kind of notice",
+            advice=f"Before an address may stand {', '.join(sorted(known))}, and =.",
         )
 
     def tell(title: str, text: str, kind: Kind) -> bool:
@@ -213,5 +216,5 @@ def _place(number: int, server: Any) -> Place:
 
     # Two places that differ in a password alone are one person's mistake, not two places.
     id_ = hashlib.sha256(f"{shown} {sorted(tags)}".encode()).hexdigest()[:16]
-    name = f"place {number} ({visible(server.service_name)})"
+    name = f"line {number} ({visible(server.service_name)})"
     return Place(id=id_, name=name, tags=tags, tell=tell)
