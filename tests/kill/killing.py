@@ -15,6 +15,7 @@ import signal
 import threading
 from pathlib import Path
 
+from runner.contract.layout import RUN_ID
 from runner.files import crash_points
 
 ARMED, HITS, VISITS = "armed.json", "hits", "visits"
@@ -76,6 +77,7 @@ def listen(folder: Path, side: str) -> None:
     visits = folder / f"visits-{side}"
 
     def visit(point: str, what: str) -> None:
+        what = RUN_ID.sub("RUN", what)  # a notice is named so, and each box's runs are others
         line = f"{point}\t{what}\n"
         with visits.open("ab", buffering=0) as file:
             file.write(line.encode())
