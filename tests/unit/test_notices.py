@@ -333,19 +333,6 @@ def test_what_is_said_of_a_place_holds_no_secret(outputs, tmp_path) -> None:
     assert "4711" not in said
 
 
-def test_what_a_kill_left_half_written_goes(outputs, tmp_path) -> None:
-    """The daemon sweeps its own folder at its start, the sender his: neither the other's."""
-    leave_notice(outputs, ended())
-    torn = [folder / ".tmp-0123456789ab" for folder in (outputs.notices, outputs.notices_sent)]
-    for path in torn:
-        path.write_text("{")
-    sweep_box(outputs)
-    assert [path.exists() for path in torn] == [False, True]
-    place = Place(id="p", name="p", tags=frozenset(), tell=lambda *_: True)
-    assert send_notices(Sender(folder=outputs.notices, places=[place]), once=True)
-    assert not torn[1].exists()
-
-
 def test_the_places_that_the_page_shows_can_be_used(tmp_path) -> None:
     """Whoever copies docs/notify.md's file and puts in his own addresses has a file that works."""
     page = (Path(__file__).parents[2] / "docs" / "notify.md").read_text()
