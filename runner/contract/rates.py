@@ -124,10 +124,11 @@ def trial_in(rates: RatesTried, one: RateTrial, speak: Speaker = ENGLISH) -> str
     loss = speak.number(one.eval_loss, ".4f")
     if one.difference is None or one.low is None or one.high is None:
         return speak("rate_measured", loss=loss)
-    return speak(
-        "rate_compared",
-        loss=loss,
-        own=in_words(rates.own, speak),
-        low=speak.number(-one.high, "+.4f"),
-        high=speak.number(-one.low, "+.4f"),
-    )
+    if one.low > 0:
+        key, ends = "rate_lower", (one.low, one.high)
+    elif one.high < 0:
+        key, ends = "rate_higher", (-one.high, -one.low)
+    else:
+        key, ends = "rate_alike", (one.high, -one.low)
+    low, high = (speak.number(end, ".4f") for end in ends)
+    return speak(key, loss=loss, own=in_words(rates.own, speak), low=low, high=high)

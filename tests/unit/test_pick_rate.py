@@ -13,7 +13,15 @@ import pytest
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import RunFolder
 from runner.contract.pick_rate import begin, pick, steps_each
-from runner.contract.rates import DIVERGED, MEASURED, HeldOutLosses, RatesTried, in_words, rates_in
+from runner.contract.rates import (
+    DIVERGED,
+    MEASURED,
+    HeldOutLosses,
+    RatesTried,
+    in_words,
+    rates_in,
+    trial_in,
+)
 from runner.contract.record import ErrorFacts, RunRecord
 from runner.contract.stage_io import TrainResult
 from runner.contract.states import Stage, State
@@ -126,6 +134,23 @@ def test_the_interval_is_that_of_a_bootstrap_over_rows() -> None:
     low, high = np.quantile(change[draws].mean(axis=1), [0.025, 0.975])
     assert found.difference == pytest.approx(change.mean())
     assert [found.low, found.high] == pytest.approx([low, high], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "says"),
+    [
+        (1.5, 0.0, "lower than that of 2e-4 by 0.5000 to 0.5000"),
+        (2.4, 0.0, "higher than that of 2e-4 by 0.4000 to 0.4000"),
+        (2.0, 0.3, "between 0.09"),
+    ],
+)
+def test_each_rate_is_said_beside_the_own(mean: float, spread: float, says: str) -> None:
+    """Lower is better; both ends of the interval, in words and without a sign to guess at."""
+    picked = pick(tried(2e-4, 4e-4), (losses(2.0), losses(mean, spread=spread, seed=6)))
+    assert picked is not None
+    assert says in trial_in(picked, picked.trial(4e-4))
+    assert trial_in(picked, picked.trial(2e-4)) == "held-out loss 2.0000"
+    assert "Verlust" in trial_in(picked, picked.trial(4e-4), GERMAN)
 
 
 def test_where_all_diverged_nothing_is_picked() -> None:

@@ -22,6 +22,7 @@ from runner.contract.gate import (
     after_asking,
     approved_by_marks,
     decide,
+    promotion_in,
 )
 from runner.contract.layout import Outputs
 from runner.contract.promotions import (
@@ -40,6 +41,7 @@ from runner.contract.record import write_record
 from runner.contract.states import State
 from runner.contract.verdict import Figures, Outcome, Verdict
 from runner.daemon.promotion.at_end import judge_promotion
+from runner.language.speaker import Language, Speaker
 from runner.spec.read_spec import read_spec
 
 A, B, C = (f"2026112{n}T020000Z-aaa{n}" for n in (1, 2, 3))
@@ -164,6 +166,23 @@ def test_what_was_forgotten_keeps_a_better_one_out(
     made = decide(Wish(), found)
     assert made.decision is decision
     assert (made.why, made.names) == (("axes", "text, language") if fallen else (made.why, ""))
+
+
+def test_a_score_that_was_not_compared_decides_nothing() -> None:
+    """The spec asks for one that has no difference to the base: the run is not put into use."""
+    found = measured()
+    assert found.evaluation is not None
+    scores = (*found.evaluation.scores, ScoreSummary(name="chrf", adapter=0.9))
+    found = replace(found, evaluation=found.evaluation.model_copy(update={"scores": scores}))
+    made = decide(Wish(metric="chrf"), found)
+    assert (made.decision, made.why) == (Decision.KEPT_OLD, "not_compared")
+
+
+def test_a_reason_of_another_version_is_said_as_it_was_written() -> None:
+    """A record of a newer runner, with a reason that this one does not know."""
+    said = Promotion(decision=Decision.AWAITS, why="moon_is_full", reason="It waits for the moon.")
+    for language in Language:
+        assert promotion_in(said, Speaker(language)) == "It waits for the moon."
 
 
 def test_an_adapter_without_effect_is_not_put_into_use() -> None:
