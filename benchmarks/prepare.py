@@ -5,7 +5,8 @@
 
 The rows are sentences of the packaged FAQ (Swedish and English), drawn by a fixed seed; each has
 about so many tokens of the model. Memory is that of all processes of the stage together (PSS: pages
-that several of them share are counted once), looked at ten times a second.
+that several of them share are counted once), looked at once a second; ``main_MiB`` is what the main
+process itself holds, without the files that it has mapped, looked at ten times a second.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Memory(threading.Thread):
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self._pid, self.peak = pid, 0
+        self._pid, self.peak, self.main_peak = pid, 0, 0
         self._ticks: dict[int, int] = {}
         self._over = threading.Event()
 
@@ -99,6 +100,7 @@ class Memory(threading.Thread):
             tree = _tree(self._pid)
             if look % _MEMORY_LOOKS == 0:
                 self.peak = max(self.peak, sum(map(_pss, tree)))
+            self.main_peak = max(self.main_peak, _anonymous(self._pid))
             look += 1
             self._ticks.update({pid: _ticks(pid) or self._ticks.get(pid, 0) for pid in tree})
 
@@ -139,6 +141,15 @@ def _pss(pid: int) -> int:
     return 1024 * sum(int(line.split()[1]) for line in text.splitlines() if line[:4] == "Pss:")
 
 
+def _anonymous(pid: int) -> int:
+    """Give the bytes that a process itself holds: no pages of files that it has mapped."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return 1024 * sum(int(line.split()[1]) for line in text.splitlines() if line[:7] == "RssAnon")
+
+
 def measure(run: RunFolder, spec: str, plan: PreparePlan) -> dict[str, float]:
     """Run the stage in a process of its own."""
     run.prepared.mkdir(parents=True)
@@ -161,6 +172,7 @@ def measure(run: RunFolder, spec: str, plan: PreparePlan) -> dict[str, float]:
         "seconds": round(seconds, 1),
         "cpu_seconds": round(memory.cpu_seconds, 1),
         "peak_MiB": round(peak / 2**20),
+        "main_MiB": round(memory.main_peak / 2**20),
     }
 
 
