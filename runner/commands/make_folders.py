@@ -96,7 +96,9 @@ def _make_within(folder: Path, within: tuple[tuple[str, int], ...], uid: int, gi
         made = False
         for name, inner in within:
             path = folder / name
-            with _owned(folder), _owned(path.parent):
+            with contextlib.ExitStack() as owned:
+                for parent in reversed(Path(name).parents):  # each in turn: what leads there first
+                    owned.enter_context(_owned(folder / parent))
                 if not os.path.lexists(path):
                     path.mkdir(mode=0o700)
                     _give(path, inner, uid, gid)
