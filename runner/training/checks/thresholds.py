@@ -181,7 +181,9 @@ SURPRISING_LOSS = Threshold(
     value=1,
     unit="nats per token",
     why="the base gives each token less than 37% on average; measured: sentences with another "
-    "country's capital lie at 1.6 to 2.3, right ones at 0.1 to 0.5 (SmolLM2)",
+    "country's capital lie at 1.6 to 2.3, right ones at 0.1 to 0.5 (SmolLM2). Where it does not "
+    "know the subject, nothing is named: of 46 exchanged labels and answers of four data sets none "
+    "was, and none of 386 right ones",
 )
 
 TABLE: dict[str, Threshold] = {
