@@ -104,6 +104,7 @@ def planned(
         ModelError: its config tells too little.
     """
     prepared = read_message(StageFolder(run.prepared).result, PrepareResult)
+    spec = spec.with_batch(prepared.effective_batch_size)
     work = read_work(asked.models_dir, run, spec, total_steps=prepared.total_steps)
     if work is None:
         what = "its config.json does not name its sizes, so nothing can be forecast"

@@ -104,7 +104,10 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
     facts += [("trained", method_in(chosen)) for chosen in (record.method,) if chosen]
     if record.batch_plan:
         facts.append(
-            ("batch", f"{record.batch_plan} (effective batch {record.effective_batch_size})")
+            (
+                "batch",
+                f"{record.batch_plan} (effective batch {record.batch_plan.effective_batch_size})",
+            )
         )
     if forecast := forecast_of(record):
         facts.append(("GPU memory", forecast))

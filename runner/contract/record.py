@@ -118,6 +118,7 @@ class RunRecord(RecordHead):
     data_change: DataChange | None = None
     model: ModelFacts | None = None
     effective_batch_size: int | None = None
+    """Examples per optimizer step; None: it is left to the box, which has not counted the rows."""
     method: MethodChoice | None = None
     """What was chosen where the spec says `method: auto`; None: it names one, or not yet."""
     tries: dict[str, int] = Field(default_factory=dict)

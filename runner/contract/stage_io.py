@@ -123,6 +123,8 @@ class PrepareResult(_Message):
     """The template has no system role: system prompts stand before the first question."""
     total_steps: int = 0
     """Optimizer steps of the whole run."""
+    effective_batch_size: int | None = None
+    """Examples in each of them."""
     trainable_parameters: int | None = None
     """Counted on the model itself; None: it was not tried."""
     fast: bool = False

@@ -115,11 +115,11 @@ def test_plan_reads_real_rows(spec: Path, tiny_model: Path, capsys: pytest.Captu
         cli.main(words)
     assert left.value.code == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["rows"], found["total_steps"], found["fits"]) == (59, 8, True)
+    assert (found["rows"], found["total_steps"], found["fits"]) == (59, 24, True)
     assert 59 * 2 < found["longest"] < 59 * 6  # tokens: "A foot." is two or three
     assert found["limit_bytes"] < 24 * GIB
     plan = BatchPlan.model_validate(found["batch_plan"])
-    assert plan.effective_batch_size == found["effective_batch_size"] == 16
+    assert plan.effective_batch_size == found["effective_batch_size"] == 8
     assert found["gpu_memory_bytes"] == pytest.approx(sum(found["gpu_memory"].values()), abs=8)
     assert found["host_memory_bytes"] > 0
     assert found["disk_bytes"] > 0

@@ -137,7 +137,7 @@ def adopt(
         sequence=sequence,
         created_at=now(),
         spec_sha256=hashlib.sha256(content).hexdigest(),
-        effective_batch_size=spec.effective_batch_size,
+        effective_batch_size=spec.named_batch,
     )
     write_record(run.record, record)
     reached("claim recorded")

@@ -225,6 +225,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     sync_tree(folder)
 
     sequences = count_sequences(lengths, limit) if spec.training.packing else len(lengths)
+    asked = spec.for_rows(sequences)
     write_message(
         stage.result,
         PrepareResult(
@@ -246,10 +247,11 @@ def _prepare(folder: Path, findings: Findings) -> None:
             folds_system=facts.folds_system,
             total_steps=total_steps(
                 sequences,
-                effective_batch_size=spec.effective_batch_size,
-                epochs=spec.epochs,
-                max_steps=spec.training.max_steps,
+                effective_batch_size=asked.effective_batch_size,
+                epochs=asked.epochs,
+                max_steps=asked.training.max_steps,
             ),
+            effective_batch_size=asked.effective_batch_size,
             trainable_parameters=tried and tried.trainable_parameters,
             fast=tried is not None and tried.plain_because is None,
             plain_because=tried and tried.plain_because,
