@@ -84,8 +84,8 @@ def test_rows_become_tokens_to_learn(box):
 
 def test_what_so_many_held_out_rows_can_show_is_said():
     """40 rows cannot tell 24 points from chance, 200 cannot tell 11, and 3 can tell nothing."""
-    assert "less than about 24 right answers in 100" in what_rows_show(40)
-    assert "less than about 11 right answers in 100" in what_rows_show(200)
+    assert "a difference of up to about 24 in 100 may be chance" in what_rows_show(40)
+    assert "a difference of up to about 11 in 100 may be chance" in what_rows_show(200)
     assert "too few to show any difference for sure" in what_rows_show(3)
 
 
