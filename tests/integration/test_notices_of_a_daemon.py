@@ -101,7 +101,7 @@ def test_the_sender_that_is_killed_goes_on_where_it_was(box: Box, hook) -> None:
         )
         try:
             wait_until(lambda number=number: len(got) >= number)
-            wait_until(lambda n=number: len(list(box.outputs.notices_sent.iterdir())) == n)
+            wait_until(lambda n=number: len(list(box.outputs.notices_sent.glob("*.json"))) == n)
         finally:
             sender.send_signal(signal.SIGKILL)
             sender.wait()
