@@ -16,6 +16,7 @@ from starlette.types import Scope
 
 from runner.language.speaker import Speaker
 from runner.office.language import speaker_of
+from runner.report.page import with_code
 from runner.words import visible
 
 HERE = Path(__file__).parent
@@ -29,13 +30,15 @@ _UNSEEN = re.compile(
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["with_code"] = with_code
+    return made
 
 
 @cache

@@ -84,11 +84,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["with_code"] = _with_code
+    made.filters["with_code"] = with_code
     return made
 
 
-def _with_code(text: str) -> Markup:
+def with_code(text: str) -> Markup:
     """Escape a text, and set what stands between backticks as code."""
     return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704
 
