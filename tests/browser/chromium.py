@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import shutil
 import subprocess
@@ -134,13 +135,15 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def until(self, expression: str, seconds: float = _ANSWER_SECONDS) -> Any:
-        """Ask again and again until the answer is true, and give it; pages may load in between."""
+    def until(self, expression: str, seconds: float = _ANSWER_SECONDS) -> None:
+        """Ask again and again until the answer is true; pages may load in between."""
         end = time.monotonic() + seconds
-        while not (found := self.ask(expression)):
+        while True:
+            with contextlib.suppress(AssertionError):  # asked while another page was loading
+                if self.ask(f"!!({expression})"):
+                    return
             assert time.monotonic() < end, f"{expression}\n{self.ask('document.body.innerText')}"
             time.sleep(0.1)
-        return found
 
     def choose_file(self, selector: str, path: Path) -> None:
         """Choose a file in a form, as its dialog would."""
