@@ -37,8 +37,8 @@ from runner.words import GIB, visible, visible_lines
 _DATA_SHOWN = 200  # files that lie there already
 _PREVIEW_TOKENS = 1500  # of one row
 _FINDINGS = 50
-EPOCHS = {"quick": 1, "usual": 2, "thorough": 3}
-"""How often the rows are gone through; `usual` is the spec's own default."""
+EPOCHS = {"usual": None, "quick": 1, "thorough": 4}
+"""How often the rows are gone through; None: as the box chooses by how many there are."""
 SCHEDULES = {"once": None, "nightly": "0 2 * * *", "weekly": "0 2 * * sun"}
 PROMOTE = ("better", "approved", "never")
 
@@ -140,7 +140,7 @@ def spec_of(fields: FormData) -> dict[str, Any]:
         return value.strip() or None if isinstance(value, str) else None
 
     columns = {name: text(name) for name in ("prompt", "completion")}
-    epochs = text("epochs") or "usual"
+    epochs = EPOCHS.get(text("epochs") or "usual")
     wish = text("promote")
     return {
         "name": job_name(text("name") or "job"),
@@ -148,7 +148,7 @@ def spec_of(fields: FormData) -> dict[str, Any]:
         "data": text("data") or "",
         "columns": {name: value for name, value in columns.items() if value} or None,
         "system_prompt": text("system_prompt"),
-        "training": {"epochs": EPOCHS[epochs]} if EPOCHS.get(epochs, 2) != 2 else None,
+        "training": {"epochs": epochs} if epochs else None,
         "promote": {"when": wish} if wish in PROMOTE[1:] else None,
         "schedule": SCHEDULES.get(text("schedule") or "once"),
         "notes": text("notes"),
