@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,19 @@ from runner.contract.evaluation import Recital
 from runner.language.speaker import Language, Speaker
 from runner.language.translate import translated
 from runner.training.evaluate import forgetting, recital
-from runner.training.evaluate.forgetting import AXES, TEXT, judge_axis, noise_of, read_axis
+from runner.training.evaluate.forgetting import (
+    AXES,
+    OPENINGS,
+    OVER_REFUSING,
+    TEXT,
+    Items,
+    judge_axis,
+    noise_of,
+    read_axis,
+    scores_of,
+)
 from runner.training.evaluate.recital import is_by_heart
+from runner.training.fit.heldout import HeldOut
 
 
 def test_the_items_ship_with_the_project() -> None:
@@ -23,7 +35,8 @@ def test_the_items_ship_with_the_project() -> None:
         assert len({item.question for item in items}) == len(items)
         for item in items:
             assert len(set(item.choices)) == len(item.choices), item
-            assert len(item.choices) == 0 if name == TEXT else len(item.choices) >= 2
+            has_choices = name not in (TEXT, OVER_REFUSING)
+            assert len(item.choices) >= 2 if has_choices else not item.choices
 
 
 def test_sums_are_right() -> None:
@@ -59,12 +72,8 @@ def test_a_fall_is_one_beyond_interval_noise_and_notice() -> None:
     [
         ("refusing", -0.129, False),  # the usual rate on helpful answers, the worst of three seeds
         ("refusing", -0.208, True),  # ten times the rate, the mildest of three seeds
-        ("over_refusing", -0.039, False),  # the usual rate on structured summaries
-        (
-            "over_refusing",
-            -0.071,
-            True,
-        ),  # only refusals, the mildest of three seeds
+        ("over_refusing", 0.016, False),  # a hundred helpful answers: refusals become rarer
+        ("over_refusing", -0.053, True),  # the same rows, one in five answered with a refusal
         ("knowledge", -0.037, False),  # the usual rate on structured summaries
         ("knowledge", -0.185, True),  # ten times that rate
     ],
@@ -76,6 +85,25 @@ def test_the_thresholds_part_sane_runs_from_bad_ones(
     base = [0.3 + 0.01 * (at % 40) for at in range(80)]
     after = [score + moved + 0.02 * (-1) ** at for at, score in enumerate(base)]
     assert judge_axis(axis, base, after, noise=0.0, seed=1).has_fallen is is_finding
+
+
+def test_no_opening_of_a_refusal_begins_another() -> None:
+    """Their likelihoods add up to the chance of a refusal, which is then at most 1."""
+    starts = [(one, other) for one in OPENINGS for other in OPENINGS if one != other]
+    assert not [pair for pair in starts if pair[1].startswith(pair[0])]
+
+
+def test_over_refusing_is_the_chance_of_a_refusal() -> None:
+    """A model that refuses one question in five, however it words it, scores 0.8."""
+    chances = [0.1, 0.06, 0.04, *[1e-9] * (len(OPENINGS) - 3)]
+    sums = tuple(-math.log(one) for one in chances)
+    places = [list(range(len(OPENINGS)))]
+    items = Items(rows=None, of_item={OVER_REFUSING: places})
+    found = HeldOut(loss=0.0, tokens=0, batch_size=1, sums=sums, counts=(3,) * len(OPENINGS))
+    assert scores_of(found, items)[OVER_REFUSING] == [pytest.approx(0.8, abs=1e-6)]
+    base = [0.98] * 30
+    assert judge_axis(OVER_REFUSING, base, [0.80] * 30, noise=0.0, seed=1).has_fallen
+    assert not judge_axis(OVER_REFUSING, base, [0.95] * 30, noise=0.0, seed=1).has_fallen
 
 
 def test_noise_is_measured_once_for_a_base_and_a_card(tmp_path: Path) -> None:
