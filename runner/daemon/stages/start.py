@@ -8,16 +8,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from runner.card.memory import GpuMemory
 from runner.clock import now
 from runner.contract import stage_environment as stage
 from runner.contract.batch import BatchPlan
-from runner.contract.fp8_cards import fp8_obstacle
 from runner.contract.layout import StageFolder
 from runner.contract.method_choice import MethodChoice, method_in
 from runner.contract.record import Attempt, ErrorFacts, RunRecord
@@ -26,7 +24,6 @@ from runner.contract.states import TRAINS, Stage, State
 from runner.daemon.book import Live
 from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
-from runner.daemon.gpu_watch import WHENEVER
 from runner.daemon.inbox.wait_for_data import named_files, some_from
 from runner.daemon.leftovers import sweep_run
 from runner.daemon.promotion.start_from import choose_start
@@ -34,11 +31,11 @@ from runner.daemon.queue import in_order
 from runner.daemon.schedule.hours import is_closed, waits_for_hours
 from runner.daemon.stages import outcome
 from runner.daemon.stages.await_answers import awaiting_answers
-from runner.daemon.stages.choose_method import method_for
-from runner.daemon.stages.choose_plan import Ahead, known_box, look_ahead, read_work
+from runner.daemon.stages.choose_plan import Ahead, look_ahead
 from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
 from runner.daemon.stages.host_memory import kernel_kills
+from runner.daemon.stages.look_at_card import Card, card_bytes, look_at_card, method_of, no_fp8
 from runner.daemon.stages.plans import (
     ON_CARD,
     STATE_DURING,
@@ -57,7 +54,6 @@ from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
 from runner.files.lock import Lock
 from runner.spec.as_chosen import as_chosen
-from runner.spec.spec import JobSpec
 from runner.words import visible
 
 _MOST_LOOKED = 100
@@ -65,16 +61,6 @@ _MOST_LOOKED = 100
 every round for half a second, and the next one goes on where this one stopped."""
 _MOST_TOLD = 50  # runs whose data is looked at in one round: it is to take 0.2 s at most
 _TOLD_APART_SECONDS = 5.0  # as often as answers are renewed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What is known of the card before a stage starts."""
-
-    problem: str | None = None
-    """Why nothing may start on it."""
-    memory: GpuMemory | None = None
-    """None: there is no card, or the stage does not ask how large it is."""
 
 
 def start_what_can(daemon: Daemon, at: float) -> None:
@@ -224,7 +210,7 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
         _mend_export(daemon, live)
     on_card = live.next_stage in ON_CARD
     if blocked is None:
-        card = _look_at_card(daemon, live.next_stage, time.monotonic())
+        card = look_at_card(daemon, live.next_stage, time.monotonic())
         blocked = card.problem
     if blocked is None and on_card:
         try:
@@ -236,7 +222,7 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     try:
         ahead, chosen = None, None
         if blocked is None and live.next_stage in TRAINS:
-            chosen = _choose_method(daemon, live, card)
+            chosen = method_of(daemon, live, card)
             spec = live.spec.with_method(chosen.method) if chosen else live.spec
             ahead = look_ahead(daemon.settings, live.run, live.record, spec, card.memory)
             blocked = ahead.waits
@@ -269,25 +255,6 @@ def _refused(live: Live, ahead: Ahead) -> ErrorFacts | None:
     return over
 
 
-def _look_at_card(daemon: Daemon, which: Stage, at: float) -> Card:
-    """Tell what a stage must know of the card before it starts.
-
-    Raises:
-        StillAsking: the driver has not answered yet.
-    """
-    needs_memory = which in (Stage.PREPARE, *TRAINS)
-    if needs_memory:  # both questions at once: a slow driver's first answer would be old otherwise
-        daemon.gpu.ask_if_old(at)
-    on_card = which in ON_CARD
-    standing = daemon.guard.standing_to_start(at, on_card=on_card)
-    if on_card and standing.problem:
-        return Card(problem=standing.problem)
-    if not needs_memory:
-        return Card()
-    since = WHENEVER if which is Stage.PREPARE else None  # prepare only asks how large it is
-    return Card(memory=daemon.gpu.memory_at(at, since=since))
-
-
 def _needed_bytes(daemon: Daemon, live: Live, ahead: Ahead | None) -> int:
     forecast = ahead.facts.get("disk_bytes") if ahead else None
     data_bytes = daemon.data.size_bytes(named_files(live.spec))
@@ -314,22 +281,6 @@ def _mend_export(daemon: Daemon, live: Live) -> None:
     for note in found.notes:
         daemon.say(live, note, level="warning")
     change(daemon, live, **changes)
-
-
-def _choose_method(daemon: Daemon, live: Live, card: Card) -> MethodChoice | None:
-    """Choose the method where the spec leaves it to the box; None: it is known."""
-    record, spec, models = live.record, live.spec, daemon.settings.models_dir
-    if spec.method != "auto":
-        return None
-    start = choose_start(daemon.outputs, record, spec)
-    return method_for(
-        spec,
-        read_work(models, live.run, spec, total_steps=record.total_steps or 0),
-        known_box(daemon.outputs, spec, card.memory),
-        models_dir=models,
-        on_card=daemon.guard.is_well,
-        goes_on_from=daemon.outputs.run(record.job, start.run_id) if start.run_id else None,
-    )
 
 
 def _start(
@@ -450,19 +401,6 @@ def _process(
     return start_stage(command, environment=environment, log=log, inherited=held)
 
 
-def _card_bytes(daemon: Daemon, spec: JobSpec, card: Card) -> int | None:
-    """Say what a run may use of the card; None: there is none."""
-    gpu = card.memory
-    return None if gpu is None else known_box(daemon.outputs, spec, gpu).limit_bytes
-
-
-def _no_fp8(daemon: Daemon, card: Card) -> str | None:
-    """Say why the box's card cannot compute in fp8; a card that is silent has the last word."""
-    if card.memory is not None:
-        return fp8_obstacle(card.memory.name, card.memory.capability)
-    return None if daemon.guard.is_well else fp8_obstacle(None, None)
-
-
 def _write_plan(
     daemon: Daemon,
     live: Live,
@@ -493,8 +431,8 @@ def _write_plan(
         spec=as_chosen(live.asked, planned),
         resume_from=resume_from,
         plain_plan=plain_plan,
-        card_bytes=_card_bytes(daemon, live.spec, card) if which is Stage.PREPARE else None,
-        no_fp8=_no_fp8(daemon, card) if which is Stage.PREPARE else None,
+        card_bytes=card_bytes(daemon, live.spec, card) if which is Stage.PREPARE else None,
+        no_fp8=no_fp8(daemon, card) if which is Stage.PREPARE else None,
     )
     write_message(StageFolder(folder).plan, plan)
     return folder

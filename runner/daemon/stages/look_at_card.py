@@ -1,0 +1,76 @@
+"""Look at the card before a stage starts: whether it is free, how large it is, what it can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.card.memory import GpuMemory
+from runner.contract.fp8_cards import fp8_obstacle
+from runner.contract.method_choice import MethodChoice
+from runner.contract.states import TRAINS, Stage
+from runner.daemon.book import Live
+from runner.daemon.daemon import Daemon
+from runner.daemon.gpu_watch import WHENEVER
+from runner.daemon.promotion.start_from import choose_start
+from runner.daemon.stages.choose_method import method_for
+from runner.daemon.stages.choose_plan import known_box, read_work
+from runner.daemon.stages.plans import ON_CARD
+from runner.spec.spec import JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is known of the card before a stage starts."""
+
+    problem: str | None = None
+    """Why nothing may start on it."""
+    memory: GpuMemory | None = None
+    """None: there is no card, or the stage does not ask how large it is."""
+
+
+def look_at_card(daemon: Daemon, which: Stage, at: float) -> Card:
+    """Tell what a stage must know of the card before it starts.
+
+    Raises:
+        StillAsking: the driver has not answered yet.
+    """
+    needs_memory = which in (Stage.PREPARE, *TRAINS)
+    if needs_memory:  # both questions at once: a slow driver's first answer would be old otherwise
+        daemon.gpu.ask_if_old(at)
+    on_card = which in ON_CARD
+    standing = daemon.guard.standing_to_start(at, on_card=on_card)
+    if on_card and standing.problem:
+        return Card(problem=standing.problem)
+    if not needs_memory:
+        return Card()
+    since = WHENEVER if which is Stage.PREPARE else None  # prepare only asks how large it is
+    return Card(memory=daemon.gpu.memory_at(at, since=since))
+
+
+def method_of(daemon: Daemon, live: Live, card: Card) -> MethodChoice | None:
+    """Choose the method where the spec leaves it to the box; None: it is known."""
+    record, spec, models = live.record, live.spec, daemon.settings.models_dir
+    if spec.method != "auto":
+        return None
+    start = choose_start(daemon.outputs, record, spec)
+    return method_for(
+        spec,
+        read_work(models, live.run, spec, total_steps=record.total_steps or 0),
+        known_box(daemon.outputs, spec, card.memory),
+        models_dir=models,
+        on_card=daemon.guard.is_well,
+        goes_on_from=daemon.outputs.run(record.job, start.run_id) if start.run_id else None,
+    )
+
+
+def card_bytes(daemon: Daemon, spec: JobSpec, card: Card) -> int | None:
+    """Say what a run may use of the card; None: there is none."""
+    gpu = card.memory
+    return None if gpu is None else known_box(daemon.outputs, spec, gpu).limit_bytes
+
+
+def no_fp8(daemon: Daemon, card: Card) -> str | None:
+    """Say why the box's card cannot compute in fp8; a card that is silent has the last word."""
+    if card.memory is not None:
+        return fp8_obstacle(card.memory.name, card.memory.capability)
+    return None if daemon.guard.is_well else fp8_obstacle(None, None)
