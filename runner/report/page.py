@@ -201,10 +201,6 @@ def asked(found: Gathered, speak: Speaker) -> list[tuple[str, list[str]]]:
     trigger = f"trigger_{record.trigger}"
     said = speak(trigger) if speak.knows(trigger) else visible(record.trigger)
     facts.append((speak("trigger"), [said]))
-    if record.method is not None:
-        facts.append((speak("method_title"), [method_in(record.method, speak)]))
-    if record.rates is not None:
-        facts.append((speak("rates_title"), _rates(record.rates, speak)))
     for key, value in (
         ("effective_batch", record.effective_batch_size),
         ("total_steps", record.total_steps),
@@ -223,9 +219,13 @@ def asked(found: Gathered, speak: Speaker) -> list[tuple[str, list[str]]]:
 
 
 def came_of_it(record: RunRecord, speak: Speaker) -> list[tuple[str, list[str]]]:
-    """Say what the run did with the data and what became of the adapter."""
+    """Say what the box chose, what the run did with the data, what became of the adapter."""
     metrics = record.metrics
     facts: list[tuple[str, list[str]]] = []
+    if record.method is not None:
+        facts.append((speak("method_title"), [method_in(record.method, speak)]))
+    if record.rates is not None:
+        facts.append((speak("rates_title"), _rates(record.rates, speak)))
     if isinstance(left_out := metrics.get("left_out_rows"), int) and left_out:
         facts.append((speak("left_out"), [speak.whole(left_out)]))
     total, learned = metrics.get("train_tokens"), metrics.get("learned_tokens")
