@@ -22,6 +22,7 @@ from runner.commands.validate import read_file
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.method_choice import MethodChoice, method_in
+from runner.contract.promotions import current_run
 from runner.contract.stage_io import PrepareResult, read_message
 from runner.daemon.stages.choose_method import method_for
 from runner.daemon.stages.choose_plan import as_facts, first_forecast, known_box, read_work
@@ -114,12 +115,16 @@ def planned(
     else:
         whole = int(asked.card_gib * GIB)
         box = replace(known_box(outputs, spec, None), gpu_memory_bytes=whole, flops=WHAT_IF_FLOPS)
+    current = current_run(outputs, spec.name)
+    in_use = outputs.run(spec.name, current) if current else None
     chosen = method_for(
         spec,
         work,
         box,
         models_dir=asked.models_dir,
         on_card=box.gpu_memory_bytes is not None,
+        goes_on_from=in_use if spec.start_from == "current" else None,
+        in_use=in_use,
     )
     if chosen is not None:
         work = replace(work, method=chosen.method)

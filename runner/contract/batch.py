@@ -170,8 +170,10 @@ def describe_change(before: BatchPlan, after: BatchPlan, speak: Speaker = ENGLIS
         return f"{plan_in(after, speak)}, {same}"
     if before.layers_kept is not None and after.layers_kept is None:
         return speak("batch_plain_path", plan=plan_in(after, speak), same=same)
-    if after.layers_unpacked != before.layers_unpacked:
+    if before.layers_unpacked and not after.layers_unpacked:
         return f"{speak('batch_none_unpacked')}: {cut_in(after, speak)}, {same}"
+    if after.layers_unpacked != before.layers_unpacked:
+        return f"{cut_in(after, speak)}, {same}"
     switches = _switches(after, speak)
     more = "" if switches == _switches(before, speak) else speak("batch_on", what=switches)
     if after.per_device_batch_size != before.per_device_batch_size:

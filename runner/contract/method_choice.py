@@ -18,7 +18,18 @@ MOST_TIMES = 1.5
 of 30 held-out answers of one small model, 30 were in form on the 4-bit base that the adapter was
 trained on, and 6 on the base in 16 bits."""
 
-Why = Literal["fits", "no_room", "slower", "fp8", "base", "goes_on", "no_card", "short", "unknown"]
+Why = Literal[
+    "fits",
+    "no_room",
+    "slower",
+    "fp8",
+    "base",
+    "goes_on",
+    "as_in_use",
+    "no_card",
+    "short",
+    "unknown",
+]
 
 
 class MethodChoice(BaseModel):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from runner.card.answer import NOBODY, Answer
 from runner.card.ask import ask_driver, cards_on_bus, signs_of_a_card
+from runner.card.host_memory import read_host_memory
 from runner.card.memory import GpuMemory, read_gpu
 from runner.contract.settings import Settings
 from runner.doctor.ask_card import NoCardFacts, ask_card, judge_no_card_facts
@@ -19,7 +20,7 @@ from runner.doctor.events import Events, judge_events, try_events
 from runner.doctor.finding import Finding, Level
 from runner.doctor.folders import judge_folders, try_folder
 from runner.doctor.gpu_memory import judge_gpu_memory
-from runner.doctor.host_memory import judge_host_memory, read_host_memory
+from runner.doctor.host_memory import judge_host_memory
 from runner.doctor.judge_card import judge_card
 from runner.doctor.llama_cpp import examine_llama_cpp
 from runner.doctor.offline import judge_offline, read_offline

@@ -84,6 +84,11 @@ def choose(
     """Choose the plan to start with: the quickest of those that surely fit, else the smallest."""
     if work.fast and box.bf16:
         found = _fast_plan(work, box, batch_size=batch_size, checkpointing=checkpointing)
+        if found is not None and found.layers_unpacked:
+            told = forecast(work, found, box)
+            if told.fits is not False:
+                return told
+            found = found.model_copy(update={"layers_unpacked": 0})  # by what the box has learned
         if found is not None:
             return forecast(work, found, box)
     return choose_plain(work, box, batch_size=batch_size, checkpointing=checkpointing)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from runner.contract.record import RunRecord
+from runner.contract.layout import RunFolder
+from runner.contract.model_kind import Method
+from runner.contract.record import RunRecord, read_record
+from runner.errors import RunnerError
+from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
 
 
@@ -16,3 +20,13 @@ def as_chosen(spec: JobSpec, record: RunRecord) -> JobSpec:
     if record.method is not None:
         return spec.with_method(record.method.method)
     return spec.with_method(None) if record.attempts else spec
+
+
+def method_of_run(run: RunFolder) -> Method:
+    """Tell what a run was trained with."""
+    try:
+        record = read_record(run.record)
+        spec = read_spec(run.spec.read_bytes(), file_name=record.file_name)
+        return as_chosen(spec, record).named_method or "qlora"
+    except (OSError, RunnerError):
+        return "qlora"  # what every run was, before there was a choice

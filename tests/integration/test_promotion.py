@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from runner.cli import app
 from runner.contract.gate import Decision
 from runner.contract.layout import StageFolder
+from runner.contract.pick_rate import begin
 from runner.contract.promotions import GATE, current_run, read_promotions
 from runner.contract.record import RunRecord
 from runner.contract.states import Stage, State
@@ -237,3 +238,10 @@ def test_rows_chosen_with_nothing_in_use_are_trained_from_nothing(box: Promotion
     assert choose_start(box.outputs, later, spec).run_id == in_use.run_id
     trained = choose_start(box.outputs, later.but(next_stage=Stage.TRAIN), spec)
     assert (trained.run_id, trained.note) == (None, NOTHING_IN_USE)
+    # Nor do small runs of one comparison begin with different adapters.
+    fresh = read_spec(b"model: m\ndata: a.jsonl\nstart_from: current\n", file_name="a.yaml")
+    tried = begin((1e-4, 2e-4), wanted=2e-4)
+    for steps, run_id in ((0, in_use.run_id), (20, None)):
+        rates = tried.model_copy(update={"steps": steps})
+        small = later.but(next_stage=Stage.RATES, attempts=(), rates=rates)
+        assert choose_start(box.outputs, small, fresh).run_id == run_id

@@ -11,6 +11,7 @@ import pytest
 from runner.contract.layout import Outputs
 from runner.contract.method_choice import MOST_TIMES, MethodChoice, method_in
 from runner.contract.record import read_record, write_record
+from runner.daemon.promotion.at_end import adapter_in_use
 from runner.daemon.stages.choose_method import method_for
 from runner.forecast.choose_method import choose_for_processor, choose_method
 from runner.forecast.lengths import Lengths
@@ -165,6 +166,43 @@ def test_it_goes_on_as_it_began(tmp_path: Path, before: str) -> None:
         goes_on_from=run,
     )
     assert found == MethodChoice(method=before, why="goes_on")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("before", "why"), [("qlora", "as_in_use"), ("lora", "fits")])
+def test_it_is_compared_on_the_base_of_the_one_in_use(
+    tmp_path: Path, before: str, why: str
+) -> None:
+    """An adapter trained in 4 bits would lose on 16; what is left to the box stays as it was."""
+    models, outputs = place(tmp_path / "models"), Outputs(tmp_path / "outputs")
+    record = read_record(RECORD)
+    run = outputs.run(record.job, record.run_id)
+    run.adapter.mkdir(parents=True)
+    choice = MethodChoice(method=before, why="fits")  # type: ignore[arg-type]
+    write_record(run.record, record.but(method=choice))
+    run.spec.write_text("model: m\ndata: d.jsonl\n")
+    found = method_for(spec(), work(), card(80), models_dir=models, on_card=True, in_use=run)
+    assert found is not None
+    assert (found.method, found.why) == (before, why)
+
+
+def test_an_adapter_of_other_bits_is_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless both are measured on the base in 16 bits."""
+    outputs, record = Outputs(tmp_path), read_record(RECORD)
+    run = outputs.run(record.job, record.run_id)
+    run.adapter.mkdir(parents=True)
+    write_record(run.record, record.but(method=MethodChoice(method="qlora", why="fits")))
+    run.spec.write_text("model: m\ndata: d.jsonl\n")
+    monkeypatch.setattr("runner.daemon.promotion.at_end.current_run", lambda *_: record.run_id)
+    later = record.but(run_id="20261128T221005Z-k3f9")
+    there = str(run.adapter.resolve())
+    for text, wanted in (
+        ("method: qlora", there),
+        ("method: lora", None),
+        ("method: lora\nevaluation: {served: original}", there),
+    ):
+        assert adapter_in_use(outputs, later, spec(text)) == wanted
 
 
 def test_what_a_run_is_trained_with() -> None:

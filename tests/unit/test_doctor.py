@@ -12,6 +12,7 @@ from rich.console import Console
 
 from runner.card.answer import Answer, Card
 from runner.card.ask import cards_on_bus
+from runner.card.host_memory import HostMemory, read_host_memory
 from runner.card.memory import GpuMemory, Holder
 from runner.commands.doctor import findings_as_json, render, verdict
 from runner.contract.layout import Outputs
@@ -30,7 +31,7 @@ from runner.doctor.events import Events, judge_events, try_events
 from runner.doctor.finding import Finding, Level, could_run
 from runner.doctor.folders import FolderRights, judge_folder, judge_folders, try_folder
 from runner.doctor.gpu_memory import judge_gpu_memory
-from runner.doctor.host_memory import HostMemory, judge_host_memory, read_host_memory
+from runner.doctor.host_memory import judge_host_memory
 from runner.doctor.judge_card import CardFacts, Product, judge_card, runs_on
 from runner.doctor.offline import Offline, judge_offline, read_offline
 from runner.doctor.shared_memory import SharedMemory, judge_shared_memory, read_shared_memory

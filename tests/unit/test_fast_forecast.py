@@ -206,6 +206,17 @@ def test_the_way_down_ends() -> None:
     )
 
 
+def test_weights_stay_packed_where_the_box_learned_that_it_takes_more() -> None:
+    """What fits without them is not said not to fit."""
+    box48 = Box(gpu_memory_bytes=48 * GIB, flops=H100)
+    first = choose(work(), box48)
+    assert first.batch_plan.layers_unpacked
+    key = lesson_key("qlora", first.batch_plan)
+    found = choose(work(), replace(box48, learned_memory={key: 1.1}))
+    assert found.batch_plan.layers_unpacked == 0
+    assert found.fits
+
+
 def test_lessons_of_the_two_paths_are_kept_apart() -> None:
     """They err in other ways."""
     fast = choose(work(), box(14.5)).batch_plan

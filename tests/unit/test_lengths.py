@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -159,6 +160,43 @@ def test_a_look_ahead_takes_the_loop_no_time(tmp_path: Path) -> None:
     assert time.thread_time() - began < 0.2
     assert ahead.plan.effective_batch_size == 2048
     assert ahead.facts["fits"]
+
+
+def test_a_run_does_not_wait_for_what_it_need_not_have(tmp_path: Path) -> None:
+    """Where another program holds memory, weights are packed again before anybody waits."""
+    settings = Settings(
+        jobs_dir=tmp_path / "jobs", outputs_dir=tmp_path / "outputs", models_dir=tmp_path / "models"
+    )
+    run = settings.outputs.run("job", "20261123T221005Z-k3f9")
+    run.prepared.mkdir(parents=True)
+    settings.outputs.private.mkdir()
+    (settings.models_dir / "llama").mkdir(parents=True)
+    write_json(settings.models_dir / "llama" / "config.json", LLAMA_8B)
+    write_lengths(run.lengths, [2000] * 700 + [4096] * 100)
+    write_message(StageFolder(run.prepared).result, PrepareResult(fast=True))
+    spec = read_spec(b"model: llama\ndata: a.jsonl\nmethod: qlora\n", file_name="job.yaml")
+    record = RunRecord(
+        job="job",
+        run_id=run.run_id,
+        state=State.QUEUED,
+        file_name="job.yaml",
+        created_at=now(),
+        spec_sha256="0" * 64,
+        total_steps=100,
+    )
+    card = GpuMemory(
+        name="a card",
+        total_bytes=80 * GIB,
+        free_bytes=80 * GIB,
+        flops=989e12,
+        capability=(9, 0),
+    )
+    alone = look_ahead(settings, run, record, spec, card)
+    assert (alone.plan.layers_unpacked, alone.waits) == (32, None)
+    shared = replace(card, free_bytes=55 * GIB)
+    found = look_ahead(settings, run, record, spec, shared)
+    assert (found.plan.layers_unpacked, found.waits) == (0, None)
+    assert found.facts["batch_plan"]["layers_unpacked"] == 0
 
 
 def test_what_prepare_writes_is_what_the_daemon_reads(tmp_path: Path) -> None:

@@ -255,6 +255,27 @@ def test_a_small_run_that_is_done_is_noted_before_the_next_one() -> None:
     assert verdict.changes["tries"] == {"rates": 0}
 
 
+def test_a_rate_that_diverges_at_once_tells_nothing_of_the_time() -> None:
+    """The others are still held to the hours that were given."""
+    rates = judge_trial(ended(ExitCode.DIVERGED)).changes["rates"]
+    assert (rates.trials[0].outcome, rates.is_timed) == (DIVERGED, False)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_last_of_all_that_diverge_while_the_box_stops_is_tried_again(asked: bool) -> None:  # noqa: FBT001
+    """A run that is asked to stop does not end; the next start finds a rate to try."""
+    before = record()
+    assert before.rates is not None
+    rates = before.rates
+    for at in (0, 1):
+        rates = rates.with_trial(at, outcome=DIVERGED)
+    end = ended(
+        ExitCode.DIVERGED, record=before.but(rates=rates), asked=asked, earlier=(None, None)
+    )
+    kept = judge_trial(end).changes["rates"]
+    assert kept.next_trial == (2 if asked else None)
+
+
 @pytest.mark.parametrize(
     ("steps", "chosen", "why"), [(12, None, ""), (10, None, ""), (9, 2e-4, "too_slow")]
 )

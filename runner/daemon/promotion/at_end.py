@@ -24,20 +24,25 @@ from runner.contract.stage_io import EvaluatePlan, read_message
 from runner.daemon.daemon import Daemon
 from runner.daemon.promotion.show import is_said, show_use
 from runner.errors import RunnerError
+from runner.spec.as_chosen import method_of_run
 from runner.spec.spec import JobSpec
 from runner.words import visible
 
 
-def adapter_in_use(outputs: Outputs, record: RunRecord) -> str | None:
+def adapter_in_use(outputs: Outputs, record: RunRecord, spec: JobSpec) -> str | None:
     """Give the folder of the adapter that a run is to be compared with, where that can be done.
 
-    None: none is in use, it stands on another base model, or its adapter is gone.
+    None: none is in use, its adapter is gone, or it stands on another base model, or on the same in
+    other bits while the new one is judged on the base as it was trained on.
     """
     run_id = current_run(outputs, record.job)
     if run_id is None or run_id == record.run_id:
         return None
     run = outputs.run(record.job, run_id)
     if not run.adapter.is_dir() or not _on_the_same_base(outputs, record, run_id):
+        return None
+    as_trained = spec.evaluation.served != "original"
+    if as_trained and method_of_run(run) != (spec.named_method or "qlora"):
         return None
     return str(run.adapter.resolve())
 

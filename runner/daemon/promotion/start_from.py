@@ -35,8 +35,11 @@ def choose_start(outputs: Outputs, record: RunRecord, spec: JobSpec) -> Start:
         return Start()
     run_id = record.started_from or current_run(outputs, record.job)
     trains = record.next_stage in TRAINS
-    if spec.replay is not None and record.started_from is None and trains:
-        run_id = None  # nothing was in use when its rows were chosen: they are all of the data's
+    began = record.rates is not None and record.rates.steps > 0
+    if record.started_from is None and trains and (spec.replay is not None or began):
+        # Nothing was in use when its rows were chosen, which are all of the data's, or when the
+        # first of its small runs began, with which the others are compared.
+        run_id = None
     if run_id is None:
         return Start(note=NOTHING_IN_USE)
     run = outputs.run(record.job, run_id)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from runner.card.host_memory import read_host_memory
 from runner.contract.layout import RunFolder
 from runner.contract.method_choice import MethodChoice
-from runner.contract.model_kind import Method, kind_problem
+from runner.contract.model_kind import kind_problem
 from runner.contract.models import read_config
-from runner.contract.record import read_record
-from runner.errors import InputError, RunnerError
+from runner.errors import InputError
 from runner.forecast.choose_method import choose_for_processor, choose_method
 from runner.forecast.work import Box, Work
-from runner.spec.as_chosen import as_chosen
-from runner.spec.read_spec import read_spec
+from runner.spec.as_chosen import method_of_run
 from runner.spec.spec import JobSpec
 
 
@@ -26,6 +24,7 @@ def method_for(
     models_dir: Path,
     on_card: bool,
     goes_on_from: RunFolder | None = None,
+    in_use: RunFolder | None = None,
 ) -> MethodChoice | None:
     """Choose; None: the spec names a method, or one was chosen before.
 
@@ -36,20 +35,23 @@ def method_for(
         models_dir: where the base is.
         on_card: there is a card, known or not.
         goes_on_from: the run whose adapter it starts from; None: a fresh one.
+        in_use: the run whose adapter it is compared with: on the same base, or it would be unfair.
     """
     if spec.method != "auto":
         return None
     if goes_on_from is not None:
-        return MethodChoice(method=_method_of(goes_on_from), why="goes_on")
+        return MethodChoice(method=method_of_run(goes_on_from), why="goes_on")
     if spec.speed == "fp8":
         return MethodChoice(method="qlora", why="fp8")
     if _is_packed(models_dir, spec):
         return MethodChoice(method="qlora", why="base")
+    if in_use is not None and method_of_run(in_use) == "qlora":
+        return MethodChoice(method="qlora", why="as_in_use")
     if work is None or (on_card and box.gpu_memory_bytes is None):
         return MethodChoice(method="qlora", why="unknown")
     if not on_card:
-        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return choose_for_processor(work, machine)
+        machine = read_host_memory()
+        return choose_for_processor(work, machine.limit_bytes or machine.total_bytes)
     switch = spec.training.activation_checkpointing
     return choose_method(
         work,
@@ -67,12 +69,3 @@ def _is_packed(models_dir: Path, spec: JobSpec) -> bool:
         return False  # training says what is wrong with it
     in_16, in_4 = (kind_problem(spec.model, config, method=one) for one in ("lora", "qlora"))
     return in_16 is not None and in_4 is None
-
-
-def _method_of(run: RunFolder) -> Method:
-    try:
-        record = read_record(run.record)
-        spec = read_spec(run.spec.read_bytes(), file_name=record.file_name)
-        return as_chosen(spec, record).named_method or "qlora"
-    except (OSError, RunnerError):
-        return "qlora"  # what every run was, before there was a choice

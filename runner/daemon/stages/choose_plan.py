@@ -62,15 +62,22 @@ def look_ahead(
         found = forecast(work, record.batch_plan, box)
     else:
         found = first_forecast(spec, work, box)
+    waits = _waits(gpu, box, found)
+    if waits is not None and found.batch_plan.layers_unpacked:  # it would like to, and need not
+        found = forecast(work, found.batch_plan.model_copy(update={"layers_unpacked": 0}), box)
+        waits = _waits(gpu, box, found)
     facts = as_facts(found, alternatives(work, box), box)
-    waits = None
-    if gpu is not None:
-        limit = box.limit_bytes or found.gpu_memory_bytes
-        waits = why_wait(gpu, min(found.gpu_memory_bytes, limit))
     plain = None
     if found.batch_plan.layers_kept is not None:
         plain = first_forecast(spec, replace(work, fast=False), box).batch_plan
     return Ahead(plan=found.batch_plan, plain_plan=plain, facts=facts, waits=waits)
+
+
+def _waits(gpu: GpuMemory | None, box: Box, found: Forecast) -> str | None:
+    if gpu is None:
+        return None
+    limit = box.limit_bytes or found.gpu_memory_bytes
+    return why_wait(gpu, min(found.gpu_memory_bytes, limit))
 
 
 def why_not(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from runner.card.memory import GpuMemory
 from runner.contract.fp8_cards import fp8_obstacle
 from runner.contract.method_choice import MethodChoice
+from runner.contract.promotions import current_run
 from runner.contract.states import TRAINS, Stage
 from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
@@ -53,6 +54,7 @@ def method_of(daemon: Daemon, live: Live, card: Card) -> MethodChoice | None:
     if spec.method != "auto":
         return None
     start = choose_start(daemon.outputs, record, spec)
+    current = current_run(daemon.outputs, record.job)
     return method_for(
         spec,
         read_work(models, live.run, spec, total_steps=record.total_steps or 0),
@@ -60,6 +62,7 @@ def method_of(daemon: Daemon, live: Live, card: Card) -> MethodChoice | None:
         models_dir=models,
         on_card=daemon.guard.is_well,
         goes_on_from=daemon.outputs.run(record.job, start.run_id) if start.run_id else None,
+        in_use=daemon.outputs.run(record.job, current) if current else None,
     )
 
 

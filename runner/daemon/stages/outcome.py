@@ -41,8 +41,8 @@ def prepared(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
         "replay": result.replay,
         "model": result.model,
         "total_steps": result.total_steps,
-        # What a spec names, or an older runner chose, stands there from the claim on.
-        "effective_batch_size": record.effective_batch_size or result.effective_batch_size,
+        # An older runner wrote its own default at the claim; the steps were counted with this one.
+        "effective_batch_size": result.effective_batch_size or record.effective_batch_size,
         "shortfalls": joined(record.shortfalls, result.shortfalls),
         "findings": in_short(result.findings),
         "metrics": {**record.metrics, **numbers},

@@ -145,7 +145,7 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
         **common,
         gpu_memory_bytes=memory,
         expected_eval_loss=record.metrics.get("best_eval_loss"),
-        current_adapter=adapter_in_use(settings.outputs, record),
+        current_adapter=adapter_in_use(settings.outputs, record, spec),
         noise_folder=str(settings.outputs.noise.absolute()),
         **kept,
     )

@@ -140,7 +140,8 @@ def judge_trial(end: TrialEnd) -> StageVerdict:
     if code == ExitCode.OK and result is not None and result.last_step < rates.steps:
         return _go_on(_with_fewer_steps(spent, result.last_step, record), plan, record)
     if code == ExitCode.OK and result is not None:
-        done = spent.with_trial(at, outcome=MEASURED, eval_loss=result.best_eval_loss)
+        timed = spent.model_copy(update={"is_timed": True})
+        done = timed.with_trial(at, outcome=MEASURED, eval_loss=result.best_eval_loss)
         return _done(end, done, (*end.earlier, result.held_out), plan)
     if code == ExitCode.DIVERGED:
         done = spent.with_trial(at, outcome=DIVERGED)
@@ -211,7 +212,6 @@ def _done(
     losses: tuple[HeldOutLosses | None, ...],
     plan: BatchPlan | None,
 ) -> StageVerdict:
-    rates = rates.model_copy(update={"is_timed": True})
     if rates.next_trial is not None:
         return _go_on(rates, plan, end.record)
     chosen = pick_rate.pick(rates, losses)
@@ -223,8 +223,10 @@ def _done(
         message=f"The loss became useless with each of the learning rates tried: {tried}.",
         advice=_RATE_ADVICE,
     )
+    # A run that is asked to stop does not end: its last rate is tried once more then.
+    kept = end.record.rates if end.asked else rates
     return StageVerdict(
-        code=ExitCode.DIVERGED, then=Next.FAIL, error=error, changes={"rates": rates}
+        code=ExitCode.DIVERGED, then=Next.FAIL, error=error, changes={"rates": kept}
     )
 
 
