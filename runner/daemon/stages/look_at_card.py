@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runner.card.memory import GpuMemory
 from runner.contract.fp8_cards import fp8_obstacle
@@ -55,10 +55,13 @@ def method_of(daemon: Daemon, live: Live, card: Card) -> MethodChoice | None:
         return None
     start = choose_start(daemon.outputs, record, spec)
     current = current_run(daemon.outputs, record.job)
+    box = known_box(daemon.outputs, spec, card.memory)
+    if card.memory is not None and card.memory.is_shared:  # it need not wait for 16 bits
+        box = replace(box, gpu_memory_bytes=card.memory.free_bytes)
     return method_for(
         spec,
         read_work(models, live.run, spec, total_steps=record.total_steps or 0),
-        known_box(daemon.outputs, spec, card.memory),
+        box,
         models_dir=models,
         on_card=daemon.guard.is_well,
         goes_on_from=daemon.outputs.run(record.job, start.run_id) if start.run_id else None,
