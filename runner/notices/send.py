@@ -11,8 +11,9 @@ import hashlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,17 @@ class Sender:
     speak: Speaker = ENGLISH
     say: Callable[[str], None] = field(default=lambda line: print(line, flush=True))
     _tried: dict[tuple[str, str], Tried] = field(default_factory=dict)
+    _sent: dict[str, dict[str, str]] = field(default_factory=dict)
+    """As marks have it: name of the mark → place → when; a full disk may keep them from there."""
     _unreadable: set[str] = field(default_factory=set)
 
     def round(self, at: float) -> bool:
-        """Send what is due; give whether something waits to be tried again."""
-        waits = False
+        """Send what is due; give whether something waits to be tried again.
+
+        Raises:
+            OSError: the folder, or a mark, cannot be read or written; what could be sent was.
+        """
+        waits, trouble = False, None
         names = [name for name in _names(self.folder) if name not in self._unreadable]
         for name in names:
             try:
@@ -76,12 +83,19 @@ class Sender:
                 self._unreadable.add(name)
                 self.say(f"{visible(name)}: {error.message}. {error.advice}")
                 continue
-            waits = self._one(notice, self.folder / "sent" / name, at) or waits
+            try:
+                waits = self._one(notice, self.folder / "sent" / name, at) or waits
+            except OSError as error:  # the others are sent
+                trouble = error
         self._tried = {key: one for key, one in self._tried.items() if key[0] in names}
+        self._sent = {name: one for name, one in self._sent.items() if name in names}
+        if trouble is not None:
+            raise trouble
         return waits
 
     def _one(self, notice: Notice, mark: Path, at: float) -> bool:
-        sent = read_mark(mark)
+        marked = read_mark(mark)
+        sent = self._sent.setdefault(mark.name, {})
         waits = False
         for place in self.places:
             key = (mark.name, place.id)
@@ -89,7 +103,7 @@ class Sender:
             what = decide(
                 notice,
                 tags=place.tags,
-                is_sent=place.id in sent,
+                is_sent=place.id in marked or place.id in sent,
                 tried=tried,
                 at=at,
                 clock=now(),
@@ -99,10 +113,12 @@ class Sender:
                 continue
             title, text = title_of(notice, self.speak), text_of(notice, self.speak)
             if place.tell(title, text, notice.kind):
-                sent = {**sent, place.id: now().isoformat(timespec="seconds")}
-                write_json(mark, sent)
+                sent[place.id] = now().isoformat(timespec="seconds")
                 self._tried.pop(key, None)
                 self.say(f"{notice.run_id}: sent to {place.name}")
+                with contextlib.suppress(OSError):  # tried again below, and in each round
+                    write_json(mark, {**marked, **sent})
+                    marked = {**marked, **sent}
             else:
                 self._tried[key] = after = tried.failed(at)
                 self.say(
@@ -110,6 +126,8 @@ class Sender:
                     f"{after.again_at - at:.0f} s"
                 )
                 waits = True
+        if sent.keys() - marked.keys():
+            write_json(mark, {**marked, **sent})
         return waits
 
 
@@ -164,7 +182,8 @@ def read_places(urls: Path) -> list[Place]:
         text = read_plain(urls, limit_bytes=_URLS_BYTES)[:_URLS_BYTES].decode()
     except (OSError, ValueError) as error:
         raise _unusable("the file of places cannot be read") from error
-    places = []
+    places: list[Place] = []
+    alike: Counter[str] = Counter()
     for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
         if not line or line.startswith(("#", ";")):
             continue
@@ -173,7 +192,11 @@ def read_places(urls: Path) -> list[Place]:
         services = list(config.services())
         if len(services) != 1:
             raise _unusable(f"line {number} of the file of places cannot be used")
-        places.append(_place(number, services[0]))
+        place = _place(number, services[0])
+        alike[place.id] += 1
+        if (which := alike[place.id]) > 1:
+            place = replace(place, id=f"{place.id}-{which}")
+        places.append(place)
     if not places:
         raise _unusable("the file of places names none")
     return places
@@ -214,7 +237,7 @@ def _place(number: int, server: Any) -> Place:
         with contextlib.redirect_stdout(sys.stderr):  # some of its senders print
             return bool(server.notify(title=title, body=text, notify_type=kinds[kind]))
 
-    # Two places that differ in a password alone are one person's mistake, not two places.
+    # Of the address without its secrets: `read_places` numbers those that look alike then.
     id_ = hashlib.sha256(f"{shown} {sorted(tags)}".encode()).hexdigest()[:16]
     name = f"line {number} ({visible(server.service_name)})"
     return Place(id=id_, name=name, tags=tags, tell=tell)

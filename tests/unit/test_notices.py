@@ -365,3 +365,38 @@ def test_what_a_kill_left_half_written_goes(outputs, tmp_path) -> None:
     place = Place(id="p", name="p", tags=frozenset(), tell=lambda *_: True)
     assert send_notices(Sender(folder=outputs.notices, places=[place]), once=True)
     assert not torn[1].exists()
+
+
+def test_places_whose_addresses_look_alike_without_their_secrets_are_two(tmp_path) -> None:
+    """Tokens are masked before an id is made of them; the ids stay the same at each start."""
+    urls = tmp_path / "notify.urls"
+    team = "slack://T1JJ3T3L{0}/A1BRTD4J{0}/TIiajkdnlazkcOXrIdevi7F{0}/#runs\n"
+    urls.write_text(team.format("A") + team.format("A").replace("kdn", "xyz"))
+    ids = [place.id for place in read_places(urls)]
+    assert len(set(ids)) == 2
+    assert [place.id for place in read_places(urls)] == ids
+
+
+def test_a_mark_that_cannot_be_written_sends_nothing_twice(outputs, tmp_path) -> None:
+    """The others are sent, and the mark is written when that is possible again."""
+    ids = ("20261126T110000Z-aaa2", "20261126T110001Z-bbb2")
+    for run_id in ids:
+        leave_notice(outputs, ended(run_id=run_id))
+    told: list[str] = []
+    places = [
+        Place(id=name, name=name, tags=frozenset(), tell=lambda *words: told.append(words) or True)
+        for name in ("p", "q")
+    ]
+    sender = Sender(folder=outputs.notices, places=places, say=lambda _: None)
+    in_the_way = outputs.notices_sent
+    in_the_way.rmdir()
+    in_the_way.symlink_to(tmp_path / "unmounted")  # nothing can be read or written there
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"unmounted|sent"):
+            sender.round(at=0.0)
+    assert len(told) == 4
+    in_the_way.unlink()
+    in_the_way.mkdir()
+    assert not sender.round(at=0.0)
+    assert len(told) == 4
+    assert [set(read_mark(in_the_way / f"{one}.json")) for one in ids] == [{"p", "q"}] * 2
