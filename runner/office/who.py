@@ -33,7 +33,7 @@ WRONG_KEYS = 10
 """So many wrong keys a client may send at once, and one more each `WRONG_KEY_SECONDS`."""
 WRONG_KEY_SECONDS = 6.0
 _CLIENTS = 10_000  # remembered
-_SIGNED_OUT = 10_000  # sessions remembered that were ended before their time
+_SIGNED_OUT = 10_000  # sessions' ids remembered that were ended before their time
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Keys:
     """The keys of a box as they are now: a deleted or changed file counts at once."""
 
     folder: Path
-    _signed_out: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    _signed_out: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
 
     def make(self) -> str | None:
         """Make the key where there is none, and give it; None: there is one."""
@@ -76,20 +76,25 @@ class Keys:
 
     def session_may_write(self, cookie: str) -> bool | None:
         """Tell what a session's cookie may, as ``may_write``."""
-        if cookie in self._signed_out or len(cookie) > 200:
+        found = self._session(cookie)
+        return found[1] if found else None
+
+    def _session(self, cookie: str) -> tuple[bytes, bool] | None:
+        """Give a session's id and what it may; the cookie's text is no id: base64 has several."""
+        if len(cookie) > 200:
             return None
         for known, may_write in self._known():
             try:
-                _signer(known).unsign(cookie, max_age=SESSION_SECONDS)
+                session = _signer(known).unsign(cookie, max_age=SESSION_SECONDS)
             except BadSignature:
                 continue
-            return may_write
+            return None if session in self._signed_out else (session, may_write)
         return None
 
     def close_session(self, cookie: str) -> None:
         """End a session before its time."""
-        if self.session_may_write(cookie) is not None:
-            self._signed_out[cookie] = time.time()
+        if (found := self._session(cookie)) is not None:
+            self._signed_out[found[0]] = time.time()
             while len(self._signed_out) > _SIGNED_OUT:
                 self._signed_out.popitem(last=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import string
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,24 @@ def test_two_keys_and_what_they_may(tmp_path: Path) -> None:
     assert keys.session_may_write(session) is None
     (tmp_path / READ_KEY).unlink()
     assert keys.session_may_write(reading) is None
+
+
+def test_a_session_that_ended_is_known_however_its_cookie_is_written(tmp_path: Path) -> None:
+    """The last sign of a signature has two bits that mean nothing: four texts are one cookie."""
+    keys = Keys(tmp_path)
+    session = keys.open_session(keys.make() or "")
+    assert session is not None
+    signs = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+    alike = session[:-1] + signs[signs.index(session[-1]) ^ 1]
+    assert keys.session_may_write(alike)
+    keys.close_session(session)
+    assert keys.session_may_write(alike) is None
+
+
+def test_the_key_is_kept_out_of_the_repository() -> None:
+    """Whoever runs the box in a clone of it does not publish the key."""
+    ignored = (Path(__file__).parents[2] / ".gitignore").read_text().splitlines()
+    assert "/page/" in ignored
 
 
 def test_deleting_the_key_ends_every_session(tmp_path: Path) -> None:
