@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
@@ -16,6 +18,14 @@ from runner.office.render import render
 _API = ("/v1", "/metrics", "/healthz")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 RETRY_SECONDS = 10
+
+
+class Json(JSONResponse):
+    """JSON in ASCII: half a character, as a file's name may hold on a share, is escaped."""
+
+    def render(self, content: Any) -> bytes:
+        """Write the body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 def is_api(path: str) -> bool:
@@ -53,7 +63,7 @@ def refuse_saying(
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         message = f"{said} {advice}".strip()
-        return JSONResponse(error_body(status, message, code=code), status, headers=headers)
+        return Json(error_body(status, message, code=code), status, headers=headers)
     text = render(
         "refused.html.j2",
         scope,

@@ -54,6 +54,14 @@ def supervised(**hyperparameters):
     return {"method": {"type": "supervised", "supervised": inner}}
 
 
+def nested(levels: int):
+    """Nest lists so deeply."""
+    found = []
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
 # ---- requests
 
 
@@ -133,6 +141,15 @@ def test_fields_of_a_spec_come_by_metadata_or_by_the_extension() -> None:
         ({**BODY, "spec": {"hook": "rm"}}, "spec.hook"),
         ({**BODY, "spec": {"training": {"seed": 1}}, "seed": 2}, "training.seed"),
         ({**BODY, "spec": "x"}, "spec"),
+        ({**BODY, "metadata": {"spec.training": "[1]"}}, "metadata.spec.training"),
+        (
+            {**BODY, "metadata": {"spec.training": '{"epochs": 1}'}, **supervised(n_epochs=3)},
+            "training.epochs",
+        ),
+        ({**BODY, "metadata": {"a": "\ud800"}}, "metadata"),
+        ({**BODY, "metadata": {"spec.notes": '["\\ud800"]'}}, "notes"),
+        ({**BODY, "spec": {"notes": nested(40_000)}}, "spec"),
+        ({**BODY, "metadata": {"spec.notes": "[" * 200 + "]" * 200}}, "notes"),
         ({**BODY, "hyperparameters": {"n_epochs": 2}, **supervised(n_epochs=3)}, "hyperparameters"),
     ],
 )

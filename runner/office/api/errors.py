@@ -9,11 +9,11 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from runner.errors import DataError, ModelError, RunnerError, SpecError, UnsafePathError
 from runner.office.limits import TooLargeError, TooSlowError
-from runner.office.refusals import error_body
+from runner.office.refusals import Json, error_body
 from runner.office.upload import TooLargeUploadError, UploadError
 
 _STATUS = {DataError: 400, UnsafePathError: 400, UploadError: 400, TooLargeUploadError: 413}
@@ -92,8 +92,8 @@ def answered(
             status, body = body_of(error)
             if status == 500:
                 _LOG.exception("%s %s", request.method, request.url.path)
-            return JSONResponse(body, status_code=status)
-        return found if isinstance(found, Response) else JSONResponse(found)
+            return Json(body, status_code=status)
+        return found if isinstance(found, Response) else Json(found)
 
     return endpoint
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ _NOT_HERE = {
 _METADATA_PAIRS, _METADATA_KEY, _METADATA_VALUE = 16, 64, 512
 """OpenAI's limits: pairs, and characters of a key and of a value."""
 _SUFFIX = 64  # characters, OpenAI's
+_DEEPEST = 32  # levels of lists and objects; a spec has four
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ def read_request(body: Any) -> JobRequest:
     """
     if not isinstance(body, dict):
         raise _refused("The body is not a JSON object.", "Send one, with `model` and so on.", None)
+    _check_written(body)
     for name in sorted(body.keys() - _KNOWN):
         said = f"The box has no parameter {name[:60]!r}."
         raise _refused(said, f"It has {', '.join(sorted(_KNOWN))}.", name[:60])
@@ -85,10 +87,11 @@ def read_request(body: Any) -> JobRequest:
         raise _refused("The box has no integrations.", advice, "integrations")
     metadata = _metadata(body.get("metadata"))
     fields = _of_method(body) | _seed(body.get("seed"))
-    for path, value in (*_of_metadata(metadata).items(), *_of_extension(body).items()):
+    for path, value in (*_of_metadata(metadata), *_of_extension(body)):
         if path in fields and fields[path] != value:
             raise _refused(f"{path} is given twice.", "Give it once.", path)
         fields[path] = value
+    _check_written(fields)
     suffix = _text(body, "suffix", needed=False)
     if suffix is not None and len(suffix) > _SUFFIX:
         raise _refused("'suffix' is too long.", f"Give at most {_SUFFIX} characters.", "suffix")
@@ -139,6 +142,32 @@ def read_kept(spec: bytes) -> Kept:
 
 def _refused(message: str, advice: str, param: str | None) -> ApiError:
     return ApiError(message, advice=advice, code="invalid_parameter", param=param)
+
+
+def _check_written(fields: Mapping[str, Any]) -> None:
+    """Refuse what no file can hold: half a character, and what is nested without end."""
+    for name, value in fields.items():
+        level = [value]
+        for _ in range(_DEEPEST):
+            level = [one for block in level for one in _inside(block)]
+        if level:
+            raise ApiError(
+                f"{name[:60]!r} is nested too deeply.",
+                advice=f"Give at most {_DEEPEST} levels.",
+                code="invalid_spec",
+                param=name[:60],
+            )
+        try:
+            json.dumps([name, value], ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            advice = "Send whole characters: U+D800 to U+DFFF are halves of them."
+            raise _refused(f"{name[:60]!r} is no text.", advice, name[:60]) from None
+
+
+def _inside(block: Any) -> Iterable[Any]:
+    if isinstance(block, dict):
+        return block.values()
+    return block if isinstance(block, list) else ()
 
 
 def _text(body: Mapping[str, Any], name: str, *, needed: bool = True) -> str | None:
@@ -214,41 +243,46 @@ def _seed(value: Any) -> dict[str, Any]:
     return {"training.seed": value}
 
 
-def _of_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _of_metadata(metadata: Mapping[str, str]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
     for key, text in metadata.items():
         if not key.startswith(PREFIX):
             continue
-        path = _known(key.removeprefix(PREFIX), f"metadata.{key}")
         value: Any = text
         if text.lstrip().startswith(("[", "{")):
             try:
                 value = json.loads(text)
             except (ValueError, RecursionError):
                 value = text
-        found[path] = value
+        found += _of_field(key.removeprefix(PREFIX), value, f"metadata.{key}")
     return found
 
 
-def _of_extension(body: Mapping[str, Any]) -> dict[str, Any]:
+def _of_extension(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
     given = body.get(EXTENSION)
     if given is None:
-        return {}
+        return []
     if not isinstance(given, dict):
         raise _refused("'spec' is no object.", "Give fields of a job spec.", EXTENSION)
-    return dict(_flat(given, ""))
+    return _flat(given, "")
 
 
 def _flat(block: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for key, value in block.items():
-        path = _known(f"{prefix}{key}", f"spec.{prefix}{key}"[:100])
-        has_fields = any(name.startswith(f"{path}.") for name in FIELDS)
-        if isinstance(value, dict) and has_fields:
-            found += _flat(value, f"{path}.")
-        elif value is not None:
-            found.append((path, value))
+        found += _of_field(f"{prefix}{key}", value, f"spec.{prefix}{key}"[:100])
     return found
+
+
+def _of_field(name: str, value: Any, param: str) -> list[tuple[str, Any]]:
+    path = _known(name, param)
+    if value is None:
+        return []
+    if not any(name.startswith(f"{path}.") for name in FIELDS):
+        return [(path, value)]
+    if not isinstance(value, dict):
+        raise _refused(f"{path!r} is no object.", "Give its fields.", param[:100])
+    return _flat(value, f"{path}.")
 
 
 def _known(path: str, param: str) -> str:

@@ -27,7 +27,7 @@ def own_path(wanted: str) -> str:
 
 async def _sign_in(request: Request) -> Response:
     to = own_path(request.query_params.get("to", "/"))
-    if request.method == "GET":
+    if request.method != "POST":
         if request.state.signed_in:
             return RedirectResponse(to, 303)
         return page(request, "sign_in.html.j2", to=to, problem="")
