@@ -56,6 +56,10 @@ class Look:
     spec: bytes
     began: float = field(default_factory=time.monotonic)
     seen: Seen | None = None
+    dropped: Path | None = None
+    """Where its spec was dropped; whoever presses twice drops one."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while it is dropped."""
 
 
 class Looks:

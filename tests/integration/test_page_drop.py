@@ -249,10 +249,9 @@ def test_a_job_is_looked_at_and_started(server: PageServer, data: Path) -> None:
     assert (read.model, read.data, read.name) == ("small", ["data/rows.csv"], "clauses")
     assert read.training.epochs == 1
     assert not list((server.folder / "page" / "aside").glob("runner-*"))  # no row is left there
-    again = server.post(f"{way}/start")  # it waits there still: it is not replaced
-    assert again.status == 409
-    assert "waits in the inbox already" in again.text
-    spec.unlink()
+    spec.unlink()  # as the daemon claims it
+    assert server.post(f"{way}/start").headers["location"] == "/?dropped=clauses"
+    assert not spec.exists()  # pressed twice, it is one run
 
 
 def test_columns_that_the_box_does_not_know_are_mapped(server: PageServer, data: Path) -> None:
@@ -260,8 +259,8 @@ def test_columns_that_the_box_does_not_know_are_mapped(server: PageServer, data:
     upload(server, table(("Ask", "Say")), "odd.csv")
     way, text = looked(server, name="odd", model="small", data="data/odd.csv")
     assert "This job cannot start as it is" in text
-    assert server.post(f"{way}/start").status == 303  # whoever insists gets the daemon's answer
-    (server.folder / "jobs" / "odd.yaml").unlink()
+    assert server.post(f"{way}/start").status == 409
+    assert not (server.folder / "jobs" / "odd.yaml").exists()
     fields = {"prompt": "Ask", "completion": "Say"}
     _, text = looked(server, name="odd", model="small", data="data/odd.csv", **fields)
     assert "This job can start" in text

@@ -230,9 +230,20 @@ def fits_of(seen: Seen) -> bool | None:
 
 
 def _start(request: Request) -> Response:
-    """Last: drop it, as `runner submit` does."""
+    """Last: drop it, as `runner submit` does; once, and only what was seen to be usable.
+
+    Raises:
+        RunnerError: it cannot start as it is.
+    """
     look = looks_of(request).get(request.path_params["id"])
     if look is None:
         raise HTTPException(404)
-    path = drop(box_of(request), look.file_name, look.spec)
-    return RedirectResponse(f"/?{urlencode({'dropped': os.path.splitext(path.name)[0]})}", 303)
+    if look.seen is None:
+        return RedirectResponse(f"/drop/look/{look.id}", 303)
+    if look.seen.message:
+        raise RunnerError(look.seen.message, advice=look.seen.advice)
+    with look.lock:
+        if look.dropped is None:
+            look.dropped = drop(box_of(request), look.file_name, look.spec)
+    job = os.path.splitext(look.dropped.name)[0]
+    return RedirectResponse(f"/?{urlencode({'dropped': job})}", 303)
