@@ -10,13 +10,16 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runner.office.refusals import refuse
-from runner.office.who import client_of
+from runner.office.who import SIGN_IN, client_of
 
 BODY_BYTES = 1024 * 1024  # of a form; a spec is smaller
+SIGN_IN_BYTES = 4 * 1024  # of the form with the key: whoever sends it need not be known
 UPLOAD_PATHS = ("/upload", "/v1/files")
 """What is sent there is written out as it comes, and measured by whoever writes it."""
 BODY_SECONDS = 30.0
 """A body of which nothing came for so long is given up: a slow client holds a connection."""
+WHOLE_BODY_SECONDS = 60.0
+"""So long a body of limited size may take as a whole, however steadily it drips."""
 REQUESTS = 200
 """So many requests a client may make at once, and `REQUESTS_A_SECOND` more each second."""
 REQUESTS_A_SECOND = 40.0
@@ -72,7 +75,8 @@ class Bodies:
             await self._app(scope, receive, send)
             return
         is_upload = scope["path"].rstrip("/") in UPLOAD_PATHS
-        limit = None if is_upload else BODY_BYTES
+        is_sign_in = scope["path"] == SIGN_IN
+        limit = None if is_upload else SIGN_IN_BYTES if is_sign_in else BODY_BYTES
         length = Headers(scope=scope).get("content-length", "0")
         if (
             not length.isascii()
@@ -82,13 +86,17 @@ class Bodies:
             await refuse(scope, 413, "office_too_large")(scope, receive, send)
             return
         seen, whole, begun = 0, False, False
+        end: float | None = None
 
         async def measured() -> Message:
-            nonlocal seen, whole
+            nonlocal seen, whole, end
             if whole:  # what comes now is only that the client has gone
                 return await receive()
+            at = time.monotonic()
+            end = at + WHOLE_BODY_SECONDS if end is None else end
+            patience = BODY_SECONDS if limit is None else min(BODY_SECONDS, end - at)
             try:
-                message = await asyncio.wait_for(receive(), BODY_SECONDS)
+                message = await asyncio.wait_for(receive(), patience)
             except TimeoutError:
                 raise TooSlowError from None
             seen += len(message.get("body", b""))
