@@ -6,6 +6,7 @@ and who may.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,7 +23,7 @@ from runner.language.speaker import ENGLISH
 from runner.language.translate import in_words_of
 from runner.office import api
 from runner.office.box import Box
-from runner.office.headers import SafeHeaders
+from runner.office.headers import SAFE, SafeHeaders
 from runner.office.hosts import KnownHosts, OwnOrigin
 from runner.office.language import speaker_of
 from runner.office.limits import Bodies, Rate
@@ -37,6 +38,7 @@ from runner.words import visible_lines
 _SAID = {404: "office_not_found", 503: "office_too_often"}
 _THREADS = 8
 """So many pages are made at once: each takes memory, and two cores make no more of them."""
+_LOG = logging.getLogger("runner.office")
 
 
 def make_app(box: Box) -> Starlette:
@@ -64,6 +66,8 @@ def make_app(box: Box) -> Starlette:
             HTTPException: _http_error,
             RunnerError: _runner_error,
             ClientDisconnect: _gone,
+            OSError: _disk_error,
+            Exception: _unexpected,
         },
     )
     app.state.box, app.state.keys, app.state.wrong_keys = box, keys, wrong
@@ -106,3 +110,22 @@ async def _runner_error(request: Request, error: Exception) -> Response:
     said = in_words_of(visible_lines(error.message), speak)
     advice = in_words_of(visible_lines(error.advice), speak) if error.advice else ""
     return refuse_saying(request.scope, 409, said, advice=advice, code=error.kind)
+
+
+async def _disk_error(request: Request, error: Exception) -> Response:
+    """Say that a folder cannot be read or written: its disk is full, locked or not mounted."""
+    _LOG.warning("%s %s: %s", request.method, request.url.path, error)
+    return refuse(request.scope, 503, "office_box_unwell")
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """Answer what nobody foresaw; whoever called the app raises it again, into the log.
+
+    It is made outside all else, so that it sets the safe headers itself.
+    """
+    if isinstance(error, OSError):  # at the gate, which reads the key
+        answer = await _disk_error(request, error)
+    else:
+        answer = refuse(request.scope, 500, "office_unexpected")
+    answer.headers.update(SAFE)
+    return answer

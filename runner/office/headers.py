@@ -10,7 +10,7 @@ POLICY = (
     "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """Content security policy of our own pages: nothing inline, nothing from elsewhere."""
-_ALL = {
+SAFE = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",
@@ -35,7 +35,7 @@ class SafeHeaders:
         async def safely(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _ALL.items():
+                for name, value in SAFE.items():
                     headers.setdefault(name, value)
             await send(message)
 

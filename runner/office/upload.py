@@ -271,7 +271,10 @@ async def receive_form(
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise _no_form()
-    parts = _Parts(boundary)
+    try:
+        parts = _Parts(boundary)
+    except ValueError as error:  # a boundary that is too long
+        raise _no_form() from error
     form = Form()
     async with contextlib.AsyncExitStack() as stack:
         place = _Place(box=box, form=form, stack=stack, folder=folder, prefix=prefix)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
+from runner.office import limits
 from runner.office.app import make_app
 from runner.office.box import Box
-from runner.office.who import WRONG_KEYS
+from runner.office.headers import SAFE
+from runner.office.look import Look, Looks, Seen
+from runner.office.who import WRONG_KEYS, Keys
 
 
 @pytest.fixture
@@ -49,3 +55,137 @@ def test_looking_at_where_the_key_is_asked_for_is_no_wrong_key(page: TestClient)
     page.cookies.clear()
     found = {page.head("/sign-in").status_code for _ in range(2 * WRONG_KEYS)}
     assert found == {200}
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "cannot read or write its folders just now"),
+        ("de", "kann ihre Ordner gerade nicht lesen oder beschreiben"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_answered_in_words(
+    box: Box, page: TestClient, language: str, said: str
+) -> None:
+    """A file stands where uploads go: no upload, no traceback, and the safe headers."""
+    (box.jobs_dir / "data").write_text("a file stands in the way")
+    files = {"file": ("a.csv", b"a,b\n1,2\n")}
+    answer = page.post("/upload", files=files, headers={"accept-language": language})
+    assert answer.status_code == 503
+    assert said in answer.text
+    assert answer.headers.items() >= SAFE.items()
+
+
+def test_a_key_that_cannot_be_asked_for_is_answered_in_words(
+    page: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate stands outside the pages: its failures are answered there, too."""
+
+    def fail(_keys: Keys, _cookie: str) -> bool:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Keys, "session_may_write", fail)
+    answer = page.get("/")
+    assert answer.status_code == 503
+    assert "cannot read or write its folders" in answer.text
+    assert answer.headers.items() >= SAFE.items()
+
+
+def test_what_nobody_foresaw_has_the_safe_headers(
+    page: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it happens on a page or at the gate; it tells nothing of the inside."""
+
+    def fail(_keys: Keys, _cookie: str) -> bool:
+        raise KeyError("secret")
+
+    monkeypatch.setattr(Keys, "session_may_write", fail)
+    answer = page.get("/")
+    assert answer.status_code == 500
+    assert answer.headers.items() >= SAFE.items()
+    assert "secret" not in answer.text
+    assert "Something unexpected happened" in answer.text
+
+
+def test_a_box_without_outputs_shows_what_it_has(box: Box, page: TestClient) -> None:
+    """Before the daemon's first start, or while a disk is not mounted."""
+    box.outputs_dir.rmdir()
+    answer = page.get("/doctor")
+    assert answer.status_code == 200
+    assert "jobs, models" in answer.text
+
+
+def test_a_page_of_too_many_digits_is_the_first(page: TestClient) -> None:
+    """Python reads no number of more than 4,300."""
+    assert page.get("/", params={"page": "9" * 5000}).status_code == 200
+
+
+def test_a_form_whose_boundary_is_too_long_is_no_form(page: TestClient) -> None:
+    """RFC 2046 has 70 characters for it."""
+    kind = f"multipart/form-data; boundary={'x' * 300}"
+    answer = page.post("/upload", content=b"x", headers={"content-type": kind})
+    assert answer.status_code == 409
+    assert "not a form with a file" in answer.text
+
+
+def test_a_body_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte every five seconds is never late, and the whole of it is."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(limits, "time", clock)
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        clock.now += 5.0
+        assert clock.now < 1000
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    async def reads(scope, receive, _send) -> None:
+        await Request(scope, receive).body()
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/fine_tuning/jobs", "headers": []}
+    asyncio.run(limits.Bodies(reads)(scope, receive, send))
+    assert sent[0]["status"] == 408
+
+
+def test_the_form_with_the_key_is_small(page: TestClient) -> None:
+    """Whoever is not known yet holds little memory."""
+    page.cookies.clear()
+    assert page.post("/sign-in", data={"key": "x" * 5000}).status_code == 413
+    assert page.post("/sign-in", data={"key": "x" * 1000}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("seen", "status"), [(None, 303), (Seen(message="No rows.", advice="Add some."), 409)]
+)
+def test_only_what_was_seen_to_be_usable_is_started(
+    box: Box, page: TestClient, seen: Seen | None, status: int
+) -> None:
+    """A look that goes on, and one that ended in a refusal."""
+    looks: Looks = page.app.state.looks
+    spec = b"model: m\nname: a\ndata: data/a.jsonl\n"
+    looks._looks["one"] = Look(id="one", file_name="a.yaml", spec=spec, seen=seen)
+    (box.jobs_dir / "data").mkdir()
+    (box.jobs_dir / "data" / "a.jsonl").write_text('{"messages": []}')
+    answer = page.post("/drop/look/one/start", follow_redirects=False)
+    assert answer.status_code == status
+    assert answer.headers.get("location", "/drop/look/one") == "/drop/look/one"
+    assert not list(box.jobs_dir.glob("*.yaml"))
+
+
+def test_a_start_that_is_pressed_twice_is_one_run(box: Box, page: TestClient) -> None:
+    """Also where the daemon has taken the spec in between."""
+    looks: Looks = page.app.state.looks
+    spec = b"model: m\nname: a\ndata: data/a.jsonl\n"
+    looks._looks["one"] = Look(id="one", file_name="a.yaml", spec=spec, seen=Seen())
+    (box.jobs_dir / "data").mkdir()
+    (box.jobs_dir / "data" / "a.jsonl").write_text('{"messages": []}')
+    for _ in range(2):
+        answer = page.post("/drop/look/one/start", follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/?dropped=a")
+        there = list(box.jobs_dir.glob("*.yaml"))
+        for path in there:
+            path.unlink()
+    assert not there

@@ -6,6 +6,7 @@ what the daemon's log has of them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -76,15 +77,12 @@ def at_last_start(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def disks_of(box: Box, speak: Speaker) -> list[tuple[str, str, float]]:
     """Say what is free under each folder: its names, how much, and the share that is used."""
-    names: dict[int, list[str]] = {}
+    disks: dict[int, tuple[os.statvfs_result, list[str]]] = {}
     for path in (box.jobs_dir, box.outputs_dir, box.models_dir):
-        names.setdefault(_device(path), []).append(path.name)
+        with contextlib.suppress(OSError):  # one that is not there has no disk
+            disks.setdefault(_device(path), (os.statvfs(path), []))[1].append(path.name)
     found = []
-    for path in (box.jobs_dir, box.outputs_dir, box.models_dir):
-        together = names.pop(_device(path), None)
-        if together is None:
-            continue
-        disk = os.statvfs(path)
+    for disk, together in disks.values():
         free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
         said = speak("office_disk_free", free=size(speak, free), total=size(speak, total))
         found.append((", ".join(together), said, 1 - free / total if total else 0.0))

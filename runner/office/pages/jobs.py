@@ -59,7 +59,8 @@ def _jobs(request: Request) -> Response:
     """Show all jobs; ``?page=2`` shows the results before the latest."""
     box, reader = box_of(request), reader_of(request)
     number = request.query_params.get("page", "1")
-    number_ = min(_PAGES, max(1, int(number))) if number.isascii() and number.isdigit() else 1
+    is_one = number.isascii() and number.isdigit() and len(number) < 10
+    number_ = min(_PAGES, max(1, int(number))) if is_one else 1
     newest = newest_ended(box.outputs, LATEST * number_ + 1)
     shown = newest.newest[LATEST * (number_ - 1) : LATEST * number_]
     overview = overview_of(box.outputs, [*shown, *newest.to_read], latest=LATEST)
