@@ -89,8 +89,5 @@ def newest_metrics(run: RunFolder) -> Path:
 
 def way_to(job: str, run_id: str = "") -> str:
     """Give the address of a job's page, or of a run's."""
-    return (
-        f"/runs/{quote(job, safe='')}/{quote(run_id, safe='')}"
-        if run_id
-        else f"/jobs/{quote(job, safe='')}"
-    )
+    job = quote(job, safe="", errors="replace")  # a folder's name may be no text
+    return f"/runs/{job}/{quote(run_id, safe='', errors='replace')}" if run_id else f"/jobs/{job}"

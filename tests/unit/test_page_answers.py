@@ -50,6 +50,20 @@ def test_a_name_that_is_no_text_is_listed(box: Box, page: TestClient) -> None:
     assert page.get(f"/v1/files/{id_}").json()["filename"] == "\udcff.jsonl"
 
 
+@pytest.mark.parametrize(("folder", "path"), [("outputs", "/"), ("models", "/models")])
+def test_a_folder_whose_name_is_no_text_breaks_no_list(
+    box: Box, page: TestClient, folder: str, path: str
+) -> None:
+    """It is listed among the others; its link leads nowhere."""
+    there = getattr(box, f"{folder}_dir") / "odd-\udcff"
+    there.mkdir()
+    (there / "config.json").write_text("{}")
+    (there / "model.safetensors").write_text("")
+    answer = page.get(path)
+    assert answer.status_code == 200
+    assert "odd-" in answer.text
+
+
 def test_looking_at_where_the_key_is_asked_for_is_no_wrong_key(page: TestClient) -> None:
     """HEAD, too: a foreign page could keep people out with it."""
     page.cookies.clear()

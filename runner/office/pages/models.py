@@ -48,5 +48,5 @@ def _line(models_dir: Path, name: str, speak: Speaker) -> dict[str, object]:
         "name": visible(name),
         "size_bytes": size_bytes,
         "problem": problem,
-        "way": f"/drop?{urlencode({'model': name})}",
+        "way": f"/drop?{urlencode({'model': name}, errors='replace')}",
     }
