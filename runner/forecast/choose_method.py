@@ -50,7 +50,7 @@ def choose_method(
 
 
 def choose_for_processor(work: Work, machine_bytes: int) -> MethodChoice:
-    """Take 16 bits where the weights leave room: packed weights save a processor no time.
+    """Take 16 bits where the weights leave room; which is quicker there was not measured.
 
     Some processors compute in 32 bits, so the weights are counted so.
     """
