@@ -28,6 +28,7 @@ Why = Literal[
     "as_in_use",
     "no_card",
     "short",
+    "did_not_fit",
     "unknown",
 ]
 
@@ -39,7 +40,8 @@ class MethodChoice(BaseModel):
 
     method: Method
     why: Why
-    """``fits``, ``no_room`` and ``slower`` speak of 16 bits; ``short``: of the machine's memory."""
+    """``fits``, ``no_room`` and ``slower`` speak of 16 bits; ``short``: of the machine's memory;
+    ``did_not_fit``: 16 bits were chosen, tried and given up."""
     needed_bytes: int | None = None
     """What 16 bits take of the card, or of the machine."""
     limit_bytes: int | None = None

@@ -40,6 +40,8 @@ Point = Literal[
     "checkpoint synced",
     "checkpoint named",
     "checkpoint doomed",
+    # a run that changes to 4 bits
+    "checkpoints dropped",
     # export
     "adapter begun",
     "adapter synced",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runner.contract.batch import describe_change
-from runner.contract.memory_story import OUT_OF_HOST_MEMORY
+from runner.contract.memory_story import IN_4_BITS, OUT_OF_HOST_MEMORY
 from runner.contract.record import Attempt, RunRecord
 from runner.contract.states import State
 from runner.language.speaker import Speaker
@@ -45,8 +45,12 @@ def _attempts(record: RunRecord, speak: Speaker) -> Iterator[str]:
     for place, attempt in enumerate(attempts):
         is_last = place + 1 == len(attempts)
         follower = None if is_last else attempts[place + 1].batch_plan
-        yield from _end_of(attempt, speak, is_last=is_last)
+        ends = is_last or attempt.reason == IN_4_BITS
+        yield from _end_of(attempt, speak, is_last=ends)
         after = record.batch_plan if follower is None else follower
+        if attempt.reason == IN_4_BITS:
+            yield speak("event_in_4_bits")
+            continue
         if after is not None and after != attempt.batch_plan and attempt.outcome != OUT_OF_MEMORY:
             yield speak("event_smaller", change=describe_change(attempt.batch_plan, after, speak))
     if record.state in (State.SUCCEEDED, State.EXPORTING, State.EVALUATING):

@@ -3,12 +3,12 @@
 The real stages need torch and minutes; what is tested here is what the daemon makes of each way a
 child can end, kill -9 included, in seconds. The real stages under the real daemon are tested in
 test_whole_path. The "data" of these tests is a JSON object: stage → list of ways to end, one for
-each try; a way is "ok", an exit code ("bare CODE": its result holds the error alone), "hang" (until
-asked to stop), "stubborn" (even then), "eat" (all the memory there is), or "train N then WAY" to
-leave N steps first. Beside the stages it may
-hold ``lengths`` (of the prepared rows), ``peak`` (bytes of GPU memory that an attempt took),
-``adapter`` (the hash of its weights, which are empty), ``measured`` (fields of the evaluate
-stage's result) and ``losses`` (of the held-out rows, by learning rate, for the rates stage).
+each try ("train lora": of those in 16 bits); a way is "ok", an exit code ("bare CODE": its result
+holds the error alone), "hang" (until asked to stop), "stubborn" (even then), "eat" (all the memory
+there is), or "train N then WAY" to leave N steps first. Beside the stages it may hold ``lengths``
+(of the prepared rows), ``peak`` (bytes of GPU memory that an attempt took), ``adapter`` (the hash
+of its weights, which are empty), ``measured`` (fields of the evaluate stage's result) and
+``losses`` (of the held-out rows, by learning rate, for the rates stage).
 
 Hundreds of these processes are started: what takes a third of a second to import (pydantic, the
 spec) is imported by the stage that needs it, which few do.
@@ -121,7 +121,7 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
     tries_at = run.root / f"tries-{stage}"
     tries = int(tries_at.read_text()) if tries_at.exists() else 0
     tries_at.write_text(str(tries + 1))
-    ways = script.get(stage, ["ok"])
+    ways = script.get(f"{stage} {plan.get('method')}", script.get(stage, ["ok"]))
     way = str(ways[min(tries, len(ways) - 1)])
     (folder.root / "environment.json").write_text(json.dumps(dict(os.environ)))
     results = {

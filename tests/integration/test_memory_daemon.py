@@ -69,16 +69,20 @@ def test_a_dropped_spec_survives_a_machine_with_little_memory(
 
 
 def test_a_run_that_does_not_fit_ends_with_a_reason(tmp_path: Path, tiny_model: Path) -> None:
-    """Down the whole ladder, one attempt a rung; then the person learns why, and what to change."""
+    """Down the whole ladder in 16 bits and then in 4; the person learns why, and what to change."""
     box, done = work_off_walls(tmp_path, tiny_model, 100)  # one long row takes 275
     record = box.record()
     assert (done.returncode, record.state) == (1, State.FAILED)
-    assert [str(attempt.batch_plan) for attempt in record.attempts] == [
+    ladder = [
         "4 × 2",
         "4 × 2, at most 1,678 tokens at once",
         "4 × 2, at most 839 tokens at once",
         "4 × 2, at most 839 tokens at once, activation checkpointing",
     ]
+    assert [str(attempt.batch_plan) for attempt in record.attempts] == ladder * 2
+    plans = sorted(box.outputs.root.rglob("attempts/*/plan.json"))
+    methods = [json.loads(plan.read_text())["method"] for plan in plans]
+    assert methods == ["lora"] * 4 + ["qlora"] * 4
     assert {attempt.outcome for attempt in record.attempts} == {"out of memory"}
     assert record.error is not None
     assert record.error.kind == "out_of_gpu_memory"

@@ -35,6 +35,7 @@ from runner.contract.stage_io import (
 from runner.contract.states import TRAINS, Stage
 from runner.errors import DataError, StageError
 from runner.exit_codes import ExitCode
+from runner.forecast.lengths import Lengths, write_lengths
 from runner.spec.read_spec import read_spec
 from runner.training import __main__ as top
 from runner.training.data.findings import Findings
@@ -50,6 +51,10 @@ SLOW = "slow"
 """A file of this name in the box makes steps slow enough to be interrupted."""
 HOLD_COPY, HOLD_PREPARED = "hold-copy", "hold-prepared"
 """Files of these names in the box make prepare stand still before or after it copies the data."""
+TOO_WIDE = "too-wide"
+"""With a file of this name, what trains in 16 bits runs out of memory, each time at the same step,
+and no smaller plan is left; `lengths.json` lets the daemon choose them."""
+WIDE_STEPS = 4
 BOX = Path()
 
 
@@ -94,6 +99,8 @@ def _prepare(folder: Path, run: RunFolder) -> None:
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "tokenizer.json").write_text("{}")
     data = tuple(DataFile(path=c.named, sha256=c.sha256, bytes=c.size, rows=1) for c in copies)
+    if (BOX / TOO_WIDE).exists():
+        write_lengths(run.lengths, Lengths.of([10] * 10))
     rows = {"train_rows": 10, "eval_rows": HELD_OUT if spec.rates_tried else 0}
     result = PrepareResult(data=data, total_steps=TOTAL_STEPS, **rows)
     write_message(StageFolder(folder).result, result)
@@ -116,6 +123,8 @@ def _train(folder: Path, run: RunFolder) -> None:
     plan = read_message(stage.plan, TrainPlan)
     home = RunFolder(folder.parents[1])
     work = f"{run.job}-rate{plan.number}" if plan.is_trial else run.job
+    too_wide = plan.method == "lora" and (BOX / TOO_WIDE).exists()
+    work += "-in-16-bits" if too_wide else ""
     first, name = 1, plan.resume_from
     if name is not None:
         checkpoint = home.checkpoints / name
@@ -137,6 +146,8 @@ def _train(folder: Path, run: RunFolder) -> None:
             name = _checkpoint(folder, home, work, weights, step)
         if asked and step < plan.total_steps:
             break
+        if too_wide and step >= WIDE_STEPS:
+            _run_out(stage, plan, first, step, name)
         asked = False
     interrupted = asked and step < plan.total_steps
     write_message(
@@ -153,6 +164,20 @@ def _train(folder: Path, run: RunFolder) -> None:
     )
     if interrupted:
         raise StageError("Stopped.", exit_code=ExitCode.INTERRUPTED, kind="interrupted")
+
+
+def _run_out(stage: StageFolder, plan: TrainPlan, first: int, step: int, name: str | None) -> None:
+    """End as the real stage does where memory ran out and no smaller plan is left."""
+    result = TrainResult(
+        outcome="out of memory",
+        batch_plan=plan.batch_plan,
+        first_step=first,
+        last_step=step,
+        checkpoint=name,
+    )
+    write_message(stage.result, result)
+    code = ExitCode.OUT_OF_GPU_MEMORY
+    raise StageError("Memory ran out.", exit_code=code, kind="out_of_gpu_memory")
 
 
 def _held_out(plan: TrainPlan) -> HeldOutLosses:

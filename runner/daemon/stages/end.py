@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+from runner.card.memory import GpuMemory
 from runner.clock import now
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
@@ -20,6 +21,12 @@ from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.promotion.at_end import judge_promotion, promote_waiting
 from runner.daemon.stages import outcome
 from runner.daemon.stages.await_answers import awaiting_answers
+from runner.daemon.stages.change_method import (
+    SAID,
+    drop_what_was_trained,
+    in_4_bits,
+    may_change,
+)
 from runner.daemon.stages.choose_plan import learn, look_ahead, why_not
 from runner.daemon.stages.follow_plans import smaller_plan
 from runner.daemon.stages.host_memory import kernel_kills, killed_for_memory
@@ -104,17 +111,29 @@ def attempt_ended(
     ended = Ended(code=end.code, asked=asked, then=verdict.then, error=verdict.error)
     if end.code == ExitCode.OK:
         changes |= _lesson(daemon, live, end)
-    elif verdict.then is Next.FAIL and memory_ran_out:
-        why = why_not(daemon.settings, live.run, live.record.but(**changes), live.spec, gpu)
-        if isinstance(why, str):  # as soon as there is room: the next start waits for it
-            changes["state"] = State.INTERRUPTED
-            ended = replace(ended, then=Next.SMALLER_PLAN)
-        else:
-            ended = replace(ended, error=why or ended.error)
+    elif verdict.then is Next.FAIL:
+        ended, changes = _another_way(daemon, live, ended, changes, gpu)
     _close(daemon, live, ended, changes)
     if verdict.reason and ended.then is not Next.GO_ON:
         event = f"{live.record.job}: attempt {verdict.attempt.number} ended"
         daemon.say(live, event, reason=verdict.reason)
+
+
+def _another_way(
+    daemon: Daemon, live: Live, ended: Ended, changes: dict[str, Any], gpu: GpuMemory | None
+) -> tuple[Ended, dict[str, Any]]:
+    """Go on where memory ran out at the smallest plan: once there is room, or in 4 bits."""
+    why: ErrorFacts | str | None = None
+    after = live.record.but(**changes)
+    if ended.code == ExitCode.OUT_OF_GPU_MEMORY:
+        why = why_not(daemon.settings, live.run, after, live.spec, gpu)
+        if isinstance(why, str):  # another program took it: the next start waits for it
+            return replace(ended, then=Next.SMALLER_PLAN), {**changes, "state": State.INTERRUPTED}
+    if may_change(live.record, ended.code) and not (ended.asked or live.cancel):
+        drop_what_was_trained(live.run)
+        daemon.say(live, f"{live.record.job}: {SAID}")
+        return replace(ended, then=Next.SMALLER_PLAN), {**changes, **in_4_bits(after)}
+    return replace(ended, error=why or ended.error), changes
 
 
 def _read_attempt(
@@ -183,16 +202,13 @@ def _trial_ended(daemon: Daemon, live: Live, code: int, *, asked: bool) -> None:
     verdict = judge_trial(end)
     rates = verdict.changes["rates"]
     ended = Ended(code=verdict.code, asked=asked, then=verdict.then, error=verdict.error)
-    if verdict.then is Next.FAIL and memory_ran_out:
-        why = why_not(daemon.settings, live.run, live.record.but(**verdict.changes), live.spec, gpu)
-        if isinstance(why, str):  # as soon as there is room: the next start waits for it
-            ended = replace(ended, then=Next.SMALLER_PLAN)
-        else:
-            ended = replace(ended, error=why or ended.error)
+    changes = verdict.changes
+    if verdict.then is Next.FAIL:
+        ended, changes = _another_way(daemon, live, ended, changes, gpu)
     assert live.record.rates is not None
     if rates.steps != live.record.rates.steps:  # its rate fell over more steps than it had
         shutil.rmtree(home.checkpoints, ignore_errors=True)
-    _close(daemon, live, ended, verdict.changes)
+    _close(daemon, live, ended, changes)
     if rates.reason and verdict.then is Next.GO_ON:
         daemon.say(live, f"{live.record.job}: {rates.reason}")
 
