@@ -123,17 +123,18 @@ def _another_way(
     daemon: Daemon, live: Live, ended: Ended, changes: dict[str, Any], gpu: GpuMemory | None
 ) -> tuple[Ended, dict[str, Any]]:
     """Go on where memory ran out at the smallest plan: once there is room, or in 4 bits."""
-    why: ErrorFacts | str | None = None
+    error = ended.error
     after = live.record.but(**changes)
     if ended.code == ExitCode.OUT_OF_GPU_MEMORY:
         why = why_not(daemon.settings, live.run, after, live.spec, gpu)
         if isinstance(why, str):  # another program took it: the next start waits for it
             return replace(ended, then=Next.SMALLER_PLAN), {**changes, "state": State.INTERRUPTED}
+        error = why or error
     if may_change(live.record, ended.code) and not (ended.asked or live.cancel):
         drop_what_was_trained(live.run)
         daemon.say(live, f"{live.record.job}: {SAID}")
         return replace(ended, then=Next.SMALLER_PLAN), {**changes, **in_4_bits(after)}
-    return replace(ended, error=why or ended.error), changes
+    return replace(ended, error=error), changes
 
 
 def _read_attempt(
