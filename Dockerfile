@@ -47,6 +47,7 @@ RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     /opt/runner/bin/pip install --quiet --no-deps --no-index /wheel/*.whl
 # The health check, every 15 seconds: a shell script, for Python and its imports cost more.
 COPY --chmod=755 runner/commands/health.sh /usr/local/bin/runner-health
+COPY runner/office/page_health.py /usr/local/lib/page_health.py
 
 LABEL org.opencontainers.image.title="finetuning-box" \
       org.opencontainers.image.description="Drop a job spec into a folder, get a fine-tuned LoRA adapter"

@@ -15,11 +15,21 @@ import typer
 from runner.errors import RunnerError
 from runner.files.mounts import place_of
 
-FOLDERS = ("jobs", "outputs", "models")
+VOLUMES = {
+    "jobs": "jobs",
+    "outputs": "outputs",
+    "models": "models",
+    "page": "page",
+    "tls": "door",
+    "outputs/.runner/requests": "outputs/.runner/requests",
+    "notices": "outputs/.runner/notices",
+    "notices/sent": "outputs/.runner/notices/sent",
+}
+"""Where `check` has each volume mounted, from ``/`` → the folder of the box that it must be."""
 
 
 def check_box(box: Path, root: Path = Path("/"), *, mountinfo: str | None = None) -> None:
-    """Compare each volume with the folder of the same name in the box.
+    """Compare each volume with its folder in the box.
 
     Args:
         box: where BOX_DIR is mounted.
@@ -29,14 +39,14 @@ def check_box(box: Path, root: Path = Path("/"), *, mountinfo: str | None = None
     Raises:
         RunnerError: a volume lies in another folder; its advice says both ways out.
     """
-    for name in FOLDERS:
+    for mounted_at, name in VOLUMES.items():
         wanted = place_of(box / name, mountinfo=mountinfo)
-        found = place_of(root / name, mountinfo=mountinfo)
-        if wanted == found or os.path.islink(box / name):
+        found = place_of(root / mounted_at, mountinfo=mountinfo)
+        if wanted == found or os.path.islink(box / name.partition("/")[0]):
             continue
         raise RunnerError(
-            f"BOX_DIR is {os.path.dirname(wanted.path)}, but this project's volumes lie in "
-            f"{os.path.dirname(found.path)}. This box was not started.",
+            f"BOX_DIR is {wanted.path.removesuffix(f'/{name}')}, but this project's volumes lie in "
+            f"{found.path.removesuffix(f'/{name}')}. This box was not started.",
             advice="If that folder is another team's box, give this one a name of its own: set "
             "COMPOSE_PROJECT_NAME in .env, and start theirs again by `docker compose up -d` in "
             "its folder.\nIf this box has moved: docker compose down -v && docker compose up -d  "

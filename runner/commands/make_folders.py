@@ -19,9 +19,9 @@ import typer
 from runner.commands.starters import write_starters
 from runner.errors import RunnerError
 
-FOLDERS = {"jobs": 0o2770, "outputs": 0o2750, "models": 0o2750, "page": 0o700}
+FOLDERS = {"jobs": 0o2770, "outputs": 0o2750, "models": 0o2750, "page": 0o700, "door": 0o700}
 """Modes of new folders. The set-group bit lets what is dropped belong to the share's group; page/
-holds a key, and is its owner's alone."""
+and door/ hold a key each, and are their owner's alone."""
 WITHIN = {
     "outputs": (
         (".runner", 0o2750),
@@ -29,7 +29,6 @@ WITHIN = {
         (".runner/notices", 0o2750),
         (".runner/notices/sent", 0o2750),
     ),
-    "page": (("door", 0o700),),
 }
 """Folders within them that Compose mounts by themselves: a missing one would stop the page, or
 whoever sends notices."""

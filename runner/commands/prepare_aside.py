@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from runner.commands.validate import data_folder, read_file
 from runner.contract.findings import read_findings
@@ -26,6 +30,16 @@ from runner.errors import RunnerError
 from runner.spec.spec import JobSpec
 
 LOG_LINES = 15  # of the stage's log, shown when it fell over without an answer
+_LOOK_SECONDS = 1.0  # between two looks at whether a bound is reached
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """How much may be taken for somebody who asks from afar, and may ask again and again."""
+
+    seconds: float
+    min_free_bytes: int
+    """So much stays free of the disk that the rows are copied to."""
 
 
 @contextmanager
@@ -38,6 +52,7 @@ def prepared_from(
     refused_too: bool = False,
     outputs: Outputs | None = None,
     source: Path | None = None,
+    bounds: Bounds | None = None,
 ) -> Iterator[RunFolder]:
     """Run the prepare stage on a spec and give the run folder, which lives as long as the block.
 
@@ -49,9 +64,11 @@ def prepared_from(
         outputs: where the adapter in use lies, some of whose rows may be learned again.
         source: where its data paths start; None: where the spec lies.
         refused_too: data that cannot be used is no error where findings say what is wrong with it.
+        bounds: of time and disk; None: it takes what it takes.
 
     Raises:
-        RunnerError: the spec or data cannot be used; the message is the stage's own.
+        RunnerError: the spec or data cannot be used, the message is the stage's own; or a bound
+            was reached.
     """
     spec = read_file(spec_file, source)
     folder = source or data_folder(spec_file)
@@ -76,9 +93,7 @@ def prepared_from(
         log = stage.log(Stage.PREPARE)
         with log.open("wb") as output:
             command = [sys.executable, "-m", "runner.training", Stage.PREPARE, str(run.prepared)]
-            status = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
-            ).returncode
+            status = _run(command, output, bounds)
         result = None
         if stage.result.exists():
             result = read_message(stage.result, PrepareResult)
@@ -94,6 +109,48 @@ def prepared_from(
                 advice="Check the spec and its data with `runner validate`.",
             )
         yield run
+
+
+def _run(command: list[str], output: BinaryIO, bounds: Bounds | None) -> int:
+    """Run the stage and give its exit status; none of its processes outlives a bound.
+
+    Raises:
+        RunnerError: a bound was reached.
+    """
+    if bounds is None:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+        )
+        return done.returncode
+    end = time.monotonic() + bounds.seconds
+    _require_room(output, bounds)
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+    )
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return child.wait(_LOOK_SECONDS)
+            _require_room(output, bounds)
+            if time.monotonic() > end:
+                raise RunnerError(
+                    f"to look at the rows took longer than {bounds.seconds / 60:.0f} minutes",
+                    advice="Copy the spec into jobs/ on the share: a run checks its rows itself, "
+                    "however long that takes.",
+                )
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # its workers, too
+        child.wait()
+
+
+def _require_room(output: BinaryIO, bounds: Bounds) -> None:
+    disk = os.fstatvfs(output.fileno())
+    if disk.f_bavail * disk.f_frsize < bounds.min_free_bytes:
+        raise RunnerError(
+            "the disk is nearly full: there is no room for a copy of the rows to look at",
+            advice="Make room on the disk that holds the page's folder, then look again.",
+        )
 
 
 def _replay_from(spec: JobSpec, outputs: Outputs | None) -> str | None:

@@ -64,12 +64,17 @@ def files_of(run: RunFolder) -> list[RunFile]:
     return found
 
 
+def _is_offered(name: str) -> bool:
+    """Whether a file's name can stand in an address: half a character cannot."""
+    return not name.startswith(".") and name == name.encode(errors="ignore").decode()
+
+
 def _listed(root: Folder, name: str) -> list[RunFile]:
     try:
         with root.open_folder(name) as folder:
             listed = sorted(
                 (entry.name, status.st_size)
-                for entry, status in folder.scan_status(lambda one: not one.startswith("."))
+                for entry, status in folder.scan_status(_is_offered)
                 if stat.S_ISREG(status.st_mode)
             )
     except (OSError, RunnerError):

@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from runner.office.render import Reader, reader_of
-from runner.office.who import COOKIE
 
 LOOK_SECONDS = 1.5  # between two looks at whether something has changed
 _ALIVE_SECONDS = 15.0  # a line is sent so often, so that no proxy takes the silence for an end
@@ -129,8 +128,5 @@ class Live:
 
 
 def _may_stay(request: Request) -> bool:
-    """Whether the session that began to follow is still one: its key may have been deleted."""
-    cookie = request.cookies.get(COOKIE)
-    if cookie is None:
-        return True  # a program with a key: it is asked for anew with the next request
-    return request.app.state.keys.session_may_write(cookie) is not None
+    """Whether who began to follow may still: the key may have been deleted meanwhile."""
+    return request.app.state.keys.allowed(request.headers) is request.state.may_write

@@ -11,13 +11,13 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runner.card.known_card import read_card
 from runner.card.memory import read_gpu
 from runner.commands.plan import Asked, Planned, planned
-from runner.commands.prepare_aside import prepared_from
+from runner.commands.prepare_aside import Bounds, prepared_from
 from runner.commands.validate import read_file
 from runner.contract.findings import DataFinding, in_order, read_findings
 from runner.contract.layout import RunFolder, StageFolder
@@ -29,14 +29,17 @@ from runner.office.box import Box
 _KEPT = 20  # looks, the newest: each holds a few rows
 _KEPT_SECONDS = 3600.0
 _WAITING = 5  # looks at once that have not ended; more are told to wait
+_LONGEST_SECONDS = 20 * 60.0  # a look; the others wait meanwhile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
     """What was found out about a job that nobody has started yet."""
 
+    is_usable: bool = False
+    """Whether it can be run as it stands."""
     message: str = ""
-    """Why it cannot be run as it stands; empty: it can."""
+    """Why it cannot."""
     advice: str = ""
     findings: tuple[DataFinding, ...] = ()
     notes: tuple[str, ...] = ()
@@ -69,6 +72,7 @@ class Looks:
         """Nobody has looked yet."""
         self._looks: OrderedDict[str, Look] = OrderedDict()
         self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()  # held while the list is looked through or changed
 
     def begin(self, box: Box, file_name: str, spec: bytes) -> Look:
         """Begin to look, in a thread.
@@ -76,21 +80,23 @@ class Looks:
         Raises:
             BusyError: too many looks have not ended yet.
         """
-        self._forget()
-        if sum(look.seen is None for look in self._looks.values()) >= _WAITING:
-            raise BusyError(
-                "the box looks at too many jobs just now",
-                advice="Wait a minute, then try again.",
-            )
         look = Look(id=secrets.token_urlsafe(16), file_name=file_name, spec=spec)
-        self._looks[look.id] = look
+        with self._lock:
+            self._forget()
+            if sum(one.seen is None for one in self._looks.values()) >= _WAITING:
+                raise BusyError(
+                    "the box looks at too many jobs just now",
+                    advice="Wait a minute, then try again.",
+                )
+            self._looks[look.id] = look
         threading.Thread(target=self._work, args=(box, look), name="look", daemon=True).start()
         return look
 
     def get(self, look_id: str) -> Look | None:
         """Find a look; None: there is none, or it was long ago."""
-        self._forget()
-        return self._looks.get(look_id)
+        with self._lock:
+            self._forget()
+            return self._looks.get(look_id)
 
     def _forget(self) -> None:
         end = time.monotonic() - _KEPT_SECONDS
@@ -101,13 +107,16 @@ class Looks:
     def _work(self, box: Box, look: Look) -> None:
         with self._one_at_a_time:
             try:
-                look.seen = look_at_rows(box, look.file_name, look.spec)
+                seen = look_at_rows(box, look.file_name, look.spec)
             except RunnerError as error:
-                look.seen = Seen(message=error.message, advice=error.advice or "")
+                seen = Seen(message=error.message, advice=error.advice or "")
             except OSError as error:
-                look.seen = Seen(message=error.strerror or type(error).__name__)
+                seen = Seen(message=error.strerror or type(error).__name__)
             except Exception as error:  # whoever waits must be told, whatever it is
-                look.seen = Seen(message=type(error).__name__)
+                seen = Seen(message=type(error).__name__)
+            if not seen.is_usable and not seen.message:
+                seen = replace(seen, message="the rows could not be prepared")
+            look.seen = seen
 
 
 def look_at_rows(box: Box, file_name: str, content: bytes) -> Seen:
@@ -128,6 +137,7 @@ def look_at_rows(box: Box, file_name: str, content: bytes) -> Seen:
             refused_too=True,
             outputs=box.outputs,
             source=box.jobs_dir,
+            bounds=Bounds(seconds=_LONGEST_SECONDS, min_free_bytes=box.min_free_bytes),
         ) as run:
             findings = in_order(read_findings(run.findings))
             result = _result(run)
@@ -143,6 +153,7 @@ def look_at_rows(box: Box, file_name: str, content: bytes) -> Seen:
             except RunnerError as error:
                 why = error.message
             return Seen(
+                is_usable=True,
                 findings=tuple(findings),
                 notes=result.shortfalls,
                 preview=read_preview(run.preview),

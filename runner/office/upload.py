@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -142,6 +142,15 @@ class Upload:
         Raises:
             UploadError: it is empty, the disk is full, or a hundred files have that name.
         """
+        self.seal()
+        return self.name_it()
+
+    def seal(self) -> None:
+        """Bring it to the disk, whole; it has no name yet.
+
+        Raises:
+            UploadError: it is empty, or the disk is full.
+        """
         if not self.size_bytes:
             raise UploadError(f"{self.name} is empty", advice="Choose the file again.")
         try:
@@ -151,27 +160,41 @@ class Upload:
             self._file.close()
         except OSError as error:
             raise _no_room(error.strerror) from error
-        digest = self._hash.hexdigest()
+
+    def name_it(self) -> Stored:
+        """Name what was sealed, under the first name that is free.
+
+        Raises:
+            UploadError: a hundred files have that name.
+        """
         for name in _names(self.name):
-            path = f"{self._below}/{name}"
-            if self._is_there(name, digest):
-                return Stored(path=path, size_bytes=self.size_bytes, sha256=digest, was_there=True)
             try:
                 self._folder.move(self._beside, self._folder, name)
-            except FileExistsError:
+            except FileExistsError:  # looked at only now: it may have come this moment
+                if self.is_there(name):
+                    return self.stored(name, was_there=True)
                 continue
-            return Stored(path=path, size_bytes=self.size_bytes, sha256=digest)
+            return self.stored(name)
         raise UploadError(
             f"{_TRIES} files are called {self.name} already", advice="Give the file another name."
         )
 
-    def _is_there(self, name: str, digest: str) -> bool:
+    def stored(self, name: str, *, was_there: bool = False) -> Stored:
+        """Say what lies under a name now."""
+        return Stored(
+            path=f"{self._below}/{name}",
+            size_bytes=self.size_bytes,
+            sha256=self._hash.hexdigest(),
+            was_there=was_there,
+        )
+
+    def is_there(self, name: str) -> bool:
         """Whether the very same bytes lie under a name."""
         try:
             if self._folder.stat(name).st_size != self.size_bytes:
                 return False
             with open(self._folder.open_file(name), "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == digest
+                return hashlib.file_digest(file, "sha256").digest() == self._hash.digest()
         except (OSError, RunnerError):
             return False
 
@@ -256,12 +279,18 @@ class Form:
 
 
 async def receive_form(
-    request: Request, box: Box, *, folder: str = DATA_FOLDER, prefix: str = ""
+    request: Request,
+    box: Box,
+    *,
+    folder: str = DATA_FOLDER,
+    prefix: str = "",
+    finish: Callable[[Form, list[Upload]], None] | None = None,
 ) -> Form:
     """Take a ``multipart/form-data`` body; its files go straight to where they belong.
 
     A field of a file without a name is a form in which none was chosen. ``folder`` and ``prefix``
-    are where files lie below jobs/ and how their names begin.
+    are where files lie below jobs/ and how their names begin; ``finish`` names them and
+    notes them in the form.
 
     Raises:
         UploadError: a file cannot be taken, or it is no such form.
@@ -284,9 +313,12 @@ async def receive_form(
         if not parts.is_whole:
             raise _no_form()
         # Only now is any file named: a form that was cut off leaves none of them.
-        for upload in place.uploads:
-            form.files.append(await to_thread.run_sync(upload.finish))
+        await to_thread.run_sync(finish or _finish, form, place.uploads)
     return form
+
+
+def _finish(form: Form, uploads: list[Upload]) -> None:
+    form.files += [upload.finish() for upload in uploads]
 
 
 def _no_form() -> UploadError:

@@ -68,6 +68,13 @@ class Keys:
                 answer = may_write
         return answer
 
+    def allowed(self, headers: Headers) -> bool | None:
+        """Tell what whoever sends these headers may, as ``may_write``: by key, or by session."""
+        if (bearer := _bearer(headers)) is not None:
+            return self.may_write(bearer)
+        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE)
+        return self.session_may_write(cookie) if cookie else None
+
     def open_session(self, key: str) -> str | None:
         """Give the cookie of a new session; None: the key is none."""
         if self.may_write(key) is None:
@@ -151,7 +158,7 @@ class Gate:
         if bearer is not None and self._wrong.is_barred(client_of(scope)):
             await refuse(scope, 429, "office_too_many_keys")(scope, receive, send)
             return
-        may_write = self._allowed(headers, bearer)
+        may_write = self._keys.allowed(headers)
         if bearer is not None and may_write is None:
             self._wrong.note(client_of(scope))
         state["may_write"] = bool(may_write)
@@ -165,12 +172,6 @@ class Gate:
             await self._app(scope, receive, send)
             return
         await answer(scope, receive, send)
-
-    def _allowed(self, headers: Headers, bearer: str | None) -> bool | None:
-        if bearer is not None:
-            return self._keys.may_write(bearer)
-        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE)
-        return self._keys.session_may_write(cookie) if cookie else None
 
 
 def _open_to_all(path: str) -> frozenset[str]:

@@ -311,6 +311,27 @@ def test_many_at_once_with_one_key_make_one_job_and_one_file(box, api, clean) ->
     assert api.client().files.content(file_id).read() == ROWS * 50
 
 
+def test_two_files_at_once_with_one_key_are_one_of_them(box, api, clean) -> None:
+    """Whichever came first has the id; the others are refused, and nothing of them is left."""
+    headers = {"Idempotency-Key": "which-of-them"}
+    contents = [ROWS * (1 + n // 2) for n in range(12)]  # two of each
+
+    def bring(content: bytes) -> str:
+        try:
+            return upload(api, content, extra_headers=headers)
+        except openai.ConflictError as error:
+            return str(error.code)
+
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        said = list(pool.map(bring, contents))
+    (kept,) = {one for one in said if one.startswith("file-")}
+    assert set(said) == {kept, "idempotency_key_reused"}
+    (lies,) = (box.jobs / "data" / "api").glob(f"{kept}-*")
+    taken = {content for content, one in zip(contents, said, strict=True) if one == kept}
+    assert taken == {lies.read_bytes()}
+    assert not list((box.jobs / "data" / "api").glob(".tmp-*"))
+
+
 @pytest.mark.parametrize("key", ["", "x" * 300, "a\tb"])
 def test_a_key_that_is_none_is_refused(api, key) -> None:
     """Before anything is done."""
@@ -362,6 +383,19 @@ def test_a_job_that_nobody_has_claimed_can_be_cancelled(box, api, clean) -> None
         assert restarted.client().fine_tuning.jobs.retrieve(job.id).status == "cancelled"
     found = api.ask("POST", f"/v1/fine_tuning/jobs/{job.id}/cancel", b"")
     assert error_of(found) == (400, "job_ended", "id")
+
+
+def test_a_job_is_taken_back_beside_one_of_its_name(box, api, clean) -> None:
+    """Somebody dragged a copy to the cancelled ones: neither is lost, and it is cancelled."""
+    job = create(api, upload(api))
+    (spec,) = box.jobs.glob("*.yaml")
+    other = box.jobs / "cancelled" / spec.name
+    other.parent.mkdir(exist_ok=True)
+    other.write_text("another\n")
+    assert api.client().fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    assert not spec.exists()
+    assert other.read_text() == "another\n"
+    assert len(list(other.parent.iterdir())) == 2
 
 
 def test_a_file_that_a_waiting_job_needs_is_not_deleted(box, api, clean) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -264,6 +265,21 @@ def test_columns_that_the_box_does_not_know_are_mapped(server: PageServer, data:
     fields = {"prompt": "Ask", "completion": "Say"}
     _, text = looked(server, name="odd", model="small", data="data/odd.csv", **fields)
     assert "This job can start" in text
+
+
+def test_a_look_leaves_a_full_disk_as_it_is(server: PageServer, tmp_path: Path) -> None:
+    """A copy of the rows would fill it: nothing is looked at, and nothing can start."""
+    for name in ("jobs/data", "models"):
+        (tmp_path / name).mkdir(parents=True)
+    shutil.copytree(server.folder / "models" / "small", tmp_path / "models" / "small")
+    (tmp_path / "jobs" / "data" / "rows.csv").write_bytes(table())
+    with serving(tmp_path, RUNNER_MIN_FREE_BYTES=str(10**18)) as served:
+        served.sign_in()
+        way, text = looked(served, name="x", model="small", data="data/rows.csv")
+        assert "no room for a copy of the rows" in text
+        assert "This job cannot start as it is" in text
+        assert served.post(f"{way}/start").status == 409
+        assert not (tmp_path / "jobs" / "x.yaml").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +14,9 @@ from pathlib import Path
 
 import pytest
 from page_server import PageServer, serving
+
+from runner.office import page_health
+from runner.office.who import WRONG_KEY_SECONDS, WRONG_KEYS
 
 PATHS = ("/", "/drop", "/models", "/runs/a/b", "/v1/models", "/v1/files", "/metrics", "/nothing")
 
@@ -136,6 +142,38 @@ def test_guessing_keys_is_stopped_for_the_one_who_guesses(server: PageServer) ->
     assert server.sign_in(**{"X-Forwarded-For": "10.9.8.6"}).status == 303
 
 
+def test_keys_sent_at_once_are_counted_one_by_one(server: PageServer) -> None:
+    """Forms that are all begun before the first one ends: no more keys are looked at for that."""
+    sent = b"key=not-the-key-of-this-box"
+    held = []
+    for _ in range(40):
+        connection = server.connect()
+        connection.putrequest("POST", "/sign-in", skip_host=True)
+        for name, value in (
+            ("Host", "localhost"),
+            ("Origin", "http://localhost"),
+            ("X-Forwarded-For", "10.9.8.5"),
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("Content-Length", str(len(sent))),
+        ):
+            connection.putheader(name, value)
+        connection.endheaders(sent[:-1])
+        held.append(connection)
+    # A request that is answered after they came: each of them stands at its body now.
+    assert server.ask("GET", "/healthz", signed_in=False).status == 200
+    began = time.monotonic()
+    for connection in held:
+        connection.send(sent[-1:])
+    found = []
+    for connection in held:
+        with closing(connection.getresponse()) as answer:
+            found.append(answer.status)
+        connection.close()
+    forgiven = int((time.monotonic() - began) / WRONG_KEY_SECONDS) + 1
+    assert set(found) == {403, 429}
+    assert found.count(403) <= WRONG_KEYS + forgiven
+
+
 def test_a_body_that_is_too_large_is_refused(server: PageServer) -> None:
     """By its length, and by what comes where that is not said."""
     for length in (("Content-Length", "2000000"), ("Transfer-Encoding", "chunked")):
@@ -180,6 +218,24 @@ def test_a_client_that_sends_nothing_more_keeps_nobody_out(server: PageServer) -
     assert time.monotonic() - began < 20
     for connection in held:
         connection.close()
+
+
+def test_the_containers_health_check_asks_the_page_itself(
+    server: PageServer, tmp_path: Path
+) -> None:
+    """A socket that nobody answers on, or none, is no page."""
+
+    def asked(path: Path) -> int:
+        command = [sys.executable, "-IS", page_health.__file__, str(path)]
+        return subprocess.run(command, check=False).returncode
+
+    assert asked(server.socket_path) == 0
+    assert asked(tmp_path / "none") == 1
+    left = tmp_path / "left"
+    with closing(socket.socket(socket.AF_UNIX)) as bound:
+        bound.bind(str(left))  # as a page that was killed leaves it
+        assert left.is_socket()
+        assert asked(left) == 1
 
 
 def test_a_deleted_key_ends_all_sessions_at_once(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -319,6 +320,39 @@ def test_following_ends_with_the_key(tmp_path: Path, outputs: Outputs) -> None:
         finally:
             answer.close()
             connection.close()
+
+
+def test_following_ends_with_the_key_of_a_program(tmp_path: Path, outputs: Outputs) -> None:
+    """Who sent the key itself is asked for it again before each part, too."""
+    shutil.copytree(outputs.root / "leases", tmp_path / "outputs" / "leases")
+    with serving(tmp_path) as served:
+        connection = served.connect()
+        headers = {"Authorization": f"Bearer {served.key}", "Host": "localhost"}
+        connection.request("GET", f"{way(ids[2], 'leases')}/live", headers=headers)
+        answer = connection.getresponse()
+        try:
+            assert answer.status == 200
+            next_event(answer)
+            (tmp_path / "page" / "key").write_text("another key, of later, for this box\n")
+            run = Outputs(tmp_path / "outputs").run("leases", ids[2])
+            write_lines(run, 2, [step(4), step(30)])
+            assert b"step 30" not in answer.fp.read()
+        finally:
+            answer.close()
+            connection.close()
+
+
+def test_a_file_whose_name_is_no_text_breaks_no_page(server: PageServer, outputs: Outputs) -> None:
+    """Half a character, as another system's share leaves it: it has no address, the others have."""
+    adapter = outputs.run("contracts", ids[0]).adapter
+    odd = Path(os.fsdecode(os.fsencode(adapter) + b"/b\xe4der.txt"))
+    odd.write_text("x")
+    try:
+        answer = server.get(way(ids[0]))
+        assert answer.status == 200
+        assert "adapter/adapter_model.safetensors" in answer.text
+    finally:
+        odd.unlink()
 
 
 def test_a_damaged_record_is_told_and_hides_nothing_else(

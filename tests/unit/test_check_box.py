@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from runner.commands.check_box import check_box
+from runner.commands.check_box import VOLUMES, check_box
 from runner.errors import RunnerError
 from runner.files.mounts import place_of
 
@@ -24,7 +24,19 @@ def mounts(*lines: tuple[str, str, str]) -> str:
 
 
 def volumes(device: str, box: str) -> list[tuple[str, str, str]]:
-    return [(device, f"{box}/{name}", f"/{name}") for name in ("jobs", "outputs", "models")]
+    return [
+        (device, f"{box}/{folder}", f"/{mounted_at}")
+        for mounted_at, folder in {
+            "jobs": "jobs",
+            "outputs": "outputs",
+            "models": "models",
+            "page": "page",
+            "tls": "door",
+            "outputs/.runner/requests": "outputs/.runner/requests",
+            "notices": "outputs/.runner/notices",
+            "notices/sent": "outputs/.runner/notices/sent",
+        }.items()
+    ]
 
 
 def test_volumes_in_the_box_are_accepted() -> None:
@@ -40,6 +52,33 @@ def test_volumes_of_another_folder_are_refused_with_both_ways_out() -> None:
         check_box(Path("/box"), mountinfo=listed)
     assert "COMPOSE_PROJECT_NAME" in str(refused.value.advice)
     assert "docker compose down -v" in str(refused.value.advice)
+
+
+@pytest.mark.parametrize("left", ["/page", "/tls", "/notices/sent", "/outputs/.runner/requests"])
+def test_a_volume_of_the_page_that_stayed_behind_is_found(left: str) -> None:
+    """Also where those of the runner are right: a key of another box, or requests to another."""
+    listed = mounts(
+        ("8:1", "/srv/new", "/box"),
+        *(
+            (device, root.replace("/srv/new", "/srv/old") if point == left else root, point)
+            for device, root, point in volumes("8:1", "/srv/new")
+        ),
+    )
+    with pytest.raises(RunnerError, match=r"BOX_DIR is /srv/new, .* lie in /srv/old\."):
+        check_box(Path("/box"), mountinfo=listed)
+
+
+def test_check_mounts_what_it_compares() -> None:
+    """Each volume that lies in BOX_DIR, and it may write into none."""
+    read = YAML(typ="safe", pure=True).load(REPOSITORY / "compose.yaml")
+    mounted = {one["source"]: one for one in read["services"]["check"]["volumes"] if one}
+    lie = {
+        name: volume["driver_opts"]["device"].removeprefix("${BOX_DIR:-.}/")
+        for name, volume in read["volumes"].items()
+        if volume and "BOX_DIR" in volume["driver_opts"]["device"]
+    }
+    assert {mounted[name]["target"][1:]: folder for name, folder in lie.items()} == VOLUMES
+    assert all(mounted[name]["read_only"] for name in lie)
 
 
 def test_the_same_path_on_another_disk_is_another_folder() -> None:

@@ -161,10 +161,10 @@ def test_what_compose_mounts_of_notices_is_there_before_a_run_has_ended(box: Pat
 
 
 def test_the_page_finds_its_folders_and_nobody_else_may_look_in(box: Path) -> None:
-    """The key's folder is its owner's alone; requests have a folder before the daemon ever ran."""
+    """Keys lie where their owner alone may look; requests have a folder before the daemon ran."""
     assert "page was made" in make(box)
     assert owner_and_mode(box / "page") == (UID, GID, 0o700)
-    assert owner_and_mode(box / "page" / "door") == (UID, GID, 0o700)
+    assert owner_and_mode(box / "door") == (UID, GID, 0o700)
     assert owner_and_mode(box / "outputs" / ".runner" / "requests") == (UID, GID, 0o2750)
     assert owner_and_mode(box / "outputs") == (UID, GID, 0o2750)
     (box / "page" / "key").write_text("x")

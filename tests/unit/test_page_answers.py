@@ -193,7 +193,7 @@ def test_a_start_that_is_pressed_twice_is_one_run(box: Box, page: TestClient) ->
     """Also where the daemon has taken the spec in between."""
     looks: Looks = page.app.state.looks
     spec = b"model: m\nname: a\ndata: data/a.jsonl\n"
-    looks._looks["one"] = Look(id="one", file_name="a.yaml", spec=spec, seen=Seen())
+    looks._looks["one"] = Look(id="one", file_name="a.yaml", spec=spec, seen=Seen(is_usable=True))
     (box.jobs_dir / "data").mkdir()
     (box.jobs_dir / "data" / "a.jsonl").write_text('{"messages": []}')
     for _ in range(2):

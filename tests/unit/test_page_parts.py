@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import string
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from runner.commands import prepare_aside
+from runner.commands.prepare_aside import Bounds
 from runner.contract.page_key import KEY, READ_KEY, KeyFileError, make_key, read_key
+from runner.contract.settings_table import with_folders
+from runner.errors import RunnerError
+from runner.office import look
+from runner.office.box import Box
 from runner.office.hosts import is_known, name_of
 from runner.office.language import chosen
 from runner.office.limits import REQUESTS, REQUESTS_A_SECOND, Rate
@@ -231,3 +239,42 @@ def test_a_flood_is_held_back_and_others_are_not() -> None:
     assert rate.may("10.0.0.8", 100.0)
     assert sum(rate.may("10.0.0.7", 101.0) for _ in range(REQUESTS)) == REQUESTS_A_SECOND
     assert sum(rate.may("10.0.0.7", 9999.0) for _ in range(2 * REQUESTS)) == REQUESTS
+
+
+def test_a_look_that_says_nothing_is_none_that_can_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage that falls over without a word: there is a reason, and it is not usable."""
+    monkeypatch.setattr(look, "look_at_rows", lambda *_: look.Seen())
+    looks = look.Looks()
+    one = looks.begin(Box.of(with_folders(*[tmp_path] * 3), page_dir=tmp_path), "x.yaml", b"")
+    while one.seen is None:
+        time.sleep(0.01)
+    assert not one.seen.is_usable
+    assert one.seen.message
+
+
+def test_a_look_ends_at_its_bound_with_all_its_processes(tmp_path: Path) -> None:
+    """The stage and what it started: none goes on and takes memory and disk."""
+    program = (
+        "import subprocess, sys, time\n"
+        "other = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print(other.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    bounds = Bounds(seconds=2, min_free_bytes=0)
+    command = [sys.executable, "-c", program]
+    with (tmp_path / "log").open("wb") as output, pytest.raises(RunnerError, match="took longer"):
+        prepare_aside._run(command, output, bounds)
+    other = int((tmp_path / "log").read_text())
+
+    def has_ended() -> bool:
+        try:
+            return "State:\tZ" in Path(f"/proc/{other}/status").read_text()
+        except FileNotFoundError:
+            return True
+
+    end = time.monotonic() + 30
+    while not has_ended():
+        assert time.monotonic() < end
+        time.sleep(0.05)

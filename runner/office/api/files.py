@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 from anyio import to_thread
@@ -23,7 +24,7 @@ from runner.office.api.errors import ApiError, not_found
 from runner.office.api.file_ids import FILE_ID, NAME, new_file_id
 from runner.office.api.paging import page, wanted
 from runner.office.box import Box
-from runner.office.upload import API_FOLDER, Form, Stored, receive_form
+from runner.office.upload import API_FOLDER, Form, Stored, Upload, receive_form
 from runner.spec.data_files import matches
 from runner.spec.file_kinds import ending
 from runner.spec.names import is_spec_name
@@ -75,6 +76,7 @@ class Files:
     def __init__(self, box: Box, lock: threading.Lock) -> None:
         """Take the box; the lock keeps a file from going while a job that names it is made."""
         self._box, self._lock = box, lock
+        self._naming = threading.Lock()
 
     def all(self) -> list[OwnFile]:
         """List them, the newest first."""
@@ -148,25 +150,28 @@ class Files:
                         return visible(name)
         return None
 
-    def keep(self, stored: Stored, file_id: str) -> OwnFile:
-        """Settle which file an id means, where its upload was sent twice.
+    def name(self, upload: Upload, file_id: str) -> Stored:
+        """Name a file that has arrived; an id means one file, however often and at once it comes.
 
         Raises:
             ApiError: another file came with the same idempotency key.
+            UploadError: it is empty, or the disk is full.
         """
-        mine = stored.path.rpartition("/")[2]
-        found = [one for one in self.all() if one.id == file_id]
-        others = [one for one in found if one.stored_as != mine]
-        if others:
-            self._unlink(mine)
-            raise ApiError(
-                "This Idempotency-Key came with another file before.",
-                advice="Send a new key with each new file.",
-                status=409,
-                code="idempotency_key_reused",
-                param="Idempotency-Key",
-            )
-        return found[0]
+        upload.seal()
+        with self._naming:
+            for one in self.all():
+                if one.id != file_id:
+                    continue
+                if one.stored_as == upload.name and upload.is_there(one.stored_as):
+                    return upload.stored(one.stored_as, was_there=True)
+                raise ApiError(
+                    "This Idempotency-Key came with another file before.",
+                    advice="Send a new key with each new file.",
+                    status=409,
+                    code="idempotency_key_reused",
+                    param="Idempotency-Key",
+                )
+            return upload.name_it()
 
     def open(self, one: OwnFile) -> BinaryIO:
         """Open one to be read."""
@@ -240,17 +245,21 @@ async def upload(request: Request, files: Files, box: Box) -> dict[str, Any]:
         ApiError, UploadError: it cannot be taken; nothing of it is left.
     """
     file_id = new_file_id(idempotency_key(request))
-    form = await receive_form(request, box, folder=API_FOLDER, prefix=f"{file_id}-")
-    return await to_thread.run_sync(_taken, files, form, file_id)
+    await receive_form(
+        request,
+        box,
+        folder=API_FOLDER,
+        prefix=f"{file_id}-",
+        finish=partial(_name, files, file_id),
+    )
+    return await to_thread.run_sync(_taken, files, file_id)
 
 
-def _taken(files: Files, form: Form, file_id: str) -> dict[str, Any]:
+def _name(files: Files, file_id: str, form: Form, uploads: list[Upload]) -> None:
+    """Name the one file of a form, unless it cannot be taken."""
     purpose = form.fields.get("purpose", PURPOSE)
-    if len(form.files) != 1 or purpose != PURPOSE:
-        for stored in form.files:
-            if not stored.was_there:
-                files._unlink(stored.path.rpartition("/")[2])  # noqa: SLF001
-        is_purpose = len(form.files) == 1
+    if len(uploads) != 1 or purpose != PURPOSE:
+        is_purpose = len(uploads) == 1
         raise ApiError(
             f"Files of the purpose {purpose[:40]!r} are not taken."
             if is_purpose
@@ -259,7 +268,11 @@ def _taken(files: Files, form: Form, file_id: str) -> dict[str, Any]:
             code="invalid_purpose" if is_purpose else "missing_file",
             param="purpose" if is_purpose else "file",
         )
-    one = files.keep(form.files[0], file_id)
+    form.files.append(files.name(uploads[0], file_id))
+
+
+def _taken(files: Files, file_id: str) -> dict[str, Any]:
+    one = files.find(file_id)
     files.require_json_lines(one)
     return one.shown()
 

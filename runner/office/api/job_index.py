@@ -123,7 +123,7 @@ class JobIndex:
             return found
 
     def _unclaimed(self) -> list[Unclaimed]:
-        found = []
+        found: dict[str, Unclaimed] = {}  # a copy in a later place is not what will be claimed
         with Folder.open(self._inbox) as inbox:
             for place, status in _PLACES.items():
                 try:
@@ -134,8 +134,8 @@ class JobIndex:
                 for name in names:
                     if (match := _MADE.fullmatch(name)) and name.count("ftjob-") == 1:
                         one = Unclaimed(id=match[1], folder=place, name=name, status=status)
-                        found.append(one)
-        return found
+                        found.setdefault(one.id, one)
+        return list(found.values())
 
 
 def _made_id(run: RunFolder) -> str | None:

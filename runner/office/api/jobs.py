@@ -7,6 +7,7 @@ request that `runner cancel` leaves. All that is told of it is read from its rec
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 import time
 from datetime import UTC, datetime
@@ -197,11 +198,15 @@ class Jobs:
         with Folder.open(self._box.jobs_dir) as inbox:
             inbox.make_folder("cancelled", mode=0o2770)
             with inbox.open_folder("cancelled") as cancelled:
-                try:
-                    inbox.move(found.name, cancelled, found.name)
-                except FileNotFoundError:  # claimed this moment
-                    return False
-        return True
+                for name in (found.name, f"{secrets.token_hex(3)}.{found.name}"):
+                    try:
+                        inbox.move(found.name, cancelled, name)
+                    except FileNotFoundError:  # claimed this moment
+                        return False
+                    except FileExistsError:  # one of that name was taken back before
+                        continue
+                    return True
+        return False
 
     def _find(self, request: Request) -> Found | Unclaimed:
         job_id = request.path_params["job_id"]

@@ -240,7 +240,7 @@ def _start(request: Request) -> Response:
         raise HTTPException(404)
     if look.seen is None:
         return RedirectResponse(f"/drop/look/{look.id}", 303)
-    if look.seen.message:
+    if not look.seen.is_usable:
         raise RunnerError(look.seen.message, advice=look.seen.advice)
     with look.lock:
         if look.dropped is None:

@@ -32,10 +32,11 @@ async def _sign_in(request: Request) -> Response:
             return RedirectResponse(to, 303)
         return page(request, "sign_in.html.j2", to=to, problem="")
     wrong, client = request.app.state.wrong_keys, client_of(request.scope)
-    if wrong.is_barred(client):
-        return page(request, "sign_in.html.j2", status=429, to=to, problem="office_too_many_keys")
     async with request.form(max_files=0, max_fields=5) as form:
         key = form.get("key", "")
+    # Only now: of many forms that are sent at once, each is counted before the next is looked at.
+    if wrong.is_barred(client):
+        return page(request, "sign_in.html.j2", status=429, to=to, problem="office_too_many_keys")
     session = request.app.state.keys.open_session(str(key))
     if session is None:
         wrong.note(client)
