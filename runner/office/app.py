@@ -29,7 +29,18 @@ from runner.office.language import speaker_of
 from runner.office.limits import Bodies, Rate
 from runner.office.live import Live
 from runner.office.look import Looks
-from runner.office.pages import doctor, drop, job, jobs, models, run, schedules, sign_in
+from runner.office.pages import (
+    doctor,
+    drop,
+    job,
+    jobs,
+    models,
+    pieces,
+    run,
+    schedules,
+    sign_in,
+)
+from runner.office.pieces import Pieces
 from runner.office.refusals import is_api, refuse, refuse_saying
 from runner.office.render import static_files
 from runner.office.who import Gate, Keys, WrongKeys
@@ -49,7 +60,7 @@ def make_app(box: Box) -> Starlette:
     """
     keys, wrong = Keys(box.page_dir), WrongKeys()
     routes: list[BaseRoute] = [Route("/static/{digest}/{name}", _static)]
-    for part in (sign_in, jobs, job, run, drop, schedules, models, doctor, api):
+    for part in (sign_in, jobs, job, run, drop, pieces, schedules, models, doctor, api):
         routes += part.routes(box)
     app = Starlette(
         routes=routes,
@@ -71,14 +82,15 @@ def make_app(box: Box) -> Starlette:
         },
     )
     app.state.box, app.state.keys, app.state.wrong_keys = box, keys, wrong
-    app.state.live, app.state.looks = Live(), Looks()
+    app.state.live, app.state.looks, app.state.pieces = Live(), Looks(), Pieces(box)
     return app
 
 
 @asynccontextmanager
-async def _lifespan(_app: Starlette) -> AsyncIterator[None]:
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = _THREADS
     yield
+    await app.state.pieces.close()
 
 
 async def _static(request: Request) -> Response:

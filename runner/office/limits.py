@@ -14,6 +14,7 @@ from runner.office.who import SIGN_IN, client_of
 
 BODY_BYTES = 1024 * 1024  # of a form; a spec is smaller
 SIGN_IN_BYTES = 4 * 1024  # of the form with the key: whoever sends it need not be known
+PIECES = "/upload/pieces"
 UPLOAD_PATHS = ("/upload", "/v1/files")
 """What is sent there is written out as it comes, and measured by whoever writes it."""
 BODY_SECONDS = 30.0
@@ -74,7 +75,8 @@ class Bodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_upload = scope["path"].rstrip("/") in UPLOAD_PATHS
+        path = scope["path"]
+        is_upload = path.rstrip("/") in UPLOAD_PATHS or path.startswith(f"{PIECES}/")
         is_sign_in = scope["path"] == SIGN_IN
         limit = None if is_upload else SIGN_IN_BYTES if is_sign_in else BODY_BYTES
         length = Headers(scope=scope).get("content-length", "0")

@@ -249,27 +249,6 @@ async def receiving(
             await to_thread.run_sync(upload.close)
 
 
-async def receive_body(request: Request, box: Box, name: str) -> Stored:
-    """Take a request's whole body as a file.
-
-    Raises:
-        UploadError: it cannot be taken.
-        starlette.requests.ClientDisconnect: it was cut off.
-    """
-    length = request.headers.get("content-length", "0")
-    if int(length) > box.upload_bytes:
-        raise too_large(box)
-    async with receiving(box, name) as upload:
-        waiting = bytearray()
-        async for piece in request.stream():
-            waiting += piece
-            if len(waiting) >= _WRITE_BYTES:
-                await to_thread.run_sync(upload.write, bytes(waiting))
-                waiting.clear()
-        await to_thread.run_sync(upload.write, bytes(waiting))
-        return await to_thread.run_sync(upload.finish)
-
-
 @dataclass(kw_only=True)
 class Form:
     """A form as it was sent: its fields, and its files as they lie now."""

@@ -16,6 +16,7 @@ import pytest
 from chromium import Browser, Page
 from made_runs import make_hostile_run
 from office_page import Office, office, process
+from relay import bad_line
 from report_pages import MODEL, ROWS, SCREENSHOTS, Pages
 from test_reports_in_a_browser import DESKTOP, PHONE, _axe
 
@@ -195,13 +196,50 @@ def test_a_forms_way_from_a_foreign_page_is_barred(page: Page, served: Office) -
     assert page.ask("location.pathname") == "/"  # still signed in
 
 
-def test_a_persons_whole_way(browser: Browser, tiny_model: Path, tmp_path: Path) -> None:
-    """Sign in, bring a table, look at it, start, follow, read the verdict, put it into use."""
-    model = tmp_path / "models" / MODEL
+def put_model(folder: Path, tiny_model: Path) -> None:
+    """Make a box that has a model and nothing else."""
+    model = folder / "models" / MODEL
     model.mkdir(parents=True)
     for file in tiny_model.iterdir():
         os.link(file, model / file.name)
-    (tmp_path / "jobs").mkdir()
+    (folder / "jobs").mkdir()
+
+
+def test_an_upload_over_a_bad_line_goes_on_by_itself(
+    browser: Browser, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Cut in the middle of each third, the person does nothing, and the file is what it was."""
+    put_model(tmp_path, tiny_model)
+    table = tmp_path / "line.csv"
+    rows = [(f"Question {n}?", f"{n} " + os.urandom(2000).hex()) for n in range(7000)]
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([("Question", "Answer"), *rows])
+    assert table.stat().st_size > 24 * 1024 * 1024  # more than three pieces
+    page = browser.blank()
+    page.send("Network.clearBrowserCookies")
+    with (
+        office(tmp_path) as served,
+        bad_line(served.address, after_bytes=5 * 1024 * 1024, cuts=3) as line,
+    ):
+        page.go(f"{line.address}/sign-in")
+        page.write(served.key)
+        page.press("Enter")
+        page.until("location.pathname === '/' && document.readyState === 'complete'")
+        page.go(f"{line.address}/drop")
+        page.choose_file("#file", table)
+        page.ask("document.querySelector('main form button').click()")
+        page.until("document.querySelector('[data-progress] p').innerText.includes('lost')", 60)
+        page.looks(*DESKTOP)
+        page.picture(SCREENSHOTS / "office-upload-cut-off.png")
+        page.until("location.pathname === '/drop/job' && document.querySelector('#prompt')", 180)
+        assert line.done == 3
+        page.close()
+    assert (tmp_path / "jobs" / "data" / "line.csv").read_bytes() == table.read_bytes()
+
+
+def test_a_persons_whole_way(browser: Browser, tiny_model: Path, tmp_path: Path) -> None:
+    """Sign in, bring a table, look at it, start, follow, read the verdict, put it into use."""
+    put_model(tmp_path, tiny_model)
     table = tmp_path / "Mandanten.csv"
     with table.open("w", newline="") as file:
         rows = [(row["instruction"], row["output"]) for row in ROWS]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import string
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from runner.commands.prepare_aside import Bounds
 from runner.contract.page_key import KEY, READ_KEY, KeyFileError, make_key, read_key
 from runner.contract.settings_table import with_folders
 from runner.errors import RunnerError
-from runner.office import look
+from runner.office import look, pieces
 from runner.office.box import Box
 from runner.office.hosts import is_known, name_of
 from runner.office.language import chosen
@@ -278,3 +280,27 @@ def test_a_look_ends_at_its_bound_with_all_its_processes(tmp_path: Path) -> None
     while not has_ended():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_what_does_not_go_on_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser that was closed leaves nothing on the disk for longer than it may come back."""
+    monkeypatch.setattr(pieces, "IDLE_SECONDS", 0.5)
+    box = Box(jobs_dir=tmp_path, outputs_dir=tmp_path, models_dir=tmp_path, page_dir=tmp_path)
+
+    async def some() -> AsyncIterator[bytes]:
+        yield b"half"
+
+    async def leave() -> None:
+        coming = pieces.Pieces(box)
+        one = await coming.begin("rows.csv", 8)
+        await coming.add(one, 0, some())
+        assert coming.find(one.id) is one
+        assert [file.stat().st_size for file in (tmp_path / "data").iterdir()] in ([0], [4])
+        for _ in range(600):
+            if coming.find(one.id) is None:
+                break
+            await asyncio.sleep(0.05)
+        await coming.close()
+
+    asyncio.run(leave())
+    assert not list((tmp_path / "data").iterdir())

@@ -25,35 +25,86 @@ for (const part of document.querySelectorAll("[data-live]")) {
   addEventListener("pagehide", () => source.close());
 }
 
-// An upload shows how far it is. What the box answers is where to go on, or why not.
+// An upload comes in pieces: one that is cut off goes on where it ended, by itself for some minutes.
+const PIECE_BYTES = 8 * 1024 * 1024;
+const TRIES = 12; // in a row without a byte more
+const LONGEST_MS = 30000;
+
+// Ask once; null: no answer came.
+const ask = (method, way, body, offset, onprogress) =>
+  new Promise((resolve) => {
+    const request = new XMLHttpRequest();
+    request.open(method, way);
+    if (body) request.setRequestHeader("Upload-Offset", offset);
+    if (onprogress) request.upload.onprogress = onprogress;
+    request.onload = () => resolve(request);
+    request.onerror = request.ontimeout = request.onabort = () => resolve(null);
+    request.send(body);
+  });
+const said = (answer) => {
+  try { return JSON.parse(answer.responseText); } catch { return {}; }
+};
+const reason = (answer) =>
+  new DOMParser().parseFromString(answer.responseText, "text/html").querySelector("#main p")?.textContent;
+const passes = (answer) => answer === null || [408, 429, 502, 503, 504].includes(answer.status);
+
+// Send a file; give its path on the box, or throw the reason why not. `known` remembers, from one
+// press of the button to the next, what has arrived.
+async function send(file, known, show) {
+  for (let tries = 0; tries < TRIES; tries += 1) {
+    if (tries) {
+      show(null);
+      await new Promise((resolve) => { setTimeout(resolve, Math.min(LONGEST_MS, 500 * 2 ** tries)); });
+    }
+    let answer = known.way
+      ? await ask("GET", known.way)
+      : await ask("POST", `/upload/pieces?${new URLSearchParams({ name: file.name, size: file.size })}`);
+    if (answer?.status === 404 && known.way) { // the box was started again: from the beginning
+      known.way = "";
+      continue;
+    }
+    while (answer && answer.status < 300) {
+      const { way, has, path } = said(answer);
+      if (path) return path;
+      known.way = way;
+      const before = has;
+      answer = await ask("PUT", way, file.slice(has, has + PIECE_BYTES), has, ({ loaded }) =>
+        show(Math.min(1, (has + loaded) / file.size)));
+      if (answer && answer.status < 300 && said(answer).has > before) tries = 0;
+    }
+    if (!passes(answer) && answer.status !== 409) throw new Error(reason(answer) || "");
+    if (answer?.status === 409 && !("has" in said(answer))) throw new Error(reason(answer) || "");
+  }
+  throw new Error("");
+}
+
 for (const form of document.querySelectorAll("form[data-upload]")) {
   const bar = form.querySelector("[data-progress]");
   const problem = form.querySelector("[data-problem]");
   const button = form.querySelector("button");
-  const fail = (text) => {
-    problem.textContent = text || problem.dataset.failed;
-    problem.hidden = false;
-    bar.hidden = true;
-    button.disabled = false;
+  let known = {};
+  const show = (share) => {
+    if (share !== null) bar.querySelector("progress").value = share;
+    bar.querySelector("p").textContent =
+      share === null ? bar.dataset.waiting : `${Math.floor(100 * share)} %`;
   };
-  form.addEventListener("submit", (event) => {
-    if (!form.querySelector("input[type=file]").files.length) return;
+  form.addEventListener("submit", async (event) => {
+    const file = form.querySelector("input[type=file]").files[0];
+    if (!file) return;
     event.preventDefault();
-    const request = new XMLHttpRequest();
-    request.open("POST", form.action);
-    request.responseType = "document";
-    request.upload.onprogress = ({ loaded, total }) => {
-      bar.querySelector("progress").value = total ? loaded / total : 0;
-      bar.querySelector("p").textContent = `${Math.floor(total ? (100 * loaded) / total : 0)} %`;
-    };
-    request.onerror = () => fail();
-    request.onload = () => {
-      if (request.status === 200) location.assign(request.responseURL);
-      else fail(request.response?.querySelector("#main p")?.textContent);
-    };
+    if (known.file !== file) known = { file, way: "" };
     problem.hidden = true;
     bar.hidden = false;
     button.disabled = true;
-    request.send(new FormData(form));
+    show(0);
+    try {
+      const data = await send(file, known, show);
+      location.assign(`/drop/job?${new URLSearchParams({ model: form.elements.model.value, data })}`);
+    } catch (error) {
+      problem.textContent = error.message || problem.dataset.failed;
+      problem.hidden = false;
+      bar.hidden = true;
+      button.disabled = false;
+    }
   });
 }
