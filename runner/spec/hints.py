@@ -47,7 +47,9 @@ _OTHER_NAMES = {
     "interval": "schedule",
 }
 _NOT_HERE = {
-    "use_dora": "DoRA is not trained here",
+    **dict.fromkeys(("use_dora", "dora"), "DoRA is not trained here"),
+    "modules_to_save": "an adapter is trained alone, no layer as a whole: name layers in "
+    "lora.target_modules",
     **dict.fromkeys(
         ("train_on_inputs", "train_on_input", "train_on_prompt", "mask_inputs"),
         "only answers are learned, never questions",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from runner.commands.validate import validate
 from runner.contract.models import read_config
+from runner.errors import SpecError
 from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
 from runner.training.data.try_model import try_model
@@ -39,6 +41,10 @@ def spec_with(text: str) -> JobSpec:
         ("method: lora\nexport: {gguf: [f16]}", 2),
         ("method: lora\nexport: {gguf: [q8_0]}", 2.54),  # made from 16 bits
         ("method: lora\nexport: {gguf: [q8_0, f16, q4_k_m]}", 2.92),
+        ("export: {merged: true}", 1),  # either method: in 16 bits it is merged once
+        ("method: qlora\nexport: {adapter_gguf: true}", 1.54),  # the base that it is tried on
+        ("method: qlora\nexport: {merged: true, adapter_gguf: true}", 2.54),
+        ("method: lora\nexport: {gguf: [q8_0], adapter_gguf: true}", 4.08),
     ],
 )
 def test_the_disk_that_an_export_needs_is_known_before(text: str, times: float) -> None:
@@ -51,7 +57,48 @@ def test_the_disk_that_an_export_needs_is_known_before(text: str, times: float) 
     assert refused is not None
     assert f"{16 * times:.1f} GiB of disk" in refused.message
     assert f"{16 * times - 1:.1f} GiB" in refused.message
-    assert refused.field == ("export.merged" if "merged" in text else "export.gguf")
+    fields = ("merged", "gguf:", "adapter_gguf")
+    first = next(one for one in fields if f"{{{one}" in text or f" {one}" in text)
+    assert refused.field == f"export.{first.rstrip(':')}"
+
+
+def test_an_adapter_file_that_the_disk_cannot_hold_is_refused_with_the_numbers(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what its trial takes of the disk, counted from the base's own files."""
+    spec, config = spec_with("export: {adapter_gguf: true}"), read_config(tiny_model, "tiny")
+    whole = sum(file.stat().st_size for file in tiny_model.glob("*.safetensors"))
+    for size, is_refused in ((round(1.5 * whole), True), (round(1.6 * whole), False)):
+        disk = lambda _, size=size: SimpleNamespace(total=size)  # noqa: E731
+        monkeypatch.setattr("runner.training.export.refuse_early.shutil.disk_usage", disk)
+        found = refused_export(spec, tiny_model, config, tmp_path)
+        assert (found is not None) is is_refused
+    monkeypatch.undo()
+    quantised = {**config, "quantization_config": {"quant_method": "bitsandbytes"}}
+    said = refused_export(spec, tiny_model, quantised, tmp_path)
+    assert said is not None
+    assert "itself quantised" in said.message
+    assert said.field == "export.adapter_gguf"
+
+
+@pytest.mark.parametrize("export", ["merged: true", "merged: true, adapter_gguf: true"])
+def test_validate_knows_a_spec_that_leaves_the_method_to_the_box(
+    tiny_model: Path, tmp_path: Path, export: str
+) -> None:
+    """As nearly every spec does: nothing is wrong with it where the disk has room."""
+    (tmp_path / "job.yaml").write_text(f"model: tiny\ndata: rows.jsonl\nexport: {{{export}}}\n")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    found = validate(tmp_path / "job.yaml", tiny_model.parent, outputs_dir=tmp_path / "new")
+    assert [one for one in found.problems if one.field != "export.adapter_gguf"] == []
+
+
+@pytest.mark.parametrize("line", ["use_dora: true", "dora: true", "modules_to_save: [lm_head]"])
+def test_what_no_export_could_hold_is_no_field_of_a_spec(line: str) -> None:
+    """DoRA and layers trained whole are named, with what to do, where the spec is read."""
+    with pytest.raises(SpecError) as found:
+        spec_with(f"lora: {{{line}}}")
+    (problem,) = found.value.problems
+    assert "DoRA is not trained here" in str(problem) or "lora.target_modules" in str(problem)
 
 
 def test_a_tensor_larger_than_the_machines_memory_is_refused(tiny_model: Path) -> None:

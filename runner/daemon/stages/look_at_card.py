@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 
 from runner.card.memory import GpuMemory
 from runner.contract.fp8_cards import fp8_obstacle
+from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.method_choice import MethodChoice
+from runner.contract.model_kind import Method
 from runner.contract.promotions import current_run
+from runner.contract.stage_io import PreparePlan, read_message
 from runner.contract.states import TRAINS, Stage
 from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
@@ -16,6 +19,8 @@ from runner.daemon.promotion.start_from import choose_start
 from runner.daemon.stages.choose_method import method_for
 from runner.daemon.stages.choose_plan import known_box, read_work
 from runner.daemon.stages.plans import ON_CARD
+from runner.errors import DamagedError
+from runner.spec.as_chosen import method_of_run
 from runner.spec.spec import JobSpec
 
 
@@ -67,6 +72,31 @@ def method_of(daemon: Daemon, live: Live, card: Card) -> MethodChoice | None:
         goes_on_from=daemon.outputs.run(record.job, start.run_id) if start.run_id else None,
         in_use=daemon.outputs.run(record.job, current) if current else None,
     )
+
+
+def method_before_rows(daemon: Daemon, live: Live) -> Method | None:
+    """Tell what a run trains with where that is known before its rows are; None: they decide it.
+
+    Rows that are too long for the card are left out by prepare: in 16 bits, which an adapter that
+    is gone on from may ask for, those are more than in 4.
+    """
+    start = choose_start(daemon.outputs, live.record, live.spec)
+    if live.spec.method != "auto" or start.run_id is None:
+        return None
+    return method_of_run(daemon.outputs.run(live.record.job, start.run_id))
+
+
+def has_rows_for(run: RunFolder, chosen: MethodChoice) -> bool:
+    """Whether prepare left out the rows that are too long for what was chosen.
+
+    It did not where another adapter has come into use meanwhile, one trained in 16 bits.
+    """
+    if chosen.why != "goes_on" or chosen.method != "lora":
+        return True  # in 4 bits, as prepare takes it to be; or what surely fits the rows there are
+    try:
+        return read_message(StageFolder(run.prepared).plan, PreparePlan).method == "lora"
+    except (OSError, DamagedError):
+        return False
 
 
 def card_bytes(daemon: Daemon, spec: JobSpec, card: Card) -> int | None:

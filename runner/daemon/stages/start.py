@@ -35,7 +35,15 @@ from runner.daemon.stages.choose_plan import Ahead, look_ahead
 from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
 from runner.daemon.stages.host_memory import kernel_kills
-from runner.daemon.stages.look_at_card import Card, card_bytes, look_at_card, method_of, no_fp8
+from runner.daemon.stages.look_at_card import (
+    Card,
+    card_bytes,
+    has_rows_for,
+    look_at_card,
+    method_before_rows,
+    method_of,
+    no_fp8,
+)
 from runner.daemon.stages.plans import (
     ON_CARD,
     STATE_DURING,
@@ -226,8 +234,7 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
             spec = live.spec.with_method(chosen.method) if chosen else live.spec
             ahead = look_ahead(daemon.settings, live.run, live.record, spec, card.memory)
             blocked = ahead.waits
-            if (refused := _refused(live, ahead)) is not None:
-                end_run(daemon, live, State.REJECTED, refused)
+            if _turned_back(daemon, live, ahead, chosen):
                 return True
         if blocked is not None:
             keep_waiting(daemon, live, blocked)
@@ -244,6 +251,18 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
         if lease is not None:
             lease.release()  # the child has inherited it and holds it as long as it lives
     return True
+
+
+def _turned_back(daemon: Daemon, live: Live, ahead: Ahead, chosen: MethodChoice | None) -> bool:
+    """Reject what the forecast rules out, and prepare anew what has rows for another method."""
+    if chosen is not None and not has_rows_for(live.run, chosen):
+        daemon.say(live, f"{live.record.job}: is prepared again, {method_in(chosen)}")
+        change(daemon, live, state=State.QUEUED, next_stage=Stage.PREPARE, waiting=None)
+        return True
+    if (refused := _refused(live, ahead)) is not None:
+        end_run(daemon, live, State.REJECTED, refused)
+        return True
+    return False
 
 
 def _refused(live: Live, ahead: Ahead) -> ErrorFacts | None:
@@ -423,12 +442,15 @@ def _write_plan(
     settings = daemon.settings
     if daemon.guard.is_well:  # the card, and never the CPU in its place: that would take days
         settings = replace(settings, device="cuda")
+    spec = as_chosen(live.asked, planned)
+    if which is Stage.PREPARE and (known := method_before_rows(daemon, live)) is not None:
+        spec = spec.with_method(known)
     plan = make_plan(
         which,
         settings=settings,
         run=live.run,
         record=planned,
-        spec=as_chosen(live.asked, planned),
+        spec=spec,
         resume_from=resume_from,
         plain_plan=plain_plan,
         card_bytes=card_bytes(daemon, live.spec, card) if which is Stage.PREPARE else None,

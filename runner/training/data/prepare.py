@@ -163,8 +163,10 @@ def _prepare(folder: Path, findings: Findings) -> None:
 
     stage, run = StageFolder(folder), RunFolder.containing(folder)
     plan = read_message(stage.plan, PreparePlan)
-    spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml").with_method(plan.method)
-    base, unusable = _find_base(spec, plan, file=f"{run.job}.yaml", outputs=run.root)
+    dropped = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
+    spec = dropped.with_method(plan.method)
+    of_export = (spec if plan.method else dropped, run.root)
+    base, unusable = _find_base(spec, plan, file=f"{run.job}.yaml", of_export=of_export)
     source = Source(copies=_copies(spec, plan, run, findings), spec=spec)
     schema = _schema(spec, plan, run, findings)
     general = _general(spec, plan, run, findings)
@@ -283,9 +285,12 @@ def total_steps(
 
 
 def _find_base(
-    spec: JobSpec, plan: PreparePlan, *, file: str, outputs: Path
+    spec: JobSpec, plan: PreparePlan, *, file: str, of_export: tuple[JobSpec, Path]
 ) -> tuple[_Base | None, ModelError | None]:
-    """Find the model; what is wrong with it is told together with what is wrong with the data."""
+    """Find the model; what is wrong with it is told together with what is wrong with the data.
+
+    ``of_export``: the spec, with its method still left to the box where it is, and the outputs.
+    """
     try:
         model = find_model(Path(plan.models_dir), spec.model, method=spec.named_method)
         config = read_config(model, spec.model)
@@ -296,7 +301,8 @@ def _find_base(
     field = spec.export.gguf_field
     if field and (cannot := gguf_problem(field, config)):
         raise SpecError([replace(cannot, file=file)])
-    if refused := refused_export(spec, model, config, outputs):
+    wish, outputs = of_export
+    if refused := refused_export(wish, model, config, outputs):
         raise SpecError([replace(refused, file=file)])
     if spec.speed == "fp8" and plan.no_fp8:
         what = Problem(field="speed", found="fp8", message=plan.no_fp8, hint=FP8_HINT)

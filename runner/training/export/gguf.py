@@ -14,6 +14,7 @@ from runner.contract.llama_cpp import LlamaCpp, find_llama_cpp, missing_tools
 from runner.errors import RunnerError
 from runner.training.export.llama_convert import (
     F16,
+    TRIAL_BASE,
     NoGgufError,
     convert_adapter,
     convert_model,
@@ -24,9 +25,6 @@ from runner.training.export.llama_convert import (
 )
 from runner.training.export.llama_proof import Proof, prove
 from runner.training.export.makers import ADAPTER_GGUF, Made, Maker, Source
-
-_BASE = "q8_0"
-"""The base in which a GGUF adapter is tried: nearly the 16 bits, in half the room."""
 
 
 def tools_missing(name: str) -> str | None:  # noqa: ARG001  (all forms need the same tools)
@@ -68,13 +66,13 @@ def _make_adapter(source: Source, target: Path) -> Made:
     tools = _tools()
     label = source.spec.model
     require_convertible(source.base, label, tools, trust_code=source.plan.trust_remote_code)
-    require_disk(target.parent, forecast_bytes(source.base, label, F16, _BASE))
+    require_disk(target.parent, forecast_bytes(source.base, label, F16, TRIAL_BASE))
     log = _log(source, ADAPTER_GGUF)
     convert_adapter(source.adapter, source.base, target, tools, log=log)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         whole, base = Path(folder) / "whole.gguf", Path(folder) / "base.gguf"
         convert_model(source.base, whole, tools, log=log)
-        quantize(whole, base, tools, form=_BASE, log=log)
+        quantize(whole, base, tools, form=TRIAL_BASE, log=log)
         whole.unlink()
         return _proved(ADAPTER_GGUF, source, tools, Proof(model=base, adapter=target, log=log))
 

@@ -25,6 +25,8 @@ F16 = "f16"
 SHARE_OF_F16 = {F16: 1.0, "q8_0": 0.54, "q5_k_m": 0.42, "q4_k_m": 0.38}
 """How large a file of a format is beside the one in 16 bits, at most. Of small models more stays in
 many bits: K-quants need rows of a multiple of 256 numbers. Estimates: no large model was tried."""
+TRIAL_BASE = "q8_0"
+"""The base in which a GGUF adapter is tried: nearly the 16 bits, in half the room."""
 _RESERVE_BYTES = 1024**3  # what stays free on the disk for others
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ADAPTER_REFUSED = {

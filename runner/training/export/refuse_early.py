@@ -23,7 +23,7 @@ from runner.training.export.base_weights import (
     require_places,
     ties_words,
 )
-from runner.training.export.llama_convert import SHARE_OF_F16
+from runner.training.export.llama_convert import SHARE_OF_F16, TRIAL_BASE, forecast_bytes
 from runner.training.export.makers import WHOLE
 from runner.words import memory
 
@@ -44,10 +44,10 @@ class Layers:
 def refused_export(
     spec: JobSpec, base: Path, config: Mapping[str, Any], outputs: Path
 ) -> Problem | None:
-    """Refuse merged weights, and GGUF files made of them, that cannot be; None: they may.
+    """Refuse merged weights and GGUF files that cannot be; None: they may.
 
     Args:
-        spec: what is asked for.
+        spec: what is asked for; where its method is left to the box, the least of both is counted.
         base: the base model's folder.
         config: its config.json.
         outputs: a folder on the disk of the outputs.
@@ -55,8 +55,10 @@ def refused_export(
     Raises:
         ModelError: the base is not whole.
     """
-    if not spec.export.needs_merged:
+    if not spec.export.asks:
         return None
+    if not spec.export.needs_merged:
+        return _refused_adapter(spec, base, config, outputs)
     named = spec.lora.target_modules
     tables = [] if isinstance(named, str) else [one for one in named if one.endswith(_TABLES)]
     if tables and ties_words(config):
@@ -72,6 +74,20 @@ def refused_export(
     return short_of_disk(spec, weights.bytes, _whole_disk(outputs)) or short_of_memory(
         spec, weights, _whole_memory()
     )
+
+
+def _refused_adapter(
+    spec: JobSpec, base: Path, config: Mapping[str, Any], outputs: Path
+) -> Problem | None:
+    """Refuse an adapter as a GGUF file alone: it is tried on a base that is made for that."""
+    if config.get("quantization_config"):
+        said = (
+            f"the base model {spec.model} is itself quantised: llama.cpp makes no base of it in "
+            "which a GGUF adapter could be tried"
+        )
+        return _problem(spec, said)
+    whole = forecast_bytes(base, spec.model, WHOLE)
+    return short_of_disk(spec, whole, _whole_disk(outputs))
 
 
 def refused_layers(spec: JobSpec, base: Path, layers: Layers) -> Problem | None:
@@ -92,10 +108,20 @@ def refused_layers(spec: JobSpec, base: Path, layers: Layers) -> Problem | None:
 
 
 def needed_disk(spec: JobSpec, merged_bytes: int) -> int:
-    """Say what the disk must hold at a time: each way of merging, or one and the GGUF files."""
-    ways = len(WAYS[spec.method]) * merged_bytes
-    forms = {WHOLE, *spec.export.gguf} if spec.export.gguf else set()
-    return max(ways, merged_bytes + round(merged_bytes * sum(SHARE_OF_F16[one] for one in forms)))
+    """Say what the disk must hold at a time: each way of merging, or one and the GGUF files.
+
+    A GGUF adapter comes last; the base that it is tried on lies beside what was made before.
+
+    Args:
+        spec: what is asked for.
+        merged_bytes: of the model in 16 bits.
+    """
+    wish, share = spec.export, SHARE_OF_F16
+    ways = len(WAYS.get(spec.method, WAYS["lora"])) if wish.needs_merged else 0
+    forms = {WHOLE, *wish.gguf} if wish.gguf else set()
+    made = wish.needs_merged + sum(share[one] for one in forms)
+    tried = share[WHOLE] + share[TRIAL_BASE] if wish.adapter_gguf else 0.0
+    return round(merged_bytes * max(ways, made + tried))
 
 
 def short_of_disk(spec: JobSpec, merged_bytes: int, whole_disk: int) -> Problem | None:
@@ -124,7 +150,7 @@ def short_of_memory(spec: JobSpec, weights: BaseWeights, whole_memory: int) -> P
 
 
 def _problem(spec: JobSpec, said: str, hint: str = "") -> Problem:
-    field = "export.merged" if spec.export.merged else "export.gguf"
+    field = "export.merged" if spec.export.merged else str(spec.export.gguf_field)
     out = f"leave {field} out: adapter/ is served beside its base."
     return Problem(field=field, message=said, hint=f"{hint} Or {out}" if hint else f"L{out[1:]}")
 
