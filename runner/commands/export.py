@@ -11,7 +11,6 @@ from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import read_record
 from runner.contract.requests import leave_request
-from runner.contract.retention import check_cleared
 from runner.contract.states import State
 from runner.errors import RunnerError
 from runner.spec.export import GGUF, ExportWish, gguf_problem, plain_format
@@ -36,7 +35,6 @@ def export(outputs: Outputs, run: RunFolder, wish: ExportWish) -> None:
             f"The held-out rows of {name} were erased on {record.erased.at:%Y-%m-%d}",
             advice="What is exported is measured on them; drop its spec and data again.",
         )
-    check_cleared(record)
     if state is not State.SUCCEEDED or not (run.adapter / "adapter_model.safetensors").is_file():
         raise RunnerError(
             f"{name} has no adapter that could be exported: {state.value}",
@@ -86,7 +84,8 @@ def command(
     """Make merged weights or GGUF files of a run.
 
     Without an option, what the run's spec asks for in `export`, or else merged weights. It begins
-    as soon as the card is free. When no daemon runs, the next one does it.
+    as soon as the card is free. When no daemon runs, the next one does it. A run whose rows were
+    removed because its job has newer ones is exported as well; nothing is measured then.
 
     \b
     Example:

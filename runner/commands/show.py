@@ -129,7 +129,7 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
         words = (
             f"the copy of its data, {record.cleared.at:%Y-%m-%d}, because its job has newer runs"
         )
-        facts.append(("removed", f"{words}: it can no longer be measured or exported"))
+        facts.append(("removed", f"{words}: it can no longer be measured"))
     if (current := current_run(Outputs(run.root.parent.parent), record.job)) is not None:
         mine = current == record.run_id
         facts.append(("current", "this run" if mine else f"{record.job}/{current}"))

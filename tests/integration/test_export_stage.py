@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from daemon_box import REPOSITORY, Box, wait_until
 
 from runner.contract.layout import RunFolder
 from runner.contract.promotions import current_run
+from runner.contract.record import Cleared, Erased, write_record
 from runner.contract.states import Stage, State
 
 MERGED = {
@@ -95,6 +97,25 @@ def test_a_failed_export_is_a_shortfall_and_can_be_repeated(tmp_path: Path) -> N
     assert again.handed_over is not None
     assert not [one for one in again.shortfalls if "export" in one]
     assert not list(box.outputs.requests.iterdir())
+
+
+def test_a_run_whose_rows_were_removed_is_exported_again(tmp_path: Path) -> None:
+    """Adapter and base are there; a run whose rows a person had erased stays as it is."""
+    box = drop(tmp_path, forms=[MERGED], extra="")
+    box.once()
+    record, (run,) = box.record(), box.outputs.runs()
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    write_record(run.record, record.but(cleared=Cleared(at=record.created_at)))
+    shutil.rmtree(run.prepared / "eval", ignore_errors=True)
+    assert ask(box, run, "--merged").returncode == 0
+    assert box.once().returncode == 0
+    assert box.record().handed_over is not None
+    assert json.loads((run.hand_over / "plan.json").read_text())["facts"]["cleared"]
+    erased = Erased(at=record.created_at, by="root")
+    write_record(run.record, box.record().but(erased=erased))
+    refused = ask(box, run, "--merged")
+    assert refused.returncode != 0
+    assert "were erased" in refused.stderr
 
 
 def test_a_crash_is_tried_again_first(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from test_answers import CPU, ROWS, prepared, with_adapter
 from runner.contract.handed_over import HandedOver
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.stage_io import HandOverPlan, HandOverResult, read_message, write_message
-from runner.errors import StageError
+from runner.errors import ModelError, StageError
 from runner.training.export import gguf, merged
 from runner.training.export.hand_over import hand_over
 from runner.training.export.makers import Made
@@ -141,6 +142,53 @@ def test_its_folder_is_a_model_of_its_own(run: RunFolder, result: HandOverResult
     config = json.loads((run.merged / "config.json").read_text())
     assert "quantization_config" not in config
     assert not [one.name for one in run.root.iterdir() if one.name.startswith(".tmp")]
+
+
+def test_its_card_says_what_it_is_and_its_lines_load_it(
+    run: RunFolder, result: HandOverResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README.md has the figures of the record, the one command, and Python that answers."""
+    (form,) = of(result).forms
+    text = (run.merged / "README.md").read_text()
+    assert f"vllm serve outputs/{run.job}/{run.run_id}/merged --served-model-name {run.job}" in text
+    assert form.figures is not None
+    assert form.other is not None
+    for one in (form.figures, form.other, of(result).reference):
+        assert one is not None
+        assert f"| {one.loss:.4f} | {one.kl:.4f} |" in text
+    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(lines, "README.md", "exec"), {})  # what a person pastes
+    assert capsys.readouterr().out.strip()
+    for row in ROWS:
+        assert row["instruction"] not in text
+        assert row["output"] not in text
+
+
+def test_a_run_whose_rows_were_removed_is_merged_as_it_was_trained(
+    run: RunFolder, tiny_model: Path, result: HandOverResult
+) -> None:
+    """Nothing can be measured: into the trained base, or as it was measured before."""
+    cleared = {"cleared": {"at": "2026-11-27T10:00:00.000Z"}}
+    before = {**cleared, "handed_over": of(result).model_dump(mode="json")}
+    before["handed_over"]["forms"][0]["base"] = "original"
+    kept = run.root / "kept"
+    (run.prepared / "eval").rename(kept)
+    try:
+        found = [handed(run, tiny_model.parent, merged=True, facts=f) for f in (cleared, before)]
+    finally:
+        kept.rename(run.prepared / "eval")
+    for one, base in zip(found, ("as_trained", "original"), strict=True):
+        (form,) = of(one).forms
+        assert (form.base, form.figures, form.within) == (base, None, None)
+        assert "its held-out rows were removed" in one.shortfalls[0]
+    assert "Nothing: the run has no held-out rows" in (run.merged / "README.md").read_text()
+
+
+def test_a_base_that_is_gone_is_said_to_be(run: RunFolder, tmp_path: Path) -> None:
+    """Nothing is made, what was there stays, and the message names the model."""
+    with pytest.raises(ModelError, match="tiny"):
+        handed(run, tmp_path, merged=True)
+    assert (run.merged / "config.json").is_file()
 
 
 def test_a_lost_adapter_is_caught(

@@ -1107,8 +1107,8 @@ HAND_OVER = (
     Mutation(
         "a card for one folder",
         _EXPORT + "card.py",
-        "_quoted(str(card.adapter))",
-        '_quoted(".")',
+        "quoted(str(card.adapter))",
+        'quoted(".")',
         (_UNIT + "test_card.py",),
     ),
     Mutation(

@@ -71,7 +71,7 @@ def carry_out_again(daemon: Daemon, asked: Asked) -> bool | None:
     if asked.run_id in daemon.book.runs:
         # Its evaluation is still to come; what `runner export` asks for is not in its spec.
         return asked.stage is Stage.EVALUATE
-    found = _find(daemon, asked.run_id)
+    found = _find(daemon, asked.run_id, needs_rows=asked.stage is Stage.EVALUATE)
     if found is None:
         return None
     if not _card_is_free(daemon):
@@ -80,8 +80,8 @@ def carry_out_again(daemon: Daemon, asked: Asked) -> bool | None:
     return False
 
 
-def _find(daemon: Daemon, run_id: str) -> Live | None:
-    """Read a run that has ended; None: there is none with an adapter and its rows."""
+def _find(daemon: Daemon, run_id: str, *, needs_rows: bool) -> Live | None:
+    """Read a run that has ended; None: there is none with an adapter, and its rows if needed."""
     for job, known in daemon.outputs.run_names():
         if known != run_id:
             continue
@@ -92,8 +92,8 @@ def _find(daemon: Daemon, run_id: str) -> Live | None:
         except (OSError, RunnerError):
             return None
         there = (run.adapter / "adapter_model.safetensors").is_file()
-        rows_are_there = record.erased is None and record.cleared is None
-        if record.state is State.SUCCEEDED and there and rows_are_there:
+        gone = record.erased is not None or (needs_rows and record.cleared is not None)
+        if record.state is State.SUCCEEDED and there and not gone:
             return Live(run=run, record=record, asked=spec)
     return None
 

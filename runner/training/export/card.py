@@ -11,7 +11,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from runner.contract.hand_over_page import lora_rank
 
@@ -38,6 +38,18 @@ _PICTURES = (
     "The base also reads pictures: only its language part was trained, on text. What it does with "
     "pictures was not measured.\n"
 )
+
+
+class Asks(Protocol):
+    """What the lines of a question need to know."""
+
+    @property
+    def system_prompt(self) -> str | None:
+        """Give the spec's."""
+
+    @property
+    def folds_system(self) -> bool:
+        """Whether the chat template has no place for it, so that it stands in the question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +90,15 @@ def write_card(card: Card) -> str:
     rows.append(("Answers end with", " or ".join(card.end_tokens)))
     environment = _part(card.facts, "environment")
     rows += [(name, str(environment[name])) for name in sorted(environment)]
-    table = "\n".join(f"| {_cell(title)} | {_cell(value)} |" for title, value in rows)
+    table = "\n".join(f"| {cell(title)} | {cell(value)} |" for title, value in rows)
     return (
         "---\n"
         f"base_model: {json.dumps(card.base)}\n"
         "library_name: peft\n"
         "tags: [lora]\n"
         "---\n\n"
-        f"# {_cell(card.job)}\n\n"
-        f"A LoRA adapter for `{_cell(card.base)}`, run `{card.run_id}`.\n"
+        f"# {cell(card.job)}\n\n"
+        f"A LoRA adapter for `{cell(card.base)}`, run `{card.run_id}`.\n"
         "It was trained on private data. It may repeat passages from its training data.\n"
         + (_PICTURES if card.reads_pictures else "")
         + "\n"
@@ -105,7 +117,7 @@ def _serving(card: Card) -> str:
         f"    vllm serve {base} --enable-lora --max-lora-rank {rank} "
         f"--lora-modules {name}={folder}\n\n"
         f"Without `--max-lora-rank {rank}` vLLM takes adapters up to rank 16. Its folder resolver "
-        f"takes this one where the\nbase is served as `{_cell(card.base)}`.\n"
+        f"takes this one where the\nbase is served as `{cell(card.base)}`.\n"
     )
     if card.facts.get("method") == "qlora":
         said += (
@@ -130,7 +142,7 @@ def snippet(card: Card) -> str:
         "import torch\n"
         "from peft import PeftModel\n"
         f"from transformers import {', '.join(sorted(names))}\n\n"
-        f"adapter = {_quoted(str(card.adapter))}  # the folder of this file\n"
+        f"adapter = {quoted(str(card.adapter))}  # the folder of this file\n"
         + _base_lines(card)
         + "\n"
         "tokenizer = AutoTokenizer.from_pretrained(adapter)\n"
@@ -141,7 +153,7 @@ def snippet(card: Card) -> str:
         f'    device_map="auto"{trust},\n'
         ")\n"
         "model = PeftModel.from_pretrained(model, adapter).eval()\n\n"
-        + _message_lines(card)
+        + message_lines(card)
         + "inputs = tokenizer.apply_chat_template(\n"
         '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n'
         ").to(model.device)\n"
@@ -155,20 +167,21 @@ def snippet(card: Card) -> str:
 
 
 def _base_lines(card: Card) -> str:
-    lines = f"base = {_quoted(str(card.base_folder))}  # the base model on the box\n"
+    lines = f"base = {quoted(str(card.base_folder))}  # the base model on the box\n"
     if card.hub_id:
         lines += (
             "if not Path(base).is_dir():\n"
-            f"    base = {_quoted(card.hub_id)}  # the same model on the Hugging Face hub\n"
+            f"    base = {quoted(card.hub_id)}  # the same model on the Hugging Face hub\n"
         )
     return lines
 
 
-def _message_lines(card: Card) -> str:
+def message_lines(card: Asks) -> str:
+    """Write the lines of a question, with the system prompt where training had it."""
     question = '"Your question"'
     if not card.system_prompt:
         return f'messages = [{{"role": "user", "content": {question}}}]\n'
-    system = f"system = {_quoted(card.system_prompt)}  # as in training\n"
+    system = f"system = {quoted(card.system_prompt)}  # as in training\n"
     if card.folds_system:  # as the rows were rendered
         together = f'system + "\\n\\n" + {question}'
         return f'{system}messages = [{{"role": "user", "content": {together}}}]\n'
@@ -180,7 +193,7 @@ def _message_lines(card: Card) -> str:
     )
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Write a text as Python and JSON both read it; a fence of the page cannot close in it."""
     return json.dumps(text).replace("`", "\\u0060")
 
@@ -190,7 +203,7 @@ def _part(facts: dict[str, Any], name: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Keep a value from breaking out of its table cell."""
     text = re.sub(r"[`\x00-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069]", " ", text)[:200]
     return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")

@@ -58,7 +58,7 @@ def export(folder: Path) -> None:
     try:
         shutil.copytree(run.prepared / "tokenizer", beside)
         name, spec = _base_model(run, plan.facts)
-        prepared = _prepared(run)
+        prepared = read_prepared(run)
         part = _trained_part(prepared, plan.facts)
         copy_weights(checkpoint / WEIGHTS, beside / WEIGHTS, part)
         folder = Path(plan.models_dir, name)
@@ -135,7 +135,8 @@ def _trained_part(prepared: PrepareResult, facts: dict[str, Any]) -> LanguagePar
     return LANGUAGE_PARTS.get(found) if isinstance(found, str) else None
 
 
-def _prepared(run: RunFolder) -> PrepareResult:
+def read_prepared(run: RunFolder) -> PrepareResult:
+    """Read what prepare found; of a run whose result is gone or damaged, nothing."""
     try:
         return read_message(StageFolder(run.prepared).result, PrepareResult)
     except (OSError, DamagedError):

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from runner.contract.checkpoints import sha256_of
 from runner.contract.handed_over import MERGED, MODELFILE, Figures, HandedOver, ServedForm
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.models import find_model
+from runner.contract.model_kind import language_part
+from runner.contract.models import find_model, read_config
 from runner.contract.stage_io import (
     HandOverPlan,
     HandOverResult,
@@ -26,9 +27,11 @@ from runner.contract.stage_io import (
 )
 from runner.errors import RunnerError, StageError
 from runner.exit_codes import ExitCode
-from runner.files.durable import write_bytes
+from runner.files.durable import write_bytes, write_text
 from runner.spec.read_spec import read_spec
+from runner.training.export.export import read_prepared
 from runner.training.export.makers import ADAPTER_GGUF, WHOLE, Source, maker_of, tools_missing
+from runner.training.export.merged_card import MergedCard, write_merged_card
 from runner.training.export.put_in_place import beside, put_in_place
 from runner.words import visible
 
@@ -123,9 +126,31 @@ def _merged(source: Source, found: _Found, kept: contextlib.ExitStack) -> Source
     found.reference, found.rows, found.places = made.reference, made.rows, made.places
     if not plan.merged:
         return replace(source, model=made.folder)
+    write_text(made.folder / "README.md", write_merged_card(_card(source, made)), mode=0o640)
     put_in_place(made.folder, run.merged)
     found.forms.append(_form_of(run, made))
     return replace(source, model=run.merged)
+
+
+def _card(source: Source, made: Merged) -> MergedCard:
+    run, plan = source.run, source.plan
+    return MergedCard(
+        job=run.job,
+        run_id=run.run_id,
+        model=source.spec.model,
+        base=made.base,
+        bytes=sum(path.stat().st_size for path in made.folder.glob("*.safetensors")),
+        folder=str(run.merged),
+        system_prompt=source.spec.system_prompt,
+        folds_system=read_prepared(run).folds_system,
+        figures=made.figures,
+        reference=made.reference,
+        other=made.other,
+        within=made.within,
+        rows=made.rows,
+        trust_remote_code=plan.trust_remote_code,
+        reads_pictures=language_part(read_config(source.base, source.spec.model)) is not None,
+    )
 
 
 def _form_of(run: RunFolder, made: Merged) -> ServedForm:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.contract.evaluation import Form
-from runner.contract.handed_over import MERGED, Figures
+from runner.contract.handed_over import MERGED, Figures, HandedOver
 from runner.training.export import compare
 from runner.training.export.base_weights import WAYS
 from runner.training.export.makers import Source
@@ -67,6 +67,8 @@ class _Reference:
 def make_merged(source: Source, machine: Machine, folder: Path, *, free_bytes: int) -> Merged:
     """Merge in each way there is, measure each, and keep the better one.
 
+    Without held-out rows there is nothing to choose by, and one way is taken.
+
     Args:
         source: run, spec, base and adapter.
         machine: where it is measured, and NF4 packed.
@@ -77,7 +79,8 @@ def make_merged(source: Source, machine: Machine, folder: Path, *, free_bytes: i
         NotMergeableError: it cannot be done; nothing was written.
     """
     plan = plan_merge(source.base, source.adapter, name=source.spec.model)
-    ways = WAYS[source.spec.method]
+    has_rows = bool(_rows(source))
+    ways = WAYS[source.spec.method] if has_rows else (_unmeasured_way(source),)
     leave = source.plan.leave_bytes
     require_room(plan, ways=len(ways), free_bytes=free_bytes, leave_bytes=leave)
     require_memory(plan, available_bytes=_available_bytes())
@@ -85,24 +88,38 @@ def make_merged(source: Source, machine: Machine, folder: Path, *, free_bytes: i
         _merge(plan, source, machine, folder / form, form)
     reference = _reference(source, machine)
     found = {form: _measure(source, machine, folder / form, reference) for form in ways}
-    return _choose(folder, found, reference)
+    made = _choose(folder, found, reference)
+    if reference is None:
+        cleared = bool(source.plan.facts.get("cleared"))
+        why = "its held-out rows were removed" if cleared else "no row is held out"
+        made.shortfalls.append(
+            f"Merged weights were not compared with the adapter: {why}. They stand on "
+            f"{_IN_WORDS[made.base]}."
+        )
+    return made
+
+
+def _unmeasured_way(source: Source) -> Form:
+    """Choose where nothing can be measured: as it was measured before, or as it was trained."""
+    known = source.plan.facts.get("handed_over")
+    before = HandedOver.model_validate(known).form(MERGED) if known else None
+    if before is not None and before.base is not None and before.figures is not None:
+        return before.base
+    return WAYS[source.spec.method][-1]
 
 
 def _choose(
     folder: Path, found: dict[Form, Figures | None], reference: _Reference | None
 ) -> Merged:
-    original, trained = found["original"], found.get("as_trained")
-    base: Form = "original"
-    if original is not None and trained is not None and compare.better_base(original, trained):
-        base = "as_trained"
+    original, trained = found.get("original"), found.get("as_trained")
+    base = next(iter(found))
+    if original is not None and trained is not None:
+        base = "as_trained" if compare.better_base(original, trained) else "original"
     other: Form = "as_trained" if base == "original" else "original"
     shutil.rmtree(folder / other, ignore_errors=True)
     (folder / base).rename(folder / MERGED)
     made = Merged(base=base, folder=folder / MERGED, figures=found[base], other=found.get(other))
     if reference is None or made.figures is None:
-        made.shortfalls.append(
-            "Merged weights were not compared with the adapter: no row is held out."
-        )
         return made
     ours = compare.figures(reference.adapter, reference.adapter, reference.base)
     made.reference = ours.model_copy(
