@@ -65,7 +65,7 @@ def write_merged_card(card: MergedCard) -> str:
         f"# {cell(card.job)}: base model and adapter as one\n\n"
         f"`{cell(card.model)}` with the adapter of run `{card.run_id}` added to {_BASES[card.base]}"
         f".\n{memory(card.bytes)} in 16 bits, with tokenizer, chat template and generation "
-        "settings: whoever serves it needs nothing else.\n"
+        "settings: a server needs nothing else.\n"
         "It was trained on private data. It may repeat passages from its training data.\n\n"
         f"    {served}\n\n"
         "The path starts in the box's folder.\n\n"
