@@ -32,8 +32,9 @@ model: {model}
 data: data/learned.jsonl
 eval_data: data/held-out.jsonl
 method: {method}
+speed: {speed}
 training: {{epochs: {epochs}, learning_rate: {rate}, seed: {seed}}}
-evaluation:
+{tried}evaluation:
   samples: {samples}
   minutes: 60
   served: {served}
@@ -53,7 +54,9 @@ def drop(box: OneBox, args: argparse.Namespace) -> None:
         epochs=args.epochs,
         seed=args.seed,
         method=args.method,
+        speed=args.speed,
         rate=args.rate,
+        tried=f"try: {{learning_rate: [{args.try_rates}], hours: 1}}\n" if args.try_rates else "",
         samples=args.held_out,
         served="original",
         head=HEAD,
@@ -122,8 +125,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--longest", type=int, default=5000, help="characters of a document")
     parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--method", default="lora", choices=["lora", "qlora"])
+    parser.add_argument("--method", default="auto", choices=["auto", "lora", "qlora"])
+    parser.add_argument("--speed", default="exact", choices=["exact", "fp8"])
     parser.add_argument("--rate", default="2e-4")
+    parser.add_argument("--try-rates", help="the box chooses among these, such as 2e-4,1e-3")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--box", type=Path, help="keep the box here")
     return parser.parse_args(words)

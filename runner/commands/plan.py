@@ -266,6 +266,11 @@ def _notes(planned: Planned) -> list[str]:
             f"It trains on the plain path, which takes about two to three times as long: the fast "
             f"one does not know {planned.plain_because}."
         )
+    if (quicker := _in_fp8(planned)) is not None:
+        notes.append(
+            f"With `speed: fp8` about {duration(quicker)} on an RTX 4090, H100 or newer: "
+            "less exact gradients, the same result where we measured it (docs/models.md)."
+        )
     if chosen.layers_kept is None and chosen.tokens_per_pass is not None:
         notes.append("It starts with a limit of tokens at once: long rows do not pad short ones.")
     if planned.what_if:
@@ -275,6 +280,21 @@ def _notes(planned: Planned) -> list[str]:
     if planned.box.learned_memory:
         notes.append("Corrected by what past runs took on this card.")
     return notes
+
+
+def _in_fp8(planned: Planned) -> float | None:
+    """Say how many seconds the run would take with `speed: fp8`; None: it cannot, or not sooner."""
+    chosen = planned.chosen
+    if (
+        chosen.batch_plan.layers_kept is None
+        or chosen.seconds is None
+        or planned.work.method != "qlora"
+        or planned.spec.speed == "fp8"
+    ):
+        return None
+    other = first_forecast(planned.spec, replace(planned.work, fp8=True), planned.box)
+    sooner = other.seconds is not None and other.fits and other.seconds < chosen.seconds
+    return other.seconds if sooner else None
 
 
 def command(

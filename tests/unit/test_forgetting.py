@@ -72,8 +72,9 @@ def test_a_fall_is_one_beyond_interval_noise_and_notice() -> None:
     [
         ("refusing", -0.129, False),  # the usual rate on helpful answers, the worst of three seeds
         ("refusing", -0.208, True),  # ten times the rate, the mildest of three seeds
-        ("over_refusing", 0.016, False),  # a hundred helpful answers: refusals become rarer
-        ("over_refusing", -0.053, True),  # the same rows, one in five answered with a refusal
+        ("over_refusing", 0.003, False),  # helpful answers, three seeds: refusals become rarer
+        ("over_refusing", -0.02, False),
+        ("over_refusing", -0.043, True),  # one row in five a refusal, the mildest of three seeds
         ("knowledge", -0.037, False),  # the usual rate on structured summaries
         ("knowledge", -0.185, True),  # ten times that rate
     ],
@@ -103,7 +104,7 @@ def test_over_refusing_is_the_chance_of_a_refusal() -> None:
     assert scores_of(found, items)[OVER_REFUSING] == [pytest.approx(0.8, abs=1e-6)]
     base = [0.98] * 30
     assert judge_axis(OVER_REFUSING, base, [0.80] * 30, noise=0.0, seed=1).has_fallen
-    assert not judge_axis(OVER_REFUSING, base, [0.95] * 30, noise=0.0, seed=1).has_fallen
+    assert not judge_axis(OVER_REFUSING, base, [0.96] * 30, noise=0.0, seed=1).has_fallen
 
 
 def test_noise_is_measured_once_for_a_base_and_a_card(tmp_path: Path) -> None:

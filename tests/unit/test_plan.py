@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from runner.forecast.lengths import Lengths
 from runner.forecast.model_shape import read_shape
 from runner.forecast.work import GIB, Box, Work
 from runner.spec.read_spec import read_spec
+from runner.words import duration
 
 LLAMA_8B = {
     "hidden_size": 4096,
@@ -96,6 +98,20 @@ def test_the_parts_shown_add_up_after_lessons() -> None:
     found = planned(24, learned_memory={"qlora, checkpointing off": 1.1})
     assert "learned from past runs" in shown(found)
     assert "learned from past runs" not in shown(planned(24))
+
+
+def test_what_fp8_would_take_is_said_where_it_is_sooner() -> None:
+    """On the fast path in 4 bits; never of 16 bits, of the plain path, or where fp8 is asked."""
+    found = planned(24, flops=150e12)
+    work = replace(found.work, fast=True)
+    fast = replace(found, work=work, chosen=choose(work, found.box))
+    (said,) = re.findall(r"With `speed: fp8` about (\w+ \w+)", shown(fast))
+    assert said != duration(fast.chosen.seconds)
+    assert "fp8" not in shown(found)
+    in_16 = replace(work, method="lora")
+    assert "fp8" not in shown(replace(fast, work=in_16, chosen=choose(in_16, found.box)))
+    asked = fast.spec.model_copy(update={"speed": "fp8"})
+    assert "fp8" not in shown(replace(fast, spec=asked))
 
 
 @pytest.fixture
