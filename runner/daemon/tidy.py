@@ -32,6 +32,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.hashes import StillHashing
 from runner.daemon.stages.space import adapter_is_whole
 from runner.errors import RunnerError
+from runner.files.crash_points import reached
 from runner.files.durable import TEMPORARY_PREFIX, sync_folder
 from runner.words import visible
 
@@ -196,9 +197,11 @@ class Tidy:
     def _remove(self, run: RunFolder, gone: frozenset[Part]) -> None:
         if Part.ROWS in gone:
             self._note_cleared(run)  # first: nobody is to measure it on rows that are half gone
+            reached("rows cleared")
         names = [n for part in sorted(gone) for n in _FOLDERS[part] if _exists(run.root, n)]
         for name in names:
             self._doomed.append(self._take_away(run.root / name))
+            reached("files taken away", name)
         for folder in {(run.root / name).parent for name in names}:
             sync_folder(folder)
         self._daemon.log.say(
@@ -260,6 +263,7 @@ def _delete_all(doomed: list[Path]) -> None:
         else:
             with contextlib.suppress(OSError):  # the next start tries again
                 path.unlink()
+        reached("files deleted")
 
 
 def _exists(root: os.PathLike[str] | str, name: str) -> bool:

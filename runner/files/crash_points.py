@@ -52,6 +52,10 @@ Point = Literal[
     "form synced",
     "form set aside",
     "form named",
+    # large files of old runs, in the daemon
+    "rows cleared",
+    "files taken away",
+    "files deleted",
 ]
 POINTS: frozenset[str] = frozenset(get_args(Point))
 

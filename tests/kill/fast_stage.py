@@ -20,11 +20,14 @@ from pathlib import Path
 from killing import listen
 
 from runner.contract.checkpoints import Manifest
+from runner.contract.handed_over import HandedOver, ServedForm
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.rates import HeldOutLosses
 from runner.contract.record import DataFile
 from runner.contract.stage_io import (
     EvaluateResult,
+    HandOverPlan,
+    HandOverResult,
     PreparePlan,
     PrepareResult,
     TrainPlan,
@@ -41,6 +44,7 @@ from runner.training import __main__ as top
 from runner.training.data.findings import Findings
 from runner.training.data.snapshot import take_snapshot
 from runner.training.export.export import CONFIG, WEIGHTS, export
+from runner.training.export.put_in_place import beside, put_in_place
 from runner.training.fit.checkpoint import prune, seal
 
 TOTAL_STEPS = 12
@@ -201,6 +205,38 @@ def _checkpoint(folder: Path, home: RunFolder, work: str, weights: bytes, step: 
     return name
 
 
+def _hand_over(folder: Path, run: RunFolder) -> None:
+    """Make each form that is asked for, of the adapter's bytes, and name it as the real stage."""
+    plan = read_message(StageFolder(folder).plan, HandOverPlan)
+    content = (run.adapter / WEIGHTS).read_bytes()
+    forms = []
+    with beside(run.root) as temporary:
+        made = temporary / "merged"
+        made.mkdir()
+        for name in ("model-1.safetensors", "model-2.safetensors"):
+            (made / name).write_bytes(content)
+        put_in_place(made, run.merged)
+        forms.append(_form("merged", run.merged, run))
+    for name in plan.gguf:
+        target = run.gguf / f"{run.job}-{name}.gguf"
+        with beside(run.root) as temporary:
+            (temporary / target.name).write_bytes(content)
+            put_in_place(temporary / target.name, target)
+        forms.append(_form(name, target, run))
+    made_of = HandedOver(forms=tuple(forms))
+    write_message(StageFolder(folder).result, HandOverResult(handed_over=made_of))
+
+
+def _form(name: str, path: Path, run: RunFolder) -> ServedForm:
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return ServedForm(
+        name=name,
+        path=path.relative_to(run.root).as_posix(),
+        bytes=sum(file.stat().st_size for file in files),
+        files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+    )
+
+
 def _run(stage: Stage, folder: Path) -> None:
     run = RunFolder.containing(folder)
     if stage is Stage.PREPARE:
@@ -209,6 +245,8 @@ def _run(stage: Stage, folder: Path) -> None:
         _train(folder, run)
     elif stage is Stage.EXPORT:
         export(folder)
+    elif stage is Stage.HAND_OVER:
+        _hand_over(folder, run)
     else:
         result = EvaluateResult(
             eval_loss_before=3.0,

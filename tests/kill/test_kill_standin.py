@@ -32,9 +32,10 @@ _PRELUDES: dict[str, tuple[list[Kill], AtPoint]] = {
 _ELSEWHERE = {
     *("schedule noted", "scheduled copy written", "promotion noted", "current moved"),
     *("form begun", "form synced", "form set aside", "form named"),
+    *("checkpoints dropped", "rows cleared", "files taken away", "files deleted"),
 }
-"""Steps that these boxes need not come to: test_kill_schedule, test_kill_promotion and, for forms,
-tests/integration/test_put_in_place.py kill there."""
+"""Steps that these boxes need not come to: test_kill_schedule, test_kill_promotion,
+test_kill_hand_over, test_kill_method and tests/integration/test_put_in_place.py kill there."""
 
 
 def _as_hit(kill: AtPoint) -> str:
