@@ -13,6 +13,7 @@ from runner.contract.promotions import check_promotable, current_run, promote
 from runner.contract.requests import leave_request
 from runner.errors import BusyError
 from runner.files.lock import Lock
+from runner.notices.leave import leave_change
 
 
 def who_asks() -> str:
@@ -49,6 +50,7 @@ def command(name: Run, outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = Fals
         else:
             try:
                 promote(outputs, run, why=f"{who_asks()} asked for it", by=who_asks())
+                leave_change(outputs, run.job)
             finally:
                 lock.release()
             said = f"outputs/{run.job}/current leads to {run.run_id}."

@@ -13,6 +13,7 @@ from runner.contract.promotions import current_run, roll_back, target_of_rollbac
 from runner.contract.requests import leave_request
 from runner.errors import BusyError
 from runner.files.lock import Lock
+from runner.notices.leave import leave_change
 
 
 def command(
@@ -42,6 +43,7 @@ def command(
     else:
         try:
             roll_back(outputs, job, by=who_asks())
+            leave_change(outputs, job)
         finally:
             lock.release()
         said = f"outputs/{job}/current leads to {target} again."

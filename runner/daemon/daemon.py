@@ -23,6 +23,7 @@ from runner.daemon.wakeup import Wakeup
 from runner.errors import BOX_WIDE, UnsafePathError
 from runner.files.beneath import Folder
 from runner.language.speaker import Speaker, language_of
+from runner.notices.leave import leave_lost_card
 from runner.words import visible
 
 _LONGEST_REST_SECONDS = 60.0  # between two tries of a run whose own folder is in the way
@@ -46,6 +47,7 @@ class Daemon:
             patience_seconds=settings.gpu_lost_seconds,
             say=self.log.say,
             done=self.wakeup.set,
+            lost=lambda: leave_lost_card(self.outputs),
         )
         self.stand_by: StandBy | None = None
         """The next stage's process, that has its imports done."""

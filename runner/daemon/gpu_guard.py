@@ -64,6 +64,7 @@ class GpuGuard:
         patience_seconds: float,
         say: Callable[..., None],
         done: Callable[[], object] = lambda: None,
+        lost: Callable[[], object] = lambda: None,
         ask: Callable[[], Answer | None] = ask_driver,
     ) -> None:
         """Begin with no answer.
@@ -73,11 +74,12 @@ class GpuGuard:
             patience_seconds: so long after its loss the daemon ends.
             say: the daemon's log.
             done: called from another thread when the driver has answered.
+            lost: called when the card is seen to be away, each time.
             ask: how the driver is asked.
         """
         self._wanted = device != "cpu"
         self._patience_seconds = patience_seconds
-        self._say = say
+        self._say, self._lost = say, lost
         self._aside: Aside[Answer | None] = Aside(ask, done=done)
         self._signs = signs_of_a_card(os.environ)
         self._expected = expects_gpu(os.environ)
@@ -167,3 +169,5 @@ class GpuGuard:
         )
         if self.standing.problem != before.problem:
             self._say(self.standing.problem or "the GPU is back", level="warning")
+        if self.standing.problem and not before.problem:
+            self._lost()

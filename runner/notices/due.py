@@ -12,7 +12,7 @@ FIRST_SECONDS = 30.0
 """After a first failure it is tried again so much later, then after twice as long, and so on."""
 LONGEST_SECONDS = 3600.0
 PATIENCE_SECONDS = 3 * 24 * 3600.0
-"""So long after its run ended a notice is tried: a weekend without a mail server."""
+"""So long after what it tells of a notice is tried: a weekend without a mail server."""
 
 
 class Do(StrEnum):
@@ -59,6 +59,6 @@ def decide(
     """
     if is_sent or (tags and notice.kind.value not in tags):
         return Do.NOTHING
-    if is_old(notice.ended_at, clock, seconds=PATIENCE_SECONDS):
+    if is_old(notice.happened_at, clock, seconds=PATIENCE_SECONDS):
         return Do.NOTHING
     return Do.SEND if at >= tried.again_at else Do.WAIT

@@ -35,6 +35,16 @@ _MOST = 1000
 """So many notices are looked at, the newest: a box makes some tens in two weeks."""
 
 
+_TYPES = {
+    Kind.SUCCEEDED: "success",
+    Kind.FAILED: "failure",
+    Kind.NEEDS_PERSON: "warning",
+    Kind.IN_USE: "info",
+    Kind.CARD_LOST: "failure",
+}
+"""As apprise calls them: services choose a colour or a sign by it."""
+
+
 class NoPlaceError(RunnerError):
     """There is no place to send notices to."""
 
@@ -115,14 +125,14 @@ class Sender:
             if place.tell(title, text, notice.kind):
                 sent[place.id] = now().isoformat(timespec="seconds")
                 self._tried.pop(key, None)
-                self.say(f"{notice.run_id}: sent to {place.name}")
+                self.say(f"{notice.id}: sent to {place.name}")
                 with contextlib.suppress(OSError):  # tried again below, and in each round
                     write_json(mark, {**marked, **sent})
                     marked = {**marked, **sent}
             else:
                 self._tried[key] = after = tried.failed(at)
                 self.say(
-                    f"{notice.run_id}: could not be sent to {place.name}; it is tried again in "
+                    f"{notice.id}: could not be sent to {place.name}; it is tried again in "
                     f"{after.again_at - at:.0f} s"
                 )
                 waits = True
@@ -165,7 +175,7 @@ def read_mark(path: Path) -> dict[str, str]:
 
 
 def _names(folder: Path) -> list[str]:
-    """List notices, the oldest first: a run id begins with its time."""
+    """List notices, the oldest first: their names begin with a time."""
     found = sorted(path.name for path in folder.iterdir() if path.suffix == SUFFIX)
     return found[-_MOST:]
 
@@ -233,9 +243,8 @@ def _place(number: int, server: Any) -> Place:
         )
 
     def tell(title: str, text: str, kind: Kind) -> bool:
-        kinds = {Kind.SUCCEEDED: "success", Kind.FAILED: "failure", Kind.NEEDS_PERSON: "warning"}
         with contextlib.redirect_stdout(sys.stderr):  # some of its senders print
-            return bool(server.notify(title=title, body=text, notify_type=kinds[kind]))
+            return bool(server.notify(title=title, body=text, notify_type=_TYPES[kind]))
 
     # Of the address without its secrets: `read_places` numbers those that look alike then.
     id_ = hashlib.sha256(f"{shown} {sorted(tags)}".encode()).hexdigest()[:16]

@@ -10,17 +10,24 @@ from runner.words import visible
 
 def title_of(notice: Notice, speak: Speaker) -> str:
     """Give the line that a mail's subject shows."""
-    return f"{visible(notice.job)}: {speak(f'head_{_head(notice)}')}"
+    if notice.kind is Kind.CARD_LOST:
+        return speak("notice_card_lost")
+    head = f"notice_use_{notice.how.name.lower()}" if notice.how else f"head_{_head(notice)}"
+    return f"{visible(notice.job or '')}: {speak(head)}"
 
 
 def text_of(notice: Notice, speak: Speaker) -> str:
     """Give the sentences below it."""
+    if notice.kind is Kind.CARD_LOST:
+        return speak("notice_card_lost_means")
     lines = []
+    if notice.how is not None:
+        lines.append(speak("notice_use_by_hand", run=notice.run_id))
     if notice.promotion is not None:
         lines.append(speak(f"notice_{notice.promotion.name.lower()}", run=notice.run_id))
     if notice.kind is Kind.NEEDS_PERSON:
         lines.append(speak("notice_needs_person"))
-    folder = f"outputs/{visible(notice.job)}/{notice.run_id}"
+    folder = f"outputs/{visible(notice.job or '')}/{notice.run_id}"
     if notice.kind is Kind.FAILED:
         lines.append(speak("notice_why", folder=folder))
     else:
@@ -30,7 +37,7 @@ def text_of(notice: Notice, speak: Speaker) -> str:
 
 def _head(notice: Notice) -> str:
     """Choose the headline that the report has, too."""
-    if notice.state is not State.SUCCEEDED:
+    if notice.state is not None and notice.state is not State.SUCCEEDED:
         return notice.state.value
     if notice.changed is False:
         return "unchanged"

@@ -27,7 +27,7 @@ def find() -> str | None:
 class Browser:
     """One process of the browser."""
 
-    def __init__(self, program: str, profile: Path) -> None:
+    def __init__(self, program: str, profile: Path, *words: str) -> None:
         self._process = subprocess.Popen(
             [
                 program,
@@ -41,6 +41,7 @@ class Browser:
                 "--remote-debugging-port=0",
                 "--remote-allow-origins=*",
                 f"--user-data-dir={profile}",
+                *words,
                 "about:blank",
             ],
             stdin=subprocess.DEVNULL,

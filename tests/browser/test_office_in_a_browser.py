@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -19,6 +18,7 @@ from office_page import Office, office, process
 from relay import bad_line
 from report_pages import MODEL, ROWS, SCREENSHOTS, Pages
 from test_reports_in_a_browser import DESKTOP, PHONE, _axe
+from whole_way import sign_in, speak, walk, write_table
 
 from runner.contract.layout import Outputs, RunFolder
 
@@ -73,20 +73,6 @@ def page(browser: Browser, served: Office) -> Iterator[Page]:
     sign_in(opened, served)
     yield opened
     opened.close()
-
-
-def sign_in(opened: Page, served: Office) -> None:
-    """Sign in by the keyboard alone."""
-    opened.go(f"{served.address}/sign-in")
-    assert opened.ask("document.activeElement.id") == "key"
-    opened.write(served.key)
-    opened.press("Enter")
-    opened.until("location.pathname === '/' && document.readyState === 'complete'")
-
-
-def speak(opened: Page, language: str) -> None:
-    """Set the browser's language."""
-    opened.send("Network.setExtraHTTPHeaders", headers={"Accept-Language": language})
 
 
 def way(box: Path, name: str) -> str:
@@ -240,49 +226,7 @@ def test_an_upload_over_a_bad_line_goes_on_by_itself(
 def test_a_persons_whole_way(browser: Browser, tiny_model: Path, tmp_path: Path) -> None:
     """Sign in, bring a table, look at it, start, follow, read the verdict, put it into use."""
     put_model(tmp_path, tiny_model)
-    table = tmp_path / "Mandanten.csv"
-    with table.open("w", newline="") as file:
-        rows = [(row["instruction"], row["output"]) for row in ROWS]
-        csv.writer(file).writerows([("Frage", "Antwort"), *rows])
     with process(tmp_path, "watch"), office(tmp_path) as served:
         page = browser.blank()
-        page.send("Network.clearBrowserCookies")
-        speak(page, "de")
-        page.looks(*DESKTOP)
-        sign_in(page, served)
-        page.go(f"{served.address}/drop")
-        page.choose_file("#file", table)
-        page.ask("document.querySelector('main form button').click()")
-        page.until("location.pathname === '/drop/job' && document.querySelector('#prompt')")
-        assert "Frage" in page.ask("document.querySelector('table').innerText")
-        page.ask("document.querySelector('main form button').click()")
-        page.until("document.querySelector('.actions button')", 300)
-        assert page.ask("document.querySelectorAll('mark').length") > 0
-        page.picture(SCREENSHOTS / "office-way-look.png")
-        page.ask("document.querySelector('.actions button').click()")
-        page.until("location.search.startsWith('?dropped=mandanten')")
-        # From here on nothing is loaded again: what happens is shown as it happens.
-        page.until("document.querySelector('.part a[href^=\"/runs/mandanten\"]')", 120)
-        page.ask("document.querySelector('.part a[href^=\"/runs/mandanten\"]').click()")
-        page.until(
-            "location.pathname.startsWith('/runs/mandanten/') && document.querySelector('h1')"
-        )
-        page.until("document.querySelector('.part .sample')", 600)
-        page.picture(SCREENSHOTS / "office-way-result.png")
-        assert "Vorher und nachher" in page.ask("document.body.innerText")
-        assert page.complaints == []
-        outputs = Outputs(tmp_path / "outputs")
-        (run,) = outputs.runs()
-        if page.ask("!!document.querySelector('form[action$=promote]')"):
-            page.ask("document.querySelector('form[action$=promote] button').click()")
-            page.until("document.querySelector('.done')")
-        end = time.monotonic() + 120
-        while not outputs.current("mandanten").is_symlink():  # the daemon does what was asked
-            assert time.monotonic() < end
-            time.sleep(0.2)
-        assert outputs.current("mandanten").readlink().name == run.run_id
-        page.go(f"{served.address}{page.ask('location.pathname')}")
-        assert "Der Adapter dieses Laufs ist in Gebrauch" in page.ask("document.body.innerText")
-        page.until("document.querySelector('a[href$=\"adapter/adapter_model.safetensors\"]')")
-        assert page.dialogs == []
+        walk(page, served, write_table(tmp_path), pictures="office-way")
         page.close()

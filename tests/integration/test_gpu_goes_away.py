@@ -15,6 +15,7 @@ from daemon_box import Box, wait_until
 from runner.commands.health import health
 from runner.contract.states import State
 from runner.exit_codes import ExitCode
+from runner.notices.notice import Kind, read_notice
 
 DRIVER = Path(__file__).with_name("standin_driver")
 WELL, DEVICES_GONE, MISMATCH = 0, 999, 18
@@ -71,6 +72,8 @@ def test_a_lost_card_holds_the_queue_until_it_is_back(box: GpuBox) -> None:
         wait_until(lambda: "daemon-reload" in health(box.outputs).reason)
         wait_until(lambda: any(record.waiting for record in box.records()))
         assert not any(record.attempts or record.state.is_final for record in box.records())
+        (told,) = box.outputs.notices.glob("*.json")  # before any run has ended
+        assert read_notice(told).kind is Kind.CARD_LOST
         box.says(WELL)
         wait_until(lambda: {r.state for r in box.records()} == {State.SUCCEEDED}, seconds=40)
         wait_until(lambda: health(box.outputs).well)

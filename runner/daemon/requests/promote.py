@@ -8,6 +8,7 @@ from runner.contract.requests import Request
 from runner.daemon.daemon import Daemon
 from runner.daemon.promotion.show import show_use
 from runner.errors import RunnerError
+from runner.notices.leave import leave_change
 from runner.words import visible
 
 
@@ -51,5 +52,6 @@ def _say(daemon: Daemon, request: Request, done: str | None, why: str) -> bool |
         daemon.log.say(f"{request.verb} {name}: cannot be done", level="warning", reason=why)
         return True  # taken away: whoever asked was told why when asking, or reads the log
     daemon.log.say(done, reason=why)
+    leave_change(daemon.outputs, str(request.args.get("job")), request=request.path.name)
     show_use(daemon, str(request.args.get("job")))
     return True
