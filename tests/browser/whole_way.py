@@ -74,7 +74,7 @@ def walk(page: Page, served: Office, table: Path, *, pictures: str) -> None:
     assert "Vorher und nachher" in page.ask("document.body.innerText")
     assert page.complaints == []
     outputs = Outputs(served.folder / "outputs")
-    (run,) = outputs.runs()
+    (run,) = (run for run in outputs.runs() if run.job == "mandanten")
     if page.ask("!!document.querySelector('form[action$=promote]')"):
         page.ask("document.querySelector('form[action$=promote] button').click()")
         page.until("document.querySelector('.done')")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -105,6 +105,11 @@ class PageServer:
         return answer
 
 
+def _listens(path: Path) -> bool:
+    with closing(socket.socket(socket.AF_UNIX)) as asked:
+        return path.exists() and asked.connect_ex(str(path)) == 0  # it is bound before it listens
+
+
 @contextmanager
 def serving(folder: Path, **environment: str) -> Iterator[PageServer]:
     """Serve a box's page until the block ends; its folders are made where they are missing."""
@@ -128,7 +133,7 @@ def serving(folder: Path, **environment: str) -> Iterator[PageServer]:
         )
     try:
         end = time.monotonic() + _START_SECONDS
-        while not socket_path.exists():
+        while not _listens(socket_path):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, "the page did not start"
             time.sleep(0.05)

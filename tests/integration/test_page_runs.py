@@ -27,11 +27,14 @@ from made_runs import (
     write_lines,
 )
 
+from runner.clock import now
 from runner.contract.layout import Outputs
 from runner.contract.promotions import promote
 from runner.contract.requests import read_requests
 from runner.contract.states import State
-from runner.language.speaker import Speaker
+from runner.language.speaker import Language, Speaker
+from runner.report.gather import gather
+from runner.report.page import page as report_page
 from runner.report.write import write_report
 
 # The same in every worker: they are parts of tests' names.
@@ -140,6 +143,27 @@ def test_a_result_has_its_report_in_a_frame_that_runs_nothing(server: PageServer
     assert "allow" not in answer.headers["content-security-policy"]
     file = (server.folder / "outputs" / "contracts" / ids[0] / "report.html").read_text()
     assert answer.text == file.replace(' href="../../index.html"', "")
+
+
+def test_the_report_follows_the_reader_s_language(server: PageServer, outputs: Outputs) -> None:
+    """The same figures in German as in English, and the file that lies there is left as it is."""
+    run = outputs.run("contracts", ids[0])
+    kept = run.report.read_bytes()
+    way_to_it = f"{way(ids[0])}/report.html"
+    english = server.get(way_to_it, Accept_Language="en").text
+    german = server.get(way_to_it, Accept_Language="de-AT,de;q=0.9").text
+    assert '<html lang="en"' in english
+    assert '<html lang="de"' in german
+    assert "Bericht über das Training" in german
+    assert english == kept.decode().replace(' href="../../index.html"', "")
+    own = report_page(gather(run), Speaker(Language.GERMAN), now=now())
+    assert german == own
+    assert run.report.read_bytes() == kept
+    run.report.unlink()  # what was taken away is not made again by looking
+    try:
+        assert server.get(way_to_it, Accept_Language="de").status == 404
+    finally:
+        run.report.write_bytes(kept)
 
 
 def test_a_download_is_the_file_byte_for_byte(server: PageServer, outputs: Outputs) -> None:

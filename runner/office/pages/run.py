@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from runner.clock import now
 from runner.commands.cancel import cancel
 from runner.commands.health import health
 from runner.contract.ended import stamp_of
@@ -28,8 +29,9 @@ from runner.office.pages.jobs import figures_of
 from runner.office.render import Reader, page, reader_of, render_for
 from runner.office.runs import box_of, newest_metrics, record_of, run_of, way_to
 from runner.office.who import client_of
-from runner.report.gather import gather_result
+from runner.report.gather import gather, gather_result
 from runner.report.page import attempts, charts
+from runner.report.page import page as report_page
 from runner.report.phrase import TEXT_CHARACTERS, shortened
 from runner.report.story import story
 from runner.report.verdict_card import card
@@ -44,6 +46,7 @@ REPORT_POLICY = (
 """Of a report within the page: it runs no script and asks for nothing; its own policy, which names
 its style sheet, holds beside this one."""
 _REPORT_BYTES = 4 * 1024 * 1024
+_HEAD_BYTES = 200  # of it, in which its language stands
 _ASKED = ("cancel", "promote", "rollback")
 
 
@@ -142,9 +145,18 @@ async def _live(request: Request) -> Response:
 
 
 def _report(request: Request) -> Response:
-    """Give report.html as it lies in the run's folder, to be shown in a frame without scripts."""
-    with open(open_file(box_of(request), run_of(request), "report.html"), "rb") as file:
+    """Give a run's report, to be shown in a frame without scripts.
+
+    It is report.html as it lies in the run's folder, where that is in the reader's language; else
+    it is written anew from the same files.
+    """
+    box, run, speak = box_of(request), run_of(request), speaker_of(request.scope)
+    with open(open_file(box, run, "report.html"), "rb") as file:
         content = file.read(_REPORT_BYTES)
+    if f'<html lang="{speak.language}"'.encode() not in content[:_HEAD_BYTES]:
+        with contextlib.suppress(RunnerError, OSError):  # then in the box's language
+            text = report_page(gather(run), speak, now=now(), share_name=box.share_name)
+            content = text.encode(errors="replace")
     # In a frame its link to the index of all runs leads nowhere.
     content = content.replace(f' href="{INDEX_FROM_RUN}"'.encode(), b"")
     headers = {"content-security-policy": REPORT_POLICY, "x-frame-options": "SAMEORIGIN"}
