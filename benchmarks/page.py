@@ -2,6 +2,9 @@
 
     .venv/bin/python benchmarks/page.py                # 10 and 10,000 runs
     .venv/bin/python benchmarks/page.py --followers 50 # and so many that follow a run
+    .venv/bin/python benchmarks/page.py --paint        # and first paint in Chromium
+
+What followers cost a training beside them: benchmarks/followers.py.
 
 It starts the real server on a Unix socket over folders of made runs, whose records, metrics and
 reports are those of a real run, and asks for each page again and again, one after the other.
@@ -27,8 +30,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
 
+import chromium
 from made_runs import make_run, record, step, write_lines
+from office_page import office
 
 from runner.contract.ended import note_ended
 from runner.contract.layout import Outputs, RunFolder, new_run_id
@@ -38,6 +44,7 @@ from runner.language.speaker import Speaker
 from runner.report.write import write_report
 
 ASKED = 200  # times for each page
+PAINTED = 10
 STEPS = 2000  # of the run that trains
 JOBS = 20
 
@@ -188,6 +195,36 @@ def follow(
         client.close()
 
 
+def paint(root: Path, ways: dict[str, str]) -> None:
+    """Open each page in Chromium, and print when it first paints something of its content.
+
+    In milliseconds since the browser began to load it (Paint Timing): median and longest of ten.
+    """
+    browser = chromium.Browser(str(chromium.find()), root / "profile")
+    try:
+        with office(root) as served_:
+            page = browser.blank()
+            page.looks(1280, 800)
+            page.go(f"{served_.address}/sign-in")
+            page.write(served_.key)
+            page.press("Enter")
+            page.until("location.pathname === '/' && document.readyState === 'complete'")
+            for name, way in ways.items():
+                times = []
+                for _ in range(PAINTED):
+                    page.go(served_.address + way)
+                    page.until("performance.getEntriesByName('first-contentful-paint').length")
+                    entry = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+                    times.append(float(page.ask(entry)))
+                print(
+                    f"  {name:24} first paint: first {times[0]:5.0f} ms, "
+                    f"median {statistics.median(times):5.0f}, longest {max(times):5.0f}"
+                )
+            page.close()
+    finally:
+        browser.close()
+
+
 def cpu_seconds(pid: int) -> float:
     """Read the processor time of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -199,11 +236,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, nargs="*", default=[10, 10_000])
     parser.add_argument("--followers", type=int, default=0)
+    parser.add_argument("--paint", action="store_true")
     asked = parser.parse_args()
     for runs in asked.runs:
         with tempfile.TemporaryDirectory() as folder:
             ways = make_box(Path(folder), runs)
             measure(Path(folder), ways, runs=runs, followers=asked.followers)
+            if asked.paint:
+                paint(Path(folder), ways)
 
 
 if __name__ == "__main__":
