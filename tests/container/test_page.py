@@ -164,7 +164,32 @@ def test_both_are_confined_as_the_runner_is(box: ContainerBox, service: str) -> 
     host = container(box, service).attrs["HostConfig"]
     assert host["ReadonlyRootfs"] is True
     assert not host["Privileged"]
+    assert host["Memory"] > 0
+    assert 0 < host["PidsLimit"] <= 1024
     assert "docker.sock" not in json.dumps(container(box, service).attrs["Mounts"])
+
+
+def test_a_page_that_hangs_turns_red(box: ContainerBox) -> None:
+    """Its socket is there, and nobody answers on it."""
+
+    def health() -> str:
+        return str(container(box, "page").attrs["State"]["Health"]["Status"])
+
+    wait_until(lambda: health() == "healthy", seconds=60)
+    send = (
+        "import os, signal, sys\n"
+        "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
+        "    words = open(f'/proc/{pid}/cmdline').read().split(chr(0))\n"
+        "    if 'serve' in words and 'python' in words[0]:\n"
+        "        os.kill(int(pid), getattr(signal, sys.argv[1]))\n"
+        "        print('sent')\n"
+    )
+    assert inside(box, "page", "python", "-c", send, "SIGSTOP") == (0, "sent\n")
+    try:
+        wait_until(lambda: health() == "unhealthy", seconds=120)
+    finally:
+        inside(box, "page", "python", "-c", send, "SIGCONT")
+    wait_until(lambda: health() == "healthy", seconds=60)
 
 
 def test_the_door_listens_on_this_machine_alone(box: ContainerBox) -> None:

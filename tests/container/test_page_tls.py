@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import json
 import os
 import socket
 import ssl
@@ -155,50 +154,54 @@ def test_a_session_is_the_browsers_over_tls_alone(box: ContainerBox) -> None:
     assert (plain.status, plain.headers["location"][:8]) == (301, "https://")
 
 
+def openai_client(port: int, key: str, certificates: Certificates | None) -> openai.OpenAI:
+    """OpenAI's client, which trusts the office's authority, or what is known to everybody."""
+    trusted = certificates.context() if certificates else True
+    return openai.OpenAI(
+        base_url=f"https://localhost:{port}/v1",
+        api_key=key,
+        max_retries=0,
+        http_client=openai.DefaultHttpxClient(verify=trusted),
+    )
+
+
 def test_openai_s_client_trains_through_the_door_over_tls(
     box: ContainerBox, certificates: Certificates
 ) -> None:
     """Upload, create, follow, the result: by the office's authority, no warning passed over."""
-    client = openai.OpenAI(
-        base_url=f"https://localhost:{port_of(box)}/v1",
-        api_key=key_of(box),
-        max_retries=0,
-        http_client=openai.DefaultHttpxClient(verify=certificates.context()),
-    )
-    file = client.files.create(file=("walls.jsonl", ROWS.encode()), purpose="fine-tune")
-    assert client.files.content(file.id).read() == ROWS.encode()
-    job = client.fine_tuning.jobs.create(
-        model="tiny",
-        training_file=file.id,
-        suffix="walls",
-        method={
-            "type": "supervised",
-            "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 8}},
-        },
-        extra_headers={"Idempotency-Key": "through-the-door"},
-    )
-    seen: set[str] = set()
+    with openai_client(port_of(box), key_of(box), certificates) as client:
+        file = client.files.create(file=("walls.jsonl", ROWS.encode()), purpose="fine-tune")
+        assert client.files.content(file.id).read() == ROWS.encode()
+        parameters = {"n_epochs": 1, "batch_size": 8}
+        job = client.fine_tuning.jobs.create(
+            model="tiny",
+            training_file=file.id,
+            suffix="walls",
+            method={"type": "supervised", "supervised": {"hyperparameters": parameters}},
+            extra_headers={"Idempotency-Key": "through-the-door"},
+        )
+        seen: set[str] = set()
 
-    def has_ended() -> bool:
-        seen.update(one.message for one in client.fine_tuning.jobs.list_events(job.id, limit=100))
+        def has_ended() -> bool:
+            events = client.fine_tuning.jobs.list_events(job.id, limit=100)
+            seen.update(one.message for one in events)
+            found = client.fine_tuning.jobs.retrieve(job.id)
+            return found.status in ("succeeded", "failed", "cancelled")
+
+        wait_until(has_ended, seconds=240, every=1)
         found = client.fine_tuning.jobs.retrieve(job.id)
-        return found.status in ("succeeded", "failed", "cancelled")
-
-    wait_until(has_ended, seconds=240, every=1)
-    found = client.fine_tuning.jobs.retrieve(job.id)
     assert found.status == "succeeded", found.error
-    assert found.fine_tuned_model is not None
-    assert found.fine_tuned_model.startswith("ft:tiny:walls:")
+    assert str(found.fine_tuned_model).startswith("ft:tiny:walls:")
     assert seen
     assert (box.root / found.box["adapter"] / "adapter_config.json").is_file()
 
 
 def test_openai_s_client_refuses_a_door_that_it_does_not_know(box: ContainerBox) -> None:
     """The control: without the office's authority nothing is sent."""
-    client = openai.OpenAI(
-        base_url=f"https://localhost:{port_of(box)}/v1", api_key="none", max_retries=0
-    )
-    with pytest.raises(openai.APIConnectionError):
+    with (
+        openai_client(port_of(box), "none", None) as client,
+        pytest.raises(openai.APIConnectionError),
+    ):
         client.models.list()
 
 
@@ -317,12 +320,7 @@ def test_behind_a_companys_proxy_that_speaks_tls(
                 assert asked.post("/sign-out", headers=foreign).status_code == 403
                 wrong = {"Host": "evil.example"}
                 assert asked.get("/sign-in", headers=wrong).status_code == 421
-            api = openai.OpenAI(
-                base_url=f"https://localhost:{outside}/v1",
-                api_key=key_of(other),
-                max_retries=0,
-                http_client=openai.DefaultHttpxClient(verify=certificates.context()),
-            )
-            assert json.loads(api.models.with_raw_response.list().text)["object"] == "list"
+            with openai_client(outside, key_of(other), certificates) as client:
+                assert "tiny" not in [one.id for one in client.models.list()]  # an empty box
     finally:
         other.compose("--profile", "page", "down", "--volumes", "--timeout", "5")
