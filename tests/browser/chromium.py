@@ -190,6 +190,11 @@ class Page:
         shot = self.send("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(shot["data"]))
 
+    def picture_of_view(self, path: Path) -> None:
+        """Keep a picture of what is in view: frames of another origin are painted only there."""
+        shot = self.send("Page.captureScreenshot")
+        path.write_bytes(base64.b64decode(shot["data"]))
+
     def printed(self) -> bytes:
         """Give the page as it would be printed on A4."""
         answer = self.send(

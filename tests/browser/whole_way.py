@@ -87,6 +87,9 @@ def walk(page: Page, served: Office, table: Path, *, pictures: str) -> None:
     assert "Der Adapter dieses Laufs ist in Gebrauch" in page.ask("document.body.innerText")
     page.until("document.querySelector('a[href$=\"adapter/adapter_model.safetensors\"]')")
     page.picture(SCREENSHOTS / f"{pictures}-in-use.png")
+    page.ask("document.querySelector('iframe').scrollIntoView()")
+    time.sleep(1)  # a picture is all that this is for
+    page.picture_of_view(SCREENSHOTS / f"{pictures}-report.png")
     assert page.dialogs == []
     assert {url.split("/")[2] for url in page.requests if "://" in url} == {
         served.address.split("/")[2]
