@@ -12,7 +12,7 @@ import runner.daemon.inbox.follow_view as planted
 planted.run_id_of = lambda name: None
 """
 _FROM_THE_START = """
-import runner.daemon.stages.start as planted
+import runner.daemon.stages.begin as planted
 from runner.daemon.stages.resume_point import ResumePoint
 planted.resume_point = lambda run, sha256: ResumePoint(checkpoint=None)
 """

@@ -2,66 +2,41 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from runner.clock import now
-from runner.contract import stage_environment as stage
-from runner.contract.batch import BatchPlan
-from runner.contract.layout import StageFolder
 from runner.contract.method_choice import MethodChoice, method_in
-from runner.contract.record import Attempt, ErrorFacts, RunRecord
-from runner.contract.stage_io import write_message
+from runner.contract.record import ErrorFacts
 from runner.contract.states import TRAINS, Stage, State
 from runner.daemon.book import Live
 from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox.wait_for_data import named_files, some_from
-from runner.daemon.leftovers import sweep_run
 from runner.daemon.promotion.start_from import choose_start
 from runner.daemon.queue import in_order
 from runner.daemon.schedule.hours import is_closed, waits_for_hours
 from runner.daemon.stages import outcome
 from runner.daemon.stages.await_answers import awaiting_answers
+from runner.daemon.stages.begin import begin
 from runner.daemon.stages.choose_plan import Ahead, look_ahead
-from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
-from runner.daemon.stages.host_memory import kernel_kills
 from runner.daemon.stages.look_at_card import (
     Card,
-    card_bytes,
     has_rows_for,
     look_at_card,
-    method_before_rows,
     method_of,
-    no_fp8,
 )
 from runner.daemon.stages.plans import (
     ON_CARD,
-    STATE_DURING,
-    make_plan,
-    stage_folder,
-    trial_home,
 )
-from runner.daemon.stages.process import Child, start_stage
-from runner.daemon.stages.rates import drop_checkpoints, size_rates
-from runner.daemon.stages.resume_point import count_up_to, export_point, resume_point
-from runner.daemon.stages.retry import spares_host_memory
-from runner.daemon.stages.same_run import same_run_notes
+from runner.daemon.stages.rates import size_rates
+from runner.daemon.stages.resume_point import count_up_to, export_point
 from runner.daemon.stages.space import needed_bytes, never_fits, over_disk_limit, short_of
 from runner.errors import BusyError, RunnerError
-from runner.exit_codes import ExitCode
-from runner.files.crash_points import reached
 from runner.files.lock import Lock
-from runner.spec.as_chosen import as_chosen
 from runner.words import visible
 
 _MOST_LOOKED = 100
@@ -246,7 +221,7 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
         if (missing := short_of(daemon, needed, time.monotonic())) is not None:
             keep_waiting(daemon, live, missing)
             return False
-        _start(daemon, live, lease, ahead, card, chosen)
+        begin(daemon, live, lease, ahead, card, chosen)
     finally:
         if lease is not None:
             lease.release()  # the child has inherited it and holds it as long as it lives
@@ -300,161 +275,3 @@ def _mend_export(daemon: Daemon, live: Live) -> None:
     for note in found.notes:
         daemon.say(live, note, level="warning")
     change(daemon, live, **changes)
-
-
-def _start(
-    daemon: Daemon,
-    live: Live,
-    lease: Lock | None,
-    ahead: Ahead | None,
-    card: Card,
-    chosen: MethodChoice | None,
-) -> None:
-    which = live.next_stage
-    record = live.record
-    changes: dict[str, Any] = {
-        "state": STATE_DURING[which],
-        "waiting": None,
-        "started_at": record.started_at or now(not_before=record.created_at),
-    }
-    if chosen is not None:
-        changes["method"] = chosen
-        daemon.say(live, f"{record.job}: trains {method_in(chosen)}")
-    resume_from = None
-    if which is Stage.TRAIN:
-        assert ahead is not None
-        found = resume_point(live.run, daemon.hashes.of)
-        resume_from = found.checkpoint
-        plan = ahead.plan
-        start = choose_start(daemon.outputs, record, live.spec)
-        first_notes = (start.note,) if start.note and not record.attempts else ()
-        attempt = Attempt(
-            number=len(record.attempts) + 1,
-            batch_plan=plan,
-            started_at=now(not_before=record.created_at),
-            first_step=found.step + 1,
-        )
-        changes |= {
-            "attempts": (*count_up_to(record.attempts, found.step), attempt),
-            "batch_plan": plan,
-            "forecast": ahead.facts,
-            "started_from": record.started_from or (None if record.attempts else start.run_id),
-            "shortfalls": outcome.joined(
-                record.shortfalls,
-                (*first_notes, *found.notes, *same_run_notes(daemon.outputs, record)),
-            ),
-        }
-        for note in found.notes:
-            daemon.say(live, note, level="warning")
-    else:
-        tries = record.tries.get(which.value, 0) + 1
-        changes["tries"] = {**record.tries, which.value: tries}
-        if which is Stage.RATES:
-            assert ahead is not None
-            more, resume_from = _for_rates(daemon, live, ahead)
-            changes |= more
-        if which is Stage.PREPARE and live.spec.replay is not None:
-            # Chosen before its rows are: another run may come into use before training starts.
-            changes["started_from"] = choose_start(daemon.outputs, record, live.spec).run_id
-    planned = record.but(**changes)
-    plain_plan = ahead.plain_plan if ahead else None
-    folder = _write_plan(daemon, live, which, planned, resume_from, card, plain_plan)
-    reached("stage planned")
-    change(daemon, live, **changes)
-    reached("stage recorded")
-    live.stage, live.stage_began_at = which, time.monotonic()
-    live.kernel_kills = kernel_kills()
-    try:
-        process = _process(daemon, live, folder, held=(lease.descriptor,) if lease else ())
-        live.child = Child(process, folder=folder, on_exit=daemon.wakeup.set)
-    except OSError as error:
-        daemon.say(live, f"{record.job}: {which} could not be started", reason=str(error))
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        code = ExitCode.DISK_FULL if full else ExitCode.UNEXPECTED
-        stage_ended(daemon, live, which, code, asked=False)
-        return
-    daemon.say(live, f"{live.record.job}: {which} started", pid=live.child.pid)
-
-
-def _for_rates(daemon: Daemon, live: Live, ahead: Ahead) -> tuple[dict[str, Any], str | None]:
-    """Give what the start of a small run changes in the record, and where it goes on from."""
-    record = live.record
-    start = choose_start(daemon.outputs, record, live.spec)
-    found = resume_point(trial_home(live.run, record), daemon.hashes.of)
-    notes = (*((start.note,) if start.note else ()), *found.notes)
-    changes = {
-        "rates": size_rates(record, live.spec, ahead.facts),
-        "batch_plan": ahead.plan,
-        "forecast": ahead.facts,
-        "started_from": record.started_from or start.run_id,
-        "shortfalls": outcome.joined(record.shortfalls, notes),
-    }
-    return changes, found.checkpoint
-
-
-def _process(
-    daemon: Daemon, live: Live, folder: Path, *, held: tuple[int, ...]
-) -> subprocess.Popen[bytes]:
-    """Give the stage that begins a process: the one that stands by, or a new one.
-
-    Raises:
-        OSError: it could not be started, or its log not be written.
-    """
-    which, record = live.next_stage, live.record
-    environment = stage.environment(
-        os.environ,
-        home=daemon.settings.stage_home.resolve(),
-        spare_host_memory=spares_host_memory(record.attempts)
-        if which is Stage.TRAIN
-        else record.tries[which.value] > 1 or record.falls is not None,
-    )
-    log, process = StageFolder(folder).log(which.value), None
-    if daemon.stand_by is not None:
-        ready, daemon.stand_by = daemon.stand_by, None
-        process = ready.become(
-            which, folder.resolve(), environment=environment, log=log, inherited=held
-        )
-    if process is not None:
-        return process
-    command = stage.command(daemon.settings.stage_command, which, folder.resolve())
-    return start_stage(command, environment=environment, log=log, inherited=held)
-
-
-def _write_plan(
-    daemon: Daemon,
-    live: Live,
-    which: Stage,
-    planned: RunRecord,
-    resume_from: str | None,
-    card: Card,
-    plain_plan: BatchPlan | None,
-) -> Path:
-    """Make the stage's folder; before the record says so, for the disk may be full."""
-    sweep_run(live.run)
-    folder = stage_folder(live.run, which, planned)
-    if folder.exists():  # a try that ended early, or was never recorded: none of it is trusted
-        shutil.rmtree(folder)
-    if which in TRAINS and planned.rates is not None:
-        drop_checkpoints(live.run, planned.rates)
-    if which is Stage.PREPARE and live.run.data.exists():
-        shutil.rmtree(live.run.data)
-    folder.mkdir(parents=True)
-    settings = daemon.settings
-    if daemon.guard.is_well:  # the card, and never the CPU in its place: that would take days
-        settings = replace(settings, device="cuda")
-    spec = as_chosen(live.asked, planned)
-    if which is Stage.PREPARE and (known := method_before_rows(daemon, live)) is not None:
-        spec = spec.with_method(known)
-    plan = make_plan(
-        which,
-        settings=settings,
-        run=live.run,
-        record=planned,
-        spec=spec,
-        resume_from=resume_from,
-        plain_plan=plain_plan,
-        card_bytes=card_bytes(daemon, live.spec, card) if which is Stage.PREPARE else None,
-        no_fp8=no_fp8(daemon, card) if which is Stage.PREPARE else None,
-    )
-    write_message(StageFolder(folder).plan, plan)
-    return folder
