@@ -29,6 +29,8 @@ class Card:
     name: str
     capability: str
     """Compute capability, such as ``8.9``."""
+    uuid: str = ""
+    """Empty: the driver does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Answer:
     driver: str | None = None
     """The driver's version."""
     cards: tuple[Card, ...] = ()
+    count: int = 0
+    """How many cards the driver counts, also where one of them is lost."""
 
     def as_json(self) -> dict[str, Any]:
         """Give it to another process."""

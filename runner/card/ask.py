@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from pathlib import Path
 from runner.card.answer import NO_ANSWER, Answer
 
 _ANSWER_SECONDS = 20.0  # a driver that wakes a sleeping card takes some
+EVERY = "every card"
+"""Asked for: all of them, whatever this process was told to see."""
 
 
 def expects_gpu(environment: Mapping[str, str]) -> bool:
@@ -43,11 +46,24 @@ def cards_on_bus(root: Path = Path("/")) -> int:
     return count
 
 
-def ask_driver() -> Answer | None:
+def environment_of(card: str | None) -> dict[str, str] | None:
+    """Make the environment of a process that sees one card alone.
+
+    Args:
+        card: its UUID or number; `EVERY`; None: what this process sees.
+    """
+    if card is None:
+        return None
+    others = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    return others if card == EVERY else {**others, "CUDA_VISIBLE_DEVICES": card}
+
+
+def ask_driver(card: str | None = None) -> Answer | None:
     """Ask in a new process; None: there was none to be had, which says nothing about the card."""
     try:
         child = subprocess.Popen(
             [sys.executable, "-m", "runner.card.probe"],
+            env=environment_of(card),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -15,6 +15,8 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from runner.card.ask import environment_of
+
 if TYPE_CHECKING:
     from runner.forecast.work import Box
 
@@ -92,11 +94,12 @@ class GpuMemory:
         )
 
 
-def read_gpu() -> GpuMemory | None:
-    """Ask about the first card that a stage would see; None: there is none, or no answer."""
+def read_gpu(card: str | None = None) -> GpuMemory | None:
+    """Ask about a card, or the first one that is seen; None: there is none, or no answer."""
     try:
         answer = subprocess.run(
             [sys.executable, "-m", "runner.card.memory"],
+            env=environment_of(card),
             capture_output=True,
             timeout=ANSWER_SECONDS,
             check=True,

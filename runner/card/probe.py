@@ -19,13 +19,11 @@ def _text(value: str | bytes) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _visible(pynvml: Any) -> list[Any]:
+def _visible(pynvml: Any, count: int) -> list[Any]:
     """Give the handles of the cards that a stage would see, in its order."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
-        return [
-            pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
-        ]
+        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
     handles = []
     for name in (part.strip() for part in chosen.split(",")):
         if name.startswith(("GPU-", "MIG-")):
@@ -39,24 +37,29 @@ def _visible(pynvml: Any) -> list[Any]:
 
 def _describe(pynvml: Any, handle: Any) -> Card:
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    return Card(name=_text(pynvml.nvmlDeviceGetName(handle)), capability=f"{major}.{minor}")
+    return Card(
+        name=_text(pynvml.nvmlDeviceGetName(handle)),
+        capability=f"{major}.{minor}",
+        uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
+    )
 
 
 def probe() -> Answer:
     """Ask the driver about the cards that a stage would see."""
     import pynvml  # noqa: PLC0415  whoever only reads answers does without
 
-    driver = None
+    driver, count = None, 0
     try:
         pynvml.nvmlInit()
         try:
             driver = _text(pynvml.nvmlSystemGetDriverVersion())
-            cards = tuple(_describe(pynvml, handle) for handle in _visible(pynvml))
+            count = int(pynvml.nvmlDeviceGetCount())
+            cards = tuple(_describe(pynvml, handle) for handle in _visible(pynvml, count))
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
-        return Answer(code=int(error.value), text=str(error), driver=driver)
-    return Answer(driver=driver, cards=cards)
+        return Answer(code=int(error.value), text=str(error), driver=driver, count=count)
+    return Answer(driver=driver, cards=cards, count=count)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import typer
 
 from runner.clock import this_boot, uptime_seconds
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
+from runner.contract.card_shown import cards_in
 from runner.contract.layout import Outputs
 
 STALE_SECONDS = 35.0  # three beats of ten seconds missed, and a little for a busy disk
@@ -47,7 +48,8 @@ def judge(heartbeat: dict[str, Any] | None, *, uptime: float, boot: str) -> Heal
     return Health(
         well=True,
         reason=f"running {len(running)}, waiting {waiting}"
-        + (f", {inbox}" if inbox != "available" else ""),
+        + (f", {inbox}" if inbox != "available" else "")
+        + "".join(f"; {one.title}: {one.problem}" for one in cards_in(heartbeat) if one.problem),
         longest_round=heartbeat.get("longest_round"),
     )
 

@@ -14,6 +14,7 @@ from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
 from runner.commands.page import Cell, Page
 from runner.commands.which_box import hint
 from runner.contract.batch import BatchPlan
+from runner.contract.card_shown import CardShown, read_cards
 from runner.contract.ended import newest_ended
 from runner.contract.in_use import Use, jobs_in_use
 from runner.contract.layout import Outputs, RunFolder
@@ -84,6 +85,8 @@ class Overview:
     """Run folders whose record cannot be read."""
     in_use: Mapping[str, Use] = field(default_factory=dict)
     """Job → the run whose adapter it uses, which may be older than those above."""
+    cards: tuple[CardShown, ...] = ()
+    """Where the box has several: which run works on which."""
 
     def as_json(self) -> dict[str, Any]:
         """Give the same to a script."""
@@ -93,6 +96,7 @@ class Overview:
             "finished": [s.as_json() for s in self.finished],
             "damaged": list(self.damaged),
             "in_use": {job: use.current for job, use in self.in_use.items()},
+            "cards": [asdict(card) for card in self.cards],
         }
 
 
@@ -137,6 +141,7 @@ def overview_of(outputs: Outputs, runs: Sequence[RunFolder], *, latest: int | No
         finished=tuple(finished[:latest]),
         damaged=tuple(damaged),
         in_use=uses,
+        cards=read_cards(outputs),
     )
 
 
@@ -207,6 +212,9 @@ def render(overview: Overview, page: Page) -> str:
     lines = [line for standing in overview.running for line in _running(standing, page)]
     if not lines:
         lines.append(page.styled("Nothing is training.", "dim"))
+    if overview.cards:
+        cards = [[Cell(text=visible(card.title)), _at_work(card)] for card in overview.cards]
+        lines += page.table("Cards", ("card", ""), cards)
     if overview.queue:
         queue = [
             [
@@ -240,6 +248,12 @@ def render(overview: Overview, page: Page) -> str:
         said = f"{name}: its record cannot be read; `runner show {name}` says more"
         lines += [page.styled(line, "red") for line in page.wrapped(said)]
     return "\n".join(lines)
+
+
+def _at_work(card: CardShown) -> Cell:
+    if card.run_id:
+        return Cell(text=f"{visible(card.job)} {card.run_id}")
+    return Cell(text=visible(card.problem) or "free", style="yellow" if card.problem else "dim")
 
 
 def _day(use: Use) -> str:

@@ -197,6 +197,10 @@ class Outputs:
         """What past runs took, beside what was forecast: later forecasts learn from it."""
         return self.private / "forecasts.jsonl"
 
+    def lease_of_card(self, uuid: str) -> Path:
+        """Held by who works on another card than the driver's first."""
+        return self.private / f"gpu-{uuid.replace('/', '_')}.lease"
+
     @property
     def known_card(self) -> Path:
         """The card that a run was last planned for; whoever has no driver forecasts by it."""

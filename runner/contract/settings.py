@@ -31,6 +31,9 @@ class Settings:
     cache_dir: Path | None = None
     """HOME of the stages; None: under outputs/. It must let programs be loaded from it."""
     device: str = "auto"
+    gpus: str = ""
+    """The cards that train, each a job of its own, such as ``0,1`` or ``all``. Empty: one, the
+    first that is there, or the CPU."""
     polling: bool | None = None
     """Watch by polling; None: where the file system needs it."""
     grace_seconds: float = 120.0

@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from runner.contract.gpus import ALLOWED as GPUS_ALLOWED
+from runner.contract.gpus import read_gpus
 from runner.contract.hours import ALLOWED as HOURS_ALLOWED
 from runner.contract.hours import read_hours
 from runner.contract.settings import Settings
@@ -85,6 +87,8 @@ class Setting:
             return text
         if self.name == "hours":
             read_hours(text)
+        if self.name == "gpus":
+            read_gpus(text)
         if self.kind is str:
             return text
         if self.kind in (bool, bool | None):
@@ -106,6 +110,8 @@ def _allowed(name: str, kind: Any) -> str:
         return " or ".join(CHOICES[name])
     if name == "hours":
         return HOURS_ALLOWED
+    if name == "gpus":
+        return GPUS_ALLOWED
     if kind in (bool, bool | None):
         return "true or false" + (", or nothing" if kind is not bool else "")
     if kind is float:

@@ -51,9 +51,20 @@ SPARING = {
 
 
 def environment(
-    inherited: Mapping[str, str], *, home: Path, spare_host_memory: bool = False
+    inherited: Mapping[str, str],
+    *,
+    home: Path,
+    card: str | None = None,
+    spare_host_memory: bool = False,
 ) -> dict[str, str]:
-    """Build a stage's environment: a list of what is allowed in, and what is always so."""
+    """Build a stage's environment: a list of what is allowed in, and what is always so.
+
+    Args:
+        inherited: the daemon's own.
+        home: HOME of the stages.
+        card: UUID of the only card that it sees; None: those that the daemon sees.
+        spare_host_memory: the machine's own memory ran out before.
+    """
     passed = {
         name: value
         for name, value in inherited.items()
@@ -68,6 +79,7 @@ def environment(
         "USER": "runner",
         PARENT: str(os.getpid()),
         **FIXED,
+        **({"CUDA_VISIBLE_DEVICES": card} if card else {}),
         **(SPARING if spare_host_memory else {}),
     }
 

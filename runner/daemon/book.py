@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from runner.contract.layout import Outputs, RunFolder, new_run_id
 from runner.contract.record import RunRecord
 from runner.contract.states import Stage
+from runner.daemon.cards import Card
 from runner.daemon.inbox.unresolved import Ends
 from runner.daemon.stages.process import Child
 from runner.files.settle import Look
@@ -38,6 +39,8 @@ class Live:
     child: Child | None = None
     stage: Stage | None = None
     """The stage that the child runs."""
+    card: Card | None = None
+    """The card that the child sees: it works there, or, where it prepares, beside a stage there."""
     stage_began_at: float | None = None
     """Monotonic time at which the child began."""
     waits_for_data_since: float | None = None
@@ -55,7 +58,12 @@ class Live:
     stillness: Stillness | None = None
     """For how long its child has shown nothing new."""
     kernel_kills: int | None = None
-    """How many processes the kernel had killed for want of memory when its child began."""
+    """How many processes the kernel had killed for want of memory when its child began; those that
+    another run's stage was blamed for since then count as well."""
+    meant: int | None = None
+    """What its child's end was found to mean; None: that is not judged yet."""
+    doubt: str = ""
+    """What is known of its child's end, and not whether that was the kernel's doing."""
     left_open: bool = False
     """An earlier daemon went down during its newest attempt, which is still to be closed."""
     end_seen_at: float | None = None

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from runner.card.find_cards import NamedCard
 from runner.contract.ended import EndedRun
 from runner.contract.record import RunRecord, read_record
 from runner.contract.settings import Settings
@@ -62,9 +63,9 @@ that waits overnight costs as little as an empty queue."""
 class Conductor:
     """The daemon's loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, named_cards: Sequence[NamedCard] = ()) -> None:
         self.settings = settings
-        self.daemon = Daemon(settings)
+        self.daemon = Daemon(settings, named_cards)
         self.intake = Intake(self.daemon)
         self.misplaced = Misplaced(self.daemon)
         self.schedules = Schedules(self.daemon)
@@ -193,7 +194,7 @@ class Conductor:
                 unwritten = any(live.child for live in daemon.book.runs.values())
                 left = unwritten or (self.settings.once and daemon.book.runs)
                 return 0 if daemon.book.all_succeeded and not left else 1
-            if daemon.guard.standing.must_end and not busy:
+            if daemon.cards.must_end and not busy:
                 daemon.log.say("ending, to be started again with the GPU", level="warning")
                 return ExitCode.GPU_LOST
             if self.settings.once and not (
@@ -205,7 +206,7 @@ class Conductor:
             ):
                 if not daemon.book.runs and not self._specless:
                     return 0 if daemon.book.all_succeeded else 1
-                held = daemon.hold is not None or daemon.guard.standing.problem
+                held = daemon.hold is not None or daemon.cards.problem
                 if held or daemon.inbox_problem or daemon.troubles or self._is_stuck(at):
                     return 1  # the box, not the runs: they go on at the next start
             daemon.wakeup.wait(self._wait_seconds(at, busy=busy))

@@ -1,29 +1,27 @@
-"""The daemon's parts, which every step of its loop is given: settings, book, log, inbox, GPU."""
+"""The daemon's parts, which every step of its loop is given: settings, book, log, inbox, cards."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from runner.card.find_cards import NamedCard
 from runner.contract.record import RunRecord
 from runner.contract.settings import Settings
 from runner.daemon.book import Book, Live
-from runner.daemon.gpu_guard import GpuGuard
-from runner.daemon.gpu_watch import GpuWatch
+from runner.daemon.cards import Cards
 from runner.daemon.hashes import Hashes
 from runner.daemon.inbox.gate import InboxGate
 from runner.daemon.inbox.view import Says
 from runner.daemon.inbox.wait_for_data import DataWatch
 from runner.daemon.log import Log
 from runner.daemon.reports import Reports
-from runner.daemon.stages.stand_by import StandBy
 from runner.daemon.wakeup import Wakeup
 from runner.errors import BOX_WIDE, UnsafePathError
 from runner.files.beneath import Folder
 from runner.language.speaker import Speaker, language_of
-from runner.notices.leave import leave_lost_card
 from runner.words import visible
 
 _LONGEST_REST_SECONDS = 60.0  # between two tries of a run whose own folder is in the way
@@ -32,8 +30,13 @@ _LONGEST_REST_SECONDS = 60.0  # between two tries of a run whose own folder is i
 class Daemon:
     """What a step of the loop works with; the runs themselves stand in its book."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Begin with nothing; the conductor fills in what lies on disk."""
+    def __init__(self, settings: Settings, named_cards: Sequence[NamedCard] = ()) -> None:
+        """Begin with nothing; the conductor fills in what lies on disk.
+
+        Args:
+            settings: the box owner's.
+            named_cards: the cards that the setting ``gpus`` names, where it names any.
+        """
         self.settings = settings
         self.outputs = settings.outputs
         self.book = Book(self.outputs)
@@ -41,18 +44,7 @@ class Daemon:
         self.wakeup = Wakeup()
         self.inbox = InboxGate(settings)
         self.data = DataWatch(settle_seconds=settings.settle_seconds)
-        self.gpu = GpuWatch(settings.device, done=self.wakeup.set)
-        self.guard = GpuGuard(
-            device=settings.device,
-            patience_seconds=settings.gpu_lost_seconds,
-            say=self.log.say,
-            done=self.wakeup.set,
-            lost=lambda: leave_lost_card(self.outputs),
-        )
-        self.stand_by: StandBy | None = None
-        """The next stage's process, that has its imports done."""
-        self.no_stand_by_until = 0.0
-        """Monotonic time before which no other is started: the last one ended by itself."""
+        self.cards = Cards(settings, named_cards, say=self.log.say, done=self.wakeup.set)
         self.stopping = False
         self.hurry = False
         """Asked to stop a second time: nobody is waited for any more."""

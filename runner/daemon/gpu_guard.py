@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner.card.answer import Answer, Gpu, Verdict, meaning
+from runner.card.answer import Answer, Card, Gpu, Verdict, meaning
 from runner.card.ask import ask_driver, expects_gpu, signs_of_a_card
 from runner.daemon.ask_aside import Aside
 from runner.daemon.gpu_watch import StillAsking
@@ -66,6 +66,7 @@ class GpuGuard:
         done: Callable[[], object] = lambda: None,
         lost: Callable[[], object] = lambda: None,
         ask: Callable[[], Answer | None] = ask_driver,
+        expected: bool = False,
     ) -> None:
         """Begin with no answer.
 
@@ -76,13 +77,14 @@ class GpuGuard:
             done: called from another thread when the driver has answered.
             lost: called when the card is seen to be away, each time.
             ask: how the driver is asked.
+            expected: the setting names this card: it is there, or it is lost.
         """
         self._wanted = device != "cpu"
         self._patience_seconds = patience_seconds
         self._say, self._lost = say, lost
         self._aside: Aside[Answer | None] = Aside(ask, done=done)
-        self._signs = signs_of_a_card(os.environ)
-        self._expected = expects_gpu(os.environ)
+        self._signs = expected or signs_of_a_card(os.environ)
+        self._expected = expected or expects_gpu(os.environ)
         self._verdict: Verdict | None = None
         self._heard_at: float | None = None
         """When it was last answered, or there was no process to be had to ask it."""
@@ -91,6 +93,8 @@ class GpuGuard:
         self._explained = False
         """The driver was seen lost after the stage said so: when it is back, that is over."""
         self.standing = Standing()
+        self.card: Card | None = None
+        """The card, as the driver last described it."""
 
     @property
     def is_well(self) -> bool:
@@ -101,6 +105,7 @@ class GpuGuard:
         """Take an answer that somebody else heard just now."""
         self._heard_at = at
         self._verdict = meaning(answer, expected=self._expected)
+        self.card = answer.cards[0] if answer.cards else self.card
         if self._verdict.gpu is not Gpu.NONE:
             self._expected = True
         if self._verdict.gpu in (Gpu.LOST, Gpu.REBOOT):

@@ -15,6 +15,8 @@ import time
 from dataclasses import asdict
 
 from runner.clock import now, this_boot, uptime_seconds
+from runner.contract.card_shown import CardShown
+from runner.contract.states import Stage
 from runner.daemon.daemon import Daemon
 from runner.daemon.rounds import Rounds
 from runner.files.durable import write_json
@@ -22,6 +24,32 @@ from runner.files.durable import write_json
 BEAT_SECONDS = 10.0
 """The file is rewritten so often; `runner health` takes three missed beats for a hang."""
 _TICK_SECONDS = 1.0
+
+
+def cards_now(daemon: Daemon) -> list[dict[str, str]]:
+    """Say of each card which run is at work on it and what is wrong with it.
+
+    Nothing is said of the one card of a box that has no other.
+    """
+    if not daemon.cards.are_several:
+        return []
+    at_work = {
+        live.card: live.record
+        for live in daemon.book.runs.values()
+        if live.child is not None and live.stage is not Stage.PREPARE
+    }
+    shown = []
+    for card in daemon.cards.all:
+        run = at_work.get(card)
+        one = CardShown(
+            title=card.title,
+            uuid=card.uuid or "",
+            job=run.job if run else "",
+            run_id=run.run_id if run else "",
+            problem=card.problem,
+        )
+        shown.append(asdict(one))
+    return shown
 
 
 class Heartbeat:
@@ -32,6 +60,8 @@ class Heartbeat:
         self._daemon = daemon
         self.rounds = Rounds(daemon.log.say)
         self._written_at = 0.0
+        self._cards: list[dict[str, str]] = []
+        """As the heartbeat last told of them."""
         self._rounds = 0
 
     def watch(self) -> None:
@@ -45,10 +75,10 @@ class Heartbeat:
     def beat(self, at: float) -> None:
         """Say that the loop goes round."""
         self._rounds += 1
-        if at - self._written_at < BEAT_SECONDS and self._written_at:
+        daemon, cards = self._daemon, cards_now(self._daemon)
+        if at - self._written_at < BEAT_SECONDS and self._written_at and cards == self._cards:
             return
-        self._written_at = at
-        daemon = self._daemon
+        self._written_at, self._cards = at, cards
         longest = self.rounds.longest
         running = [live.record.run_id for live in daemon.book.runs.values() if live.child]
         try:
@@ -63,7 +93,8 @@ class Heartbeat:
                     "waiting": len(daemon.book.runs) - len(running),
                     "inbox": daemon.inbox_problem or "available",
                     "held": daemon.hold[1] if daemon.hold else None,
-                    "unwell": daemon.guard.standing.problem or None,
+                    "unwell": daemon.cards.problem or None,
+                    "cards": cards,
                     "longest_round": longest and asdict(longest),
                 },
             )

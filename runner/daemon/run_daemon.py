@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+from runner.card.find_cards import find_cards
 from runner.contract.settings import Settings
 from runner.daemon.conductor import Conductor
 from runner.daemon.inbox.state_folders import make_state_folders
@@ -49,14 +50,16 @@ def run_daemon(settings: Settings, *, examine: Examine | None = None) -> int:
 
     Raises:
         BusyError: another daemon has the outputs folder or the inbox.
+        SettingError: a card that the settings name is not there.
     """
     open_standard_streams()
+    named_cards = () if settings.device == "cpu" else find_cards(settings.gpus, os.environ)
     os.umask(0o027)  # results are for their owner and the share's group: 0750 and 0640
     outputs = settings.outputs
     for folder in (outputs.private, outputs.requests, settings.stage_home):
         folder.mkdir(parents=True, exist_ok=True)
     lock = Lock.take(outputs.lock, what=f"The outputs folder {settings.outputs_dir}")
-    conductor = Conductor(settings)
+    conductor = Conductor(settings, named_cards)
     conductor.heartbeat.watch()  # the start may hang as well as any round
     read_texts(conductor.daemon.says.speak)  # tens of milliseconds that no round should take
     observer = None
@@ -69,7 +72,7 @@ def run_daemon(settings: Settings, *, examine: Examine | None = None) -> int:
         polling = settings.polling if answers else True
         if light is not None:
             if light.answer is not None:
-                conductor.daemon.guard.take(light.answer, time.monotonic())
+                conductor.daemon.cards.hear(light.answer, time.monotonic())
             polling = light.polling if polling is None else polling
         observer = watch(settings.jobs_dir, polling=polling, wake=conductor.daemon.wakeup.set)
         conductor.hears_of_changes = observer is not None

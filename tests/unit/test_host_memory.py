@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.daemon.stages.host_memory import kernel_kills, killed_for_memory
+from runner.daemon.stages.host_memory import Blame, blame, kernel_kills
 
 EVENTS = "low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 0\n"
 
@@ -50,23 +50,28 @@ def test_the_count_is_found(tmp_path: Path, files: dict[str, str], count: int | 
 
 
 @pytest.mark.parametrize(
-    ("status", "before", "after", "answer"),
+    ("status", "before", "after", "beside", "answer"),
     [
-        (-signal.SIGKILL, 2, 3, True),
-        (-signal.SIGKILL, 2, 2, False),  # a person, or the daemon itself
-        (-signal.SIGTERM, 2, 3, False),
-        (1, 2, 3, False),
-        (-signal.SIGKILL, None, None, False),
+        (-signal.SIGKILL, 2, 3, 0, Blame.YES),
+        (-signal.SIGKILL, 2, 2, 0, Blame.NO),  # a person, or the daemon itself
+        (-signal.SIGTERM, 2, 3, 0, Blame.NO),
+        (1, 2, 3, 0, Blame.NO),
+        (-signal.SIGKILL, None, None, 0, Blame.NO),
+        (-signal.SIGKILL, 2, 3, 1, Blame.ONE_OF_SEVERAL),  # two ended so, and it killed one
+        (-signal.SIGKILL, 2, 4, 1, Blame.YES),  # it killed both
+        (-signal.SIGKILL, 2, 4, 2, Blame.ONE_OF_SEVERAL),
+        (-signal.SIGKILL, 2, 2, 1, Blame.NO),
     ],
 )
 def test_a_kill_is_the_kernels_only_when_it_counted_one(
     status: int,
     before: int | None,
     after: int | None,
-    answer: bool,  # noqa: FBT001
+    beside: int,
+    answer: Blame,
 ) -> None:
-    """A SIGKILL alone says nothing about memory."""
-    assert killed_for_memory(status, before=before, after=after) is answer
+    """A SIGKILL alone says nothing about memory, and one kill is not blamed on two stages."""
+    assert blame(status, before=before, after=after, also_killed=beside) is answer
 
 
 def test_a_real_kill_is_counted() -> None:
@@ -105,4 +110,4 @@ def test_a_real_kill_is_counted() -> None:
     finally:
         group.rmdir()
     before, after, number = (int(word) for word in done.stdout.split())
-    assert killed_for_memory(-number, before=before, after=after)
+    assert blame(-number, before=before, after=after) is Blame.YES

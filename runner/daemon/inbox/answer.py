@@ -46,6 +46,8 @@ class Beside:
     """Where the held-out questions lie with the answers before and after."""
     use: Use | None = None
     """Whether its adapter is in use."""
+    card: str = ""
+    """The card that it is at work on, where the box has several."""
 
 
 def progress_line(progress: Progress, speak: Speaker = ENGLISH) -> str:
@@ -89,6 +91,7 @@ def answer(
     if record.rates is not None and (said := rates_in(record.rates, speak)):
         lines.append(said)
     if not record.state.is_final:
+        lines += [speak("answer_card", card=beside.card)] if beside.card else []
         lines += _time_left(record, progress, speak)
     lines += [speak("answer_memory", change=change) for change in memory_story(record, speak)]
     if record.state is State.SUCCEEDED:

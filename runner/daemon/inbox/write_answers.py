@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from runner.contract.models import fetch_command, models_on_box
 from runner.contract.progress import read_progress
 from runner.contract.record import RunRecord
-from runner.contract.states import State
+from runner.contract.states import Stage, State
 from runner.contract.verdict import reason_in
-from runner.daemon.book import ENDED_SHOWN
+from runner.daemon.book import ENDED_SHOWN, Live
 from runner.daemon.daemon import Daemon
 from runner.daemon.inbox import answer, view
 from runner.daemon.inbox.status_txt import status_txt
@@ -28,6 +28,13 @@ _WRITE_SECONDS = 0.05
 def answer_of(record: RunRecord) -> str:
     """Name what a note about a run's answer is about."""
     return f"answer {record.run_id}"
+
+
+def card_at_work(daemon: Daemon, live: Live) -> str:
+    """Name the card that a run's stage works on; empty where it need not be told."""
+    if not daemon.cards.are_several or live.card is None or live.stage is Stage.PREPARE:
+        return ""
+    return live.card.title
 
 
 class Answers:
@@ -99,7 +106,9 @@ class Answers:
                 record,
                 place=place,
                 progress=progress,
-                beside=answer.Beside(share_name=daemon.settings.share_name),
+                beside=answer.Beside(
+                    share_name=daemon.settings.share_name, card=card_at_work(daemon, live)
+                ),
                 speak=daemon.says.speak,
             )
             key = f"{record.state}{record.waiting}"
@@ -156,8 +165,11 @@ class Answers:
         lines = []
         if daemon.hold is not None:
             lines.append(speak("status_held", why=in_words_of(daemon.hold[1], speak)))
-        if daemon.guard.standing.problem:
-            lines.append(speak("status_held", why=daemon.guard.standing.problem))
+        if daemon.cards.problem:
+            lines.append(speak("status_held", why=daemon.cards.problem))
+        else:
+            for card, why in daemon.cards.problems().items():
+                lines.append(speak("status_card_held", card=card, why=why))
         lines += sorted(daemon.troubles | daemon.last_troubles)
         lines += [daemon.notes[about] for about in sorted(daemon.notes)]
         if not self._has_model:

@@ -20,6 +20,7 @@ from runner.contract.record import read_record
 from runner.contract.stage_io import write_message
 from runner.contract.states import Stage, State
 from runner.daemon.book import Live
+from runner.daemon.cards import Card
 from runner.daemon.daemon import Daemon
 from runner.daemon.leftovers import sweep_run
 from runner.daemon.stages.plans import make_plan
@@ -74,9 +75,9 @@ def carry_out_again(daemon: Daemon, asked: Asked) -> bool | None:
     found = _find(daemon, asked.run_id, needs_rows=asked.stage is Stage.EVALUATE)
     if found is None:
         return None
-    if not _card_is_free(daemon):
-        return False
-    _begin(daemon, asked, found)
+    for card in _free_cards(daemon):
+        if _begin(daemon, asked, found, card):
+            break
     return False
 
 
@@ -98,29 +99,30 @@ def _find(daemon: Daemon, run_id: str, *, needs_rows: bool) -> Live | None:
     return None
 
 
-def _card_is_free(daemon: Daemon) -> bool:
-    """Whether nothing else is at work on the card, and nothing speaks against starting there."""
-    busy = any(
-        live.child is not None and live.stage is not Stage.PREPARE
+def _free_cards(daemon: Daemon) -> list[Card]:
+    """List the cards on which nothing else is at work, and nothing speaks against starting."""
+    busy = [
+        live.card
         for live in daemon.book.runs.values()
-    )
-    return not (busy or daemon.hold or daemon.guard.standing.problem)
+        if live.child is not None and live.stage is not Stage.PREPARE
+    ]
+    free = [card for card in daemon.cards.all if card not in busy and not card.problem]
+    return [] if daemon.hold else free
 
 
-def _begin(daemon: Daemon, asked: Asked, live: Live) -> None:
+def _begin(daemon: Daemon, asked: Asked, live: Live, card: Card) -> bool:
+    """Begin it on a card; False: somebody else works there. It is asked again in the next round."""
     try:
-        lease = Lock.take(
-            daemon.outputs.gpu_lease, what="the GPU", holder=f"run {live.record.run_id}"
-        )
+        lease = Lock.take(card.lease, what="the GPU", holder=f"run {live.record.run_id}")
     except BusyError:
-        return  # asked again in the next round
+        return False
     try:
         sweep_run(live.run)  # gigabytes of weights, where an earlier try was cut off
         folder = live.run.root / asked.folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         settings = daemon.settings
-        if daemon.guard.is_well:  # the card, and never the CPU in its place
+        if card.guard.is_well:  # the card, and never the CPU in its place
             settings = replace(settings, device="cuda")
         plan = make_plan(
             asked.stage, settings=settings, run=live.run, record=live.record, spec=live.spec
@@ -129,16 +131,19 @@ def _begin(daemon: Daemon, asked: Asked, live: Live) -> None:
         write_message(StageFolder(folder).plan, changed)
         process = start_stage(
             stage.command(settings.stage_command, asked.stage, folder.resolve()),
-            environment=stage.environment(os.environ, home=settings.stage_home.resolve()),
+            environment=stage.environment(
+                os.environ, home=settings.stage_home.resolve(), card=card.uuid
+            ),
             log=StageFolder(folder).log(asked.stage.value),
             inherited=(lease.descriptor,),
         )
         child = Child(process, folder=folder, on_exit=daemon.wakeup.set)
     finally:
         lease.release()  # the child has inherited it
-    live.stage = asked.stage
+    live.stage, live.card = asked.stage, card
     daemon.again = Again(asked=asked, live=live, child=child, folder=folder)
     daemon.say(live, f"{live.record.job}: {asked.doing}, as asked", pid=child.pid)
+    return True
 
 
 def follow_again(daemon: Daemon, at: float) -> None:

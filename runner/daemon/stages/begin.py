@@ -15,7 +15,7 @@ from runner.clock import now
 from runner.contract import stage_environment as stage
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import StageFolder
-from runner.contract.method_choice import MethodChoice, method_in
+from runner.contract.method_choice import method_in
 from runner.contract.record import Attempt, RunRecord
 from runner.contract.stage_io import write_message
 from runner.contract.states import TRAINS, Stage
@@ -25,10 +25,11 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.leftovers import sweep_run
 from runner.daemon.promotion.start_from import choose_start
 from runner.daemon.stages import outcome
+from runner.daemon.stages.ask_card import Asked
 from runner.daemon.stages.choose_plan import Ahead
 from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.host_memory import kernel_kills
-from runner.daemon.stages.look_at_card import Card, card_bytes, method_before_rows, no_fp8
+from runner.daemon.stages.look_at_card import card_bytes, method_before_rows, no_fp8
 from runner.daemon.stages.plans import STATE_DURING, make_plan, stage_folder, trial_home
 from runner.daemon.stages.process import Child, start_stage
 from runner.daemon.stages.rates import drop_checkpoints, size_rates
@@ -37,29 +38,15 @@ from runner.daemon.stages.retry import spares_host_memory
 from runner.daemon.stages.same_run import same_run_notes
 from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
-from runner.files.lock import Lock
 from runner.spec.as_chosen import as_chosen
 
 
-def begin(
-    daemon: Daemon,
-    live: Live,
-    lease: Lock | None,
-    ahead: Ahead | None,
-    card: Card,
-    chosen: MethodChoice | None,
-) -> None:
-    """Begin a run's next stage; where it cannot be started, that is its end.
+def begin(daemon: Daemon, live: Live, asked: Asked) -> None:
+    """Begin a run's next stage on a card that it was offered.
 
-    Args:
-        daemon: the daemon.
-        live: the run.
-        lease: the card's, for a stage that works on it; the child inherits it.
-        ahead: what an attempt will need.
-        card: what is known of the card.
-        chosen: the method, where the box has just chosen it.
+    Where the stage cannot be started, that is its end.
     """
-    which = live.next_stage
+    which, card, ahead, chosen = live.next_stage, asked.card, asked.ahead, asked.chosen
     record = live.record
     changes: dict[str, Any] = {
         "state": STATE_DURING[which],
@@ -107,14 +94,14 @@ def begin(
             changes["started_from"] = choose_start(daemon.outputs, record, live.spec).run_id
     planned = record.but(**changes)
     plain_plan = ahead.plain_plan if ahead else None
-    folder = _write_plan(daemon, live, which, planned, resume_from, card, plain_plan)
+    folder = _write_plan(daemon, live, which, planned, resume_from, asked, plain_plan)
     reached("stage planned")
     change(daemon, live, **changes)
     reached("stage recorded")
-    live.stage, live.stage_began_at = which, time.monotonic()
+    live.stage, live.card, live.stage_began_at = which, card, time.monotonic()
     live.kernel_kills = kernel_kills()
     try:
-        process = _process(daemon, live, folder, held=(lease.descriptor,) if lease else ())
+        process = _process(daemon, live, folder, asked)
         live.child = Child(process, folder=folder, on_exit=daemon.wakeup.set)
     except OSError as error:
         daemon.say(live, f"{record.job}: {which} could not be started", reason=str(error))
@@ -122,7 +109,8 @@ def begin(
         code = ExitCode.DISK_FULL if full else ExitCode.UNEXPECTED
         stage_ended(daemon, live, which, code, asked=False)
         return
-    daemon.say(live, f"{live.record.job}: {which} started", pid=live.child.pid)
+    where = {"card": card.title} if daemon.cards.are_several and which is not Stage.PREPARE else {}
+    daemon.say(live, f"{live.record.job}: {which} started", pid=live.child.pid, **where)
 
 
 def _for_rates(daemon: Daemon, live: Live, ahead: Ahead) -> tuple[dict[str, Any], str | None]:
@@ -141,25 +129,25 @@ def _for_rates(daemon: Daemon, live: Live, ahead: Ahead) -> tuple[dict[str, Any]
     return changes, found.checkpoint
 
 
-def _process(
-    daemon: Daemon, live: Live, folder: Path, *, held: tuple[int, ...]
-) -> subprocess.Popen[bytes]:
+def _process(daemon: Daemon, live: Live, folder: Path, asked: Asked) -> subprocess.Popen[bytes]:
     """Give the stage that begins a process: the one that stands by, or a new one.
 
     Raises:
         OSError: it could not be started, or its log not be written.
     """
-    which, record = live.next_stage, live.record
+    which, record, card = live.next_stage, live.record, asked.card
+    held = (asked.lease.descriptor,) if asked.lease else ()
     environment = stage.environment(
         os.environ,
         home=daemon.settings.stage_home.resolve(),
+        card=card.uuid,
         spare_host_memory=spares_host_memory(record.attempts)
         if which is Stage.TRAIN
         else record.tries[which.value] > 1 or record.falls is not None,
     )
     log, process = StageFolder(folder).log(which.value), None
-    if daemon.stand_by is not None:
-        ready, daemon.stand_by = daemon.stand_by, None
+    if card.stand_by is not None:
+        ready, card.stand_by = card.stand_by, None
         process = ready.become(
             which, folder.resolve(), environment=environment, log=log, inherited=held
         )
@@ -175,7 +163,7 @@ def _write_plan(
     which: Stage,
     planned: RunRecord,
     resume_from: str | None,
-    card: Card,
+    asked: Asked,
     plain_plan: BatchPlan | None,
 ) -> Path:
     """Make the stage's folder; before the record says so, for the disk may be full."""
@@ -189,7 +177,8 @@ def _write_plan(
         shutil.rmtree(live.run.data)
     folder.mkdir(parents=True)
     settings = daemon.settings
-    if daemon.guard.is_well:  # the card, and never the CPU in its place: that would take days
+    card, seen = asked.card, asked.seen
+    if card.guard.is_well:  # the card, and never the CPU in its place: that would take days
         settings = replace(settings, device="cuda")
     spec = as_chosen(live.asked, planned)
     if which is Stage.PREPARE and (known := method_before_rows(daemon, live)) is not None:
@@ -202,8 +191,8 @@ def _write_plan(
         spec=spec,
         resume_from=resume_from,
         plain_plan=plain_plan,
-        card_bytes=card_bytes(daemon, live.spec, card) if which is Stage.PREPARE else None,
-        no_fp8=no_fp8(daemon, card) if which is Stage.PREPARE else None,
+        card_bytes=card_bytes(daemon, live.spec, seen) if which is Stage.PREPARE else None,
+        no_fp8=no_fp8(card, seen) if which is Stage.PREPARE else None,
     )
     write_message(StageFolder(folder).plan, plan)
     return folder

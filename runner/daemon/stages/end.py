@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from runner.contract.record import ErrorFacts
 from runner.contract.stage_io import TrainResult
 from runner.contract.states import Stage, State
 from runner.daemon.book import Live
+from runner.daemon.cards import Card
 from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
 from runner.daemon.gpu_watch import WHENEVER
@@ -29,7 +31,7 @@ from runner.daemon.stages.change_method import (
 )
 from runner.daemon.stages.choose_plan import learn, look_ahead, why_not
 from runner.daemon.stages.follow_plans import smaller_plan
-from runner.daemon.stages.host_memory import kernel_kills, killed_for_memory
+from runner.daemon.stages.host_memory import Blame, blame, kernel_kills
 from runner.daemon.stages.judge_attempt import AttemptEnd, attempt_changes, judge_attempt
 from runner.daemon.stages.judge_stage import StageEnd, judge_stage, read_end
 from runner.daemon.stages.plans import read_answer, stage_folder, trial_home
@@ -73,15 +75,39 @@ def _follow_child(daemon: Daemon, live: Live, child: Child, at: float) -> None:
     if live.end_seen_at is None:
         daemon.say(live, f"{live.record.job}: {live.stage} ended", exit_code=code)
         live.end_seen_at = at
-    meant = code
-    if not child.is_stopping and killed_for_memory(
-        code, before=live.kernel_kills, after=kernel_kills()
-    ):
-        meant = ExitCode.OUT_OF_HOST_MEMORY
+    meant = code if child.is_stopping else _meant(daemon, live, code)
     asked = child.is_stopping and not (live.hung and not daemon.stopping)
     if live.cancel:
         _why_cancelled(daemon, live)  # all that it needs is hashed before anything is changed
     stage_ended(daemon, live, live.stage, meant, asked=asked, status=code)
+
+
+def _meant(daemon: Daemon, live: Live, code: int) -> int:
+    """Say what a child's end means: the kernel's kill for want of memory has a code of its own."""
+    if live.meant is not None:
+        return live.meant
+    others = [one for one in daemon.book.runs.values() if one is not live and one.child is not None]
+    killed = [one for one in others if _was_killed(one)]
+    counted = kernel_kills()
+    found = blame(code, before=live.kernel_kills, after=counted, also_killed=len(killed))
+    live.meant = ExitCode.OUT_OF_HOST_MEMORY if found is Blame.YES else code
+    for one in others:  # no kill is counted against two of them
+        if found is Blame.YES and one.kernel_kills is not None:
+            one.kernel_kills += 1
+        elif found is Blame.ONE_OF_SEVERAL:
+            one.kernel_kills = counted
+    for one in (live, *killed) if found is Blame.ONE_OF_SEVERAL else ():
+        one.meant, one.doubt = -signal.SIGKILL, outcome.KILLED_WHO
+        daemon.say(one, f"{one.record.job}: {one.stage} {one.doubt}", level="warning")
+    return live.meant
+
+
+def _was_killed(other: Live) -> bool:
+    """Whether another run's child was ended by SIGKILL, nobody having asked it to stop."""
+    child = other.child
+    if child is None or child.is_stopping or other.meant is not None:
+        return False
+    return child.poll() == -signal.SIGKILL
 
 
 def stage_ended(
@@ -104,7 +130,7 @@ def attempt_ended(
 ) -> None:
     """Close the newest attempt by its exit status and by what it left."""
     memory_ran_out = code == ExitCode.OUT_OF_GPU_MEMORY
-    gpu = daemon.gpu.memory_at(time.monotonic(), since=live.end_seen_at) if memory_ran_out else None
+    gpu = _memory_after(daemon, live, code)
     end = _read_attempt(daemon, live, code, asked=asked, status=status)
     verdict = judge_attempt(end)
     changes = attempt_changes(end, verdict)
@@ -154,6 +180,7 @@ def _read_attempt(
         seconds=_worked(live),
         hung="" if asked else live.hung,
         pause=live.pause,
+        doubt=live.doubt,
         result=result,
         error=error,
         smaller_plan=smaller_plan(folder),
@@ -175,7 +202,7 @@ def _lesson(daemon: Daemon, live: Live, end: AttemptEnd) -> dict[str, Any]:
     record, result = live.record, end.result
     if result is None or result.peak_gpu_memory_bytes is None:
         return {}
-    gpu = daemon.gpu.memory_at(time.monotonic(), since=WHENEVER)
+    gpu = _card(daemon, live).watch.memory_at(time.monotonic(), since=WHENEVER)
     facts = record.forecast
     if end.batch_plan != end.attempt.batch_plan:  # made smaller: compare like with like
         in_force = record.but(batch_plan=end.batch_plan)
@@ -187,7 +214,7 @@ def _lesson(daemon: Daemon, live: Live, end: AttemptEnd) -> dict[str, Any]:
 def _trial_ended(daemon: Daemon, live: Live, code: int, *, asked: bool) -> None:
     """Close the small run of a learning rate."""
     memory_ran_out = code == ExitCode.OUT_OF_GPU_MEMORY
-    gpu = daemon.gpu.memory_at(time.monotonic(), since=live.end_seen_at) if memory_ran_out else None
+    gpu = _memory_after(daemon, live, code)
     began = live.stage_began_at
     home = trial_home(live.run, live.record)
     end = read_trial(
@@ -294,6 +321,18 @@ def _not_its_fault(daemon: Daemon, live: Live, code: int) -> str | None:
     return None if looks == live.data_looks else "its data changed while it was copied"
 
 
+def _card(daemon: Daemon, live: Live) -> Card:
+    """Give the card that a run's stage saw; of a stage that an earlier daemon began, the first."""
+    return live.card or daemon.cards.first
+
+
+def _memory_after(daemon: Daemon, live: Live, code: int) -> GpuMemory | None:
+    """Ask for the card's memory after a stage ran out of it; None: it did not, or has no card."""
+    if code != ExitCode.OUT_OF_GPU_MEMORY:
+        return None
+    return _card(daemon, live).watch.memory_at(time.monotonic(), since=live.end_seen_at)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ended:
     """How a stage ended, and what follows from that."""
@@ -307,6 +346,7 @@ class Ended:
 
 def _close(daemon: Daemon, live: Live, ended: Ended, changes: dict[str, Any]) -> None:
     """Write how a stage ended and what that means for its run, in one step."""
+    card = _card(daemon, live)
     if live.cancel:
         end_run(daemon, live, State.CANCELLED, _why_cancelled(daemon, live), changes=changes)
     elif not ended.asked and ended.then in (Next.REJECT, Next.FAIL):
@@ -316,19 +356,19 @@ def _close(daemon: Daemon, live: Live, ended: Ended, changes: dict[str, Any]) ->
         change(daemon, live, **changes)
     _forget_child(live)
     if not ended.asked and ended.then is Next.HOLD and not live.record.state.is_final:
-        _hold(daemon, live, ended)
+        _hold(daemon, live, ended, card)
 
 
-def _hold(daemon: Daemon, live: Live, ended: Ended) -> None:
+def _hold(daemon: Daemon, live: Live, ended: Ended, card: Card) -> None:
     at, why = time.monotonic(), ended.error.message
     if ended.code == ExitCode.GPU_LOST:
-        daemon.guard.stage_lost_it(why, at)
-        why = daemon.guard.standing.problem
+        card.guard.stage_lost_it(why, at)
+        why = card.problem
     else:
         daemon.hold = (at + daemon.settings.hold_seconds, why)
     keep_waiting(daemon, live, why)
 
 
 def _forget_child(live: Live) -> None:
-    live.child = live.stage = live.stage_began_at = live.end_seen_at = None
-    live.pause, live.hung = "", ""
+    live.child = live.stage = live.card = live.stage_began_at = live.end_seen_at = None
+    live.pause, live.hung, live.doubt, live.meant = "", "", "", None

@@ -38,6 +38,8 @@ class AttemptEnd:
     """What was seen of its standing still, where that is why it was ended."""
     pause: str = ""
     """Why it was asked to leave a checkpoint, where the box was in trouble."""
+    doubt: str = ""
+    """What is known of an end that may have been the kernel's doing."""
     result: TrainResult | None = None
     error: ErrorFacts | None = None
     """What it said itself."""
@@ -159,7 +161,7 @@ def _reason(end: AttemptEnd, next_plan: BatchPlan | None) -> str | None:
         return end.pause or ASKED
     if next_plan is not None and next_plan != plan:
         return describe_change(plan, next_plan)
-    return end.error.message if end.error else outcome.how(end.code)
+    return end.error.message if end.error else end.doubt or outcome.how(end.code)
 
 
 def _error(end: AttemptEnd) -> ErrorFacts:

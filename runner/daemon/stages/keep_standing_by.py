@@ -1,4 +1,4 @@
-"""Keep one standing by: the next stage's process is started while another stage is at work.
+"""Keep one standing by: a card's next stage has its process while another stage is at work there.
 
 On a box with a card alone: without one a start is a small part of a run, and the imports would take
 their time from the stage that is at work.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runner.contract import stage_environment
 from runner.contract.states import Stage
+from runner.daemon.cards import Card
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages.stand_by import StandBy
 from runner.words import GIB
@@ -31,7 +32,8 @@ def has_use(stages: Sequence[tuple[Stage, bool]]) -> bool:
     """Decide whether another stage follows what is at work.
 
     Args:
-        stages: of each run that is not over, its next stage and whether that is at work.
+        stages: of each run that the process could be used for, its stage and whether that is at
+            work.
     """
     at_work = [stage for stage, is_at_work in stages if is_at_work]
     followed = any(stage not in _SELDOM_FOLLOWED for stage in at_work)
@@ -39,38 +41,48 @@ def has_use(stages: Sequence[tuple[Stage, bool]]) -> bool:
 
 
 def keep_one_standing_by(daemon: Daemon, at: float) -> None:
-    """Have a process stand by while a stage is at work, and none when nothing is."""
+    """Have a process stand by for each card while a stage is at work on it, and none otherwise."""
     runs = daemon.book.runs.values()
-    stages = [
-        (live.stage or live.next_stage if live.child else live.next_stage, live.child is not None)
-        for live in runs
-        if not live.record.state.is_final
-    ]
+    for card in daemon.cards.all:
+        stages = [
+            (live.stage or live.next_stage if live.child else live.next_stage, bool(live.child))
+            for live in runs
+            if not live.record.state.is_final and (live.child is None or live.card is card)
+        ]
+        _keep_one(daemon, card, stages, at)
+
+
+def _keep_one(daemon: Daemon, card: Card, stages: Sequence[tuple[Stage, bool]], at: float) -> None:
     wanted = daemon.settings.stand_by
     if wanted is None:
-        wanted = daemon.guard.is_well
-    if daemon.stand_by is not None and not daemon.stand_by.is_there:
-        daemon.no_stand_by_until = at + _AGAIN_SECONDS
-        end_standing_by(daemon)
+        wanted = card.guard.is_well
+    if card.stand_by is not None and not card.stand_by.is_there:
+        card.no_stand_by_until = at + _AGAIN_SECONDS
+        _end(card)
     if not (wanted and stages):
-        end_standing_by(daemon)
+        _end(card)
     elif (
-        daemon.stand_by is None
-        and at >= daemon.no_stand_by_until
+        card.stand_by is None
+        and at >= card.no_stand_by_until
         and has_use(stages)
         and _free_bytes() >= _LEAVES_BYTES
     ):
         with contextlib.suppress(OSError):  # the stage itself will be started without
             home = daemon.settings.stage_home.resolve()
-            environment = stage_environment.environment(os.environ, home=home)
-            daemon.stand_by = StandBy(daemon.settings.stage_command, environment)
+            environment = stage_environment.environment(os.environ, home=home, card=card.uuid)
+            card.stand_by = StandBy(daemon.settings.stage_command, environment)
 
 
 def end_standing_by(daemon: Daemon) -> None:
-    """End the process that stands by, where there is one."""
-    if daemon.stand_by is not None:
-        daemon.stand_by.end()
-        daemon.stand_by = None
+    """End the processes that stand by."""
+    for card in daemon.cards.all:
+        _end(card)
+
+
+def _end(card: Card) -> None:
+    if card.stand_by is not None:
+        card.stand_by.end()
+        card.stand_by = None
 
 
 def _free_bytes() -> int:

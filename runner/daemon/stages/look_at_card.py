@@ -13,6 +13,7 @@ from runner.contract.promotions import current_run
 from runner.contract.stage_io import PreparePlan, read_message
 from runner.contract.states import TRAINS, Stage
 from runner.daemon.book import Live
+from runner.daemon.cards import Card
 from runner.daemon.daemon import Daemon
 from runner.daemon.gpu_watch import WHENEVER
 from runner.daemon.promotion.start_from import choose_start
@@ -25,8 +26,8 @@ from runner.spec.spec import JobSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
-    """What is known of the card before a stage starts."""
+class Seen:
+    """What is known of a card before a stage starts."""
 
     problem: str | None = None
     """Why nothing may start on it."""
@@ -34,41 +35,41 @@ class Card:
     """None: there is no card, or the stage does not ask how large it is."""
 
 
-def look_at_card(daemon: Daemon, which: Stage, at: float) -> Card:
-    """Tell what a stage must know of the card before it starts.
+def look_at_card(card: Card, which: Stage, at: float) -> Seen:
+    """Tell what a stage must know of a card before it starts.
 
     Raises:
         StillAsking: the driver has not answered yet.
     """
     needs_memory = which in (Stage.PREPARE, *TRAINS)
     if needs_memory:  # both questions at once: a slow driver's first answer would be old otherwise
-        daemon.gpu.ask_if_old(at)
+        card.watch.ask_if_old(at)
     on_card = which in ON_CARD
-    standing = daemon.guard.standing_to_start(at, on_card=on_card)
+    standing = card.guard.standing_to_start(at, on_card=on_card)
     if on_card and standing.problem:
-        return Card(problem=standing.problem)
+        return Seen(problem=standing.problem)
     if not needs_memory:
-        return Card()
+        return Seen()
     since = WHENEVER if which is Stage.PREPARE else None  # prepare only asks how large it is
-    return Card(memory=daemon.gpu.memory_at(at, since=since))
+    return Seen(memory=card.watch.memory_at(at, since=since))
 
 
-def method_of(daemon: Daemon, live: Live, card: Card) -> MethodChoice | None:
+def method_of(daemon: Daemon, live: Live, card: Card, seen: Seen) -> MethodChoice | None:
     """Choose the method where the spec leaves it to the box; None: it is known."""
     record, spec, models = live.record, live.spec, daemon.settings.models_dir
     if spec.method != "auto":
         return None
     start = choose_start(daemon.outputs, record, spec)
     current = current_run(daemon.outputs, record.job)
-    box = known_box(daemon.outputs, spec, card.memory)
-    if card.memory is not None and card.memory.is_shared:  # it need not wait for 16 bits
-        box = replace(box, gpu_memory_bytes=card.memory.free_bytes)
+    box = known_box(daemon.outputs, spec, seen.memory)
+    if seen.memory is not None and seen.memory.is_shared:  # it need not wait for 16 bits
+        box = replace(box, gpu_memory_bytes=seen.memory.free_bytes)
     return method_for(
         spec,
         read_work(models, live.run, spec, total_steps=record.total_steps or 0),
         box,
         models_dir=models,
-        on_card=daemon.guard.is_well,
+        on_card=card.guard.is_well,
         goes_on_from=daemon.outputs.run(record.job, start.run_id) if start.run_id else None,
         in_use=daemon.outputs.run(record.job, current) if current else None,
     )
@@ -99,14 +100,14 @@ def has_rows_for(run: RunFolder, chosen: MethodChoice) -> bool:
         return False
 
 
-def card_bytes(daemon: Daemon, spec: JobSpec, card: Card) -> int | None:
+def card_bytes(daemon: Daemon, spec: JobSpec, seen: Seen) -> int | None:
     """Say what a run may use of the card; None: there is none."""
-    gpu = card.memory
+    gpu = seen.memory
     return None if gpu is None else known_box(daemon.outputs, spec, gpu).limit_bytes
 
 
-def no_fp8(daemon: Daemon, card: Card) -> str | None:
+def no_fp8(card: Card, seen: Seen) -> str | None:
     """Say why the box's card cannot compute in fp8; a card that is silent has the last word."""
-    if card.memory is not None:
-        return fp8_obstacle(card.memory.name, card.memory.capability)
-    return None if daemon.guard.is_well else fp8_obstacle(None, None)
+    if seen.memory is not None:
+        return fp8_obstacle(seen.memory.name, seen.memory.capability)
+    return None if card.guard.is_well else fp8_obstacle(None, None)

@@ -129,6 +129,13 @@ def joined(before: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
     return (*before, *(sentence for sentence in more if sentence not in before))
 
 
+KILLED_WHO = (
+    "ended by SIGKILL while another stage was, too; the kernel killed fewer processes because the "
+    "machine's own memory ran out, and does not tell which"
+)
+"""Reason of an end of which is not known whether it was the kernel's doing."""
+
+
 def how(code: int) -> str:
     """Say how a child ended."""
     if code == ExitCode.OUT_OF_HOST_MEMORY:

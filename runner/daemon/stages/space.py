@@ -64,12 +64,33 @@ def needed_bytes(daemon: Daemon, live: Live, *, forecast: int | None, data_bytes
     reserve, which = daemon.settings.min_free_bytes, live.next_stage
     if which is Stage.PREPARE:
         return reserve + _DATA_FACTOR * data_bytes
-    one = checkpoint_bytes(live.run)
-    if which in TRAINS and forecast:
-        there = tree_bytes(live.run.checkpoints, live.run.prepared, live.run.data)
-        return reserve + max(2 * one, forecast - there)
+    if which in TRAINS:
+        return reserve + _for_training(live, forecast=forecast)
     # What is handed over forecasts for itself: where it does not fit, the run stands all the same.
-    return reserve + (2 * one if which in (*TRAINS, Stage.EXPORT) else 0)
+    return reserve + (2 * checkpoint_bytes(live.run) if which is Stage.EXPORT else 0)
+
+
+def still_to_write(daemon: Daemon) -> int:
+    """Forecast what the trainings at work will still write, for whoever starts beside them."""
+    return sum(
+        _for_training(live, forecast=live.record.forecast.get("disk_bytes"))
+        for live in _trainings(daemon)
+    )
+
+
+def _trainings(daemon: Daemon) -> list[Live]:
+    """List the runs of which a training is at work."""
+    runs = daemon.book.runs.values()
+    return [live for live in runs if live.child is not None and live.stage in TRAINS]
+
+
+def _for_training(live: Live, *, forecast: int | None) -> int:
+    """Forecast what a training needs of the disk beside what it has there."""
+    least = 2 * checkpoint_bytes(live.run)
+    if not forecast:
+        return least
+    there = tree_bytes(live.run.checkpoints, live.run.prepared, live.run.data)
+    return max(least, forecast - there)
 
 
 def over_disk_limit(live: Live, *, forecast: int | None) -> ErrorFacts | None:
@@ -119,10 +140,12 @@ def short_of(daemon: Daemon, needed: int, at: float) -> str | None:
 
 def watch_space(daemon: Daemon, at: float) -> None:
     """Pause a training run while there is still room for its checkpoint."""
-    for live in daemon.book.runs.values():
-        if live.child is None or live.stage not in TRAINS or live.child.is_stopping:
+    trainings = _trainings(daemon)
+    low = daemon.settings.min_free_bytes // 2
+    low += sum(checkpoint_bytes(live.run) for live in trainings)
+    for live in trainings:
+        if live.child is None or live.child.is_stopping:
             continue
-        low = daemon.settings.min_free_bytes // 2 + checkpoint_bytes(live.run)
         if free_bytes(daemon) >= low or short_of(daemon, low, at) is None:
             continue
         if daemon.room_search is not None:  # room may be found yet; a full disk costs no checkpoint

@@ -1,42 +1,44 @@
-"""Start stages: one run trains while the next one is prepared."""
+"""Start stages: on each card one run trains, while the next one is prepared."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
 from runner.clock import now
-from runner.contract.method_choice import MethodChoice, method_in
+from runner.contract.method_choice import method_in
 from runner.contract.record import ErrorFacts
 from runner.contract.states import TRAINS, Stage, State
 from runner.daemon.book import Live
+from runner.daemon.cards import Card
 from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
+from runner.daemon.gpu_watch import StillAsking
 from runner.daemon.inbox.wait_for_data import named_files, some_from
 from runner.daemon.promotion.start_from import choose_start
 from runner.daemon.queue import in_order
 from runner.daemon.schedule.hours import is_closed, waits_for_hours
 from runner.daemon.stages import outcome
+from runner.daemon.stages.ask_card import Asked, ask_card
 from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.begin import begin
-from runner.daemon.stages.choose_plan import Ahead, look_ahead
+from runner.daemon.stages.choose_plan import Ahead
 from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
-from runner.daemon.stages.look_at_card import (
-    Card,
-    has_rows_for,
-    look_at_card,
-    method_of,
-)
-from runner.daemon.stages.plans import (
-    ON_CARD,
-)
+from runner.daemon.stages.look_at_card import has_rows_for
+from runner.daemon.stages.next_start import AtWork, Choice, choose, free_places, may_prepare
 from runner.daemon.stages.rates import size_rates
 from runner.daemon.stages.resume_point import count_up_to, export_point
-from runner.daemon.stages.space import needed_bytes, never_fits, over_disk_limit, short_of
-from runner.errors import BusyError, RunnerError
-from runner.files.lock import Lock
+from runner.daemon.stages.space import (
+    needed_bytes,
+    never_fits,
+    over_disk_limit,
+    short_of,
+    still_to_write,
+)
+from runner.errors import RunnerError
 from runner.words import visible
 
 _MOST_LOOKED = 100
@@ -50,7 +52,7 @@ def start_what_can(daemon: Daemon, at: float) -> None:
     """Start the next stage of whoever is next, and prepare one run while another one trains."""
     if daemon.hold is not None and at >= daemon.hold[0]:
         daemon.hold = None
-    daemon.guard.standing_at(at)
+    daemon.cards.look(at)
     closed = is_closed(daemon)
     waiting = [
         live
@@ -74,18 +76,18 @@ def start_what_can(daemon: Daemon, at: float) -> None:
 
 def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at: float) -> bool:
     """Give the first that can use it its turn; False: nobody had one."""
-    running = [live.stage for live in daemon.book.runs.values() if live.child is not None]
+    free, is_preparing = _free_cards(daemon)
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
     had_its_turn, without_room = False, 0
-    if all(stage_now is Stage.PREPARE for stage_now in running):
-        for live in prepared:
-            had_its_turn = True
-            with daemon.isolating(live, at), awaiting_answers(daemon, live):
-                had_its_turn = _start_or_wait(daemon, live, blocked)
-            if had_its_turn:
-                break
-            without_room += 1
-    if Stage.PREPARE in running or len(prepared) - without_room > (not running):
+    for live in prepared if free else ():
+        had_its_turn = True
+        with daemon.isolating(live, at), awaiting_answers(daemon, live):
+            had_its_turn = _start_or_wait(daemon, live, blocked, free)
+        if had_its_turn:  # another card's turn comes in the next round, at once
+            break
+        without_room += 1
+    ready = len(prepared) - without_room
+    if not may_prepare(is_preparing=is_preparing, prepared=ready, free=len(free)):
         tell_data_that_came(daemon, waiting, at)
         return had_its_turn
     unprepared = {live.record.run_id: live for live in waiting if live.next_stage is Stage.PREPARE}
@@ -99,6 +101,21 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
                 daemon.data.looked_to = None  # whoever is first in the queue is first again
                 return True
     return had_its_turn
+
+
+def _free_cards(daemon: Daemon) -> tuple[list[Card], bool]:
+    """List the cards that a stage may start on, and tell whether a run is being prepared."""
+    cards = daemon.cards.all
+    at_work, is_preparing = [], False
+    for live in daemon.book.runs.values():
+        if live.child is None:
+            continue
+        prepares = live.stage is Stage.PREPARE
+        is_preparing |= prepares
+        place = None if prepares or live.card is None else cards.index(live.card)
+        at_work.append(AtWork(place=place, is_suspect=is_suspect(live.record.falls)))
+    free = {cards[place] for place in free_places(len(cards), at_work)}
+    return [card for card in daemon.cards.well_first() if card in free], is_preparing
 
 
 def _rests_after_fall(daemon: Daemon, live: Live, at: float) -> bool:
@@ -116,19 +133,20 @@ def _rests_after_fall(daemon: Daemon, live: Live, at: float) -> bool:
 
 def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     """Start a run's prepare stage; False when it waits for data and another may go first."""
+    cards = daemon.cards.well_first()
     if daemon.inbox_problem:
-        return _start_or_wait(daemon, live, daemon.inbox_problem)
+        return _start_or_wait(daemon, live, daemon.inbox_problem, cards)
     files = named_files(live.spec)
     try:
         with daemon.open_inbox() as inbox:
             waits = daemon.data.waiting_for(inbox, files, time.monotonic())
             live.data_looks = daemon.data.looks(inbox, files)
     except (OSError, RunnerError) as error:
-        return _start_or_wait(daemon, live, f"the inbox is unavailable ({error})")
+        return _start_or_wait(daemon, live, f"the inbox is unavailable ({error})", cards)
     if waits is None or not waits.missing:
         live.waits_for_data_since = None
     if waits is None:
-        return _start_or_wait(daemon, live, blocked)
+        return _start_or_wait(daemon, live, blocked, cards)
     patience = 0.0 if daemon.settings.once or waits.never else daemon.settings.data_wait_seconds
     keep_waiting(
         daemon,
@@ -143,7 +161,7 @@ def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     live.waits_for_data_since = began = time.monotonic() if began is None else began
     if waits.missing and time.monotonic() - began >= patience:
         # It is refused by the stage, with whatever else is wrong with its data.
-        return _start_or_wait(daemon, live, blocked)
+        return _start_or_wait(daemon, live, blocked, cards)
     return False
 
 
@@ -178,12 +196,11 @@ def _box_problem(daemon: Daemon) -> str | None:
         return f"the outputs folder cannot be used ({error.strerror})"
 
 
-def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
-    """Start the run's next stage, or record why it waits.
+def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None, cards: Sequence[Card]) -> bool:
+    """Start the run's next stage on one of the cards, or record why it waits.
 
     True: it was its turn; False: it waits for room that it alone needs, and another may go first.
     """
-    lease, card = None, Card()
     if live.next_stage in (Stage.PREPARE, *TRAINS):
         start = choose_start(daemon.outputs, live.record, live.spec)
         if start.problem is not None and not live.record.attempts:
@@ -191,57 +208,59 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None) -> bool:
             return True
     if blocked is None and live.next_stage is Stage.EXPORT:
         _mend_export(daemon, live)
-    on_card = live.next_stage in ON_CARD
-    if blocked is None:
-        card = look_at_card(daemon, live.next_stage, time.monotonic())
-        blocked = card.problem
-    if blocked is None and on_card:
-        try:
-            lease = Lock.take(
-                daemon.outputs.gpu_lease, what="the GPU", holder=f"run {live.record.run_id}"
-            )
-        except BusyError as error:
-            blocked = error.message
-    try:
-        ahead, chosen = None, None
-        if blocked is None and live.next_stage in TRAINS:
-            chosen = method_of(daemon, live, card)
-            spec = live.spec.with_method(chosen.method) if chosen else live.spec
-            ahead = look_ahead(daemon.settings, live.run, live.record, spec, card.memory)
-            blocked = ahead.waits
-            if _turned_back(daemon, live, ahead, chosen):
-                return True
+    with ExitStack() as leases:
+        asked, choice = _ask(daemon, live, cards if blocked is None else (), leases)
+        if asked and _turned_back(daemon, live, asked[-1]):
+            return True
+        if blocked is None and choice.place is None and choice.waits is None:
+            raise StillAsking
+        blocked = blocked or choice.waits
         if blocked is not None:
             keep_waiting(daemon, live, blocked)
             return True
-        needed = _needed_bytes(daemon, live, ahead)
+        best = asked[-1]
+        needed = _needed_bytes(daemon, live, best.ahead)
         if (never := never_fits(daemon, live, needed)) is not None:
             end_run(daemon, live, State.REJECTED, never)
             return True
+        needed += still_to_write(daemon) if live.next_stage in TRAINS else 0
         if (missing := short_of(daemon, needed, time.monotonic())) is not None:
             keep_waiting(daemon, live, missing)
             return False
-        begin(daemon, live, lease, ahead, card, chosen)
-    finally:
-        if lease is not None:
-            lease.release()  # the child has inherited it and holds it as long as it lives
+        begin(daemon, live, best)
     return True
 
 
-def _turned_back(daemon: Daemon, live: Live, ahead: Ahead, chosen: MethodChoice | None) -> bool:
+def _ask(
+    daemon: Daemon, live: Live, cards: Sequence[Card], leases: ExitStack
+) -> tuple[list[Asked], Choice]:
+    """Ask the cards one after the other until one is good: that is the last of them then."""
+    asked: list[Asked] = []
+    for card in cards:
+        asked.append(ask_card(daemon, live, card, time.monotonic()))
+        leases.callback(asked[-1].release)
+        if asked[-1].offer(0).is_good:
+            break
+    return asked, choose([one.offer(place) for place, one in enumerate(asked)])
+
+
+def _turned_back(daemon: Daemon, live: Live, asked: Asked) -> bool:
     """Reject what the forecast rules out, and prepare anew what has rows for another method."""
+    chosen = asked.chosen
     if chosen is not None and not has_rows_for(live.run, chosen):
         daemon.say(live, f"{live.record.job}: is prepared again, {method_in(chosen)}")
         change(daemon, live, state=State.QUEUED, next_stage=Stage.PREPARE, waiting=None)
         return True
-    if (refused := _refused(live, ahead)) is not None:
+    if (refused := _refused(live, asked.ahead)) is not None:
         end_run(daemon, live, State.REJECTED, refused)
         return True
     return False
 
 
-def _refused(live: Live, ahead: Ahead) -> ErrorFacts | None:
+def _refused(live: Live, ahead: Ahead | None) -> ErrorFacts | None:
     """Refuse what the forecast rules out; None: it may go on."""
+    if ahead is None:
+        return None
     over = over_disk_limit(live, forecast=ahead.facts.get("disk_bytes"))
     if over is None and live.next_stage is Stage.RATES:
         sized = size_rates(live.record, live.spec, ahead.facts)

@@ -3,7 +3,8 @@
 It answers as nvidia-ml-py does, from the JSON object that the variable STANDIN_DRIVER names:
 ``total`` and ``free`` in bytes, and ``held``, a list of process id, name and bytes. Once a file
 matches its pattern ``when``, what stands in its ``then`` holds. With ``code``, NVML's number of an
-error, the card has gone away, as nobody can have a real one do at will.
+error, the card has gone away, as nobody can have a real one do at will. ``cards``, a list of such
+objects, each with a ``uuid``, are several cards: there ``code`` is what that card alone answers.
 """
 
 # ruff: noqa: N802  the names are NVIDIA's
@@ -18,7 +19,7 @@ from types import SimpleNamespace
 NVML_CLOCK_SM = 1
 
 
-NOT_SUPPORTED = 3
+INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND = 2, 3, 6
 
 
 class NVMLError(Exception):
@@ -32,6 +33,10 @@ class NVMLError(Exception):
 def _told():
     told = json.loads(Path(os.environ["STANDIN_DRIVER"]).read_text())
     return told["then"] if "then" in told and glob.glob(told["when"]) else told
+
+
+def _cards():
+    return _told().get("cards", [_told()])
 
 
 def nvmlInit():
@@ -52,17 +57,35 @@ def nvmlSystemGetDriverVersion():
 
 def nvmlDeviceGetCount():
     """Count the cards."""
-    return 1
+    return len(_cards())
 
 
 def nvmlDeviceGetHandleByIndex(index):
-    """Give a card."""
+    """Give a card, where it is there and answers."""
+    cards = _cards()
+    if not 0 <= index < len(cards):
+        raise NVMLError(INVALID_ARGUMENT)
+    if "cards" in _told() and (code := cards[index].get("code")):
+        raise NVMLError(code)
     return index
 
 
-def nvmlDeviceGetName(_handle):
+def nvmlDeviceGetHandleByUUID(uuid):
+    """Give the card of this UUID."""
+    for index in range(len(_cards())):
+        if nvmlDeviceGetUUID(index) == uuid:
+            return nvmlDeviceGetHandleByIndex(index)
+    raise NVMLError(NOT_FOUND)
+
+
+def nvmlDeviceGetUUID(handle):
+    """Tell which card it is."""
+    return _cards()[handle].get("uuid", f"GPU-{handle}")
+
+
+def nvmlDeviceGetName(handle):
     """Name it."""
-    return "NVIDIA GeForce RTX 4090"
+    return _cards()[handle].get("name", "NVIDIA GeForce RTX 4090")
 
 
 def nvmlDeviceGetCudaComputeCapability(_handle):
@@ -80,17 +103,18 @@ def nvmlDeviceGetMaxClockInfo(_handle, _which):
     return 2520
 
 
-def nvmlDeviceGetMemoryInfo(_handle):
+def nvmlDeviceGetMemoryInfo(handle):
     """Tell its memory."""
-    told = _told()
+    told = _cards()[handle]
     if "total" not in told:
         raise NVMLError(NOT_SUPPORTED)
     return SimpleNamespace(total=told["total"], free=told["free"])
 
 
-def nvmlDeviceGetComputeRunningProcesses(_handle):
+def nvmlDeviceGetComputeRunningProcesses(handle):
     """Tell who computes."""
-    return [SimpleNamespace(pid=pid, usedGpuMemory=held) for pid, _, held in _told()["held"]]
+    held = _cards()[handle]["held"]
+    return [SimpleNamespace(pid=pid, usedGpuMemory=held) for pid, _, held in held]
 
 
 def nvmlDeviceGetGraphicsRunningProcesses(_handle):
@@ -100,4 +124,5 @@ def nvmlDeviceGetGraphicsRunningProcesses(_handle):
 
 def nvmlSystemGetProcessName(pid):
     """Name a process, with its arguments."""
-    return next(name for one, name, _ in _told()["held"] if one == pid)
+    held = [one for card in _cards() for one in card["held"]]
+    return next(name for one, name, _ in held if one == pid)

@@ -1,0 +1,157 @@
+"""Cards: those that this daemon's stages work on, one stage at a time on each.
+
+A card has a lease, a watch over its memory, a guard that knows whether it is lost, and a process
+that stands by for its next stage. A box without a card has one as well: there the CPU computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.card.answer import Answer
+from runner.card.ask import ask_driver
+from runner.card.find_cards import NamedCard
+from runner.card.memory import read_gpu
+from runner.contract.settings import Settings
+from runner.daemon.gpu_guard import GpuGuard
+from runner.daemon.gpu_watch import GpuWatch
+from runner.notices.leave import leave_lost_card
+
+if TYPE_CHECKING:
+    from runner.daemon.stages.stand_by import StandBy
+
+
+@dataclass(kw_only=True, eq=False)
+class Card:
+    """One card."""
+
+    named: NamedCard | None
+    """None: the one that a process of this daemon sees first, or the CPU."""
+    settings: Settings
+    watch: GpuWatch
+    guard: GpuGuard
+    stand_by: StandBy | None = None
+    """The next stage's process, that has its imports done."""
+    no_stand_by_until: float = 0.0
+    """Monotonic time before which no other is started: the last one ended by itself."""
+
+    @property
+    def uuid(self) -> str | None:
+        """What a stage finds in CUDA_VISIBLE_DEVICES; None: what the daemon itself finds there."""
+        if self.named is None:
+            return None
+        seen = self.guard.card
+        return self.named.uuid or (seen.uuid if seen else None)
+
+    @property
+    def name(self) -> str:
+        """The model's name, as the driver says it; empty: not known."""
+        seen = self.guard.card
+        return seen.name if seen else self.named.model if self.named else ""
+
+    @property
+    def title(self) -> str:
+        """What people call it: ``GPU 1 (NVIDIA GeForce RTX 4090)``."""
+        number = self.named.number if self.named else "0"
+        return f"GPU {number} ({self.name})" if self.name else f"GPU {number}"
+
+    @property
+    def lease(self) -> Path:
+        """Held by who works on it: a stage, `runner try`, `runner doctor`."""
+        outputs = self.settings.outputs
+        return outputs.gpu_lease if self.named is None else self.named.lease(outputs, self.uuid)
+
+    @property
+    def problem(self) -> str:
+        """Why nothing starts on it; empty: something may."""
+        return self.guard.standing.problem
+
+
+class Cards:
+    """All of them, in the driver's order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        named: Sequence[NamedCard] = (),
+        *,
+        say: Callable[..., None],
+        done: Callable[[], object],
+    ) -> None:
+        """Begin with no answer of any driver.
+
+        Args:
+            settings: the box owner's.
+            named: the cards that the setting ``gpus`` names; none: the first card, or the CPU.
+            say: the daemon's log.
+            done: called from another thread when a driver has answered.
+        """
+
+        def make(one: NamedCard | None) -> Card:
+            ask = one.asked_as if one else None
+            say_of_card = say if len(named) < 2 or one is None else partial(_say_of, one, say)
+            return Card(
+                named=one,
+                settings=settings,
+                watch=GpuWatch(settings.device, done=done, ask=partial(read_gpu, ask)),
+                guard=GpuGuard(
+                    device=settings.device,
+                    patience_seconds=settings.gpu_lost_seconds,
+                    say=say_of_card,
+                    done=done,
+                    lost=partial(leave_lost_card, settings.outputs),
+                    ask=partial(ask_driver, ask),
+                    expected=one is not None,
+                ),
+            )
+
+        self.all: tuple[Card, ...] = tuple(make(one) for one in named or (None,))
+
+    @property
+    def first(self) -> Card:
+        """The first one: there is always one."""
+        return self.all[0]
+
+    @property
+    def are_several(self) -> bool:
+        """Whether people must be told which card is meant."""
+        return len(self.all) > 1
+
+    @property
+    def problem(self) -> str:
+        """Why nothing starts on any of them; empty: something may."""
+        return "" if any(not card.problem for card in self.all) else self.first.problem
+
+    @property
+    def must_end(self) -> bool:
+        """Whether only a new container can bring a card back: while one is well the daemon stays.
+
+        A new container would be refused as long as a card that it is to be given is gone.
+        """
+        return all(card.guard.standing.must_end for card in self.all)
+
+    def hear(self, answer: Answer, at: float) -> None:
+        """Take an answer that somebody else heard just now, about the first card that is seen."""
+        if self.first.named is None:
+            self.first.guard.take(answer, at)
+
+    def look(self, at: float) -> None:
+        """Decide anew how each card is; drivers are asked where it is time to."""
+        for card in self.all:
+            card.guard.standing_at(at)
+
+    def problems(self) -> dict[str, str]:
+        """Give what is wrong with each card that nothing starts on, by its title."""
+        return {card.title: card.problem for card in self.all if card.problem}
+
+    def well_first(self) -> list[Card]:
+        """List all of them, those that something may start on first."""
+        return sorted(self.all, key=lambda card: bool(card.problem))
+
+
+def _say_of(named: NamedCard, say: Callable[..., None], event: str, **facts: object) -> None:
+    say(f"GPU {named.number}: {event}", **facts)

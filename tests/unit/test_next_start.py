@@ -1,0 +1,75 @@
+"""Which stage starts on which card now: the decision as a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.daemon.stages.next_start import (
+    AtWork,
+    Choice,
+    Offer,
+    choose,
+    free_places,
+    may_prepare,
+)
+
+GOOD, UNKNOWN, LOST = Offer(place=0), Offer(place=1, is_known=False), Offer(place=2, problem="lost")
+PREPARES = AtWork(place=None)
+
+
+@pytest.mark.parametrize(
+    ("cards", "at_work", "free"),
+    [
+        (1, [], [0]),
+        (1, [AtWork(place=0)], []),
+        (1, [PREPARES], [0]),  # it takes no card
+        (1, [PREPARES, AtWork(place=0)], []),
+        (3, [AtWork(place=1)], [0, 2]),
+        (2, [AtWork(place=0), AtWork(place=1)], []),
+        (2, [AtWork(place=0, is_suspect=True)], []),  # nothing goes down with it
+        (2, [AtWork(place=None, is_suspect=True)], [0, 1]),
+    ],
+)
+def test_each_card_works_on_one_stage_at_a_time(
+    cards: int, at_work: list[AtWork], free: list[int]
+) -> None:
+    """A card with a stage on it is offered to nobody."""
+    assert free_places(cards, at_work) == free
+
+
+@pytest.mark.parametrize(
+    ("offers", "choice"),
+    [
+        ([GOOD], Choice(place=0)),
+        ([LOST, GOOD], Choice(place=0)),
+        ([UNKNOWN, GOOD], Choice(place=0)),  # a slow driver holds nothing back from the other card
+        ([GOOD, LOST], Choice(place=0)),
+        ([UNKNOWN, LOST], Choice()),
+        ([LOST, Offer(place=3, problem="held")], Choice(waits="lost")),
+        ([], Choice()),
+    ],
+)
+def test_the_first_good_card_is_taken(offers: list[Offer], choice: Choice) -> None:
+    """A run waits only where no card will do, and says why as soon as all have answered."""
+    assert choose(offers) == choice
+
+
+@pytest.mark.parametrize(
+    ("preparing", "prepared", "free", "may"),
+    [
+        (False, 0, 0, True),  # one trains: the next one is prepared
+        (False, 1, 0, False),  # one is ready already
+        (False, 1, 1, True),  # it has just started
+        (False, 2, 1, False),
+        (False, 1, 2, True),  # the other card needs one as well
+        (True, 0, 2, False),  # one at a time
+    ],
+)
+def test_one_run_is_prepared_ahead_of_the_cards(
+    preparing: bool,  # noqa: FBT001
+    prepared: int,
+    free: int,
+    may: bool,  # noqa: FBT001
+) -> None:
+    """No more than one waits prepared beside cards that are all at work."""
+    assert may_prepare(is_preparing=preparing, prepared=prepared, free=free) is may
