@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runner.card.answer import Answer, Card, Gpu, meaning
 from runner.card.ask import EVERY, ask_driver, cards_on_bus, expects_gpu
-from runner.contract.gpus import ALL, read_gpus
+from runner.contract.gpus import ALL, ALLOWED, read_gpus
 from runner.contract.layout import Outputs
 from runner.contract.settings_table import SettingError
 from runner.words import visible
@@ -52,20 +52,27 @@ def find_cards(
     """Find the cards of a setting, in the driver's order; a driver that is lost is waited for.
 
     Args:
-        setting: what RUNNER_GPUS says, understood already.
+        setting: what RUNNER_GPUS says.
         environment: this process's.
         ask: asks the driver.
 
     Raises:
-        SettingError: a card is not there, or is named twice.
+        SettingError: it is nonsense, or a card is not there, or is named twice.
     """
-    names = read_gpus(setting)
+    try:
+        names = read_gpus(setting)
+    except ValueError as error:
+        said = f"RUNNER_GPUS is {visible(setting)!r}; allowed is {ALLOWED}"
+        raise SettingError(said, advice=_MEND) from error
     if not names:
         return []
     answer = ask(EVERY)
     given = _given(environment)
     if answer is None or meaning(answer, expected=expects_gpu(environment)).gpu is Gpu.LOST:
         return _unknown(names, answer, given)
+    if environment.get("NVIDIA_VISIBLE_DEVICES") == "void" and len(names) == len(answer.cards):
+        # Devices that came by CDI: the container has what was reserved, and is not told numbers.
+        given = sorted({int(name) for name in names}) if all(map(str.isdigit, names)) else given
     if not answer.cards:
         raise SettingError(
             f"RUNNER_GPUS is {visible(setting)!r}, and there is no card", advice=_MEND

@@ -30,7 +30,7 @@ from runner.commands.options import (
 from runner.contract.page_key import read_key
 from runner.contract.settings import Settings
 from runner.doctor.engine import examine_engine
-from runner.doctor.examine import examine_card, examine_lightly
+from runner.doctor.examine import examine_cards, examine_lightly
 from runner.doctor.finding import Finding, Level, could_run
 from runner.doctor.surroundings import beside_engine
 from runner.errors import RunnerError
@@ -53,7 +53,7 @@ def examine(settings: Settings, console: Console) -> list[Finding]:
         light = examine_lightly(settings)
     where = "card" if light.card_answers else "CPU"
     with console.status(f"Computing a small product on the {where} …"):
-        found = [*light.findings, *examine_card(settings, card_answers=light.card_answers)]
+        found = [*light.findings, *examine_cards(settings, light)]
     if beside_engine(os.environ):
         with console.status("Asking Docker …"):
             found += examine_engine(card_on_host=light.card_answers)
@@ -155,6 +155,7 @@ def command(
         outputs_dir=outputs_dir.absolute(),
         models_dir=models_dir.absolute(),
         device=device,
+        gpus=os.environ.get("RUNNER_GPUS", ""),
     )
     found = run_doctor(settings, quietly=as_json)
     if as_json:

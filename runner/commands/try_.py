@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from runner.card.find_cards import NamedCard, find_cards
 from runner.commands.fetch import quieten
 from runner.commands.find_run import find_run
 from runner.commands.options import MODELS, OUTPUTS, AsJson, Device, ModelsDir, OutputsDir, Run
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import find_model
 from runner.contract.record import read_record
-from runner.errors import RunnerError
+from runner.errors import BusyError, RunnerError
 from runner.files.lock import Lock
 from runner.spec.as_chosen import as_chosen
 from runner.spec.read_spec import read_spec
@@ -41,6 +42,36 @@ def _questions(console: Console, given: tuple[str, ...]) -> Iterator[str]:
         if not question:
             return
         yield question
+
+
+def named_cards(environment: Mapping[str, str]) -> list[NamedCard]:
+    """Find the cards of a box that has several.
+
+    Raises:
+        SettingError: RUNNER_GPUS names what is not there.
+    """
+    return find_cards(environment.get("RUNNER_GPUS", ""), environment)
+
+
+def take_card(outputs: Outputs, named: Sequence[NamedCard], holder: str) -> Lock:
+    """Take the first of several cards that nobody works on; this process sees no other then.
+
+    Raises:
+        BusyError: all are in use.
+    """
+    busy: BusyError | None = None
+    for card in named:
+        try:
+            lease = Lock.take(
+                card.lease(outputs, card.uuid), what=f"the GPU {card.number}", holder=holder
+            )
+        except BusyError as error:
+            busy = error
+            continue
+        os.environ["CUDA_VISIBLE_DEVICES"] = card.asked_as
+        return lease
+    assert busy is not None
+    raise busy
 
 
 def try_run(
@@ -69,13 +100,16 @@ def try_run(
     from runner.training.evaluate.chat import SideBySide  # noqa: PLC0415  they read the above when imported
     from runner.training.fit.model import find_machine  # noqa: PLC0415
 
+    named = [] if device == "cpu" else named_cards(os.environ)
+    outputs.private.mkdir(parents=True, exist_ok=True)
+    holder = f"`runner try {run.job}`, process {os.getpid()}"
+    lease = take_card(outputs, named, holder) if named else None
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
     spec = as_chosen(spec, read_record(run.record))
     console = Console(highlight=False, stderr=as_json)
     machine = find_machine(device)
-    outputs.private.mkdir(parents=True, exist_ok=True)
-    holder = f"`runner try {run.job}`, process {os.getpid()}"
-    lease = Lock.take(outputs.gpu_lease, what="the GPU", holder=holder) if machine.on_gpu else None
+    if lease is None and machine.on_gpu:
+        lease = Lock.take(outputs.gpu_lease, what="the GPU", holder=holder)
     try:
         with console.status("Loading the model …"):
             pair = SideBySide(find_model(models_dir, spec.model), run.adapter, spec, machine)

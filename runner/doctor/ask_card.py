@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.card.find_cards import NamedCard
 from runner.contract.layout import Outputs
 from runner.contract.stage_environment import environment
 from runner.doctor.finding import Finding, Level
@@ -36,7 +37,13 @@ class NoCardFacts:
 
 
 def ask_card(
-    outputs: Outputs, inherited: Mapping[str, str], *, device: str, needs_lease: bool, home: Path
+    outputs: Outputs,
+    inherited: Mapping[str, str],
+    *,
+    device: str,
+    needs_lease: bool,
+    home: Path,
+    card: NamedCard | None = None,
 ) -> CardFacts | NoCardFacts:
     """Run the test in a child that holds the GPU's lease as long as it lives.
 
@@ -46,13 +53,16 @@ def ask_card(
         device: ``auto`` or ``cpu``.
         needs_lease: whether the child will compute on a card.
         home: the child's HOME.
+        card: the only one that it sees; None: what this process sees.
     """
     lease = None
     if needs_lease and outputs.root.is_dir():  # without outputs/ nobody else can hold it
         try:
             outputs.private.mkdir(exist_ok=True)
             lease = Lock.take(
-                outputs.gpu_lease, what="the GPU", holder=f"`runner doctor`, process {os.getpid()}"
+                card.lease(outputs, card.uuid) if card else outputs.gpu_lease,
+                what="the GPU",
+                holder=f"`runner doctor`, process {os.getpid()}",
             )
         except BusyError as error:
             return NoCardFacts(held=error.message)
@@ -61,7 +71,7 @@ def ask_card(
     try:
         return _ask(
             [sys.executable, "-m", "runner.doctor.card", device],
-            {**environment(inherited, home=home)},
+            {**environment(inherited, home=home, card=card.uuid if card else None)},
             keep=(lease.descriptor,) if lease else (),
         )
     finally:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from runner.card.answer import NOBODY, Answer
 from runner.card.ask import ask_driver, cards_on_bus, signs_of_a_card
+from runner.card.find_cards import NamedCard
 from runner.card.host_memory import read_host_memory
 from runner.card.memory import GpuMemory, read_gpu
 from runner.contract.settings import Settings
 from runner.doctor.ask_card import NoCardFacts, ask_card, judge_no_card_facts
 from runner.doctor.base_models import judge_base_models, read_base_models
+from runner.doctor.cards import Cards, look_at_cards, titled
 from runner.doctor.clock import judge_clock, read_clock
 from runner.doctor.disk import judge_disk, read_disks
 from runner.doctor.driver import Driver, judge_driver, read_cuda, read_module
@@ -36,6 +38,8 @@ class Light:
     events: Events
     answer: Answer | None
     """The driver's, for those who look further; None: it could not be asked."""
+    cards: tuple[NamedCard, ...] = ()
+    """Those that are well of the cards that the settings name; none: they name none."""
 
     @property
     def card_answers(self) -> bool:
@@ -48,7 +52,8 @@ def examine_lightly(settings: Settings) -> Light:
     inside = in_container()
     wanted = settings.device != "cpu"
     asks = wanted and signs_of_a_card(os.environ)
-    answer = ask_driver() if asks else NOBODY
+    cards = look_at_cards(settings.gpus) if wanted and settings.gpus else Cards()
+    answer = cards.answer or (ask_driver() if asks else NOBODY)
     driver = Driver(
         wanted=wanted,
         cards_on_bus=cards_on_bus(),
@@ -57,7 +62,9 @@ def examine_lightly(settings: Settings) -> Light:
         cuda=read_cuda(),
         in_container=inside,
     )
-    card: GpuMemory | None = read_gpu() if answer and answer.cards else None
+    card: GpuMemory | None = None
+    if answer and answer.cards and not cards.findings:
+        card = read_gpu()
     events = try_events(settings.jobs_dir)
     folders = (settings.jobs_dir, settings.outputs_dir, settings.models_dir)
     rights = [
@@ -66,7 +73,7 @@ def examine_lightly(settings: Settings) -> Light:
     ]
     checks: list[Callable[[], list[Finding]]] = [
         lambda: [judge_driver(driver)],
-        lambda: [judge_gpu_memory(card)] if card else [],
+        lambda: [judge_gpu_memory(card)] if card else [*cards.findings],
         lambda: [judge_host_memory(read_host_memory())],
         lambda: [
             judge_disk(disk) for disk in read_disks(folders, needed_bytes=settings.min_free_bytes)
@@ -83,6 +90,7 @@ def examine_lightly(settings: Settings) -> Light:
         findings=tuple(finding for check in checks for finding in _made(check)),
         events=events,
         answer=answer,
+        cards=cards.well,
     )
 
 
@@ -101,7 +109,20 @@ def _made(check: Callable[[], list[Finding]]) -> list[Finding]:
         ]
 
 
-def examine_card(settings: Settings, *, card_answers: bool) -> list[Finding]:
+def examine_cards(settings: Settings, light: Light) -> list[Finding]:
+    """Let each card, or the CPU in their place, compute what training needs."""
+    if not light.cards:
+        return examine_card(settings, card_answers=light.card_answers)
+    return [
+        titled(card, finding)
+        for card in light.cards
+        for finding in examine_card(settings, card_answers=True, card=card)
+    ]
+
+
+def examine_card(
+    settings: Settings, *, card_answers: bool, card: NamedCard | None = None
+) -> list[Finding]:
     """Let the card, or the CPU in its place, compute what training needs."""
     wanted = settings.device != "cpu"
     on_card = wanted and card_answers
@@ -111,6 +132,7 @@ def examine_card(settings: Settings, *, card_answers: bool) -> list[Finding]:
         device=settings.device,
         needs_lease=on_card,
         home=settings.stage_home,
+        card=card,
     )
     if isinstance(facts, NoCardFacts):
         return [judge_no_card_facts(facts)]

@@ -169,7 +169,7 @@ class Answers:
             lines.append(speak("status_held", why=daemon.cards.problem))
         else:
             for card, why in daemon.cards.problems().items():
-                lines.append(speak("status_card_held", card=card, why=why))
+                lines.append(speak("status_card_held", card=card, why=in_words_of(why, speak)))
         lines += sorted(daemon.troubles | daemon.last_troubles)
         lines += [daemon.notes[about] for about in sorted(daemon.notes)]
         if not self._has_model:

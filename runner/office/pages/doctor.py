@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from runner import __version__
 from runner.card.known_card import read_card
 from runner.commands.health import health
+from runner.contract.card_shown import CardShown, read_cards
 from runner.contract.progress import read_tail
 from runner.language.speaker import Speaker
 from runner.language.translate import in_words_of
@@ -47,6 +48,7 @@ def _doctor(request: Request) -> Response:
         card=f"{visible(card.name)}, {speak.memory(card.total_bytes)}"
         if card
         else speak("office_card_unknown"),
+        cards=[_shown(one, speak) for one in read_cards(box.outputs)],
         disks=disks_of(box, speak),
         findings=[
             {
@@ -58,6 +60,16 @@ def _doctor(request: Request) -> Response:
         ],
         version=__version__,
     )
+
+
+def _shown(card: CardShown, speak: Speaker) -> tuple[str, str]:
+    """Say of one of several cards what it does: its name, and the job or what is wrong."""
+    if card.problem:
+        return visible(card.title), in_words_of(visible(card.problem), speak)
+    said = (
+        speak("office_card_job", job=visible(card.job)) if card.job else speak("office_card_free")
+    )
+    return visible(card.title), said
 
 
 def at_last_start(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
