@@ -1,4 +1,4 @@
-"""Fine-tuning box: job specs dropped into a folder become LoRA adapters, one run at a time."""
+"""Fine-tuning box: job specs dropped into a folder become LoRA adapters, one run a card."""
 
 __version__ = "0.1.0"
 

@@ -251,9 +251,10 @@ def render(overview: Overview, page: Page) -> str:
 
 
 def _at_work(card: CardShown) -> Cell:
-    if card.run_id:
-        return Cell(text=f"{visible(card.job)} {card.run_id}")
-    return Cell(text=visible(card.problem) or "free", style="yellow" if card.problem else "dim")
+    said = [f"{visible(card.job)} {card.run_id}"] if card.run_id else []
+    said += [visible(card.problem)] if card.problem else []
+    style = "yellow" if card.problem else "" if said else "dim"
+    return Cell(text="; ".join(said) or "free", style=style)
 
 
 def _day(use: Use) -> str:

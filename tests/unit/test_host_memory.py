@@ -7,11 +7,17 @@ import secrets
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from runner.daemon.stages import end
 from runner.daemon.stages.host_memory import Blame, blame, kernel_kills
+from runner.daemon.stages.process import Child
+from runner.exit_codes import ExitCode
 
 EVENTS = "low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 0\n"
 
@@ -111,3 +117,69 @@ def test_a_real_kill_is_counted() -> None:
         group.rmdir()
     before, after, number = (int(word) for word in done.stdout.split())
     assert blame(-number, before=before, after=after) is Blame.YES
+
+
+class Stage:
+    """A run with a real child, as far as the end of one asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Begin when the kernel had killed two processes."""
+        process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        self.child = Child(process, folder=folder, on_exit=lambda: None)
+        self.kernel_kills, self.meant, self.doubt, self.stage = 2, None, "", "train"
+        self.record = SimpleNamespace(job="contracts")
+
+    def is_killed(self) -> None:
+        """End it as the kernel does, and as a person does."""
+        os.kill(self.child.pid, signal.SIGKILL)
+        assert self.child.wait(60)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[list[Stage]]:
+    """Two stages at work side by side."""
+    stages = [Stage(tmp_path) for _ in range(2)]
+    yield stages
+    for one in stages:
+        one.child.kill()
+        one.child.poll()
+
+
+def judged(stages: list[Stage], which: int, monkeypatch: pytest.MonkeyPatch, kills: int) -> int:
+    """Say what the end of one of them is taken for, when the kernel has killed so many."""
+    monkeypatch.setattr(end, "kernel_kills", lambda: kills)
+    runs = {str(number): one for number, one in enumerate(stages)}
+    daemon: Any = SimpleNamespace(book=SimpleNamespace(runs=runs), say=lambda *_, **__: None)
+    one: Any = stages[which]
+    return end._meant(daemon, one, one.child.poll())
+
+
+def test_of_two_that_end_at_once_none_is_blamed_for_one_kill(
+    two: list[Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel killed one and does not say which: both were ended by SIGKILL, and say so."""
+    for one in two:
+        one.is_killed()
+    assert [judged(two, which, monkeypatch, 3) for which in (0, 1)] == [-signal.SIGKILL] * 2
+    assert all("does not tell which" in one.doubt for one in two)
+
+
+def test_of_two_kills_each_is_blamed_on_one(
+    two: list[Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It killed as many as have ended: both ran out of the machine's memory."""
+    for one in two:
+        one.is_killed()
+    ends = [judged(two, which, monkeypatch, 4) for which in (0, 1)]
+    assert ends == [ExitCode.OUT_OF_HOST_MEMORY] * 2
+
+
+def test_a_kill_that_one_is_blamed_for_is_not_held_against_the_other(
+    two: list[Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person ends the second one an hour later: that is no lack of memory."""
+    two[0].is_killed()
+    assert judged(two, 0, monkeypatch, 3) == ExitCode.OUT_OF_HOST_MEMORY
+    two[1].is_killed()
+    assert judged(two[1:], 0, monkeypatch, 3) == -signal.SIGKILL
+    assert two[1].doubt == ""

@@ -166,7 +166,7 @@ class Answers:
         if daemon.hold is not None:
             lines.append(speak("status_held", why=in_words_of(daemon.hold[1], speak)))
         if daemon.cards.problem:
-            lines.append(speak("status_held", why=daemon.cards.problem))
+            lines.append(speak("status_held", why=in_words_of(daemon.cards.problem, speak)))
         else:
             for card, why in daemon.cards.problems().items():
                 lines.append(speak("status_card_held", card=card, why=in_words_of(why, speak)))

@@ -1,0 +1,108 @@
+"""Two jobs on two cards, at once and one after the other: seconds, and which card each had.
+
+    .venv/bin/python benchmarks/cards_side_by_side.py [--shape 1B] [--rows 2000] [--steps 60]
+
+The whole product on random weights of a shape (gpu_box.py). The arms are one card and all cards;
+1.9 times is wanted of two. With fewer than two cards only the first arm is run. `--lose` kills one
+of the two trainings in mid-run: the other one is not to be touched by that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from gpu_box import learnable_words, make_model, word_of
+from one_box import OneBox
+
+from runner.card.ask import EVERY, ask_driver
+from runner.contract.layout import RunFolder
+from runner.daemon.stages.process import PID_FILE
+
+JOBS = ("first", "second")
+
+
+def write_rows(box: OneBox, job: str, count: int) -> None:
+    """Write rows of some hundred tokens; each job has its own."""
+    dice = random.Random(job)
+    with (box.jobs / f"{job}.jsonl").open("w") as file:
+        for _ in range(count):
+            words = [word_of(number) for number in learnable_words(dice.randint(200, 600), dice)]
+            row = {"prompt": "".join(words[:20]), "completion": "".join(words[20:])}
+            file.write(json.dumps(row) + "\n")
+
+
+def kill_one(box: OneBox) -> None:
+    """Kill the training of the first job once it has left some steps behind."""
+    while True:
+        for metrics in box.outputs.glob(f"{JOBS[0]}/*/attempts/01/metrics.jsonl"):
+            if len(metrics.read_text().splitlines()) >= 5:
+                pid = int((metrics.parent / PID_FILE).read_text().split()[0])
+                os.kill(pid, signal.SIGKILL)
+                return
+        time.sleep(0.1)
+
+
+def cards_of(run: RunFolder) -> list[str]:
+    """Tell which cards a run's stages had, from its log."""
+    events = [json.loads(line) for line in run.log.read_text().splitlines()]
+    return sorted({event["card"] for event in events if "card" in event})
+
+
+def measure(models: Path, asked: argparse.Namespace, gpus: str) -> float:
+    """Work off the two jobs; print what came of each, and give the seconds of all."""
+    with tempfile.TemporaryDirectory() as folder:
+        box = OneBox(Path(folder), models)
+        for job in JOBS:
+            write_rows(box, job, asked.rows)
+            box.drop(
+                job,
+                f"model: {asked.shape}\ndata: {job}.jsonl\neval_split: 0.02\nmethod: qlora\n"
+                f"training: {{max_steps: {asked.steps}, batch_size: 8}}\n",
+            )
+        os.environ["RUNNER_GPUS"] = gpus
+        if asked.lose:
+            threading.Thread(target=kill_one, args=(box,), daemon=True).start()
+        seconds = box.work_off()
+        for job in JOBS:
+            run, record = box.record(job)
+            train = sum(attempt.seconds or 0 for attempt in record.attempts)
+            steps = [(attempt.first_step, attempt.last_step) for attempt in record.attempts]
+            print(
+                f"  {job}: {record.state.value}, train {train:.1f} s, steps {steps}, "
+                f"{record.metrics.get('tokens_per_second')} tokens/s, cards {cards_of(run)}"
+            )
+    return seconds
+
+
+def main() -> None:
+    """Run the arms."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", default="1B")
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--lose", action="store_true")
+    asked = parser.parse_args()
+    answer = ask_driver(EVERY)
+    names = [card.name for card in answer.cards] if answer else []
+    print(f"cards: {names or 'none'}; shape {asked.shape}, {asked.steps} steps each")
+    arms = {"one card": ""} | ({"all cards": "all"} if len(names) > 1 else {})
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(Path(folder), asked.shape)
+        taken = {}
+        for arm, gpus in arms.items():
+            taken[arm] = measure(Path(folder), asked, gpus)
+            print(f"{arm}: {taken[arm]:.1f} s")
+        if len(taken) > 1:
+            print(f"all cards are {taken['one card'] / taken['all cards']:.2f} times as quick")
+
+
+if __name__ == "__main__":
+    main()
