@@ -129,7 +129,6 @@ def attempt_ended(
     daemon: Daemon, live: Live, code: int, *, asked: bool, status: int | None = None
 ) -> None:
     """Close the newest attempt by its exit status and by what it left."""
-    memory_ran_out = code == ExitCode.OUT_OF_GPU_MEMORY
     gpu = _memory_after(daemon, live, code)
     end = _read_attempt(daemon, live, code, asked=asked, status=status)
     verdict = judge_attempt(end)
@@ -213,7 +212,6 @@ def _lesson(daemon: Daemon, live: Live, end: AttemptEnd) -> dict[str, Any]:
 
 def _trial_ended(daemon: Daemon, live: Live, code: int, *, asked: bool) -> None:
     """Close the small run of a learning rate."""
-    memory_ran_out = code == ExitCode.OUT_OF_GPU_MEMORY
     gpu = _memory_after(daemon, live, code)
     began = live.stage_began_at
     home = trial_home(live.run, live.record)
