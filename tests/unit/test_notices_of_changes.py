@@ -59,7 +59,7 @@ def test_a_lost_card_is_told_once_in_six_hours(outputs) -> None:
     (path,) = outputs.notices.glob("*.json")
     notice = read_notice(path)
     assert (notice.kind, notice.job, notice.run_id) == (Kind.CARD_LOST, None, None)
-    assert title_of(notice, ENGLISH) == "The fine-tuning box has lost its GPU"
+    assert title_of(notice, ENGLISH) == "The fine-tuning box has lost a GPU"
     assert "STATUS.txt" in text_of(notice, GERMAN)
     long_ago = notice_of_lost_card(now() - timedelta(seconds=CARD_AGAIN_SECONDS + 60))
     path.unlink()
