@@ -63,7 +63,7 @@ def take_card(outputs: Outputs, named: Sequence[NamedCard], holder: str) -> Lock
     for card in named:
         try:
             lease = Lock.take(
-                card.lease(outputs, card.uuid), what=f"the GPU {card.number}", holder=holder
+                card.lease(outputs, card.uuid), what=f"GPU {card.number}", holder=holder
             )
         except BusyError as error:
             busy = error

@@ -7,6 +7,7 @@ measured by benchmarks/cards_side_by_side.py.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,18 @@ from typing import Any
 import pytest
 from card_box import UUIDS, CardsBox
 from daemon_box import wait_until
+from test_card_daemon import LENGTHS, LLAMA_8B
 
 from runner.commands.health import health
 from runner.commands.page import Page
 from runner.commands.status import read_overview, render
+from runner.commands.try_ import named_cards, take_card
 from runner.contract.card_shown import read_cards
 from runner.contract.requests import leave_request
 from runner.contract.states import State
+from runner.doctor.cards import look_at_cards
+from runner.doctor.finding import Level
+from runner.errors import BusyError
 from runner.exit_codes import ExitCode
 from runner.files.lock import Lock
 
@@ -132,6 +138,54 @@ def test_a_card_that_a_person_uses_is_passed_over(box: CardsBox) -> None:
     finally:
         lease.release()
     assert box.card_of("first") == UUIDS[1]
+
+
+def test_a_job_takes_the_card_that_has_the_memory(box: CardsBox) -> None:
+    """On the first one a program holds what the job needs: it does not wait for that."""
+    (box.root / "models" / "m" / "config.json").write_text(json.dumps(LLAMA_8B))
+    box.cards_say(0, 0, free_gib=(2.0, 23.5))
+    box.drop("first", lengths=LENGTHS)
+    assert box.once().returncode == 0
+    assert box.card_of("first") == UUIDS[1]
+    assert box.record().forecast["fits"]
+
+
+def test_a_person_tries_an_adapter_on_a_free_card(
+    box: CardsBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`runner try` takes the card that no stage works on, and is refused where there is none."""
+    for name, value in box.environment.items():
+        monkeypatch.setenv(name, value)
+    box.outputs.private.mkdir()
+    named = named_cards({"RUNNER_GPUS": "all"})
+    stage = Lock.take(box.outputs.gpu_lease, what="the GPU", holder="run 1")
+    person = take_card(box.outputs, named, "`runner try contracts`")
+    try:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == UUIDS[1]
+        with pytest.raises(BusyError, match="^GPU 1 is held by `runner try contracts`"):
+            take_card(box.outputs, named, "another")
+    finally:
+        stage.release()
+        person.release()
+
+
+def test_the_doctor_looks_at_each_card(box: CardsBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost one is advice while the other works, and trouble where none is left."""
+    for name, value in box.environment.items():
+        monkeypatch.setenv(name, value)
+    box.cards_say(0, OFF_THE_BUS)
+    found = look_at_cards("all")
+    assert [(one.check, one.level) for one in found.findings] == [
+        ("GPU 0", Level.OK),
+        ("GPU 1", Level.ADVICE),
+    ]
+    assert [one.number for one in found.well] == ["0"]
+    box.cards_say(OFF_THE_BUS, OFF_THE_BUS)
+    assert {one.level for one in look_at_cards("0,1").findings} == {Level.TROUBLE}
+    box.cards_say(0, 0)
+    (refused,) = look_at_cards("0,5").findings
+    assert (refused.level, refused.check) == (Level.TROUBLE, "RUNNER_GPUS")
+    assert "the card 5, which is not there" in refused.what
 
 
 def test_a_card_that_is_not_there_is_refused_in_words(box: CardsBox) -> None:

@@ -53,7 +53,7 @@ def ask_card(daemon: Daemon, live: Live, card: Card, at: float) -> Asked:
     asked = Asked(card=card, seen=seen, problem=seen.problem)
     if asked.problem is None and which in ON_CARD:
         try:
-            what = f"the {card.title}" if daemon.cards.are_several else "the GPU"
+            what = card.title if daemon.cards.are_several else "the GPU"
             asked.lease = Lock.take(card.lease, what=what, holder=f"run {live.record.run_id}")
         except BusyError as error:
             asked.problem = error.message

@@ -64,12 +64,9 @@ def _doctor(request: Request) -> Response:
 
 def _shown(card: CardShown, speak: Speaker) -> tuple[str, str]:
     """Say of one of several cards what it does: its name, and the job or what is wrong."""
-    if card.problem:
-        return visible(card.title), in_words_of(visible(card.problem), speak)
-    said = (
-        speak("office_card_job", job=visible(card.job)) if card.job else speak("office_card_free")
-    )
-    return visible(card.title), said
+    said = [speak("office_card_job", job=visible(card.job))] if card.job else []
+    said += [in_words_of(visible(card.problem), speak)] if card.problem else []
+    return visible(card.title), "; ".join(said) or speak("office_card_free")
 
 
 def at_last_start(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
