@@ -140,6 +140,22 @@ def test_a_card_that_a_person_uses_is_passed_over(box: CardsBox) -> None:
     assert box.card_of("first") == UUIDS[1]
 
 
+def test_two_runs_of_one_job_go_one_after_the_other(box: CardsBox) -> None:
+    """The second says why it waits; another job's run takes the other card meanwhile."""
+    for name in ("a", "b"):
+        box.drop(name, train=["hang"])
+        box.drop_spec(name, "name: contracts\n")
+    with box.watching():
+        wait_until(lambda: any(record.attempts for record in box.records()))
+        wait_until(
+            lambda: any("at work" in (r.waiting.reason if r.waiting else "") for r in box.records())
+        )
+        box.drop("letters")
+        wait_until(lambda: states(box).get("letters") is State.SUCCEEDED)
+        same = [record for record in box.records() if record.job == "contracts"]
+        assert sorted(len(record.attempts) for record in same) == [0, 1]
+
+
 def test_a_job_takes_the_card_that_has_the_memory(box: CardsBox) -> None:
     """On the first one a program holds what the job needs: it does not wait for that."""
     (box.root / "models" / "m" / "config.json").write_text(json.dumps(LLAMA_8B))
@@ -156,13 +172,14 @@ def test_a_person_tries_an_adapter_on_a_free_card(
     """`runner try` takes the card that no stage works on, and is refused where there is none."""
     for name, value in box.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # what it is set to goes with the test
     box.outputs.private.mkdir()
     named = named_cards({"RUNNER_GPUS": "all"})
     stage = Lock.take(box.outputs.gpu_lease, what="the GPU", holder="run 1")
     person = take_card(box.outputs, named, "`runner try contracts`")
     try:
         assert os.environ["CUDA_VISIBLE_DEVICES"] == UUIDS[1]
-        with pytest.raises(BusyError, match="^GPU 1 is held by `runner try contracts`"):
+        with pytest.raises(BusyError, match=r"^GPU 1 is held by `runner try contracts`"):
             take_card(box.outputs, named, "another")
     finally:
         stage.release()

@@ -11,6 +11,7 @@ from runner.daemon.stages.next_start import (
     choose,
     free_places,
     may_prepare,
+    must_wait_for_its_job,
 )
 
 GOOD, UNKNOWN, LOST = Offer(place=0), Offer(place=1, is_known=False), Offer(place=2, problem="lost")
@@ -73,3 +74,10 @@ def test_one_run_is_prepared_ahead_of_the_cards(
 ) -> None:
     """No more than one waits prepared beside cards that are all at work."""
     assert may_prepare(is_preparing=preparing, prepared=prepared, free=free) is may
+
+
+def test_runs_of_one_job_go_one_after_the_other() -> None:
+    """Another job's run starts beside it; one that is only prepared holds nobody up."""
+    at_work = [AtWork(place=0, job="contracts"), AtWork(place=None, job="letters")]
+    waits = [must_wait_for_its_job(job, at_work) for job in ("contracts", "letters", "invoices")]
+    assert waits == [True, False, False]

@@ -16,6 +16,7 @@ class AtWork:
 
     place: int | None
     """Of its card; None: it prepares, which takes no card."""
+    job: str = ""
     is_suspect: bool = False
     """The machine went down under it time and again: nothing is to go down with it."""
 
@@ -52,6 +53,15 @@ def free_places(cards: int, at_work: Sequence[AtWork]) -> list[int]:
         return []
     taken = {one.place for one in at_work}
     return [place for place in range(cards) if place not in taken]
+
+
+def must_wait_for_its_job(job: str, at_work: Sequence[AtWork]) -> bool:
+    """Whether another run of a job is at work on a card: runs of one job go one after the other.
+
+    Each is compared with the adapter in use, and may go on from it: two at once would both take the
+    place of the same one, and the older of them might come last.
+    """
+    return any(one.place is not None and one.job == job for one in at_work)
 
 
 def choose(offers: Sequence[Offer]) -> Choice:

@@ -28,7 +28,14 @@ from runner.daemon.stages.begin import begin
 from runner.daemon.stages.choose_plan import Ahead
 from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
 from runner.daemon.stages.look_at_card import has_rows_for
-from runner.daemon.stages.next_start import AtWork, Choice, choose, free_places, may_prepare
+from runner.daemon.stages.next_start import (
+    AtWork,
+    Choice,
+    choose,
+    free_places,
+    may_prepare,
+    must_wait_for_its_job,
+)
 from runner.daemon.stages.rates import size_rates
 from runner.daemon.stages.resume_point import count_up_to, export_point
 from runner.daemon.stages.space import (
@@ -46,6 +53,7 @@ _MOST_LOOKED = 100
 every round for half a second, and the next one goes on where this one stopped."""
 _MOST_TOLD = 50  # runs whose data is looked at in one round: it is to take 0.2 s at most
 _TOLD_APART_SECONDS = 5.0  # as often as answers are renewed
+_SAME_JOB = "another run of this job is at work; they go one after the other"
 
 
 def start_what_can(daemon: Daemon, at: float) -> None:
@@ -76,10 +84,18 @@ def start_what_can(daemon: Daemon, at: float) -> None:
 
 def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at: float) -> bool:
     """Give the first that can use it its turn; False: nobody had one."""
-    free, is_preparing = _free_cards(daemon)
+    at_work = _at_work(daemon)
+    places = free_places(len(daemon.cards.all), at_work)
+    free = [card for card in daemon.cards.well_first() if daemon.cards.all.index(card) in places]
+    is_preparing = any(one.place is None for one in at_work)
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
     had_its_turn, without_room = False, 0
     for live in prepared if free else ():
+        if must_wait_for_its_job(live.record.job, at_work):
+            without_room += 1
+            with daemon.isolating(live, at):
+                keep_waiting(daemon, live, _SAME_JOB)
+            continue
         had_its_turn = True
         with daemon.isolating(live, at), awaiting_answers(daemon, live):
             had_its_turn = _start_or_wait(daemon, live, blocked, free)
@@ -103,19 +119,19 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     return had_its_turn
 
 
-def _free_cards(daemon: Daemon) -> tuple[list[Card], bool]:
-    """List the cards that a stage may start on, and tell whether a run is being prepared."""
-    cards = daemon.cards.all
-    at_work, is_preparing = [], False
-    for live in daemon.book.runs.values():
-        if live.child is None:
-            continue
-        prepares = live.stage is Stage.PREPARE
-        is_preparing |= prepares
-        place = None if prepares or live.card is None else cards.index(live.card)
-        at_work.append(AtWork(place=place, is_suspect=is_suspect(live.record.falls)))
-    free = {cards[place] for place in free_places(len(cards), at_work)}
-    return [card for card in daemon.cards.well_first() if card in free], is_preparing
+def _at_work(daemon: Daemon) -> list[AtWork]:
+    """List the stages that are at work; one that prepares takes no card."""
+    return [
+        AtWork(
+            place=None
+            if live.card is None or live.stage is Stage.PREPARE
+            else daemon.cards.all.index(live.card),
+            job=live.record.job,
+            is_suspect=is_suspect(live.record.falls),
+        )
+        for live in daemon.book.runs.values()
+        if live.child is not None
+    ]
 
 
 def _rests_after_fall(daemon: Daemon, live: Live, at: float) -> bool:
