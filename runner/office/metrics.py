@@ -22,6 +22,7 @@ from starlette.responses import Response
 
 from runner.clock import this_boot, uptime_seconds
 from runner.commands.health import STALE_SECONDS
+from runner.contract.card_shown import CardShown, cards_in
 from runner.contract.ended import EndedRun, sort_out
 from runner.contract.layout import Outputs
 from runner.contract.progress import Progress, read_progress
@@ -49,6 +50,8 @@ class Seen:
     """Job → seconds since 1970."""
     training: dict[str, Progress]
     """Job → how far its run is that trains now."""
+    cards: tuple[CardShown, ...] = ()
+    """Where the box has several."""
     free_bytes: dict[str, int]
     """Folder → free disk space."""
 
@@ -82,6 +85,7 @@ def look(box: Box) -> Seen:
         training={
             record.job: progress for record, progress in live if record.state is State.TRAINING
         },
+        cards=cards_in(heartbeat),
         free_bytes=_free(box),
     )
 
@@ -169,6 +173,10 @@ def families(seen: Seen) -> Iterator[Metric]:
     for field, name, what in _OF_TRAINING:
         values = {job: getattr(one, field) for job, one in seen.training.items()}
         yield _family(name, f"{what} of the run that trains now.", "job", values)
+    lost = {card.title: float(bool(card.problem)) for card in seen.cards}
+    yield _family("card_lost", "1: nothing starts on this card.", "card", lost)
+    busy = {card.title: float(bool(card.run_id)) for card in seen.cards}
+    yield _family("card_busy", "1: a run is at work on this card.", "card", busy)
     free = {folder: float(size) for folder, size in seen.free_bytes.items()}
     yield _family("disk_free_bytes", "Free disk space under a folder.", "folder", free)
 

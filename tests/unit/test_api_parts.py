@@ -18,6 +18,7 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from prometheus_client.parser import text_string_to_metric_families
 
+from runner.contract.card_shown import CardShown
 from runner.contract.ended import EndedRun
 from runner.contract.layout import Outputs
 from runner.contract.progress import Progress
@@ -528,6 +529,14 @@ def test_prometheus_reads_what_is_there() -> None:
     assert samples(seen(heartbeat_age_seconds=999.0))["daemon_up", ()] == 0
 
 
+def test_prometheus_reads_each_of_several_cards() -> None:
+    """One that is lost does not make the box unwell: it has a metric of its own."""
+    cards = (CardShown(title="GPU 0", run_id="r"), CardShown(title="GPU 1", problem="lost"))
+    found = samples(seen(cards=cards))
+    assert [found["card_busy", (name,)] for name in ("GPU 0", "GPU 1")] == [1, 0]
+    assert [found["card_lost", (name,)] for name in ("GPU 0", "GPU 1")] == [0, 1]
+
+
 def test_no_job_s_name_makes_a_metric_of_its_own() -> None:
     """Quotes, line breaks and braces in a name stay in its label."""
     name = 'a"} 1\nfinetuning_box_daemon_up 0\n# \\ \u202e'
@@ -608,7 +617,7 @@ def test_the_page_has_every_metric() -> None:
     """And no other."""
     told = {name for row in rows_of("For monitors") for name in re.findall(r"`(\w+)`", row)}
     there = {family.name.removeprefix("finetuning_box_") for family in metrics.families(seen())}
-    assert told - {"job", "state", "folder"} == there
+    assert told - {"job", "state", "folder", "card"} == there
 
 
 def test_the_page_has_the_rate_that_a_multiplier_of_one_means() -> None:

@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from runner.commands import prepare_aside
 from runner.commands.prepare_aside import Bounds
+from runner.contract.card_shown import CardShown
 from runner.contract.page_key import KEY, READ_KEY, KeyFileError, make_key, read_key
 from runner.contract.settings_table import with_folders
 from runner.errors import RunnerError
@@ -22,6 +25,7 @@ from runner.office.box import Box
 from runner.office.hosts import is_known, name_of
 from runner.office.language import chosen
 from runner.office.limits import REQUESTS, REQUESTS_A_SECOND, Rate
+from runner.office.pages.jobs import starts_in
 from runner.office.pages.sign_in import own_path
 from runner.office.upload import UploadError, safe_name
 from runner.office.who import WRONG_KEYS, Keys, WrongKeys
@@ -304,3 +308,37 @@ def test_what_does_not_go_on_is_given_up(tmp_path: Path, monkeypatch: pytest.Mon
 
     asyncio.run(leave())
     assert not list((tmp_path / "data").iterdir())
+
+
+def run_of_seconds(seconds: float | None, eta: float | None = None) -> Any:
+    """Give a run as the list of jobs has it, as far as its time is asked for."""
+    return SimpleNamespace(
+        progress=SimpleNamespace(eta_seconds=eta),
+        record=SimpleNamespace(forecast={} if seconds is None else {"seconds": seconds}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("cards", "running", "queue", "starts"),
+    [
+        ("", [(None, 100.0)], [50.0, 20.0], [100, 150]),
+        ("", [], [50.0, None, 20.0], [0, 50, None]),
+        ("ww", [(None, 100.0)], [50.0, 20.0, 80.0], [0, 50, 70]),
+        ("ww", [(None, 100.0), (None, 30.0)], [500.0, 20.0, 1.0], [30, 100, 120]),
+        ("ww", [(None, None), (None, 30.0)], [500.0, 20.0], [30, 530]),  # one has no end
+        ("wl", [(None, 100.0)], [50.0], [100]),  # nothing starts on a lost one
+    ],
+)
+def test_when_a_waiting_job_starts_on_several_cards(
+    cards: str,
+    running: list[tuple[float | None, float | None]],
+    queue: list[float | None],
+    starts: list[float | None],
+) -> None:
+    """Each takes the card that is free first."""
+    overview: Any = SimpleNamespace(
+        cards=[CardShown(title=one, problem="lost" if one == "l" else "") for one in cards],
+        running=[run_of_seconds(*one) for one in running],
+        queue=[run_of_seconds(one) for one in queue],
+    )
+    assert starts_in(overview) == starts

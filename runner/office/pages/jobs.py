@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -110,25 +111,25 @@ def live_part(reader: Reader, box: Box, overview: Overview) -> str:
 
 
 def starts_in(overview: Overview) -> list[float | None]:
-    """Forecast in how many seconds each waiting run starts; None: what is before it has no end."""
-    before: float | None = 0.0
+    """Forecast in how many seconds each waiting run starts; None: what is before it has no end.
+
+    Each takes the card that is free first.
+    """
+    cards = sum(not card.problem for card in overview.cards)
+    free_in = [0.0] * max(1, cards)
     for one in overview.running:
-        before = _sum(before, one.progress.eta_seconds or _forecast(one.record))
+        heapq.heapreplace(free_in, free_in[0] + (one.progress.eta_seconds or _forecast(one.record)))
     found = []
     for one in overview.queue:
-        found.append(before)
-        before = _sum(before, _forecast(one.record))
+        found.append(free_in[0] if math.isfinite(free_in[0]) else None)
+        heapq.heapreplace(free_in, free_in[0] + _forecast(one.record))
     return found
 
 
-def _sum(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one + other
-
-
-def _forecast(record: RecordHead) -> float | None:
+def _forecast(record: RecordHead) -> float:
+    """Give how long a run takes, in seconds; without end where that is not known."""
     seconds = record.forecast.get("seconds")
-    is_known = isinstance(seconds, int | float) and math.isfinite(seconds)
-    return float(seconds) if is_known and isinstance(seconds, int | float) else None
+    return float(seconds) if isinstance(seconds, int | float) else math.inf
 
 
 def _start(seconds: float | None, speak: Speaker) -> str:
