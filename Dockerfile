@@ -32,6 +32,17 @@ COPY . .
 # Built with the locked setuptools: nothing is fetched here.
 RUN /opt/runner/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel .
 
+# llama.cpp's tools for GGUF files; the compiler stays here. Minutes of all cores, once: what it is made
+# from changes seldom.
+FROM ${BASE_IMAGE} AS llama
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends g++ \
+ && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=tools/llama,target=/tmp/llama \
+    bash /tmp/llama/build /opt/llama.cpp python3
+
 # The page's door: nginx from Debian and a script; nothing of the box is in it.
 FROM ${BASE_IMAGE} AS door
 RUN apt-get update \
@@ -45,6 +56,7 @@ ENTRYPOINT ["door"]
 FROM stack
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     /opt/runner/bin/pip install --quiet --no-deps --no-index /wheel/*.whl
+COPY --from=llama /opt/llama.cpp /opt/llama.cpp
 # The health check, every 15 seconds: a shell script, for Python and its imports cost more.
 COPY --chmod=755 runner/commands/health.sh /usr/local/bin/runner-health
 COPY runner/office/page_health.py /usr/local/lib/page_health.py

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from licences import read_documents, split, write_rows
@@ -76,6 +77,18 @@ def read_source(box: OneBox) -> Source:
     return Source(run=run, spec=spec, plan=plan, base=base, adapter=run.adapter, model=run.merged)
 
 
+def once(read: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what transformers says of the rows: it is the same for every form of the model."""
+    known: dict[bool, Any] = {}
+
+    def kept(source: Source, rows: Any, *, merged: bool) -> Any:
+        if merged not in known:
+            known[merged] = read(source, rows, merged=merged)
+        return known[merged]
+
+    return kept
+
+
 def timed(made: Callable[[], object], target: Path) -> float:
     """Make a file and give its seconds."""
     at = time.monotonic()
@@ -86,6 +99,7 @@ def timed(made: Callable[[], object], target: Path) -> float:
 
 def measure(source: Source, tools: LlamaCpp, folder: Path) -> None:
     """Make and ask each form; a line of JSON each."""
+    llama_proof.reference_places = once(llama_proof.reference_places)
     log, whole = folder / "log", folder / "whole.gguf"
     assert source.model is not None
     model = source.model

@@ -1,6 +1,6 @@
 """llama.cpp's tools on this box: where they lie, and which architectures their converter knows.
 
-They are built from a source package (`tools/llama/build`); a checkout has them after
+They are built from a source package (`tools/llama/build`): the image has them, and a checkout after
 `make llama`. Without them everything works but GGUF files.
 """
 

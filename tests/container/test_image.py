@@ -122,6 +122,37 @@ def test_nothing_is_in_it_that_nobody_runs(names: list[str]) -> None:
     assert [name for name in names if re.fullmatch(rf"{caches}|{tests}", name)] == []
 
 
+CONVERTER = """
+import os, subprocess, sys
+from runner.contract.llama_cpp import find_llama_cpp
+tools = find_llama_cpp()
+print(tools.version, "LlamaForCausalLM" in tools.architectures())
+environment = {**os.environ, "PYTHONPATH": str(tools.root / "python"), "HOME": "/tmp"}
+for command in (
+    [str(tools.quantize), "--help"],
+    [str(tools.server), "--version"],
+    [sys.executable, str(tools.convert_model), "--help"],
+    [sys.executable, str(tools.convert_adapter), "--help"],
+):
+    done = subprocess.run(command, capture_output=True, env=environment)
+    print(done.returncode, command[-2].rpartition("/")[2])
+"""
+
+
+def test_llama_cpps_tools_run_in_it(engine: Any, image: str) -> None:
+    """What makes GGUF files and asks them, as the image's user; no compiler came with it."""
+    found, *ends = inside(engine, image, "-c", CONVERTER).splitlines()
+    assert found == "llama_cpp_python==0.3.36 True"
+    assert [one.split()[1] for one in ends] == [
+        "llama-quantize",
+        "llama-server",
+        "convert_hf_to_gguf.py",
+        "convert_lora_to_gguf.py",
+    ]
+    # llama-quantize ends with 1 after its help, as it does after every wrong command line.
+    assert [one.split()[0] for one in ends[1:]] == ["0"] * 3
+
+
 def test_it_runs_as_nobody_in_particular(engine: Any, image: str) -> None:
     """Not root, whoever starts it; labelled, so that the doctor finds it."""
     config = engine.images.get(image).attrs["Config"]
