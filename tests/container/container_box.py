@@ -65,7 +65,7 @@ class ContainerBox:
             capture_output=True,
             text=True,
             check=False,
-            timeout=600,
+            timeout=1800 if words[0] == "build" else 600,  # the first one compiles llama.cpp
         )
         assert not check or done.returncode == 0, done.stderr + done.stdout
         return done
