@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -47,6 +48,7 @@ REPORT_POLICY = (
 its style sheet, holds beside this one."""
 _REPORT_BYTES = 4 * 1024 * 1024
 _HEAD_BYTES = 200  # of it, in which its language stands
+_INDEX_LINK = re.compile(rf' <a href="{re.escape(INDEX_FROM_RUN)}">[^<]*</a>'.encode())
 _ASKED = ("cancel", "promote", "rollback")
 
 
@@ -157,8 +159,7 @@ def _report(request: Request) -> Response:
         with contextlib.suppress(RunnerError, OSError):  # then in the box's language
             text = report_page(gather(run), speak, now=now(), share_name=box.share_name)
             content = text.encode(errors="replace")
-    # In a frame its link to the index of all runs leads nowhere.
-    content = content.replace(f' href="{INDEX_FROM_RUN}"'.encode(), b"")
+    content = _INDEX_LINK.sub(b"", content)  # in a frame it would lead nowhere
     headers = {"content-security-policy": REPORT_POLICY, "x-frame-options": "SAMEORIGIN"}
     return Response(content, media_type="text/html", headers=headers)
 
