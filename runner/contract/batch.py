@@ -36,6 +36,9 @@ class BatchPlan(BaseModel):
     layers_unpacked: NonNegativeInt = 0
     """On the fast path, of a base in 4 bits: so many layers' weights stay unpacked in 16 bits from
     one pass to the next."""
+    embedding_on_host: bool = False
+    """On the fast path: the table of the words that go in lies in host memory, and the rows of a
+    pass are fetched from there. Only where the words that come out have a table of their own."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     activation_offloading: bool = False
@@ -115,7 +118,11 @@ def worst_pass(lengths: Sequence[int], plan: BatchPlan) -> list[int]:
 
 
 def smaller(
-    plan: BatchPlan, *, may_offload: bool = True, lengths: Sequence[int] = ()
+    plan: BatchPlan,
+    *,
+    may_offload: bool = True,
+    may_move_embedding: bool = False,
+    lengths: Sequence[int] = (),
 ) -> BatchPlan | None:
     """Give the next plan to try when ``plan`` did not fit; None when there is none.
 
@@ -127,7 +134,8 @@ def smaller(
     offloading, where there is host memory beside the card's to offload to.
 
     On the fast path weights that stay unpacked go first. Then passes are halved down to the longest
-    row, then the layers that keep everything down to none; then the host keeps for the layers of
+    row, then the layers that keep everything down to none; then the table of the words that go in
+    moves to the host (``may_move_embedding``: it can), and then the host keeps for the layers of
     the longest rows, and of shorter ones.
     """
     effective, size = plan.effective_batch_size, plan.per_device_batch_size
@@ -138,6 +146,8 @@ def smaller(
         return plan.model_copy(update={"tokens_per_pass": max(longest, limit // 2)})
     if plan.layers_kept:
         return plan.model_copy(update={"layers_kept": plan.layers_kept // 2})
+    if plan.layers_kept == 0 and may_move_embedding and not plan.embedding_on_host:
+        return plan.model_copy(update={"embedding_on_host": True})
     if plan.layers_kept == 0:
         fewer = (limit or longest) // 2
         if not may_offload or (plan.activation_offloading and fewer < FEW_TOKENS):
@@ -167,6 +177,8 @@ def describe_change(before: BatchPlan, after: BatchPlan, speak: Speaker = ENGLIS
         after.layers_kept is not None
         and after.activation_offloading != before.activation_offloading
     ):
+        return f"{plan_in(after, speak)}, {same}"
+    if after.layers_kept is not None and after.embedding_on_host != before.embedding_on_host:
         return f"{plan_in(after, speak)}, {same}"
     if before.layers_kept is not None and after.layers_kept is None:
         return speak("batch_plain_path", plan=plan_in(after, speak), same=same)
@@ -205,9 +217,9 @@ def cut_in(plan: BatchPlan, speak: Speaker = ENGLISH) -> str:
     if plan.layers_kept is None:
         return text
     text = f"{text}, {speak('batch_layers_kept', layers=plan.layers_kept)}"
-    if not plan.layers_unpacked:
-        return text
-    return f"{text}, {speak('batch_layers_unpacked', layers=plan.layers_unpacked)}"
+    if plan.layers_unpacked:
+        text = f"{text}, {speak('batch_layers_unpacked', layers=plan.layers_unpacked)}"
+    return f"{text}, {speak('batch_embedding_on_host')}" if plan.embedding_on_host else text
 
 
 def plan_in(plan: BatchPlan, speak: Speaker = ENGLISH) -> str:

@@ -10,12 +10,12 @@ from runner.forecast.passes import (
     MOST_TOKENS,
     activation_room,
     batch_tokens,
-    choose_passes,
+    choose_place,
+    fits,
     keep_unpacked,
     layers_kept,
     long_bytes,
     passes_within,
-    peak_bytes,
     sizes_of,
 )
 from runner.forecast.seconds import MID_RANGE_FLOPS, step_seconds
@@ -119,7 +119,7 @@ def _fast_plan(
     effective = work.effective_batch_size
     size = largest_divisor_at_most(effective, batch_size or effective)
     sizes, room = sizes_of(work), activation_room(work, box)
-    passes = choose_passes(
+    passes = choose_place(
         sizes,
         budget_bytes=room,
         longest=work.longest,
@@ -128,7 +128,7 @@ def _fast_plan(
     )
     kept = layers_kept(sizes, passes, passes.most_tokens)
     on_host = False
-    if room is not None and peak_bytes(sizes, passes.most_tokens, kept, passes.chunk) > room:
+    if room is not None and not fits(sizes, passes):
         if long_bytes(sizes, work.longest, passes.chunk) > room:
             return None
         on_host = True
@@ -149,6 +149,7 @@ def _fast_plan(
         tokens_per_pass=passes.most_tokens,
         layers_kept=kept,
         layers_unpacked=passes.layers_unpacked,
+        embedding_on_host=passes.embedding_on_host,
         activation_offloading=on_host,
     )
 
@@ -162,7 +163,7 @@ def surely_fits(work: Work, plan: BatchPlan, box: Box, *, short: float = 1.0) ->
     needed, parts = memory_bytes(work, plan, box)
     if plan.layers_kept is None:
         return needed * short <= ROOM_SHARE * box.limit_bytes
-    room = activation_room(work, box)
+    room = activation_room(work, box, embedding_on_host=plan.embedding_on_host)
     unpacked = plan.layers_unpacked * sizes_of(work).unpacked
     return room is not None and 0 < parts.activations * short <= room - unpacked
 

@@ -118,17 +118,19 @@ def _on_fast_path(work: Work, plan: BatchPlan, box: Box) -> Parts:
     on_host = plan.activation_offloading
     tokens = max(0 if on_host else work.longest, plan.tokens_per_pass or 0)
     kept = min(sizes.layers, plan.layers_kept or 0)
-    chunk = chunk_for(sizes, activation_room(work, box))
+    moved = plan.embedding_on_host
+    chunk = chunk_for(sizes, activation_room(work, box, embedding_on_host=moved))
     activations = 0 if _all_through_host(work, plan) else peak_bytes(sizes, tokens, kept, chunk)
     if on_host:
         activations = max(activations, long_bytes(sizes, work.longest, chunk))
     unpacked = plan.layers_unpacked * sizes.unpacked
-    needed = there.total + unpacked + activations
+    weights = there.weights + unpacked - (sizes.embedding if moved else 0)
+    needed = there.total - there.weights + weights + activations
     holes = int((HOLES - 1) * needed)
     if box.limit_bytes is not None:
         holes = max(0, min(holes, box.limit_bytes - box.context_bytes - needed))
     return Parts(
-        weights=there.weights + unpacked,
+        weights=weights,
         adapter=there.adapter,
         gradients=there.gradients,
         optimizer=there.optimizer,
@@ -220,6 +222,8 @@ def host_memory(work: Work, plan: BatchPlan) -> int:
     elif plan.activation_offloading:
         tokens = _worst_tokens(work, plan)
         offloaded = tokens * work.shape.hidden * BF16 * work.shape.layers
+    if plan.embedding_on_host:
+        offloaded += sizes_of(work).embedding
     return int(_HOST_BASE_BYTES + 3 * FP32 * work.adapter_parameters + offloaded)
 
 

@@ -37,6 +37,8 @@ _WEIGHTS_8B = 7.0e9  # of its layers
 LAYER_SECONDS = 0.0019
 """No pass is quicker, for each of its layers: 8B's pass of 64 tokens takes 0.054 to 0.066 s on an
 H200's host, all of it Python."""
+_EMBEDDING_GAIN = 0.985
+"""Of a token's time: less gain is not worth fetching the words of each pass from the host."""
 _GOOD_ENOUGH = 1.01  # of the best time: what is saved in memory beyond this is worth more
 HOLES = 1.04
 """What the allocator is expected to reserve, times what is needed at once: passes of many sizes
@@ -81,6 +83,9 @@ class Sizes:
     """A row whose layers keep on the host, at its highest point: attention going backward."""
     tile: int
     """Beside that, a token of the tile that is worked on."""
+    embedding: int = 0
+    """The table of the words that go in, which can wait on the host, whatever the tokens; 0: it
+    cannot, for it is that of the words that come out, too."""
     fixed: int = 0
     """Beside a layer on its way back, however many tokens there are."""
 
@@ -99,6 +104,8 @@ class Passes:
     """Learned tokens whose logits exist at once."""
     layers_unpacked: int = 0
     """So many keep their weights unpacked, beside ``budget_bytes``."""
+    embedding_on_host: bool = False
+    """The table of the words that go in waits on the host; ``budget_bytes`` counts its room."""
     on_host: bool = False
     """A row that is too long for the card alone lets the host keep for its layers."""
 
@@ -146,6 +153,36 @@ def layers_kept(sizes: Sizes, passes: Passes, tokens: int) -> int:
     return 0
 
 
+def choose_place(sizes: Sizes, *, budget_bytes: int | None, **known: int | None) -> Passes:
+    """Choose passes, and where the table of the words that go in lies while they are made.
+
+    On the host where what it leaves free gains more than its rows cost on their way, or where
+    nothing fits otherwise. Args as in `choose_passes`.
+    """
+    here = choose_passes(sizes, budget_bytes=budget_bytes, **known)  # type: ignore[arg-type]
+    if budget_bytes is None or not sizes.embedding:
+        return here
+    more = budget_bytes + sizes.embedding
+    there = choose_passes(sizes, budget_bytes=more, **known)  # type: ignore[arg-type]
+    gains = cost_of(sizes, there) <= _EMBEDDING_GAIN * cost_of(sizes, here)
+    if fits(sizes, there) and (gains or not fits(sizes, here)):
+        return replace(there, embedding_on_host=True)
+    return here
+
+
+def fits(sizes: Sizes, passes: Passes) -> bool:
+    """Whether the largest pass is within the budget, without the host's help."""
+    room, tokens = passes.budget_bytes, passes.most_tokens
+    kept = layers_kept(sizes, passes, tokens)
+    return room is None or peak_bytes(sizes, tokens, kept, passes.chunk) <= room
+
+
+def cost_of(sizes: Sizes, passes: Passes) -> float:
+    """Give the time of a token in the largest pass, as a multiple of its best."""
+    tokens = passes.most_tokens
+    return _cost(sizes, tokens, layers_kept(sizes, passes, tokens))
+
+
 def keep_unpacked(sizes: Sizes, passes: Passes, *, most: int | None = None) -> Passes:
     """Let layers keep their weights unpacked in the room that passes leave.
 
@@ -157,7 +194,7 @@ def keep_unpacked(sizes: Sizes, passes: Passes, *, most: int | None = None) -> P
         most: layers, a limit that an earlier lack of memory set.
     """
     room = passes.budget_bytes
-    if room is None or not sizes.unpacked or passes.on_host:
+    if room is None or not sizes.unpacked or passes.on_host or passes.embedding_on_host:
         return passes
     kept = layers_kept(sizes, passes, passes.most_tokens)
     left = min(
@@ -290,6 +327,7 @@ def sizes_of(work: Work) -> Sizes:
         logits=BF16 * (shape.vocabulary + 3 * shape.hidden),
         weights=shape.layers * shape.block_parameters,
         unpacked=_unpacked(work),
+        embedding=0 if shape.tied else BF16 * shape.vocabulary * shape.hidden,
         fixed=fixed_bytes(capped=shape.capped_scores),
         long=BF16 * (6 * shape.hidden + 3 * shape.attention + 2 * of_heads)
         + FP32 * (shape.attention + shape.layers * shape.heads),
@@ -368,11 +406,12 @@ def budget(allocatable_bytes: int, held_bytes: int, *, fp8: bool = False) -> int
     return max(0, allocatable_bytes - free - held_bytes)
 
 
-def activation_room(work: Work, box: Box) -> int | None:
+def activation_room(work: Work, box: Box, *, embedding_on_host: bool = False) -> int | None:
     """Forecast what activations may take; None: no limit is known."""
     if box.limit_bytes is None:
         return None
-    return budget(box.limit_bytes - box.context_bytes, steady(work).total, fp8=work.fp8)
+    held = steady(work).total - (sizes_of(work).embedding if embedding_on_host else 0)
+    return budget(box.limit_bytes - box.context_bytes, held, fp8=work.fp8)
 
 
 def batch_tokens(work: Work, rows: int) -> int:

@@ -256,6 +256,34 @@ def test_a_long_row_through_the_host_has_the_same_gradients() -> None:
         assert torch.equal(found[1][name], found[2][name]) or off(found[2][name], grad) < 3e-2
 
 
+def test_words_from_the_host_change_no_number() -> None:
+    """With the table there and back again: the same losses and gradients, and its memory free."""
+    dice = torch.Generator().manual_seed(1)
+    rows = [torch.randint(10, 31000, (n,), generator=dice) for n in ROWS]
+    model = build()
+    parts = recognise(model, dtype=BF16, longest=max(ROWS))
+    passes = Passes(most_tokens=2048, layers_kept=2, budget_bytes=None, chunk=512)
+    fast = FastModel(parts=parts, passes=passes)
+    table = VOCABULARY * 4096 * 2
+    assert fast.sizes.embedding == table
+    found = []
+    for moved in (False, True, False):
+        before = torch.cuda.memory_allocated()
+        was = parts.embed.weight.device.type
+        parts.keep_embedding_on_host(on=moved)
+        now = parts.embed.weight.device.type
+        assert now == ("cpu" if moved else "cuda")
+        freed = before - torch.cuda.memory_allocated()
+        assert freed == (0 if was == now else table if moved else -table)
+        loss = fast.train_on([(row, row) for row in rows], sum(map(len, rows)))
+        sums = fast.measure([(row, row) for row in rows])
+        found.append((loss, sums, grads_of(model)))
+    for loss, sums, grads in found[1:]:
+        assert torch.equal(loss, found[0][0])
+        assert torch.equal(sums, found[0][1])
+        assert all(torch.equal(grads[name], grad) for name, grad in found[0][2].items())
+
+
 def build(change: Callable[[Any], None] = lambda _: None, *, dropout_chance: float = 0.0) -> Any:
     """Make two layers of 8B's width, NF4 with an adapter whose B is not 0."""
     import bitsandbytes

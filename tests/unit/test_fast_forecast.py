@@ -112,10 +112,11 @@ def test_sizes_are_those_of_the_model(family: str, targets: Any) -> None:
         method="qlora" if family == "llama" else "lora",
     )
     parts = recognise(model, dtype=torch.float32, longest=64)
-    counted = measure(parts.layers, 300, 2)
+    words = 2 * parts.movable_words
+    counted = measure(parts.layers, 300, 2, embedding=words)
     assert sizes_of(what) == counted
     assert bool(counted.unpacked) is (family == "llama")
-    in_fp8 = measure(parts.layers, 300, 2, fp8=True)
+    in_fp8 = measure(parts.layers, 300, 2, fp8=True, embedding=words)
     assert sizes_of(replace(what, fp8=True)) == in_fp8
     assert in_fp8.back > counted.back
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -124,6 +125,20 @@ def test_sizes_are_those_of_the_model(family: str, targets: Any) -> None:
     assert there.adapter == 4 * trained + 2 * copies
     assert there.gradients == 4 * parts.adapter.flat_grad.numel() == 4 * trained
     assert there.optimizer == 8 * trained
+
+
+def test_a_table_of_words_on_the_host_is_not_counted_on_the_card() -> None:
+    """The plan under a small cap has it there; what it takes of both memories is by hand."""
+    what, small = work(), box(8.6)
+    found = choose(what, small)
+    assert found.batch_plan.embedding_on_host
+    assert found.fits
+    table = 2 * 128256 * 4096
+    here = forecast(what, found.batch_plan.model_copy(update={"embedding_on_host": False}), small)
+    assert here.gpu_memory.weights - found.gpu_memory.weights == table
+    assert found.host_memory_bytes - here.host_memory_bytes == table
+    tied = work(LLAMA_8B | {"tie_word_embeddings": True})
+    assert not choose(tied, small).batch_plan.embedding_on_host
 
 
 def test_fp8_is_forecast_quicker_and_leaves_more_free() -> None:

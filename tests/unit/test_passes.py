@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from runner.forecast.passes import (
     Passes,
     Sizes,
     choose_passes,
+    choose_place,
+    cost_of,
+    fits,
     goes_long,
     keep_unpacked,
     layers_kept,
@@ -154,10 +158,69 @@ def test_the_ladder() -> None:
         tops.append(fast.model.passes.most_tokens)
         seen.append(fast.kept)
     assert tops == sorted(tops, reverse=True)
-    assert tops[-4:] == [64, 64, 64, 32]
-    assert seen[-4:] == [3, 1, 0, 0]
+    assert tops[-5:] == [64, 64, 64, 64, 32]
+    assert seen[-5:] == [3, 1, 0, 0, 0]
     assert fast.model.passes.on_host
-    assert told[-3:-1] == [f"fewer layers kept: {n}, same effective batch 8" for n in (1, 0)]
+    assert fast.model.passes.embedding_on_host
+    assert told[-4:-2] == [f"fewer layers kept: {n}, same effective batch 8" for n in (1, 0)]
+    moved = "at most 64 tokens at once, 0 layers kept, word table in host memory"
+    assert told[-2] == f"8 × 1, {moved}, same effective batch 8"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_words_that_go_in_and_come_out_by_one_table_stay_on_the_card() -> None:
+    """A tied table cannot move: the ladder has no such step, and a plan that says it is taken."""
+    parts = recognise(make("gemma"), dtype=torch.float32, longest=64)
+    assert parts.movable_words == 0
+    nowhere = Passes(most_tokens=1, layers_kept=None, budget_bytes=None, chunk=1)
+    model = FastModel(parts=parts, passes=nowhere)
+    meter = Meter(on_gpu=False)
+    fast = FastPath(model=model, longest=64, batch_tokens=300, budget_bytes=None, meter=meter)
+    plan = BatchPlan(
+        per_device_batch_size=8,
+        gradient_accumulation_steps=1,
+        tokens_per_pass=64,
+        layers_kept=0,
+        embedding_on_host=True,
+    )
+    fast.take(plan)
+    assert not fast.model.passes.embedding_on_host
+    assert not fast.in_force(plan).embedding_on_host
+    less = fast.smaller(plan, may_offload=True)
+    assert less is not None
+    assert less.activation_offloading
+
+
+@pytest.mark.parametrize(
+    ("room", "longest", "moves"),
+    [
+        (0.4, 2048, True),  # the longest row fits in no other way
+        (2.0, 2048, True),  # little room: 1 GiB more keeps a third of the layers
+        (7.5, 2048, True),
+        (16.0, 2048, False),  # passes are large enough: the way from the host would cost more
+        (None, 2048, False),
+        (8.0, 65_536, False),  # with it, too, the row needs the host to keep for its layers
+    ],
+)
+def test_the_table_of_words_moves_where_its_room_gains_more(
+    room: float | None, longest: int, *, moves: bool
+) -> None:
+    """As in the spike: under 8.6 and 14.5 GiB it paid; what is chosen fits in the room it has."""
+    table = 2 * 128256 * 4096
+    sizes = replace(EIGHT_B, embedding=table)
+    budget = None if room is None else int(room * GIB)
+    known: dict[str, Any] = {"budget_bytes": budget, "longest": longest, "batch_tokens": 80_000}
+    found = choose_place(sizes, **known)
+    assert found.embedding_on_host is moves
+    assert found.budget_bytes == (budget + table if moves and budget else budget)
+    here = choose_place(EIGHT_B, **known)
+    assert not here.embedding_on_host
+    if moves:
+        assert fits(sizes, found)
+        assert not fits(sizes, here) or cost_of(sizes, found) < 0.99 * cost_of(sizes, here)
+    else:
+        assert found == here
+    assert keep_unpacked(sizes, replace(found, embedding_on_host=True)).layers_unpacked == 0
 
 
 def test_a_long_row_goes_alone_and_the_host_keeps_for_it() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from runner.forecast.passes import (
     MOST_HOLES_FP8,
     Passes,
     budget,
-    choose_passes,
+    choose_place,
     keep_unpacked,
     layers_kept,
     long_bytes,
@@ -72,23 +72,50 @@ class FastPath:
             print(f"Held-out loss: plain path, the fast one failed ({why}).", flush=True)
         self.measures = False
         let_go()
+        self._bring_embedding_back()
         return None
+
+    def _bring_embedding_back(self) -> None:
+        """Let the plain path find its words on the card, and passes be as small as that asks."""
+        was = self.model.passes
+        if was.embedding_on_host:
+            most = {"most_tokens": was.most_tokens, "most_kept": self.kept}
+            self._make(
+                passes_within(
+                    self.model.sizes,
+                    budget_bytes=self.budget_bytes,
+                    longest=self.longest,
+                    batch_tokens=self.batch_tokens,
+                    on_host=was.on_host,
+                    **most,
+                )
+            )
 
     def take(self, plan: BatchPlan) -> None:
         """Choose passes within the plan's limits, forecast or set by a lack of memory."""
+        sizes, moved = self.model.sizes, plan.embedding_on_host and self.model.sizes.embedding > 0
         known: dict[str, Any] = {
-            "budget_bytes": self.budget_bytes,
+            "budget_bytes": self._budget(moved=moved),
             "longest": self.longest,
             "batch_tokens": self.batch_tokens,
         }
         if plan.layers_kept is None:
-            passes = keep_unpacked(self.model.sizes, choose_passes(self.model.sizes, **known))
+            passes = keep_unpacked(sizes, choose_place(sizes, **known))
         else:
             limits = {"most_tokens": plan.tokens_per_pass or 1, "most_kept": plan.layers_kept}
             on_host = plan.activation_offloading
-            passes = passes_within(self.model.sizes, **known, **limits, on_host=on_host)
-            passes = keep_unpacked(self.model.sizes, passes, most=plan.layers_unpacked)
+            passes = passes_within(sizes, **known, **limits, on_host=on_host)
+            passes = replace(passes, embedding_on_host=moved)
+            passes = keep_unpacked(sizes, passes, most=plan.layers_unpacked)
+        self._make(passes)
+
+    def _budget(self, *, moved: bool) -> int | None:
+        here = self.budget_bytes
+        return here + self.model.sizes.embedding if moved and here is not None else here
+
+    def _make(self, passes: Passes) -> None:
         self.model.passes = passes
+        self.model.parts.keep_embedding_on_host(on=passes.embedding_on_host)
         self.model.parts.keep_unpacked(passes.layers_unpacked)
         if self.meter.on_gpu:
             # At a limit the allocator gives the holes between passes back first.
@@ -105,8 +132,9 @@ class FastPath:
         return unpacked + int(holes * (torch.cuda.memory_allocated() + MOMENTS * trained + peak))
 
     def leave(self) -> None:
-        """Give the allocator what the plain path may have."""
+        """Give the plain path its words, and the allocator what it may have."""
         self.meter.confine(None)
+        self.model.parts.keep_embedding_on_host(on=False)
 
     @property
     def kept(self) -> int:
@@ -120,6 +148,8 @@ class FastPath:
         )
         if self.model.passes.layers_unpacked:
             text = f"{text}; {self.model.passes.layers_unpacked} stay unpacked"
+        if self.model.passes.embedding_on_host:
+            text = f"{text}; the words that go in come from host memory"
         return f"{text}; for longer rows the host keeps" if self.model.passes.on_host else text
 
     def in_force(self, plan: BatchPlan) -> BatchPlan:
@@ -129,12 +159,18 @@ class FastPath:
                 "tokens_per_pass": self.model.passes.most_tokens,
                 "layers_kept": self.kept,
                 "layers_unpacked": self.model.passes.layers_unpacked,
+                "embedding_on_host": self.model.passes.embedding_on_host,
             }
         )
 
     def smaller(self, plan: BatchPlan, *, may_offload: bool) -> BatchPlan | None:
         """Give the next plan to try; without ``layers_kept`` it is the plain path's."""
-        return smaller(self.in_force(plan), may_offload=may_offload, lengths=[self.longest])
+        return smaller(
+            self.in_force(plan),
+            may_offload=may_offload,
+            may_move_embedding=may_offload and self.model.sizes.embedding > 0,
+            lengths=[self.longest],
+        )
 
 
 def find(

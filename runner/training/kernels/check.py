@@ -150,7 +150,7 @@ def _compare_ends(
     parts: Parts, noted: list[_Noted], laid: Rows, loss: float, off: _Distances
 ) -> None:
     with torch.no_grad():
-        off.add("the embedding", parts.embedded(laid.ids), _joined(noted[0].into))
+        off.add("the embedding", parts.embedded(laid), _joined(noted[0].into))
     x = _joined(noted[-1].out).to(parts.dtype).requires_grad_()
     one = torch.ones((), device=x.device)
     found = HeadLoss.apply(x, parts.last_norm, parts.head, laid, one, 64)

@@ -47,6 +47,7 @@ class FastModel:
             parts.dtype.itemsize,
             drops=parts.adapter.drops,
             fp8=self.fp8,
+            embedding=parts.movable_words * parts.dtype.itemsize,
         )
 
     @property
@@ -97,7 +98,7 @@ class FastModel:
         if not rows.learned.numel():
             return torch.zeros(len(batch), dtype=torch.float64, device=self.device)
         parts = self.parts
-        x = parts.embedded(rows.ids)
+        x = parts.embedded(rows)
         tile_by_tile = rows.tokens > measured_at_once(self.sizes, self.passes)
         for number, layer in enumerate(parts.layers):
             if tile_by_tile:
@@ -116,7 +117,7 @@ class FastModel:
     def _forward(self, rows: Rows, scale: torch.Tensor, *, on_host: bool) -> torch.Tensor:
         parts = self.parts
         with torch.no_grad():
-            x = parts.embedded(rows.ids)
+            x = parts.embedded(rows)
         x = x.detach().requires_grad_()
         if on_host:
             for number, layer in enumerate(parts.layers):
@@ -141,8 +142,9 @@ def measure(
     *,
     drops: bool = False,
     fp8: bool = False,
+    embedding: int = 0,
 ) -> Sizes:
-    """Count from the largest of the layers."""
+    """Count from the largest of the layers; ``embedding``: bytes of a table that can move."""
     # What goes into a product is there in eight bits as well, and its place stays: gate's and up's
     # gradient is widest.
     eighth = fp8 * max(max(layer.gate_up.outputs, layer.heads.width) for layer in layers)
@@ -171,6 +173,7 @@ def measure(
     of_heads = max(layer.heads.width for layer in layers)
     return Sizes(
         layers=len(layers),
+        embedding=embedding,
         fixed=fixed_bytes(capped=any(layer.heads.cap for layer in layers)),
         lean=item_bytes * (hidden + of_down),
         full=full,

@@ -25,6 +25,7 @@ from runner.training.kernels.recognise_rope import turns_of
 from runner.training.kernels.recognise_settings import refuse_settings
 from runner.training.kernels.rmsnorm import Norm
 from runner.training.kernels.rope import Turns
+from runner.training.kernels.rows import Rows
 
 __all__ = ["NotRecognised", "Parts", "obstacle", "recognise"]
 
@@ -78,10 +79,34 @@ class Parts:
             if was:
                 self.use_fp8()
 
+    @property
+    def movable_words(self) -> int:
+        """Numbers of the table of the words that go in, if it can wait on the host; else 0."""
+        weight = self.embed.weight
+        is_plain = type(self.embed) is torch.nn.Embedding and weight.dtype == self.dtype
+        shared = weight.data_ptr() == self.head.weight.data_ptr()
+        return 0 if shared or not is_plain or weight.requires_grad else int(weight.numel())
+
     @torch.no_grad()
-    def embedded(self, ids: torch.Tensor) -> torch.Tensor:
+    def keep_embedding_on_host(self, *, on: bool) -> None:
+        """Let the table of the words that go in wait on the host, or bring it back."""
+        weight = self.embed.weight
+        place = torch.device("cpu") if on else self.head.weight.device
+        if weight.device != place:
+            weight.data = weight.data.to(place)
+            if on:
+                torch.cuda.empty_cache()  # its room is for passes now
+
+    @torch.no_grad()
+    def embedded(self, rows: Rows) -> torch.Tensor:
         """Give what goes into the first layer."""
-        x = self.embed(ids)
+        weight = self.embed.weight
+        if weight.device == rows.ids.device:
+            x = self.embed(rows.ids)
+        else:
+            x = torch.empty(rows.tokens, weight.shape[1], dtype=weight.dtype, pin_memory=True)
+            torch.index_select(weight, 0, rows.host_ids, out=x)
+            x = x.to(rows.ids.device, non_blocking=True)
         return (x if self.embed_factor == 1 else x * self.embed_factor).to(self.dtype)
 
 

@@ -24,6 +24,8 @@ class Rows:
     """The rows of one pass, on the device that trains."""
 
     ids: torch.Tensor
+    host_ids: torch.Tensor
+    """The same on the host."""
     position: torch.Tensor
     """Each token's place in its own row."""
     last: torch.Tensor
@@ -63,11 +65,12 @@ def lay_out(rows: Sequence[Row], device: Any, *, fill: bool) -> Rows:
         lengths.append(missing)
         ids.append(torch.zeros(missing, dtype=torch.int64))
         successors.append(nothing.expand(missing))
-    next_ones = torch.cat(successors)
+    next_ones, host_ids = torch.cat(successors), torch.cat(ids)
     learned = (next_ones != IGNORED).nonzero()[:, 0]
     ends = (0, *itertools.accumulate(lengths))
     return Rows(
-        ids=_move(torch.cat(ids), device),
+        ids=_move(host_ids, device),
+        host_ids=host_ids,
         position=_move(
             torch.cat([torch.arange(length, dtype=torch.int32) for length in lengths]), device
         ),
