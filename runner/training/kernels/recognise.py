@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from runner.training.kernels import words
 from runner.training.kernels.adapter import Adapter
 from runner.training.kernels.fp8 import Scales
 from runner.training.kernels.layer import Layer
@@ -91,11 +92,12 @@ class Parts:
     def keep_embedding_on_host(self, *, on: bool) -> None:
         """Let the table of the words that go in wait on the host, or bring it back."""
         weight = self.embed.weight
-        place = torch.device("cpu") if on else self.head.weight.device
-        if weight.device != place:
-            weight.data = weight.data.to(place)
-            if on:
-                torch.cuda.empty_cache()  # its room is for passes now
+        card = self.head.weight.device
+        if card.type == "cpu" or on == (weight.device.type == "cpu"):
+            return
+        weight.data = words.to_host(weight.data) if on else weight.data.to(card)
+        if on:
+            torch.cuda.empty_cache()  # its room is for passes now
 
     @torch.no_grad()
     def embedded(self, rows: Rows) -> torch.Tensor:
@@ -104,9 +106,7 @@ class Parts:
         if weight.device == rows.ids.device:
             x = self.embed(rows.ids)
         else:
-            x = torch.empty(rows.tokens, weight.shape[1], dtype=weight.dtype, pin_memory=True)
-            torch.index_select(weight, 0, rows.host_ids, out=x)
-            x = x.to(rows.ids.device, non_blocking=True)
+            x = words.fetch(weight, rows.ids, rows.host_ids)
         return (x if self.embed_factor == 1 else x * self.embed_factor).to(self.dtype)
 
 
