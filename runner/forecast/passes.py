@@ -37,8 +37,6 @@ _WEIGHTS_8B = 7.0e9  # of its layers
 LAYER_SECONDS = 0.0019
 """No pass is quicker, for each of its layers: 8B's pass of 64 tokens takes 0.054 to 0.066 s on an
 H200's host, all of it Python."""
-_EMBEDDING_GAIN = 0.985
-"""Of a token's time: less gain is not worth fetching the words of each pass from the host."""
 _GOOD_ENOUGH = 1.01  # of the best time: what is saved in memory beyond this is worth more
 HOLES = 1.04
 """What the allocator is expected to reserve, times what is needed at once: passes of many sizes
@@ -154,20 +152,17 @@ def layers_kept(sizes: Sizes, passes: Passes, tokens: int) -> int:
 
 
 def choose_place(sizes: Sizes, *, budget_bytes: int | None, **known: int | None) -> Passes:
-    """Choose passes, and where the table of the words that go in lies while they are made.
+    """Choose passes, with the table of the words that go in on the host if none fit otherwise.
 
-    On the host where what it leaves free gains more than its rows cost on their way, or where
-    nothing fits otherwise. Args as in `choose_passes`.
+    Only then: under 8.6 and 14.5 GiB its room gave 8B larger passes by count, and on a card steps
+    that took 3% longer (docs/measurements.md, 27 November 2026). Args as in `choose_passes`.
     """
     here = choose_passes(sizes, budget_bytes=budget_bytes, **known)  # type: ignore[arg-type]
-    if budget_bytes is None or not sizes.embedding:
+    if budget_bytes is None or not sizes.embedding or fits(sizes, here):
         return here
     more = budget_bytes + sizes.embedding
     there = choose_passes(sizes, budget_bytes=more, **known)  # type: ignore[arg-type]
-    gains = cost_of(sizes, there) <= _EMBEDDING_GAIN * cost_of(sizes, here)
-    if fits(sizes, there) and (gains or not fits(sizes, here)):
-        return replace(there, embedding_on_host=True)
-    return here
+    return replace(there, embedding_on_host=True) if fits(sizes, there) else here
 
 
 def fits(sizes: Sizes, passes: Passes) -> bool:
@@ -175,12 +170,6 @@ def fits(sizes: Sizes, passes: Passes) -> bool:
     room, tokens = passes.budget_bytes, passes.most_tokens
     kept = layers_kept(sizes, passes, tokens)
     return room is None or peak_bytes(sizes, tokens, kept, passes.chunk) <= room
-
-
-def cost_of(sizes: Sizes, passes: Passes) -> float:
-    """Give the time of a token in the largest pass, as a multiple of its best."""
-    tokens = passes.most_tokens
-    return _cost(sizes, tokens, layers_kept(sizes, passes, tokens))
 
 
 def keep_unpacked(sizes: Sizes, passes: Passes, *, most: int | None = None) -> Passes:

@@ -1,8 +1,8 @@
 """Words from host memory: the card itself reads a pass's rows of an embedding that waits there.
 
 The table lies in page-locked memory, which a kernel can read like the card's own. So no core of the
-machine copies anything, and the card need not wait for one: copying the rows on the machine took
-8B's passes 20 ms and more each, which was dearer than what the room on the card gained.
+machine copies anything: for a pass of 2,000 tokens of 8B it took 0.3 ms longer than from the card's
+own memory (an H200).
 """
 
 from __future__ import annotations
