@@ -158,6 +158,21 @@ def test_where_all_diverged_nothing_is_picked() -> None:
     assert pick(tried(1e-4, 2e-4, outcome=DIVERGED), (None, None)) is None
 
 
+def test_a_rate_that_diverged_wins_nothing_whatever_it_left() -> None:
+    """Losses on the disk beside its word count no more than none; a trial without word diverged."""
+    rates = tried(1e-4, 2e-4, 4e-4).with_trial(2, outcome=DIVERGED)
+    found = pick(rates, [losses(2.0), losses(1.5), losses(0.1)])
+    assert found is not None
+    assert (found.chosen, found.trial(4e-4).eval_loss) == (2e-4, None)
+    silent = tried(1e-4, 2e-4)
+    silent = silent.model_copy(
+        update={"trials": (silent.trials[0].model_copy(update={"outcome": None}), silent.trials[1])}
+    )
+    found = pick(silent, [None, losses(1.5)])
+    assert found is not None
+    assert found.trial(1e-4).outcome == DIVERGED
+
+
 @pytest.mark.parametrize(
     ("rate", "said", "german"),
     [(2e-4, "2e-4", "2e-4"), (1.5e-5, "1.5e-5", "1,5e-5"), (0.001, "1e-3", "1e-3"), (1, "1e0", "")],
