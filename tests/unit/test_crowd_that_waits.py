@@ -42,6 +42,8 @@ class _Daemon:
     def __init__(self) -> None:
         self.book = SimpleNamespace(runs={})
         self.data = SimpleNamespace(looked_to=None, told_at=0.0)
+        card = object()
+        self.cards = SimpleNamespace(all=(card,), well_first=lambda: [card])
 
     def isolating(self, _live: object, _at: float) -> Any:
         return nullcontext()
