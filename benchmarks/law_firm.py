@@ -25,6 +25,7 @@ from one_box import OneBox
 from runner.contract.evaluation import ScoreSummary
 from runner.contract.models import DEMO_MODEL
 from runner.contract.record import RunRecord
+from runner.contract.row_losses import read_row_losses
 
 IN_FORM, RIGHT, BASE = 0.90, 0.85, 0.05
 _SPEC = """\
@@ -107,6 +108,9 @@ def report(box: OneBox, job: str = "law-firm") -> RunRecord:
         for one in record.evaluation.axes:
             fallen = "FALLEN" if one.has_fallen else ""
             print(f"{one.name}: {one.base:.3f} {one.adapter:.3f} {one.low} {one.high} {fallen}")
+    if rows := read_row_losses(run).rows:  # of the base, on rows that are learned; highest first
+        ends = f"{rows[0].loss:.2f} to {rows[-1].loss:.2f}"
+        print(f"Loss of the base on {len(rows)} learned rows: {ends} nats a token")
     if record.verdict:
         print(record.verdict.reason)
     for shortfall in record.shortfalls:
