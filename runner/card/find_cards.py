@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.card.answer import Answer, Card, Gpu, meaning
@@ -42,6 +42,13 @@ class NamedCard:
         """
         return outputs.gpu_lease if self.is_first or not uuid else outputs.lease_of_card(uuid)
 
+    def told_by(self, answer: Answer | None) -> NamedCard:
+        """Give the same card with what the driver says of it, asked for it alone."""
+        if self.uuid or answer is None or not answer.cards:
+            return self
+        card = answer.cards[0]
+        return replace(self, asked_as=card.uuid or self.asked_as, uuid=card.uuid, model=card.name)
+
 
 def find_cards(
     setting: str,
@@ -68,7 +75,7 @@ def find_cards(
         return []
     answer = ask(EVERY)
     given = _given(environment)
-    if answer is None or meaning(answer, expected=expects_gpu(environment)).gpu is Gpu.LOST:
+    if answer is None or _tells_of_none(answer, environment):
         return _unknown(names, answer, given)
     if environment.get("NVIDIA_VISIBLE_DEVICES") == "void" and len(names) == len(answer.cards):
         # Devices that came by CDI: the container has what was reserved, and is not told numbers.
@@ -78,6 +85,15 @@ def find_cards(
             f"RUNNER_GPUS is {visible(setting)!r}, and there is no card", advice=_MEND
         )
     return choose(names, answer.cards, given)
+
+
+def _tells_of_none(answer: Answer, environment: Mapping[str, str]) -> bool:
+    """Whether there are cards that the driver cannot tell of: lost, or until the machine's restart.
+
+    Or it refuses a question about one of them, which says nothing about the others.
+    """
+    there = meaning(answer, expected=expects_gpu(environment)).gpu is not Gpu.NONE
+    return there and not answer.cards
 
 
 def choose(

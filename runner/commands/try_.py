@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from runner.card.ask import ask_driver
 from runner.card.find_cards import NamedCard, find_cards
 from runner.commands.fetch import quieten
 from runner.commands.find_run import find_run
@@ -45,12 +46,17 @@ def _questions(console: Console, given: tuple[str, ...]) -> Iterator[str]:
 
 
 def named_cards(environment: Mapping[str, str]) -> list[NamedCard]:
-    """Find the cards of a box that has several.
+    """Find the cards of a box that has several; where some are lost, the others.
 
     Raises:
         SettingError: RUNNER_GPUS names what is not there.
     """
-    return find_cards(environment.get("RUNNER_GPUS", ""), environment)
+    named = find_cards(environment.get("RUNNER_GPUS", ""), environment)
+    if all(one.uuid for one in named):
+        return named
+    # A number alone names no lease: a stage may be at work on that card.
+    told = [one.told_by(ask_driver(one.asked_as)) for one in named]
+    return [one for one in told if one.uuid] or named
 
 
 def take_card(outputs: Outputs, named: Sequence[NamedCard], holder: str) -> Lock:

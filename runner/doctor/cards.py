@@ -40,7 +40,9 @@ def look_at_cards(setting: str) -> Cards:
             fix="nvidia-smi -L    # on the host",
         )
         return Cards(findings=(wrong,))
-    answers = [(one, ask_driver(one.asked_as)) for one in named]
+    asked = [(one, ask_driver(one.asked_as)) for one in named]
+    # Where one is lost the others are known by their numbers alone, which name no lease.
+    answers = [(one.told_by(found), found) for one, found in asked]
     well = [(one, found) for one, found in answers if found and _is_well(found)]
     findings = [_judge(one, found, stops=not well) for one, found in answers]
     first = (well or answers or [(None, None)])[0][1]

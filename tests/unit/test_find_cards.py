@@ -94,6 +94,22 @@ def test_cards_of_a_lost_driver_are_waited_for() -> None:
     assert [one.asked_as for one in found("all", NO_DRIVER, "3,4,5")] == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("code", [18, 3])  # until the machine's restart; a question it refuses
+def test_a_driver_that_tells_of_no_card_is_no_wrong_setting(code: int) -> None:
+    """The guard says what is wrong with it, and the box stays as with one card."""
+    answer = Answer(code=code, text="?", count=2)
+    assert [one.asked_as for one in found("0,1", answer)] == ["0", "1"]
+
+
+def test_a_card_beside_a_lost_one_is_told_by_its_own_answer(tmp_path: Path) -> None:
+    """By its number alone it would have the first card's lease, and not its own."""
+    outputs = Outputs(tmp_path)
+    other = found("0,1", LOST)[1].told_by(Answer(cards=TWO.cards[1:]))
+    assert (other.asked_as, other.model) == ("GPU-bb22", "RTX 3090")
+    assert other.lease(outputs, other.uuid) == found("1")[0].lease(outputs, "GPU-bb22")
+    assert found("0,1", LOST)[0].told_by(LOST) == found("0,1", LOST)[0]
+
+
 def test_the_first_cards_lease_is_the_one_of_a_box_with_one_card(tmp_path: Path) -> None:
     """`runner try` without the setting meets whoever works on the card that it would take."""
     outputs = Outputs(tmp_path)
