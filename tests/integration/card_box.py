@@ -24,12 +24,14 @@ class CardsBox(Box):
         super().__init__(root)
         self.cards_say(0, 0)
 
-    def cards_say(self, *codes: int, free_gib: tuple[float, ...] = ()) -> None:
+    def cards_say(
+        self, *codes: int, free_gib: tuple[float, ...] = (), total_gib: tuple[int, ...] = (24, 24)
+    ) -> None:
         """Let each card answer so from now on; 0: it is well."""
         free = free_gib or (23.0,) * len(codes)
         cards = [
-            {"uuid": uuid, "code": code, "total": 24 * GIB, "free": int(gib * GIB), "held": []}
-            for uuid, code, gib in zip(UUIDS, codes, free, strict=False)
+            {"uuid": uuid, "code": code, "total": total * GIB, "free": int(gib * GIB), "held": []}
+            for uuid, code, gib, total in zip(UUIDS, codes, free, total_gib, strict=False)
         ]
         beside = self.root / "driver.new"
         beside.write_text(json.dumps({"cards": cards}))

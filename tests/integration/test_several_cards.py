@@ -166,6 +166,27 @@ def test_a_job_takes_the_card_that_has_the_memory(box: CardsBox) -> None:
     assert box.record().forecast["fits"]
 
 
+def test_a_job_waits_for_the_card_that_is_large_enough(box: CardsBox) -> None:
+    """On the small one it would end for want of memory; another job takes that meanwhile."""
+    (box.root / "models" / "m" / "config.json").write_text(json.dumps(LLAMA_8B))
+    box.cards_say(0, 0, free_gib=(3.9, 23.5), total_gib=(4, 24))
+    box.drop("first", lengths=LENGTHS, train=["train 3 then hang", "ok"])
+    with box.watching():
+        wait_until(lambda: box.hangs("first"))
+        assert box.card_of("first") == UUIDS[1]
+        box.drop("second", lengths=LENGTHS)
+        wait_until(
+            lambda: any(
+                "a larger one" in (r.waiting.reason if r.waiting else "") for r in box.records()
+            )
+        )
+        box.drop("small")  # nothing is known of what it needs
+        wait_until(lambda: states(box).get("small") is State.SUCCEEDED)
+        assert box.card_of("small") == UUIDS[0]
+    assert box.once().returncode == 0
+    assert box.card_of("second") == UUIDS[1]
+
+
 def test_a_person_tries_an_adapter_on_a_free_card(
     box: CardsBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,8 @@ from runner.daemon.stages.next_start import (
     Offer,
     choose,
     free_places,
+    is_for_larger_card,
+    lets_others_go_first,
     may_prepare,
     must_wait_for_its_job,
 )
@@ -53,6 +55,38 @@ def test_each_card_works_on_one_stage_at_a_time(
 def test_the_first_good_card_is_taken(offers: list[Offer], choice: Choice) -> None:
     """A run waits only where no card will do, and says why as soon as all have answered."""
     assert choose(offers) == choice
+
+
+@pytest.mark.parametrize(
+    ("fits", "total", "others", "cap", "waits"),
+    [
+        (False, 8, [24], None, True),
+        (True, 8, [24], None, False),
+        (None, 8, [24], None, False),  # nothing is known of its model
+        (False, 24, [8], None, False),  # none is larger: it is tried, as on a box with one card
+        (False, 24, [24], None, False),
+        (False, 24, [0], None, False),  # the other was never seen
+        (False, 8, [24], 8, False),  # the spec allows no more on the larger one
+        (False, 8, [24], 16, True),
+    ],
+)
+def test_a_run_that_does_not_fit_waits_for_a_larger_card(
+    fits: bool | None,  # noqa: FBT001
+    total: int,
+    others: list[int],
+    cap: int | None,
+    waits: bool,  # noqa: FBT001
+) -> None:
+    """On the small one it would end for want of memory, though the box has enough."""
+    assert is_for_larger_card(total, others, fits=fits, cap_bytes=cap) is waits
+
+
+def test_others_start_on_a_card_that_is_too_small_for_the_first() -> None:
+    """Only where each free card is: one that is held may be free sooner than the larger one."""
+    small = Offer(place=0, problem="too small", is_too_small=True)
+    assert lets_others_go_first([small])
+    assert not lets_others_go_first([small, LOST])
+    assert not lets_others_go_first([])
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ class Offer:
     """Why it cannot start there."""
     is_known: bool = True
     """False: the driver has not answered yet."""
+    is_too_small: bool = False
+    """It waits for a larger card of the box: meanwhile others may start on this one."""
 
     @property
     def is_good(self) -> bool:
@@ -75,6 +77,27 @@ def choose(offers: Sequence[Offer]) -> Choice:
     if not offers or not all(offer.is_known for offer in offers):
         return Choice()
     return Choice(waits=offers[0].problem)
+
+
+def is_for_larger_card(
+    total_bytes: int, others: Sequence[int], *, fits: bool | None, cap_bytes: int | None
+) -> bool:
+    """Decide whether a run that does not fit on a card waits for a larger one.
+
+    Args:
+        total_bytes: the card's memory.
+        others: that of the box's other cards; 0: not known.
+        fits: what the forecast says; None: it does not know.
+        cap_bytes: what the spec allows; None: all that there is.
+    """
+    if fits is not False or (cap_bytes is not None and cap_bytes <= total_bytes):
+        return False
+    return any(other > total_bytes for other in others)
+
+
+def lets_others_go_first(offers: Sequence[Offer]) -> bool:
+    """Decide whether a run that waits leaves the free cards to others: they are all too small."""
+    return bool(offers) and all(offer.is_too_small for offer in offers)
 
 
 def may_prepare(*, is_preparing: bool, prepared: int, free: int) -> bool:

@@ -22,7 +22,7 @@ from runner.daemon.promotion.start_from import choose_start
 from runner.daemon.queue import in_order
 from runner.daemon.schedule.hours import is_closed, waits_for_hours
 from runner.daemon.stages import outcome
-from runner.daemon.stages.ask_card import Asked, ask_card
+from runner.daemon.stages.ask_card import TOO_SMALL, Asked, ask_card
 from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.begin import begin
 from runner.daemon.stages.choose_plan import Ahead
@@ -33,6 +33,7 @@ from runner.daemon.stages.next_start import (
     Choice,
     choose,
     free_places,
+    lets_others_go_first,
     may_prepare,
     must_wait_for_its_job,
 )
@@ -51,6 +52,9 @@ from runner.words import visible
 _MOST_LOOKED = 100
 """Runs whose data is looked at in one round, 0.5 ms each: a thousand that wait for files would hold
 every round for half a second, and the next one goes on where this one stopped."""
+_MOST_TOO_LARGE = 5
+"""Prepared runs that pass a card in one round, a forecast each, and are kept beside it: each has
+tokens on the disk."""
 _MOST_TOLD = 50  # runs whose data is looked at in one round: it is to take 0.2 s at most
 _TOLD_APART_SECONDS = 5.0  # as often as answers are renewed
 _SAME_JOB = "another run of this job is at work; they go one after the other"
@@ -89,7 +93,7 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     free = [card for card in daemon.cards.well_first() if daemon.cards.all.index(card) in places]
     is_preparing = any(one.place is None for one in at_work)
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
-    had_its_turn, without_room = False, 0
+    had_its_turn, without_room, too_large = False, 0, 0
     for live in prepared if free else ():
         if must_wait_for_its_job(live.record.job, at_work):
             without_room += 1
@@ -102,6 +106,9 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
         if had_its_turn:  # another card's turn comes in the next round, at once
             break
         without_room += 1
+        too_large += live.record.waiting is not None and live.record.waiting.reason == TOO_SMALL
+        if too_large == _MOST_TOO_LARGE:
+            break
     ready = len(prepared) - without_room
     if not may_prepare(is_preparing=is_preparing, prepared=ready, free=len(free)):
         tell_data_that_came(daemon, waiting, at)
@@ -215,7 +222,8 @@ def _box_problem(daemon: Daemon) -> str | None:
 def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None, cards: Sequence[Card]) -> bool:
     """Start the run's next stage on one of the cards, or record why it waits.
 
-    True: it was its turn; False: it waits for room that it alone needs, and another may go first.
+    True: it was its turn; False: it waits for room that it alone needs, or for a larger card than
+    those that are free, and another may go first.
     """
     if live.next_stage in (Stage.PREPARE, *TRAINS):
         start = choose_start(daemon.outputs, live.record, live.spec)
@@ -233,7 +241,7 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None, cards: Seque
         blocked = blocked or choice.waits
         if blocked is not None:
             keep_waiting(daemon, live, blocked)
-            return True
+            return not lets_others_go_first([one.offer(0) for one in asked])
         best = asked[-1]
         needed = _needed_bytes(daemon, live, best.ahead)
         if (never := never_fits(daemon, live, needed)) is not None:
