@@ -36,6 +36,8 @@ class Card:
     guard: GpuGuard
     stand_by: StandBy | None = None
     """The next stage's process, that has its imports done."""
+    total_bytes: int = 0
+    """Its memory, as it was last seen; 0: not seen yet. A card that is lost keeps its size."""
     no_stand_by_until: float = 0.0
     """Monotonic time before which no other is started: the last one ended by itself."""
 
@@ -143,6 +145,9 @@ class Cards:
         """Decide anew how each card is; drivers are asked where it is time to."""
         for card in self.all:
             card.guard.standing_at(at)
+        if self.are_several and not self.must_end:  # the box is not started anew for one of them
+            for card in self.all:
+                card.guard.try_again(at)
 
     def problems(self) -> dict[str, str]:
         """Give what is wrong with each card that nothing starts on, by its title."""

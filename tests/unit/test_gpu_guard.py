@@ -215,6 +215,23 @@ def test_a_stage_that_lost_the_card_is_believed(said: list[str]) -> None:
     assert guard.standing_at(310.0).must_end is True
 
 
+def test_a_card_beside_a_well_one_is_tried_again_after_a_while(said: list[str]) -> None:
+    """Nobody starts the box anew for it: it would take no job until somebody does."""
+    driver = Driver(WELL)
+    guard = guard_of(driver, said)
+    guard.standing_at(0.0)
+    guard.stage_lost_it("CUDA error: unknown error", 10.0)
+    guard.try_again(309.0)
+    assert guard.standing.problem
+    guard.try_again(310.0)
+    assert guard.standing == Standing()
+    guard.stage_lost_it("CUDA error: unknown error", 320.0)
+    driver.answer = DEVICES_GONE
+    guard.standing_at(400.0)
+    guard.try_again(1000.0)  # what the driver says itself only it takes back
+    assert "daemon-reload" in guard.standing.problem
+
+
 def test_what_the_stage_said_is_over_once_the_driver_lost_and_found_the_card(
     said: list[str],
 ) -> None:

@@ -23,6 +23,7 @@ from runner.daemon.book import Live
 from runner.daemon.cards import Card
 from runner.daemon.daemon import Daemon
 from runner.daemon.leftovers import sweep_run
+from runner.daemon.stages.falls import is_suspect
 from runner.daemon.stages.plans import make_plan
 from runner.daemon.stages.process import Child, start_stage
 from runner.errors import BusyError, RunnerError
@@ -101,13 +102,15 @@ def _find(daemon: Daemon, run_id: str, *, needs_rows: bool) -> Live | None:
 
 def _free_cards(daemon: Daemon) -> list[Card]:
     """List the cards on which nothing else is at work, and nothing speaks against starting."""
-    busy = [
-        live.card
+    at_work = [
+        live
         for live in daemon.book.runs.values()
         if live.child is not None and live.stage is not Stage.PREPARE
     ]
-    free = [card for card in daemon.cards.all if card not in busy and not card.problem]
-    return [] if daemon.hold else free
+    if daemon.hold or any(is_suspect(live.record.falls) for live in at_work):
+        return []
+    busy = [live.card for live in at_work]
+    return [card for card in daemon.cards.all if card not in busy and not card.problem]
 
 
 def _begin(daemon: Daemon, asked: Asked, live: Live, card: Card) -> bool:
