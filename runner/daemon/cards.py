@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from runner.card.answer import Answer
 from runner.card.ask import ask_driver
 from runner.card.find_cards import NamedCard
-from runner.card.memory import read_gpu
+from runner.card.memory import GpuMemory, read_gpu
 from runner.contract.settings import Settings
 from runner.daemon.gpu_guard import GpuGuard
 from runner.daemon.gpu_watch import GpuWatch
@@ -36,8 +36,8 @@ class Card:
     guard: GpuGuard
     stand_by: StandBy | None = None
     """The next stage's process, that has its imports done."""
-    total_bytes: int = 0
-    """Its memory, as it was last seen; 0: not seen yet. A card that is lost keeps its size."""
+    described: GpuMemory | None = None
+    """As it was last seen beside others; None: not yet. A card that is lost keeps its size."""
     no_stand_by_until: float = 0.0
     """Monotonic time before which no other is started: the last one ended by itself."""
 

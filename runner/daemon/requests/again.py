@@ -101,7 +101,11 @@ def _find(daemon: Daemon, run_id: str, *, needs_rows: bool) -> Live | None:
 
 
 def _free_cards(daemon: Daemon) -> list[Card]:
-    """List the cards on which nothing else is at work, and nothing speaks against starting."""
+    """List the cards on which nothing else is at work, and nothing speaks against starting.
+
+    The largest comes first: the run may have been trained there. None where a run is at work under
+    which the machine goes down: nothing is to go down with it.
+    """
     at_work = [
         live
         for live in daemon.book.runs.values()
@@ -110,7 +114,8 @@ def _free_cards(daemon: Daemon) -> list[Card]:
     if daemon.hold or any(is_suspect(live.record.falls) for live in at_work):
         return []
     busy = [live.card for live in at_work]
-    return [card for card in daemon.cards.all if card not in busy and not card.problem]
+    free = [card for card in daemon.cards.all if card not in busy and not card.problem]
+    return sorted(free, key=lambda card: -(card.described.total_bytes if card.described else 0))
 
 
 def _begin(daemon: Daemon, asked: Asked, live: Live, card: Card) -> bool:

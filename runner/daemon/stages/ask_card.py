@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runner.card.memory import GpuMemory
+from runner.contract.fp8_cards import fp8_obstacle
 from runner.contract.method_choice import MethodChoice
 from runner.contract.states import TRAINS
 from runner.daemon.ask_aside import NotYet
@@ -20,6 +22,7 @@ from runner.files.lock import Lock
 from runner.forecast.work import GIB
 
 TOO_SMALL = "it needs more memory than the card that is free has: it waits for a larger one"
+NO_FP8 = "the card that is free cannot compute in fp8: it waits for one that can"
 
 
 @dataclass(kw_only=True)
@@ -37,7 +40,7 @@ class Asked:
     problem: str | None = None
     is_known: bool = True
     is_too_small: bool = False
-    """A larger card of the box is waited for."""
+    """Another card of the box is waited for, which has what this one lacks."""
 
     def offer(self, place: int) -> Offer:
         """Give what the decision needs of it."""
@@ -74,45 +77,90 @@ def ask_card(daemon: Daemon, live: Live, card: Card, at: float) -> Asked:
             spec = live.spec.with_method(asked.chosen.method) if asked.chosen else live.spec
             asked.ahead = look_ahead(daemon.settings, live.run, live.record, spec, seen.memory)
             asked.problem = asked.ahead.waits
-            if asked.problem is None and _waits_for_larger(daemon, live, asked, at):
-                # What was forecast and chosen for this one says nothing about the run.
-                asked.ahead = asked.chosen = None
-                asked.problem, asked.is_too_small = TOO_SMALL, True
+        if asked.problem is None and (why := waits_for_other(daemon, live, asked, at)):
+            # What was forecast and chosen for this one says nothing about the run.
+            asked.ahead = asked.chosen = None
+            asked.problem, asked.is_too_small = why, True
     except BaseException:
         asked.release()
         raise
     return asked
 
 
-def _waits_for_larger(daemon: Daemon, live: Live, asked: Asked, at: float) -> bool:
-    """Whether a run does not fit here, and another card of the box has more memory.
+def waits_for_other(daemon: Daemon, live: Live, asked: Asked, at: float) -> str | None:
+    """Say why a stage waits for another card of the box, which has what it needs; None: it goes.
 
-    A larger one that is lost is waited for as well, but by who works a queue off by hand: what the
-    run has trained there would end for want of memory here.
+    A card that is lost is waited for as well, but by who works a queue off by hand: what a run has
+    trained there would end for want of memory here.
 
     Raises:
-        StillAsking: the driver has not told of another card's memory yet.
+        StillAsking: the driver has not told of a card yet.
     """
-    memory, ahead, card = asked.seen.memory, asked.ahead, asked.card
-    if memory is None or ahead is None:
-        return False
-    card.total_bytes = memory.total_bytes
-    fits, cap = ahead.facts.get("fits"), live.spec.limits.gpu_memory_gib
-    if fits is not False:
-        return False
-    more = [
-        _total_bytes(other, at)
+    if not daemon.cards.are_several or live.next_stage not in ON_CARD:
+        return None
+    asked.card.described = asked.seen.memory or asked.card.described
+    mine = describe(asked.card, at)
+    if mine is None:
+        return None
+    known = [
+        describe(other, at)
         for other in daemon.cards.all
-        if other is not card and not (other.problem and daemon.settings.once)
+        if other is not asked.card and not (other.problem and daemon.settings.once)
     ]
-    return is_for_larger_card(
-        memory.total_bytes, more, fits=fits, cap_bytes=int(cap * GIB) if cap else None
+    others = [one for one in known if one is not None]
+    wants_fp8 = live.next_stage in TRAINS and live.spec.speed == "fp8"
+    if wants_fp8 and not _has_fp8(mine) and any(_has_fp8(other) for other in others):
+        return NO_FP8
+    cap = live.spec.limits.gpu_memory_gib
+    waits = is_for_larger_card(
+        mine.total_bytes,
+        [other.total_bytes for other in others],
+        fits=_fits(live, asked, mine),
+        cap_bytes=int(cap * GIB) if cap else None,
     )
+    return TOO_SMALL if waits else None
 
 
-def _total_bytes(card: Card, at: float) -> int:
-    """Tell how large a card is, asked for once; 0: it is not known."""
-    if not card.total_bytes and not card.problem:
-        memory = card.watch.memory_at(at, since=WHENEVER)
-        card.total_bytes = memory.total_bytes if memory else 0
-    return card.total_bytes
+def _fits(live: Live, asked: Asked, card: GpuMemory) -> bool | None:
+    """Tell whether a stage fits on a card; what follows a training takes no more than that did."""
+    if asked.ahead is not None:
+        return asked.ahead.facts.get("fits")
+    needed = live.record.forecast.get("gpu_memory_bytes")
+    return needed <= card.total_bytes if isinstance(needed, int) else None
+
+
+def _has_fp8(card: GpuMemory) -> bool:
+    return fp8_obstacle(card.name, card.capability) is None
+
+
+def describe(card: Card, at: float) -> GpuMemory | None:
+    """Tell what a card is, asked for once; None: it is not known.
+
+    Raises:
+        StillAsking: the driver has not answered yet.
+    """
+    if card.described is None and not card.problem:
+        card.described = card.watch.memory_at(at, since=WHENEVER)
+    return card.described
+
+
+def best_first(daemon: Daemon, live: Live, at: float) -> list[Card]:
+    """List the cards in the order in which a run is prepared for them: for the most able first.
+
+    Rows that are too long for a card are left out, and a smaller one is not what it waits for.
+
+    Raises:
+        StillAsking: the driver has not told of a card yet.
+    """
+    cards = daemon.cards.well_first()
+    if not daemon.cards.are_several:
+        return cards
+
+    def rank(card: Card) -> tuple[bool, bool, int]:
+        known = describe(card, at)
+        if known is None:
+            return bool(card.problem), False, 0
+        lacks = live.spec.speed == "fp8" and not _has_fp8(known)
+        return bool(card.problem), lacks, -known.total_bytes
+
+    return sorted(cards, key=rank)

@@ -320,8 +320,12 @@ def _not_its_fault(daemon: Daemon, live: Live, code: int) -> str | None:
 
 
 def _card(daemon: Daemon, live: Live) -> Card:
-    """Give the card that a run's stage saw; of a stage that an earlier daemon began, the first."""
-    return live.card or daemon.cards.first
+    """Give the card that a run's stage saw; of an earlier daemon's, one like that."""
+    if live.card is not None:
+        return live.card
+    name = live.record.forecast.get("gpu")
+    alike = (card for card in daemon.cards.all if card.name and card.name == name)
+    return next(alike, daemon.cards.first)
 
 
 def _memory_after(daemon: Daemon, live: Live, code: int) -> GpuMemory | None:

@@ -22,7 +22,7 @@ from runner.daemon.promotion.start_from import choose_start
 from runner.daemon.queue import in_order
 from runner.daemon.schedule.hours import is_closed, waits_for_hours
 from runner.daemon.stages import outcome
-from runner.daemon.stages.ask_card import TOO_SMALL, Asked, ask_card
+from runner.daemon.stages.ask_card import NO_FP8, TOO_SMALL, Asked, ask_card, best_first
 from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.begin import begin
 from runner.daemon.stages.choose_plan import Ahead
@@ -106,7 +106,8 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
         if had_its_turn:  # another card's turn comes in the next round, at once
             break
         without_room += 1
-        too_large += live.record.waiting is not None and live.record.waiting.reason == TOO_SMALL
+        waiting_now = live.record.waiting
+        too_large += waiting_now is not None and waiting_now.reason in (TOO_SMALL, NO_FP8)
         if too_large == _MOST_TOO_LARGE:
             break
     ready = len(prepared) - without_room
@@ -156,9 +157,9 @@ def _rests_after_fall(daemon: Daemon, live: Live, at: float) -> bool:
 
 def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     """Start a run's prepare stage; False when it waits for data and another may go first."""
-    cards = daemon.cards.well_first()
     if daemon.inbox_problem:
-        return _start_or_wait(daemon, live, daemon.inbox_problem, cards)
+        return _start_or_wait(daemon, live, daemon.inbox_problem, ())
+    cards = best_first(daemon, live, time.monotonic())
     files = named_files(live.spec)
     try:
         with daemon.open_inbox() as inbox:
