@@ -93,6 +93,7 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     free = [card for card in daemon.cards.well_first() if daemon.cards.all.index(card) in places]
     is_preparing = any(one.place is None for one in at_work)
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
+    _tell_what_is_over(daemon, prepared, at_work, any_free=bool(free), at=at)
     had_its_turn, without_room, too_large = False, 0, 0
     for live in prepared if free else ():
         if must_wait_for_its_job(live.record.job, at_work):
@@ -125,6 +126,23 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
                 daemon.data.looked_to = None  # whoever is first in the queue is first again
                 return True
     return had_its_turn
+
+
+def _tell_what_is_over(
+    daemon: Daemon,
+    prepared: Sequence[Live],
+    at_work: Sequence[AtWork],
+    *,
+    any_free: bool,
+    at: float,
+) -> None:
+    """Stop saying what a run waits for where that is over and it is not its turn yet."""
+    for live in prepared:
+        reason = live.record.waiting.reason if live.record.waiting else ""
+        alone = reason == _SAME_JOB and not must_wait_for_its_job(live.record.job, at_work)
+        if alone or (reason in (TOO_SMALL, NO_FP8) and not any_free):
+            with daemon.isolating(live, at):
+                change(daemon, live, waiting=None)
 
 
 def _at_work(daemon: Daemon) -> list[AtWork]:
