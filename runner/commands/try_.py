@@ -106,7 +106,8 @@ def try_run(
     from runner.training.evaluate.chat import SideBySide  # noqa: PLC0415  they read the above when imported
     from runner.training.fit.model import find_machine  # noqa: PLC0415
 
-    named = [] if device == "cpu" else named_cards(os.environ)
+    leaves_cards = "cpu" in (device, os.environ.get("RUNNER_DEVICE"))
+    named = [] if leaves_cards else named_cards(os.environ)
     outputs.private.mkdir(parents=True, exist_ok=True)
     holder = f"`runner try {run.job}`, process {os.getpid()}"
     lease = take_card(outputs, named, holder) if named else None

@@ -38,6 +38,8 @@ def cards_now(daemon: Daemon) -> list[dict[str, str]]:
         for live in daemon.book.runs.values()
         if live.child is not None and live.stage is not Stage.PREPARE
     }
+    if daemon.again is not None and not daemon.again.is_over:
+        at_work[daemon.again.live.card] = daemon.again.live.record
     shown = []
     for card in daemon.cards.all:
         run = at_work.get(card)
