@@ -357,15 +357,18 @@ class Schedules:
 
     def _note_problems(self) -> None:
         """Show in STATUS.txt what needs a person."""
+        # First those that no answer can lie beside: only so many are shown.
         found = {
+            f"jobs/{SCHEDULED}/{visible(name)}": (
+                "is no plain file that can be read: copy the spec itself there, under a plain name"
+            )
+            for name in self.folder.odd
+        }
+        found |= {
             f"jobs/{SCHEDULED}/{visible(name)}": one.problem.strip().partition("\n")[0]
             for name, one in self.known.items()
             if one.problem
         }
-        for name in self.folder.odd:
-            found[f"jobs/{SCHEDULED}/{visible(name)}"] = (
-                "is no plain file that can be read: copy the spec itself there, under a plain name"
-            )
         notes = {
             about: f"{about}: {why} (nothing is started by it until it is corrected)"
             for about, why in list(found.items())[:_SHOWN]

@@ -146,7 +146,8 @@ def _process(daemon: Daemon, live: Live, folder: Path, asked: Asked) -> subproce
         else record.tries[which.value] > 1 or record.falls is not None,
     )
     log, process = StageFolder(folder).log(which.value), None
-    if card.stand_by is not None:
+    # One that has ended stays: keep_standing_by.py notes that it did, and tries none for a while.
+    if card.stand_by is not None and card.stand_by.is_there:
         ready, card.stand_by = card.stand_by, None
         process = ready.become(
             which, folder.resolve(), environment=environment, log=log, inherited=held
