@@ -157,6 +157,7 @@ def test_a_writer_that_fails_keeps_nobody(
     box.once()
     said: list[str] = []
     monkeypatch.setattr(reports, "LIMIT_SECONDS", 0.5)
+    monkeypatch.setattr(reports, "_KILL_SECONDS", 5.0)  # on a busy machine what was killed lingers
     writer = Reports(
         settings_of(box, report_command=command), say=lambda what, **_: said.append(what)
     )
