@@ -155,7 +155,7 @@ def choose_place(sizes: Sizes, *, budget_bytes: int | None, **known: int | None)
     """Choose passes, with the table of the words that go in on the host if none fit otherwise.
 
     Only then: under 8.6 and 14.5 GiB its room gave 8B larger passes by count, and on a card steps
-    that took 3% longer (docs/measurements.md, 27 November 2026). Args as in `choose_passes`.
+    that took 2 to 5% longer (docs/measurements.md, 27 November 2026). Args as in `choose_passes`.
     """
     here = choose_passes(sizes, budget_bytes=budget_bytes, **known)  # type: ignore[arg-type]
     if budget_bytes is None or not sizes.embedding or fits(sizes, here):

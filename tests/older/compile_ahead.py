@@ -16,6 +16,7 @@ from triton.compiler import ASTSource
 
 from runner.training.kernels import (
     dropout,
+    embedding,
     fp8,
     glu,
     loss,
@@ -23,7 +24,6 @@ from runner.training.kernels import (
     packed_attention,
     rmsnorm,
     rope,
-    words,
 )
 from runner.training.kernels.gpu import warps_for
 
@@ -89,7 +89,8 @@ def kernels(capability: int) -> dict[str, Kernel]:
     wide = {"WIDTH": 128256, "BLOCK": loss._BLOCK}
     add("loss", loss._cross_entropy, 8, of_loss, CAPPED=False, **wide)
     add("capped loss", loss._cross_entropy, 8, of_loss, CAPPED=True, **wide)
-    add("words", words._fetch, 4, {"ids": "*i64", "words": "i32"}, BLOCK=words._BLOCK)
+    of_table = {"ids": "*i64", "words": "i32"}
+    add("embedding", embedding._fetch, 4, of_table, BLOCK=embedding._BLOCK)
     of_drop = {"line": "i32", "key": "i32", "limit": "i32", "factor": "fp32"}
     add("drop", dropout._drop, 4, of_drop, ADD=False, BLOCK=dropout._BLOCK)
     add("drop back", dropout._drop, 4, of_drop, ADD=True, BLOCK=dropout._BLOCK)

@@ -10,7 +10,7 @@ import torch
 from kernel_models import FAMILIES, PHI_4_MINI, learned, make, plain_step, rows, take_grads
 
 from runner.forecast.passes import Passes, peak_bytes
-from runner.training.kernels import capped_attention, dropout, long_layer, nf4, words
+from runner.training.kernels import capped_attention, dropout, embedding, long_layer, nf4
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import NotRecognised, obstacle, recognise
 from runner.training.kernels.rows import divide, lay_out, worst
@@ -389,7 +389,7 @@ def test_words_are_fetched_from_a_table_elsewhere() -> None:
     """The rows named, in their order, one of them twice; without a card torch looks them up."""
     table = torch.randn(50, 8)
     ids = torch.tensor([7, 0, 49, 7])
-    assert torch.equal(words.fetch(table, ids, ids), table[[7, 0, 49, 7]])
-    there = words.to_host(table)
+    assert torch.equal(embedding.fetch(table, ids, ids), table[[7, 0, 49, 7]])
+    there = embedding.to_host(table)
     assert torch.equal(there, table)
     assert there.data_ptr() != table.data_ptr()

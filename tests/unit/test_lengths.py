@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -131,20 +132,23 @@ def test_a_hostile_spec_is_planned_at_once(kind: str, effective: int) -> None:
         assert chosen.batch_plan.effective_batch_size == effective
 
 
-def test_a_look_ahead_takes_the_loop_no_time(tmp_path: Path) -> None:
-    """From the files of a prepared run with a million rows to its plan, as the daemon does it."""
+def prepared(folder: Path, lengths: Sequence[int]) -> tuple[Settings, RunFolder]:
+    """Make a box with an 8B, and a run in it whose rows are prepared."""
     settings = Settings(
-        jobs_dir=tmp_path / "jobs", outputs_dir=tmp_path / "outputs", models_dir=tmp_path / "models"
+        jobs_dir=folder / "jobs", outputs_dir=folder / "outputs", models_dir=folder / "models"
     )
     run = settings.outputs.run("job", "20261123T221005Z-k3f9")
     run.prepared.mkdir(parents=True)
     settings.outputs.private.mkdir()
     (settings.models_dir / "llama").mkdir(parents=True)
     write_json(settings.models_dir / "llama" / "config.json", LLAMA_8B)
-    write_lengths(run.lengths, rows_of("skewed", 20_000) * 50)
-    text = b"model: llama\ndata: a.jsonl\ntraining: {effective_batch_size: 2048}\n"
-    spec = read_spec(text, file_name="job.yaml")
-    record = RunRecord(
+    write_lengths(run.lengths, lengths)
+    return settings, run
+
+
+def waiting(run: RunFolder) -> RunRecord:
+    """Give its record."""
+    return RunRecord(
         job="job",
         run_id=run.run_id,
         state=State.QUEUED,
@@ -153,6 +157,14 @@ def test_a_look_ahead_takes_the_loop_no_time(tmp_path: Path) -> None:
         spec_sha256="0" * 64,
         total_steps=100,
     )
+
+
+def test_a_look_ahead_takes_the_loop_no_time(tmp_path: Path) -> None:
+    """From the files of a prepared run with a million rows to its plan, as the daemon does it."""
+    settings, run = prepared(tmp_path, rows_of("skewed", 20_000) * 50)
+    text = b"model: llama\ndata: a.jsonl\ntraining: {effective_batch_size: 2048}\n"
+    spec = read_spec(text, file_name="job.yaml")
+    record = waiting(run)
     whole = 24 * GIB
     gpu = GpuMemory(name="a card", total_bytes=whole, free_bytes=whole, flops=165e12)
     began = time.thread_time()
@@ -164,32 +176,16 @@ def test_a_look_ahead_takes_the_loop_no_time(tmp_path: Path) -> None:
 
 def test_a_run_does_not_wait_for_what_it_need_not_have(tmp_path: Path) -> None:
     """Where another program holds memory, weights are packed again before anybody waits."""
-    settings = Settings(
-        jobs_dir=tmp_path / "jobs", outputs_dir=tmp_path / "outputs", models_dir=tmp_path / "models"
-    )
-    run = settings.outputs.run("job", "20261123T221005Z-k3f9")
-    run.prepared.mkdir(parents=True)
-    settings.outputs.private.mkdir()
-    (settings.models_dir / "llama").mkdir(parents=True)
-    write_json(settings.models_dir / "llama" / "config.json", LLAMA_8B)
-    write_lengths(run.lengths, [2000] * 700 + [4096] * 100)
+    settings, run = prepared(tmp_path, [2000] * 700 + [4096] * 100)
     write_message(StageFolder(run.prepared).result, PrepareResult(fast=True))
     spec = read_spec(b"model: llama\ndata: a.jsonl\nmethod: qlora\n", file_name="job.yaml")
-    record = RunRecord(
-        job="job",
-        run_id=run.run_id,
-        state=State.QUEUED,
-        file_name="job.yaml",
-        created_at=now(),
-        spec_sha256="0" * 64,
-        total_steps=100,
-    )
+    record = waiting(run)
     card = GpuMemory(
         name="a card",
         total_bytes=80 * GIB,
         free_bytes=80 * GIB,
         flops=989e12,
-        capability=(9, 0),
+        capability="9.0",
     )
     alone = look_ahead(settings, run, record, spec, card)
     assert (alone.plan.layers_unpacked, alone.waits) == (32, None)

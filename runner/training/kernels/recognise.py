@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from runner.training.kernels import words
+from runner.training.kernels import embedding
 from runner.training.kernels.adapter import Adapter
 from runner.training.kernels.fp8 import Scales
 from runner.training.kernels.layer import Layer
@@ -95,7 +95,7 @@ class Parts:
         card = self.head.weight.device
         if card.type == "cpu" or on == (weight.device.type == "cpu"):
             return
-        weight.data = words.to_host(weight.data) if on else weight.data.to(card)
+        weight.data = embedding.to_host(weight.data) if on else weight.data.to(card)
         if on:
             torch.cuda.empty_cache()  # its room is for passes now
 
@@ -106,7 +106,7 @@ class Parts:
         if weight.device == rows.ids.device:
             x = self.embed(rows.ids)
         else:
-            x = words.fetch(weight, rows.ids, rows.host_ids)
+            x = embedding.fetch(weight, rows.ids, rows.host_ids)
         return (x if self.embed_factor == 1 else x * self.embed_factor).to(self.dtype)
 
 
