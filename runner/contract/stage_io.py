@@ -170,6 +170,13 @@ class TrainPlan(StagePlan):
     """Where ``batch_plan`` is one of the fast path: what to run if that is not taken."""
     fast: bool | None = None
     """Train on the fast path; None: on a card. (Without one it is slow, and for tests.)"""
+    ranks: int = 1
+    """Processes that train side by side, one a card: as many as CUDA_VISIBLE_DEVICES has entries.
+    The numbers of ``batch_plan`` are those of one rank, but the effective batch is the step's,
+    whatever the ranks. Without a card they compute on the CPU, over gloo: for tests."""
+    shard_base: bool = False
+    """Each rank keeps a share of the base's 4-bit weights, and layers are gathered for their use:
+    for a base that one card has no room for. The adapter is whole on every rank."""
     probe: bool | None = None
     """Try the worst batch before step 1; None: on a card. (Without one it is the kernel that ends a
     process that takes too much: no allocator says no, and a probe would find nothing out.)"""
