@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from runner.commands.options import MODELS, OUTPUTS, AsJson, ModelsDir, OutputsDir, print_json
+from runner.contract.gpus import count_gpus
 from runner.contract.layout import SCHEDULED, STATE_FOLDERS, Inbox
 from runner.contract.llama_cpp import gguf_problem
 from runner.contract.models import find_model, read_config, unknown_layers
@@ -81,8 +83,10 @@ def missing_data(paths: list[str], folder: Path, shown_as: str) -> list[Problem]
     return problems
 
 
-def read_file(path: Path, folder: Path | None = None) -> JobSpec:
-    """Read a spec from a file; ``folder`` is where its data paths start, if not at its own.
+def read_file(path: Path, folder: Path | None = None, *, cards: int | None = None) -> JobSpec:
+    """Read a spec from a file.
+
+    ``folder`` is where its data paths start, if not at its own; ``cards`` those of the box.
 
     Raises:
         SpecError: it cannot be used, or not under this name; every problem at once.
@@ -110,7 +114,9 @@ def read_file(path: Path, folder: Path | None = None) -> JobSpec:
             ]
         ) from error
     there = folder or data_folder(path)
-    return read_spec(content, file_name=path.name, exists=lambda name: (there / name).exists())
+    return read_spec(
+        content, file_name=path.name, exists=lambda name: (there / name).exists(), cards=cards
+    )
 
 
 def data_folder(spec_file: Path) -> Path:
@@ -133,7 +139,7 @@ def validate(
     Its data paths start at ``folder``, or where the spec lies.
     """
     try:
-        spec = read_file(path, folder)
+        spec = read_file(path, folder, cards=count_gpus(os.environ.get("RUNNER_GPUS", "")))
     except SpecError as error:
         return Validated(path=path, spec=None, problems=error.problems)
     problems: list[Problem] = []

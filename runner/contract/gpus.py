@@ -27,3 +27,12 @@ def read_gpus(text: str) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ValueError(text)
     return names
+
+
+def count_gpus(text: str) -> int | None:
+    """Count the cards that the setting names; None: it does not say how many, or is nonsense."""
+    try:
+        names = read_gpus(text)
+    except ValueError:
+        return None
+    return None if names in ((), (ALL,)) else len(names)

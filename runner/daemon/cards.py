@@ -124,6 +124,11 @@ class Cards:
         return len(self.all) > 1
 
     @property
+    def served(self) -> int:
+        """How many cards a job may ask for; 0: there is none, the processor trains."""
+        return len(self.all) if self.are_several or self.first.guard.may_be_there else 0
+
+    @property
     def problem(self) -> str:
         """Why nothing starts on any of them; empty: something may."""
         return "" if any(not card.problem for card in self.all) else self.first.problem

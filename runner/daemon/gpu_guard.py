@@ -104,6 +104,12 @@ class GpuGuard:
         """Whether there is a card and the driver answers for it."""
         return self._verdict is not None and self._verdict.gpu is Gpu.WELL
 
+    @property
+    def may_be_there(self) -> bool:
+        """Whether there is a card, well or lost, or it is not known yet that there is none."""
+        is_none = self._verdict is not None and self._verdict.gpu is Gpu.NONE
+        return self._wanted and self._signs and not is_none
+
     def take(self, answer: Answer, at: float) -> None:
         """Take an answer that somebody else heard just now."""
         self._heard_at = at

@@ -61,6 +61,20 @@ def contradictions(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Cont
         )
     if not broken & {f"training.{name}" for name in _BATCH}:
         yield from _batch(*(training.get(name) for name in _BATCH))
+        if "resources.gpus" not in broken:
+            yield from _gpus(values.get("resources") or {}, training)
+
+
+def _gpus(resources: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[Contradiction]:
+    cards, rows = resources.get("gpus"), training.get("effective_batch_size")
+    if training.get("batch_size") and training.get("gradient_accumulation"):
+        rows = training["batch_size"] * training["gradient_accumulation"]
+    if rows and isinstance(cards, int) and cards > rows:
+        yield Contradiction(
+            field="resources.gpus",
+            message=f"a step has {rows} rows, fewer than {cards} cards: some would have none",
+            hint=f"write gpus: {rows} or less, or a larger effective_batch_size",
+        )
 
 
 def _replay(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Contradiction]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from runner.contract import layout
 from runner.errors import Problem, SpecError
 from runner.spec import human_numbers
+from runner.spec.cards import cards_problem
 from runner.spec.contradictions import contradictions
 from runner.spec.cron import cron_problem, plain
 from runner.spec.evaluation import SCORES, evaluation_problems
@@ -72,13 +73,16 @@ def _unknown(_path: str) -> bool:
     return False
 
 
-def read_spec(content: bytes, *, file_name: str, exists: Exists = _unknown) -> JobSpec:
+def read_spec(
+    content: bytes, *, file_name: str, exists: Exists = _unknown, cards: int | None = None
+) -> JobSpec:
     """Read and check a job spec.
 
     Args:
         content: the file's bytes.
         file_name: the name it was dropped under.
         exists: tells which files lie there, so that a hint can name one; nothing depends on it.
+        cards: those that the box trains on, 0 where it has none; None: any number will do.
 
     Raises:
         SpecError: with every problem; ``may_be_incomplete`` where the rest of an upload could set
@@ -91,7 +95,7 @@ def read_spec(content: bytes, *, file_name: str, exists: Exists = _unknown) -> J
     except UnreadableError as unreadable:
         failure = (unreadable.problem, unreadable.may_be_incomplete)
     else:
-        reading = _Reading(problems=problems, exists=exists)
+        reading = _Reading(problems=problems, exists=exists, cards=cards)
         spec = reading.spec(root, file_name)
         if spec is not None and not reading.problems:
             return spec
@@ -219,6 +223,7 @@ class _Reading:
 
     problems: list[Problem] = field(default_factory=list)
     exists: Exists = _unknown
+    cards: int | None = None
     lines: dict[str, int] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
@@ -262,6 +267,8 @@ class _Reading:
             Problem(line=self.lines.get(c.field), field=c.field, message=c.message, hint=c.hint)
             for c in contradictions(values, self.broken)
         ]
+        if spec is not None and (too_many := cards_problem(spec.resources.gpus, self.cards)):
+            self.problems.append(replace(too_many, line=self.lines.get(too_many.field or "")))
         return spec
 
     # -- giving each value its field's meaning ---------------------------------------------------

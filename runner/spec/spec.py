@@ -23,6 +23,8 @@ FEW_ROWS = 1000
 each alone was better on held-out rows at every one of three seeds (docs/measurements.md, our
 defaults beside the published rules)."""
 _BATCH_OF_FEW, _EPOCHS_OF_FEW = 8, 3.0
+MOST_GPUS = 64
+"""Cards of one job: no machine has more, and a larger number is a slip."""
 
 
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -137,6 +139,15 @@ class Limits(_Section):
     )
 
 
+class Resources(_Section):
+    """What a run's training is given of the box."""
+
+    gpus: Annotated[int, Field(ge=1, le=MOST_GPUS)] | Literal["auto"] = Field(
+        1,
+        description="Cards that it trains on at once; 'auto': one, or as many as it needs to fit.",
+    )
+
+
 class Try(_Section):
     """What is tried in small runs before the training, which then takes what did best."""
 
@@ -223,6 +234,9 @@ class JobSpec(_Section):
         None, alias="try", description="Learning rates that are tried before the training."
     )
     limits: Limits = Field(default_factory=Limits, description="What a run may take of the box.")
+    resources: Resources = Field(
+        default_factory=Resources, description="Cards that it trains on (default: one)."
+    )
     checks: Checks = Field(
         default_factory=Checks, description="How serious what the checks of the data find is."
     )

@@ -32,6 +32,7 @@ from runner.exit_codes import ExitCode
 from runner.files.lock import Lock
 
 OFF_THE_BUS = 15
+TWO_FIELDS = "model: m\ndata: data.jsonl\n"
 
 
 @pytest.fixture
@@ -252,6 +253,21 @@ def test_a_card_that_is_not_there_is_refused_in_words(box: CardsBox) -> None:
         assert says in " ".join(done.stderr.split()), done.stderr
         assert "Traceback" not in done.stderr
     assert (box.jobs / "first.yaml").exists()
+
+
+def test_a_job_for_more_cards_than_the_box_has_is_refused_at_once(box: CardsBox) -> None:
+    """At its line, with both numbers, dropped or on schedule; its neighbour is not touched."""
+    (box.jobs / "large.yaml").write_text(TWO_FIELDS + "resources:\n  gpus: 3\n")
+    (box.jobs / "weekly.yaml").write_text(
+        TWO_FIELDS + 'resources: {gpus: 3}\nschedule: "0 2 * * sun"\n'
+    )
+    box.drop("first")
+    box.once()
+    assert states(box) == {"first": State.SUCCEEDED}
+    answers = [path.read_text() for path in (box.jobs / "rejected").glob("*.txt")]
+    assert len(answers) == 2
+    assert all("this box trains on 2 cards" in text for text in answers)
+    assert any("line 4" in text for text in answers)
 
 
 def test_the_one_card_of_a_box_is_handed_on_as_ever(box: CardsBox) -> None:

@@ -279,6 +279,50 @@ def test_a_batch_of_nothing_is_refused_with_what_is_allowed(field, value, allowe
     assert problem.allowed == allowed
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "true", "two", "2.5", "[0, 1]", "all", "65"])
+def test_a_number_of_cards_is_a_number_or_auto(value):
+    """Nothing else is taken for one, and the person reads what may stand there."""
+    problem = only(f"{TWO}resources:\n  gpus: {value}\n")
+    assert (problem.field, problem.line) == ("resources.gpus", 4)
+    assert problem.allowed == "a whole number from 1 to 64 or auto"
+    assert read(TWO).resources.gpus == 1
+    assert read(f"{TWO}resources: {{gpus: auto}}\n").resources.gpus == "auto"
+
+
+@pytest.mark.parametrize(
+    ("cards", "message", "hint"),
+    [
+        (None, None, None),
+        (3, None, None),
+        (2, "this box trains on 2 cards", "write gpus: 2 or gpus: auto"),
+        (1, "this box trains on one card", "RUNNER_GPUS in .env"),
+        (0, "this box has no card", "leave resources out"),
+    ],
+)
+def test_more_cards_than_the_box_has_are_refused_with_both_numbers(cards, message, hint):
+    """At once, at the line; without them a job would wait for what never comes."""
+    content = f"{TWO}resources:\n  gpus: 3\n".encode()
+    if message is None:
+        assert read_spec(content, file_name="a.yaml", cards=cards).resources.gpus == 3
+        return
+    with pytest.raises(SpecError) as refused:
+        read_spec(content, file_name="a.yaml", cards=cards)
+    (problem,) = refused.value.problems
+    assert (problem.file, problem.line, problem.found) == ("a.yaml", 4, "3")
+    assert message in problem.message
+    assert hint in str(problem.hint)
+    for few in (b"", b"resources: {gpus: 1}\n", b"resources: {gpus: auto}\n"):
+        assert read_spec(TWO.encode() + few, file_name="a.yaml", cards=cards)
+
+
+def test_each_card_has_a_row_of_a_step():
+    """More cards than rows are refused where the spec names both."""
+    training = "training: {effective_batch_size: 4}\n"
+    problem = only(f"{TWO}resources: {{gpus: 8}}\n{training}")
+    assert problem.message == "a step has 4 rows, fewer than 8 cards: some would have none"
+    assert read(f"{TWO}resources: {{gpus: 4}}\n{training}").resources.gpus == 4
+
+
 @pytest.mark.parametrize(
     ("training", "limit"),
     [

@@ -49,7 +49,7 @@ def dropped_name(name: str) -> str:
     return _CLAIMED.sub("", name)
 
 
-def peek(inbox: Folder, name: str) -> JobSpec | SpecError | None:
+def peek(inbox: Folder, name: str, *, cards: int | None = None) -> JobSpec | SpecError | None:
     """Read a spec where it lies, to learn whether it may still be incomplete.
 
     None: it cannot be read for a reason that claiming it tells.
@@ -59,7 +59,7 @@ def peek(inbox: Folder, name: str) -> JobSpec | SpecError | None:
     """
     try:
         content = inbox.read_file(name, limit_bytes=SPEC_BYTES)
-        return read_spec(content, file_name=dropped_name(name))
+        return read_spec(content, file_name=dropped_name(name), cards=cards)
     except SpecError as error:
         return error
     except UnsafePathError:
@@ -73,9 +73,10 @@ def claim(
     *,
     run_id: str,
     sequence: int,
+    cards: int | None = None,
     speak: Speaker = ENGLISH,
 ) -> Claimed | Refused:
-    """Take a spec out of the inbox.
+    """Take a spec out of the inbox; ``cards``: those that the box trains on.
 
     Raises:
         FileNotFoundError: it is gone.
@@ -91,6 +92,7 @@ def claim(
         file_name=dropped_name(name),
         run_id=run_id,
         sequence=sequence,
+        cards=cards,
         speak=speak,
     )
 
@@ -104,14 +106,18 @@ def adopt(
     run_id: str,
     sequence: int,
     trigger: str = "drop",
+    cards: int | None = None,
     speak: Speaker = ENGLISH,
 ) -> Claimed | Refused:
-    """Make the run of a spec that lies in queued/."""
+    """Make the run of a spec that lies in queued/; ``cards``: those that the box trains on."""
     with inbox.open_folder("queued") as queued:
         try:
             content = queued.read_file(claimed, limit_bytes=SPEC_BYTES)
             spec = read_spec(
-                content, file_name=file_name, exists=lambda path: _lies_in(inbox, path)
+                content,
+                file_name=file_name,
+                exists=lambda path: _lies_in(inbox, path),
+                cards=cards,
             )
         except SpecError as error:
             why = error.message

@@ -148,6 +148,7 @@ def _adopt(daemon: Daemon, inbox: Folder, places: view.Places) -> None:
                 file_name=claim.dropped_name(name),
                 run_id=run_id,
                 sequence=daemon.book.sequence + 1,
+                cards=daemon.cards.served,
                 speak=daemon.says.speak,
             )
             daemon.book.met(run_id)

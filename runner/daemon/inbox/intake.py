@@ -165,7 +165,7 @@ class Intake:
                 )
                 self.specs.pop(name, None)
                 return
-            found = claim.peek(inbox, name)
+            found = claim.peek(inbox, name, cards=daemon.cards.served)
             unchanged = self.specs[name].unchanged_seconds(at)
             if isinstance(found, SpecError) and found.may_be_incomplete:
                 if unchanged < self._patience:
@@ -182,6 +182,7 @@ class Intake:
                 name,
                 run_id=run_id,
                 sequence=daemon.book.sequence + 1,
+                cards=daemon.cards.served,
                 speak=daemon.says.speak,
             )
         except FileNotFoundError:

@@ -295,6 +295,7 @@ class Schedules:
             run_id=run_id,
             sequence=daemon.book.sequence + 1,
             trigger="schedule",
+            cards=daemon.cards.served,
             speak=daemon.says.speak,
         )
         enter(daemon, taken)
