@@ -97,7 +97,7 @@ def claim(
     )
 
 
-def adopt(
+def adopt(  # noqa: PLR0913  (all that a run begins with)
     inbox: Folder,
     outputs: Outputs,
     claimed: str,
