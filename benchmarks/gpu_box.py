@@ -19,6 +19,7 @@ from typing import Any
 from runner.contract.batch import BatchPlan
 from runner.contract.checkpoints import newest_verified
 from runner.contract.layout import RunFolder, StageFolder, new_run_id
+from runner.contract.stage_environment import FIXED
 from runner.contract.stage_io import TrainPlan, TrainResult, read_message, write_message
 from runner.errors import DamagedError
 
@@ -77,6 +78,10 @@ with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
 model.save_pretrained(sys.argv[1])
 """
 
+# As the daemon starts its stages: torch reads it when something first asks for memory, and what a
+# benchmark does before the attempt (throughput.py's order of rows) asked, so that the train stage's
+# own word came too late. Without it 3B by `lora` under 11 GiB had 0.9 GiB in holes.
+os.environ.update(FIXED)
 _warm = multiprocessing.get_context("forkserver")
 # Not peft or what imports it: that imports bitsandbytes, which makes a CUDA context.
 _warm.set_forkserver_preload(["torch", "torch._dynamo", "datasets", "accelerate"])
