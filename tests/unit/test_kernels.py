@@ -209,12 +209,16 @@ def test_weights_that_stay_unpacked_change_no_number() -> None:
     assert step()[0] == loss
 
 
-@pytest.mark.parametrize("quantised", [False, True])
-def test_weights_that_change_are_seen(quantised: bool) -> None:  # noqa: FBT001
-    """After an optimizer step, or after weights were loaded, a step computes with the new ones."""
+@pytest.mark.parametrize(("quantised", "stay"), [(False, 0), (True, 0), (True, 2)])
+def test_weights_that_change_are_seen(quantised: bool, stay: int) -> None:  # noqa: FBT001
+    """After an optimizer step, or after weights were loaded, a step computes with the new ones.
+
+    Also where the base's weights still lie unpacked from the step before, with the old ones beside.
+    """
     model = make("llama", quantised=quantised)
     batch = rows(30)
     one = fast(model)
+    one.parts.keep_unpacked(stay)
     before = float(one.train_on(batch, learned(batch)))
     model.zero_grad(set_to_none=True)
     for name, weight in model.named_parameters():
