@@ -19,6 +19,7 @@ from typing import Any
 from runner.contract.llama_cpp import LlamaCpp, unknown_architecture
 from runner.contract.models import read_config, weight_files
 from runner.errors import RunnerError
+from runner.training.export.end_with_parent import end_with_parent
 from runner.words import memory
 
 F16 = "f16"
@@ -179,7 +180,11 @@ def _run(command: list[str], tools: LlamaCpp, log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         ended = subprocess.run(
-            command, stdout=out, stderr=subprocess.STDOUT, env=_environment(tools), check=False
+            end_with_parent(command),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=_environment(tools),
+            check=False,
         )
     if ended.returncode == 0:
         return

@@ -17,6 +17,7 @@ from typing import Any
 
 from runner.contract.llama_cpp import LlamaCpp
 from runner.errors import RunnerError
+from runner.training.export.end_with_parent import end_with_parent
 
 _ADVICE = "Its log is in the run's folder; runner export RUN tries again."
 _START_SECONDS = 600.0  # a file of 16 GB from a slow disk
@@ -150,6 +151,7 @@ def serve(
         command += ["--ctx-size", str(context), "--parallel", "1", "--no-webui", "--offline"]
         command += ["--threads", str(os.cpu_count() or 1)]
         command += ["--lora", str(adapter)] if adapter else []
+        command = end_with_parent(command)
         child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         try:
             _wait(child, place, log)
