@@ -1,11 +1,12 @@
 """GGUF files of a real run: seconds, bytes, and how far each form is from what it was made from.
 
-    python benchmarks/gguf_files.py FOLDER [--rows 120] [--held-out 40] [--asked 40] [--method lora]
+    python benchmarks/gguf_files.py FOLDER [--rows 64] [--held-out 24] [--asked 12] [--method lora]
 
 A spec is dropped into a box in FOLDER, the daemon trains SmolLM2-135M on annotated licences
 (`licences.py`) and merges; each form is then made of that run and asked by llama.cpp, with the
 stage's own code, about the first ``--asked`` held-out rows: the tolerances of
-`runner/training/export/llama_proof.py` come from here. A run that lies in FOLDER is measured again.
+`runner/training/export/llama_proof.py` come from here. A table ends it. A run that lies in FOLDER
+is measured again. The defaults take some ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ model: {model}
 data: data/learned.jsonl
 eval_data: data/held-out.jsonl
 method: {method}
-training: {{epochs: {epochs}, seed: {seed}}}
+training: {{epochs: {epochs}, learning_rate: 5e-4, seed: {seed}}}
+evaluation: {{samples: 1}}
 export: {{merged: true}}
 """
 
@@ -97,8 +99,9 @@ def timed(made: Callable[[], object], target: Path) -> float:
     return time.monotonic() - at
 
 
-def measure(source: Source, tools: LlamaCpp, folder: Path) -> None:
-    """Make and ask each form; a line of JSON each."""
+def measure(source: Source, tools: LlamaCpp, folder: Path) -> list[dict[str, Any]]:
+    """Make and ask each form; a line of JSON each, which are given as well."""
+    lines = []
     llama_proof.reference_places = once(llama_proof.reference_places)
     log, whole = folder / "log", folder / "whole.gguf"
     assert source.model is not None
@@ -109,7 +112,8 @@ def measure(source: Source, tools: LlamaCpp, folder: Path) -> None:
         if form != WHOLE:
             file = folder / f"{form}.gguf"
             seconds = timed(lambda: quantize(whole, file, tools, form=form, log=log), file)  # noqa: B023
-        tell(form, source, tools, Proof(model=file, adapter=None, log=log), file, seconds)
+        proof = Proof(model=file, adapter=None, log=log)
+        lines.append(tell(form, source, tools, proof, file, seconds))
     base, adapter = folder / "base.gguf", folder / "adapter.gguf"
     from_base = folder / "base-whole.gguf"
     at = time.monotonic()
@@ -119,13 +123,14 @@ def measure(source: Source, tools: LlamaCpp, folder: Path) -> None:
     quantize(from_base, base, tools, form=TRIAL_BASE, log=log)
     for name, below in ((ADAPTER_GGUF, base), (f"{ADAPTER_GGUF} on {WHOLE}", from_base)):
         proof = Proof(model=below, adapter=adapter, log=log)
-        tell(name, source, tools, proof, adapter, seconds)
+        lines.append(tell(name, source, tools, proof, adapter, seconds))
+    return lines
 
 
 def tell(
     name: str, source: Source, tools: LlamaCpp, proof: Proof, file: Path, seconds: float
-) -> None:
-    """Ask one form, and print what came of it."""
+) -> dict[str, Any]:
+    """Ask one form, print what came of it and give it."""
     at = time.monotonic()
     made = prove(name.partition(" ")[0], source, tools, proof)
     figures = made.figures
@@ -142,20 +147,45 @@ def tell(
         "shortfalls": made.shortfalls,
     }
     print(json.dumps(line), flush=True)
+    return line
+
+
+_COLUMNS = {
+    "form": "",
+    "bytes": ",",
+    "seconds": "",
+    "proof_seconds": "",
+    "kl": ".4f",
+    "same_top": ".1%",
+    "loss": ".3f",
+    "kept": ".1%",
+    "stops": "",
+    "ends": ".0%",
+}
+"""Of the table, with the format of the figures."""
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Set the lines as a Markdown table."""
+    rows = [" | ".join(_COLUMNS), " | ".join("---" for _ in _COLUMNS)]
+    for line in lines:
+        cells = ((line[key], form) for key, form in _COLUMNS.items())
+        rows.append(" | ".join("" if one is None else format(one, form) for one, form in cells))
+    return "\n".join(f"| {row} |" for row in rows)
 
 
 def main() -> None:
     """Train where nothing lies there, then measure."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path)
-    options.add_argument("--rows", type=int, default=120)
-    options.add_argument("--held-out", type=int, default=40)
-    options.add_argument("--asked", type=int, default=40, help="held-out rows")
-    options.add_argument("--longest", type=int, default=2000, help="characters of a document")
-    options.add_argument("--epochs", type=float, default=2)
+    options.add_argument("--rows", type=int, default=64)
+    options.add_argument("--held-out", type=int, default=24)
+    options.add_argument("--asked", type=int, default=12, help="held-out rows")
+    options.add_argument("--longest", type=int, default=800, help="characters of a document")
+    options.add_argument("--epochs", type=float, default=1.5)
     options.add_argument("--method", default="lora", choices=["lora", "qlora"])
     options.add_argument("--seed", type=int, default=42)
-    given = options.parse_args()
+    given, began = options.parse_args(), time.monotonic()
     tools = find_llama_cpp()
     if tools is None:
         sys.exit(missing_tools())
@@ -169,7 +199,8 @@ def main() -> None:
     source = read_source(box)
     source.run.hand_over.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        measure(source, tools, Path(folder))
+        lines = measure(source, tools, Path(folder))
+    print(f"{table(lines)}\n{time.monotonic() - began:.0f} s in all")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ trained on, and 6 on the base in 16 bits."""
 Why = Literal[
     "fits",
     "no_room",
+    "ran_out",
     "slower",
     "fp8",
     "base",
@@ -40,7 +41,8 @@ class MethodChoice(BaseModel):
 
     method: Method
     why: Why
-    """``fits``, ``no_room`` and ``slower`` speak of 16 bits; ``short``: of the machine's memory;
+    """``fits``, ``no_room`` and ``slower`` speak of 16 bits; ``ran_out``: 16 would fit by the
+    forecast, and a run that needs no more did not; ``short``: of the machine's memory;
     ``did_not_fit``: 16 bits were chosen, tried and given up."""
     needed_bytes: int | None = None
     """What 16 bits take of the card, or of the machine."""

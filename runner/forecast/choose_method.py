@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from runner.contract.method_choice import MOST_TIMES, MethodChoice
 from runner.forecast.choose import choose, surely_fits
+from runner.forecast.forecast import Forecast, lesson_key
+from runner.forecast.lessons import Lesson
 from runner.forecast.seconds import MID_RANGE_FLOPS, step_seconds
 from runner.forecast.work import FP32, Box, Work
 
@@ -40,6 +42,8 @@ def choose_method(
     fits = surely_fits(wide, in_16.batch_plan, box) and not in_16.batch_plan.activation_offloading
     if not fits:
         return MethodChoice(method="qlora", why="no_room", **of_card)
+    if _ran_out(in_16, box, limit):
+        return MethodChoice(method="qlora", why="ran_out", **of_card)
     slow, quick = (
         step_seconds(one, found.batch_plan, speed) for one, found in ((wide, in_16), (narrow, in_4))
     )
@@ -47,6 +51,19 @@ def choose_method(
     if times > MOST_TIMES:
         return MethodChoice(method="qlora", why="slower", times=times, **of_card)
     return MethodChoice(method="lora", why="fits", times=times, **of_card)
+
+
+def _ran_out(in_16: Forecast, box: Box, limit: int) -> bool:
+    """Whether memory ran out on this card at a plan of which no more was forecast."""
+    parts = in_16.gpu_memory
+    wanted = Lesson(
+        key=lesson_key("lora", in_16.batch_plan),
+        gpu=box.gpu_name or "",
+        forecast_bytes=parts.total,
+        steady_bytes=parts.weights + parts.context,
+        measured_bytes=limit,
+    )
+    return any(wanted.is_as_large_as(one) and limit <= one.measured_bytes for one in box.too_large)
 
 
 def choose_for_processor(work: Work, machine_bytes: int) -> MethodChoice:

@@ -1,7 +1,8 @@
 """Lessons: measured peaks and times of past runs correct later forecasts on this box.
 
 Each attempt that ended leaves one line in ``outputs/.runner/forecasts.jsonl``: what was forecast
-for the plan it ended with, and what it took. No data, no names.
+for the plan it ended with, and what it took; a run that fit at no plan in 16 bits leaves one for
+each plan that it tried. No data, no names.
 """
 
 from __future__ import annotations
@@ -37,10 +38,20 @@ class Lesson(BaseModel):
     steady_bytes: int
     """Of it, weights and context: they are not corrected."""
     measured_bytes: int
+    ran_out: bool = False
+    """Memory ran out: ``measured_bytes`` is all that it could have."""
     context_bytes: int | None = None
     forecast_seconds: float | None = None
     """Of the steps that were made, uncorrected."""
     measured_seconds: float | None = None
+
+    def is_as_large_as(self, other: Lesson) -> bool:
+        """Whether no less was forecast for it than for another of its kind, in either part."""
+        return (
+            self.key == other.key
+            and self.forecast_bytes >= other.forecast_bytes
+            and self.steady_bytes >= other.steady_bytes
+        )
 
 
 def memory_factors(lessons: Sequence[Lesson], *, gpu: str) -> dict[str, float]:
@@ -55,6 +66,7 @@ def memory_factors(lessons: Sequence[Lesson], *, gpu: str) -> dict[str, float]:
             (one.measured_bytes - one.steady_bytes) / (one.forecast_bytes - one.steady_bytes)
             for one in lessons
             if one.key == kind and one.gpu == gpu and one.forecast_bytes > one.steady_bytes
+            if not one.ran_out  # it says that more was needed, and not how much
         ][-_COUNTED:]
         if ratios:
             found[kind] = _careful(ratios)
@@ -76,6 +88,17 @@ def context_of(lessons: Sequence[Lesson], *, gpu: str) -> int | None:
     """Give what CUDA itself took on this card the last time."""
     known = [one.context_bytes for one in lessons if one.gpu == gpu and one.context_bytes]
     return known[-1] if known else None
+
+
+def too_large(lessons: Sequence[Lesson], *, gpu: str) -> tuple[Lesson, ...]:
+    """List the plans that ran out of this card's memory, unless a larger one fit since then."""
+    here = [one for one in lessons if one.gpu == gpu]
+    return tuple(
+        one
+        for at, one in enumerate(here)
+        if one.ran_out
+        and not any(later.is_as_large_as(one) for later in here[at:] if not later.ran_out)
+    )
 
 
 def _careful(ratios: Sequence[float]) -> float:

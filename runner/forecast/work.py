@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from runner.contract.measure_when import measured_steps
 from runner.forecast.lengths import Lengths
+from runner.forecast.lessons import Lesson
 from runner.forecast.model_shape import Linear, ModelShape
 from runner.spec.spec import JobSpec
 
@@ -159,6 +160,8 @@ class Box:
     context_bytes: int = CONTEXT_BYTES
     learned_memory: dict[str, float] = field(default_factory=dict)
     """Measured over forecast, by what `lesson_key` gives."""
+    too_large: tuple[Lesson, ...] = ()
+    """Plans of past runs that ran out of this card's memory."""
     learned_time: float = 1.0
     learned_fast_time: float = 1.0
     """The same of runs on the fast path."""

@@ -74,6 +74,20 @@ def test_16_bits_that_do_not_fit_become_4(box: WellCardBox) -> None:
     )
 
 
+def test_a_run_that_did_not_fit_teaches_the_next_job(box: WellCardBox) -> None:
+    """Another job of the same size begins in 4 bits at once; a smaller one is trained in 16."""
+    given = {"train lora": [OOM], "train": ["ok"]}
+    assert len(box.run("contracts", **given).attempts) > 1
+    record = box.run("other", **given)
+    assert record.state is State.SUCCEEDED, record.error
+    assert record.method is not None
+    assert (record.method.method, record.method.why) == ("qlora", "ran_out")
+    assert len(record.attempts) == 1
+    small = box.run("small", "training: {batch_size: 1}\n", lengths=[64] * 800)
+    assert small.method is not None
+    assert (small.method.method, small.method.why) == ("lora", "fits")
+
+
 def test_neither_16_bits_nor_4(box: WellCardBox) -> None:
     """Where 4 bits do not fit either, the run ends with the advice that is left."""
     record = box.run("contracts", train=[OOM])

@@ -197,12 +197,15 @@ def test_a_file_whose_end_token_was_changed_is_caught(
     trained = models.places[0].trained.clone()
     trained[end] = 100.0  # the trained model ends its answer here
     place = Place(before=tuple(models.prompt), token=end, trained=trained, base=None)
+    call = trained.clone()
+    call[0] = 99.5  # by so little that another format may go on: it is not asked
+    close = Place(before=tuple(models.prompt), token=end, trained=call, base=None)
     broken = tmp_path / "broken.gguf"
     with_another_end(q8_base, broken)
     found = {}
     for file in (q8_base, broken):
         with serve(models.tools, file, context=CONTEXT, log=tmp_path / "log") as server:
-            found[file] = prove_ends([place], server, frozenset({end}), Figures())
+            found[file] = prove_ends([place, close], server, frozenset({end}), Figures())
     assert found[q8_base].stops is True
     assert judge_end("q8_0", found[q8_base].model_copy(update={"ends": 1.0}), [END]) is None
     assert found[broken].stops is False

@@ -50,12 +50,11 @@ def tools() -> LlamaCpp:
 def servers_of(folder: Path) -> list[int]:
     """List the processes of llama-server that serve a file beneath a folder."""
     found = []
-    for entry in Path("/proc").iterdir():
+    for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdecimal() else []
-            if words[0].endswith(b"/llama-server") and any(
-                word.startswith(os.fsencode(folder)) for word in words
-            ):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            ours = any(word.startswith(os.fsencode(folder)) for word in words)
+            if words[0].endswith(b"/llama-server") and ours:
                 found.append(int(entry.name))
     return found
 
@@ -86,19 +85,29 @@ def test_a_server_ends_with_its_stage(
 
 
 @pytest.mark.long
-def test_a_server_ends_with_the_daemon(tools: LlamaCpp, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("tools")
+def test_a_server_ends_with_the_daemon(tiny_model: Path, tmp_path: Path) -> None:
     """A stage that is killed, and a daemon that is: no server outlives them, and the file comes."""
-    assert tools.whole
     box = Box(tmp_path)
-    (box.root / "models" / "real").symlink_to(tiny_model)
+    model = box.root / "models" / "real"
+    model.mkdir()
+    for file in tiny_model.iterdir():
+        os.link(file, model / file.name)
     rows = [{"prompt": f"How high is wall {n}?", "completion": f"{3 * n} feet."} for n in range(20)]
     (box.jobs / "walls.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (box.jobs / "walls.yaml").write_text(_SPEC)
     given = {"stage_command": [sys.executable, "-m", "runner.training"], "device": "cpu"}
 
     def server() -> int:
-        (found,) = wait_until(lambda: servers_of(box.outputs.root), every=0.005)
-        return int(found)
+        wait_until(
+            lambda: (
+                servers_of(box.outputs.root)
+                or any(record.state.is_final for record in box.records())
+            ),
+            every=0.005,
+        )
+        (found,) = servers_of(box.outputs.root)
+        return found
 
     def gone(pid: int) -> Callable[[], bool]:
         return lambda: pid not in servers_of(box.outputs.root)

@@ -14,6 +14,7 @@ from runner.forecast.lessons import (
     memory_factors,
     read_lessons,
     time_factor,
+    too_large,
 )
 
 KEY = "qlora, checkpointing off"
@@ -79,3 +80,19 @@ def test_lessons_survive_a_damaged_file(tmp_path: Path) -> None:
     for _ in range(KEPT):
         add_lesson(path, lesson(130))
     assert {one.measured_bytes for one in read_lessons(path)} == {130}
+
+
+def test_memory_that_ran_out_is_a_bound_and_no_sample() -> None:
+    """It corrects no forecast; it is known until a plan that wants as much has fit on this card."""
+    spent = lesson(150).model_copy(update={"ran_out": True})
+    assert memory_factors([spent], gpu=CARD) == {}
+    assert too_large([lesson(90), spent], gpu=CARD) == (spent,)
+    assert too_large([spent], gpu="NVIDIA H100") == ()
+    others = [
+        lesson(90).model_copy(update={"forecast_bytes": 99}),
+        lesson(90).model_copy(update={"steady_bytes": 19}),
+        lesson(90, key="lora, checkpointing on"),
+        lesson(90, gpu="NVIDIA H100"),
+    ]
+    assert too_large([spent, *others], gpu=CARD) == (spent,)
+    assert too_large([spent, lesson(90)], gpu=CARD) == ()

@@ -28,6 +28,7 @@ from runner.forecast.lessons import (
     memory_factors,
     read_lessons,
     time_factor,
+    too_large,
 )
 from runner.forecast.model_shape import read_shape
 from runner.forecast.seconds import step_seconds
@@ -172,6 +173,7 @@ def known_box(outputs: Outputs, spec: JobSpec, gpu: GpuMemory | None) -> Box:
         budget_bytes=budget,
         context_bytes=context_of(lessons, gpu=gpu.name) or CONTEXT_BYTES,
         learned_memory=memory_factors(lessons, gpu=gpu.name),
+        too_large=too_large(lessons, gpu=gpu.name),
         learned_time=time_factor(lessons, gpu=gpu.name, fast=False),
         learned_fast_time=time_factor(lessons, gpu=gpu.name, fast=True),
     )
@@ -215,3 +217,38 @@ def learn(
             measured_seconds=tokens / speed if whole else None,
         ),
     )
+
+
+def learn_too_large(
+    settings: Settings, run: RunFolder, record: RunRecord, spec: JobSpec, *, gpu: GpuMemory | None
+) -> None:
+    """Keep that none of the plans of a run's attempts fit, so that the next run is not begun so.
+
+    Args:
+        settings: of the daemon.
+        run: its folder.
+        record: with the attempts, and the plan at which the last one ended.
+        spec: as it was trained.
+        gpu: the card; where other programs held some of it, nothing is learned.
+    """
+    work = read_work(settings.models_dir, run, spec, total_steps=record.total_steps or 0)
+    limit = known_box(settings.outputs, spec, gpu).limit_bytes
+    if work is None or gpu is None or limit is None or gpu.is_shared:
+        return
+    known = context_of(read_lessons(settings.outputs.lessons), gpu=gpu.name)
+    box = Box(context_bytes=known or CONTEXT_BYTES)
+    tried = [attempt.batch_plan for attempt in record.attempts]
+    for plan in dict.fromkeys((*tried, *([record.batch_plan] if record.batch_plan else ()))):
+        found = forecast(work, plan, box)
+        add_lesson(
+            settings.outputs.lessons,
+            Lesson(
+                key=lesson_key(work.method, plan),
+                gpu=gpu.name,
+                fast=plan.layers_kept is not None,
+                forecast_bytes=found.gpu_memory_bytes,
+                steady_bytes=found.gpu_memory.weights + found.gpu_memory.context,
+                measured_bytes=limit,
+                ran_out=True,
+            ),
+        )

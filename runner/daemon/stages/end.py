@@ -29,7 +29,7 @@ from runner.daemon.stages.change_method import (
     in_4_bits,
     may_change,
 )
-from runner.daemon.stages.choose_plan import learn, look_ahead, why_not
+from runner.daemon.stages.choose_plan import learn, learn_too_large, look_ahead, why_not
 from runner.daemon.stages.follow_plans import smaller_plan
 from runner.daemon.stages.host_memory import Blame, blame, kernel_kills
 from runner.daemon.stages.judge_attempt import AttemptEnd, attempt_changes, judge_attempt
@@ -157,6 +157,8 @@ def _another_way(
         error = why or error
     if may_change(live.record, ended.code) and not (ended.asked or live.cancel):
         drop_what_was_trained(live.run)
+        if ended.code == ExitCode.OUT_OF_GPU_MEMORY:
+            learn_too_large(daemon.settings, live.run, after, live.spec, gpu=gpu)
         daemon.say(live, f"{live.record.job}: {SAID}")
         return replace(ended, then=Next.SMALLER_PLAN), {**changes, **in_4_bits(after)}
     return replace(ended, error=error), changes
