@@ -29,7 +29,7 @@ def _become(parent: int, command: Sequence[str]) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)  # it had died before that line
-    os.execv(command[0], command)  # noqa: S606 (no shell is wanted)
+    os.execv(command[0], list(command))  # noqa: S606 (no shell is wanted)
 
 
 if __name__ == "__main__":
