@@ -5,6 +5,7 @@ Command: `python -m runner.training train outputs/contracts/20261123T221005Z-k3f
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import os
@@ -16,10 +17,19 @@ from pathlib import Path
 
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
-from runner.contract.stage_io import PARENT, STACK_SIGNAL, STAND_BY, StageFailure, write_message
+from runner.contract.stage_io import (
+    PARENT,
+    STACK_SIGNAL,
+    STAND_BY,
+    StageFailure,
+    TrainPlan,
+    read_message,
+    write_message,
+)
 from runner.contract.states import TRAINS, Stage
 from runner.errors import HOST_MEMORY_ADVICE, InputError, RunnerError, StageError
 from runner.exit_codes import ExitCode
+from runner.training.ranks.place import FLAG, Place, folder_of
 from runner.words import visible
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -48,14 +58,19 @@ def main(arguments: list[str]) -> int:
         from runner.training.stand_by import stand_by
 
         arguments = stand_by()
+    place = None
+    if arguments and arguments[0].startswith(FLAG):
+        place, arguments = Place.read(arguments[0]), arguments[1:]
     if len(arguments) != 2 or arguments[0] not in list(Stage):
         print(f"usage: python -m runner.training {{{'|'.join(Stage)}}} FOLDER", file=sys.stderr)
         return ExitCode.UNEXPECTED
     stage, folder = Stage(arguments[0]), Path(arguments[1]).resolve()
-    result = StageFolder(folder).result
+    result = folder_of(folder, place.rank if place else 0).result
     result.unlink(missing_ok=True)
     try:
-        _run(stage, folder)
+        if place is None and (size := _ranks_of(stage, folder)) > 1:
+            return _launch(stage, folder, size)
+        _run(stage, folder, place)
     except RunnerError as error:
         print(f"{stage} ended: {error.message}", file=sys.stderr)
         _answer(result, ErrorFacts(kind=error.kind, message=error.message, advice=error.advice))
@@ -70,7 +85,24 @@ def main(arguments: list[str]) -> int:
     return ExitCode.OK
 
 
-def _run(stage: Stage, folder: Path) -> None:
+def _ranks_of(stage: Stage, folder: Path) -> int:
+    """Count the processes that a stage's plan asks for."""
+    return read_message(StageFolder(folder).plan, TrainPlan).ranks if stage in TRAINS else 1
+
+
+def _launch(stage: Stage, folder: Path, size: int) -> int:
+    from runner.training.ranks.launch import launch
+
+    status = launch(stage.value, folder, size)
+    if status < 0:  # a rank was ended by a signal: so is the stage, for whoever looks at it
+        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # nobody listens to SIGKILL
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    return status
+
+
+def _run(stage: Stage, folder: Path, place: Place | None) -> None:
     if stage is Stage.PREPARE:
         from runner.training.data.prepare import prepare
 
@@ -78,7 +110,7 @@ def _run(stage: Stage, folder: Path) -> None:
     elif stage in TRAINS:
         from runner.training.fit.train import train
 
-        train(folder)
+        train(folder, place)
     elif stage is Stage.EXPORT:
         from runner.training.export.export import export
 

@@ -32,13 +32,14 @@ from runner.errors import StageError
 from runner.exit_codes import ExitCode
 from runner.spec.spec import JobSpec
 from runner.training.fit.checkpoint import prune, seal
-from runner.training.fit.cut import LENGTHS, PACKED
-from runner.training.fit.heldout import HeldOut, held_out_loss
+from runner.training.fit.cut import LENGTHS, PACKED, ROWS, Rows
+from runner.training.fit.heldout import HeldOut, held_out_loss, measured_together
 from runner.training.fit.heldout_fast import base_loss
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
 from runner.training.fit.row_lengths import row_lengths
 from runner.training.fit.row_loss import adapter_off, row_losses
 from runner.training.fit.stop import StopFlag
+from runner.training.ranks.together import Ranks, Say
 
 NOTED_STEPS = (0, 1, 9)  # of an attempt: memory grows in the first two, and then should not
 DIVERGED_WINDOW = 10  # steps
@@ -52,9 +53,11 @@ class ProbeDoesNotFit(Exception):  # noqa: N818  (a finding)
 class RowNotingCollator:
     """TRL's collator, and a note of which rows went into each micro-batch, first in first out."""
 
-    def __init__(self, inner: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
-        """Wrap TRL's own."""
-        self.inner = inner
+    def __init__(
+        self, inner: Callable[[list[dict[str, Any]]], dict[str, Any]], *, shared: bool = False
+    ) -> None:
+        """Wrap TRL's own; where several ranks share the rows, these go along."""
+        self.inner, self.shared = inner, shared
         self.noted: deque[tuple[list[Any], int]] = deque()
 
     def pad(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -81,7 +84,8 @@ class RowNotingCollator:
         numbers = [row["row"] for row in rows]  # of a packed sequence, a list
         flat = [n for number in numbers for n in (number if isinstance(number, list) else [number])]
         self.noted.append((flat, sum(len(row["input_ids"]) for row in rows)))
-        return self.with_lengths(rows)
+        whole = self.with_lengths(rows)
+        return {**whole, ROWS: Rows(rows)} if self.shared else whole
 
 
 @dataclass(frozen=True)
@@ -210,29 +214,46 @@ class Conduct(TrainerCallback):
     def bind(self, trainer: Any, collator: RowNotingCollator, lengths: list[int]) -> None:
         """Give the trainer that this conducts, its collator and the train rows' lengths."""
         self.trainer, self.collator, self.lengths = trainer, collator, lengths
+        self.ranks: Ranks = trainer.ranks
+        trainer.collate, trainer.due = collator.with_lengths, self._due
 
     # Trainer's events, in the order in which they come.
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Probe, and make up for a held-out loss that an earlier attempt owes."""
-        self.stop.check()
+        self._check_stop()
         self.collator.noted.clear()
         self.micro_batches = 0
         if not self.probed:
             self._probe()
             self.probed = True
             self.meter.note("in the probe")
-        if self.wishes.single_rows:
-            self._look_at_single_rows(begins=state.global_step == 0)
+        if self.wishes.single_rows and self.ranks.is_first:
+            with self.ranks.told():  # the others wait for it at the end of their first step
+                self._look_at_single_rows(begins=state.global_step == 0)
         if self.progress.evaluation_due and state.global_step > 0:
             self._evaluate_what_is_owed()
-            self._reseal(state)
+            if self.ranks.is_first:
+                self._reseal(state)
         self.last_step = time.monotonic()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Between micro-batches."""
         self.micro_batches += 1
-        self.stop.check()
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        with self.ranks.told():
+            self.stop.check()
+
+    def _due(self) -> list[Say]:
+        """Say what the clock asks for; of several ranks the first one's alone."""
+        wishes, at = self.wishes, time.monotonic()
+        if not self.ranks.is_first:
+            return []
+        out_of_time = wishes.seconds_left is not None and at - self.started > wishes.seconds_left
+        save = at - self.last_save > wishes.checkpoint_seconds
+        return [Say.OUT_OF_TIME] * out_of_time + [Say.SAVE] * save
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """From here the weights change."""
@@ -262,7 +283,8 @@ class Conduct(TrainerCallback):
         self.line = {"tokens_per_second": round(tokens / max(seconds, 1e-9), 1), "rows": rows}
 
         last = progress.step >= progress.total_steps
-        if wishes.seconds_left is not None and at - self.started > wishes.seconds_left and not last:
+        due = self.trainer.agreed if self.ranks.size > 1 else self._due()
+        if Say.OUT_OF_TIME in due and not last:
             progress.out_of_time = True
         ending = last or progress.out_of_time
         progress.evaluation_due = (
@@ -270,11 +292,11 @@ class Conduct(TrainerCallback):
             and progress.evaluates
             and (ending or progress.step in wishes.measured_steps)
         )
-        control.should_save = (
+        control.should_save = self.ranks.is_first and (
             ending
             or progress.evaluation_due
             or (wishes.save_steps is not None and progress.step % wishes.save_steps == 0)
-            or at - self.last_save > wishes.checkpoint_seconds
+            or Say.SAVE in due
         )
         control.should_training_stop = control.should_training_stop or ending
 
@@ -297,7 +319,7 @@ class Conduct(TrainerCallback):
             **self.line,
         )
         self._check_divergence(loss, norm, may_overflow=bool(args.fp16))
-        self.stop.check()
+        self._check_stop()
         if progress.evaluation_due:
             self._evaluate_saved(args, state, control)
         self.last_step = time.monotonic()
@@ -316,7 +338,8 @@ class Conduct(TrainerCallback):
     def _evaluate_saved(self, args: Any, state: Any, control: Any) -> None:
         """Measure; first save, where the next checkpoint would otherwise come too late."""
         since = time.monotonic() - self.last_save
-        early = since + self.evaluation_seconds > self.wishes.checkpoint_seconds
+        late = since + self.evaluation_seconds > self.wishes.checkpoint_seconds
+        early = late and self.ranks.is_first
         if early:
             # Private, but what the library's own signal checkpoint calls; it fires no on_save.
             self.trainer._save_checkpoint(self.trainer.model, trial=None)  # noqa: SLF001
@@ -367,7 +390,7 @@ class Conduct(TrainerCallback):
         progress = self.progress
         progress.in_evaluation = True
         began = time.monotonic()
-        found = self._measure(check=self.stop.check)
+        found = measured_together(self.eval_rows, self._measure, self.ranks)
         progress.in_evaluation = False
         self.held_out, self.eval_batch_size = found, found.batch_size
         self.evaluation_seconds = time.monotonic() - began
@@ -389,24 +412,22 @@ class Conduct(TrainerCallback):
             self._evaluate()
         return self.held_out
 
-    def _measure(self, **how: Any) -> HeldOut:
-        """Measure the held-out loss: on the fast path where the run is on it."""
+    def _measure(self, rows: Any, *, worst_only: bool = False) -> HeldOut:
+        """Measure held-out rows: on the fast path where the run is on it."""
         fast = self.trainer.fast
-        found = None if fast is None else fast.measure(self.eval_rows, **how)
+        how: dict[str, Any] = {"worst_only": worst_only, "check": self.stop.check}
+        found = None if fast is None else fast.measure(rows, **how)
         if found is not None:
             return replace(found, batch_size=self.eval_batch_size)
         with self.trainer.compute_loss_context_manager():
             return held_out_loss(
                 self.trainer.model,
-                self.eval_rows,
+                rows,
                 self.collator.pad,
-                batch_size=self._eval_batch_size(),
+                batch_size=self._rows_at_once(rows, most=self.eval_batch_size),
                 device=self.trainer.args.device,
                 **how,
             )
-
-    def _eval_batch_size(self) -> int:
-        return self._rows_at_once(self.eval_rows, most=self.eval_batch_size)
 
     def _rows_at_once(self, rows: Any, *, most: int) -> int:
         """Read no more tokens at once than training does: then its memory is enough for both."""
@@ -464,9 +485,21 @@ class Conduct(TrainerCallback):
         """
         trainer = self.trainer
         before = RandomState.capture()
-        worst = self.trainer.worst_rows(self.lengths)
+        with self.ranks.told(memory=False):
+            fits = self._worst_fits()
+        trainer.model.zero_grad(set_to_none=True)
+        trainer._metrics["train"].clear()  # noqa: SLF001  (no public way to forget a batch)
+        trainer._metrics["eval"].clear()  # noqa: SLF001
+        trainer._total_train_tokens = 0  # noqa: SLF001  (ours are counted in Progress)
+        before.restore()
+        if Say.DOES_NOT_FIT in self.ranks.agree([] if fits else [Say.DOES_NOT_FIT]):
+            raise ProbeDoesNotFit
+        let_go()
+
+    def _worst_fits(self) -> bool:
+        trainer = self.trainer
+        worst = trainer.worst_rows(self.lengths)
         trained = [p for p in trainer.model.parameters() if p.requires_grad]
-        fits = True
         held: list[Any] = []
         try:
             if self.progress.step == 0:  # the optimizer's two moments do not exist yet
@@ -480,22 +513,15 @@ class Conduct(TrainerCallback):
         except Exception as error:
             if not plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu):
                 raise
-            fits = False
+            return False
         del held
-        trainer.model.zero_grad(set_to_none=True)
-        trainer._metrics["train"].clear()  # noqa: SLF001  (no public way to forget a batch)
-        trainer._metrics["eval"].clear()  # noqa: SLF001
-        trainer._total_train_tokens = 0  # noqa: SLF001  (ours are counted in Progress)
-        before.restore()
-        if not fits:
-            raise ProbeDoesNotFit
-        let_go()
+        return True
 
     def _probe_evaluation(self) -> None:
         """Find the batch that the longest held-out rows fit with, beside the gradients."""
         self.trainer.model.zero_grad(set_to_none=False)
         try:
-            self.eval_batch_size = self._measure(worst_only=True).batch_size
+            self.eval_batch_size = self._measure(self.eval_rows, worst_only=True).batch_size
         except Exception as error:
             if not plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu):
                 raise

@@ -12,21 +12,34 @@ through all modules is kept in a list.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from trl import SFTTrainer
 
 from runner.contract.batch import BatchPlan, cut_by_tokens, worst_pass
 from runner.training.fit.fast_path import FastPath
 from runner.training.fit.schedule import scheduler
 from runner.training.kernels.rows import worst
+from runner.training.ranks.together import Ranks, Say
 
 LENGTHS = "lengths"
 """What the collator calls the rows' lengths; no model gets to see it."""
 PACKED = "packed"
 """Likewise the lengths of all rows that lie in packed sequences."""
+ROWS = "rows"
+"""Likewise the rows themselves, where several ranks share them."""
+LAST = "last"
+"""Of a rank's share: whether this is the step's last micro-batch."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A micro-batch's rows; no list, because accelerate would walk through their tokens."""
+
+    rows: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +59,17 @@ class CuttingTrainer(SFTTrainer):
     """In force; whoever builds or changes it sets it."""
     fast: FastPath | None = None
     """None: the plain path."""
+    ranks: Ranks
+    """Who else trains; whoever builds the trainer sets it, and the two below where others do."""
+    due: Callable[[], Iterable[Say]]
+    """What the clock of the first rank says."""
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    """Makes a micro-batch of rows."""
+    agreed: frozenset[Say] = frozenset()
+    """What was said in the latest step."""
     lr_scheduler: Any
+    _loss: Any = 0.0
+    """This rank's share of the step's, so far."""
     _feed: _Feed | None = None
     _ahead: tuple[Any, Any] | None = None
     """The next step's micro-batches and their learned tokens; None: not read yet."""
@@ -82,7 +105,16 @@ class CuttingTrainer(SFTTrainer):
 
     def _read(self, feed: _Feed) -> tuple[Any, Any]:
         found: tuple[Any, Any] = super().get_batch_samples(feed.batches, feed.count, feed.device)
-        return found
+        return (self._share(found[0]), found[1]) if self.ranks.size > 1 else found
+
+    def _share(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Put this rank's rows of a step into as many micro-batches; the last may be empty."""
+        rows = [row for batch in batches for row in batch[ROWS].rows]
+        mine = [rows[i] for i in self.ranks.share([len(row["input_ids"]) for row in rows])]
+        size = int(self.args.per_device_train_batch_size)
+        chunks = [mine[i * size : (i + 1) * size] for i in range(len(batches))]
+        shares = [self.collate(chunk) if chunk else {} for chunk in chunks]
+        return [{**share, LAST: i == len(shares) - 1} for i, share in enumerate(shares)]
 
     def _read_ahead(self) -> None:
         """Read the next step's micro-batches, once a step; the epoch may be at its end."""
@@ -108,9 +140,30 @@ class CuttingTrainer(SFTTrainer):
 
         The card is still at it when this returns, so there is time to read what comes next.
         """
+        if LAST in inputs:
+            return self._with_others(model, inputs, num_items_in_batch)
         loss = self._trained_on(model, inputs, num_items_in_batch)
         self._read_ahead()
         return loss
+
+    def _with_others(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> Any:
+        """Train on this rank's share; after the step's last micro-batch, add the others' to it.
+
+        Before any gradient goes to another card, all have told that they are through: one that
+        has failed never keeps the others waiting.
+        """
+        last, nothing = inputs.pop(LAST), torch.zeros((), device=self.args.device)
+        with self.ranks.told(), self.ranks.own_draws():
+            found = self._trained_on(model, inputs, num_items_in_batch) if inputs else nothing
+        self._read_ahead()
+        self._loss = self._loss + found
+        if not last:
+            return nothing
+        loss, self._loss = self._loss, 0.0
+        gap = [Say.WITHOUT_GRADIENT] if any(w.grad is None for w in self._trained) else []
+        self.agreed = self.ranks.agree([*self.due(), *gap])
+        gaps = Say.WITHOUT_GRADIENT in self.agreed
+        return self.ranks.sum_up(self._trained, loss, gaps=gaps)
 
     def _trained_on(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> Any:
         lengths, packed = inputs.pop(LENGTHS), inputs.pop(PACKED, None)

@@ -14,6 +14,7 @@ from typing import Any
 
 from runner.training.fit.memory import classify, let_go, plan_does_not_fit
 from runner.training.fit.row_lengths import row_lengths
+from runner.training.ranks.together import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,34 @@ def held_out_loss(
         batch_size=batch_size,
         sums=tuple(sums),
         counts=tuple(counts),
+    )
+
+
+def measured_together(rows: Any, measure: Callable[[Any], HeldOut], ranks: Ranks) -> HeldOut:
+    """Measure rows, each rank some of them; every rank gets the loss of all.
+
+    Args:
+        rows: a data set.
+        measure: measures the loss of some of them.
+        ranks: those who share them.
+    """
+    if ranks.size == 1:
+        return measure(rows)
+    mine = ranks.share(row_lengths(rows))
+    with ranks.told():
+        found = measure(rows.select(mine)) if mine else None
+    ranks.agree()
+    sums, counts = [0.0] * len(rows), [0.0] * len(rows)
+    if found is not None:
+        for row, total, learned in zip(mine, found.sums, found.counts, strict=True):
+            sums[row], counts[row] = total, learned
+    sums, counts = ranks.sum_of(sums), ranks.sum_of(counts)
+    return HeldOut(
+        loss=sum(sums) / max(1, sum(counts)),
+        tokens=int(sum(counts)),
+        batch_size=found.batch_size if found else 1,
+        sums=tuple(sums),
+        counts=tuple(int(count) for count in counts),
     )
 
 

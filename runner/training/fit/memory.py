@@ -9,7 +9,7 @@ import errno
 import gc
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -133,8 +133,20 @@ def let_go() -> None:
 class Meter:
     """Reads what this process takes of the card; on a CPU every reading is None."""
 
-    def __init__(self, *, on_gpu: bool, cap_bytes: int | None = None) -> None:
-        """Make the context, measure it, and set the cap."""
+    def __init__(
+        self,
+        *,
+        on_gpu: bool,
+        cap_bytes: int | None = None,
+        beside: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make the context, measure it, and set the cap.
+
+        Args:
+            on_gpu: whether there is a card.
+            cap_bytes: what this process may take of it; None: all.
+            beside: takes what else lies outside the allocator; counted with the context.
+        """
         self.on_gpu, self.cap_bytes = on_gpu, cap_bytes
         self.context_bytes = 0
         self.notes: dict[str, dict[str, int]] = {}
@@ -145,6 +157,7 @@ class Meter:
 
         before = _used_by_all()
         torch.zeros(1, device="cuda")
+        beside()
         after = _used_by_all()
         if before is not None and after is not None:
             self.context_bytes = max(0, after - before - torch.cuda.memory_reserved())

@@ -33,10 +33,14 @@ class StopFlag:
 
     def check(self) -> None:
         """Show that the process lives; raise Interrupted when the flag is set."""
-        at = time.monotonic()
-        if self.shows_life_in is not None and at - self._touched >= _TOUCH_SECONDS:
-            self._touched = at
-            with contextlib.suppress(OSError):
-                os.utime(self.shows_life_in)
+        if time.monotonic() - self._touched >= _TOUCH_SECONDS:
+            self.show_life()
         if self.is_set:
             raise Interrupted
+
+    def show_life(self) -> None:
+        """Touch the file."""
+        self._touched = time.monotonic()
+        if self.shows_life_in is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self.shows_life_in)

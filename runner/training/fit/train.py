@@ -44,17 +44,22 @@ from runner.errors import (
 from runner.exit_codes import ExitCode
 from runner.spec.spec import JobSpec
 from runner.training.fit.row_lengths import row_lengths
+from runner.training.ranks.place import Place, folder_of
 
 STACK = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
 
 
-def train(folder: Path) -> None:
+def train(folder: Path, place: Place | None = None) -> None:
     """Run the attempt whose plan lies in ``folder``.
+
+    Args:
+        folder: the attempt's.
+        place: of this process among several that train together; None: it trains alone.
 
     Raises:
         StageError: it did not come to its end; the result says why and what is safe.
     """
-    attempt = _set_up(folder)
+    attempt = _set_up(folder, place)
     started = time.monotonic()
     trouble = _fit(attempt)
     attempt.meter.note("in all")
@@ -68,6 +73,7 @@ class _Attempt:
     run: RunFolder
     """Where its checkpoints lie."""
     folder: StageFolder
+    """What this process writes, but for them."""
     spec: JobSpec
     plan: TrainPlan
     batch_plan: BatchPlan
@@ -78,10 +84,11 @@ class _Attempt:
     progress: Any
     conduct: Any
     trainer: Any
+    ranks: Any
     notes: list[str]
 
 
-def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the one before
+def _set_up(folder: Path, place: Place | None) -> _Attempt:  # noqa: PLR0915 - each step needs the one before
     # Torch reads it when the allocator starts; it makes room that fragments would waste.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from runner.spec.read_spec import read_spec
@@ -93,10 +100,11 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
         load_base,
         require_fp8,
     )
+    from runner.training.ranks.together import Ranks
 
-    run, stage = RunFolder.containing(folder), StageFolder(folder)
+    run, stage = RunFolder.containing(folder), folder_of(folder, place.rank if place else 0)
     home = RunFolder(folder.parents[1])  # the run's own, or that of a small run within it
-    plan = read_message(stage.plan, TrainPlan)
+    plan = read_message(StageFolder(folder).plan, TrainPlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml")
     spec = _with_rate(spec.with_method(plan.method), plan)
     machine = find_machine(plan.device, plan.compute)
@@ -104,7 +112,8 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
         require_fp8()
     # First of all: it measures the card's context, and importing bitsandbytes (which much of the
     # stack does) makes one.
-    meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
+    ranks = Ranks(place, on_gpu=machine.on_gpu)
+    meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes, beside=ranks.warm_up)
 
     from datasets import load_from_disk
     from transformers import set_seed
@@ -186,7 +195,8 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
     trainer = _build_trainer(
         model, tokenizer, train_rows, spec=spec, plan=plan, machine=machine, conduct=conduct
     )
-    collator = RowNotingCollator(trainer.data_collator)
+    trainer.ranks = ranks
+    collator = RowNotingCollator(trainer.data_collator, shared=ranks.size > 1)
     trainer.data_collator = collator
     give_first_weights(trainer.model, plan)
     conduct.bind(trainer, collator, lengths)
@@ -194,8 +204,12 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
     if spec.training.packing:
         _refuse_if_rows_see_each_other(trainer, train_rows)
     batch_plan = _choose_path(trainer, plan, spec, machine, meter, stop, eval_rows)
+    if batch_plan != (agreed := _of_first(ranks, batch_plan)):
+        batch_plan = agreed or batch_plan
+        _apply(trainer, batch_plan, spec)
     if batch_plan != plan.batch_plan:
         write_message(stage.smaller_plan, SmallerPlan(batch_plan=batch_plan))
+    ranks.stop = stop  # from here on the others are told
     return _Attempt(
         run=home,
         folder=stage,
@@ -208,6 +222,7 @@ def _set_up(folder: Path) -> _Attempt:  # noqa: PLR0915 - each step needs the on
         progress=progress,
         conduct=conduct,
         trainer=trainer,
+        ranks=ranks,
         notes=[],
     )
 
@@ -231,6 +246,7 @@ def _choose_path(
 ) -> BatchPlan:
     """Train on the fast path where that knows the model; give the plan that is in force then."""
     from runner.training.fit.fast_path import find
+    from runner.training.ranks.together import Say
 
     trainer.fast = find(
         trainer,
@@ -242,7 +258,11 @@ def _choose_path(
         held_out=held_out,
         fp8=spec.speed == "fp8",
     )
-    given = plan.batch_plan
+    given, ranks = plan.batch_plan, trainer.ranks
+    if Say.PLAIN in ranks.agree([Say.PLAIN] * (trainer.fast is None)) and trainer.fast is not None:
+        print("Plain path: another card cannot train on the fast path.", flush=True)
+        trainer.fast.leave()
+        trainer.fast = None
     if trainer.fast is not None:
         trainer.fast.model.between_passes = stop.check
         _size_batches(trainer, given, spec)
@@ -252,6 +272,12 @@ def _choose_path(
     plain = plan.plain_plan or _smallest(given)
     _apply(trainer, plain, spec)
     return plain
+
+
+def _of_first(ranks: Any, plan: BatchPlan | None) -> BatchPlan | None:
+    """Take the first rank's plan, where cards have not the same room."""
+    said = ranks.first_says(plan.model_dump_json() if plan else "")
+    return BatchPlan.model_validate_json(said) if said else None
 
 
 def _smallest(plan: BatchPlan) -> BatchPlan:
@@ -414,7 +440,7 @@ def _fit(attempt: _Attempt) -> StageError | None:
         if trouble != "probe":
             break
         attempt.meter.forget_peak()
-        less = _less(attempt)
+        less = _of_first(attempt.ranks, _less(attempt))
         if less is None:
             return _out_of_memory(attempt)
         change = describe_change(attempt.batch_plan, less)
@@ -512,6 +538,8 @@ def _save_last_step(attempt: _Attempt) -> None:
     checkpoint stands.
     """
     progress, trainer = attempt.progress, attempt.trainer
+    if not attempt.ranks.is_first:
+        return
     if progress.boundary is None or progress.in_optimizer or progress.step <= progress.sealed_step:
         return
     progress.boundary.restore()

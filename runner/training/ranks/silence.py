@@ -1,0 +1,49 @@
+"""Silence: how long no rank has shown life, and which of them is to blame.
+
+Ranks wait for each other once a step, so one that stands still silences all others soon. Each
+shows life as it begins to wait: whoever has not is the one that they wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SILENT_SECONDS = 300.0
+"""No pass, save or optimizer step takes so long on a card; half of what the daemon waits at least,
+which can only see that the stage stands still."""
+TIMES_LONGEST = 10.0
+"""Nor so many times as long as the longest gap between signs so far, on a very slow one."""
+CLOSE_LOOKS_SECONDS = 5.0
+"""Of the time between two looks no more counts: all may have been paused, and nobody has hung."""
+
+
+@dataclass
+class Silence:
+    """How long it has been quiet."""
+
+    shown: tuple[int, ...] = ()
+    looked_at: float = 0.0
+    seconds: float = 0.0
+    longest: float = 0.0
+    """Gap between signs, in seconds."""
+
+    def look(self, signs: Sequence[int], at: float) -> int | None:
+        """Give the rank that hangs; None: none does, or not yet.
+
+        Args:
+            signs: when each rank last showed life, in nanoseconds; 0: it does not train yet.
+            at: now, in seconds, by a clock that no one sets.
+        """
+        passed = min(at - self.looked_at, CLOSE_LOOKS_SECONDS)
+        self.looked_at = at
+        if tuple(signs) != self.shown:
+            # Loading, before the first signs of all, takes as long as it takes: the daemon watches.
+            if self.shown and all(self.shown):
+                self.longest = max(self.longest, self.seconds)
+            self.shown, self.seconds = tuple(signs), 0.0
+            return None
+        self.seconds += passed
+        if not all(signs) or self.seconds < max(SILENT_SECONDS, TIMES_LONGEST * self.longest):
+            return None
+        return min(range(len(signs)), key=lambda rank: signs[rank])
