@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from runner.contract.stage_io import PARENT
 
@@ -105,7 +105,31 @@ def rank_pid(folder: Path, rank: int) -> int:
     return int((folder_of(folder, rank).root / "pid").read_text())
 
 
-def left_running(folder: Path) -> str:
-    """List processes whose command line names a folder."""
-    found = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True)
-    return found.stdout
+def is_gone(pid: int) -> bool:
+    """Whether no process has this id any more."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@dataclass(frozen=True)
+class FromStep:
+    """A signal that a rank sends itself once it has finished a step."""
+
+    step: int
+    signal: signal.Signals
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from runner.training.fit.callbacks import Conduct
+
+        inner = Conduct.on_log
+
+        def on_log(conduct: Conduct, *given: Any, **more: Any) -> None:
+            inner(conduct, *given, **more)
+            if conduct.progress.step == self.step:
+                os.kill(os.getpid(), self.signal)
+
+        Conduct.on_log = on_log  # type: ignore[method-assign]

@@ -1,0 +1,128 @@
+"""How rows are dealt to ranks, which rank is to blame, and when one hangs: decisions alone."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from runner.exit_codes import ExitCode
+from runner.training.ranks import silence
+from runner.training.ranks.deal import deal
+from runner.training.ranks.one_end import blamed, one_result
+from runner.training.ranks.place import Place, folder_of
+from runner.training.ranks.silence import Silence
+
+
+def test_every_row_is_dealt_once_and_evenly() -> None:
+    """No rank has more than the others by more than the longest row; the same deal each time."""
+    dice = random.Random(3)
+    for ranks in (1, 2, 3, 8):
+        lengths = [dice.choice([5, 50, 500, 8000]) for _ in range(dice.randint(0, 40))]
+        dealt = deal(lengths, ranks)
+        assert dealt == deal(list(lengths), ranks)
+        assert len(dealt) == ranks
+        assert sorted(row for rows in dealt for row in rows) == list(range(len(lengths)))
+        tokens = [sum(lengths[row] for row in rows) for rows in dealt]
+        assert max(tokens) - min(tokens) <= max(lengths, default=0)
+
+
+def test_rows_are_dealt_by_tokens_not_by_number() -> None:
+    """One long row weighs as much as many short ones; a rank may have none at all."""
+    assert deal([1, 8, 1, 1, 1], 2) == [[1], [0, 2, 3, 4]]
+    assert deal([4], 3) == [[0], [], []]
+    assert deal([], 2) == [[], []]
+
+
+OOM, STOP, LOST, NAN, BAD = (
+    ExitCode.OUT_OF_GPU_MEMORY,
+    ExitCode.INTERRUPTED,
+    ExitCode.GPU_LOST,
+    ExitCode.DIVERGED,
+    ExitCode.UNEXPECTED,
+)
+
+
+@pytest.mark.parametrize(
+    ("ends", "asked", "rank"),
+    [
+        ({0: 0, 1: 0}, False, 0),
+        ({0: STOP, 1: OOM}, True, 1),  # a smaller plan is known to help
+        ({0: STOP, 1: LOST}, True, 0),
+        ({0: STOP, 1: LOST}, False, 1),  # nobody asked: it left because it lost the other
+        ({0: STOP, 1: -9}, False, 1),
+        ({0: STOP, 1: BAD}, False, 1),
+        ({0: BAD, 1: -11}, False, 1),
+        ({0: NAN, 1: LOST}, False, 1),
+        ({0: STOP, 1: STOP}, False, 0),
+        ({0: 0, 1: STOP}, False, 1),
+        ({1: BAD}, False, 1),
+        ({0: STOP, 1: ExitCode.OUT_OF_HOST_MEMORY}, False, 1),
+        ({0: STOP, 1: ExitCode.DISK_FULL}, False, 1),
+        ({0: BAD, 1: ExitCode.BAD_INPUT}, False, 1),
+    ],
+)
+def test_one_rank_is_to_blame(ends: dict[int, int], asked: bool, rank: int) -> None:  # noqa: FBT001
+    """The end that explains most is the stage's."""
+    assert blamed(ends, asked=asked) == rank
+
+
+def test_one_result_of_two() -> None:
+    """The first rank knows what was saved, the failed one why."""
+    first = {"outcome": "interrupted", "last_step": 5, "batch_plan": 1, "next_batch_plan": None}
+    first |= {"error": {"kind": "rank_lost"}}
+    failed = {"outcome": "out of memory", "last_step": 2, "batch_plan": 1, "next_batch_plan": 7}
+    failed |= {"error": {"kind": "out_of_gpu_memory"}}
+    both = one_result(first, failed)
+    assert both is not None
+    assert (both["last_step"], both["next_batch_plan"]) == (5, 7)
+    assert (both["outcome"], both["error"]) == ("out of memory", failed["error"])
+    assert one_result(None, failed) == failed
+    only_why = {"error": failed["error"]}
+    assert one_result(first, only_why) == only_why
+    by_signal = one_result(first, None)
+    assert by_signal is not None
+    assert (by_signal["error"], by_signal["last_step"]) == (None, 5)
+    assert one_result(None, None) is None
+
+
+def test_a_rank_hangs_when_all_are_silent() -> None:
+    """Whoever showed life first is to blame; nobody, while they load or any of them is at work."""
+    watch, at = Silence(), 0.0
+
+    def look(signs: tuple[int, ...], seconds: float) -> int | None:
+        nonlocal at
+        found = None
+        for _ in range(int(seconds)):
+            at += 1.0
+            found = watch.look(signs, at)
+        return found
+
+    limit = silence.SILENT_SECONDS
+    assert look((0, 0), 10 * limit) is None  # loading
+    assert look((5, 0), 10 * limit) is None
+    assert look((5, 6), limit - 10) is None
+    assert look((5, 7), limit - 10) is None
+    assert look((5, 7), 20) is None  # gaps of this length were seen: it may be slow
+    assert look((5, 7), 10 * limit) == 0
+    watch, at = Silence(), 0.0
+    look((5, 6), 2)
+    look((9, 8), 2)
+    assert look((9, 8), limit + 2) == 1
+
+
+def test_a_paused_box_has_not_hung() -> None:
+    """Time in which nobody looked does not count."""
+    watch = Silence()
+    watch.look((5, 6), 1.0)
+    watch.look((5, 6), 2.0)
+    assert watch.look((5, 6), 1e6) is None
+
+
+def test_a_place_is_read_as_it_was_written() -> None:
+    """A rank's command line says which of how many it is, and where they meet."""
+    place = Place(rank=2, size=4, meeting=Path("/tmp/a@b/meeting"))
+    assert Place.read(place.flag) == place
+    assert folder_of(Path("/a"), 0).root == Path("/a")
+    assert folder_of(Path("/a"), 1).root == Path("/a/ranks/1")
