@@ -9,8 +9,7 @@ from datasets import load_from_disk
 from test_prepare import Box, qa
 from transformers import AutoTokenizer
 
-from runner.training.data import known_words, workers
-from runner.training.data import prepare as stage
+from runner.training.data import base, known_words, workers
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def test_workers_make_ready_while_the_main_process_does(box, monkeypatch):
     box.prepare("data: a.jsonl", try_model=False)
     alone = parts(box)
     done = []
-    start, load = workers.Workers.start, stage.load_tokenizer
+    start, load = workers.Workers.start, base.load_tokenizer
 
     def started(self):
         done.append("workers")
@@ -58,7 +57,7 @@ def test_workers_make_ready_while_the_main_process_does(box, monkeypatch):
         return load(*given, **options)
 
     monkeypatch.setattr(workers.Workers, "start", started)
-    monkeypatch.setattr(stage, "load_tokenizer", loaded)
+    monkeypatch.setattr(base, "load_tokenizer", loaded)
     monkeypatch.setattr(workers, "ALONE_CHARS", 1)
     box.prepare("data: a.jsonl", try_model=False)
     assert done[:2] == ["workers", "tokenizer"]

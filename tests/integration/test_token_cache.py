@@ -8,6 +8,7 @@ from datasets import load_from_disk
 from test_prepare import Box, qa
 
 from runner.contract.token_entries import sweep_entries
+from runner.training.data import base, leave_questions
 from runner.training.data import prepare as stage
 
 
@@ -101,8 +102,9 @@ def test_the_second_run_reads_no_rows(box, monkeypatch):
     def read(*_, **__):
         raise FlowedError
 
-    monkeypatch.setattr(stage, "read_again", read)
-    monkeypatch.setattr(stage, "first_rules", read)
+    monkeypatch.setattr(leave_questions, "read_again", read)
+    for module in (stage, leave_questions):
+        monkeypatch.setattr(module, "first_rules", read)
     prepare(box)
     for name in ("questions.jsonl", "samples.json"):
         assert (box.run.prepared / name).read_bytes() == (earlier / name).read_bytes()
@@ -129,7 +131,7 @@ def test_the_second_run_loads_no_tokenizer(box, monkeypatch):
     def load(*_, **__):
         raise FlowedError
 
-    monkeypatch.setattr(stage, "_load_tokenizer", load)
+    monkeypatch.setattr(base, "_load_tokenizer", load)
     prepare(box)
     files = {path.relative_to(earlier) for path in earlier.rglob("*") if path.is_file()}
     now = box.run.prepared
