@@ -20,6 +20,7 @@ from runner.contract.rating import Rating
 from runner.contract.record_head import RECORD_BYTES as RECORD_BYTES  # noqa: PLC0414
 from runner.contract.record_head import SCHEMA_VERSION, RecordHead, read_as
 from runner.contract.record_head import Attempt as Attempt  # noqa: PLC0414
+from runner.contract.record_head import CardUsed as CardUsed  # noqa: PLC0414
 from runner.contract.record_head import ErrorFacts as ErrorFacts  # noqa: PLC0414
 from runner.contract.record_head import Waiting as Waiting  # noqa: PLC0414
 from runner.contract.record_time import Time as Time  # noqa: PLC0414 - others find it here

@@ -43,6 +43,16 @@ class Waiting(_Part):
     """What a person can do about it."""
 
 
+class CardUsed(_Part):
+    """A card that an attempt trained on."""
+
+    number: str
+    """As people call it: its number on the host, or its UUID where it was named by that."""
+    name: str = ""
+    """The model's; empty: the driver did not say."""
+    uuid: str = ""
+
+
 class Attempt(_Part):
     """One process of the train stage."""
 
@@ -61,6 +71,13 @@ class Attempt(_Part):
     last_step: int | None = None
     """The last one; after a hard kill it is the resumed checkpoint's."""
     peak_gpu_memory_bytes: int | None = None
+    """Of one card: of several, the one that took most."""
+    cards: tuple[CardUsed, ...] = ()
+    """Those that it trained on; none: the processor, or an older runner's."""
+    ranks: int = 1
+    """Processes that trained, one a card."""
+    shard_base: bool = False
+    """The cards shared the base model: none had the room for all of it."""
     reason: str | None = None
 
     @property

@@ -62,7 +62,8 @@ def environment(
     Args:
         inherited: the daemon's own.
         home: HOME of the stages.
-        card: UUID of the only card that it sees; None: those that the daemon sees.
+        card: UUID of the only card that it sees, or of several, with commas; None: those that the
+            daemon sees.
         spare_host_memory: the machine's own memory ran out before.
     """
     passed = {

@@ -39,8 +39,9 @@ class Live:
     child: Child | None = None
     stage: Stage | None = None
     """The stage that the child runs."""
-    card: Card | None = None
-    """The card that the child sees: it works there, or, where it prepares, beside a stage there."""
+    cards: tuple[Card, ...] = ()
+    """The cards that the child sees: it works there, or, where it prepares, beside a stage there.
+    One, but for a training on several."""
     stage_began_at: float | None = None
     """Monotonic time at which the child began."""
     waits_for_data_since: float | None = None
@@ -49,6 +50,11 @@ class Live:
     """Monotonic time at which the reason why it waits was last written."""
     cancel: str = ""
     """Why it is to be cancelled, as soon as its child has ended."""
+    lacks_cards: bool = False
+    """It waits for more cards than work in the box."""
+    trained_again_at: float = 0.0
+    """Monotonic time before which it is not trained again: its stage lost one of several cards, and
+    the driver did not say which."""
     pause: str = ""
     """Why its child was asked to leave a checkpoint: the box's trouble, not the run's."""
     hung: str = ""

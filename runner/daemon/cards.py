@@ -16,6 +16,7 @@ from runner.card.answer import Answer
 from runner.card.ask import ask_driver
 from runner.card.find_cards import NamedCard
 from runner.card.memory import GpuMemory, read_gpu
+from runner.contract.record import CardUsed
 from runner.contract.settings import Settings
 from runner.daemon.gpu_guard import GpuGuard
 from runner.daemon.gpu_watch import GpuWatch
@@ -60,6 +61,16 @@ class Card:
         """What people call it: ``GPU 1 (NVIDIA GeForce RTX 4090)``."""
         number = self.named.number if self.named else "0"
         return f"GPU {number} ({self.name})" if self.name else f"GPU {number}"
+
+    @property
+    def used(self) -> CardUsed | None:
+        """As a record tells of it; None: there is no card, or it is not known."""
+        if self.named is None and not self.guard.is_well:
+            return None
+        number = self.named.number if self.named else "0"
+        seen = self.guard.card
+        uuid = self.uuid or (seen.uuid if seen else "")
+        return CardUsed(number=number, name=self.name, uuid=uuid)
 
     @property
     def lease(self) -> Path:

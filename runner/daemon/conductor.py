@@ -253,11 +253,13 @@ class Conductor:
             sweep_entries(self.daemon.outputs.token_cache)
 
     def _is_stuck(self, at: float) -> bool:
-        """Whether each run that is left has to rest, or something of its own is in its way."""
+        """Whether each run that is left has to rest, lacks cards, or is in its own way."""
         return all(
             answer_of(live.record) in self.daemon.notes
             if live.record.state.is_final
-            else live.failures_in_a_row >= _TRIES_ONCE or live.rests_after_fall_until > at
+            else live.failures_in_a_row >= _TRIES_ONCE
+            or max(live.rests_after_fall_until, live.trained_again_at) > at
+            or live.lacks_cards
             for live in self.daemon.book.runs.values()
         )
 

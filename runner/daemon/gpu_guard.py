@@ -23,7 +23,7 @@ from runner.daemon.gpu_watch import StillAsking
 _IDLE_SECONDS = 60.0
 _LOST_SECONDS = 15.0  # how soon is seen that it is back
 _FRESH_SECONDS = 10.0  # no older answer lets a stage start on the card
-_TRY_AGAIN_SECONDS = 300.0
+TRY_AGAIN_SECONDS = 300.0
 """So long after a stage lost a card that the driver calls well, another is tried there: as long as
 a box with one card waits by default before it is started anew."""
 
@@ -129,10 +129,14 @@ class GpuGuard:
         self._lost_since = at if self._lost_since is None else self._lost_since
         self._judge(at)
 
+    def ask_anew(self) -> None:
+        """Let nothing start on the card before the driver has told how it is."""
+        self._heard_at = None
+
     def try_again(self, at: float) -> None:
         """Let another stage try a card that one lost and the driver calls well all the time."""
         lost_since = at if self._lost_since is None else self._lost_since
-        if self._stage_said and self.is_well and at - lost_since >= _TRY_AGAIN_SECONDS:
+        if self._stage_said and self.is_well and at - lost_since >= TRY_AGAIN_SECONDS:
             self._stage_said = ""
             self._judge(at)
 

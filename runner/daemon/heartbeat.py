@@ -34,12 +34,14 @@ def cards_now(daemon: Daemon) -> list[dict[str, str]]:
     if not daemon.cards.are_several:
         return []
     at_work = {
-        live.card: live.record
+        card: live.record
         for live in daemon.book.runs.values()
         if live.child is not None and live.stage is not Stage.PREPARE
+        for card in live.cards
     }
     if daemon.again is not None and not daemon.again.is_over:
-        at_work[daemon.again.live.card] = daemon.again.live.record
+        for card in daemon.again.live.cards:
+            at_work[card] = daemon.again.live.record
     shown = []
     for card in daemon.cards.all:
         run = at_work.get(card)

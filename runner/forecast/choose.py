@@ -142,7 +142,8 @@ def _fast_plan(
             on_host=True,
         )
         kept = layers_kept(sizes, passes, passes.most_tokens)
-    passes = keep_unpacked(sizes, passes)
+    if not box.shard_base:  # a layer that is sent for is not kept
+        passes = keep_unpacked(sizes, passes)
     return BatchPlan(
         per_device_batch_size=size,
         gradient_accumulation_steps=effective // size,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydantic import BaseModel, ConfigDict
 
 from runner.contract.batch import BatchPlan
@@ -31,10 +33,18 @@ class Forecast(BaseModel):
     """Of them, what the measurements of the held-out loss take while it trains."""
     fits: bool | None = None
     """In the memory that the run may use; None: that is not known."""
+    ranks: int = 1
+    """Cards that it trains on; all memory here is that of one of them."""
+    shard_base: bool = False
+    """They share the base: none has the room for all of it."""
+    one_card_seconds: float | None = None
+    """What it would take on one of several cards; None: it trains on one, or cannot there."""
 
 
-def lesson_key(method: str, plan: BatchPlan) -> str:
+def lesson_key(method: str, plan: BatchPlan, *, shard_base: bool = False) -> str:
     """Name what a measured peak teaches about: other kinds of runs err in other ways."""
+    if shard_base:
+        return f"{method}, base shared"
     if plan.layers_kept is not None:
         return f"{method}, fast path"
     return f"{method}, checkpointing {'on' if plan.activation_checkpointing else 'off'}"
@@ -43,7 +53,8 @@ def lesson_key(method: str, plan: BatchPlan) -> str:
 def memory_bytes(work: Work, plan: BatchPlan, box: Box) -> tuple[int, Parts]:
     """Say what a plan takes of the card, by what this box has learned, and its parts without."""
     parts = gpu_memory(work, plan, box)
-    factor = box.learned_memory.get(lesson_key(work.method, plan), 1.0)
+    key = lesson_key(work.method, plan, shard_base=box.shard_base)
+    factor = box.learned_memory.get(key, 1.0)
     steady = parts.weights + parts.context
     return int(steady + (parts.total - steady) * factor), parts
 
@@ -57,10 +68,15 @@ def forecast(work: Work, plan: BatchPlan, box: Box) -> Forecast:
         gpu_memory=parts,
         gpu_memory_bytes=total,
         longest=work.longest,
-        host_memory_bytes=host_memory(work, plan),
+        host_memory_bytes=host_memory(work, plan) * box.ranks,
         disk_bytes=disk(work),
         kept_base_bytes=kept_base(work),
         seconds=run_seconds(work, plan, box),
         measuring_seconds=measuring_seconds(work, plan, box),
         fits=None if limit is None else total <= limit,
+        ranks=box.ranks,
+        shard_base=box.shard_base,
+        one_card_seconds=run_seconds(work, plan, replace(box, ranks=1))
+        if box.ranks > 1 and not box.shard_base
+        else None,
     )

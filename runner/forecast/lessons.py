@@ -33,6 +33,8 @@ class Lesson(BaseModel):
     gpu: str
     fast: bool = False
     """Made on the fast path."""
+    ranks: int = 1
+    """Cards that it was trained on; the figures are those of the one that took most."""
     forecast_bytes: int
     """Uncorrected."""
     steady_bytes: int
@@ -54,18 +56,20 @@ class Lesson(BaseModel):
         )
 
 
-def memory_factors(lessons: Sequence[Lesson], *, gpu: str) -> dict[str, float]:
+def memory_factors(lessons: Sequence[Lesson], *, gpu: str, ranks: int = 1) -> dict[str, float]:
     """Give a correction for each kind of run that this card has seen: the median of what was off.
 
-    It multiplies the part that can be wrong. A few lessons move it a part of the way only.
+    It multiplies the part that can be wrong. A few lessons move it a part of the way only. Of runs
+    on as many cards: what several take to speak with each other is no lesson for one.
     """
+    lessons = [one for one in lessons if one.gpu == gpu and one.ranks == ranks]
     kinds = {lesson.key for lesson in lessons}
     found = {}
     for kind in kinds:
         ratios = [
             (one.measured_bytes - one.steady_bytes) / (one.forecast_bytes - one.steady_bytes)
             for one in lessons
-            if one.key == kind and one.gpu == gpu and one.forecast_bytes > one.steady_bytes
+            if one.key == kind and one.forecast_bytes > one.steady_bytes
             if not one.ran_out  # it says that more was needed, and not how much
         ][-_COUNTED:]
         if ratios:
@@ -73,26 +77,27 @@ def memory_factors(lessons: Sequence[Lesson], *, gpu: str) -> dict[str, float]:
     return found
 
 
-def time_factor(lessons: Sequence[Lesson], *, gpu: str, fast: bool) -> float:
+def time_factor(lessons: Sequence[Lesson], *, gpu: str, fast: bool, ranks: int = 1) -> float:
     """Give a correction of the time that steps take on this card, on the fast or the plain path."""
     ratios = [
         one.measured_seconds / one.forecast_seconds
         for one in lessons
         if one.gpu == gpu and one.measured_seconds and one.forecast_seconds
-        if one.fast is fast
+        if one.fast is fast and one.ranks == ranks
     ][-_COUNTED:]
     return statistics.median(ratios) if ratios else 1.0
 
 
 def context_of(lessons: Sequence[Lesson], *, gpu: str) -> int | None:
     """Give what CUDA itself took on this card the last time."""
-    known = [one.context_bytes for one in lessons if one.gpu == gpu and one.context_bytes]
+    alone = (one for one in lessons if one.gpu == gpu and one.ranks == 1)
+    known = [one.context_bytes for one in alone if one.context_bytes]
     return known[-1] if known else None
 
 
-def too_large(lessons: Sequence[Lesson], *, gpu: str) -> tuple[Lesson, ...]:
+def too_large(lessons: Sequence[Lesson], *, gpu: str, ranks: int = 1) -> tuple[Lesson, ...]:
     """List the plans that ran out of this card's memory, unless a larger one fit since then."""
-    here = [one for one in lessons if one.gpu == gpu]
+    here = [one for one in lessons if one.gpu == gpu and one.ranks == ranks]
     return tuple(
         one
         for at, one in enumerate(here)

@@ -22,6 +22,7 @@ from runner.forecast.passes import (
     peak_bytes,
     sizes_of,
     steady,
+    summed_bytes,
 )
 from runner.forecast.work import BF16, FP32, GIB, MIB, Box, Work
 
@@ -102,19 +103,19 @@ def gpu_memory(work: Work, plan: BatchPlan, box: Box) -> Parts:
     # With one pass a step, the peak comes when the first block back has its gradients, no other.
     blocks_with_gradients = shape.layers if plan.gradient_accumulation_steps > 1 else 1
     return Parts(
-        weights=work.weight_bytes,
+        weights=work.weight_bytes_on(box),
         adapter=adapter * (FP32 + BF16),  # autocast keeps a copy in 16 bits
-        gradients=adapter * FP32 * blocks_with_gradients // shape.layers,
+        gradients=adapter * FP32 * blocks_with_gradients // shape.layers + summed_bytes(work, box),
         optimizer=adapter * 2 * FP32,
         activations=int(activations),
         logits=int(towering),
-        context=int(box.context_bytes + _WORKSPACE_BYTES + slack * (activations + towering)),
+        context=int(box.held_bytes + _WORKSPACE_BYTES + slack * (activations + towering)),
     )
 
 
 def _on_fast_path(work: Work, plan: BatchPlan, box: Box) -> Parts:
     """Count what the passes of the fast path take; holes only where there is room for them."""
-    sizes, there = sizes_of(work), steady(work)
+    sizes, there = sizes_of(work), steady(work, box)
     on_host = plan.activation_offloading
     tokens = max(0 if on_host else work.longest, plan.tokens_per_pass or 0)
     kept = min(sizes.layers, plan.layers_kept or 0)
@@ -128,7 +129,7 @@ def _on_fast_path(work: Work, plan: BatchPlan, box: Box) -> Parts:
     needed = there.total - there.weights + weights + activations
     holes = int((HOLES - 1) * needed)
     if box.limit_bytes is not None:
-        holes = max(0, min(holes, box.limit_bytes - box.context_bytes - needed))
+        holes = max(0, min(holes, box.limit_bytes - box.held_bytes - needed))
     return Parts(
         weights=weights,
         adapter=there.adapter,
@@ -136,7 +137,7 @@ def _on_fast_path(work: Work, plan: BatchPlan, box: Box) -> Parts:
         optimizer=there.optimizer,
         activations=activations,
         logits=0,
-        context=box.context_bytes + holes,
+        context=box.held_bytes + holes,
     )
 
 

@@ -341,17 +341,22 @@ class Steady:
         return self.weights + self.adapter + self.gradients + self.optimizer
 
 
-def steady(work: Work) -> Steady:
-    """Count what the fast path holds beside its activations."""
+def steady(work: Work, box: Box) -> Steady:
+    """Count what the fast path holds of a card beside its activations."""
     shape, trained = work.shape, work.adapter_parameters
     unpacked = BF16 * shape.block_parameters if work.method == "qlora" else 0
     positions = work.longest * shape.head_size * FP32
     return Steady(
-        weights=work.weight_bytes + unpacked + positions,
+        weights=work.weight_bytes_on(box) + unpacked + positions,
         adapter=FP32 * trained + BF16 * _copied(work),
-        gradients=FP32 * trained,
+        gradients=FP32 * trained + summed_bytes(work, box),
         optimizer=MOMENTS * trained,
     )
+
+
+def summed_bytes(work: Work, box: Box) -> int:
+    """Count the buffer in which several ranks sum their gradients, once a step."""
+    return FP32 * work.adapter_parameters if box.ranks > 1 else 0
 
 
 def _copied(work: Work) -> int:
@@ -399,8 +404,8 @@ def activation_room(work: Work, box: Box, *, embedding_on_host: bool = False) ->
     """Forecast what activations may take; None: no limit is known."""
     if box.limit_bytes is None:
         return None
-    held = steady(work).total - (sizes_of(work).embedding if embedding_on_host else 0)
-    return budget(box.limit_bytes - box.context_bytes, held, fp8=work.fp8)
+    held = steady(work, box).total - (sizes_of(work).embedding if embedding_on_host else 0)
+    return budget(box.limit_bytes - box.held_bytes, held, fp8=work.fp8)
 
 
 def batch_tokens(work: Work, rows: int) -> int:

@@ -60,7 +60,7 @@ def run_seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
     measuring = measuring_seconds(work, plan, box)
     if each is None or measuring is None:
         return None
-    after = _AFTER_TRAINING * measuring / max(1, work.measurements)
+    after = _AFTER_TRAINING * measuring * box.speedup / max(1, work.measurements)  # on one card
     return each * work.total_steps + measuring + after + _STARTUP_SECONDS
 
 
@@ -79,11 +79,11 @@ def measuring_seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
         one = tokens * each_token / (box.flops * _FAST_EFFICIENCY)
         passes = math.ceil(tokens / max(plan.tokens_per_pass or 1, TILE))
         waiting = passes * shape.layers * LAYER_SECONDS / 3  # forward alone, and no adapter's sums
-        return work.measurements * max(one, waiting) * box.learned_fast_time
+        return work.measurements * max(one, waiting) * box.learned_fast_time / box.speedup
     passes = math.ceil(work.held_out_rows / max(ROWS_AT_ONCE, plan.per_device_batch_size))
     waiting = passes * shape.layers * _PASS_SECONDS_PER_LAYER / 2  # forward alone
     one = max(tokens * each_token / (box.flops * _EFFICIENCY), waiting)
-    return work.measurements * one * box.learned_time
+    return work.measurements * one * box.learned_time / box.speedup
 
 
 def step_seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
@@ -91,7 +91,7 @@ def step_seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
     if box.flops is None:
         return None
     if plan.layers_kept is not None:
-        return _fast_step(work, plan, box.flops) * box.learned_fast_time
+        return _fast_step(work, plan, box.flops) * box.learned_fast_time / box.speedup
     shape = work.shape
     # Frozen weights have no gradient: a backward pass costs one forward, not two.
     forwards = 3 if plan.activation_checkpointing else 2
@@ -104,7 +104,7 @@ def step_seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
     else:
         passes = _drawn_passes(work.lengths, plan.per_device_batch_size, plan.tokens_per_pass)
     one = sum(max(tokens * each_token, waiting) * often for tokens, often in passes)
-    return plan.gradient_accumulation_steps * one * box.learned_time
+    return plan.gradient_accumulation_steps * one * box.learned_time / box.speedup
 
 
 def _fast_step(work: Work, plan: BatchPlan, flops: float) -> float:

@@ -22,6 +22,14 @@ CONTEXT_BYTES = 600 * MIB
 """CUDA's own share of a card, before this box has told its own: 0.60 GiB on an H100."""
 CARD_RESERVE_BYTES = 256 * MIB
 """Of the whole card: the driver keeps some for itself, and says so only as memory that is used."""
+RANK_BYTES = 600 * MIB
+"""What a rank takes of its card beside CUDA's own share to speak with the others: NCCL's buffers.
+An estimate until it is measured; 0.3 to 1 GiB are told of it."""
+RANKS_EFFICIENCY = 0.93
+"""What each of several cards gives of what it would alone: rows are dealt as nearly equal as they
+are, and gradients are summed once a step. An estimate until it is measured."""
+GATHERED_LAYERS = 2
+"""Layers that are there whole where the ranks share the base: the one in use, and the next."""
 FP32, BF16 = 4, 2
 """Bytes of one number. The adapter, its gradients and the optimizer are in fp32, all else in 16
 bits."""
@@ -137,13 +145,24 @@ class Work:
         )
 
     @property
+    def layer_bytes(self) -> float:
+        """One layer of the base model on the card."""
+        per_weight = _NF4_BYTES if self.method == "qlora" else float(BF16)
+        return self.shape.block_parameters * per_weight
+
+    @property
     def weight_bytes(self) -> int:
         """The base model on the card."""
+        return self.weight_bytes_on(Box())
+
+    def weight_bytes_on(self, box: Box) -> int:
+        """The base model on one card, or the share of it that is there."""
         shape = self.shape
-        per_weight = _NF4_BYTES if self.method == "qlora" else float(BF16)
-        blocks = shape.layers * shape.block_parameters
-        rest = shape.parameters - blocks  # embeddings, head, norms, experts
-        return int(blocks * per_weight + rest * BF16)
+        rest = shape.parameters - shape.layers * shape.block_parameters  # embeddings, head, norms
+        layers = float(shape.layers)
+        if box.shard_base:
+            layers = min(layers, layers / box.ranks + GATHERED_LAYERS)
+        return int(layers * self.layer_bytes + rest * BF16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +186,20 @@ class Box:
     """The same of runs on the fast path."""
     bf16: bool = True
     """The card computes in bf16 by itself, as the fast path does: those from Ampere on."""
+    ranks: int = 1
+    """Cards like this one that a run trains on at once; all else here is of one of them."""
+    shard_base: bool = False
+    """Each of them has a share of the base's layers, which the others send for when it is used."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What CUDA and the talk among ranks take of a card, whatever is trained."""
+        return self.context_bytes + (RANK_BYTES if self.ranks > 1 else 0)
+
+    @property
+    def speedup(self) -> float:
+        """How much sooner the ranks are done than one of them would be."""
+        return self.ranks * RANKS_EFFICIENCY if self.ranks > 1 else 1.0
 
     @property
     def limit_bytes(self) -> int | None:

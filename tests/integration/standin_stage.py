@@ -5,9 +5,10 @@ child can end, kill -9 included, in seconds. The real stages under the real daem
 test_whole_path. The "data" of these tests is a JSON object: stage → list of ways to end, one for
 each try ("train lora": of those in 16 bits); a way is "ok", an exit code ("bare CODE": its result
 holds the error alone), "hang" (until asked to stop), "stubborn" (even then), "eat" (all the memory
-there is), or "train N then WAY" to leave N steps first. Beside the stages it may hold ``lengths``
-(of the prepared rows), ``peak`` (bytes of GPU memory that an attempt took), ``adapter`` (the hash
-of its weights, which are empty), ``measured`` (fields of the evaluate stage's result) and
+there is), "held CODE" (once the file ``go`` lies in its folder), or "train N then WAY" to leave N
+steps first. Beside the stages it may hold ``lengths`` (of the prepared rows), ``fast`` (the model
+is one for the fast path), ``peak`` (bytes of GPU memory that an attempt took), ``adapter`` (the
+hash of its weights, which are empty), ``measured`` (fields of the evaluate stage's result) and
 ``losses`` (of the held-out rows, by learning rate, for the rates stage).
 
 Hundreds of these processes are started: what takes a third of a second to import (pydantic, the
@@ -125,7 +126,7 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
     way = str(ways[min(tries, len(ways) - 1)])
     (folder.root / "environment.json").write_text(json.dumps(dict(os.environ)))
     results = {
-        "prepare": {"total_steps": TOTAL_STEPS, "train_rows": 10},
+        "prepare": {"total_steps": TOTAL_STEPS, "train_rows": 10, "fast": "fast" in script},
         "export": {"files": {"adapter_model.safetensors": script.get("adapter", "0" * 64)}},
         "evaluate": {
             "eval_loss_before": 3.0,
@@ -188,6 +189,11 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
         while not asked or way == "stubborn":
             signal.pause()
         return ExitCode.INTERRUPTED
+    if way.startswith("held "):
+        (folder.root / "hanging").touch()
+        while not (folder.root / "go").exists():
+            time.sleep(0.02)
+        way = way.removeprefix("held ")
     if way == "eat":
         bytearray(2 * 2**30).replace(b"\0", b"\1")  # where a limit ends this, none of it is left
     code = 0 if way == "ok" else int(way.removeprefix("bare "))

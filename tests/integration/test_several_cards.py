@@ -23,6 +23,7 @@ from runner.commands.page import Page
 from runner.commands.status import read_overview, render
 from runner.commands.try_ import named_cards, take_card
 from runner.contract.card_shown import read_cards
+from runner.contract.record import RunRecord
 from runner.contract.requests import leave_request
 from runner.contract.states import State
 from runner.doctor.cards import look_at_cards
@@ -30,6 +31,8 @@ from runner.doctor.finding import Level
 from runner.errors import BusyError
 from runner.exit_codes import ExitCode
 from runner.files.lock import Lock
+from runner.forecast.lessons import read_lessons
+from runner.forecast.work import GIB
 
 OFF_THE_BUS = 15
 TWO_FIELDS = "model: m\ndata: data.jsonl\n"
@@ -277,3 +280,216 @@ def test_the_one_card_of_a_box_is_handed_on_as_ever(box: CardsBox) -> None:
     assert box.card_of("first") == "None"
     beat = json.loads(box.outputs.heartbeat.read_bytes())
     assert beat["cards"] == []
+
+
+# -- one job on several cards ----------------------------------------------------------------------
+
+
+def drop_for_two(box: CardsBox, name: str, gpus: int | str = 2, **script: Any) -> None:
+    """Drop a job that asks for cards."""
+    box.drop(name, **script)
+    box.drop_spec(name, f"resources: {{gpus: {gpus}}}\n")
+
+
+def waits(box: CardsBox, job: str) -> str:
+    """Tell what a job's run waits for; empty: for nothing."""
+    found = [record for record in box.records() if record.job == job]
+    return found[-1].waiting.reason if found and found[-1].waiting else ""
+
+
+def record_of(box: CardsBox, job: str) -> RunRecord:
+    """Read the record of a job's only run."""
+    (found,) = [record for record in box.records() if record.job == job]
+    return found
+
+
+def test_one_job_trains_on_two_cards_and_what_follows_takes_one(box: CardsBox) -> None:
+    """The stage sees both and is told so, both are said to be at work, and nobody else trains."""
+    drop_for_two(box, "large", train=["train 3 then hang", "ok"])
+    with box.watching():
+        wait_until(lambda: box.hangs("large"))
+        assert box.card_of("large") == ",".join(UUIDS)
+        plan = json.loads((box.run_of("large").attempt(1) / "plan.json").read_bytes())
+        assert (plan["ranks"], plan["shard_base"]) == (2, False)
+        shown = wait_until(lambda: _with_runs(box, 2))
+        assert {one.job for one in shown} == {"large"}
+        assert "It is at work on GPU 0" in box.answer("running")
+        assert "GPU 1" in box.answer("running")
+        for uuid in UUIDS:
+            with pytest.raises(BusyError):
+                take_lease(box, uuid)
+        box.drop("small")
+        wait_until(lambda: states(box).get("small") is State.QUEUED)
+    assert box.once().returncode == 0
+    large, small = box.records()
+    assert [(one.first_step, one.last_step) for one in large.attempts] == [(1, 3), (4, 8)]
+    assert [(one.ranks, [card.uuid for card in one.cards]) for one in large.attempts] == [
+        (2, list(UUIDS)),
+        (2, list(UUIDS)),
+    ]
+    assert [len(one.cards) for one in small.attempts] == [1]
+    export = json.loads((box.run_of("large").export / "environment.json").read_text())
+    assert export["CUDA_VISIBLE_DEVICES"] in UUIDS
+
+
+def take_lease(box: CardsBox, uuid: str) -> None:
+    """Take a card as `runner try` does."""
+    first = uuid == UUIDS[0]
+    path = box.outputs.gpu_lease if first else box.outputs.lease_of_card(uuid)
+    Lock.take(path, what="the GPU", holder="a person").release()
+
+
+def test_the_free_card_is_held_for_a_job_that_needs_both(box: CardsBox) -> None:
+    """Jobs behind it train nowhere meanwhile, so it is not kept waiting for good; it says why."""
+    box.drop("first", train=["hang"])
+    with box.watching():
+        wait_until(lambda: box.hangs("first"))
+        drop_for_two(box, "large")
+        wait_until(lambda: "2 cards at once" in waits(box, "large"))
+        box.drop("behind")
+        wait_until(lambda: states(box).get("behind") is State.QUEUED)
+        wait_until((box.run_of("behind").prepared / "result.json").exists)
+        assert record_of(box, "behind").attempts == ()
+        leave_request(box.outputs, "cancel", run_id=box.run_of("first").run_id)
+        wait_until(lambda: states(box)["behind"] is State.SUCCEEDED)
+    large, behind = record_of(box, "large"), record_of(box, "behind")
+    assert large.attempts[0].ranks == 2
+    assert behind.attempts[0].started_at >= large.attempts[0].ended_at
+
+
+def test_a_job_for_two_cards_waits_for_a_lost_one_and_others_go_on(box: CardsBox) -> None:
+    """It says which is lost; `auto` starts on the one that works. By hand it does not hang."""
+    box.cards_say(0, OFF_THE_BUS)
+    drop_for_two(box, "large")
+    drop_for_two(box, "modest", "auto")
+    box.drop("small")
+    assert box.once().returncode == 1
+    assert states(box) == {
+        "large": State.QUEUED,
+        "modest": State.SUCCEEDED,
+        "small": State.SUCCEEDED,
+    }
+    assert "needs 2 cards at once, and one that it needs is lost (GPU 1" in waits(box, "large")
+    box.cards_say(0, 0)
+    assert box.once().returncode == 0
+    assert states(box)["large"] is State.SUCCEEDED
+
+
+def test_a_card_lost_under_a_job_on_two_holds_only_that_job(box: CardsBox) -> None:
+    """The other card goes on with others; it is taken up at its checkpoint when both are back."""
+    drop_for_two(box, "large", train=["train 3 then held 14", "ok"])
+    with box.watching():
+        wait_until(lambda: box.hangs("large"))
+        box.drop("small")
+        box.cards_say(0, OFF_THE_BUS)
+        (box.run_of("large").attempt(1) / "go").touch()
+        wait_until(lambda: "is lost (GPU 1" in waits(box, "large"))
+        wait_until(lambda: states(box).get("small") is State.SUCCEEDED)
+        assert box.card_of("small") == UUIDS[0]
+        box.cards_say(0, 0)
+        wait_until(lambda: states(box)["large"] is State.SUCCEEDED)
+    steps = [(one.first_step, one.last_step) for one in record_of(box, "large").attempts]
+    assert steps == [(1, 3), (4, 8)]
+
+
+def test_where_no_card_looks_lost_the_job_rests_and_the_cards_do_not(box: CardsBox) -> None:
+    """Its stage lost one of two, and the driver calls both well: others train there meanwhile."""
+    drop_for_two(box, "large", train=["train 3 then 14", "ok"])
+    with box.watching():
+        wait_until(lambda: waits(box, "large"))
+        waiting = record_of(box, "large").waiting
+        assert waiting is not None
+        assert waiting.again_at is not None
+        assert 280 < (waiting.again_at - waiting.since).total_seconds() < 320
+        for name in ("a", "b"):
+            box.drop(name)
+        wait_until(lambda: all(states(box).get(name) is State.SUCCEEDED for name in ("a", "b")))
+        assert len(record_of(box, "large").attempts) == 1
+        assert "takes no job" not in box.status()
+
+
+def test_a_run_that_began_on_two_cards_waits_where_there_is_one(box: CardsBox) -> None:
+    """RUNNER_GPUS was 0,1 and is 0 now: it says both numbers and what else could be done."""
+    drop_for_two(box, "large", train=["train 3 then hang", "ok"])
+    with box.watching():
+        wait_until(lambda: box.hangs("large"))
+    box.drop("small")
+    assert box.once(gpus="0").returncode == 1
+    assert states(box) == {"large": State.INTERRUPTED, "small": State.SUCCEEDED}
+    assert "asks for 2 cards, and the box trains on 1 now (RUNNER_GPUS)" in waits(box, "large")
+    assert "gpus: auto" in box.answer("running")
+    assert box.once().returncode == 0
+    assert states(box)["large"] is State.SUCCEEDED
+
+
+def test_auto_takes_a_second_card_where_one_does_not_hold_it(box: CardsBox) -> None:
+    """An 8B in 4 bits on two small cards: they share its base; on a larger one it takes that one.
+
+    It began on two, and goes on where one large card is left.
+    """
+    (box.root / "models" / "m" / "config.json").write_text(json.dumps(LLAMA_8B))
+    box.cards_say(0, 0, free_gib=(6.9, 6.9), total_gib=(7, 7))
+    drop_for_two(
+        box, "large", "auto", lengths=LENGTHS, fast=True, train=["train 3 then hang", "ok"]
+    )
+    box.drop_spec("large", "method: qlora\nresources: {gpus: auto}\n")
+    with box.watching():
+        wait_until(lambda: box.hangs("large"))
+        plan = json.loads((box.run_of("large").attempt(1) / "plan.json").read_bytes())
+        assert (plan["ranks"], plan["shard_base"]) == (2, True)
+        forecast = record_of(box, "large").forecast
+        assert forecast["fits"]
+        assert forecast["ranks"] == 2
+        assert forecast["gpu_memory_bytes"] < 7 * GIB
+    box.cards_say(0, 0, free_gib=(6.9, 23.5), total_gib=(7, 24))
+    assert box.once().returncode == 0
+    first, second = record_of(box, "large").attempts
+    assert [(one.ranks, one.shard_base) for one in (first, second)] == [(2, True), (1, False)]
+    assert box.card_of("large", attempt=2) == UUIDS[1]
+    assert (second.first_step, second.last_step) == (4, 8)
+
+
+def test_a_job_that_one_card_holds_takes_one(box: CardsBox) -> None:
+    """With `auto` another job trains on the second meanwhile."""
+    (box.root / "models" / "m" / "config.json").write_text(json.dumps(LLAMA_8B))
+    for name in ("first", "second"):
+        drop_for_two(box, name, "auto", lengths=LENGTHS, fast=True, train=["hang"])
+    with box.watching():
+        both_train(box)
+        assert {box.card_of("first"), box.card_of("second")} == set(UUIDS)
+
+
+def test_a_cancelled_job_leaves_nothing_on_either_card(box: CardsBox) -> None:
+    """Its stage ends, and both leases are free."""
+    drop_for_two(box, "large", train=["hang"])
+    with box.watching():
+        wait_until(lambda: box.hangs("large"))
+        leave_request(box.outputs, "cancel", run_id=box.run_of("large").run_id)
+        wait_until(lambda: states(box)["large"] is State.CANCELLED)
+        for uuid in UUIDS:
+            wait_until(lambda uuid=uuid: _is_free(box, uuid))
+
+
+def _is_free(box: CardsBox, uuid: str) -> bool:
+    try:
+        take_lease(box, uuid)
+    except BusyError:
+        return False
+    return True
+
+
+def test_what_two_cards_took_is_no_lesson_for_one(box: CardsBox) -> None:
+    """A run on two leaves a lesson of two; a forecast for one card is what it was."""
+    (box.root / "models" / "m" / "config.json").write_text(json.dumps(LLAMA_8B))
+    box.drop("before", lengths=LENGTHS)
+    assert box.once().returncode == 0
+    drop_for_two(box, "large", lengths=LENGTHS, peak=20 * GIB)
+    assert box.once().returncode == 0
+    (lesson,) = [one for one in read_lessons(box.outputs.lessons) if one.ranks == 2]
+    box.drop("after", lengths=LENGTHS)
+    assert box.once().returncode == 0
+    before, after = record_of(box, "before"), record_of(box, "after")
+    assert lesson.measured_bytes == 20 * GIB
+    assert after.forecast["gpu_memory_bytes"] == before.forecast["gpu_memory_bytes"]
+    on_two = record_of(box, "large").forecast
+    assert on_two["one_card_seconds"] > on_two["seconds"] > on_two["one_card_seconds"] / 2

@@ -121,7 +121,7 @@ def test_sizes_are_those_of_the_model(family: str, targets: Any) -> None:
     assert in_fp8.back > counted.back
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     copies = sum(g.down.numel() + g.up.numel() for g in parts.adapter.groups)
-    there = steady(what)
+    there = steady(what, Box())
     assert there.adapter == 4 * trained + 2 * copies
     assert there.gradients == 4 * parts.adapter.flat_grad.numel() == 4 * trained
     assert there.optimizer == 8 * trained

@@ -5,32 +5,40 @@ from __future__ import annotations
 import pytest
 
 from runner.daemon.stages.next_start import (
+    HAD,
+    PASSED,
     AtWork,
     Choice,
+    Kind,
     Offer,
+    Turn,
+    cards_for,
     choose,
+    equal_first,
     free_places,
     is_for_larger_card,
-    lets_others_go_first,
     may_prepare,
     must_wait_for_its_job,
+    together,
+    turn_of_who_waits,
 )
 
 GOOD, UNKNOWN, LOST = Offer(place=0), Offer(place=1, is_known=False), Offer(place=2, problem="lost")
-PREPARES = AtWork(place=None)
+PREPARES = AtWork()
 
 
 @pytest.mark.parametrize(
     ("cards", "at_work", "free"),
     [
         (1, [], [0]),
-        (1, [AtWork(place=0)], []),
+        (1, [AtWork(places=(0,))], []),
         (1, [PREPARES], [0]),  # it takes no card
-        (1, [PREPARES, AtWork(place=0)], []),
-        (3, [AtWork(place=1)], [0, 2]),
-        (2, [AtWork(place=0), AtWork(place=1)], []),
-        (2, [AtWork(place=0, is_suspect=True)], []),  # nothing goes down with it
-        (2, [AtWork(place=None, is_suspect=True)], [0, 1]),
+        (1, [PREPARES, AtWork(places=(0,))], []),
+        (3, [AtWork(places=(1,))], [0, 2]),
+        (2, [AtWork(places=(0,)), AtWork(places=(1,))], []),
+        (3, [AtWork(places=(0, 2))], [1]),  # one run on two cards
+        (2, [AtWork(places=(0,), is_suspect=True)], []),  # nothing goes down with it
+        (2, [AtWork(is_suspect=True)], [0, 1]),
     ],
 )
 def test_each_card_works_on_one_stage_at_a_time(
@@ -43,10 +51,13 @@ def test_each_card_works_on_one_stage_at_a_time(
 @pytest.mark.parametrize(
     ("offers", "choice"),
     [
-        ([GOOD], Choice(place=0)),
-        ([LOST, GOOD], Choice(place=0)),
-        ([UNKNOWN, GOOD], Choice(place=0)),  # a slow driver holds nothing back from the other card
-        ([GOOD, LOST], Choice(place=0)),
+        ([GOOD], Choice(places=(0,))),
+        ([LOST, GOOD], Choice(places=(0,))),
+        (
+            [UNKNOWN, GOOD],
+            Choice(places=(0,)),
+        ),  # a slow driver holds nothing back from the other card
+        ([GOOD, LOST], Choice(places=(0,))),
         ([UNKNOWN, LOST], Choice()),
         ([LOST, Offer(place=3, problem="held")], Choice(waits="lost")),
         ([], Choice()),
@@ -84,9 +95,75 @@ def test_a_run_that_does_not_fit_waits_for_a_larger_card(
 def test_others_start_on_a_card_that_is_too_small_for_the_first() -> None:
     """Only where each free card is: one that is held may be free sooner than the larger one."""
     small = Offer(place=0, problem="too small", is_too_small=True)
-    assert lets_others_go_first([small])
-    assert not lets_others_go_first([small, LOST])
-    assert not lets_others_go_first([])
+    assert turn_of_who_waits([small]) == PASSED
+    assert turn_of_who_waits([small, LOST]) == HAD
+    assert turn_of_who_waits([]) == HAD
+
+
+@pytest.mark.parametrize(
+    ("offers", "choice"),
+    [
+        ([GOOD, Offer(place=3)], Choice(places=(0, 3))),
+        ([GOOD, LOST, Offer(place=3), Offer(place=4)], Choice(places=(0, 3))),
+        ([GOOD], Choice(waits=together(2))),
+        ([], Choice(waits=together(2))),
+        ([GOOD, LOST], Choice(waits="lost")),  # the one that is good is not taken alone
+        ([GOOD, UNKNOWN], Choice()),
+    ],
+)
+def test_several_cards_are_taken_together_or_not_at_all(
+    offers: list[Offer], choice: Choice
+) -> None:
+    """Half of what it needs would keep others waiting, and two such runs each other for good."""
+    assert choose(offers, wanted=2) == choice
+
+
+def test_the_card_that_is_free_is_held_for_who_needs_two() -> None:
+    """Those that it can use alone: on the others the queue goes on, and it has no such card."""
+    assert turn_of_who_waits([GOOD], wanted=2) == Turn(was_had=False, held=(0,))
+    assert turn_of_who_waits([], wanted=2) == PASSED
+
+
+def kinds(*said: tuple[str, int, bool | None]) -> list[Kind]:
+    """Describe cards."""
+    return [
+        Kind(place=place, name=name, total_bytes=size, fits=fits)
+        for place, (name, size, fits) in enumerate(said)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said", "places"),
+    [
+        (2, [("a", 24, True), ("a", 24, True)], [0, 1]),
+        (2, [("b", 8, False), ("a", 24, True), ("a", 24, True)], [1, 2]),
+        (2, [("b", 8, None), ("a", 24, None)], [0, 1]),  # nothing is known of its model
+        (2, [("b", 8, False), ("a", 24, True)], [0, 1]),  # the card has the last word
+        (2, [("b", 8, False), ("c", 16, False), ("a", 24, False)], [1, 2]),
+    ],
+)
+def test_ranks_train_where_they_fit(
+    wanted: int, said: list[tuple[str, int, bool | None]], places: list[int]
+) -> None:
+    """A card that is too small is none of them where enough others are there, busy or not."""
+    assert [kind.place for kind in cards_for(wanted, kinds(*said))] == places
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said", "order"),
+    [
+        (2, [("a", 24), ("a", 24)], [0, 1]),
+        (2, [("a", 24), ("b", 24), ("b", 24)], [1, 2, 0]),  # equal ones
+        (2, [("a", 24), ("b", 80), ("a", 24), ("b", 80)], [1, 3, 0, 2]),  # and the larger of these
+        (2, [("a", 24), ("b", 80), ("c", 48)], [1, 2, 0]),  # none are equal: the largest
+        (3, [("a", 24), ("b", 80), ("b", 80)], [1, 2, 0]),
+    ],
+)
+def test_equal_cards_are_asked_first(
+    wanted: int, said: list[tuple[str, int]], order: list[int]
+) -> None:
+    """The slowest sets the pace, and the smallest the plan."""
+    assert equal_first(wanted, kinds(*((name, size, True) for name, size in said))) == order
 
 
 @pytest.mark.parametrize(
@@ -112,6 +189,6 @@ def test_one_run_is_prepared_ahead_of_the_cards(
 
 def test_runs_of_one_job_go_one_after_the_other() -> None:
     """Another job's run starts beside it; one that is only prepared holds nobody up."""
-    at_work = [AtWork(place=0, job="contracts"), AtWork(place=None, job="letters")]
+    at_work = [AtWork(places=(0,), job="contracts"), AtWork(job="letters")]
     waits = [must_wait_for_its_job(job, at_work) for job in ("contracts", "letters", "invoices")]
     assert waits == [True, False, False]

@@ -31,10 +31,10 @@ def answer_of(record: RunRecord) -> str:
 
 
 def card_at_work(daemon: Daemon, live: Live) -> str:
-    """Name the card that a run's stage works on; empty where it need not be told."""
-    if not daemon.cards.are_several or live.card is None or live.stage is Stage.PREPARE:
+    """Name the cards that a run's stage works on; empty where they need not be told."""
+    if not daemon.cards.are_several or live.stage is Stage.PREPARE:
         return ""
-    return live.card.title
+    return ", ".join(card.title for card in live.cards)
 
 
 class Answers:

@@ -113,7 +113,7 @@ def _free_cards(daemon: Daemon) -> list[Card]:
     ]
     if daemon.hold or any(is_suspect(live.record.falls) for live in at_work):
         return []
-    busy = [live.card for live in at_work]
+    busy = [card for live in at_work for card in live.cards]
     free = [card for card in daemon.cards.all if card not in busy and not card.problem]
     return sorted(free, key=lambda card: -(card.described.total_bytes if card.described else 0))
 
@@ -148,7 +148,7 @@ def _begin(daemon: Daemon, asked: Asked, live: Live, card: Card) -> bool:
         child = Child(process, folder=folder, on_exit=daemon.wakeup.set)
     finally:
         lease.release()  # the child has inherited it
-    live.stage, live.card = asked.stage, card
+    live.stage, live.cards = asked.stage, (card,)
     daemon.again = Again(asked=asked, live=live, child=child, folder=folder)
     daemon.say(live, f"{live.record.job}: {asked.doing}, as asked", pid=child.pid)
     return True

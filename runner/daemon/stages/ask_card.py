@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.card.memory import GpuMemory
+from runner.card.wait_for_memory import why_wait
 from runner.contract.fp8_cards import fp8_obstacle
 from runner.contract.method_choice import MethodChoice
 from runner.contract.states import TRAINS
@@ -12,13 +14,14 @@ from runner.daemon.ask_aside import NotYet
 from runner.daemon.book import Live
 from runner.daemon.cards import Card
 from runner.daemon.daemon import Daemon
-from runner.daemon.gpu_watch import WHENEVER
+from runner.daemon.gpu_watch import WHENEVER, StillAsking
 from runner.daemon.stages.choose_plan import Ahead, look_ahead
 from runner.daemon.stages.look_at_card import Seen, look_at_card, method_of
 from runner.daemon.stages.next_start import Offer, is_for_larger_card
 from runner.daemon.stages.plans import ON_CARD
 from runner.errors import BusyError
 from runner.files.lock import Lock
+from runner.forecast.ranks import ALONE, Ranks
 from runner.forecast.work import GIB
 
 TOO_SMALL = "it needs more memory than the card that is free has: it waits for a larger one"
@@ -57,8 +60,13 @@ class Asked:
             self.lease.release()
 
 
-def ask_card(daemon: Daemon, live: Live, card: Card, at: float) -> Asked:
-    """Ask; what the driver has not answered yet is asked for, and known in a later round."""
+def ask_card(
+    daemon: Daemon, live: Live, card: Card, at: float, *, is_one_of_several: bool = False
+) -> Asked:
+    """Ask; what the driver has not answered yet is asked for, and known in a later round.
+
+    What a training needs is forecast here, but for one on several cards: `plan_together` does it.
+    """
     which = live.next_stage
     try:
         seen = look_at_card(card, which, at)
@@ -71,6 +79,8 @@ def ask_card(daemon: Daemon, live: Live, card: Card, at: float) -> Asked:
             asked.lease = Lock.take(card.lease, what=what, holder=f"run {live.record.run_id}")
         except BusyError as error:
             asked.problem = error.message
+    if is_one_of_several:
+        return asked
     try:
         if asked.problem is None and which in TRAINS:
             asked.chosen = method_of(daemon, live, card, seen)
@@ -85,6 +95,44 @@ def ask_card(daemon: Daemon, live: Live, card: Card, at: float) -> Asked:
         asked.release()
         raise
     return asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """The cards on which a stage starts."""
+
+    asked: tuple[Asked, ...]
+    """In the driver's order."""
+    planned: Asked
+    """The smallest of them: by its memory the plan is made."""
+    ranks: Ranks = ALONE
+
+    @property
+    def cards(self) -> tuple[Card, ...]:
+        """Of all that were asked."""
+        return tuple(one.card for one in self.asked)
+
+
+def plan_together(daemon: Daemon, live: Live, group: Sequence[Asked], ranks: Ranks) -> Together:
+    """Plan a training on several cards that are free: one plan, which the smallest holds.
+
+    Raises:
+        StillAsking: the driver has not told yet by what a stage finds a card.
+    """
+    if not all(one.card.uuid for one in group):
+        raise StillAsking
+    ordered = sorted(group, key=lambda one: daemon.cards.all.index(one.card))
+    sizes = [one.seen.memory.total_bytes if one.seen.memory else 0 for one in ordered]
+    smallest = ordered[sizes.index(min(sizes))]
+    smallest.chosen = method_of(daemon, live, smallest.card, smallest.seen, ranks)
+    spec = live.spec.with_method(smallest.chosen.method) if smallest.chosen else live.spec
+    ahead = look_ahead(daemon.settings, live.run, live.record, spec, smallest.seen.memory, ranks)
+    smallest.ahead, smallest.problem = ahead, ahead.waits
+    needed = int(ahead.facts.get("gpu_memory_bytes", 0))
+    for one in ordered:
+        if smallest.problem is None and one.seen.memory is not None:
+            smallest.problem = why_wait(one.seen.memory, needed)
+    return Together(asked=tuple(ordered), planned=smallest, ranks=ranks)
 
 
 def waits_for_other(daemon: Daemon, live: Live, asked: Asked, at: float) -> str | None:
@@ -109,7 +157,7 @@ def waits_for_other(daemon: Daemon, live: Live, asked: Asked, at: float) -> str 
     ]
     others = [one for one in known if one is not None]
     wants_fp8 = live.next_stage in TRAINS and live.spec.speed == "fp8"
-    if wants_fp8 and not _has_fp8(mine) and any(_has_fp8(other) for other in others):
+    if wants_fp8 and not has_fp8(mine) and any(has_fp8(other) for other in others):
         return NO_FP8
     cap = live.spec.limits.gpu_memory_gib
     waits = is_for_larger_card(
@@ -129,7 +177,8 @@ def _fits(live: Live, asked: Asked, card: GpuMemory) -> bool | None:
     return needed <= card.total_bytes if isinstance(needed, int) else None
 
 
-def _has_fp8(card: GpuMemory) -> bool:
+def has_fp8(card: GpuMemory) -> bool:
+    """Whether a card computes in fp8."""
     return fp8_obstacle(card.name, card.capability) is None
 
 
@@ -160,7 +209,7 @@ def best_first(daemon: Daemon, live: Live, at: float) -> list[Card]:
         known = describe(card, at)
         if known is None:
             return bool(card.problem), False, 0
-        lacks = live.spec.speed == "fp8" and not _has_fp8(known)
+        lacks = live.spec.speed == "fp8" and not has_fp8(known)
         return bool(card.problem), lacks, -known.total_bytes
 
     return sorted(cards, key=rank)

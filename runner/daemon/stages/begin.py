@@ -25,7 +25,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.leftovers import sweep_run
 from runner.daemon.promotion.start_from import choose_start
 from runner.daemon.stages import outcome
-from runner.daemon.stages.ask_card import Asked
+from runner.daemon.stages.ask_card import Together
 from runner.daemon.stages.choose_plan import Ahead
 from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.host_memory import kernel_kills
@@ -41,12 +41,12 @@ from runner.files.crash_points import reached
 from runner.spec.as_chosen import as_chosen
 
 
-def begin(daemon: Daemon, live: Live, asked: Asked) -> None:
-    """Begin a run's next stage on a card that it was offered.
+def begin(daemon: Daemon, live: Live, on: Together) -> None:
+    """Begin a run's next stage on the card that it was offered, or on several.
 
     Where the stage cannot be started, that is its end.
     """
-    which, card, ahead, chosen = live.next_stage, asked.card, asked.ahead, asked.chosen
+    which, ahead, chosen = live.next_stage, on.planned.ahead, on.planned.chosen
     record = live.record
     changes: dict[str, Any] = {
         "state": STATE_DURING[which],
@@ -69,6 +69,9 @@ def begin(daemon: Daemon, live: Live, asked: Asked) -> None:
             batch_plan=plan,
             started_at=now(not_before=record.created_at),
             first_step=found.step + 1,
+            cards=tuple(used for card in on.cards if (used := card.used) is not None),
+            ranks=on.ranks.count,
+            shard_base=on.ranks.shard_base,
         )
         changes |= {
             "attempts": (*count_up_to(record.attempts, found.step), attempt),
@@ -94,14 +97,14 @@ def begin(daemon: Daemon, live: Live, asked: Asked) -> None:
             changes["started_from"] = choose_start(daemon.outputs, record, live.spec).run_id
     planned = record.but(**changes)
     plain_plan = ahead.plain_plan if ahead else None
-    folder = _write_plan(daemon, live, which, planned, resume_from, asked, plain_plan)
+    folder = _write_plan(daemon, live, which, planned, resume_from, on, plain_plan)
     reached("stage planned")
     change(daemon, live, **changes)
     reached("stage recorded")
-    live.stage, live.card, live.stage_began_at = which, card, time.monotonic()
+    live.stage, live.cards, live.stage_began_at = which, on.cards, time.monotonic()
     live.kernel_kills = kernel_kills()
     try:
-        process = _process(daemon, live, folder, asked)
+        process = _process(daemon, live, folder, on)
         live.child = Child(process, folder=folder, on_exit=daemon.wakeup.set)
     except OSError as error:
         daemon.say(live, f"{record.job}: {which} could not be started", reason=str(error))
@@ -109,7 +112,8 @@ def begin(daemon: Daemon, live: Live, asked: Asked) -> None:
         code = ExitCode.DISK_FULL if full else ExitCode.UNEXPECTED
         stage_ended(daemon, live, which, code, asked=False)
         return
-    where = {"card": card.title} if daemon.cards.are_several and which is not Stage.PREPARE else {}
+    titles = ", ".join(card.title for card in on.cards)
+    where = {"card": titles} if daemon.cards.are_several and which is not Stage.PREPARE else {}
     daemon.say(live, f"{live.record.job}: {which} started", pid=live.child.pid, **where)
 
 
@@ -129,25 +133,27 @@ def _for_rates(daemon: Daemon, live: Live, ahead: Ahead) -> tuple[dict[str, Any]
     return changes, found.checkpoint
 
 
-def _process(daemon: Daemon, live: Live, folder: Path, asked: Asked) -> subprocess.Popen[bytes]:
+def _process(daemon: Daemon, live: Live, folder: Path, on: Together) -> subprocess.Popen[bytes]:
     """Give the stage that begins a process: the one that stands by, or a new one.
+
+    What stands by sees one card: for several, a new one is started.
 
     Raises:
         OSError: it could not be started, or its log not be written.
     """
-    which, record, card = live.next_stage, live.record, asked.card
-    held = (asked.lease.descriptor,) if asked.lease else ()
+    which, record, card = live.next_stage, live.record, on.planned.card
+    held = tuple(one.lease.descriptor for one in on.asked if one.lease)
     environment = stage.environment(
         os.environ,
         home=daemon.settings.stage_home.resolve(),
-        card=card.uuid,
+        card=card.uuid if len(on.cards) == 1 else ",".join(one.uuid or "" for one in on.cards),
         spare_host_memory=spares_host_memory(record.attempts)
         if which is Stage.TRAIN
         else record.tries[which.value] > 1 or record.falls is not None,
     )
     log, process = StageFolder(folder).log(which.value), None
     # One that has ended stays: keep_standing_by.py notes that it did, and tries none for a while.
-    if card.stand_by is not None and card.stand_by.is_there:
+    if len(on.cards) == 1 and card.stand_by is not None and card.stand_by.is_there:
         ready, card.stand_by = card.stand_by, None
         process = ready.become(
             which, folder.resolve(), environment=environment, log=log, inherited=held
@@ -164,7 +170,7 @@ def _write_plan(
     which: Stage,
     planned: RunRecord,
     resume_from: str | None,
-    asked: Asked,
+    on: Together,
     plain_plan: BatchPlan | None,
 ) -> Path:
     """Make the stage's folder; before the record says so, for the disk may be full."""
@@ -178,7 +184,7 @@ def _write_plan(
         shutil.rmtree(live.run.data)
     folder.mkdir(parents=True)
     settings = daemon.settings
-    card, seen = asked.card, asked.seen
+    card, seen = on.planned.card, on.planned.seen
     if card.guard.is_well:  # the card, and never the CPU in its place: that would take days
         settings = replace(settings, device="cuda")
     spec = as_chosen(live.asked, planned)
@@ -192,6 +198,7 @@ def _write_plan(
         spec=spec,
         resume_from=resume_from,
         plain_plan=plain_plan,
+        ranks=on.ranks,
         card_bytes=card_bytes(daemon, live.spec, seen) if which is Stage.PREPARE else None,
         no_fp8=no_fp8(card, seen) if which is Stage.PREPARE else None,
     )

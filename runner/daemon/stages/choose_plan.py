@@ -31,6 +31,7 @@ from runner.forecast.lessons import (
     too_large,
 )
 from runner.forecast.model_shape import read_shape
+from runner.forecast.ranks import ALONE, Ranks
 from runner.forecast.seconds import step_seconds
 from runner.forecast.what_fits import does_not_fit
 from runner.forecast.work import CONTEXT_BYTES, GIB, Box, Work
@@ -51,22 +52,38 @@ class Ahead:
 
 
 def look_ahead(
-    settings: Settings, run: RunFolder, record: RunRecord, spec: JobSpec, gpu: GpuMemory | None
+    settings: Settings,
+    run: RunFolder,
+    record: RunRecord,
+    spec: JobSpec,
+    gpu: GpuMemory | None,
+    ranks: Ranks = ALONE,
 ) -> Ahead:
-    """Choose the first plan, or keep the plan in force, and say what it needs."""
+    """Choose the first plan, or keep the plan in force, and say what it needs.
+
+    A plan in force was made for one card, or for each of several: on another number of them it is
+    kept where it fits, and otherwise chosen anew.
+
+    Args:
+        settings: the box's.
+        run: its folder, with the prepared rows.
+        record: its record.
+        spec: as it is trained.
+        gpu: the card, the smallest of several.
+        ranks: on how many of them it trains.
+    """
     work = read_work(settings.models_dir, run, spec, total_steps=record.total_steps or 0)
     if work is None or not settings.look_ahead:
         return Ahead(plan=record.batch_plan or first_plan(spec))
     note_card(settings.outputs, gpu)
-    box = known_box(settings.outputs, spec, gpu)
-    if record.batch_plan is not None:
-        found = forecast(work, record.batch_plan, box)
-    else:
+    box = known_box(settings.outputs, spec, gpu, ranks)
+    found = None if record.batch_plan is None else forecast(work, record.batch_plan, box)
+    if found is None or (found.fits is False and ranks != ranks_of(record)):
         found = first_forecast(spec, work, box)
-    waits = _waits(gpu, box, found)
+    waits = waits_for_memory(gpu, box, found)
     if waits is not None and found.batch_plan.layers_unpacked:  # it would like to, and need not
         found = forecast(work, found.batch_plan.model_copy(update={"layers_unpacked": 0}), box)
-        waits = _waits(gpu, box, found)
+        waits = waits_for_memory(gpu, box, found)
     facts = as_facts(found, alternatives(work, box), box)
     plain = None
     if found.batch_plan.layers_kept is not None:
@@ -74,7 +91,14 @@ def look_ahead(
     return Ahead(plan=found.batch_plan, plain_plan=plain, facts=facts, waits=waits)
 
 
-def _waits(gpu: GpuMemory | None, box: Box, found: Forecast) -> str | None:
+def ranks_of(record: RunRecord) -> Ranks:
+    """Tell on how many cards a run was trained, or was to be, the last time."""
+    known = record.forecast
+    return Ranks(count=known.get("ranks", 1), shard_base=known.get("shard_base", False))
+
+
+def waits_for_memory(gpu: GpuMemory | None, box: Box, found: Forecast) -> str | None:
+    """Say who holds the memory of a card that a run needs; None: it is free."""
     if gpu is None:
         return None
     limit = box.limit_bytes or found.gpu_memory_bytes
@@ -93,7 +117,7 @@ def why_not(
     plan = record.batch_plan
     if work is None or plan is None:
         return None
-    box = known_box(settings.outputs, spec, gpu)
+    box = known_box(settings.outputs, spec, gpu, ranks_of(record))
     beside = ""
     if gpu is not None and gpu.is_shared:
         if waits := why_wait(gpu, forecast(work, plan, box).gpu_memory_bytes):
@@ -162,21 +186,22 @@ def _counted(run: RunFolder) -> PrepareResult:
         return PrepareResult()
 
 
-def known_box(outputs: Outputs, spec: JobSpec, gpu: GpuMemory | None) -> Box:
+def known_box(outputs: Outputs, spec: JobSpec, gpu: GpuMemory | None, ranks: Ranks = ALONE) -> Box:
     """Put together what the driver says, what the spec allows and what past runs taught."""
     cap = spec.limits.gpu_memory_gib
     budget = int(cap * GIB) if cap else None
     if gpu is None:
-        return Box(budget_bytes=budget)
+        return ranks.of(Box(budget_bytes=budget))
     lessons = read_lessons(outputs.lessons)
-    return gpu.box(
+    box = gpu.box(
         budget_bytes=budget,
         context_bytes=context_of(lessons, gpu=gpu.name) or CONTEXT_BYTES,
-        learned_memory=memory_factors(lessons, gpu=gpu.name),
-        too_large=too_large(lessons, gpu=gpu.name),
-        learned_time=time_factor(lessons, gpu=gpu.name, fast=False),
-        learned_fast_time=time_factor(lessons, gpu=gpu.name, fast=True),
+        learned_memory=memory_factors(lessons, gpu=gpu.name, ranks=ranks.count),
+        too_large=too_large(lessons, gpu=gpu.name, ranks=ranks.count),
+        learned_time=time_factor(lessons, gpu=gpu.name, fast=False, ranks=ranks.count),
+        learned_fast_time=time_factor(lessons, gpu=gpu.name, fast=True, ranks=ranks.count),
     )
+    return ranks.of(box)
 
 
 def learn(
@@ -196,7 +221,8 @@ def learn(
     if (result.metrics.get("path") == "fast") is (result.batch_plan.layers_kept is None):
         return  # a fast run whose passes nobody forecast
     context = result.environment.get("gpu_context_bytes") or CONTEXT_BYTES
-    box = Box(flops=gpu.flops, context_bytes=context)
+    ranks = ranks_of(record)
+    box = ranks.of(Box(flops=gpu.flops, context_bytes=context))
     found = forecast(work, result.batch_plan, box)
     each = step_seconds(work, result.batch_plan, box)
     steps = result.last_step - (result.first_step or 1) + 1
@@ -206,8 +232,9 @@ def learn(
     add_lesson(
         settings.outputs.lessons,
         Lesson(
-            key=lesson_key(work.method, result.batch_plan),
+            key=lesson_key(work.method, result.batch_plan, shard_base=ranks.shard_base),
             gpu=gpu.name,
+            ranks=ranks.count,
             fast=result.batch_plan.layers_kept is not None,
             forecast_bytes=found.gpu_memory_bytes,
             steady_bytes=found.gpu_memory.weights + found.gpu_memory.context,
@@ -232,19 +259,21 @@ def learn_too_large(
         gpu: the card; where other programs held some of it, nothing is learned.
     """
     work = read_work(settings.models_dir, run, spec, total_steps=record.total_steps or 0)
+    ranks = ranks_of(record)
     limit = known_box(settings.outputs, spec, gpu).limit_bytes
     if work is None or gpu is None or limit is None or gpu.is_shared:
         return
     known = context_of(read_lessons(settings.outputs.lessons), gpu=gpu.name)
-    box = Box(context_bytes=known or CONTEXT_BYTES)
+    box = ranks.of(Box(context_bytes=known or CONTEXT_BYTES))
     tried = [attempt.batch_plan for attempt in record.attempts]
     for plan in dict.fromkeys((*tried, *([record.batch_plan] if record.batch_plan else ()))):
         found = forecast(work, plan, box)
         add_lesson(
             settings.outputs.lessons,
             Lesson(
-                key=lesson_key(work.method, plan),
+                key=lesson_key(work.method, plan, shard_base=ranks.shard_base),
                 gpu=gpu.name,
+                ranks=ranks.count,
                 fast=plan.layers_kept is not None,
                 forecast_bytes=found.gpu_memory_bytes,
                 steady_bytes=found.gpu_memory.weights + found.gpu_memory.context,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from runner.card.memory import GpuMemory
@@ -18,6 +20,7 @@ from runner.daemon.book import Live
 from runner.daemon.cards import Card
 from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.daemon import Daemon
+from runner.daemon.gpu_guard import TRY_AGAIN_SECONDS
 from runner.daemon.gpu_watch import WHENEVER
 from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.promotion.at_end import judge_promotion, promote_waiting
@@ -29,7 +32,13 @@ from runner.daemon.stages.change_method import (
     in_4_bits,
     may_change,
 )
-from runner.daemon.stages.choose_plan import learn, learn_too_large, look_ahead, why_not
+from runner.daemon.stages.choose_plan import (
+    learn,
+    learn_too_large,
+    look_ahead,
+    ranks_of,
+    why_not,
+)
 from runner.daemon.stages.follow_plans import smaller_plan
 from runner.daemon.stages.host_memory import Blame, blame, kernel_kills
 from runner.daemon.stages.judge_attempt import AttemptEnd, attempt_changes, judge_attempt
@@ -207,7 +216,8 @@ def _lesson(daemon: Daemon, live: Live, end: AttemptEnd) -> dict[str, Any]:
     facts = record.forecast
     if end.batch_plan != end.attempt.batch_plan:  # made smaller: compare like with like
         in_force = record.but(batch_plan=end.batch_plan)
-        facts = look_ahead(daemon.settings, live.run, in_force, live.spec, gpu).facts
+        ranks = ranks_of(record)
+        facts = look_ahead(daemon.settings, live.run, in_force, live.spec, gpu, ranks).facts
     learn(daemon.settings, live.run, record, live.spec, result, gpu=gpu)
     return {"forecast": {**facts, "measured_gpu_memory_bytes": result.peak_gpu_memory_bytes}}
 
@@ -322,19 +332,22 @@ def _not_its_fault(daemon: Daemon, live: Live, code: int) -> str | None:
 
 
 def _card(daemon: Daemon, live: Live) -> Card:
-    """Give the card that a run's stage saw; of an earlier daemon's, one like that."""
-    if live.card is not None:
-        return live.card
+    """Give the card that a run's stage saw; of several, one like that which it was planned for.
+
+    Of a stage of an earlier daemon's as well.
+    """
     name = live.record.forecast.get("gpu")
-    alike = (card for card in daemon.cards.all if card.name and card.name == name)
-    return next(alike, daemon.cards.first)
+    alike = (card for card in live.cards or daemon.cards.all if card.name and card.name == name)
+    return next(alike, live.cards[0] if live.cards else daemon.cards.first)
 
 
 def _memory_after(daemon: Daemon, live: Live, code: int) -> GpuMemory | None:
     """Ask for the card's memory after a stage ran out of it; None: it did not, or has no card."""
     if code != ExitCode.OUT_OF_GPU_MEMORY:
         return None
-    return _card(daemon, live).watch.memory_at(time.monotonic(), since=live.end_seen_at)
+    cards = live.cards or (_card(daemon, live),)
+    seen = [card.watch.memory_at(time.monotonic(), since=live.end_seen_at) for card in cards]
+    return min(filter(None, seen), key=lambda one: one.free_bytes, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,7 +363,7 @@ class Ended:
 
 def _close(daemon: Daemon, live: Live, ended: Ended, changes: dict[str, Any]) -> None:
     """Write how a stage ended and what that means for its run, in one step."""
-    card = _card(daemon, live)
+    cards = live.cards or (_card(daemon, live),)
     if live.cancel:
         end_run(daemon, live, State.CANCELLED, _why_cancelled(daemon, live), changes=changes)
     elif not ended.asked and ended.then in (Next.REJECT, Next.FAIL):
@@ -360,19 +373,25 @@ def _close(daemon: Daemon, live: Live, ended: Ended, changes: dict[str, Any]) ->
         change(daemon, live, **changes)
     _forget_child(live)
     if not ended.asked and ended.then is Next.HOLD and not live.record.state.is_final:
-        _hold(daemon, live, ended, card)
+        _hold(daemon, live, ended, cards)
 
 
-def _hold(daemon: Daemon, live: Live, ended: Ended, card: Card) -> None:
-    at, why = time.monotonic(), ended.error.message
-    if ended.code == ExitCode.GPU_LOST:
-        card.guard.stage_lost_it(why, at)
-        why = card.problem
+def _hold(daemon: Daemon, live: Live, ended: Ended, cards: Sequence[Card]) -> None:
+    at, why, again_at = time.monotonic(), ended.error.message, None
+    if ended.code == ExitCode.GPU_LOST and len(cards) > 1:
+        for card in cards:  # which of them it was the driver says, before anything starts there
+            card.guard.ask_anew()
+        live.trained_again_at = at + TRY_AGAIN_SECONDS
+        again_at = now() + timedelta(seconds=TRY_AGAIN_SECONDS)
+    elif ended.code == ExitCode.GPU_LOST:
+        cards[0].guard.stage_lost_it(why, at)
+        why = cards[0].problem
     else:
         daemon.hold = (at + daemon.settings.hold_seconds, why)
-    keep_waiting(daemon, live, why)
+    keep_waiting(daemon, live, why, again_at=again_at)
 
 
 def _forget_child(live: Live) -> None:
-    live.child = live.stage = live.card = live.stage_began_at = live.end_seen_at = None
+    live.child = live.stage = live.stage_began_at = live.end_seen_at = None
+    live.cards = ()
     live.pause, live.hung, live.doubt, live.meant = "", "", "", None

@@ -47,7 +47,7 @@ def keep_one_standing_by(daemon: Daemon, at: float) -> None:
         stages = [
             (live.stage or live.next_stage if live.child else live.next_stage, bool(live.child))
             for live in runs
-            if not live.record.state.is_final and (live.child is None or live.card is card)
+            if not live.record.state.is_final and (live.child is None or card in live.cards)
         ]
         _keep_one(daemon, card, stages, at)
 

@@ -21,6 +21,7 @@ from runner.daemon.stages.choose_method import method_for
 from runner.daemon.stages.choose_plan import known_box, read_work
 from runner.daemon.stages.plans import ON_CARD
 from runner.errors import DamagedError
+from runner.forecast.ranks import ALONE, Ranks
 from runner.spec.as_chosen import method_of_run
 from runner.spec.spec import JobSpec
 
@@ -54,14 +55,16 @@ def look_at_card(card: Card, which: Stage, at: float) -> Seen:
     return Seen(memory=card.watch.memory_at(at, since=since))
 
 
-def method_of(daemon: Daemon, live: Live, card: Card, seen: Seen) -> MethodChoice | None:
+def method_of(
+    daemon: Daemon, live: Live, card: Card, seen: Seen, ranks: Ranks = ALONE
+) -> MethodChoice | None:
     """Choose the method where the spec leaves it to the box; None: it is known."""
     record, spec, models = live.record, live.spec, daemon.settings.models_dir
     if spec.method != "auto":
         return None
     start = choose_start(daemon.outputs, record, spec)
     current = current_run(daemon.outputs, record.job)
-    box = known_box(daemon.outputs, spec, seen.memory)
+    box = known_box(daemon.outputs, spec, seen.memory, ranks)
     if seen.memory is not None and seen.memory.is_shared:  # it need not wait for 16 bits
         box = replace(box, gpu_memory_bytes=seen.memory.free_bytes)
     return method_for(

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 class AtWork:
     """A stage that is at work."""
 
-    place: int | None
-    """Of its card; None: it prepares, which takes no card."""
+    places: tuple[int, ...] = ()
+    """Of its cards; none: it prepares, which takes no card."""
     job: str = ""
     is_suspect: bool = False
     """The machine went down under it time and again: nothing is to go down with it."""
@@ -43,17 +43,31 @@ class Offer:
 class Choice:
     """What follows."""
 
-    place: int | None = None
-    """Of the card on which it starts; None: on none now."""
+    places: tuple[int, ...] = ()
+    """Of the cards on which it starts; none: on none now."""
     waits: str | None = None
     """Why it waits; None, without a place: a driver is still to answer."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What came of a run's turn."""
+
+    was_had: bool
+    """Something was begun, or the run waits for its card: nobody goes before it."""
+    held: tuple[int, ...] = ()
+    """Free cards that a run which waits for several keeps from other trainings, by their places;
+    what follows a training still starts there: it ends soon."""
+
+
+HAD, PASSED = Turn(was_had=True), Turn(was_had=False)
+
+
 def free_places(cards: int, at_work: Sequence[AtWork]) -> list[int]:
     """List the cards that a stage may be offered: none while one runs that must run alone."""
-    if any(one.is_suspect and one.place is not None for one in at_work):
+    if any(one.is_suspect and one.places for one in at_work):
         return []
-    taken = {one.place for one in at_work}
+    taken = {place for one in at_work for place in one.places}
     return [place for place in range(cards) if place not in taken]
 
 
@@ -63,20 +77,29 @@ def must_wait_for_its_job(job: str, at_work: Sequence[AtWork]) -> bool:
     Each is compared with the adapter in use, and may go on from it: two at once would both take the
     place of the same one, and the older of them might come last.
     """
-    return any(one.place is not None and one.job == job for one in at_work)
+    return any(one.places and one.job == job for one in at_work)
 
 
-def choose(offers: Sequence[Offer]) -> Choice:
-    """Choose the first card that is good; where there is none, wait for an answer or say why.
+def choose(offers: Sequence[Offer], *, wanted: int = 1) -> Choice:
+    """Choose the first cards that are good; where too few are, wait for an answer or say why.
 
-    A driver that is slow about one card holds nothing back from another.
+    A driver that is slow about one card holds nothing back from another. All or none: a run that
+    held one of two cards while it waits could wait for one that holds the other.
     """
-    for offer in offers:
-        if offer.is_good:
-            return Choice(place=offer.place)
+    good = [offer.place for offer in offers if offer.is_good]
+    if len(good) >= wanted:
+        return Choice(places=tuple(good[:wanted]))
+    if not offers and wanted > 1:
+        return Choice(waits=together(wanted))
     if not offers or not all(offer.is_known for offer in offers):
         return Choice()
-    return Choice(waits=offers[0].problem)
+    problems = (offer.problem for offer in offers if offer.problem is not None)
+    return Choice(waits=next(problems, together(wanted)))
+
+
+def together(wanted: int) -> str:
+    """Say that a run waits for other jobs to end."""
+    return f"it trains on {wanted} cards at once and waits until so many are free"
 
 
 def is_for_larger_card(
@@ -95,9 +118,51 @@ def is_for_larger_card(
     return any(other > total_bytes for other in others)
 
 
-def lets_others_go_first(offers: Sequence[Offer]) -> bool:
-    """Decide whether a run that waits leaves the free cards to others: they are all too small."""
-    return bool(offers) and all(offer.is_too_small for offer in offers)
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A card that works, and whether one of a run's ranks fits there."""
+
+    place: int
+    name: str
+    total_bytes: int
+    fits: bool | None = None
+    """What the forecast says; None: it does not know."""
+
+
+def cards_for(wanted: int, kinds: Sequence[Kind]) -> list[Kind]:
+    """List the cards on which a run's ranks may train, of all that work, busy ones as well.
+
+    Those that it fits; where these are too few, the largest: then the card has the last word.
+    """
+    fitting = [kind for kind in kinds if kind.fits is not False]
+    if len(fitting) >= wanted:
+        return fitting
+    largest = sorted(kinds, key=lambda kind: -kind.total_bytes)
+    return sorted(largest[:wanted], key=lambda kind: kind.place)
+
+
+def equal_first(wanted: int, free: Sequence[Kind]) -> list[int]:
+    """List the places of free cards in the order in which they are asked.
+
+    Cards that are equal come first where they are enough: the slowest of several sets the pace, and
+    the smallest the plan. Then the largest.
+    """
+
+    def rank(kind: Kind) -> tuple[bool, int, str, int]:
+        alike = [one.total_bytes for one in free if one.name == kind.name]
+        return len(alike) < wanted, -max(alike), kind.name, kind.place
+
+    return [kind.place for kind in sorted(free, key=rank)]
+
+
+def turn_of_who_waits(offers: Sequence[Offer], *, wanted: int = 1) -> Turn:
+    """Decide which of the free cards a run that waits leaves to others.
+
+    Those that are all too small for it; and all but those that it can use, where it needs several.
+    """
+    if wanted > 1:
+        return Turn(was_had=False, held=tuple(offer.place for offer in offers))
+    return PASSED if offers and all(offer.is_too_small for offer in offers) else HAD
 
 
 def may_prepare(*, is_preparing: bool, prepared: int, free: int) -> bool:

@@ -26,6 +26,7 @@ from runner.contract.states import TRAINS, Stage, State
 from runner.daemon.promotion.at_end import adapter_in_use
 from runner.daemon.stages.retry import spares_host_memory
 from runner.errors import DamagedError
+from runner.forecast.ranks import ALONE, Ranks
 from runner.spec.spec import JobSpec
 
 FIRST_BATCH = 4  # examples per pass to start from; the probe and retries go down from there
@@ -84,6 +85,7 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
     spec: JobSpec,
     resume_from: str | None = None,
     plain_plan: BatchPlan | None = None,
+    ranks: Ranks = ALONE,
     card_bytes: int | None = None,
     no_fp8: str | None = None,
 ) -> StagePlan:
@@ -117,6 +119,8 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
         return TrainPlan(
             **common,
             plain_plan=plain_plan,
+            ranks=ranks.count,
+            shard_base=ranks.shard_base,
             resume_from=resume_from,
             start_adapter=_start_adapter(settings.outputs, record),
             gpu_memory_bytes=memory,

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
-from typing import Any
 
 from runner.clock import now
 from runner.contract.method_choice import method_in
@@ -21,24 +20,35 @@ from runner.daemon.inbox.wait_for_data import named_files, some_from
 from runner.daemon.promotion.start_from import choose_start
 from runner.daemon.queue import in_order
 from runner.daemon.schedule.hours import is_closed, waits_for_hours
-from runner.daemon.stages import outcome
-from runner.daemon.stages.ask_card import NO_FP8, TOO_SMALL, Asked, ask_card, best_first
+from runner.daemon.stages.ask_card import (
+    NO_FP8,
+    TOO_SMALL,
+    Asked,
+    Together,
+    ask_card,
+    best_first,
+    plan_together,
+)
 from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.begin import begin
+from runner.daemon.stages.choose_cards import Wanted, wanted_cards
 from runner.daemon.stages.choose_plan import Ahead
 from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
 from runner.daemon.stages.look_at_card import has_rows_for
+from runner.daemon.stages.mend_export import mend_export
 from runner.daemon.stages.next_start import (
+    HAD,
+    PASSED,
     AtWork,
     Choice,
+    Turn,
     choose,
     free_places,
-    lets_others_go_first,
     may_prepare,
     must_wait_for_its_job,
+    turn_of_who_waits,
 )
 from runner.daemon.stages.rates import size_rates
-from runner.daemon.stages.resume_point import count_up_to, export_point
 from runner.daemon.stages.space import (
     needed_bytes,
     never_fits,
@@ -74,6 +84,7 @@ def start_what_can(daemon: Daemon, at: float) -> None:
         and not live.cancel
         and not live.left_open
         and live.rests_until <= at
+        and not _rests_after_loss(daemon, live, at)
         and not _rests_after_fall(daemon, live, at)
         and not waits_for_hours(daemon, live, at, closed=closed)
     ]
@@ -91,22 +102,28 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     at_work = _at_work(daemon)
     places = free_places(len(daemon.cards.all), at_work)
     free = [card for card in daemon.cards.well_first() if daemon.cards.all.index(card) in places]
-    is_preparing = any(one.place is None for one in at_work)
+    is_preparing = any(not one.places for one in at_work)
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
     _tell_what_is_over(daemon, prepared, at_work, any_free=bool(free), at=at)
-    had_its_turn, without_room, too_large = False, 0, 0
+    had_its_turn, held, without_room, too_large = False, set[int](), 0, 0
     for live in prepared if free else ():
         if must_wait_for_its_job(live.record.job, at_work):
             without_room += 1
             with daemon.isolating(live, at):
                 keep_waiting(daemon, live, _SAME_JOB)
             continue
-        had_its_turn = True
+        trains = live.next_stage in TRAINS
+        offered = [card for card in free if not trains or daemon.cards.all.index(card) not in held]
+        if not offered:
+            continue
+        turn = HAD
         with daemon.isolating(live, at), awaiting_answers(daemon, live):
-            had_its_turn = _start_or_wait(daemon, live, blocked, free)
-        if had_its_turn:  # another card's turn comes in the next round, at once
+            turn = _start_or_wait(daemon, live, blocked, offered)
+        had_its_turn = had_its_turn or turn != PASSED
+        if turn.was_had:  # another card's turn comes in the next round, at once
             break
-        without_room += 1
+        held.update(turn.held)
+        without_room += not turn.held
         waiting_now = live.record.waiting
         too_large += waiting_now is not None and waiting_now.reason in (TOO_SMALL, NO_FP8)
         if too_large == _MOST_TOO_LARGE:
@@ -140,6 +157,8 @@ def _tell_what_is_over(
     for live in prepared:
         reason = live.record.waiting.reason if live.record.waiting else ""
         alone = reason == _SAME_JOB and not must_wait_for_its_job(live.record.job, at_work)
+        if live.lacks_cards and not any_free and not daemon.cards.problems():
+            live.lacks_cards, alone = False, True
         if alone or (reason in (TOO_SMALL, NO_FP8) and not any_free):
             with daemon.isolating(live, at):
                 change(daemon, live, waiting=None)
@@ -149,9 +168,9 @@ def _at_work(daemon: Daemon) -> list[AtWork]:
     """List the stages that are at work; one that prepares takes no card."""
     return [
         AtWork(
-            place=None
-            if live.card is None or live.stage is Stage.PREPARE
-            else daemon.cards.all.index(live.card),
+            places=()
+            if live.stage is Stage.PREPARE
+            else tuple(daemon.cards.all.index(card) for card in live.cards),
             job=live.record.job,
             is_suspect=is_suspect(live.record.falls),
         )
@@ -173,10 +192,24 @@ def _rests_after_fall(daemon: Daemon, live: Live, at: float) -> bool:
     return True
 
 
+def _rests_after_loss(daemon: Daemon, live: Live, at: float) -> bool:
+    """Whether a run is not trained yet whose stage lost one of several cards, nobody knows which.
+
+    Once the driver calls one lost, that is why: the run waits for it, or trains on the others.
+    """
+    if daemon.cards.problems():
+        live.trained_again_at = 0.0
+    return live.trained_again_at > at
+
+
 def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     """Start a run's prepare stage; False when it waits for data and another may go first."""
+
+    def start(blocked: str | None, cards: Sequence[Card]) -> bool:
+        return _start_or_wait(daemon, live, blocked, cards) != PASSED
+
     if daemon.inbox_problem:
-        return _start_or_wait(daemon, live, daemon.inbox_problem, ())
+        return start(daemon.inbox_problem, ())
     cards = best_first(daemon, live, time.monotonic())
     files = named_files(live.spec)
     try:
@@ -184,11 +217,11 @@ def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
             waits = daemon.data.waiting_for(inbox, files, time.monotonic())
             live.data_looks = daemon.data.looks(inbox, files)
     except (OSError, RunnerError) as error:
-        return _start_or_wait(daemon, live, f"the inbox is unavailable ({error})", cards)
+        return start(f"the inbox is unavailable ({error})", cards)
     if waits is None or not waits.missing:
         live.waits_for_data_since = None
     if waits is None:
-        return _start_or_wait(daemon, live, blocked, cards)
+        return start(blocked, cards)
     patience = 0.0 if daemon.settings.once or waits.never else daemon.settings.data_wait_seconds
     keep_waiting(
         daemon,
@@ -203,7 +236,7 @@ def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
     live.waits_for_data_since = began = time.monotonic() if began is None else began
     if waits.missing and time.monotonic() - began >= patience:
         # It is refused by the stage, with whatever else is wrong with its data.
-        return _start_or_wait(daemon, live, blocked, cards)
+        return start(blocked, cards)
     return False
 
 
@@ -238,53 +271,79 @@ def _box_problem(daemon: Daemon) -> str | None:
         return f"the outputs folder cannot be used ({error.strerror})"
 
 
-def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None, cards: Sequence[Card]) -> bool:
-    """Start the run's next stage on one of the cards, or record why it waits.
-
-    True: it was its turn; False: it waits for room that it alone needs, or for a larger card than
-    those that are free, and another may go first.
-    """
+def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None, cards: Sequence[Card]) -> Turn:
+    """Start the run's next stage on one of the cards, or on several, or record why it waits."""
     if live.next_stage in (Stage.PREPARE, *TRAINS):
         start = choose_start(daemon.outputs, live.record, live.spec)
         if start.problem is not None and not live.record.attempts:
             end_run(daemon, live, State.REJECTED, start.problem)
-            return True
-    if blocked is None and live.next_stage is Stage.EXPORT:
-        _mend_export(daemon, live)
+            return HAD
+    if blocked is not None:
+        keep_waiting(daemon, live, blocked)
+        return HAD
+    if live.next_stage is Stage.EXPORT:
+        mend_export(daemon, live)
+    wanted = wanted_cards(daemon, live, cards, time.monotonic())
+    live.lacks_cards = bool(wanted.lacks)
+    if wanted.lacks:
+        keep_waiting(daemon, live, wanted.lacks, advice=wanted.advice)
+        return PASSED
     with ExitStack() as leases:
-        asked, choice = _ask(daemon, live, cards if blocked is None else (), leases)
-        if asked and _turned_back(daemon, live, asked[-1]):
-            return True
-        if blocked is None and choice.place is None and choice.waits is None:
+        asked, choice = _ask(daemon, live, wanted, cards, leases)
+        on, waits = _plan(daemon, live, wanted, asked, choice), choice.waits
+        if on is not None and _turned_back(daemon, live, on.planned):
+            return HAD
+        if on is not None and wanted.ranks.count > 1:
+            waits = on.planned.problem
+        if waits is not None:
+            keep_waiting(daemon, live, waits)
+            offers = [one.offer(daemon.cards.all.index(one.card)) for one in asked]
+            return turn_of_who_waits(offers, wanted=wanted.ranks.count)
+        if on is None or not choice.places:
             raise StillAsking
-        blocked = blocked or choice.waits
-        if blocked is not None:
-            keep_waiting(daemon, live, blocked)
-            return not lets_others_go_first([one.offer(0) for one in asked])
-        best = asked[-1]
-        needed = _needed_bytes(daemon, live, best.ahead)
-        if (never := never_fits(daemon, live, needed)) is not None:
-            end_run(daemon, live, State.REJECTED, never)
-            return True
-        needed += still_to_write(daemon) if live.next_stage in TRAINS else 0
-        if (missing := short_of(daemon, needed, time.monotonic())) is not None:
-            keep_waiting(daemon, live, missing)
-            return False
-        begin(daemon, live, best)
-    return True
+        return _begin_where_room(daemon, live, on)
 
 
 def _ask(
-    daemon: Daemon, live: Live, cards: Sequence[Card], leases: ExitStack
+    daemon: Daemon, live: Live, wanted: Wanted, cards: Sequence[Card], leases: ExitStack
 ) -> tuple[list[Asked], Choice]:
-    """Ask the cards one after the other until one is good: that is the last of them then."""
+    """Ask the cards one after the other until as many are good as the run wants."""
     asked: list[Asked] = []
-    for card in cards:
-        asked.append(ask_card(daemon, live, card, time.monotonic()))
+    choice, several = Choice(), wanted.ranks.count > 1
+    for card in cards if wanted.cards is None else wanted.cards:
+        at = time.monotonic()
+        asked.append(ask_card(daemon, live, card, at, is_one_of_several=several))
         leases.callback(asked[-1].release)
-        if asked[-1].offer(0).is_good:
-            break
-    return asked, choose([one.offer(place) for place, one in enumerate(asked)])
+        choice = choose(
+            [one.offer(place) for place, one in enumerate(asked)], wanted=wanted.ranks.count
+        )
+        if choice.places:
+            return asked, choice
+    return asked, choice if asked else choose((), wanted=wanted.ranks.count)
+
+
+def _plan(
+    daemon: Daemon, live: Live, wanted: Wanted, asked: Sequence[Asked], choice: Choice
+) -> Together | None:
+    """Give the cards on which the stage would start; None: too few are free."""
+    if wanted.ranks.count > 1:
+        group = [asked[place] for place in choice.places]
+        return plan_together(daemon, live, group, wanted.ranks) if group else None
+    return Together(asked=(asked[-1],), planned=asked[-1]) if asked else None
+
+
+def _begin_where_room(daemon: Daemon, live: Live, on: Together) -> Turn:
+    """Begin the stage, once the disk has room for what it writes."""
+    needed = _needed_bytes(daemon, live, on.planned.ahead)
+    if (never := never_fits(daemon, live, needed)) is not None:
+        end_run(daemon, live, State.REJECTED, never)
+        return HAD
+    needed += still_to_write(daemon) if live.next_stage in TRAINS else 0
+    if (missing := short_of(daemon, needed, time.monotonic())) is not None:
+        keep_waiting(daemon, live, missing)
+        return PASSED
+    begin(daemon, live, on)
+    return HAD
 
 
 def _turned_back(daemon: Daemon, live: Live, asked: Asked) -> bool:
@@ -315,25 +374,3 @@ def _needed_bytes(daemon: Daemon, live: Live, ahead: Ahead | None) -> int:
     forecast = ahead.facts.get("disk_bytes") if ahead else None
     data_bytes = daemon.data.size_bytes(named_files(live.spec))
     return needed_bytes(daemon, live, forecast=forecast, data_bytes=data_bytes)
-
-
-def _mend_export(daemon: Daemon, live: Live) -> None:
-    """Where the best checkpoint is torn, export the last one; train on where that is torn too."""
-    record = live.record
-    best = str(record.metrics["best_checkpoint"])
-    found = export_point(live.run, best, daemon.hashes.of)
-    if not found.torn:
-        return
-    *earlier, last = record.attempts
-    changes: dict[str, Any] = {
-        "shortfalls": outcome.joined(record.shortfalls, found.notes),
-        "metrics": {**record.metrics, "best_checkpoint": found.checkpoint, "best_eval_loss": None},
-    }
-    if found.step < (last.last_step or 0):
-        again = {"outcome": "damaged", "reason": "its last checkpoint was not as it was written"}
-        attempts = (*earlier, last.model_copy(update=again))
-        changes["attempts"] = count_up_to(attempts, found.step)
-        changes |= {"state": State.INTERRUPTED, "next_stage": Stage.TRAIN}
-    for note in found.notes:
-        daemon.say(live, note, level="warning")
-    change(daemon, live, **changes)
