@@ -38,6 +38,8 @@ class BaseCache:
 
     folder: Path
     leave_bytes: int
+    keeps: bool = True
+    """New entries are made; of several ranks the first alone makes them."""
 
     def entry(self, model: Path, facts: dict[str, Any]) -> Path:
         """Give the place of a model's entry, whether it is there or not."""

@@ -148,7 +148,7 @@ def load_base(
     except (ValueError, ImportError, KeyError, AttributeError) as error:
         raise unusable(folder, error) from error
     require_all_weights(folder, told["missing_keys"])
-    if cache is not None and entry is not None:
+    if cache is not None and cache.keeps and entry is not None:
         keep(cache, entry, model, folder)
     _make_ready(model)
     if part is None or whole:
@@ -161,11 +161,11 @@ def load_base(
     return text
 
 
-def base_cache_of(plan: StagePlan) -> BaseCache | None:
+def base_cache_of(plan: StagePlan, *, keeps: bool = True) -> BaseCache | None:
     """Give the cache that a stage was told of."""
     if plan.base_cache is None:
         return None
-    return BaseCache(folder=Path(plan.base_cache), leave_bytes=plan.leave_bytes)
+    return BaseCache(folder=Path(plan.base_cache), leave_bytes=plan.leave_bytes, keeps=keeps)
 
 
 def _entry(cache: BaseCache, folder: Path, machine: Machine) -> Path:

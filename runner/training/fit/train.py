@@ -147,7 +147,7 @@ def _set_up(folder: Path, place: Place | None) -> _Attempt:  # noqa: PLR0915 - e
         method=spec.method,
         machine=machine,
         trust_remote_code=plan.trust_remote_code,
-        cache=base_cache_of(plan),
+        cache=base_cache_of(plan, keeps=ranks.is_first),
     )
     model = add_adapter(base, spec)
     meter.note("after loading")
