@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # anew: 1.6 s of a core for a daemon that otherwise starts in 0.7.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo llama test test-runs test-all collect test-kill test-browser test-gpu test-older test-container check format lint types lock clean
+.PHONY: help setup demo llama test test-runs test-all collect test-kill test-browser test-gpu test-older test-scenario test-container check format lint types lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,9 @@ test-gpu: setup  ## The tests that need an NVIDIA card (minutes)
 
 test-older: setup  ## Adapters in older tools, kernels compiled for other cards: environments of their own
 	$(BIN)/python -m pytest tests/older
+
+test-scenario: setup  ## The law firm with a real model, whole (minutes; fetches 26 MB of texts)
+	$(BIN)/python -m pytest tests/scenario
 
 test-container: setup  ## Build the image and drive it, on a Docker engine that is there or a throw-away one
 	.ci/test-container

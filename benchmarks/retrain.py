@@ -4,6 +4,7 @@ Held-out loss of the old rows and of the newest ones, for each way (``start_from
 
     .venv/bin/python benchmarks/retrain.py [--model demo-smollm2] [--models models] [--rows 64]
         [--held 16] [--weeks 3] [--seed 42] [--epochs 2] [--batch 8] [--rate 2e-4] [--method qlora]
+        [--device cpu]
 
 The rows are those of the packaged FAQ in its own order, so each week brings other subjects. Every
 run goes through the whole product. A week's file lies beside the earlier ones, and so do its
@@ -53,6 +54,7 @@ class Asked:
     held: int
     batch: int
     rate: float
+    device: str
 
 
 def write_weeks(jobs: Path, asked: Asked) -> None:
@@ -94,7 +96,7 @@ promote: {{when: always}}
 {lines}
 """
     (jobs / "faq.yaml").write_text(spec)
-    words = [sys.executable, "-m", "runner.cli", "watch", "--once", "--device", "cpu"]
+    words = [sys.executable, "-m", "runner.cli", "watch", "--once", "--device", asked.device]
     words += ["--jobs-dir", str(jobs), "--outputs-dir", str(outputs.root)]
     words += ["--models-dir", str(asked.models.absolute())]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -164,4 +166,5 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--method", choices=("qlora", "lora"), default="qlora")
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="cpu")
     measure(Asked(**vars(parser.parse_args())))
