@@ -5,7 +5,7 @@ The rows are prepared for real, so their lengths are real; of the model only its
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from runner.commands.validate import read_file
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.method_choice import MethodChoice, method_in
+from runner.contract.pick_rate import SmallRuns, small_runs
 from runner.contract.promotions import current_run
 from runner.contract.stage_io import PrepareResult, read_message
 from runner.daemon.stages.choose_method import method_for
@@ -64,6 +65,8 @@ class Planned:
     """Why it cannot train on the fast path; None: it may, or nobody knows."""
     method: MethodChoice | None = None
     """What was chosen where the spec says `method: auto`; None: it names one."""
+    small_runs: SmallRuns | None = None
+    """Of the learning rates that are tried before; None: none are."""
     what_if: bool
     """The card is not this box's: its speed is assumed."""
 
@@ -77,6 +80,7 @@ class Planned:
             "rows": self.work.lengths.rows,
             "total_steps": self.work.total_steps,
             "effective_batch_size": self.work.effective_batch_size,
+            "small_runs": asdict(self.small_runs) if self.small_runs else None,
             "assumed_flops": WHAT_IF_FLOPS if self.what_if else None,
             **as_facts(self.chosen, self.alternatives, self.box),
         }
@@ -128,12 +132,21 @@ def planned(
     )
     if chosen is not None:
         work = replace(work, method=chosen.method)
+    first = first_forecast(spec, work, box)
     return Planned(
         spec=spec,
         work=work,
         method=chosen,
         box=box,
-        chosen=first_forecast(spec, work, box),
+        chosen=first,
+        small_runs=small_runs(
+            len(spec.rates_tried),
+            total_steps=work.total_steps,
+            hours=spec.hours,
+            seconds=first.seconds,
+        )
+        if spec.rates_tried and prepared.eval_rows
+        else None,
         alternatives=alternatives(work, box),
         plain_because=prepared.plain_because,
         what_if=asked.card_gib is not None,
@@ -212,9 +225,15 @@ def _needs(planned: Planned) -> Table:
     table.add_row("disk", memory(chosen.disk_bytes), "")
     if kept := chosen.kept_base_bytes:
         table.add_row("  base kept in 4 bits, if there is room", memory(kept), "", style="dim")
-    seconds = chosen.seconds
-    table.add_row("time", "not known before it runs" if seconds is None else duration(seconds), "")
+    table.add_row("time", _time(chosen.seconds), "")
+    if tried := planned.small_runs:
+        label = f"  before it, {tried.count} learning rates, {tried.steps:,} steps each"
+        table.add_row(label, _time(tried.seconds), "")
     return table
+
+
+def _time(seconds: float | None) -> str:
+    return "not known before it runs" if seconds is None else duration(seconds)
 
 
 def _bar(size: int, whole: int) -> ProgressBar:
@@ -273,6 +292,11 @@ def _notes(planned: Planned) -> list[str]:
         )
     if chosen.layers_kept is None and chosen.tokens_per_pass is not None:
         notes.append("It starts with a limit of tokens at once: long rows do not pad short ones.")
+    if planned.small_runs is not None and not planned.small_runs.is_enough:
+        notes.append(
+            "The time given is too short for the learning rates: the run will be refused. Give "
+            "try.hours more, or fewer rates."
+        )
     if planned.what_if:
         notes.append("Times are for a card as fast as an RTX 4090.")
     elif planned.box.limit_bytes is None:

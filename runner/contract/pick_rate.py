@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from runner.contract.rates import DIVERGED, MEASURED, HeldOutLosses, RatesTried, RateTrial
 from runner.contract.verdict import paired_interval
@@ -52,6 +53,40 @@ def fewest(total_steps: int) -> int:
     return min(FEWEST_STEPS, total_steps)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SmallRuns:
+    """What comparing learning rates costs before the training, by the forecast."""
+
+    count: int
+    steps: int
+    """Of each."""
+    seconds: float | None
+    """Of all together; None: what a step takes is not known."""
+    is_enough: bool
+    """The time given is enough for `fewest` steps of each; else the run is refused."""
+
+
+def small_runs(
+    count: int, *, total_steps: int, hours: float | None, seconds: float | None
+) -> SmallRuns:
+    """Forecast the small runs of so many rates.
+
+    Args:
+        count: of the rates.
+        total_steps: of the run.
+        hours: given for small runs and training together; None: any.
+        seconds: of all steps of the run, by the forecast; None: not known.
+    """
+    step_seconds = seconds / total_steps if seconds and total_steps else None
+    steps = steps_each(total_steps, seconds=seconds_each(hours, count), step_seconds=step_seconds)
+    return SmallRuns(
+        count=count,
+        steps=steps,
+        seconds=step_seconds and count * steps * step_seconds,
+        is_enough=steps >= fewest(total_steps),
+    )
+
+
 def pick(rates: RatesTried, losses: Sequence[HeldOutLosses | None]) -> RatesTried | None:
     """Choose the rate that the run trains with; None: the loss became useless with each of them.
 
@@ -60,13 +95,15 @@ def pick(rates: RatesTried, losses: Sequence[HeldOutLosses | None]) -> RatesTrie
 
     Args:
         rates: with every small run done.
-        losses: each small run's, in their order; None: it diverged.
+        losses: each small run's, in their order; None: it diverged, or they are lost.
     """
     by_rate = {
         one.learning_rate: found
         for one, found in zip(rates.trials, losses, strict=True)
         if one.outcome == MEASURED and found is not None
     }
+    if any(one.outcome == MEASURED and one.learning_rate not in by_rate for one in rates.trials):
+        return without_losses(rates)
     own = by_rate.get(rates.own)
     compared = rates.model_copy(
         update={"trials": tuple(_against(one, by_rate, own) for one in rates.trials)}
@@ -84,6 +121,22 @@ def pick(rates: RatesTried, losses: Sequence[HeldOutLosses | None]) -> RatesTrie
     if is_shown:
         return compared.choosing(best.learning_rate, "shown")
     return compared.choosing(rates.own, "within_chance")
+
+
+def without_losses(rates: RatesTried) -> RatesTried:
+    """Choose where what a small run measured row by row is lost: nothing can be compared in pairs.
+
+    The own rate it is, unless it diverged: then the one with the lowest loss that is noted, or the
+    lowest of those that did not diverge.
+    """
+    left = [one for one in rates.trials if one.outcome != DIVERGED]
+    if any(one.learning_rate == rates.own for one in left):
+        return rates.choosing(rates.own, "losses_lost")
+    best = min(
+        left,
+        key=lambda one: (math.inf if one.eval_loss is None else one.eval_loss, one.learning_rate),
+    )
+    return rates.choosing(best.learning_rate, "own_diverged")
 
 
 def _against(

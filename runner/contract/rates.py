@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict
 from runner.language.speaker import ENGLISH, Speaker
 
 MEASURED, DIVERGED = "measured", "diverged"
+MOST_RATES = 8
+"""More small runs than that would take longer than the training that they are for."""
 
 
 class _Part(BaseModel):

@@ -22,6 +22,7 @@ from runner.contract.ended import note_ended
 from runner.contract.gate import Decision
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.promotions import known_current, read_promotions, target_of_rollback
+from runner.contract.rates import MOST_RATES
 from runner.contract.record import Cleared, read_record, write_record
 from runner.contract.retention import JobFacts, Part, Rule, RunFacts, may_go
 from runner.contract.salvage import DAMAGED
@@ -38,7 +39,12 @@ from runner.words import visible
 
 _ROUND_SECONDS = 0.05  # of one round: a quarter of what a round may take
 _FOLDERS = {
-    Part.CHECKPOINTS: ("checkpoints",),
+    # Those of the small runs of learning rates go when each is done; a run that was cancelled
+    # between two, or a kill, leaves one.
+    Part.CHECKPOINTS: (
+        "checkpoints",
+        *(f"rates/{number:02d}/checkpoints" for number in range(1, MOST_RATES + 1)),
+    ),
     # What is left of prepared/ is small: figures, findings, the few rows that the report shows.
     Part.ROWS: ("data", "prepared/train", "prepared/eval", "prepared/rows.arrow"),
     Part.EXPORTS: ("merged", "gguf"),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from runner.contract.model_kind import Method
+from runner.contract.rates import MOST_RATES
 from runner.spec.checks import Checks
 from runner.spec.evaluation import EvaluationWish
 from runner.spec.export import ExportWish
@@ -154,7 +155,7 @@ class Try(_Section):
     learning_rate: list[Rate] | None = Field(
         None,
         min_length=1,
-        max_length=8,
+        max_length=MOST_RATES,
         description="Peak learning rates: each is tried in a small run of its own; the one with "
         "the lowest held-out loss is trained with, where the difference is beyond chance.",
     )

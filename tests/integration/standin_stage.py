@@ -155,7 +155,8 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
         results[stage] = train(folder, home, plan, steps)
         if stage == "rates":
             losses = script["losses"][f"{plan['learning_rate']:g}"]
-            results["rates"]["held_out"] = {"sums": losses, "tokens": [1] * len(losses)}
+            if losses is not None:  # else the held-out rows are gone
+                results["rates"]["held_out"] = {"sums": losses, "tokens": [1] * len(losses)}
         if way == str(int(ExitCode.OUT_OF_GPU_MEMORY)):
             results[stage]["next_batch_plan"] = smaller_plan(plan, script.get("lengths", []))
         results[stage]["peak_gpu_memory_bytes"] = script.get("peak")

@@ -120,12 +120,42 @@ def test_a_rate_that_diverges_is_out(box: Box, ways: list[str], chosen: float, w
     assert (rates.chosen, rates.why) == (chosen, why)
 
 
+def test_held_out_rows_that_are_gone_cost_the_comparison_and_not_the_run(box: Box) -> None:
+    """It trains with its own rate, and says that nothing was compared."""
+    drop(box, losses={**BETTER, HIGH: None})
+    assert box.once().returncode == 0
+    record = box.record()
+    assert record.state is State.SUCCEEDED, record.error
+    assert record.rates is not None
+    assert (record.rates.chosen, record.rates.why) == (2e-4, "losses_lost")
+    assert [one.outcome for one in record.rates.trials] == ["measured", "measured", None]
+    assert "is missing. It trains with 2e-4" in box.answer("done")
+    (run,) = box.outputs.runs()
+    assert not list(run.rates.glob("*/checkpoints"))
+
+
+def test_checkpoints_of_a_small_run_go_before_the_next_one_starts(box: Box) -> None:
+    """Also where that one does not start: the run is cancelled, and nothing of them stays."""
+    drop(box, rates=["ok", "train 4 then hang"])
+    with box.watching():
+        (run,) = wait_until(box.outputs.runs)
+        wait_until((run.rate(2).attempt(1) / "hanging").exists)
+        assert not run.rate(1).checkpoints.exists()
+        assert run.rate(2).checkpoints.exists()
+        (spec,) = (box.jobs / "running").glob("a--*.yaml")
+        spec.unlink()
+        wait_until(lambda: box.in_state(State.CANCELLED))
+        wait_until(lambda: not list(run.rates.glob("*/checkpoints")))
+
+
 def test_where_every_rate_diverges_the_run_fails(box: Box) -> None:
     """There is nothing to train with, and the answer says what to write instead."""
     drop(box, rates=[DIVERGED])
     box.once()
     record = box.record()
     assert record.state is State.FAILED
+    (run,) = box.outputs.runs()
+    assert not list(run.rates.glob("*/checkpoints"))
     assert record.error is not None
     assert "each of the learning rates tried: 1e-4, 2e-4, 4e-4" in record.error.message
     assert "lower rates" in box.answer("failed")

@@ -128,6 +128,14 @@ def attempt(**fields: object) -> Attempt:
             1,
             1,
         ),
+        # A small run of a learning rate was at work, or waits for its next try.
+        ({"state": State.TRAINING, "next_stage": Stage.RATES, "tries": {"rates": 2}}, True, 1, 1),
+        (
+            {"state": State.INTERRUPTED, "next_stage": Stage.RATES, "tries": {"rates": 2}},
+            True,
+            None,
+            2,
+        ),
         # Between two stages nothing was at work.
         ({"state": State.EXPORTING, "next_stage": Stage.EXPORT}, True, None, None),
         ({"state": State.INTERRUPTED, "attempts": (attempt(outcome="killed"),)}, True, None, None),
@@ -151,6 +159,8 @@ def test_what_the_machine_went_down_under_is_counted(
     assert (found.falls.times if found.falls else None) == times
     if tries is not None:
         stage = Stage.PREPARE if fields["state"] is State.PREPARING else Stage.EXPORT
+        if fields.get("next_stage") is Stage.RATES:
+            stage = Stage.RATES
         assert found.tries[stage.value] == tries
 
 

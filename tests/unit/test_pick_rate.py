@@ -12,7 +12,7 @@ import pytest
 
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import RunFolder
-from runner.contract.pick_rate import begin, pick, steps_each
+from runner.contract.pick_rate import begin, pick, small_runs, steps_each
 from runner.contract.rates import (
     DIVERGED,
     MEASURED,
@@ -156,6 +156,58 @@ def test_each_rate_is_said_beside_the_own(mean: float, spread: float, says: str)
 def test_where_all_diverged_nothing_is_picked() -> None:
     """There is no rate to train with."""
     assert pick(tried(1e-4, 2e-4, outcome=DIVERGED), (None, None)) is None
+
+
+def test_losses_that_are_lost_leave_the_own_rate() -> None:
+    """What was measured and cannot be read is no divergence; without its own, the lowest noted."""
+    rates = tried(1e-4, 2e-4, 4e-4)
+    for at, loss in enumerate((1.5, 2.0, 1.8)):
+        rates = rates.with_trial(at, eval_loss=loss)
+    found = pick(rates, [losses(1.5), losses(2.0), None])
+    assert found is not None
+    assert (found.chosen, found.why) == (2e-4, "losses_lost")
+    assert [one.outcome for one in found.trials] == [MEASURED] * 3
+    assert "2e-4" in found.reason
+    assert rates_in(found, GERMAN) != found.reason
+    found = pick(rates.with_trial(1, outcome=DIVERGED), [losses(1.5), None, None])
+    assert found is not None
+    assert (found.chosen, found.why) == (1e-4, "own_diverged")
+
+
+def test_a_small_run_without_held_out_rows_ends_the_comparison() -> None:
+    """The run trains: with its own rate, or with one that did not diverge."""
+    without = result().model_copy(update={"held_out": None, "best_eval_loss": None})
+    verdict = judge_trial(ended(ExitCode.OK, without))
+    rates = verdict.changes["rates"]
+    assert (verdict.then, verdict.changes["next_stage"]) == (Next.GO_ON, Stage.TRAIN)
+    assert (rates.chosen, rates.why, rates.seconds) == (2e-4, "losses_lost", 30.0)
+    before = record().rates
+    assert before is not None
+    before = before.with_trial(1, outcome=DIVERGED)
+    rates = judge_trial(ended(ExitCode.OK, without, record=record(rates=before))).changes["rates"]
+    assert (rates.chosen, rates.why) == (1e-4, "own_diverged")
+
+
+@pytest.mark.parametrize(
+    ("hours", "seconds", "steps", "all_seconds", "is_enough"),
+    [
+        (None, 3000.0, 100, 3000.0, True),  # three thirds of the run
+        (None, None, 100, None, True),
+        (0.5, 3000.0, 20, 600.0, True),  # a third of the half hour
+        (0.2, 3000.0, 8, 240.0, False),
+    ],
+)
+def test_what_the_small_runs_will_cost(
+    hours: float | None,
+    seconds: float | None,
+    steps: int,
+    all_seconds: float | None,
+    is_enough: bool,  # noqa: FBT001 - a row of the table
+) -> None:
+    """Steps and time of all together, and whether the run would be refused for it."""
+    found = small_runs(3, total_steps=300, hours=hours, seconds=seconds)
+    assert (found.count, found.steps, found.seconds) == (3, steps, all_seconds)
+    assert found.is_enough is is_enough
 
 
 def test_a_rate_that_diverged_wins_nothing_whatever_it_left() -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from runner import cli
 from runner.commands.plan import Planned, render
 from runner.contract.batch import BatchPlan
+from runner.contract.pick_rate import SmallRuns
 from runner.forecast.choose import alternatives, choose
 from runner.forecast.lengths import Lengths
 from runner.forecast.model_shape import read_shape
@@ -142,6 +143,35 @@ def test_plan_reads_real_rows(spec: Path, tiny_model: Path, capsys: pytest.Captu
     assert found["seconds"] > 0
     assert plan.layers_kept == 2  # a tiny Llama of two layers: the fast path, all of them kept
     assert {one["batch_plan"]["layers_kept"] for one in found["alternatives"]} == {0, 1, 2}
+
+
+def test_small_runs_of_learning_rates_are_counted(
+    spec: Path, tiny_model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Their steps and their time, beside the training's own; too little time is said."""
+    trying = "try: {learning_rate: [1e-4, 2e-4, 4e-4]}\n"
+    text = spec.read_text().replace("eval_split: 0\n", "eval_split: 0.2\n")
+    spec.write_text(text + trying)
+    words = ["plan", str(spec), "--models-dir", str(tiny_model.parent), "--card", "24"]
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    small = found["small_runs"]
+    assert (small["count"], small["steps"], small["is_enough"]) == (3, 10, True)
+    each = found["seconds"] / found["total_steps"]
+    assert small["seconds"] == pytest.approx(30 * each)
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert "before it, 3 learning rates, 10 steps each" in capsys.readouterr().out
+
+
+def test_time_that_is_too_short_for_the_rates_is_said() -> None:
+    """Before anybody waits for it."""
+    found = planned(24)
+    short = SmallRuns(count=3, steps=4, seconds=1.0, is_enough=False)
+    assert "too short for the learning rates" in shown(replace(found, small_runs=short))
+    enough = replace(short, is_enough=True)
+    assert "too short" not in shown(replace(found, small_runs=enough))
 
 
 def test_plan_reads_no_weights(spec: Path, tiny_model: Path) -> None:

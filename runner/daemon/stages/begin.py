@@ -179,7 +179,7 @@ def _write_plan(
     if folder.exists():  # a try that ended early, or was never recorded: none of it is trusted
         shutil.rmtree(folder)
     if which in TRAINS and planned.rates is not None:
-        drop_checkpoints(live.run, planned.rates)
+        drop_checkpoints(live.run, planned)  # what a kill has left of them
     if which is Stage.PREPARE and live.run.data.exists():
         shutil.rmtree(live.run.data)
     folder.mkdir(parents=True)

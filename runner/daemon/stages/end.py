@@ -45,7 +45,7 @@ from runner.daemon.stages.judge_attempt import AttemptEnd, attempt_changes, judg
 from runner.daemon.stages.judge_stage import StageEnd, judge_stage, read_end
 from runner.daemon.stages.plans import read_answer, stage_folder, trial_home
 from runner.daemon.stages.process import Child
-from runner.daemon.stages.rates import begin_rates, judge_trial, read_trial
+from runner.daemon.stages.rates import begin_rates, drop_checkpoints, judge_trial, read_trial
 from runner.daemon.stages.resume_point import resume_point
 from runner.daemon.stages.retry import Next
 from runner.daemon.stages.worked import worked_seconds
@@ -247,6 +247,7 @@ def _trial_ended(daemon: Daemon, live: Live, code: int, *, asked: bool) -> None:
     if rates.steps != live.record.rates.steps:  # its rate fell over more steps than it had
         shutil.rmtree(home.checkpoints, ignore_errors=True)
     _close(daemon, live, ended, changes)
+    drop_checkpoints(live.run, live.record)
     if rates.reason and verdict.then is Next.GO_ON:
         daemon.say(live, f"{live.record.job}: {rates.reason}")
 

@@ -135,8 +135,11 @@ def judge_trial(end: TrialEnd) -> StageVerdict:
     plan = result.batch_plan if result else end.smaller_plan or record.batch_plan
     spent = rates.with_trial(at, seconds=rates.trials[at].seconds + end.seconds)
     code = end.code
-    if code == ExitCode.OK and (result is None or result.held_out is None):
+    if code == ExitCode.OK and result is None:
         code = ExitCode.UNEXPECTED
+    if code == ExitCode.OK and result is not None and result.held_out is None:
+        # The held-out rows are gone from the disk: no small run can be measured, and all can train.
+        return _go_on(pick_rate.without_losses(spent), plan, record)
     if code == ExitCode.OK and result is not None and result.last_step < rates.steps:
         return _go_on(_with_fewer_steps(spent, result.last_step, record), plan, record)
     if code == ExitCode.OK and result is not None:
@@ -230,8 +233,13 @@ def _done(
     )
 
 
-def drop_checkpoints(run: RunFolder, rates: RatesTried) -> None:
-    """Remove the checkpoints of small runs that are done: only what they measured is wanted."""
-    at = rates.next_trial
+def drop_checkpoints(run: RunFolder, record: RunRecord) -> None:
+    """Remove the checkpoints of small runs that are done: only what they measured is wanted.
+
+    Once the run has ended, none goes on.
+    """
+    rates = record.rates
+    assert rates is not None
+    at = None if record.state.is_final else rates.next_trial
     for number in range(1, len(rates.trials) + 1 if at is None else at + 1):
         shutil.rmtree(run.rate(number).checkpoints, ignore_errors=True)

@@ -65,7 +65,9 @@ def revive(record: RunRecord, *, another_trained: bool) -> RunRecord:
         return _without_open_try(record, Stage.PREPARE).but(state=State.QUEUED, falls=falls)
     if record.state is State.QUEUED or is_open(record):
         return record
-    tries_rates = record.next_stage is Stage.RATES
+    # In training without an open attempt, a small run of a learning rate was at work; one that
+    # waits is interrupted already.
+    tries_rates = record.next_stage is Stage.RATES and record.state is State.TRAINING
     stage = record.next_stage if tries_rates or record.state in _OPEN_TRY else None
     if stage is not None and record.tries.get(stage.value):
         falls = after_fall(record.falls, at=now())
