@@ -237,7 +237,7 @@ def _form(name: str, path: Path, run: RunFolder) -> ServedForm:
     )
 
 
-def _run(stage: Stage, folder: Path) -> None:
+def _run(stage: Stage, folder: Path, _place: object) -> None:
     run = RunFolder.containing(folder)
     if stage is Stage.PREPARE:
         _prepare(folder, run)
