@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -30,6 +31,7 @@ from runner.contract.promotions import (
     Change,
     How,
     NotPromotableError,
+    check_promotable,
     current_run,
     heal,
     promote,
@@ -295,6 +297,50 @@ def test_a_rollback_passes_over_an_adapter_that_is_gone(outputs: Outputs) -> Non
         put(outputs, run_id)
     (outputs.run("job", B).adapter / "adapter_model.safetensors").unlink()
     assert roll_back(outputs, "job", by="alice") == A
+
+
+@pytest.mark.parametrize(
+    ("noted", "there", "lacks"),
+    [
+        ({"a.json": "1", "b.json": "2"}, ("a.json", "b.json"), None),
+        ({"a.json": "1", "b.json": "2", "c.json": "3"}, ("a.json",), "b.json"),
+        ({"a.json": "1"}, ("adapter_model.safetensors",), "a.json"),
+        ({"7": "1"}, ("7",), None),
+        # An older run, or one whose note is damaged: the weights have to be there.
+        ({}, ("adapter_model.safetensors",), None),
+        ({}, ("a.json",), "adapter_model.safetensors"),
+        (["a.json"], ("a.json",), "adapter_model.safetensors"),
+        (None, (), "adapter_model.safetensors"),
+        ({"folder": "1"}, ("folder/x",), "folder"),
+    ],
+)
+def test_a_run_is_promoted_with_a_whole_adapter_only(
+    tmp_path: Path, noted: object, there: tuple[str, ...], lacks: str | None
+) -> None:
+    """Each file that the record notes is there; the first that is not is named."""
+    run = Outputs(tmp_path).run("job", A)
+    run.adapter.mkdir(parents=True)
+    for name in there:
+        (run.adapter / name).parent.mkdir(exist_ok=True)
+        (run.adapter / name).touch()
+    metrics = {} if noted is None else {"adapter_files": noted}
+    write_record(run.record, record(job="job", run_id=A, state=State.SUCCEEDED, metrics=metrics))
+    if lacks is None:
+        assert check_promotable(run).run_id == A
+        return
+    with pytest.raises(NotPromotableError, match=f"adapter/ lacks {re.escape(lacks)}$"):
+        check_promotable(run)
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED, State.EXPORTING])
+def test_a_run_that_has_not_succeeded_is_not_promoted(tmp_path: Path, state: State) -> None:
+    """Whatever lies in its folder; its state is named."""
+    run = Outputs(tmp_path).run("job", A)
+    run.adapter.mkdir(parents=True)
+    (run.adapter / "adapter_model.safetensors").touch()
+    write_record(run.record, record(job="job", run_id=A, state=state))
+    with pytest.raises(NotPromotableError, match=f"it is {state.value}"):
+        check_promotable(run)
 
 
 def test_a_torn_line_and_a_wrong_link_are_healed(outputs: Outputs) -> None:

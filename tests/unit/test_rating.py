@@ -15,14 +15,20 @@ from runner.commands.rate import as_table, as_workbook, make_pairs
 from runner.commands.starters import excel_file
 from runner.contract.gate import Decision, approved_by_marks
 from runner.contract.rating import (
+    TABLE_BYTES,
     Key,
+    Rating,
     count_marks,
     foreign_rows,
     missing_pairs,
+    named,
+    rating_in,
     read_marks,
+    row_hash,
     wilson,
 )
 from runner.daemon.promotion.sheet_marks import read_sheet_marks
+from runner.language.speaker import Language, Speaker
 
 
 def answers(count: int, against: str = "base") -> list[dict[str, Any]]:
@@ -156,7 +162,16 @@ def test_what_is_no_pair_is_passed_over(pair: str, mark: str) -> None:
 
 @pytest.mark.parametrize(
     ("written", "meant"),
-    [("1,00", 1), ("2.0", 2), ("'=", 0), ("=", 0), ("Beide", 0), ("=1+1", None), ("3", None)],
+    [
+        ("1,00", 1),
+        ("2.0", 2),
+        ("'=", 0),
+        ("=", 0),
+        ("0,00", 0),
+        ("Beide", 0),
+        ("=1+1", None),
+        ("3", None),
+    ],
 )
 def test_a_mark_as_a_spreadsheet_writes_it(written: str, meant: int | None) -> None:
     """A formula is no mark, whatever comes out of it."""
@@ -218,3 +233,127 @@ def test_a_workbook_holds_text_alone() -> None:
     assert max(map(len, re.findall("<t>([^<]*)</t>", sheet))) <= 32_767 + 100
     marks = read_sheet_marks(content)
     assert (missing_pairs(key, marks), foreign_rows(key, marks)) == ([1, 2, 3], "")
+
+
+def rated(low: float | None, high: float | None, run: str | None = None) -> Rating:
+    """Give what marks say, with this interval."""
+    return Rating(
+        better=7,
+        worse=3,
+        ties=2,
+        low=low,
+        high=high,
+        against="current" if run else "base",
+        against_run=run,
+        at=now(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "worse"),
+    [
+        (0.51, 0.9, True, False),
+        (0.5, 0.9, False, False),  # one half itself is no difference
+        (0.1, 0.49, False, True),
+        (0.1, 0.5, False, False),
+        (0.1, 0.55, False, False),
+        (None, None, False, False),
+    ],
+)
+def test_better_and_worse_need_the_whole_interval(
+    low: float | None,
+    high: float | None,
+    better: bool,  # noqa: FBT001 - a row of the table
+    worse: bool,  # noqa: FBT001
+) -> None:
+    """On one side of one half."""
+    found = rated(low, high)
+    assert (found.is_better, found.is_worse) == (better, worse)
+
+
+def test_what_experts_found_is_said_in_words() -> None:
+    """The counts, the other's name, the interval from its low end to its high one, and which."""
+    said = [rating_in(rated(*ends)) for ends in ((0.6, 0.9), (0.1, 0.4), (0.4, 0.6), (None, None))]
+    assert len(set(said)) == 4
+    for one, ends in zip(said, (("60", "90"), ("10", "40"), ("40", "60")), strict=False):
+        assert one.index(ends[0]) < one.index(ends[1])
+    speak = Speaker(Language.ENGLISH)
+    for one, key in zip(said, ("better", "worse", "open"), strict=False):
+        low, high = re.findall(r"[\d.]+\s?%", one)[:2]
+        assert one.endswith(speak(f"rating_{key}", low=low, high=high))
+    assert said[3].endswith(speak("rating_all_ties"))
+    assert "20261121T020000Z-aaa1" in rating_in(rated(0.6, 0.9, "20261121T020000Z-aaa1"))
+    assert speak("rating_base") in said[0]
+
+
+def test_what_was_compared_is_kept_with_the_count() -> None:
+    """Against whom, by which run; questions that both answered alike are ties."""
+    rows, key = make_pairs(
+        [*answers(3, "current"), {"question": "Q", "adapter": "same", "current": "same"}], 9, "run"
+    )
+    marks = {int(row[0]): "=" for row in rows}
+    found = count_marks(key, read_marks(filled(as_table(rows, separator=","), marks)), now())
+    assert (found.against, found.against_run) == ("current", "run")
+    assert (found.better, found.worse, found.ties) == (0, 0, 4)
+    assert (found.low, found.high) == (None, None)
+
+
+def test_a_table_that_is_too_large_is_not_read() -> None:
+    """By one byte; one as large as allowed is, and so is an answer of more than 128 KiB."""
+    rows, key = marked(2)
+    rows[1][2] += "x" * 200_000
+    whole = saved(rows)
+    before = csv.field_size_limit(1000)
+    assert missing_pairs(key, read_marks(whole)) == []
+    assert csv.field_size_limit(before) == 1000  # other readers' limit stands
+    longest = b"pair,better,answer 1\n1,1,"
+    longest += b"x" * (TABLE_BYTES - len(longest))
+    assert dict(read_marks(longest).given) == {1: 1}
+    assert "larger than 16 MiB" in read_marks(longest + b"x").problem
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"sep=\npair,better\n1,1\n", "no table"),
+        (b"pair,question\n1,Q\n", "lacks the column"),
+        (b"better,question\n1,Q\n", "lacks the column"),
+        (b"pair,pair,better\n1,1,1\n", "'pair' twice"),
+        (b"", "lacks the column"),
+    ],
+)
+def test_what_is_no_table_of_marks_is_said(content: bytes, problem: str) -> None:
+    """And nothing in it counts."""
+    found = read_marks(content)
+    assert problem in found.problem
+    assert found.given == {}
+
+
+def test_tables_as_they_come_back() -> None:
+    """Titles in capitals and with blanks, short rows, half a letter at the end."""
+    found = read_marks(b" Pair , BETTER \n1,1\n2\n3,0\n4,1.5\n")
+    assert dict(found.given) == {1: 1, 3: 0}
+    assert found.unreadable == (4,)
+    torn = "pair\tbetter\n1\t2\n".encode("utf-16") + b"\x31"
+    assert dict(read_marks(torn).given) == {1: 2}
+
+
+def test_how_many_rows_may_differ() -> None:
+    """A fifth: two of ten, not three. A pair of number 0 was not in it; cells do not run over."""
+    rows, key = marked(10)
+    changed = [[*row[:2], "01.05.2024", *row[3:]] if row[0] in "123" else row for row in rows]
+    assert foreign_rows(key, read_marks(saved(changed)))
+    zero = [*rows, ["0", "Q", "A", "B", "1"]]
+    assert "not in it (0)" in foreign_rows(key, read_marks(saved(zero)))
+    assert row_hash("ab", "c", "d") != row_hash("a", "bc", "d")
+
+
+def test_ten_pairs_are_named_and_more_are_hinted_at() -> None:
+    """A sentence stays one."""
+    assert named(range(1, 11)) == "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
+    assert named(range(1, 12)) == "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …"
+
+
+def test_one_mark_has_an_interval() -> None:
+    """A wide one: Wilson's for 1 of 1 begins at 1 / (1 + z²)."""
+    assert wilson(1, 1) == (pytest.approx(1 / (1 + 1.959964**2), abs=1e-6), pytest.approx(1.0))
