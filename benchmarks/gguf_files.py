@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from licences import read_documents, split, write_rows
 from one_box import OneBox
 
+from runner.contract.handed_over import ADAPTER_GGUF
 from runner.contract.llama_cpp import LlamaCpp, find_llama_cpp, missing_tools
 from runner.contract.models import DEMO_MODEL, find_model
 from runner.contract.stage_io import HandOverPlan
@@ -39,7 +40,7 @@ from runner.training.export.llama_convert import (
     quantize,
 )
 from runner.training.export.llama_proof import Proof, prove
-from runner.training.export.makers import ADAPTER_GGUF, WHOLE, Source
+from runner.training.export.makers import WHOLE, Source
 from runner.training.packaged_model import prepare_demo_model
 
 _SPEC = """\

@@ -7,7 +7,15 @@ import json
 import shlex
 from typing import Any
 
-from runner.contract.handed_over import MERGED, MODELFILE, HandedOver, ServedForm, compared_with
+from runner.contract.handed_over import (
+    ADAPTER_GGUF,
+    BASE_GGUF,
+    MERGED,
+    MODELFILE,
+    HandedOver,
+    ServedForm,
+    compared_with,
+)
 from runner.contract.layout import HAND_OVER_PAGE, Outputs, RunFolder
 from runner.contract.promotions import known_current
 from runner.contract.record import RunRecord, read_record
@@ -65,7 +73,7 @@ def hand_over_page(record: RunRecord, config: dict[str, Any]) -> str:
     )
     current = f"outputs/{job}/current"
     merged = made.form(MERGED)
-    files = [one for one in made.forms if one.path.endswith(".gguf") and one.name != "adapter_gguf"]
+    files = [one for one in made.forms if one.path.endswith(".gguf") and one.name != ADAPTER_GGUF]
     ways = []
     if merged is not None:
         command = f"vllm serve {shlex.quote(f'{current}/{merged.path}')} --served-model-name {name}"
@@ -84,6 +92,14 @@ def hand_over_page(record: RunRecord, config: dict[str, Any]) -> str:
         f"--lora-modules {shlex.quote(f'{job}={current}/adapter')}"
     )
     ways.append(_way("The adapter beside its base with vLLM", adapter, _OF_ADAPTER))
+    if (alone := made.form(ADAPTER_GGUF)) is not None:
+        path = shlex.quote(f"{current}/{alone.path}")
+        command = (
+            f"llama-server -m {BASE_GGUF} --lora {path} --jinja\n    "
+            f"ollama create {name} -f {shlex.quote(_modelfile(current, alone))}"
+        )
+        title = "The adapter as a GGUF file on its base with llama.cpp, or with Ollama"
+        ways.append(_way(title, command, _OF_GGUF_ADAPTER + _measured(alone, made)))
     return (
         f"# {job}: how to serve it\n\n"
         f"In use is run `{record.run_id}`. The paths start in the box's folder, and `current` "
@@ -98,6 +114,12 @@ _OF_ADAPTER = (
     "bits and may\nanswer otherwise there: `runner export RUN --merged` measures it. To load the "
     "folder by vLLM's own\nresolver, its `base_model_name_or_path` has to be the name that the "
     "base is served under.\n"
+)
+
+
+_OF_GGUF_ADAPTER = (
+    f"`{BASE_GGUF}` stands for the base model's own GGUF file in q8_0 or f16; for Ollama it has to "
+    "lie beside the\nModelfile under that name. On a smaller one it answers otherwise.\n"
 )
 
 

@@ -13,8 +13,12 @@ from runner.language.speaker import ENGLISH, Speaker
 
 MERGED = "merged"
 """Name of the form with adapter and base as one model, and of its folder."""
+ADAPTER_GGUF = "adapter_gguf"
+"""Name of the form that is the adapter alone, for llama.cpp."""
 MODELFILE = ".Modelfile"
 """End of the name of what Ollama needs beside a GGUF file."""
+BASE_GGUF = "BASE.gguf"
+"""Stands for the base's own GGUF file, on which a GGUF adapter is served: the box makes none."""
 
 
 class _Part(BaseModel):

@@ -89,12 +89,13 @@ def test_the_record_has_each_file_with_its_figures(finished: tuple[RunFolder, Ru
 def test_the_folder_has_what_was_asked_for_and_nothing_half_written(
     finished: tuple[RunFolder, RunRecord],
 ) -> None:
-    """Two files and a Modelfile; no merged/, which was not asked for, and nothing beside."""
+    """Two files, each with its Modelfile; no merged/, which nobody asked for, nothing beside."""
     run, _ = finished
     assert {path.name for path in run.gguf.iterdir()} == {
         "walls-q8_0.gguf",
         "walls-q8_0.Modelfile",
         "walls-adapter_gguf.gguf",
+        "walls-adapter_gguf.Modelfile",
     }
     assert not run.merged.exists()
     assert not [path.name for path in run.root.rglob(".tmp*")]
@@ -109,6 +110,9 @@ def test_the_modelfile_serves_the_file_as_trained(finished: tuple[RunFolder, Run
     assert 'SYSTEM """You measure walls."""' in lines
     assert 'PARAMETER stop "<|im_end|>"' in lines
     assert "<|im_start|>assistant" in "\n".join(lines)
+    adapter = (run.gguf / "walls-adapter_gguf.Modelfile").read_text().splitlines()
+    assert adapter[:2] == ["FROM ./BASE.gguf", "ADAPTER ./walls-adapter_gguf.gguf"]
+    assert adapter[2:] == lines[1:]
 
 
 def test_people_are_told_how_it_is_served(box: Box, finished: tuple[RunFolder, RunRecord]) -> None:

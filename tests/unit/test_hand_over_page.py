@@ -33,6 +33,12 @@ def test_the_first_command_serves_what_is_there(tmp_path: Path) -> None:
     page = hand_over_page(record.but(handed_over=HandedOver(forms=(*made.forms, gguf))), {})
     assert f"llama-server -m {current}/gguf/{record.job}-q8_0.gguf" in page
     assert f"ollama create {record.job} -f {current}/gguf/{record.job}-q8_0.Modelfile" in page
+    assert "--lora outputs" not in page
+    alone = ServedForm(name="adapter_gguf", path=f"gguf/{record.job}-adapter_gguf.gguf", bytes=1)
+    page = hand_over_page(record.but(handed_over=HandedOver(forms=(alone,))), {})
+    path = f"{current}/gguf/{record.job}-adapter_gguf"
+    assert f"llama-server -m BASE.gguf --lora {path}.gguf --jinja" in page
+    assert f"ollama create {record.job} -f {path}.Modelfile" in page
     bare = record.but(handed_over=None)
     assert "merged" not in hand_over_page(bare, {}).split("## ")[1].split("\n")[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from runner.contract.handed_over import BASE_GGUF
 from runner.training.export.end_proof import learned_ends
 from runner.training.export.makers import Source
 from runner.training.export.modelfile import (
@@ -16,12 +17,15 @@ from runner.training.export.modelfile import (
 )
 
 
-def modelfile_for(source: Source, gguf: Path) -> tuple[str, tuple[str, ...]]:
+def modelfile_for(
+    source: Source, gguf: Path, *, is_adapter: bool = False
+) -> tuple[str, tuple[str, ...]]:
     """Write the Modelfile of a GGUF file of base and adapter; give it, and what it cannot say.
 
     Args:
         source: what the file was made from.
         gguf: the file; the Modelfile lies beside it.
+        is_adapter: it is the adapter alone; the base's file is to be put beside it.
     """
     from runner.training.data.control_tokens import Readers
     from runner.training.data.template import renders_system
@@ -35,7 +39,8 @@ def modelfile_for(source: Source, gguf: Path) -> tuple[str, tuple[str, ...]]:
     by_itself = bool(bos) and tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
     return write_modelfile(
         Modelfile(
-            model=gguf.name,
+            model=BASE_GGUF if is_adapter else gguf.name,
+            adapter=gguf.name if is_adapter else None,
             template=go_template(turns, bos=bos if by_itself else "") if turns else None,
             system=source.spec.system_prompt,
             stops=learned_ends(source.run, tokenizer.eos_token),

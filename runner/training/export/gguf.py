@@ -10,6 +10,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+from runner.contract.handed_over import ADAPTER_GGUF
 from runner.contract.llama_cpp import LlamaCpp, find_llama_cpp, missing_tools
 from runner.errors import RunnerError
 from runner.training.export.llama_convert import (
@@ -24,7 +25,7 @@ from runner.training.export.llama_convert import (
     require_disk,
 )
 from runner.training.export.llama_proof import Proof, prove
-from runner.training.export.makers import ADAPTER_GGUF, Made, Maker, Source
+from runner.training.export.makers import Made, Maker, Source
 
 
 def tools_missing(name: str) -> str | None:  # noqa: ARG001  (all forms need the same tools)

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.contract.checkpoints import sha256_of
-from runner.contract.handed_over import MERGED, MODELFILE, Figures, HandedOver, ServedForm
+from runner.contract.handed_over import (
+    ADAPTER_GGUF,
+    MERGED,
+    MODELFILE,
+    Figures,
+    HandedOver,
+    ServedForm,
+)
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.model_kind import language_part
 from runner.contract.models import find_model, read_config
@@ -30,7 +37,7 @@ from runner.exit_codes import ExitCode
 from runner.files.durable import write_bytes, write_text
 from runner.spec.read_spec import read_spec
 from runner.training.export.export import read_prepared
-from runner.training.export.makers import ADAPTER_GGUF, WHOLE, Source, maker_of, tools_missing
+from runner.training.export.makers import WHOLE, Source, maker_of, tools_missing
 from runner.training.export.merged_card import MergedCard, write_merged_card
 from runner.training.export.put_in_place import beside, put_in_place
 from runner.words import visible
@@ -186,8 +193,7 @@ def _gguf(source: Source, name: str, found: _Found) -> Path | None:
         found.shortfalls.append(f"{name} was not made: {visible(said)}")
         return None
     found.shortfalls += made.shortfalls
-    if name != ADAPTER_GGUF:
-        _modelfile(source, name, target, found)
+    _modelfile(source, name, target, found)
     found.forms.append(
         ServedForm(
             name=name,
@@ -205,6 +211,6 @@ def _modelfile(source: Source, name: str, gguf: Path, found: _Found) -> None:
     """Write the Modelfile beside a GGUF file; what it cannot say is a shortfall."""
     from runner.training.export.for_ollama import modelfile_for
 
-    text, lost = modelfile_for(source, gguf)
+    text, lost = modelfile_for(source, gguf, is_adapter=name == ADAPTER_GGUF)
     write_bytes(gguf.with_suffix(MODELFILE), text.encode())
     found.shortfalls += [f"{name} with Ollama: {one}." for one in lost]

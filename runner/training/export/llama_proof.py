@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.contract.handed_over import Figures
+from runner.contract.handed_over import ADAPTER_GGUF, Figures
 from runner.contract.llama_cpp import LlamaCpp
 from runner.training.export.end_proof import end_ids, judge_end, prove_ends
 from runner.training.export.llama_server import Server, serve
-from runner.training.export.makers import ADAPTER_GGUF, Made, Source
+from runner.training.export.makers import Made, Source
 
 ROWS = 8
 PLACES_OF_A_ROW = 12

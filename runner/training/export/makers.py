@@ -13,15 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.contract.handed_over import Figures
+from runner.contract.handed_over import ADAPTER_GGUF, Figures
 from runner.contract.layout import RunFolder
 from runner.contract.stage_io import HandOverPlan
 from runner.spec.spec import JobSpec
 
 WHOLE = "f16"
 """Name of the format in 16 bits, from which llama.cpp makes the smaller ones."""
-ADAPTER_GGUF = "adapter_gguf"
-"""Name of the form that is the adapter alone as a GGUF file; the others are GGUF formats."""
 
 
 @dataclass(frozen=True, kw_only=True)
