@@ -62,8 +62,9 @@ def environment(
     Args:
         inherited: the daemon's own.
         home: HOME of the stages.
-        card: UUID of the only card that it sees, or of several, with commas; None: those that the
-            daemon sees.
+        card: UUID of the only card that it sees, or of several, with commas; None: the first of
+            those that the daemon sees, for whoever sees two takes them for its own: Trainer puts
+            a model on both.
         spare_host_memory: the machine's own memory ran out before.
     """
     passed = {
@@ -80,9 +81,14 @@ def environment(
         "USER": "runner",
         PARENT: str(os.getpid()),
         **FIXED,
-        **({"CUDA_VISIBLE_DEVICES": card} if card else {}),
+        "CUDA_VISIBLE_DEVICES": card or _first(inherited.get("CUDA_VISIBLE_DEVICES")),
         **(SPARING if spare_host_memory else {}),
     }
+
+
+def _first(visible: str | None) -> str:
+    """Name the first card of a list of visible ones; None: all are, and "" or "-1": none is."""
+    return "0" if visible is None else visible.split(",")[0].strip()
 
 
 def command(stage_command: tuple[str, ...], stage: Stage, folder: Path) -> list[str]:

@@ -274,10 +274,10 @@ def test_a_job_for_more_cards_than_the_box_has_is_refused_at_once(box: CardsBox)
 
 
 def test_the_one_card_of_a_box_is_handed_on_as_ever(box: CardsBox) -> None:
-    """Without the setting a stage sees what the daemon sees, and nobody is told of cards."""
+    """Without the setting a stage sees the first that the daemon sees, and nobody is told of it."""
     box.drop("first")
     assert box.once(gpus="").returncode == 0
-    assert box.card_of("first") == "None"
+    assert box.card_of("first") == "0"
     beat = json.loads(box.outputs.heartbeat.read_bytes())
     assert beat["cards"] == []
 
