@@ -17,6 +17,8 @@ ADAPTER_GGUF = "adapter_gguf"
 """Name of the form that is the adapter alone, for llama.cpp."""
 MODELFILE = ".Modelfile"
 """End of the name of what Ollama needs beside a GGUF file."""
+SERVED_ANSWERS = "-answers.json"
+"""End of the name of what a form answered; its beginning is the form's. In the stage's folder."""
 BASE_GGUF = "BASE.gguf"
 """Stands for the base's own GGUF file, on which a GGUF adapter is served: the box makes none."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.contract.findings import DataFinding, in_order, read_findings
+from runner.contract.handed_over import SERVED_ANSWERS
 from runner.contract.in_use import Use, use_of
 from runner.contract.layout import RunFolder
 from runner.contract.preview import Preview, read_preview
@@ -31,6 +32,7 @@ _SAMPLES_BYTES = 4 * 1024 * 1024
 _LOSSES_BYTES = 64 * 1024 * 1024  # of a million held-out rows
 _CARD_BYTES = 256 * 1024
 _SNIPPET = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_FORM = re.compile(r"[a-z0-9_]{1,40}")
 _HIGHEST_LOSS = 1e9  # more is no loss; it is false of what is no number, too
 EXTREMES = 3  # held-out rows shown at each end
 
@@ -43,6 +45,11 @@ class Sample:
     before: str
     after: str
     reference: str
+    served: tuple[tuple[str, str], ...] = ()
+    """What each GGUF file answered in llama.cpp: its form, and the answer."""
+
+
+_TEXTS = ("question", "before", "after", "reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +129,7 @@ def gather(run: RunFolder) -> Gathered:
         spec=_text(run.spec, SPEC_BYTES),
         curve=read_curve(run, record),
         use=use_of(run),
-        samples=_samples(run.evaluation / "samples.json"),
+        samples=_samples(run, record),
         held_out=_held_out(run),
         findings=_findings(run, record, losses),
         row_losses=losses,
@@ -143,7 +150,7 @@ def gather_result(run: RunFolder, record: RunRecord) -> Gathered:
         progress=read_progress(run, record) if record.state is State.TRAINING else None,
         curve=read_curve(run, record),
         use=use_of(run),
-        samples=_samples(run.evaluation / "samples.json"),
+        samples=_samples(run, record),
         has_adapter=(run.adapter / "adapter_model.safetensors").is_file(),
     )
 
@@ -168,13 +175,39 @@ def _json(path: Path, limit: int) -> Any:
         return None
 
 
-def _samples(path: Path) -> tuple[Sample, ...]:
-    found = _json(path, _SAMPLES_BYTES)
+def _samples(run: RunFolder, record: RunRecord) -> tuple[Sample, ...]:
+    served = _served_answers(run, record)
     return tuple(
-        Sample(**{name: str(one.get(name) or "") for name in Sample.__dataclass_fields__})
-        for one in (found if isinstance(found, list) else [])
-        if isinstance(one, dict)
+        Sample(
+            **{name: str(one.get(name) or "") for name in _TEXTS},
+            served=tuple(
+                (form, answers[question])
+                for form, answers in served.items()
+                if (question := str(one.get("question") or "")) in answers
+            ),
+        )
+        for one in _rows(run.evaluation / "samples.json")
     )
+
+
+def _served_answers(run: RunFolder, record: RunRecord) -> dict[str, dict[str, str]]:
+    """Read what each GGUF file answered to the questions of the samples: form → question → answer.
+
+    A form that was made in an earlier stage has none any more.
+    """
+    found = {}
+    for form in record.handed_over.forms if record.handed_over else ():
+        if _FORM.fullmatch(form.name):
+            rows = _rows(run.hand_over / f"{form.name}{SERVED_ANSWERS}")
+            found[form.name] = {
+                str(one.get("question") or ""): str(one.get("answer") or "") for one in rows
+            }
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    found = _json(path, _SAMPLES_BYTES)
+    return [one for one in (found if isinstance(found, list) else []) if isinstance(one, dict)]
 
 
 def _held_out(run: RunFolder) -> HeldOutRows | None:

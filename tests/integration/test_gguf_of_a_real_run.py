@@ -16,6 +16,7 @@ from runner.contract.layout import RunFolder
 from runner.contract.llama_cpp import find_llama_cpp, missing_tools
 from runner.contract.record import RunRecord
 from runner.contract.states import State
+from runner.report.gather import gather
 
 pytestmark = pytest.mark.long
 
@@ -100,6 +101,14 @@ def test_the_folder_has_what_was_asked_for_and_nothing_half_written(
     assert not run.merged.exists()
     assert not [path.name for path in run.root.rglob(".tmp*")]
     assert not [path.name for path in run.root.rglob("*whole*")]
+
+
+def test_the_report_has_what_each_file_answers(finished: tuple[RunFolder, RunRecord]) -> None:
+    """To the questions that base and adapter were asked."""
+    run, _ = finished
+    (sample,) = gather(run).samples
+    assert [form for form, _ in sample.served] == ["q8_0", "adapter_gguf"]
+    assert all(answer.strip() for _, answer in sample.served)
 
 
 def test_the_modelfile_serves_the_file_as_trained(finished: tuple[RunFolder, RunRecord]) -> None:

@@ -32,6 +32,7 @@ from runner.contract.ended import EndedRun, stamp_of, write_ended
 from runner.contract.evaluation import Axis, Evaluation, Form, ScoreSummary
 from runner.contract.findings import DataFinding, Level, Place
 from runner.contract.gate import Decision, Promotion
+from runner.contract.handed_over import HandedOver, ServedForm
 from runner.contract.in_use import use_among
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.preview import Preview, PreviewRow, Token, write_preview
@@ -171,6 +172,24 @@ def test_lines_that_are_not_ours_are_passed_over(tmp_path: Path) -> None:
     )
     points = read_curve(run, record()).series["train"].points
     assert points == ((1, 3.0), (2, 1.5), (3, 1.0), (6, 0.5))
+
+
+@pytest.mark.parametrize("speak", [ENGLISH, GERMAN], ids=["en", "de"])
+def test_answers_of_served_files_stand_beside_the_adapters(tmp_path: Path, speak: Speaker) -> None:
+    """For each GGUF file and question; an answer to another question, and a folder's, are none."""
+    names = ("merged", "q8_0", "q4_k_m", "adapter_gguf", "../adapter/x")
+    forms = tuple(ServedForm(name=name, path=f"gguf/{name}.gguf", bytes=1) for name in names)
+    run = make_run(tmp_path, record(handed_over=HandedOver(forms=forms)))
+    run.hand_over.mkdir()
+    said = {"question": "How?", "answer": "So <served>."}
+    (run.hand_over / "q8_0-answers.json").write_text(json.dumps([said]))
+    (run.hand_over / "adapter_gguf-answers.json").write_text(json.dumps([{"question": "Why?"}]))
+    (run.hand_over / "q4_k_m-answers.json").mkdir()
+    (run.adapter / "x-answers.json").write_text(json.dumps([said]))
+    text = report(run, speak)
+    assert text.count("So &lt;served&gt;.") == 1
+    assert "q8_0 in llama.cpp" in text
+    assert "adapter_gguf in llama.cpp" not in text
 
 
 @pytest.mark.parametrize(

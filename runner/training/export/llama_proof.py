@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.contract.handed_over import ADAPTER_GGUF, Figures
+from runner.contract.handed_over import ADAPTER_GGUF, SERVED_ANSWERS, Figures
 from runner.contract.llama_cpp import LlamaCpp
 from runner.training.export.end_proof import end_ids, judge_end, prove_ends
 from runner.training.export.llama_server import Server, serve
@@ -62,6 +62,18 @@ class Place:
     """Of which row, as they were read."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question that every run answers for people."""
+
+    question: str
+    """As the data has it."""
+    messages: list[dict[str, Any]]
+    """The conversation, as the template takes it."""
+    ids: list[int]
+    """Its tokens, as trained."""
+
+
 def prove(name: str, source: Source, tools: LlamaCpp, proof: Proof) -> Made:
     """Ask llama-server, and judge what it says.
 
@@ -75,14 +87,14 @@ def prove(name: str, source: Source, tools: LlamaCpp, proof: Proof) -> Made:
     rows = read_rows(source.run.prepared / "eval", ends=ends)
     places = reference_places(source, rows, merged=proof.adapter is None)
     asked = _questions(source, tokenizer)
-    longest = max([len(row[0]) for row in rows] + [len(ids) for _, ids in asked] + [1])
+    longest = max([len(row[0]) for row in rows] + [len(one.ids) for one in asked] + [1])
     context = longest + _ANSWER_TOKENS + _SPARE_TOKENS
     shortfalls: list[str] = []
     with serve(tools, proof.model, context=context, log=proof.log, adapter=proof.adapter) as server:
         figures = compare(places, lambda before: server.next_tokens(before, most=_LIKELIEST))
         figures = prove_ends(places, server, ends, figures)
         shortfalls += _prompt_shortfalls(name, server, asked)
-        _answer(name, source, server, [ids for _, ids in asked])
+        _answer(name, source, server, asked)
     spelled = tokenizer.convert_ids_to_tokens(sorted(ends))
     said = [one for one in (judge(name, figures), judge_end(name, figures, spelled)) if one]
     return Made(
@@ -241,7 +253,7 @@ def _log_probabilities(model: Any, rows: Sequence[tuple[list[int], list[int]]]) 
                 yield logits[at - 1].float().log_softmax(-1).cpu()
 
 
-def _questions(source: Source, tokenizer: Any) -> list[tuple[list[dict[str, Any]], list[int]]]:
+def _questions(source: Source, tokenizer: Any) -> list[Asked]:
     """Read the questions that every run answers for people, with their tokens as trained."""
     from runner.training.data.control_tokens import Readers
     from runner.training.data.questions import ALWAYS, ASKED, read_questions
@@ -256,14 +268,15 @@ def _questions(source: Source, tokenizer: Any) -> list[tuple[list[dict[str, Any]
         list(fold_system(one.messages) if folds else one.messages) for one in questions
     ]
     ids = prompt_ids(tokenizer, conversations)
-    return list(zip(conversations, ids, strict=True))
+    return [
+        Asked(question=str(one.messages[-1]["content"]), messages=messages, ids=own)
+        for one, messages, own in zip(questions, conversations, ids, strict=True)
+    ]
 
 
-def _prompt_shortfalls(
-    name: str, server: Server, asked: Sequence[tuple[list[dict[str, Any]], list[int]]]
-) -> Iterator[str]:
+def _prompt_shortfalls(name: str, server: Server, asked: Sequence[Asked]) -> Iterator[str]:
     """Say where the server's own chat interface builds another prompt than training did."""
-    other = sum(server.prompt(messages) != ids for messages, ids in asked)
+    other = sum(server.prompt(one.messages) != one.ids for one in asked)
     if other:
         yield (
             f"{name}: llama-server builds another prompt than training did, for {other} of "
@@ -271,8 +284,11 @@ def _prompt_shortfalls(
         )
 
 
-def _answer(name: str, source: Source, server: Server, prompts: Sequence[list[int]]) -> None:
-    """Answer the questions for people; they lie in the stage's folder, which `erase` removes."""
-    found = [server.answer(ids, most=_ANSWER_TOKENS) for ids in prompts]
-    target = source.run.hand_over / f"{name}-answers.json"
-    target.write_text(json.dumps([one.text for one in found], indent=1) + "\n", encoding="utf-8")
+def _answer(name: str, source: Source, server: Server, asked: Sequence[Asked]) -> None:
+    """Answer the questions for the report, into the stage's folder, which `erase` removes."""
+    found = [
+        {"question": one.question, "answer": server.answer(one.ids, most=_ANSWER_TOKENS).text}
+        for one in asked
+    ]
+    target = source.run.hand_over / f"{name}{SERVED_ANSWERS}"
+    target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
