@@ -133,3 +133,16 @@ class FromStep:
                 os.kill(os.getpid(), self.signal)
 
         Conduct.on_log = on_log  # type: ignore[method-assign]
+
+
+class LoadingFails:
+    """Loading the base fails."""
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from runner.training.fit import model
+
+        def load_base(*_: Any, **__: Any) -> None:
+            raise RuntimeError("Loading failed")
+
+        model.load_base = load_base  # type: ignore[assignment]

@@ -5,17 +5,22 @@ On a CPU, in fp32, over gloo: what differs on cards is the way that gradients ta
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks_box import FromStep, Ranks, is_gone, rank_pid
-from train_box import STEPS, Run, assert_same_curve
+from daemon_box import wait_until
+from ranks_box import FromStep, LoadingFails, Ranks, is_gone, rank_pid
+from train_box import SPEC, STEPS, Run, assert_same_curve
 from trouble import MemoryRunsOut, RoomFor
 
 from runner.contract.checkpoints import newest_verified
+from runner.contract.stage_io import PARENT
 from runner.exit_codes import ExitCode
 from runner.training.ranks.place import folder_of
 
@@ -144,6 +149,68 @@ def test_a_probe_that_fits_on_one_rank_alone(run: Run, undisturbed: Run) -> None
     assert_same_curve(run.curve(), undisturbed.curve(), rel=CLOSE)
 
 
+def test_dropout_goes_on_as_it_would_have(
+    tmp_path: Path, prepared: Path, small_models: Path
+) -> None:
+    """Each rank draws its own, and a run that was stopped draws what it would have."""
+    spec = SPEC + "lora: {dropout: 0.2}\n"
+    whole, parts = (Run(tmp_path / name, prepared, small_models, spec) for name in ("w", "p"))
+    assert whole.train(4, ranks=2, trouble=Ranks())[0] == ExitCode.OK, whole.log()
+    stop = Ranks({1: FromStep(5, signal.SIGTERM)})
+    assert parts.train(4, ranks=2, trouble=stop)[0] == ExitCode.INTERRUPTED
+    assert parts.train(4, ranks=2, trouble=Ranks())[0] == ExitCode.OK, parts.log()
+    assert_same_curve(parts.curve(), whole.curve(), rel=CLOSE)
+    alone = Run(tmp_path / "a", prepared, small_models, spec)
+    assert alone.train(4)[0] == ExitCode.OK
+    assert alone.curve()[3]["loss"] != whole.curve()[3]["loss"]  # dropout was on
+    for name in ("rows", "learning_rate"):  # and the order of rows is one rank's all the same
+        assert [a[name] for a in alone.curve()] == [b[name] for b in whole.curve()]
+
+
+def test_ranks_leave_when_their_launcher_is_killed(run: Run) -> None:
+    """The kernel asks them to stop: they save what is done, and none runs on."""
+    attempt = run.start(4, ranks=2, trouble=Ranks())
+    signal_when_waiting(run, attempt.pid, signal.SIGKILL)
+    assert attempt.wait() == -signal.SIGKILL
+    wait_until(lambda: all(is_gone(rank_pid(run.stage().root, one)) for one in (0, 1)))
+    step = attempt.result().last_step
+    assert run.run.checkpoint(step).name == newest_verified(run.run.root)
+    assert run.train(4, ranks=2, trouble=Ranks())[1].first_step == step + 1
+
+
+def test_a_rank_that_fails_before_training(run: Run) -> None:
+    """The others do not wait for it, and the result has its reason."""
+    attempt = run.start(4, ranks=2, trouble=Ranks({1: LoadingFails()}))
+    assert attempt.wait() == ExitCode.UNEXPECTED
+    assert "Loading failed" in run.stage().result.read_text()
+    assert all(is_gone(rank_pid(run.stage().root, one)) for one in (0, 1))
+
+
+def test_the_stage_starts_its_ranks_by_itself(run: Run) -> None:
+    """As the daemon does: one command, each rank a Python of its own, one result."""
+    stage = run.plan(4, ranks=2, total_steps=2)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }
+    environment.pop(PARENT, None)
+    with stage.log("train").open("ab") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "runner.training", "train", str(stage.root)],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            check=False,
+            timeout=200,
+        )
+    assert done.returncode == ExitCode.OK, run.log()
+    assert run.result(1).last_step == 2
+    second = folder_of(stage.root, 1)
+    assert without_times(second.metrics.read_text()) == without_times(stage.metrics.read_text())
+    assert second.log("train").exists()
+
+
 def assert_same_adapter(run: Run, other: Run) -> None:
     """Hold that two runs' last adapters are close.
 
@@ -162,8 +229,6 @@ def assert_same_adapter(run: Run, other: Run) -> None:
 
 def without_times(text: str) -> list[dict[str, Any]]:
     """Read metrics; each rank has its own clock."""
-    import json
-
     clocks = ("time", "tokens_per_second")
     lines = [json.loads(line) for line in text.splitlines()]
     return [{k: v for k, v in line.items() if k not in clocks} for line in lines]
@@ -171,7 +236,5 @@ def without_times(text: str) -> list[dict[str, Any]]:
 
 def signal_when_waiting(run: Run, pid: int, number: int) -> None:
     """Send a signal once the run has finished a step."""
-    from daemon_box import wait_until
-
     wait_until(lambda: run.stage().metrics.exists() and "loss" in run.stage().metrics.read_text())
     os.kill(pid, number)
