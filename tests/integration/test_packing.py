@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ranks_box import Ranks
 from train_box import ROWS, Run, assert_same_curve, in_a_child
 from trouble import MemoryRunsOut
 
@@ -116,3 +117,13 @@ def test_a_packed_run_survives_an_out_of_memory(
     assert_same_curve(runs[1].curve(), runs[0].curve())
     epoch = runs[0].curve()[: shape["total_steps"] // 2]
     assert sorted(row for line in epoch for row in line["rows"]) == list(range(ROWS))
+
+
+def test_two_ranks_share_packed_rows(packed: Path, small_models: Path, tmp_path: Path) -> None:
+    """Each takes whole sequences: the same curve as one rank's."""
+    runs = [Run(tmp_path / name, packed, small_models, SPEC) for name in ("one", "two")]
+    shape = {"effective": 4, "total_steps": 6}
+    assert runs[0].train(2, **shape)[0] == ExitCode.OK
+    status, _ = runs[1].train(2, ranks=2, trouble=Ranks(), **shape)
+    assert status == ExitCode.OK, runs[1].log()
+    assert_same_curve(runs[1].curve(), runs[0].curve(), rel=1e-5)
