@@ -61,6 +61,8 @@ class CuttingTrainer(SFTTrainer):
     """None: the plain path."""
     ranks: Ranks
     """Who else trains; whoever builds the trainer sets it, and the two below where others do."""
+    base_shared_by: int = 1
+    """Ranks that keep a share of the base each; 1: all of it is on this card."""
     due: Callable[[], Iterable[Say]]
     """What the clock of the first rank says."""
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]

@@ -33,8 +33,10 @@ from runner.training.fit.heldout import HeldOut
 from runner.training.fit.heldout_fast import fast_held_out_loss
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
 from runner.training.fit.row_lengths import row_lengths
+from runner.training.fit.share_base import TRIED, away, drop_modules, first_layers, refuse
 from runner.training.fit.stop import Interrupted
 from runner.training.kernels import gpu
+from runner.training.kernels.base_on_host import BaseOnHost
 from runner.training.kernels.check import ALLOWED_IN_FP8, Checked, check
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import NotRecognised, Parts, recognise
@@ -53,6 +55,8 @@ class FastPath:
     meter: Meter
     exact_because: str | None = None
     """Why `speed: fp8` was asked for and is not used."""
+    shares_base: bool = False
+    """Layers wait on the host: there is no plain path to fall back to."""
     measures: bool = True
     """The held-out loss is measured on it; no longer once that failed."""
 
@@ -64,7 +68,7 @@ class FastPath:
             return fast_held_out_loss(self.model, rows, **how)
         except Exception as error:  # a fault here must cost speed, never the run
             too_large = plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu)
-            if too_large or isinstance(error, Interrupted):
+            if too_large or self.shares_base or isinstance(error, Interrupted):
                 raise
             traceback.print_exc()
             traceback.clear_frames(error.__traceback__)
@@ -195,8 +199,14 @@ def find(
         wanted: the plan's word; None: where there is a card.
         held_out: rows that are measured in between; None: none.
         fp8: the spec's `speed: fp8`.
+
+    Raises:
+        StageError: the base is shared, which the plain path cannot.
     """
+    shared_by = trainer.base_shared_by
     if wanted is False or (wanted is None and not meter.on_gpu):
+        if shared_by > 1:
+            raise refuse("it is not to train on the fast path")
         return None
     why = _obstacle(plan, compute, on_gpu=meter.on_gpu)
     if why is None:
@@ -214,6 +224,8 @@ def find(
             traceback.clear_frames(error.__traceback__)
         trainer.model.zero_grad(set_to_none=True)
         let_go()
+    if shared_by > 1:
+        raise refuse(why)
     print(f"Plain path: {why}. It gives {_COST}.", flush=True)
     return None
 
@@ -243,15 +255,19 @@ def _set_up(
     packed = "seq_lengths" in rows.column_names
     longest = max(map(max, rows["seq_lengths"])) if packed else lengths[0]
     measured = max(row_lengths(held_out), default=0) if held_out is not None else 0
-    parts = recognise(trainer.model, dtype=dtype, longest=max(longest, measured))
+    model, shares = trainer.model, trainer.base_shared_by > 1
+    parts = recognise(model, dtype=dtype, longest=max(longest, measured))
+    if shares:
+        waiting = away(len(parts.layers), trainer.base_shared_by)
+        BaseOnHost(parts.layers, waiting, parts.head.weight.device)
     compare = partial(
         check,
-        parts,
-        trainer.model.get_base_model().model.layers,
+        replace(parts, layers=parts.layers[:TRIED]) if shares else parts,
+        list(model.get_base_model().model.layers)[: TRIED if shares else None],
         [rows[i]["input_ids"] for i in range(min(2, len(rows)))],
         partial(_loss_of, trainer),
     )
-    with _without_dropout(trainer.model):
+    with _without_dropout(model), first_layers(model, alone=shares):
         checked = compare()
     trainer.model.zero_grad(set_to_none=True)
     let_go()
@@ -264,14 +280,18 @@ def _set_up(
         raise NotRecognised(f"something that computes otherwise ({checked.where})")
     why = None
     if fp8:
-        with _without_dropout(trainer.model):
+        with _without_dropout(model), first_layers(model, alone=shares):
             why = _switch_to_fp8(parts, compare)
         trainer.model.zero_grad(set_to_none=True)
+        let_go()
+    if shares:
+        drop_modules(model)
         let_go()
     unlimited = Passes(most_tokens=1, layers_kept=None, budget_bytes=None, chunk=1)
     found = FastPath(
         model=FastModel(parts=parts, passes=unlimited, fp8=fp8 and why is None),
         exact_because=why,
+        shares_base=shares,
         longest=longest,
         batch_tokens=sum(lengths[: plan.effective_batch_size]),
         meter=meter,

@@ -93,13 +93,7 @@ def _set_up(folder: Path, place: Place | None) -> _Attempt:  # noqa: PLR0915 - e
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from runner.spec.read_spec import read_spec
     from runner.training.fit.memory import Meter
-    from runner.training.fit.model import (
-        add_adapter,
-        base_cache_of,
-        find_machine,
-        load_base,
-        require_fp8,
-    )
+    from runner.training.fit.model import find_machine, require_fp8
     from runner.training.ranks.together import Ranks
 
     run, stage = RunFolder.containing(folder), folder_of(folder, place.rank if place else 0)
@@ -122,6 +116,7 @@ def _set_up(folder: Path, place: Place | None) -> _Attempt:  # noqa: PLR0915 - e
     from runner.training.data.tokenizer_folder import load_tokenizer
     from runner.training.fit.callbacks import Conduct, Progress, RowNotingCollator, Wishes
     from runner.training.fit.set_up_check import check_set_up
+    from runner.training.fit.share_base import first_layers
     from runner.training.fit.start_adapter import give_first_weights
     from runner.training.fit.stop import StopFlag
 
@@ -142,14 +137,7 @@ def _set_up(folder: Path, place: Place | None) -> _Attempt:  # noqa: PLR0915 - e
     tokenizer = load_tokenizer(run.prepared / "tokenizer")
 
     set_seed(spec.training.seed)  # the adapter's first weights are drawn from it
-    base = load_base(
-        find_model(Path(plan.models_dir), spec.model),
-        method=spec.method,
-        machine=machine,
-        trust_remote_code=plan.trust_remote_code,
-        cache=base_cache_of(plan, keeps=ranks.is_first),
-    )
-    model = add_adapter(base, spec)
+    model = _load(plan, spec, machine, ranks)
     meter.note("after loading")
 
     progress = Progress(
@@ -196,12 +184,14 @@ def _set_up(folder: Path, place: Place | None) -> _Attempt:  # noqa: PLR0915 - e
         model, tokenizer, train_rows, spec=spec, plan=plan, machine=machine, conduct=conduct
     )
     trainer.ranks = ranks
+    trainer.base_shared_by = ranks.size if plan.shard_base else 1
     collator = RowNotingCollator(trainer.data_collator, shared=ranks.size > 1)
     trainer.data_collator = collator
     give_first_weights(trainer.model, plan)
     conduct.bind(trainer, collator, lengths)
-    check_set_up(trainer, unpacked, compute=machine.compute)
-    if spec.training.packing:
+    with first_layers(trainer.model, alone=plan.shard_base):
+        check_set_up(trainer, unpacked, compute=machine.compute)
+    if spec.training.packing and not plan.shard_base:  # the fast path parts rows by itself
         _refuse_if_rows_see_each_other(trainer, train_rows)
     batch_plan = _choose_path(trainer, plan, spec, machine, meter, stop, eval_rows)
     if batch_plan != (agreed := _of_first(ranks, batch_plan)):
@@ -225,6 +215,35 @@ def _set_up(folder: Path, place: Place | None) -> _Attempt:  # noqa: PLR0915 - e
         ranks=ranks,
         notes=[],
     )
+
+
+def _load(plan: TrainPlan, spec: JobSpec, machine: Any, ranks: Any) -> Any:
+    """Load the base with a fresh adapter; of a shared one, what is this rank's goes to its card."""
+    from runner.training.fit.model import Machine, add_adapter, base_cache_of, load_base
+    from runner.training.fit.share_base import place_on_card, refuse
+
+    def load(where: Any) -> Any:
+        base = load_base(
+            find_model(Path(plan.models_dir), spec.model),
+            method=spec.method,
+            machine=where,
+            trust_remote_code=plan.trust_remote_code,
+            cache=base_cache_of(plan, keeps=ranks.is_first),
+        )
+        return add_adapter(base, spec)
+
+    if not plan.shard_base:
+        return load(machine)
+    if spec.method != "qlora":
+        raise refuse("it is not in 4 bits")
+    model = None
+    for turn in range(ranks.size):
+        # One after the other: the host need not hold a large base several times.
+        if turn == ranks.rank:
+            model = load(Machine(device="cpu", compute=machine.compute))
+            place_on_card(model, ranks=ranks.size, device=machine.device)
+        ranks.agree()
+    return model
 
 
 def _with_rate(spec: JobSpec, plan: TrainPlan) -> JobSpec:
@@ -340,6 +359,7 @@ def _build_trainer(
     from runner.training.fit.cut import CuttingTrainer
     from runner.training.fit.head import mend_head
     from runner.training.fit.schedule import warmup_steps
+    from runner.training.fit.share_base import first_layers
 
     t = spec.training
     arguments = SFTConfig(
@@ -384,7 +404,8 @@ def _build_trainer(
         processing_class=tokenizer,
         callbacks=[conduct],
     )
-    mend_head(trainer.model.get_base_model())
+    with first_layers(trainer.model, alone=plan.shard_base):
+        mend_head(trainer.model.get_base_model())
     trainer.know_trained()
     trainer.batch_plan = plan.batch_plan
     trainer.remove_callback(PrinterCallback)

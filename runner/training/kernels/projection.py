@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ class Buffers:
             )
         out = self._of[kind]
         if self._now.get(kind) is not group:
-            fp8.unpack(group.pieces, out, scales, turned=turned)
+            fp8.unpack(group.here(), out, scales, turned=turned)
             self._now[kind] = group
         return out
 
@@ -106,7 +106,7 @@ class Buffers:
         out = self._of[kind]
         if self._now.get(kind) is not group:
             at = 0
-            for piece in group.pieces:
+            for piece in group.here():
                 piece.unpack_into(out[at : at + piece.rows, : group.inputs])
                 at += piece.rows
             self._now[kind] = group
@@ -125,6 +125,8 @@ class Group:
         self.inputs = projections[0].inputs
         self.outputs = sum(one.outputs for one in projections)
         self.pieces: list[Nf4Piece] = []
+        self.fetch: Callable[[], list[Nf4Piece]] | None = None
+        """Brings them to the card, where they wait on the host."""
         self._dense: torch.Tensor | None = None
         if projections[0].weight.dtype == torch.uint8:
             self.pieces = stack([one.weight for one in projections])
@@ -141,6 +143,10 @@ class Group:
         self.beside = self.adapter.up.shape[1] if self.adapter is not None and fits else 0
         """Columns beside its weights where B lies; 0: it lies elsewhere."""
         self._shared_place = self.place_kind = f"{kind}, {self.beside} beside"
+
+    def here(self) -> list[Nf4Piece]:
+        """Give its weights in 4 bits, on the card."""
+        return self.pieces if self.fetch is None else self.fetch()
 
     def stay_unpacked(self, stay: bool) -> None:  # noqa: FBT001
         """Have a place for its weights alone, or the one of its kind."""
