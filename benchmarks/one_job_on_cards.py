@@ -1,11 +1,12 @@
 """One job on several cards against one: tokens a second, losses, and what a lost rank costs.
 
-    python benchmarks/one_job_on_cards.py [--shape 8B] [--ranks 1 2] [--kill] [--oom] [--hang]
+    python benchmarks/one_job_on_cards.py [--shape 8B] [--ranks 1 2] [--share] [--kill] [--oom]
 
 The product's train stage on random weights of a shape (gpu_box.py), NF4, rank 16 on all linear
 layers, rows of lognormal lengths (64 to 2,048 tokens), the same in every arm. 1.8 times is wanted
 of two cards. Where speed is measured nothing is written meanwhile, neither checkpoints nor the
-cache of 4-bit weights. ``--kill`` ends rank 1 by SIGKILL in mid-run, ``--oom`` lets it run out of
+cache of 4-bit weights. ``--share`` lets the cards share the base, as one does that no card has room
+for: memory, speed and losses beside the others'. ``--kill`` ends rank 1 by SIGKILL in mid-run, ``--oom`` lets it run out of
 memory, ``--hang`` stops it; each prints how the stage ended, how soon, and how the run went on.
 """
 
@@ -119,21 +120,28 @@ class Arms:
         rows = lengths(asked.steps * asked.effective)
         return TrainBox(self.root / name, self.models, spec, rows)
 
-    def train(self, box: TrainBox, ranks: int, fault: str = "") -> tuple[int, Any, float]:
+    def train(
+        self, box: TrainBox, ranks: int, fault: str = "", **wishes: Any
+    ) -> tuple[int, Any, float]:
         """Run an attempt: exit status, result and seconds."""
+        import torch
+
         began = time.monotonic()
         status, result = box.train(
             BatchPlan(per_device_batch_size=self.asked.effective, gradient_accumulation_steps=1),
             trouble=Arranged(max(1, ranks), fault),
             total_steps=self.asked.steps,
             ranks=ranks,
+            compute="auto" if torch.cuda.is_available() else "float32",
+            **wishes,
         )
         return status, result, time.monotonic() - began
 
-    def measure(self, ranks: int) -> tuple[float, list[dict[str, Any]]]:
+    def measure(self, ranks: int, *, share: bool = False) -> tuple[float, list[dict[str, Any]]]:
         """Measure tokens a second of so many ranks; print them with memory and exit status."""
-        box = self.box(f"ranks{ranks}")
-        status, result, seconds = self.train(box, ranks)
+        box = self.box(f"ranks{ranks}{share}")
+        wishes = {"shard_base": True, "fast": True} if share else {}
+        status, result, seconds = self.train(box, ranks, **wishes)
         if status or result is None:
             print(f"FAILED ranks {ranks}: status {status}\n{box.log()}", flush=True)
             return 0.0, []
@@ -142,11 +150,14 @@ class Arms:
         tokens = lines[-1]["tokens_seen"] - lines[SKIPPED - 1]["tokens_seen"]
         speed = tokens / (at[-1] - at[SKIPPED - 1])
         context = result.environment.get("gpu_context_bytes", 0) / GIB
+        loaded = result.metrics["gpu_memory"].get("after loading", {})
+        after = loaded.get("allocated_bytes", 0) / GIB
         peak = (result.peak_gpu_memory_bytes or 0) / GIB
         print(
-            f"ranks {ranks}: {speed:,.0f} tokens/s, {result.metrics['path']} path, "
-            f"{result.batch_plan}; peak {peak:.2f} GiB a card, {context:.2f} of it outside the "
-            f"allocator; {seconds:.0f} s in all; last loss {lines[-1]['loss']:.4f}",
+            f"ranks {ranks}{', base shared' if share else ''}: {speed:,.0f} tokens/s, "
+            f"{result.metrics['path']} path, {result.batch_plan}; peak {peak:.2f} GiB a card, "
+            f"{context:.2f} of it outside the allocator, {after:.2f} after loading; "
+            f"{seconds:.0f} s in all; last loss {lines[-1]['loss']:.4f}",
             flush=True,
         )
         return speed, lines
@@ -232,6 +243,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--effective", type=int, default=16)
     parser.add_argument("--models", type=Path, help="where the model is made, or is already")
+    parser.add_argument("--share", action="store_true")
     for fault in ("kill", "oom", "hang"):
         parser.add_argument(f"--{fault}", action="store_true")
     asked = parser.parse_args()
@@ -243,7 +255,10 @@ def main() -> None:
     subprocess.run("nvidia-smi -L; nvidia-smi topo -m", shell=True, check=False)
     with tempfile.TemporaryDirectory() as folder:
         arms = Arms(Path(folder), asked)
-        found = [(ranks, *arms.measure(ranks)) for ranks in asked.ranks]
+        found = [(str(ranks), *arms.measure(ranks)) for ranks in asked.ranks]
+        if asked.share:
+            most = max(asked.ranks)
+            found.append((f"{most} base-sharing", *arms.measure(most, share=True)))
         (first, speed, curve), *others = found
         for ranks, other, lines in others:
             if speed and other:
