@@ -14,6 +14,7 @@ from rich.text import Text
 from runner.commands.find_run import find_run
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run, print_json
 from runner.commands.status import STYLES, facts_of
+from runner.contract.cards_story import title_of
 from runner.contract.findings import DataFinding, Level, name_places
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.method_choice import method_in
@@ -180,6 +181,8 @@ def show_run(run: RunFolder, *, samples: bool) -> None:
         reason = f" – {visible(attempt.reason)}" if attempt.reason else ""
         peak = attempt.peak_gpu_memory_bytes
         used = f", peak {memory(peak)}" if peak else ""
+        if attempt.ranks > 1:
+            used += f", on {', '.join(visible(title_of(card)) for card in attempt.cards)}"
         grid.add_row(
             f"attempt {attempt.number}", Text(f"{end}, {steps}, {attempt.batch_plan}{used}{reason}")
         )

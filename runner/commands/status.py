@@ -15,6 +15,7 @@ from runner.commands.page import Cell, Page
 from runner.commands.which_box import hint
 from runner.contract.batch import BatchPlan
 from runner.contract.card_shown import CardShown, read_cards
+from runner.contract.cards_story import cards_story
 from runner.contract.ended import newest_ended
 from runner.contract.in_use import Use, jobs_in_use
 from runner.contract.layout import Outputs, RunFolder
@@ -63,6 +64,7 @@ class Standing:
             "waiting": record.waiting.reason if record.waiting else None,
             "attempts": len(record.attempts),
             "memory": memory_story(record),
+            "ranks": record.attempts[-1].ranks if record.attempts else None,
             "in_use": self.in_use,
             "promotion": (record.model_extra or {}).get("promotion"),
             "verdict": record.verdict.model_dump(mode="json") if record.verdict else None,
@@ -183,6 +185,7 @@ def _running(standing: Standing, page: Page) -> list[str]:
         remarks.append(said)
     story = memory_story(record)
     remarks += [visible(change) for change in story]
+    remarks += [visible(one) for one in cards_story(record)]
     if len(record.attempts) > 1:
         reasons = [visible(a.reason) for a in record.attempts if a.reason and a.reason not in story]
         tail = f": {reasons[-1]}" if reasons else ""

@@ -16,6 +16,7 @@ from runner.card.answer import Answer
 from runner.card.ask import ask_driver
 from runner.card.find_cards import NamedCard
 from runner.card.memory import GpuMemory, read_gpu
+from runner.contract.cards_story import title_of
 from runner.contract.record import CardUsed
 from runner.contract.settings import Settings
 from runner.daemon.gpu_guard import GpuGuard
@@ -59,8 +60,7 @@ class Card:
     @property
     def title(self) -> str:
         """What people call it: ``GPU 1 (NVIDIA GeForce RTX 4090)``."""
-        number = self.named.number if self.named else "0"
-        return f"GPU {number} ({self.name})" if self.name else f"GPU {number}"
+        return title_of(CardUsed(number=self.named.number if self.named else "0", name=self.name))
 
     @property
     def used(self) -> CardUsed | None:

@@ -177,6 +177,8 @@ def families(seen: Seen) -> Iterator[Metric]:
     yield _family("card_lost", "1: nothing starts on this card.", "card", lost)
     busy = {card.title: float(bool(card.run_id)) for card in seen.cards}
     yield _family("card_busy", "1: a run is at work on this card.", "card", busy)
+    cards = Counter(card.job for card in seen.cards if card.job)
+    yield _family("job_cards", "Cards that a job is at work on.", "job", dict(cards))
     free = {folder: float(size) for folder, size in seen.free_bytes.items()}
     yield _family("disk_free_bytes", "Free disk space under a folder.", "folder", free)
 

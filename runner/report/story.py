@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runner.contract.batch import describe_change
+from runner.contract.cards_story import cards_story
 from runner.contract.memory_story import IN_4_BITS, OUT_OF_HOST_MEMORY
 from runner.contract.record import Attempt, RunRecord
 from runner.contract.states import State
@@ -58,6 +59,7 @@ def _attempts(record: RunRecord, speak: Speaker) -> Iterator[str]:
         if steps:
             counted = speak("attempts_count", count=len(attempts))
             yield speak("event_trained", steps=steps, attempts=counted)
+    yield from cards_story(record, speak)
 
 
 def _end_of(attempt: Attempt, speak: Speaker, *, is_last: bool) -> Iterator[str]:

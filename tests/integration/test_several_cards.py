@@ -18,6 +18,7 @@ from card_box import UUIDS, CardsBox
 from daemon_box import wait_until
 from test_card_daemon import LENGTHS, LLAMA_8B
 
+from runner.clock import now
 from runner.commands.health import health
 from runner.commands.page import Page
 from runner.commands.status import read_overview, render
@@ -33,6 +34,9 @@ from runner.exit_codes import ExitCode
 from runner.files.lock import Lock
 from runner.forecast.lessons import read_lessons
 from runner.forecast.work import GIB
+from runner.language.speaker import Language, Speaker
+from runner.report.gather import gather
+from runner.report.page import page as report_page
 
 OFF_THE_BUS = 15
 TWO_FIELDS = "model: m\ndata: data.jsonl\n"
@@ -313,6 +317,8 @@ def test_one_job_trains_on_two_cards_and_what_follows_takes_one(box: CardsBox) -
         assert (plan["ranks"], plan["shard_base"]) == (2, False)
         shown = wait_until(lambda: _with_runs(box, 2))
         assert {one.job for one in shown} == {"large"}
+        said = render(read_overview(box.outputs), Page(width=200, colors=False))
+        assert "Training: on 2 cards at once (GPU 0 (" in said
         assert "It is at work on GPU 0" in box.answer("running")
         assert "GPU 1" in box.answer("running")
         for uuid in UUIDS:
@@ -330,6 +336,15 @@ def test_one_job_trains_on_two_cards_and_what_follows_takes_one(box: CardsBox) -
     assert [len(one.cards) for one in small.attempts] == [1]
     export = json.loads((box.run_of("large").export / "environment.json").read_text())
     assert export["CUDA_VISIBLE_DEVICES"] in UUIDS
+    told = {text.split(":")[0]: text for text in _done(box)}
+    assert "Training: on 2 cards at once (GPU 0 (" in told["large"]
+    assert "at once" not in told["small"]
+    page = report_page(gather(box.run_of("large")), Speaker(Language.GERMAN), now=now())
+    assert "Training: auf 2 Grafikkarten zugleich (GPU 0 (" in page
+
+
+def _done(box: CardsBox) -> list[str]:
+    return [path.read_text() for path in (box.jobs / "done").glob("*.txt")]
 
 
 def take_lease(box: CardsBox, uuid: str) -> None:

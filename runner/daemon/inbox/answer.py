@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from runner.clock import now
+from runner.contract.cards_story import cards_story
 from runner.contract.findings import Level, name_places, said_in
 from runner.contract.gate import promotion_in
 from runner.contract.handed_over import forms_in
@@ -94,6 +95,7 @@ def answer(
         lines += [speak("answer_card", card=beside.card)] if beside.card else []
         lines += _time_left(record, progress, speak)
     lines += [speak("answer_memory", change=change) for change in memory_story(record, speak)]
+    lines += cards_story(record, speak) if record.state.is_final else []
     if record.state is State.SUCCEEDED:
         lines += _where(record, beside, speak)
     lines += _of_the_data(record, speak)

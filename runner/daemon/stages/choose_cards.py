@@ -16,8 +16,8 @@ from runner.daemon.stages.next_start import Kind, cards_for, equal_first
 from runner.forecast.ranks import ALONE, Ranks, choose_ranks, may_share
 
 AUTO_INSTEAD = (
-    "Or cancel it and drop it again with `resources: {gpus: auto}`: it then takes as many cards as "
-    "it needs to fit."
+    "wait, or cancel it and write `gpus: auto` into its spec, which takes no more cards than the "
+    "job needs to fit"
 )
 
 
