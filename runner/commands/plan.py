@@ -5,6 +5,8 @@ The rows are prepared for real, so their lengths are real; of the model only its
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,17 +22,26 @@ from runner.commands.options import MODELS, OUTPUTS, AsJson, ModelsDir, OutputsD
 from runner.commands.prepare_aside import prepared_from
 from runner.commands.validate import read_file
 from runner.contract.batch import BatchPlan
+from runner.contract.card_shown import read_cards
+from runner.contract.gpus import count_gpus
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.method_choice import MethodChoice, method_in
 from runner.contract.pick_rate import SmallRuns, small_runs
 from runner.contract.promotions import current_run
 from runner.contract.stage_io import PrepareResult, read_message
 from runner.daemon.stages.choose_method import method_for
-from runner.daemon.stages.choose_plan import as_facts, first_forecast, known_box, read_work
+from runner.daemon.stages.choose_plan import (
+    as_facts,
+    first_forecast,
+    fits_on,
+    known_box,
+    read_work,
+)
 from runner.errors import ModelError, Problem
 from runner.forecast.choose import alternatives
 from runner.forecast.forecast import Forecast
 from runner.forecast.memory import Parts
+from runner.forecast.ranks import ALONE, Ranks, choose_ranks, may_share
 from runner.forecast.what_fits import gap
 from runner.forecast.work import Box, Work
 from runner.spec.spec import JobSpec
@@ -50,6 +61,8 @@ class Asked:
     jobs_dir: Path | None = None
     card_gib: float | None = None
     """A card of this size; None: the one in this box."""
+    cards: int = 1
+    """Cards that the box trains on: as many like it as the spec's `resources` may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +82,8 @@ class Planned:
     """Of the learning rates that are tried before; None: none are."""
     what_if: bool
     """The card is not this box's: its speed is assumed."""
+    cards: int = 1
+    """Cards that the box trains on."""
 
     def as_json(self) -> dict[str, Any]:
         """Give the same to a script; fields as in a record's ``forecast``."""
@@ -114,11 +129,15 @@ def planned(
     if work is None:
         what = "its config.json does not name its sizes, so nothing can be forecast"
         raise ModelError([Problem(field="model", found=spec.model, message=what)])
-    if asked.card_gib is None:
-        box = known_box(outputs, spec, gpu)
-    else:
+
+    def box_of(ranks: Ranks) -> Box:
+        if asked.card_gib is None:
+            return known_box(outputs, spec, gpu, ranks)
         whole = int(asked.card_gib * GIB)
-        box = replace(known_box(outputs, spec, None), gpu_memory_bytes=whole, flops=WHAT_IF_FLOPS)
+        known = known_box(outputs, spec, None, ranks)
+        return replace(known, gpu_memory_bytes=whole, flops=WHAT_IF_FLOPS)
+
+    box = box_of(ALONE)
     current = current_run(outputs, spec.name)
     in_use = outputs.run(spec.name, current) if current else None
     chosen = method_for(
@@ -132,6 +151,13 @@ def planned(
     )
     if chosen is not None:
         work = replace(work, method=chosen.method)
+    ranks = choose_ranks(
+        spec.resources.gpus,
+        most=asked.cards,
+        may_share=may_share(work, box),
+        fits=lambda ranks: fits_on(spec, work, box_of(ranks)),
+    )
+    box = box_of(ranks or ALONE)
     first = first_forecast(spec, work, box)
     return Planned(
         spec=spec,
@@ -150,6 +176,7 @@ def planned(
         alternatives=alternatives(work, box),
         plain_because=prepared.plain_because,
         what_if=asked.card_gib is not None,
+        cards=asked.cards,
     )
 
 
@@ -191,10 +218,13 @@ def _verdict(planned: Planned) -> Text:
     chosen, limit = planned.chosen, planned.box.limit_bytes
     if limit is None:
         return Text("There is no card in this box: it would train on the CPU.", style="yellow")
+    where, each = _room(planned), ""
+    if chosen.ranks > 1:
+        where, each = f"{chosen.ranks} cards at once, each {where}", " on each"
     if chosen.fits:
-        return Text(f"Fits {_room(planned)}.", style="green")
+        return Text(f"Fits {where}.", style="green")
     *_, missing = gap(chosen.gpu_memory_bytes, limit)
-    return Text(f"Does not fit {_room(planned)}: {missing:.1f} GiB are missing.", style="bold red")
+    return Text(f"Does not fit {where}: {missing:.1f} GiB are missing{each}.", style="bold red")
 
 
 def _room(planned: Planned) -> str:
@@ -213,6 +243,7 @@ def _needs(planned: Planned) -> Table:
     table.add_column(justify="right")
     table.add_column(width=_BAR)
     label = "GPU memory" if planned.box.limit_bytes else "GPU memory, on a card"
+    label = label if chosen.ranks == 1 else "GPU memory, each card"
     table.add_row(label, memory(chosen.gpu_memory_bytes), _bar(chosen.gpu_memory_bytes, whole))
     parts = {name: getattr(chosen.gpu_memory, name) for name in Parts.model_fields}
     learned = chosen.gpu_memory_bytes - chosen.gpu_memory.total
@@ -226,6 +257,8 @@ def _needs(planned: Planned) -> Table:
     if kept := chosen.kept_base_bytes:
         table.add_row("  base kept in 4 bits, if there is room", memory(kept), "", style="dim")
     table.add_row("time", _time(chosen.seconds), "")
+    if chosen.one_card_seconds is not None:
+        table.add_row("  on one card", _time(chosen.one_card_seconds), "", style="dim")
     if tried := planned.small_runs:
         label = f"  before it, {tried.count} learning rates, {tried.steps:,} steps each"
         table.add_row(label, _time(tried.seconds), "")
@@ -272,8 +305,26 @@ def _cell(one: Forecast, *, chosen: bool) -> Text:
     return Text(text + (" ◀" if chosen else ""), style=f"bold {style}" if chosen else style)
 
 
+def _of_cards(planned: Planned) -> Iterator[str]:
+    """Say what several cards would mean for the run, or that the box has fewer."""
+    chosen, cards = planned.chosen, planned.cards
+    if chosen.shard_base:
+        yield "The cards share the base model: none of them has the room for all of it."
+    if chosen.ranks > cards:
+        trains = "one card" if cards == 1 else f"{cards} cards"
+        yield f"This box trains on {trains} (RUNNER_GPUS): it would refuse the job."
+    if cards > 1 and chosen.ranks == 1 and chosen.fits and chosen.seconds is not None:
+        several = Ranks(count=cards).of(planned.box)
+        together = first_forecast(planned.spec, planned.work, several)
+        if together.fits and together.seconds is not None:
+            yield (
+                f"On {cards} cards at once (`resources: {{gpus: {cards}}}`) about "
+                f"{duration(together.seconds)}, with the same result. Other jobs wait until then."
+            )
+
+
 def _notes(planned: Planned) -> list[str]:
-    notes = []
+    notes = list(_of_cards(planned))
     chosen = planned.chosen.batch_plan
     if chosen.layers_kept is not None:
         notes.append(
@@ -347,8 +398,10 @@ def command(
         runner plan contracts.yaml
         runner plan contracts.yaml --card 24
     """
-    asked = Asked(models_dir=models_dir, jobs_dir=jobs_dir, card_gib=card)
-    found = plan(spec, Outputs(outputs_dir), asked)
+    outputs = Outputs(outputs_dir)
+    cards = len(read_cards(outputs)) or count_gpus(os.environ.get("RUNNER_GPUS", "")) or 1
+    asked = Asked(models_dir=models_dir, jobs_dir=jobs_dir, card_gib=card, cards=cards)
+    found = plan(spec, outputs, asked)
     if as_json:
         print_json(found.as_json())
     else:

@@ -19,6 +19,7 @@ from runner.card.memory import read_gpu
 from runner.commands.plan import Asked, Planned, planned
 from runner.commands.prepare_aside import Bounds, prepared_from
 from runner.commands.validate import read_file
+from runner.contract.card_shown import read_cards
 from runner.contract.findings import DataFinding, in_order, read_findings
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.preview import Preview, read_preview
@@ -147,7 +148,8 @@ def look_at_rows(box: Box, file_name: str, content: bytes) -> Seen:
                 return Seen(message=message, advice=advice or "", findings=tuple(findings))
             found, why = None, ""
             try:
-                asked = Asked(models_dir=box.models_dir, jobs_dir=box.jobs_dir)
+                cards = len(read_cards(box.outputs)) or 1
+                asked = Asked(models_dir=box.models_dir, jobs_dir=box.jobs_dir, cards=cards)
                 gpu = read_gpu() or read_card(box.outputs)
                 found = planned(spec, run, box.outputs, asked, gpu=gpu)
             except RunnerError as error:

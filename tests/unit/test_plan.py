@@ -18,8 +18,10 @@ from runner.commands.plan import Planned, render
 from runner.contract.batch import BatchPlan
 from runner.contract.pick_rate import SmallRuns
 from runner.forecast.choose import alternatives, choose
+from runner.forecast.forecast import forecast
 from runner.forecast.lengths import Lengths
 from runner.forecast.model_shape import read_shape
+from runner.forecast.ranks import Ranks
 from runner.forecast.work import GIB, Box, Work
 from runner.spec.read_spec import read_spec
 from runner.words import duration
@@ -32,6 +34,9 @@ LLAMA_8B = {
     "num_key_value_heads": 8,
     "vocab_size": 128256,
 }
+
+
+TWO = Ranks(count=2)
 
 
 def planned(gib: float | None, *, longest: int = 2000, **known: object) -> Planned:
@@ -113,6 +118,26 @@ def test_what_fp8_would_take_is_said_where_it_is_sooner() -> None:
     assert "fp8" not in shown(replace(fast, work=in_16, chosen=choose(in_16, found.box)))
     asked = fast.spec.model_copy(update={"speed": "fp8"})
     assert "fp8" not in shown(replace(fast, spec=asked))
+
+
+def test_several_cards_are_planned_each_by_itself() -> None:
+    """What each holds, the time on all and on one, and that the box has fewer."""
+    found = planned(24, flops=150e12)
+    two = replace(found, box=TWO.of(found.box), chosen=choose(found.work, TWO.of(found.box)))
+    text = " ".join(shown(replace(two, cards=2)).split())
+    assert "Fits 2 cards at once, each a card with 24 GiB." in text
+    assert "GPU memory, each card" in text
+    assert f"time {duration(two.chosen.seconds)}" in text
+    alone = forecast(found.work, two.chosen.batch_plan, found.box).seconds
+    assert f"on one card {duration(alone)}" in text
+    assert "RUNNER_GPUS" not in text
+    assert "trains on one card (RUNNER_GPUS): it would refuse" in shown(two)
+    assert "`resources: {gpus: 2}`" in shown(replace(found, cards=2))
+    assert "resources" not in shown(found)
+    large = replace(found.work, lengths=Lengths.of([60_000] * 40))
+    small = TWO.of(planned(8).box)
+    over = replace(two, work=large, box=small, chosen=choose(large, small))
+    assert re.search(r"Does not fit 2 cards .*: [\d.]+ GiB are missing on each", shown(over))
 
 
 @pytest.fixture

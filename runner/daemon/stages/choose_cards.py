@@ -11,7 +11,7 @@ from runner.daemon.book import Live
 from runner.daemon.cards import Card
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages.ask_card import describe, has_fp8
-from runner.daemon.stages.choose_plan import first_forecast, known_box, read_work
+from runner.daemon.stages.choose_plan import fits_on, known_box, read_work
 from runner.daemon.stages.next_start import Kind, cards_for, equal_first
 from runner.forecast.ranks import ALONE, Ranks, choose_ranks, may_share
 
@@ -105,9 +105,7 @@ def _forecasts(
         key = (memory.name, memory.total_bytes, ranks)
         if key not in known:
             box = known_box(daemon.outputs, spec, memory, ranks)
-            found = first_forecast(spec, work, box)
-            on_fast_path = found.batch_plan.layers_kept is not None
-            known[key] = found.fits and (on_fast_path or not ranks.shard_base)
+            known[key] = fits_on(spec, work, box)
         return known[key]
 
     def shares(memories: Sequence[GpuMemory]) -> bool:

@@ -141,6 +141,16 @@ def first_forecast(spec: JobSpec, work: Work, box: Box) -> Forecast:
     )
 
 
+def fits_on(spec: JobSpec, work: Work, box: Box) -> bool | None:
+    """Tell whether a run fits a card, or each of several; None: the card is not known.
+
+    The base is shared on the fast path alone.
+    """
+    found = first_forecast(spec, work, box)
+    is_possible = not box.shard_base or found.batch_plan.layers_kept is not None
+    return found.fits and is_possible
+
+
 def as_facts(found: Forecast, others: Sequence[Forecast], box: Box) -> dict[str, Any]:
     """Give a forecast and its alternatives as records and scripts read them."""
     return {

@@ -216,6 +216,7 @@ def facts_of(seen: Seen, speak: Speaker) -> list[tuple[str, str, str]]:
     chosen, box = seen.planned.chosen, seen.planned.box
     limit = speak("office_of_card", memory=speak.memory(box.limit_bytes)) if box.limit_bytes else ""
     card = " ".join(part for part in (limit, visible(box.gpu_name or "")) if part)
+    card = card if chosen.ranks == 1 else speak("office_each_card", count=chosen.ranks, card=card)
     found.append((speak("office_needs_memory"), speak.memory(chosen.gpu_memory_bytes), card))
     known = chosen.seconds is not None
     time = speak("about", time=speak.lasting(chosen.seconds)) if known else "–"
