@@ -16,6 +16,7 @@ from runner.forecast.passes import (
     layers_kept,
     long_bytes,
     passes_within,
+    rank_tokens,
     sizes_of,
 )
 from runner.forecast.seconds import MID_RANGE_FLOPS, step_seconds
@@ -119,11 +120,12 @@ def _fast_plan(
     effective = work.effective_batch_size
     size = largest_divisor_at_most(effective, batch_size or effective)
     sizes, room = sizes_of(work), activation_room(work, box)
+    most = rank_tokens(work, size, box.ranks)
     passes = choose_place(
         sizes,
         budget_bytes=room,
         longest=work.longest,
-        batch_tokens=batch_tokens(work, size),
+        batch_tokens=most,
         most_kept=0 if checkpointing else None,
     )
     kept = layers_kept(sizes, passes, passes.most_tokens)
@@ -136,7 +138,7 @@ def _fast_plan(
             sizes,
             budget_bytes=room,
             longest=work.longest,
-            batch_tokens=batch_tokens(work, size),
+            batch_tokens=most,
             most_tokens=MOST_TOKENS,
             most_kept=0 if checkpointing else sizes.layers,
             on_host=True,

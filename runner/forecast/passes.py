@@ -421,6 +421,15 @@ def batch_tokens(work: Work, rows: int) -> int:
     return total
 
 
+def rank_tokens(work: Work, rows: int, ranks: int) -> int:
+    """Count the tokens of one rank's share of the longest ``rows`` rows.
+
+    They are dealt by their tokens: none has more than its part and one row.
+    """
+    whole = batch_tokens(work, rows)
+    return min(whole, math.ceil(whole / ranks) + (work.longest if ranks > 1 else 0))
+
+
 def pass_seconds(
     sizes: Sizes, tokens: float, kept: int, *, each_token: float, unpacked: int = 0
 ) -> float:

@@ -91,7 +91,8 @@ def step_seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
     if box.flops is None:
         return None
     if plan.layers_kept is not None:
-        return _fast_step(work, plan, box.flops) * box.learned_fast_time / box.speedup
+        one = _fast_step(work, plan, box.flops, box.ranks) * box.learned_fast_time
+        return one * box.ranks / box.speedup  # a rank's rows are counted already
     shape = work.shape
     # Frozen weights have no gradient: a backward pass costs one forward, not two.
     forwards = 3 if plan.activation_checkpointing else 2
@@ -107,8 +108,8 @@ def step_seconds(work: Work, plan: BatchPlan, box: Box) -> float | None:
     return plan.gradient_accumulation_steps * one * box.learned_time / box.speedup
 
 
-def _fast_step(work: Work, plan: BatchPlan, flops: float) -> float:
-    """Say how long a step of the fast path takes: nearly equal passes without padding."""
+def _fast_step(work: Work, plan: BatchPlan, flops: float, ranks: int) -> float:
+    """Say how long a rank's step of the fast path takes: nearly equal passes without padding."""
     shape, sizes = work.shape, sizes_of(work)
     head = 3 * 2 * shape.vocabulary * shape.hidden
     operations = 2 * _forward(shape, work.lengths.mean) + head
@@ -117,8 +118,9 @@ def _fast_step(work: Work, plan: BatchPlan, flops: float) -> float:
     draws = [[work.packed_to] * rows] if work.packed_to else _draw(work.lengths, rows)
     seconds = 0.0
     for drawn in draws:
-        passes = count_passes(sum(drawn), plan.tokens_per_pass or 1, work.longest)
-        tokens = sum(drawn) / passes
+        mine = sum(drawn) / ranks
+        passes = count_passes(math.ceil(mine), plan.tokens_per_pass or 1, work.longest)
+        tokens = mine / passes
         one = pass_seconds(
             sizes,
             tokens,

@@ -26,8 +26,9 @@ RANK_BYTES = 600 * MIB
 """What a rank takes of its card beside CUDA's own share to speak with the others: NCCL's buffers.
 An estimate until it is measured; 0.3 to 1 GiB are told of it."""
 RANKS_EFFICIENCY = 0.93
-"""What each of several cards gives of what it would alone: rows are dealt as nearly equal as they
-are, and gradients are summed once a step. An estimate until it is measured."""
+"""What each of several cards gives of what it would alone, beside that its passes are smaller: rows
+are dealt as nearly equal as they are, and gradients are summed once a step. An estimate until it is
+measured; with it two cards are forecast to give 8B 1.8 times the speed of one."""
 GATHERED_LAYERS = 2
 """Layers that are there whole where the ranks share the base: the one in use, and the next."""
 FP32, BF16 = 4, 2

@@ -68,7 +68,9 @@ def test_each_of_several_cards_has_its_share_of_the_rows() -> None:
     plan = choose(what, one).batch_plan
     alone, both = (step_seconds(what, plan, ranks.of(one)) for ranks in (ALONE, TWO))
     assert alone is not None
-    assert both == pytest.approx(alone / (2 * RANKS_EFFICIENCY))
+    assert both is not None
+    least = alone / (2 * RANKS_EFFICIENCY)
+    assert least <= both < 1.1 * least  # its passes are smaller, and each costs something by itself
     told = forecast(what, plan, TWO.of(one))
     assert told.one_card_seconds is not None
     assert told.seconds is not None
