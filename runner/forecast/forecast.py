@@ -68,7 +68,7 @@ def forecast(work: Work, plan: BatchPlan, box: Box) -> Forecast:
         gpu_memory=parts,
         gpu_memory_bytes=total,
         longest=work.longest,
-        host_memory_bytes=host_memory(work, plan) * box.ranks,
+        host_memory_bytes=host_memory(work, plan, box),
         disk_bytes=disk(work),
         kept_base_bytes=kept_base(work),
         seconds=run_seconds(work, plan, box),

@@ -88,10 +88,10 @@ def time_factor(lessons: Sequence[Lesson], *, gpu: str, fast: bool, ranks: int =
     return statistics.median(ratios) if ratios else 1.0
 
 
-def context_of(lessons: Sequence[Lesson], *, gpu: str) -> int | None:
-    """Give what CUDA itself took on this card the last time."""
-    alone = (one for one in lessons if one.gpu == gpu and one.ranks == 1)
-    known = [one.context_bytes for one in alone if one.context_bytes]
+def context_of(lessons: Sequence[Lesson], *, gpu: str, ranks: int = 1) -> int | None:
+    """Give what CUDA itself took on this card the last time, and the talk among several ranks."""
+    here = (one for one in lessons if one.gpu == gpu and one.ranks == ranks)
+    known = [one.context_bytes for one in here if one.context_bytes]
     return known[-1] if known else None
 
 

@@ -214,8 +214,11 @@ def _kept_per_token(work: Work, *, on_card: bool = True) -> float:
     return float(norms + per_adapter + copies + attention + mlp)
 
 
-def host_memory(work: Work, plan: BatchPlan) -> int:
-    """Count the bytes that the train stage takes of the machine's own memory."""
+def host_memory(work: Work, plan: BatchPlan, box: Box) -> int:
+    """Count the bytes that the train stage takes of the machine's own memory, with all its ranks.
+
+    Layers of a shared base that are not a card's own wait there.
+    """
     offloaded = 0
     if plan.activation_offloading and plan.layers_kept is not None:
         each = work.shape.hidden + work.shape.attention  # a layer's input and attention's output
@@ -225,7 +228,10 @@ def host_memory(work: Work, plan: BatchPlan) -> int:
         offloaded = tokens * work.shape.hidden * BF16 * work.shape.layers
     if plan.embedding_on_host:
         offloaded += sizes_of(work).embedding
-    return int(_HOST_BASE_BYTES + 3 * FP32 * work.adapter_parameters + offloaded)
+    if box.shard_base:
+        offloaded += int((1 - 1 / box.ranks) * work.shape.layers * work.layer_bytes)
+    one = _HOST_BASE_BYTES + 3 * FP32 * work.adapter_parameters + offloaded
+    return int(one * box.ranks)
 
 
 def kept_base(work: Work) -> int:

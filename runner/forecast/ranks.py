@@ -45,7 +45,7 @@ def choose_ranks(
     A card's memory decides: with `auto` no job is given a second card to be done sooner, for then
     another job would wait for it. Cards that train side by side hold the whole base each, so more
     of them help to fit only where they share it; and they share it only where nothing else fits,
-    for each layer then crosses from card to card three times a step.
+    for layers then come from the host in each pass, there and back.
 
     Args:
         wanted: what the spec asks for.

@@ -190,7 +190,7 @@ class Box:
     ranks: int = 1
     """Cards like this one that a run trains on at once; all else here is of one of them."""
     shard_base: bool = False
-    """Each of them has a share of the base's layers, which the others send for when it is used."""
+    """Each of them has a share of the base's layers; the others wait on the host."""
 
     @property
     def held_bytes(self) -> int:

@@ -3,7 +3,8 @@
 Command: `python fast_stage.py BOX STAGE FOLDER`. Real: the process's top, the snapshot, export, and
 checkpoints (sealed, pruned, verified). Stood in for: the model. Its "weights" are a hash chain,
 a link for each step, so that a step left out, done twice or done from the wrong place shows in the
-loss of every later step and in the adapter. The real trainer is killed in test_kill_trainer.
+loss of every later step and in the adapter. Of several ranks, which the product's own launcher
+starts, the first alone trains. The real trainer is killed in test_kill_trainer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,6 +27,7 @@ from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.rates import HeldOutLosses
 from runner.contract.record import DataFile
 from runner.contract.stage_io import (
+    PARENT,
     EvaluateResult,
     HandOverPlan,
     HandOverResult,
@@ -46,6 +49,8 @@ from runner.training.data.snapshot import take_snapshot
 from runner.training.export.export import CONFIG, WEIGHTS, export
 from runner.training.export.put_in_place import beside, put_in_place
 from runner.training.fit.checkpoint import prune, seal
+from runner.training.ranks import launch
+from runner.training.ranks.place import Place, folder_of
 
 TOTAL_STEPS = 12
 HELD_OUT = 20
@@ -237,8 +242,28 @@ def _form(name: str, path: Path, run: RunFolder) -> ServedForm:
     )
 
 
-def _run(stage: Stage, folder: Path, _place: object) -> None:
+def _start_rank(place: Place, stage: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a rank as the launcher does, but this stage's."""
+    folder_of(folder, place.rank).root.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, __file__, str(BOX), place.flag, stage, str(folder)],
+        env={**os.environ, PARENT: str(os.getpid())},
+    )
+
+
+def _go_along(folder: Path) -> None:
+    """Be a rank that writes nothing: it ends when the first one has."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    while not StageFolder(folder).result.exists():
+        if signal.sigtimedwait([signal.SIGTERM], 0.02) is not None:
+            raise StageError("Stopped.", exit_code=ExitCode.INTERRUPTED, kind="interrupted")
+
+
+def _run(stage: Stage, folder: Path, place: Place | None) -> None:
     run = RunFolder.containing(folder)
+    if place is not None and place.rank:
+        _go_along(folder)
+        return
     if stage is Stage.PREPARE:
         _prepare(folder, run)
     elif stage in TRAINS:
@@ -263,4 +288,5 @@ if __name__ == "__main__":
     BOX = Path(sys.argv[1])
     listen(BOX, "child")
     top._run = _run
+    launch.start_rank = _start_rank
     sys.exit(top.main(sys.argv[2:]))

@@ -41,7 +41,8 @@ listen(Path({box!r}), "daemon")
 """
 
 Side = Literal["daemon", "child"]
-Victims = Literal["self", "other", "both", "disk", "hang"]
+Victims = Literal["self", "other", "both", "launcher", "disk", "hang"]
+"""``launcher``: of a rank of several, the process that started it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,22 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def all_beneath(pid: int) -> list[int]:
+    """List a process's children, and theirs: the ranks of a stage that trains on several cards."""
+    return [one for child in children_of(pid) for one in (child, *all_beneath(child))]
+
+
+def launcher() -> int:
+    """Give the process that the daemon started: this one, or that which started this rank."""
+    return os.getsid(0)
+
+
+def daemon_pid() -> int:
+    """Give the daemon's process id, in a stage or in one of its ranks."""
+    fields = Path(f"/proc/{launcher()}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[1])
+
+
 def kill(pid: int) -> None:
     """Kill, if it is still there."""
     try:
@@ -49,7 +65,7 @@ def cut_the_power(daemon: int) -> None:
     ask the children for a checkpoint, which no power cut does.
     """
     os.kill(daemon, signal.SIGSTOP)
-    for pid in children_of(daemon):
+    for pid in all_beneath(daemon):
         if pid != os.getpid():
             kill(pid)
     kill(daemon)
@@ -108,9 +124,11 @@ def listen(folder: Path, side: str) -> None:
             return
         if first["victims"] == "hang":
             threading.Event().wait()
-        other = [os.getppid()] if side == "child" else children_of(os.getpid())
+        other = [daemon_pid()] if side == "child" else all_beneath(os.getpid())
+        if first["victims"] == "launcher":
+            kill(launcher())
         if first["victims"] == "both" and side == "child":
-            cut_the_power(os.getppid())
+            cut_the_power(daemon_pid())
         elif first["victims"] in ("other", "both"):
             for pid in other:
                 kill(pid)

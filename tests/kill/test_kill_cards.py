@@ -1,4 +1,4 @@
-"""Two jobs that train side by side on two cards are killed, and each goes on where it was."""
+"""Jobs on two cards, one on each or one on both, are killed, and go on where they were."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from card_box import CardsBox
+from card_box import UUIDS, CardsBox
 from daemon_box import wait_until
 from figures import Figures
 from kill_box import AtPoint, KillBox
 from killing import children_of
 
 from runner.contract.states import State
+from runner.files.lock import Lock
 
 
 class TwoCards(KillBox, CardsBox):
@@ -100,3 +101,68 @@ def test_a_power_cut_at_a_named_step_loses_nothing_of_either(
     assert len(box.hits()) == 1
     assert box.lost() == []
     assert {one.state for one in box.records()} == {State.SUCCEEDED}
+
+
+class OneOnTwo(TwoCards):
+    """A box whose jobs take both cards, one after the other."""
+
+    def fill(self) -> None:
+        """Drop them, and a bad spec."""
+        super().fill()
+        for name in (f"job{number}" for number in range(self.good_jobs)):
+            two = f"model: m\ndata: {name}.jsonl\nresources: {{gpus: 2}}\n"
+            self.drop_bytes(name, two, State.SUCCEEDED)
+
+    def held(self) -> list[Path]:
+        """List the leases of cards that somebody holds."""
+        leases = (self.outputs.gpu_lease, self.outputs.lease_of_card(UUIDS[1]))
+        return [lease for lease in leases if lease.exists() and Lock.is_held(lease)]
+
+
+@pytest.mark.parametrize(
+    ("side", "point", "index", "victims"),
+    [
+        ("daemon", "stage planned", 2, "self"),
+        ("daemon", "stage recorded", 2, "both"),
+        ("daemon", "stage started", 2, "self"),
+        ("daemon", "stage started", 2, "both"),
+        ("child", "checkpoint named", 2, "self"),
+        ("child", "checkpoint named", 2, "other"),
+        ("child", "checkpoint named", 2, "launcher"),
+        ("child", "checkpoint named", 2, "both"),
+        ("daemon", "stage ended", 2, "self"),
+    ],
+)
+def test_one_job_on_both_cards_is_killed_and_goes_on(
+    tmp_path: Path, side: Any, point: str, index: int, victims: Any
+) -> None:
+    """Wherever it stands: each step is done once, on both cards, and neither stays held."""
+    box = OneOnTwo(tmp_path / "box")
+    box.live([AtPoint(side=side, point=point, index=index, victims=victims)])
+    assert len(box.hits()) == 1
+    assert box.lost() == []
+    assert box.held() == []
+    for record in box.records():
+        assert record.state is State.SUCCEEDED
+        assert {one.ranks for one in record.attempts} == {2}
+        assert [card.uuid for card in record.attempts[-1].cards] == list(UUIDS)
+
+
+def test_a_daemon_killed_under_one_job_on_both_cards_takes_it_up(
+    tmp_path: Path, figures: Figures
+) -> None:
+    """The daemon alone, then everything at once: the next one finds both cards free."""
+    box = OneOnTwo(tmp_path / "box", jobs=1)
+    (box.root / "slow").touch()
+    for step, victims in ((2, "daemon"), (8, "both")):
+        with box.daemon() as daemon:
+            wait_until(lambda step=step: max(box.steps().get("job0", {0})) >= step)
+            assert len(box.held()) == 2
+            box.kill_now(daemon.pid, victims)
+        wait_until(lambda: not box.held())
+    (box.root / "slow").unlink()
+    box.live([])
+    assert box.lost() == []
+    (record,) = box.records()
+    assert [one.ranks for one in record.attempts] == [2, 2, 2]
+    figures.count("kills under one training on two cards", box.kills)

@@ -66,7 +66,7 @@ def test_a_base_is_kept_beside_what_a_run_needs() -> None:
 def test_host_and_disk_hold_the_state_three_times() -> None:
     """The weights and both moments of a checkpoint; three kept, one being written, the adapter."""
     one = work()
-    assert host_memory(one, plan(8, 2)) == 3 * GIB + 12 * ADAPTER
+    assert host_memory(one, plan(8, 2), Box()) == 3 * GIB + 12 * ADAPTER
     assert disk(one) == 4 * 12 * ADAPTER + 4 * ADAPTER + 40 * 100 * 8
 
 

@@ -34,7 +34,7 @@ from runner.forecast.model_shape import read_shape
 from runner.forecast.ranks import ALONE, Ranks
 from runner.forecast.seconds import step_seconds
 from runner.forecast.what_fits import does_not_fit
-from runner.forecast.work import CONTEXT_BYTES, GIB, Box, Work
+from runner.forecast.work import CONTEXT_BYTES, GIB, RANK_BYTES, Box, Work
 from runner.spec.spec import JobSpec
 
 
@@ -205,13 +205,21 @@ def known_box(outputs: Outputs, spec: JobSpec, gpu: GpuMemory | None, ranks: Ran
     lessons = read_lessons(outputs.lessons)
     box = gpu.box(
         budget_bytes=budget,
-        context_bytes=context_of(lessons, gpu=gpu.name) or CONTEXT_BYTES,
+        context_bytes=_context_of(lessons, gpu, ranks),
         learned_memory=memory_factors(lessons, gpu=gpu.name, ranks=ranks.count),
         too_large=too_large(lessons, gpu=gpu.name, ranks=ranks.count),
         learned_time=time_factor(lessons, gpu=gpu.name, fast=False, ranks=ranks.count),
         learned_fast_time=time_factor(lessons, gpu=gpu.name, fast=True, ranks=ranks.count),
     )
     return ranks.of(box)
+
+
+def _context_of(lessons: Sequence[Lesson], gpu: GpuMemory, ranks: Ranks) -> int:
+    """Give CUDA's own share of a card, without the talk among ranks (`Box.held_bytes`)."""
+    together = context_of(lessons, gpu=gpu.name, ranks=ranks.count) if ranks.count > 1 else None
+    if together is not None:  # measured once they talk: theirs is in it
+        return max(0, together - RANK_BYTES)
+    return context_of(lessons, gpu=gpu.name) or CONTEXT_BYTES
 
 
 def learn(
@@ -232,7 +240,8 @@ def learn(
         return  # a fast run whose passes nobody forecast
     context = result.environment.get("gpu_context_bytes") or CONTEXT_BYTES
     ranks = ranks_of(record)
-    box = ranks.of(Box(flops=gpu.flops, context_bytes=context))
+    talk = RANK_BYTES if ranks.count > 1 else 0
+    box = ranks.of(Box(flops=gpu.flops, context_bytes=max(0, context - talk)))
     found = forecast(work, result.batch_plan, box)
     each = step_seconds(work, result.batch_plan, box)
     steps = result.last_step - (result.first_step or 1) + 1
@@ -273,8 +282,8 @@ def learn_too_large(
     limit = known_box(settings.outputs, spec, gpu).limit_bytes
     if work is None or gpu is None or limit is None or gpu.is_shared:
         return
-    known = context_of(read_lessons(settings.outputs.lessons), gpu=gpu.name)
-    box = ranks.of(Box(context_bytes=known or CONTEXT_BYTES))
+    own = _context_of(read_lessons(settings.outputs.lessons), gpu, ranks)
+    box = ranks.of(Box(context_bytes=own))
     tried = [attempt.batch_plan for attempt in record.attempts]
     for plan in dict.fromkeys((*tried, *([record.batch_plan] if record.batch_plan else ()))):
         found = forecast(work, plan, box)
