@@ -6,8 +6,9 @@ The product's train stage on random weights of a shape (gpu_box.py), NF4, rank 1
 layers, rows of lognormal lengths (64 to 2,048 tokens), the same in every arm. 1.8 times is wanted
 of two cards. Where speed is measured nothing is written meanwhile, neither checkpoints nor the
 cache of 4-bit weights. ``--share`` lets the cards share the base, as one does that no card has room
-for: memory, speed and losses beside the others'. ``--kill`` ends rank 1 by SIGKILL in mid-run, ``--oom`` lets it run out of
-memory, ``--hang`` stops it; each prints how the stage ended, how soon, and how the run went on.
+for: memory, speed and losses beside the others'. ``--kill`` ends rank 1 by
+SIGKILL in mid-run, ``--oom`` lets it run out of memory, ``--hang`` stops it; each prints how the
+stage ended, how soon, and how the run went on.
 """
 
 from __future__ import annotations
