@@ -163,6 +163,23 @@ def test_an_adapter_of_zeros_is_caught(models: Models, q8_base: Path, tmp_path: 
     assert "Do not serve it" in (judge("adapter_gguf", found) or "")
 
 
+def test_another_gguf_package_is_not_in_the_converters_way(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that lies beside them is taken, whatever is installed or asked for."""
+    package = tmp_path / "site" / "gguf"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('another version')\n")
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    monkeypatch.setenv("NO_LOCAL_GGUF", "1")
+    target, log = tmp_path / "base.gguf", tmp_path / "log"
+    convert_model(models.base, target, models.tools, log=log)
+    assert target.stat().st_size > 1_000_000
+    adapter = tmp_path / "adapter.gguf"
+    convert_adapter(models.adapter, models.base, adapter, models.tools, log=log)
+    assert adapter.stat().st_size > 1_000
+
+
 def test_the_server_builds_the_prompt_that_was_trained(
     models: Models, q8_base: Path, tmp_path: Path
 ) -> None:

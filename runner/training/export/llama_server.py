@@ -21,7 +21,9 @@ from runner.training.export.end_with_parent import end_with_parent
 
 _ADVICE = "Its log is in the run's folder; runner export RUN tries again."
 _START_SECONDS = 600.0  # a file of 16 GB from a slow disk
-_ANSWER_SECONDS = 600.0  # one question to an 8B on two cores
+_ANSWER_SECONDS = 1800.0
+"""One question: on two busy cores an 8B in q8_0 read a token of a prompt in 0.35 s and wrote one in
+4.8 s, so 4,096 tokens take 24 minutes and an answer of 256 takes 20 (docs/measurements.md)."""
 _LOOK_SECONDS = 0.1
 _CERTAIN = 1000.0  # added to a token's logit, which no model sets apart by so much
 
