@@ -57,7 +57,7 @@ def _ran_out(in_16: Forecast, box: Box, limit: int) -> bool:
     """Whether memory ran out on this card at a plan of which no more was forecast."""
     parts = in_16.gpu_memory
     wanted = Lesson(
-        key=lesson_key("lora", in_16.batch_plan),
+        key=lesson_key("lora", in_16.batch_plan, shard_base=box.shard_base),
         gpu=box.gpu_name or "",
         forecast_bytes=parts.total,
         steady_bytes=parts.weights + parts.context,
