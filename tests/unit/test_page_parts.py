@@ -310,11 +310,13 @@ def test_what_does_not_go_on_is_given_up(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list((tmp_path / "data").iterdir())
 
 
-def run_of_seconds(seconds: float | None, eta: float | None = None) -> Any:
+def run_of_seconds(seconds: float | None, eta: float | None = None, ranks: int = 1) -> Any:
     """Give a run as the list of jobs has it, as far as its time is asked for."""
+    forecast = {} if seconds is None else {"seconds": seconds, "ranks": ranks}
+    attempts = [SimpleNamespace(ranks=ranks)] if eta is not None else []
     return SimpleNamespace(
         progress=SimpleNamespace(eta_seconds=eta),
-        record=SimpleNamespace(forecast={} if seconds is None else {"seconds": seconds}),
+        record=SimpleNamespace(forecast=forecast, attempts=attempts),
     )
 
 
@@ -327,18 +329,20 @@ def run_of_seconds(seconds: float | None, eta: float | None = None) -> Any:
         ("ww", [(None, 100.0), (None, 30.0)], [500.0, 20.0, 1.0], [30, 100, 120]),
         ("ww", [(None, None), (None, 30.0)], [500.0, 20.0], [30, 530]),  # one has no end
         ("wl", [(None, 100.0)], [50.0], [100]),  # nothing starts on a lost one
+        ("ww", [(None, 100.0, 2)], [50.0, 20.0, 1.0], [100, 100, 120]),  # it trains on both
+        ("www", [(None, 100.0), (None, 30.0)], [(50.0, None, 2), 20.0], [30, 80]),
     ],
 )
 def test_when_a_waiting_job_starts_on_several_cards(
     cards: str,
-    running: list[tuple[float | None, float | None]],
-    queue: list[float | None],
+    running: list[tuple[Any, ...]],
+    queue: list[Any],
     starts: list[float | None],
 ) -> None:
-    """Each takes the card that is free first."""
+    """Each takes the card that is free first, or the two that it trains on."""
     overview: Any = SimpleNamespace(
         cards=[CardShown(title=one, problem="lost" if one == "l" else "") for one in cards],
         running=[run_of_seconds(*one) for one in running],
-        queue=[run_of_seconds(one) for one in queue],
+        queue=[run_of_seconds(*(one if isinstance(one, tuple) else (one,))) for one in queue],
     )
     assert starts_in(overview) == starts

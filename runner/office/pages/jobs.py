@@ -113,17 +113,24 @@ def live_part(reader: Reader, box: Box, overview: Overview) -> str:
 def starts_in(overview: Overview) -> list[float | None]:
     """Forecast in how many seconds each waiting run starts; None: what is before it has no end.
 
-    Each takes the card that is free first.
+    Each takes the card that is free first, or as many as it trains on.
     """
     cards = sum(not card.problem for card in overview.cards)
     free_in = [0.0] * max(1, cards)
     for one in overview.running:
-        heapq.heapreplace(free_in, free_in[0] + (one.progress.eta_seconds or _forecast(one.record)))
-    found = []
-    for one in overview.queue:
-        found.append(free_in[0] if math.isfinite(free_in[0]) else None)
-        heapq.heapreplace(free_in, free_in[0] + _forecast(one.record))
-    return found
+        _take(free_in, one.record, one.progress.eta_seconds or _forecast(one.record))
+    starts = [_take(free_in, one.record, _forecast(one.record)) for one in overview.queue]
+    return [start if math.isfinite(start) else None for start in starts]
+
+
+def _take(free_in: list[float], record: RecordHead, seconds: float) -> float:
+    """Let a run take its cards for so long; give in how many seconds they are free."""
+    attempts = record.attempts
+    wanted = attempts[-1].ranks if attempts else record.forecast.get("ranks", 1)
+    taken = [heapq.heappop(free_in) for _ in range(min(int(wanted), len(free_in)))]
+    for _ in taken:
+        heapq.heappush(free_in, taken[-1] + seconds)
+    return taken[-1]
 
 
 def _forecast(record: RecordHead) -> float:
