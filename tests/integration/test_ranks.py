@@ -5,6 +5,7 @@ On a CPU, in fp32, over gloo: what differs on cards is the way that gradients ta
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import pytest
 from daemon_box import wait_until
 from ranks_box import FromStep, LoadingFails, Ranks, is_gone, rank_pid
 from train_box import SPEC, STEPS, Run, assert_same_curve
-from trouble import MemoryRunsOut, RoomFor
+from trouble import EvaluationRunsOut, MemoryRunsOut, NotANumber, RoomFor
 
 from runner.contract.checkpoints import newest_verified
 from runner.contract.stage_io import PARENT
@@ -186,8 +187,44 @@ def test_a_rank_that_fails_before_training(run: Run) -> None:
     assert all(is_gone(rank_pid(run.stage().root, one)) for one in (0, 1))
 
 
-def test_the_stage_starts_its_ranks_by_itself(run: Run) -> None:
-    """As the daemon does: one command, each rank a Python of its own, one result."""
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_held_out_loss_that_runs_out_on_one_rank(run: Run, undisturbed: Run, rank: int) -> None:
+    """It does not speak against the plan: all end, and the next attempt measures first."""
+    trouble = Ranks({rank: EvaluationRunsOut(step=4, at_any_batch=True)})
+    status, result = run.train(4, ranks=2, trouble=trouble)
+    assert (status, result.last_step) == (ExitCode.OUT_OF_GPU_MEMORY, 4), run.log()
+    assert result.next_batch_plan == result.batch_plan
+    assert run.train(4, ranks=2, trouble=Ranks())[0] == ExitCode.OK, run.log()
+    assert_same_curve(run.curve(), undisturbed.curve(), rel=CLOSE)
+    found, wanted = run.counted("eval_loss"), undisturbed.counted("eval_loss")
+    assert [line["step"] for line in found] == [line["step"] for line in wanted]
+
+
+def test_a_loss_that_is_no_number_on_one_rank(run: Run) -> None:
+    """The sum is none either: all end, and nobody tries again."""
+    status, result = run.train(4, ranks=2, trouble=Ranks({1: NotANumber(3)}))
+    assert (status, result.outcome) == (ExitCode.DIVERGED, "diverged"), run.log()
+
+
+def test_a_small_run_of_two_ranks(tmp_path: Path, prepared: Path, small_models: Path) -> None:
+    """What decides on a learning rate is each held-out row's loss: all rows', as on one card."""
+    found = []
+    for ranks in (1, 2):
+        run = Run(tmp_path / str(ranks), prepared, small_models)
+        trouble = Ranks() if ranks > 1 else None
+        status, result = run.train(4, ranks=ranks, total_steps=3, is_trial=True, trouble=trouble)
+        assert status == ExitCode.OK, run.log()
+        assert result.held_out is not None
+        found.append(result.held_out)
+    assert found[0].tokens == found[1].tokens
+    assert found[0].sums == pytest.approx(found[1].sums, rel=CLOSE)
+
+
+def test_the_stage_starts_its_ranks_by_itself(run: Run, tmp_path: Path) -> None:
+    """As the daemon does: one command, each rank a Python of its own, one result.
+
+    The locks of the cards, which the daemon hands on, are held by each rank.
+    """
     stage = run.plan(4, ranks=2, total_steps=2)
     environment = {
         **os.environ,
@@ -195,20 +232,33 @@ def test_the_stage_starts_its_ranks_by_itself(run: Run) -> None:
         "OMP_NUM_THREADS": "1",
     }
     environment.pop(PARENT, None)
-    with stage.log("train").open("ab") as log:
-        done = subprocess.run(
+    lock = tmp_path / "gpu.lease"
+    with stage.log("train").open("ab") as log, lock.open("w") as held:
+        child = subprocess.Popen(
             [sys.executable, "-m", "runner.training", "train", str(stage.root)],
             env=environment,
             stdout=log,
             stderr=log,
-            check=False,
-            timeout=200,
+            pass_fds=(held.fileno(),),
         )
-    assert done.returncode == ExitCode.OK, run.log()
+        ranks = wait_until(lambda: len(found := _holders(lock)) == 4 and found)
+        assert child.pid in ranks  # besides this process and the two ranks
+        assert child.wait(timeout=200) == ExitCode.OK, run.log()
+        assert _holders(lock) == [os.getpid()]
     assert run.result(1).last_step == 2
     second = folder_of(stage.root, 1)
     assert without_times(second.metrics.read_text()) == without_times(stage.metrics.read_text())
     assert second.log("train").exists()
+
+
+def _holders(file: Path) -> list[int]:
+    """List the processes that have a file open."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(entry) == str(file):
+                found.add(int(entry.parts[2]))
+    return sorted(found)
 
 
 def assert_same_adapter(run: Run, other: Run) -> None:

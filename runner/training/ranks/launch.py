@@ -52,6 +52,8 @@ def start_rank(place: Place, stage: str, folder: Path) -> subprocess.Popen[bytes
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            # What the daemon handed on, its cards' locks, is inheritable: held while a rank lives.
+            close_fds=False,
         )
 
 
