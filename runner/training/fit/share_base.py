@@ -1,4 +1,4 @@
-"""Shared base: of so many ranks each keeps every so-manieth layer on its card, others on the host.
+"""Shared base: of N ranks each keeps every Nth layer on its card, the others in host memory.
 
 For a base in 4 bits that one card has no room for; on the fast path alone, which fetches a layer
 as it comes to it (kernels/base_on_host.py). The model's own code cannot: what is tried on it before
