@@ -64,7 +64,7 @@ class Arranged:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(self.cards)))
         from runner.training.ranks import launch, silence
 
-        silence.SILENT_SECONDS = 20.0  # steps of a second: the office's 300 would be waited for
+        silence.SILENT_SECONDS = 20.0  # steps of a second: the office's 600 would be waited for
         if self.fault == "oom":
             launch.start_rank = _with_fault
 
@@ -133,6 +133,7 @@ class Arms:
             trouble=Arranged(max(1, ranks), fault),
             total_steps=self.asked.steps,
             ranks=ranks,
+            gpu_memory_bytes=int(self.asked.cap * GIB) if self.asked.cap else None,
             compute="auto" if torch.cuda.is_available() else "float32",
             **wishes,
         )
@@ -244,6 +245,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--effective", type=int, default=16)
     parser.add_argument("--models", type=Path, help="where the model is made, or is already")
+    parser.add_argument("--cap", type=float, default=0.0, help="GiB of each card; 0: all")
     parser.add_argument("--share", action="store_true")
     for fault in ("kill", "oom", "hang"):
         parser.add_argument(f"--{fault}", action="store_true")

@@ -111,6 +111,8 @@ class FastPath:
             passes = passes_within(sizes, **known, **limits, on_host=on_host)
             passes = replace(passes, embedding_on_host=moved)
             passes = keep_unpacked(sizes, passes, most=plan.layers_unpacked)
+        if self.shares_base:  # a layer that is sent for is not kept
+            passes = replace(passes, layers_unpacked=0)
         self._make(passes)
 
     def _budget(self, *, moved: bool) -> int | None:

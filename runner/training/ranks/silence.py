@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SILENT_SECONDS = 300.0
-"""No pass, save or optimizer step takes so long on a card; half of what the daemon waits at least,
-which can only see that the stage stands still."""
+SILENT_SECONDS = 600.0
+"""The daemon waits as long by default (`stall_seconds`): a checkpoint may go to a slow share.
+The daemon alone would only see that the stage stands still, and nothing would be saved."""
 TIMES_LONGEST = 10.0
 """Nor so many times as long as the longest gap between signs so far, on a very slow one."""
 CLOSE_LOOKS_SECONDS = 5.0
