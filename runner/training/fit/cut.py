@@ -23,7 +23,7 @@ from runner.contract.batch import BatchPlan, cut_by_tokens, worst_pass
 from runner.training.fit.fast_path import FastPath
 from runner.training.fit.schedule import scheduler
 from runner.training.kernels.rows import worst
-from runner.training.ranks.together import Ranks, Say
+from runner.training.ranks.together import Ranks, Say, flat_of
 
 LENGTHS = "lengths"
 """What the collator calls the rows' lengths; no model gets to see it."""
@@ -162,10 +162,14 @@ class CuttingTrainer(SFTTrainer):
         if not last:
             return nothing
         loss, self._loss = self._loss, 0.0
+        with self.ranks.told():  # its memory is taken while the others can still be told
+            flat = flat_of(self._trained, loss)
         gap = [Say.WITHOUT_GRADIENT] if any(w.grad is None for w in self._trained) else []
         self.agreed = self.ranks.agree([*self.due(), *gap])
-        gaps = Say.WITHOUT_GRADIENT in self.agreed
-        return self.ranks.sum_up(self._trained, loss, gaps=gaps)
+        if Say.WITHOUT_GRADIENT in self.agreed:
+            self.ranks.fill_gaps(self._trained)
+            flat = flat_of(self._trained, loss)
+        return self.ranks.sum_up(self._trained, flat)
 
     def _trained_on(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> Any:
         lengths, packed = inputs.pop(LENGTHS), inputs.pop(PACKED, None)

@@ -207,33 +207,37 @@ class Ranks:
             self._hosts.allreduce([total]).wait()
         return [float(number) for number in total]
 
-    def sum_up(self, weights: Sequence[Any], loss: torch.Tensor, *, gaps: bool) -> torch.Tensor:
+    def fill_gaps(self, weights: Sequence[Any]) -> None:
+        """Give a weight without a gradient one of zeros, if another rank has one for it."""
+        there = self.sum_of([float(weight.grad is not None) for weight in weights])
+        for weight, ranks in zip(weights, there, strict=True):
+            if ranks and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+
+    def sum_up(self, weights: Sequence[Any], flat: torch.Tensor) -> torch.Tensor:
         """Add up the gradients over the ranks, in place, and give the sum of the losses.
 
         Args:
             weights: those that are trained, in the same order on every rank.
-            loss: this rank's share of the step's.
-            gaps: some rank has a weight without a gradient; what none has one for stays without.
+            flat: what ``flat_of`` made of them.
         """
-        chosen = [weight for weight in weights if weight.grad is not None]
-        if gaps:
-            there = self.sum_of([float(weight.grad is not None) for weight in weights])
-            chosen = [weight for weight, ranks in zip(weights, there, strict=True) if ranks]
-            for weight in chosen:
-                if weight.grad is None:
-                    weight.grad = torch.zeros_like(weight)
-        grads = [weight.grad for weight in chosen]
-        flat = torch.cat([*(grad.reshape(-1) for grad in grads), loss.detach().reshape(1)])
         self._sum(flat)
+        grads = [weight.grad for weight in weights if weight.grad is not None]
         *sums, total = flat.split([*(grad.numel() for grad in grads), 1])
         if grads:
             views = [found.view_as(grad) for found, grad in zip(sums, grads, strict=True)]
             torch._foreach_copy_(grads, views)
-        return total.reshape(()).to(loss.dtype)
+        return total.reshape(())
 
     def _sum(self, tensor: torch.Tensor) -> None:
         with _lost():
             self._cards.allreduce([tensor]).wait()
+
+
+def flat_of(weights: Sequence[Any], loss: torch.Tensor) -> torch.Tensor:
+    """Lay gradients end to end, and a loss (a single number) behind them: one sum for all."""
+    grads = [weight.grad.reshape(-1) for weight in weights if weight.grad is not None]
+    return torch.cat([*grads, loss.detach().reshape(1)])
 
 
 def _from_first() -> Any:
