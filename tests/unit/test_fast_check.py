@@ -140,6 +140,23 @@ def test_a_part_that_is_overlooked_is_found(family: str, change: Callable[[Parts
     assert found.worst > 5e-3, found
 
 
+def test_an_output_that_is_no_number_is_found() -> None:
+    """One token of one layer, forward alone: gradients that are right do not make up for it."""
+
+    def not_a_number(layer: Layer) -> Layer:
+        inner = layer.down.forward
+
+        def forward(*given: Any, **how: Any) -> torch.Tensor:
+            found = inner(*given, **how)
+            found[3] = torch.nan
+            return found
+
+        layer.down.forward = forward  # type: ignore[method-assign]
+        return layer
+
+    assert not checked(make("llama", quantised=False), in_last_layer(not_a_number)).fits
+
+
 def with_positions(parts: Parts) -> tuple[Layer, ...]:
     """Give every layer the first one's positions."""
     return tuple(dataclasses.replace(one, turns=parts.layers[0].turns) for one in parts.layers)

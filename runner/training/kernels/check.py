@@ -120,7 +120,8 @@ class _Distances:
         apart = float((found.float() - wanted.float()).norm())
         size = float(wanted.float().norm())
         if residual is not None:
-            apart = max(0.0, apart - self._rounding * size)
+            less = apart - self._rounding * size
+            apart = 0.0 if less < 0 else less  # not max(): that makes 0 of what is no number
             size = float((wanted.float() - residual.float()).norm())
         sums = self._sums.setdefault(what, [0.0, 0.0])
         sums[0] += apart**2
