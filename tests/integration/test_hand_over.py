@@ -17,9 +17,10 @@ from runner.contract.handed_over import HandedOver
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.stage_io import HandOverPlan, HandOverResult, read_message, write_message
 from runner.errors import ModelError, StageError
-from runner.training.export import gguf, merged
+from runner.training.export import gguf, merged, where_it_fits
 from runner.training.export.hand_over import hand_over
 from runner.training.export.makers import Made
+from runner.training.export.where_it_fits import PROCESSOR_ROWS
 
 SPEC = """\
 model: tiny
@@ -218,6 +219,63 @@ def test_a_lost_adapter_is_caught(
     (told,) = [one for one in found.shortfalls if "does not do what the adapter does" in one]
     assert "the adapter seems to be left out" in told
     assert math.isclose(form.figures.kept, 0.0, abs_tol=0.2)
+
+
+@pytest.fixture
+def full_card(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Let memory run out at the first model in 16 bits: no machine without a card can show it."""
+    import torch
+
+    from runner.training.fit import model
+
+    sound, refused = model.load_base, []
+
+    def load_base(folder: Path, *, method: str, **how: Any) -> Any:
+        if method == "lora" and not refused:
+            refused.append(folder)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 112.00 MiB.")
+        return sound(folder, method=method, **how)
+
+    monkeypatch.setattr(model, "load_base", load_base)
+    return refused
+
+
+def test_a_model_that_the_card_cannot_hold_is_measured_on_the_processor(
+    run: RunFolder, tiny_model: Path, result: HandOverResult, full_card: list[Path]
+) -> None:
+    """Both ways, on fewer rows, by their loss; the same way wins."""
+    (before,) = of(result).forms
+    found = handed(run, tiny_model.parent, merged=True)
+    assert len(full_card) == 1
+    (form,) = of(found).forms
+    assert form.base == before.base
+    assert form.figures is not None
+    assert form.other is not None
+    assert before.figures is not None
+    assert of(found).rows == min(PROCESSOR_ROWS, of(result).rows)
+    assert form.figures.scores == {}
+    assert form.figures.kl == pytest.approx(before.figures.kl, rel=0.5)
+    assert form.other.kl is not None
+    assert not [one for one in found.shortfalls if "no room" in one]
+
+
+def test_a_model_that_nothing_here_can_hold_is_merged_and_not_measured(
+    run: RunFolder,
+    tiny_model: Path,
+    full_card: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Into the base as it was trained on, with the numbers: the weights are not lost by it."""
+    monkeypatch.setattr(where_it_fits, "available_bytes", lambda: 2**30)
+    found = handed(run, tiny_model.parent, merged=True)
+    assert len(full_card) == 1
+    (form,) = of(found).forms
+    assert (form.base, form.figures, form.within) == ("as_trained", None, None)
+    (said,) = found.shortfalls
+    assert "the card has no room for the model in 16 bits" in said
+    assert "of which 1.0 GiB are free" in said
+    assert "4 bits, unpacked" in said
+    assert {path.name for path in run.root.glob("merged*")} == {"merged"}
 
 
 def test_what_cannot_be_made_is_said(run: RunFolder, tiny_model: Path) -> None:

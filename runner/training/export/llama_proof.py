@@ -13,13 +13,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.contract.handed_over import ADAPTER_GGUF, SERVED_ANSWERS, Figures
 from runner.contract.llama_cpp import LlamaCpp
+from runner.contract.models import weight_files
 from runner.training.export.end_proof import end_ids, judge_end, prove_ends
-from runner.training.export.llama_server import Server, serve
+from runner.training.export.llama_server import Server, ServerError, serve
 from runner.training.export.makers import Made, Source
+from runner.training.export.where_it_fits import processor_for, unless_memory_runs_out
+
+if TYPE_CHECKING:
+    from runner.training.fit.model import Machine
 
 ROWS = 8
 PLACES_OF_A_ROW = 12
@@ -204,13 +209,35 @@ def reference_places(
         source: of the form.
         rows: tokens and places.
         merged: the form is the whole model, whose own folder is the reference.
+
+    Raises:
+        ServerError: neither the card nor the machine's memory has room for the model in 16 bits.
     """
     if not rows:
         return []
-    from runner.training.fit.memory import let_go
-    from runner.training.fit.model import find_machine, load_base
+    from runner.training.fit.model import find_machine
 
     machine = find_machine(source.plan.device)
+    found = unless_memory_runs_out(lambda: _places_on(machine, source, rows, merged=merged))
+    if found is not None:
+        return found
+    whole = sum(file.stat().st_size for file in weight_files(source.base, source.spec.model))
+    processor, why = processor_for(whole)
+    if processor is None:
+        raise ServerError(f"{why[:1].upper()}{why[1:]}.", advice="Close other programs.")
+    return _places_on(processor, source, rows, merged=merged)
+
+
+def _places_on(
+    machine: Machine,
+    source: Source,
+    rows: Sequence[tuple[list[int], list[int]]],
+    *,
+    merged: bool,
+) -> list[Place]:
+    from runner.training.fit.memory import let_go
+    from runner.training.fit.model import load_base
+
     trust = source.plan.trust_remote_code
 
     def load(folder: Path) -> Any:

@@ -25,6 +25,12 @@ from runner.training.export.merge import (
     require_room,
 )
 from runner.training.export.nf4_weights import nf4_weights
+from runner.training.export.where_it_fits import (
+    PROCESSOR_ROWS,
+    available_bytes,
+    processor_for,
+    unless_memory_runs_out,
+)
 
 if TYPE_CHECKING:
     from runner.training.export.compare import Read, Row
@@ -64,6 +70,16 @@ class _Reference:
     score_rows: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """What each form is beside the adapter."""
+
+    reference: _Reference | None
+    figures: dict[Form, Figures | None]
+    not_measured: str = ""
+    """Why nothing could be measured, although there are held-out rows."""
+
+
 def make_merged(source: Source, machine: Machine, folder: Path, *, free_bytes: int) -> Merged:
     """Merge in each way there is, measure each, and keep the better one.
 
@@ -83,20 +99,44 @@ def make_merged(source: Source, machine: Machine, folder: Path, *, free_bytes: i
     ways = WAYS[source.spec.method] if has_rows else (_unmeasured_way(source),)
     leave = source.plan.leave_bytes
     require_room(plan, ways=len(ways), free_bytes=free_bytes, leave_bytes=leave)
-    require_memory(plan, available_bytes=_available_bytes())
+    require_memory(plan, available_bytes=available_bytes())
     for form in ways:
         _merge(plan, source, machine, folder / form, form)
-    reference = _reference(source, machine)
-    found = {form: _measure(source, machine, folder / form, reference) for form in ways}
-    made = _choose(folder, found, reference)
-    if reference is None:
+    measured = _measured(source, machine, folder, ways, weight_bytes=plan.bytes)
+    made = _choose(folder, measured.figures, measured.reference)
+    if measured.reference is None:
         cleared = bool(source.plan.facts.get("cleared"))
         why = "its held-out rows were removed" if cleared else "no row is held out"
+        why = measured.not_measured or why
         made.shortfalls.append(
             f"Merged weights were not compared with the adapter: {why}. They stand on "
             f"{_IN_WORDS[made.base]}."
         )
     return made
+
+
+def _measured(
+    source: Source, machine: Machine, folder: Path, ways: tuple[Form, ...], *, weight_bytes: int
+) -> _Measured:
+    """Measure each form: where the card has no room for it, on the processor, and fewer rows."""
+
+    def measure(where: Machine, rows: list[Row]) -> _Measured:
+        is_whole = where is machine  # generated answers would take a processor hours
+        reference = _reference(source, machine, rows, scored=is_whole)
+        found = {
+            form: _measure(source, where, folder / form, reference, scored=is_whole)
+            for form in ways
+        }
+        return _Measured(reference=reference, figures=found)
+
+    rows = _rows(source)
+    found = unless_memory_runs_out(lambda: measure(machine, rows))
+    if found is not None:
+        return found
+    processor, why = processor_for(weight_bytes)
+    if processor is not None:
+        return measure(processor, rows[:PROCESSOR_ROWS])
+    return _Measured(reference=None, figures={ways[-1]: None}, not_measured=why)
 
 
 def _unmeasured_way(source: Source) -> Form:
@@ -156,14 +196,15 @@ def _rows(source: Source) -> list[Row]:
     return compare.held_out(load_from_disk(str(folder)))
 
 
-def _reference(source: Source, machine: Machine) -> _Reference | None:
+def _reference(
+    source: Source, machine: Machine, rows: list[Row], *, scored: bool
+) -> _Reference | None:
     """Read the held-out rows by the adapter on its base, and by the base; None: there are none."""
     from peft import PeftModel
 
     from runner.training.fit.memory import let_go
     from runner.training.fit.model import base_cache_of, load_base
 
-    rows = _rows(source)
     if not rows:
         return None
     base = load_base(
@@ -179,7 +220,7 @@ def _reference(source: Source, machine: Machine) -> _Reference | None:
     adapter = compare.read(model, rows, machine, words=words)
     with model.disable_adapter():
         plain = compare.read(model, rows, machine, words=words)
-    scores, score_rows = _scores(source, machine, model)
+    scores, score_rows = _scores(source, machine, model) if scored else ({}, 0)
     del model, base
     let_go()
     return _Reference(
@@ -188,7 +229,12 @@ def _reference(source: Source, machine: Machine) -> _Reference | None:
 
 
 def _measure(
-    source: Source, machine: Machine, folder: Path, reference: _Reference | None
+    source: Source,
+    machine: Machine,
+    folder: Path,
+    reference: _Reference | None,
+    *,
+    scored: bool,
 ) -> Figures | None:
     """Load merged weights as their user would, and compare them."""
     if reference is None:
@@ -200,7 +246,7 @@ def _measure(
     model = load_base(folder, method="lora", machine=machine, trust_remote_code=trust, whole=True)
     model.eval()
     found = compare.read(model, reference.rows, machine, words=reference.words)
-    scores, score_rows = _scores(source, machine, model)
+    scores, score_rows = _scores(source, machine, model) if scored else ({}, 0)
     del model
     let_go()
     measured = compare.figures(reference.adapter, found, reference.base)
@@ -217,12 +263,3 @@ def _scores(source: Source, machine: Machine, model: Any) -> tuple[dict[str, flo
     until = time.monotonic() + 60 * source.spec.evaluation.most_minutes / 2
     tokenizer = load_tokenizer(source.adapter)
     return scores_of(model, tokenizer, machine, source.run, source.spec, until=until)
-
-
-def _available_bytes() -> int | None:
-    """Read what the host's memory has to give; None: it does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
-    except (OSError, ValueError, StopIteration):
-        return None
