@@ -9,11 +9,12 @@ from dataclasses import replace
 from runner.contract.batch import BatchPlan
 from runner.contract.record import ErrorFacts
 from runner.errors import Problem
-from runner.forecast.choose import ROOM_SHARE, smallest_plan, surely_fits
+from runner.forecast.choose import ROOM_SHARE, choose, smallest_plan, surely_fits
 from runner.forecast.forecast import forecast
 from runner.forecast.lengths import Lengths
 from runner.forecast.memory import gpu_memory
 from runner.forecast.model_shape import ModelShape
+from runner.forecast.ranks import Ranks, may_share
 from runner.forecast.work import GIB, Box, Work
 from runner.spec.spec import JobSpec
 
@@ -45,11 +46,12 @@ def cap_problem(spec: JobSpec, shape: ModelShape | None) -> Problem | None:
 
 
 def does_not_fit(
-    work: Work, plan: BatchPlan, box: Box, *, after_step: int, beside: str = ""
+    work: Work, plan: BatchPlan, box: Box, *, after_step: int, beside: str = "", cards: int = 1
 ) -> ErrorFacts:
     """Say by how much a run misses at the smallest plan there is, and what would fit.
 
     ``beside`` names who else holds memory of the card; what they hold is no part of ``box``.
+    ``cards`` are those that the box trains on.
     """
     needed = forecast(work, plan, box).gpu_memory_bytes
     limit = box.limit_bytes if box.gpu_memory_bytes is not None else None  # else it is a CPU
@@ -74,13 +76,23 @@ def does_not_fit(
         )
     # Where the forecast was too low, what it says of other runs is too low by as much at least.
     short = max(1.0, limit / needed) if limit is not None else 1.0
-    ways = list(_ways(work, plan, box, short))
+    ways = [*_shared(work, box, short, cards), *_ways(work, plan, box, short)]
     ways.append("a smaller model")
     if beside:
         ways.insert(0, f"to end what else uses the GPU ({beside})")
     return ErrorFacts(
         kind="out_of_gpu_memory", message=message, advice=f"Any of these helps: {'; '.join(ways)}."
     )
+
+
+def _shared(work: Work, box: Box, short: float, cards: int) -> Iterator[str]:
+    """Say how many cards of the box would hold the run if they shared its base."""
+    for count in range(box.ranks + 1, cards + 1) if may_share(work, box) else ():
+        on = Ranks(count=count, shard_base=True).of(box)
+        plan = choose(work, on).batch_plan
+        if on.limit_bytes is not None and surely_fits(work, plan, on, short=short):
+            yield f"resources.gpus: auto ({count} cards that share the base model)"
+            return
 
 
 def _ways(work: Work, smallest: BatchPlan, box: Box, short: float) -> Iterator[str]:

@@ -39,6 +39,14 @@ from runner.report.gather import gather
 from runner.report.page import page as report_page
 
 OFF_THE_BUS = 15
+LLAMA_34B = {
+    **LLAMA_8B,
+    "hidden_size": 8192,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 64,
+    "vocab_size": 32000,
+}
 TWO_FIELDS = "model: m\ndata: data.jsonl\n"
 
 
@@ -438,12 +446,12 @@ def test_a_run_that_began_on_two_cards_waits_where_there_is_one(box: CardsBox) -
 
 
 def test_auto_takes_a_second_card_where_one_does_not_hold_it(box: CardsBox) -> None:
-    """An 8B in 4 bits on two small cards: they share its base; on a larger one it takes that one.
+    """A 34B in 4 bits on two cards of 20 GiB: they share its base; a larger one is taken alone.
 
     It began on two, and goes on where one large card is left.
     """
-    (box.root / "models" / "m" / "config.json").write_text(json.dumps(LLAMA_8B))
-    box.cards_say(0, 0, free_gib=(6.9, 6.9), total_gib=(7, 7))
+    (box.root / "models" / "m" / "config.json").write_text(json.dumps(LLAMA_34B))
+    box.cards_say(0, 0, free_gib=(19.8, 19.8), total_gib=(20, 20))
     drop_for_two(
         box, "large", "auto", lengths=LENGTHS, fast=True, train=["train 3 then hang", "ok"]
     )
@@ -455,8 +463,8 @@ def test_auto_takes_a_second_card_where_one_does_not_hold_it(box: CardsBox) -> N
         forecast = record_of(box, "large").forecast
         assert forecast["fits"]
         assert forecast["ranks"] == 2
-        assert forecast["gpu_memory_bytes"] < 7 * GIB
-    box.cards_say(0, 0, free_gib=(6.9, 23.5), total_gib=(7, 24))
+        assert forecast["gpu_memory_bytes"] < 20 * GIB
+    box.cards_say(0, 0, free_gib=(19.8, 23.8), total_gib=(20, 24))
     assert box.once().returncode == 0
     first, second = record_of(box, "large").attempts
     assert [(one.ranks, one.shard_base) for one in (first, second)] == [(2, True), (1, False)]
@@ -508,3 +516,18 @@ def test_what_two_cards_took_is_no_lesson_for_one(box: CardsBox) -> None:
     assert after.forecast["gpu_memory_bytes"] == before.forecast["gpu_memory_bytes"]
     on_two = record_of(box, "large").forecast
     assert on_two["one_card_seconds"] > on_two["seconds"] > on_two["one_card_seconds"] / 2
+
+
+def test_learning_rates_are_tried_on_as_many_cards(box: CardsBox) -> None:
+    """The small runs are trainings like the one that follows."""
+    losses = {"0.0001": [2.0] * 40, "0.0002": [1.0] * 40}
+    box.drop("large", losses=losses)
+    box.drop_spec("large", "resources: {gpus: 2}\ntry: {learning_rate: [1e-4, 2e-4]}\n")
+    assert box.once().returncode == 0
+    run = box.run_of("large")
+    for number in (1, 2):
+        folder = run.rate(number).attempt(1)
+        assert json.loads((folder / "plan.json").read_bytes())["ranks"] == 2
+        seen = json.loads((folder / "environment.json").read_text())
+        assert seen["CUDA_VISIBLE_DEVICES"] == ",".join(UUIDS)
+    assert record_of(box, "large").attempts[0].ranks == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -13,7 +14,8 @@ from runner.forecast.forecast import forecast
 from runner.forecast.passes import steady
 from runner.forecast.ranks import ALONE, Ranks, choose_ranks
 from runner.forecast.seconds import step_seconds
-from runner.forecast.work import GIB, RANK_BYTES, RANKS_EFFICIENCY
+from runner.forecast.what_fits import does_not_fit
+from runner.forecast.work import GIB, RANK_BYTES, RANKS_EFFICIENCY, Work
 
 TWO, SHARED = Ranks(count=2), Ranks(count=2, shard_base=True)
 
@@ -99,3 +101,18 @@ def test_a_base_that_no_card_holds_fits_where_cards_share_it() -> None:
     assert plan.layers_unpacked == 0
     assert small.budget_bytes is not None
     assert choose(what, SHARED.of(small)).gpu_memory_bytes < 6.6 * GIB
+
+
+def test_a_run_that_does_not_fit_learns_that_cards_could_share_its_base() -> None:
+    """Only where the box has them, and a base that can be shared."""
+    what, small = work(), card(6.8)
+    plan = choose(what, small).batch_plan
+
+    def advice(one: Work, cards: int) -> str:
+        return str(does_not_fit(one, plan, small, after_step=0, cards=cards).advice)
+
+    said = "resources.gpus: auto (2 cards that share the base model)"
+    assert said in advice(what, 2)
+    assert said in advice(what, 8)
+    assert "resources" not in advice(what, 1)
+    assert "resources" not in advice(replace(what, fast=False), 8)

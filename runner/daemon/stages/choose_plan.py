@@ -18,7 +18,7 @@ from runner.contract.settings import Settings
 from runner.contract.stage_io import PrepareResult, TrainResult, read_message
 from runner.daemon.stages.plans import first_plan
 from runner.errors import DamagedError, InputError
-from runner.forecast.choose import alternatives, choose
+from runner.forecast.choose import alternatives, choose, surely_fits
 from runner.forecast.forecast import Forecast, forecast, lesson_key
 from runner.forecast.lengths import read_lengths
 from runner.forecast.lessons import (
@@ -106,12 +106,18 @@ def waits_for_memory(gpu: GpuMemory | None, box: Box, found: Forecast) -> str | 
 
 
 def why_not(
-    settings: Settings, run: RunFolder, record: RunRecord, spec: JobSpec, gpu: GpuMemory | None
+    settings: Settings,
+    run: RunFolder,
+    record: RunRecord,
+    spec: JobSpec,
+    gpu: GpuMemory | None,
+    *,
+    cards: int = 1,
 ) -> ErrorFacts | str | None:
     """Say why a run did not fit at the smallest plan, and what would fit.
 
     A sentence instead: another program has taken what it needs, and it only has to wait. None: the
-    model's config tells too little.
+    model's config tells too little. ``cards`` are those that the box trains on.
     """
     work = read_work(settings.models_dir, run, spec, total_steps=record.total_steps or 0)
     plan = record.batch_plan
@@ -125,7 +131,7 @@ def why_not(
         box = replace(box, gpu_memory_bytes=gpu.free_bytes)
         beside = gpu.held_by()
     step = (record.attempts[-1].last_step or 0) if record.attempts else 0
-    return does_not_fit(work, plan, box, after_step=step, beside=beside)
+    return does_not_fit(work, plan, box, after_step=step, beside=beside, cards=cards)
 
 
 def first_forecast(spec: JobSpec, work: Work, box: Box) -> Forecast:
@@ -142,13 +148,15 @@ def first_forecast(spec: JobSpec, work: Work, box: Box) -> Forecast:
 
 
 def fits_on(spec: JobSpec, work: Work, box: Box) -> bool | None:
-    """Tell whether a run fits a card, or each of several; None: the card is not known.
+    """Tell whether a run surely fits a card, or each of several; None: the card is not known.
 
-    The base is shared on the fast path alone.
+    The base is shared on the fast path alone. A plan that leans on the host fits by itself.
     """
     found = first_forecast(spec, work, box)
-    is_possible = not box.shard_base or found.batch_plan.layers_kept is not None
-    return found.fits and is_possible
+    plan = found.batch_plan
+    if not found.fits or plan.layers_kept is None:
+        return found.fits and not box.shard_base
+    return plan.activation_offloading or surely_fits(work, plan, box)
 
 
 def as_facts(found: Forecast, others: Sequence[Forecast], box: Box) -> dict[str, Any]:

@@ -160,7 +160,8 @@ def _another_way(
     error = ended.error
     after = live.record.but(**changes)
     if ended.code == ExitCode.OUT_OF_GPU_MEMORY:
-        why = why_not(daemon.settings, live.run, after, live.spec, gpu)
+        served = daemon.cards.served
+        why = why_not(daemon.settings, live.run, after, live.spec, gpu, cards=served)
         if isinstance(why, str):  # another program took it: the next start waits for it
             return replace(ended, then=Next.SMALLER_PLAN), {**changes, "state": State.INTERRUPTED}
         error = why or error
