@@ -36,6 +36,7 @@ WORDINGS = {
         'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":1131',
         "Error out of memory at line 78 in file /src/csrc/ops.cu",
         "Triton Error [CUDA]: out of memory",
+        "ncclUnhandledCudaError: Call to CUDA function failed. Cuda failure 2 'out of memory'",
     ],
     Lost.HOST_MEMORY: [
         "DefaultCPUAllocator: can't allocate memory. Error code 12 (Cannot allocate memory)",

@@ -6,13 +6,16 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
+from runner.errors import StageError
 from runner.exit_codes import ExitCode
 from runner.training.ranks import silence
 from runner.training.ranks.deal import deal
 from runner.training.ranks.one_end import blamed, one_result
 from runner.training.ranks.place import Place, folder_of
 from runner.training.ranks.silence import Silence
+from runner.training.ranks.together import Ranks
 
 
 def test_every_row_is_dealt_once_and_evenly() -> None:
@@ -126,3 +129,30 @@ def test_a_place_is_read_as_it_was_written() -> None:
     assert Place.read(place.flag) == place
     assert folder_of(Path("/a"), 0).root == Path("/a")
     assert folder_of(Path("/a"), 1).root == Path("/a/ranks/1")
+
+
+class _Apart:
+    """A way between cards that is broken, in NCCL's words."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def allreduce(self, _: list[torch.Tensor]) -> None:
+        """Fail as NCCL does."""
+        raise RuntimeError(self.words)
+
+
+def test_cards_that_cannot_talk_are_no_lost_rank() -> None:
+    """The reason names the sum and what to do; a lack of memory is one as everywhere.
+
+    A made-up connection: NCCL needs two cards.
+    """
+    ranks = Ranks()
+    ranks._hosts, flat = object(), torch.zeros(2)
+    ranks._cards = _Apart("NCCL error: unhandled system error, no space in /dev/shm")
+    with pytest.raises(StageError) as found:
+        ranks.sum_up([], flat[:1])
+    assert (found.value.exit_code, found.value.kind) == (ExitCode.UNEXPECTED, "cards_apart")
+    ranks._cards = _Apart("Last error: Cuda failure 2 'out of memory'")
+    with pytest.raises(RuntimeError, match="Cuda failure"):
+        ranks.sum_up([], flat[:1])

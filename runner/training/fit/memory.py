@@ -42,6 +42,7 @@ GPU_MEMORY = (
     r"NVML_SUCCESS == r INTERNAL ASSERT FAILED",  # torch fails while it words an out-of-memory
     r"Error out of memory at line \d+ in file .*csrc",  # bitsandbytes' paged buffers
     r"Triton Error \[CUDA\]: out of memory",
+    r"Cuda failure (?:\d+ )?'out of memory'",  # NCCL's buffers
 )
 HOST_MEMORY = (
     r"DefaultCPUAllocator: can't allocate memory",

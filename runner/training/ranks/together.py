@@ -230,8 +230,23 @@ class Ranks:
         return total.reshape(())
 
     def _sum(self, tensor: torch.Tensor) -> None:
-        with _lost():
+        if self._cards is self._hosts:
+            with _lost():
+                self._cards.allreduce([tensor]).wait()
+            return
+        try:
             self._cards.allreduce([tensor]).wait()
+        except RuntimeError as error:
+            if classify(error) is not None:
+                raise
+            # Not a lost rank: who has ended never gets here with the others.
+            print(f"The cards could not sum their gradients: {error}", flush=True)
+            raise StageError(
+                "The cards could not sum their gradients.",
+                exit_code=ExitCode.UNEXPECTED,
+                kind="cards_apart",
+                advice="What NCCL said is in the log; gpus: 1 trains on one card.",
+            ) from error
 
 
 def flat_of(weights: Sequence[Any], loss: torch.Tensor) -> torch.Tensor:
