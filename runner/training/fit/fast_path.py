@@ -260,6 +260,7 @@ def _set_up(
     model, shares = trainer.model, trainer.base_shared_by > 1
     parts = recognise(model, dtype=dtype, longest=max(longest, measured))
     if shares:
+        drop_modules(model, but_first=TRIED)  # or the host would hold each layer twice
         waiting = away(len(parts.layers), trainer.base_shared_by)
         BaseOnHost(parts.layers, waiting, parts.head.weight.device)
     compare = partial(

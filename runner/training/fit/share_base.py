@@ -65,9 +65,9 @@ def first_layers(model: Any, *, alone: bool) -> Iterator[None]:
             inner.layers = whole
 
 
-def drop_modules(model: Any) -> None:
+def drop_modules(model: Any, *, but_first: int = 0) -> None:
     """Let the model's own modules forget their 4-bit weights: the fast path has them."""
-    for layer in model.get_base_model().model.layers:
+    for layer in list(model.get_base_model().model.layers)[but_first:]:
         for module in layer.modules():
             weight: Any = getattr(module, "weight", None)
             state = getattr(weight, "quant_state", None)
