@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from runner.contract.method_choice import MOST_TIMES, MethodChoice, method_in
 from runner.contract.record import read_record, write_record
 from runner.daemon.promotion.at_end import adapter_in_use
 from runner.daemon.stages.choose_method import method_for
+from runner.forecast.choose import choose
 from runner.forecast.choose_method import choose_for_processor, choose_method
+from runner.forecast.forecast import lesson_key
 from runner.forecast.lengths import Lengths
+from runner.forecast.lessons import Lesson
 from runner.forecast.model_shape import read_shape
 from runner.forecast.work import GIB, Box, Work
 from runner.language.speaker import Language, Speaker
@@ -96,6 +100,36 @@ def test_what_would_take_too_long_is_not_chosen() -> None:
             assert (found.times <= MOST_TIMES) is (found.method == "lora")
     assert whys[0] == "no_room"
     assert whys[-1] == "fits"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, "ran_out"),
+        ({"forecast_bytes": 1, "steady_bytes": 1}, "ran_out"),  # of less than is wanted now
+        ({"forecast_bytes": 2**40}, "fits"),  # of more: it says nothing of this run
+        ({"steady_bytes": 2**40}, "fits"),
+        ({"measured_bytes": 1}, "fits"),  # it was allowed less of the card
+        ({"key": "lora, checkpointing on"}, "fits"),
+    ],
+)
+def test_what_ran_out_on_this_card_is_not_begun_again(changes: dict[str, Any], why: str) -> None:
+    """Such a plan bounds all that want as much, in both parts, and no others."""
+    box = card(24)
+    plan = choose(work(method="lora"), box)
+    parts = plan.gpu_memory
+    fields: dict[str, Any] = {
+        "key": lesson_key("lora", plan.batch_plan),
+        "gpu": "card",
+        "forecast_bytes": parts.total,
+        "steady_bytes": parts.weights + parts.context,
+        "measured_bytes": box.limit_bytes,
+        "ran_out": True,
+    }
+    known = replace(box, too_large=(Lesson(**(fields | changes)),))
+    found = choose_method(work(), known)
+    assert (found.why, found.method) == (why, "qlora" if why == "ran_out" else "lora")
+    assert ("ran out" in method_in(found)) is (why == "ran_out")
 
 
 def test_slower_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
