@@ -73,11 +73,11 @@ def wanted_cards(daemon: Daemon, live: Live, free: Sequence[Card], at: float) ->
         card: Kind(
             place=place,
             name=card.name,
-            total_bytes=memory.total_bytes,
-            fits=fits(memory, ranks),
+            total_bytes=memory.total_bytes if (memory := seen[card]) else 0,
+            fits=fits(memory, ranks) if memory else None,
         )
         for place, card in enumerate(cards.all)
-        if card in well and (memory := seen[card]) is not None
+        if card in well
     }
     will_do = cards_for(ranks.count, list(kinds.values()))
     order = equal_first(ranks.count, [kinds[card] for card in free if kinds.get(card) in will_do])
