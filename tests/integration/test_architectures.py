@@ -48,14 +48,14 @@ def product_trainer(model, machine, folder, spec=None, **plan):
     from datasets import Dataset
     from transformers import TrainerCallback
 
+    from runner.training.fit.build_trainer import build_trainer
     from runner.training.fit.callbacks import RowNotingCollator
     from runner.training.fit.model import use_fp32_adapters
-    from runner.training.fit.train import _build_trainer
 
     conduct = TrainerCallback()
     conduct.folder = StageFolder(folder / "attempt")
     how = BatchPlan(per_device_batch_size=len(ROWS), gradient_accumulation_steps=1, **plan)
-    trainer = _build_trainer(
+    trainer = build_trainer(
         model,
         save_words(folder / "tokenizer"),
         Dataset.from_list(ROWS),

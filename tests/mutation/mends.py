@@ -412,7 +412,7 @@ MODELS = (
     ),
     Mutation(
         "no check before training",
-        _FIT + "train.py",
+        _FIT + "set_up.py",
         "    check_set_up(trainer, unpacked, compute=machine.compute)\n",
         "",
         (

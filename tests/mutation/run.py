@@ -133,32 +133,40 @@ SPEED = (
 MUTATIONS = (
     *SPEED,
     # what the spec says
-    Mutation("no warm-up", _FIT + "train.py", "=warmup_steps(", "=0 * warmup_steps(", FIELDS),
     Mutation(
-        "another scheduler", _FIT + "train.py", "_type=t.lr_scheduler", '_type="linear"', FIELDS
+        "no warm-up", _FIT + "build_trainer.py", "=warmup_steps(", "=0 * warmup_steps(", FIELDS
     ),
-    Mutation("no weight decay", _FIT + "train.py", "=t.weight_decay", "=0.0", FIELDS),
-    Mutation("no clipping", _FIT + "train.py", "=t.max_grad_norm", "=1e9", FIELDS),
-    Mutation("another rate", _FIT + "train.py", "=t.learning_rate", "=3e-4", FIELDS),
-    Mutation("one data seed", _FIT + "train.py", "data_seed=t.seed", "data_seed=1", FIELDS),
+    Mutation(
+        "another scheduler",
+        _FIT + "build_trainer.py",
+        "_type=t.lr_scheduler",
+        '_type="linear"',
+        FIELDS,
+    ),
+    Mutation("no weight decay", _FIT + "build_trainer.py", "=t.weight_decay", "=0.0", FIELDS),
+    Mutation("no clipping", _FIT + "build_trainer.py", "=t.max_grad_norm", "=1e9", FIELDS),
+    Mutation("another rate", _FIT + "build_trainer.py", "=t.learning_rate", "=3e-4", FIELDS),
+    Mutation("one data seed", _FIT + "build_trainer.py", "data_seed=t.seed", "data_seed=1", FIELDS),
     Mutation(
         "one seed of weights",
-        _FIT + "train.py",
+        _FIT + "set_up.py",
         "set_seed(spec.training.seed)",
         "set_seed(1)",
         PADDED,
     ),
-    Mutation("another optimizer", _FIT + "train.py", 'else "adamw_torch"', 'else "sgd"', FIELDS),
+    Mutation(
+        "another optimizer", _FIT + "build_trainer.py", 'else "adamw_torch"', 'else "sgd"', FIELDS
+    ),
     Mutation(
         "no checkpointing",
-        _FIT + "train.py",
+        _FIT + "build_trainer.py",
         "_checkpointing(plan.batch_plan.activation_checkpointing)",
         "_checkpointing(False)",
         FIELDS,
     ),
     Mutation(
         "no accumulation",
-        _FIT + "train.py",
+        _FIT + "build_trainer.py",
         "gradient_accumulation_steps=plan.batch_plan.gradient_accumulation_steps,",
         "gradient_accumulation_steps=1,",
         PARTS,
