@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from runner.contract.evaluation import Form
+from runner.contract.verdict import score_name
 from runner.language.speaker import ENGLISH, Speaker
 
 MERGED = "merged"
@@ -19,6 +20,7 @@ MODELFILE = ".Modelfile"
 """End of the name of what Ollama needs beside a GGUF file."""
 SERVED_ANSWERS = "-answers.json"
 """End of the name of what a form answered; its beginning is the form's. In the stage's folder."""
+_SCORES_SAID = 3  # of those that the job asks for; all of them stand in the record
 BASE_GGUF = "BASE.gguf"
 """Stands for the base's own GGUF file, on which a GGUF adapter is served: the box makes none."""
 
@@ -44,6 +46,8 @@ class Figures(_Part):
     """Of generated answers, those that the job asks for."""
     score_rows: int = 0
     """How many answers were scored."""
+    reference_scores: dict[str, float] = {}
+    """The adapter's own, on the same answers; none: those of the whole record's ``reference``."""
     rows: int = 0
     """Held-out rows that a GGUF file was asked about: fewer than those of ``merged/``, for each
     takes llama.cpp a while; 0: as many as of the others."""
@@ -123,7 +127,7 @@ def _form_in(form: ServedForm, made: HandedOver, speak: Speaker) -> str:
     if figures is None or figures.loss is None or against is None:
         return speak("served_unmeasured", path=form.path, base=base)
     key = "served_within" if form.within else "served_beyond"
-    return speak(
+    said = speak(
         key,
         path=form.path,
         base=base,
@@ -131,3 +135,23 @@ def _form_in(form: ServedForm, made: HandedOver, speak: Speaker) -> str:
         reference=speak.number(against),
         same=speak.percent(figures.same_top or 0.0),
     )
+    scores = _scores_in(figures, reference, speak)
+    return f"{said} {scores}" if scores else said
+
+
+def _scores_in(figures: Figures, reference: Figures | None, speak: Speaker) -> str:
+    """Say how the answers of a form were scored, beside the adapter's."""
+    theirs = figures.reference_scores or (reference.scores if reference else {})
+    both = [name for name in figures.scores if name in theirs][:_SCORES_SAID]
+    if not both or not figures.score_rows:
+        return ""
+    each = [
+        speak(
+            "served_score",
+            name=score_name(name, speak),
+            score=speak.percent(figures.scores[name]),
+            adapter=speak.percent(theirs[name]),
+        )
+        for name in both
+    ]
+    return speak("served_scores", rows=figures.score_rows, scores=", ".join(each))

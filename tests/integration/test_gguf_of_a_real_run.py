@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from daemon_box import Box
 
+from runner.contract.handed_over import forms_in
 from runner.contract.layout import RunFolder
 from runner.contract.llama_cpp import find_llama_cpp, missing_tools
 from runner.contract.record import RunRecord
@@ -28,7 +29,7 @@ method: lora
 eval_split: 0.2
 system_prompt: You measure walls.
 training: {max_steps: 12, effective_batch_size: 4, learning_rate: 5e-3, eval_steps: 12}
-evaluation: {samples: 1}
+evaluation: {samples: 6, scores: [chrf, exact_match], forgetting: false, recital: false}
 export: {gguf: [q8_0], adapter_gguf: true}
 """
 MAGIC = b"GGUF"
@@ -87,6 +88,25 @@ def test_the_record_has_each_file_with_its_figures(finished: tuple[RunFolder, Ru
         assert math.isclose(form.figures.loss, form.figures.reference_loss, rel_tol=0.05)
 
 
+def test_each_file_answers_the_held_out_questions_and_is_scored_as_the_adapter_was(
+    finished: tuple[RunFolder, RunRecord],
+) -> None:
+    """The job's own scores, of the same rows; the evaluation's stand beside them."""
+    _, record = finished
+    assert record.handed_over is not None
+    assert record.evaluation is not None
+    evaluated = {one.name: one.adapter for one in record.evaluation.scores}
+    for form in record.handed_over.forms:
+        assert form.figures is not None
+        assert form.figures.score_rows == record.evaluation.answered_rows == 6
+        assert form.figures.scores.keys() == {"chrf", "exact_match"}
+        for name, theirs in form.figures.reference_scores.items():
+            assert theirs == pytest.approx(evaluated[name], abs=1e-6)
+        # 8 bits may write another letter; an adapter that is left out writes another text.
+        assert form.figures.scores["chrf"] == pytest.approx(evaluated["chrf"], abs=0.1)
+    assert all("6 held-out questions: " in said for said in forms_in(record.handed_over))
+
+
 def test_the_folder_has_what_was_asked_for_and_nothing_half_written(
     finished: tuple[RunFolder, RunRecord],
 ) -> None:
@@ -106,9 +126,11 @@ def test_the_folder_has_what_was_asked_for_and_nothing_half_written(
 def test_the_report_has_what_each_file_answers(finished: tuple[RunFolder, RunRecord]) -> None:
     """To the questions that base and adapter were asked."""
     run, _ = finished
-    (sample,) = gather(run).samples
-    assert [form for form, _ in sample.served] == ["q8_0", "adapter_gguf"]
-    assert all(answer.strip() for _, answer in sample.served)
+    samples = gather(run).samples
+    assert samples
+    for sample in samples[:3]:
+        assert [form for form, _ in sample.served] == ["q8_0", "adapter_gguf"]
+        assert all(answer.strip() for _, answer in sample.served)
 
 
 def test_the_modelfile_serves_the_file_as_trained(finished: tuple[RunFolder, RunRecord]) -> None:

@@ -87,7 +87,7 @@ def held_out_answers(
     in_full = wish.asks or on_gpu
     asked = _asked(questions, wish, in_full=in_full)
     examples = examples_among(questions) if in_full else []
-    scorer = Scorer(wish, schema=_schema(run.prepared))
+    scorer = scorer_of(run, spec)
     if not asked and not _wants_more(wish, adapted):
         write_json(folder / "samples.json", [])
         return Answers(evaluation=Evaluation())
@@ -140,7 +140,7 @@ def scores_alone(
     generator = Generator(adapted.model, adapted.tokenizer, adapted.machine, until=until)
     everybody = _everybody(adapted, examples_among(questions), plan)
     answered = answer_all(generator, everybody, asked, Room(context=adapted.context))
-    score_all(answered, Scorer(spec.evaluation, schema=_schema(run.prepared)))
+    score_all(answered, scorer_of(run, spec))
     return summaries(answered, seed=spec.evaluation.seed)
 
 
@@ -157,17 +157,30 @@ def scores_of(
         spec: says how answers are scored.
         until: monotonic time at which it ends.
     """
-    questions = read_questions(run.prepared)
-    asked = _asked(questions, spec.evaluation, in_full=True)
-    scorer = Scorer(spec.evaluation, schema=_schema(run.prepared))
+    asked = asked_in_full(read_questions(run.prepared), spec.evaluation)
+    scorer = scorer_of(run, spec)
     generator = Generator(model, tokenizer, machine, until=until)
     context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)
-    itself = Who(name=ADAPTER, switched_on=contextlib.nullcontext)
-    answered = answer_all(generator, [itself], asked, Room(context=context or _NO_LIMIT))
+    answered = answer_all(generator, [itself()], asked, Room(context=context or _NO_LIMIT))
     score_all(answered, scorer)
     found = {one.name: one.adapter for one in summaries(answered, seed=spec.evaluation.seed)}
     deciding = {name: found[name] for name in scorer.deciding if found.get(name) is not None}
     return {name: value for name, value in deciding.items() if value is not None}, len(answered)
+
+
+def itself() -> Who:
+    """Say who answers where a model is asked that has no adapter to switch."""
+    return Who(name=ADAPTER, switched_on=contextlib.nullcontext)
+
+
+def scorer_of(run: RunFolder, spec: JobSpec) -> Scorer:
+    """Give the scores that a job asks for."""
+    return Scorer(spec.evaluation, schema=_schema(run.prepared))
+
+
+def asked_in_full(questions: Sequence[Question], wish: EvaluationWish) -> list[Question]:
+    """Choose the held-out rows that are answered where answers are scored."""
+    return _asked(questions, wish, in_full=True)
 
 
 def _asked(questions: Sequence[Question], wish: EvaluationWish, *, in_full: bool) -> list[Question]:

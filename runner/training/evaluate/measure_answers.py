@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from runner.contract.evaluation import ASKED, Difference, RowScore, ScoreSummary
 from runner.training.data.questions import EXAMPLE, Question
 from runner.training.evaluate.answers import Conversation, prompt_ids
-from runner.training.evaluate.generate import Generator, Prompt
+from runner.training.evaluate.generate import Prompt
 from runner.training.evaluate.scores import Answer, Scorer
 from runner.training.evaluate.statistics import clusters_of, paired_difference
 
@@ -49,8 +49,23 @@ class Answered:
     """By who, then by score."""
 
 
+class Writer(Protocol):
+    """What answers prompts: `Generator`, or a server."""
+
+    tokenizer: Any
+    batch_size: int
+    """Prompts that it is given at once."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time is over."""
+
+    def answers(self, prompts: Sequence[Prompt]) -> Sequence[Answer | None]:
+        """Answer them; None: there was no time left for it."""
+
+
 def answer_all(
-    generator: Generator, everybody: Sequence[Who], questions: Sequence[Question], room: Room
+    generator: Writer, everybody: Sequence[Who], questions: Sequence[Question], room: Room
 ) -> list[Answered]:
     """Let everybody answer the questions, as many as the time allows.
 

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from runner.contract.handed_over import ADAPTER_GGUF, SERVED_ANSWERS, Figures
 from runner.contract.llama_cpp import LlamaCpp
-from runner.contract.models import weight_files
+from runner.contract.models import longest_context, read_config, weight_files
+from runner.training.evaluate.measure_answers import Room
 from runner.training.export.end_proof import end_ids, judge_end, prove_ends
+from runner.training.export.llama_scores import longest_exchange, score, to_score
 from runner.training.export.llama_server import Server, ServerError, serve
 from runner.training.export.makers import Made, Source
 from runner.training.export.where_it_fits import processor_for, unless_memory_runs_out
@@ -42,6 +44,7 @@ KEPT = 0.5
 """Share of what training changed that must be there: an adapter that is not applied has 0."""
 _ANSWER_TOKENS = 256
 _SPARE_TOKENS = 16
+_LONGEST_CONTEXT = 32768  # where the config does not say what the model reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +96,23 @@ def prove(name: str, source: Source, tools: LlamaCpp, proof: Proof) -> Made:
     places = reference_places(source, rows, merged=proof.adapter is None)
     asked = _questions(source, tokenizer)
     longest = max([len(row[0]) for row in rows] + [len(one.ids) for one in asked] + [1])
-    context = longest + _ANSWER_TOKENS + _SPARE_TOKENS
+    scored = to_score(source)
+    most = longest_context(read_config(source.base, source.spec.model)) or _LONGEST_CONTEXT
+    exchange = longest_exchange(scored, tokenizer, most=most)
+    context = max(longest + _ANSWER_TOKENS, exchange) + _SPARE_TOKENS
     shortfalls: list[str] = []
+    worse: list[str] = []
     with serve(tools, proof.model, context=context, log=proof.log, adapter=proof.adapter) as server:
         figures = compare(places, lambda before: server.next_tokens(before, most=_LIKELIEST))
         figures = prove_ends(places, server, ends, figures)
         shortfalls += _prompt_shortfalls(name, server, asked)
         _answer(name, source, server, asked)
+        if scored:
+            room = Room(context=most)
+            figures, worse = score(name, source, server, tokenizer, room=room, figures=figures)
     spelled = tokenizer.convert_ids_to_tokens(sorted(ends))
     said = [one for one in (judge(name, figures), judge_end(name, figures, spelled)) if one]
+    said += worse
     return Made(
         figures=figures,
         within=None if figures.kl is None else not said,
