@@ -154,7 +154,7 @@ class Box:
 
     def answer(self, folder: str) -> str:
         """Read the only answer in a state folder."""
-        (path,) = (self.jobs / folder).glob("*.txt")
+        (path,) = wait_until(lambda: list((self.jobs / folder).glob("*.txt")))
         return path.read_text()
 
 

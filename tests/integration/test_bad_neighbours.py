@@ -375,7 +375,7 @@ def test_an_answer_that_cannot_be_written_is_that_runs_trouble_alone(box: Box, w
     box.drop("first", train=["hang", "ok"])
     with box.watching():
         wait_until(lambda: _trains(box, "first"))
-        (spec,) = (box.jobs / "running").glob("first--*.yaml")
+        (spec,) = wait_until(lambda: list((box.jobs / "running").glob("first--*.yaml")))
         answer = spec.with_name(f"{spec.name}.txt")
         wait_until(answer.exists)
         target = box.jobs / "done" / f"{spec.name}.txt"

@@ -25,7 +25,7 @@ def box(tmp_path: Path) -> Box:
 
 
 def _pid_of(box: Box, pattern: str) -> int:
-    (path,) = box.outputs.root.glob(f"*/2*/{pattern}/process")
+    (path,) = wait_until(lambda: list(box.outputs.root.glob(f"*/2*/{pattern}/process")))
     return int(path.read_text().split()[0])
 
 

@@ -84,7 +84,7 @@ def test_a_real_stage_tells_its_stack_and_goes_on(tmp_path: Path) -> None:
     """The question alone ends nothing: whoever was only slow comes to its end."""
     code = (
         "import os, sys, runner.training.__main__ as top\n"
-        "top._run = lambda stage, folder: os.kill(os.getpid(), top.STACK_SIGNAL)\n"
+        "top._run = lambda stage, folder, place: os.kill(os.getpid(), top.STACK_SIGNAL)\n"
         "sys.exit(top.main(['export', sys.argv[1]]))"
     )
     done = subprocess.run(

@@ -219,6 +219,7 @@ def test_a_run_without_its_spec_is_shown_as_damaged(box: Box) -> None:
     box.drop("contracts", train=["train 5 then hang"])
     with box.watching() as daemon:
         wait_until(lambda: list(box.outputs.root.glob("*/*/attempts/01/hanging")))
+        wait_until(lambda: list((box.jobs / "running").glob("*.yaml")))
         daemon.kill()
         daemon.wait()
     (run,) = box.outputs.runs()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from runner.training.fit.cut import CuttingTrainer
+from runner.training.ranks.together import Ranks
 
 
 def trainer() -> Any:
@@ -16,6 +17,7 @@ def trainer() -> Any:
     made.model_accepts_loss_kwargs, made.compute_loss_func = False, None
     made.args = type("Arguments", (), {"average_tokens_across_devices": False, "n_gpu": 1})()
     made.is_fsdp_xla_v2_enabled = False
+    made.ranks = Ranks()
     return made
 
 
