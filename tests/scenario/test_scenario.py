@@ -27,7 +27,7 @@ LICENCES = (
     "licensedcode-data==32.1.0"
     " --hash=sha256:18f60bde6dbabbc0a925d45ed80089cdbb7168156a2a1c118737198f9b743b96\n"
 )
-ROWS, HELD_OUT = 48, 12  # three epochs are 18 steps of 8 rows: some three minutes on two cores
+ROWS, HELD_OUT = 48, 12  # three epochs are 18 steps of 8 rows
 LONGEST = 700  # characters of a text
 
 
@@ -63,7 +63,7 @@ def record(licences: Path, tmp_path_factory: pytest.TempPathFactory) -> RunRecor
     return read_record(run.record)
 
 
-@pytest.mark.timeout(2400)  # seconds: a fifth of it on two cores that do nothing else
+@pytest.mark.timeout(2400)  # seconds: 674 and 542 were taken beside other work, 388 of a processor
 def test_a_real_model_learns_the_firm_s_form(record: RunRecord) -> None:
     """Of texts that it never saw the base answers none in the form, the adapter nearly all."""
     assert record.state is State.SUCCEEDED
