@@ -35,6 +35,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "1B": {"sizes": (2048, 8192, 16, 32, 8, 64), "tied": True, "vocabulary": 128256},
     "3B": {"sizes": (3072, 8192, 28, 24, 8, 128), "tied": True, "vocabulary": 128256},
     "8B": {"sizes": (4096, 14336, 32, 32, 8, 128), "tied": False, "vocabulary": 128256},
+    # CodeLlama's and Yi's largest; and the 70B's layers, a quarter of them
+    "34B": {"sizes": (7168, 20480, 60, 56, 8, 128), "tied": False, "vocabulary": 64000},
+    "70B-20": {"sizes": (8192, 28672, 20, 64, 8, 128), "tied": False, "vocabulary": 128256},
     # 8B's width in six layers, and few words: what 200 steps of a comparison have time for
     "8B-6": {"sizes": (4096, 14336, 6, 32, 8, 128), "tied": False, "vocabulary": 8192},
     "Qwen3-4B": {

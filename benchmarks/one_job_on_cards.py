@@ -6,9 +6,9 @@ The product's train stage on random weights of a shape (gpu_box.py), NF4, rank 1
 layers, rows of lognormal lengths (64 to 2,048 tokens), the same in every arm. 1.8 times is wanted
 of two cards. Where speed is measured nothing is written meanwhile, neither checkpoints nor the
 cache of 4-bit weights. ``--share`` lets the cards share the base, as one does that no card has room
-for: memory, speed and losses beside the others'. ``--kill`` ends rank 1 by
-SIGKILL in mid-run, ``--oom`` lets it run out of memory, ``--hang`` stops it; each prints how the
-stage ended, how soon, and how the run went on.
+for: memory, speed and losses beside the others' (``--ranks`` without numbers: that arm alone).
+``--kill`` ends rank 1 by SIGKILL in mid-run, ``--oom`` lets it run out of memory, ``--hang`` stops
+it; each prints how the stage ended, how soon, and how the run went on.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def main() -> None:
     """Run the arms."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="8B")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--effective", type=int, default=16)
     parser.add_argument("--models", type=Path, help="where the model is made, or is already")
@@ -260,16 +260,16 @@ def main() -> None:
         arms = Arms(Path(folder), asked)
         found = [(str(ranks), *arms.measure(ranks)) for ranks in asked.ranks]
         if asked.share:
-            most = max(asked.ranks)
+            most = max(asked.ranks, default=2)
             found.append((f"{most} base-sharing", *arms.measure(most, share=True)))
-        (first, speed, curve), *others = found
+        (first, speed, curve), *others = found or [("none", 0.0, [])]
         for ranks, other, lines in others:
             if speed and other:
                 print(f"{ranks} ranks give {other / speed:.2f} times the tokens of {first}")
                 compare(curve, lines)
         for fault in ("kill", "oom", "hang"):
             if getattr(asked, fault):
-                arms.fail(fault, max(asked.ranks))
+                arms.fail(fault, max(asked.ranks, default=2))
 
 
 if __name__ == "__main__":
