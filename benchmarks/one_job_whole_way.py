@@ -21,7 +21,7 @@ import threading
 import time
 from pathlib import Path
 
-from cards_side_by_side import write_rows
+from cards_side_by_side import BRIEFLY, write_rows
 from gpu_box import make_model
 from one_box import OneBox
 
@@ -107,7 +107,7 @@ def main() -> None:
         for job, gpus in jobs.items():
             box.drop(
                 job,
-                f"model: {asked.shape}\ndata: rows.jsonl\neval_split: 0.02\nmethod: qlora\n{limits}"
+                f"model: {asked.shape}\ndata: rows.jsonl\neval_split: 0.02\nmethod: qlora\n{limits}{BRIEFLY}"
                 f"resources: {{gpus: {gpus}}}\n"
                 f"training: {{max_steps: {asked.steps}, effective_batch_size: 16, "
                 "save_steps: 5}\n",
