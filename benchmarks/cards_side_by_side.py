@@ -67,7 +67,8 @@ def measure(models: Path, asked: argparse.Namespace, gpus: str) -> float:
             write_rows(box, job, asked.rows)
             box.drop(
                 job,
-                f"model: {asked.shape}\ndata: {job}.jsonl\neval_split: 0.02\nmethod: qlora\n{BRIEFLY}"
+                f"model: {asked.shape}\ndata: {job}.jsonl\neval_split: 0.02\n{BRIEFLY}"
+                "method: qlora\n"
                 f"training: {{max_steps: {asked.steps}, batch_size: 8}}\n",
             )
         os.environ["RUNNER_GPUS"] = gpus

@@ -107,7 +107,8 @@ def main() -> None:
         for job, gpus in jobs.items():
             box.drop(
                 job,
-                f"model: {asked.shape}\ndata: rows.jsonl\neval_split: 0.02\nmethod: qlora\n{limits}{BRIEFLY}"
+                f"model: {asked.shape}\ndata: rows.jsonl\neval_split: 0.02\n{BRIEFLY}"
+                f"method: qlora\n{limits}"
                 f"resources: {{gpus: {gpus}}}\n"
                 f"training: {{max_steps: {asked.steps}, effective_batch_size: 16, "
                 "save_steps: 5}\n",
