@@ -29,7 +29,7 @@ from runner.daemon.stages.process import PID_FILE
 JOBS = ("first", "second")
 # Random weights never end an answer: generated answers and the questions of what was forgotten
 # would take their three minutes each.
-BRIEFLY = "evaluation: {samples: 0, forgetting: false, recital: false}\n"
+BRIEFLY = "evaluation: {samples: 0, minutes: 0.05, forgetting: false, recital: false}\n"
 
 
 def write_rows(box: OneBox, job: str, count: int) -> None:
