@@ -19,9 +19,10 @@ from runner.spec.read_spec import read_spec
 from runner.training.data.conversation import UnlearnableRowError
 from runner.training.data.findings import Findings
 from runner.training.data.formats import to_conversations
+from runner.training.data.mark_answers import IGNORED
 from runner.training.data.prepare import prepare
 from runner.training.data.rows import read_rows
-from runner.training.data.template import IGNORED, Template
+from runner.training.data.template import Template
 
 PAIR = {"question": "Is a deposit due?", "answer": "Yes, three months' rent."}
 ASKED = {"role": "user", "content": "Is a deposit due?"}

@@ -12,9 +12,9 @@ from runner.contract.layout import Outputs, new_run_id
 from runner.contract.stage_io import PreparePlan, PrepareResult, read_message, write_message
 from runner.errors import DataError, InputError, SpecError
 from runner.forecast.lengths import Lengths, read_lengths
+from runner.training.data.mark_answers import IGNORED
 from runner.training.data.part_rows import what_rows_show
 from runner.training.data.prepare import prepare, total_steps
-from runner.training.data.template import IGNORED
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ MEANING = (
     ),
     Mutation(
         "an answer only read is learned",
-        _DATA + "template.py",
+        _DATA + "render_answers.py",
         "if number not in unlearned]",
         "]",
         EXTRAS,
@@ -204,7 +204,7 @@ MEANING = (
     Mutation(
         "notes kept from the record",
         _DATA + "prepare.py",
-        "                *findings.notes,\n",
+        "            *self.findings.notes,\n",
         "",
         STAGE,
     ),
@@ -255,14 +255,14 @@ MEANING = (
 TEMPLATES = (
     Mutation(
         "an answer's end from behind",
-        _DATA + "template.py",
+        _DATA + "mark_answers.py",
         "        return control[0]\n",
         "        return control[-1]\n",
         (*ROWS, *TEMPLATE),
     ),
     Mutation(
         "an answer's end by its text",
-        _DATA + "template.py",
+        _DATA + "render_answers.py",
         "else len(end) - len(tail)\n",
         "else end.rfind(tail.strip()[-1])\n",
         ROWS,
@@ -311,15 +311,15 @@ TEMPLATES = (
     ),
     Mutation(
         "a pad outside the embedding",
-        _DATA + "template.py",
+        _DATA + "choose_template.py",
         "and (embedding_rows is None or number < embedding_rows)",
         "",
         FOLDER,
     ),
     Mutation(
         "a pad that is an end",
-        _DATA + "template.py",
-        "taken = {tokenizer.eos_token_id, *self.end_ids}",
+        _DATA + "choose_template.py",
+        "taken = {tokenizer.eos_token_id, *marker.end_ids}",
         "taken = set[int]()",
         TEMPLATE,
     ),
@@ -542,7 +542,7 @@ MODELS = (
     ),
     Mutation(
         "a broken tokenizer, in no words",
-        _DATA + "prepare.py",
+        _DATA + "base.py",
         "    except (ValueError, ImportError, KeyError, TypeError, OSError) as error:\n",
         "    except ZeroDivisionError as error:\n",
         TRY,
@@ -580,7 +580,7 @@ MODELS = (
 ENDS = (
     Mutation(
         "nobody is needed",
-        "contract/verdict.py",
+        "contract/record_head.py",
         "return is_useless or self.outcome in (Outcome.WORSE, Outcome.NO_DIFFERENCE)",
         "return False",
         VERDICT,
@@ -671,7 +671,7 @@ ENDS = (
     ),
     Mutation(
         "what so many rows show, unsaid in prepare",
-        _DATA + "prepare.py",
+        _DATA + "part_rows.py",
         "    return held, [what_rows_show(int(held.sum()))]\n\n\ndef what_rows_show",
         "    return held, []\n\n\ndef what_rows_show",
         (

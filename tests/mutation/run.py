@@ -428,8 +428,8 @@ MUTATIONS = (
     Mutation(
         "another card's lesson",
         "forecast/lessons.py",
-        "one.key == kind and one.gpu == gpu and",
-        "one.key == kind and",
+        "lessons = [one for one in lessons if one.gpu == gpu and one.ranks == ranks]",
+        "lessons = [one for one in lessons if one.ranks == ranks]",
         LESSONS,
     ),
     Mutation(

@@ -41,7 +41,7 @@ from runner.training.checks.row import Kind, SeenRow, seen
 from runner.training.checks.say import CHECKS, End, robust_z
 from runner.training.checks.table import TABLE
 from runner.training.data.conversation import Conversation
-from runner.training.data.template import Example
+from runner.training.data.mark_answers import Example
 
 FAQ = faq_module.replace("__init__.py", "data/faq-en.jsonl")
 FACTS = {"row_kinds", "token_lengths", "learned_share"}

@@ -10,7 +10,8 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from runner.training.data.conversation import Conversation, UnlearnableRowError
-from runner.training.data.template import IGNORED, Template
+from runner.training.data.mark_answers import IGNORED
+from runner.training.data.template import Template
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 # bos, eos and other control tokens of the models that ship these templates

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from runner.errors import ModelError
 from runner.training.data.conversation import Conversation
-from runner.training.data.template import IGNORED, Template, UnlearnableRowError
+from runner.training.data.mark_answers import IGNORED
+from runner.training.data.template import Template, UnlearnableRowError
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 MISTRAL = (
@@ -140,7 +141,7 @@ def test_pad_is_never_an_end_token(family, tokenizer_of):
     tokenizer = tokenizer_of(family)
     tokenizer.pad_token = tokenizer.eos_token
     template = Template(tokenizer, name=family)
-    assert tokenizer.pad_token_id not in {tokenizer.eos_token_id, *template.end_ids}
+    assert tokenizer.pad_token_id not in {tokenizer.eos_token_id, *template.marker.end_ids}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

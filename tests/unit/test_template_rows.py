@@ -22,7 +22,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from runner.training.data.control_tokens import PlainReader, Reader, control_tokens
 from runner.training.data.conversation import Conversation
-from runner.training.data.template import IGNORED, Template, UnlearnableRowError
+from runner.training.data.mark_answers import IGNORED
+from runner.training.data.template import Template, UnlearnableRowError
 from runner.training.evaluate.answers import prompt_ids
 
 QUESTION = {"role": "user", "content": "Choose: a, b, c or d?"}
@@ -52,7 +53,7 @@ ALL = ["smollm2", *FAMILIES]
 
 def end_of(template):
     """Give the text of the token that ends an answer in a template."""
-    (end,) = template.end_ids
+    (end,) = template.marker.end_ids
     return template.tokenizer.convert_ids_to_tokens(end)
 
 
@@ -123,7 +124,7 @@ def test_an_answer_that_ends_in_blank_space_is_learned(family, template_of):
         (example,) = template.encode(answered(f"Yes{blank}"))
         (said,) = learned_texts(template.tokenizer, example)
         assert said.strip().removesuffix(end).strip() == "Yes"
-        assert example.labels[-1] == IGNORED or example.labels[-1] in template.end_ids
+        assert example.labels[-1] == IGNORED or example.labels[-1] in template.marker.end_ids
         assert example.input_ids == library_ids(template, answered(f"Yes{blank}")), repr(blank)
 
 
@@ -196,7 +197,7 @@ def test_a_spelled_control_token_is_plain_text(family, template_of):
 def test_a_spelled_control_token_adds_none(family, template_of):
     """A row cannot forge turns: it has the control tokens of the same row with other words."""
     template = template_of(family)
-    special = set(template.tokenizer.all_special_ids) | template._special
+    special = set(template.tokenizer.all_special_ids) | template.ending
     for row in spelling_rows(template):
         harmless = [{**m, "content": re.sub(r"\S+", "word", m["content"])} for m in row.messages]
         (forged,), (plain,) = template.encode(row), template.encode(talk(*harmless))
@@ -214,7 +215,7 @@ def test_a_text_row_that_spells_control_tokens_is_plain_text(family, template_of
         text = f"In HTML {token} stands for {token}x{token}"
         (example,) = template.encode(Conversation(file="a", line=1, row=0, text=text))
         read = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        begin = [tokenizer.bos_token_id] if template._adds_bos else []
+        begin = [tokenizer.bos_token_id] if template.marker.adds_bos else []
         assert example.input_ids == [*begin, *read, tokenizer.eos_token_id]
         assert learned_texts(tokenizer, example) == [text + tokenizer.eos_token]
 
@@ -326,7 +327,7 @@ def test_templates_as_models_ship_them_learn_every_answer_exactly(name, many_tok
     for tokenizer, spelling in zip(many_tokens, (False, True), strict=True):
         tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text()
         template = Template(tokenizer, name=name)
-        (end,) = template.end_ids
+        (end,) = template.marker.end_ids
         spelled = tokenizer.convert_ids_to_tokens(end)
         plain = ("n", "d", "end", "<", "|", spelled[:-1], "x\n")
         for text in (spelled, f"a {spelled} b") if spelling else plain:

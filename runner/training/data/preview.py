@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from runner.contract.preview import Preview, PreviewRow, Token, Why, write_preview
-from runner.training.data.template import IGNORED
+from runner.training.data.mark_answers import IGNORED
 from runner.training.data.token_table import DATA_FILE, read_examples
 
 RANDOM_ROWS = 3

@@ -20,9 +20,10 @@ from runner.training.data.arrow_arrays import to_arrow, to_arrow_lists, to_numpy
 from runner.training.data.conversation import Conversation, UnlearnableRowError
 from runner.training.data.findings import Findings
 from runner.training.data.formats import Rules, convert
+from runner.training.data.mark_answers import IGNORED, Example
 from runner.training.data.row import Row
 from runner.training.data.split import normalised_prompt, position
-from runner.training.data.template import IGNORED, Example, Noted, Template
+from runner.training.data.template import Noted, Template
 from runner.training.data.token_table import rows_schema, tokens_schema
 from runner.training.data.tokenizer_folder import load_tokenizer
 

@@ -13,40 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from runner.errors import ModelError, Problem
-from runner.training.data.control_tokens import Reader, Readers, RefusedByTemplateError, Tokens
+from runner.training.data.choose_template import (
+    choose_pad,
+    choose_template,
+    refusal,
+    require_readable,
+)
+from runner.training.data.control_tokens import Reader, Readers, Tokens
 from runner.training.data.conversation import Conversation, Message, UnlearnableRowError
 from runner.training.data.extras import Extras
+from runner.training.data.mark_answers import IGNORED, BorderError, Example, Marker
+from runner.training.data.render_answers import Renderer, Rendering, render
+from runner.training.data.system_message import fold_system, renders_system
 from runner.words import visible
 
-IGNORED = -100  # the label that torch's cross entropy leaves out
-
-Tools = Sequence[dict[str, Any]]
 _Made = TypeVar("_Made")
 
-_CHATML = (
-    "{{% for message in messages %}}{{{{ {bos}'<|im_start|>' + message['role'] + '\n'"
-    " + message['content'] + '{end}' + '\n' }}}}{{% endfor %}}"
-    "{{% if add_generation_prompt %}}{{{{ '<|im_start|>assistant\n' }}}}{{% endif %}}"
-)
-_IN_PARTS = (
-    "{%- set given = namespace(turns=[]) -%}{%- for message in messages -%}"
-    "{%- if message['content'] is string -%}{%- set given.turns = given.turns + "
-    "[dict(message, content=[{'type': 'text', 'text': message['content']}])] -%}"
-    "{%- else -%}{%- set given.turns = given.turns + [message] -%}{%- endif -%}"
-    "{%- endfor -%}{%- set messages = given.turns -%}"
-)
-"""Put before a template that shows messages only as lists of parts (text, picture): LLaVA's and
-SmolVLM's drop a message that is a text, without a word."""
-_PAD_NAMES = (
-    "<|finetune_right_pad_id|>",
-    "<pad>",
-    "<|pad|>",
-    "[PAD]",
-    "<|padding|>",
-    "<|endoftext|>",
-    "<unk>",
-)
 _TURNS: tuple[Message, ...] = (
     {"role": "user", "content": "Is this a question?"},
     {"role": "assistant", "content": "Yes, Yqz."},
@@ -54,63 +36,7 @@ _TURNS: tuple[Message, ...] = (
     {"role": "assistant", "content": "It is Yqz too."},
 )
 """A conversation on which every template is tried."""
-_PROBE = "Zqx"  # stands in for a text whose place in a rendering is looked for
-_OTHER_MODEL = "Choose another model, or its variant without thinking."
-_BORDER_HINT = "Let the answer begin with a letter or a digit, or choose another model."
-_OTHER_ROW = "Leave the row out, or choose another model."
 _TOKENS_NAMED = 6  # control tokens named in one note
-
-
-class _BorderError(UnlearnableRowError):
-    """An answer does not begin with a token of its own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One sequence to train on."""
-
-    input_ids: list[int]
-    learned: tuple[tuple[int, int], ...]
-    """Stretches that are learned, in their order: the first token and the one behind the last."""
-
-    @property
-    def labels(self) -> list[int]:
-        """The same ids where they are learned, ``IGNORED`` elsewhere."""
-        labels = [IGNORED] * len(self.input_ids)
-        for start, stop in self.learned:
-            labels[start:stop] = self.input_ids[start:stop]
-        return labels
-
-    @property
-    def learned_tokens(self) -> int:
-        """How many are learned."""
-        return sum(stop - start for start, stop in self.learned)
-
-    @property
-    def ends(self) -> list[int]:
-        """The last token of each stretch that is learned."""
-        return [self.input_ids[stop - 1] for _, stop in self.learned]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """Where an answer stands in a rendering."""
-
-    prompt: str
-    """What stands before it: the rendering with the generation prompt at its end."""
-    end: str
-    """The rendering up to and with the answer and what the template puts after it."""
-    text_end: int
-    """Where the answer's own text ends and what the template puts after it begins."""
-    calls_tools: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rendering:
-    """A text that becomes one example, and the answers in it; without any, it is learned whole."""
-
-    whole: str
-    answers: Sequence[_Answer]
 
 
 @dataclass(kw_only=True)
@@ -159,31 +85,24 @@ class Template:
         """
         self.tokenizer = tokenizer
         self.model_name = name
-        self.chat_template = "model's own"
-        self.end_ids: set[int] = set()
         self.noted = Noted()
-        self._tails: dict[tuple[Any, ...], str] = {}
         if not getattr(tokenizer, "is_fast", False):
-            raise self._refusal("its tokenizer cannot say where each token came from (not 'fast')")
-        self._bos = tokenizer.bos_token_id
-        self._adds_bos = self._bos is not None and tokenizer("a")["input_ids"][:1] == [self._bos]
-        self._special = {
-            number
-            for number, token in tokenizer.added_tokens_decoder.items()
-            if token.special or number == tokenizer.eos_token_id
-        }
+            why = "its tokenizer cannot say where each token came from (not 'fast')"
+            raise refusal(name, why)
+        self.marker = Marker(tokenizer)
         if isinstance(tokenizer.chat_template, str):
-            self._require_readable(tokenizer.chat_template)
+            require_readable(tokenizer.chat_template, name)
         self._readers = Readers(tokenizer, use_words=use_words)
         usual = self._readers.usual
-        if not tokenizer.chat_template:
-            self._use_chatml()
-        elif not _shows_texts(usual):
-            self._give_parts()
+        chosen = choose_template(tokenizer, usual, name=name, adds_bos=self.marker.adds_bos)
+        self.chat_template = chosen.whose
+        if chosen.note:
+            self.noted.notes[chosen.note] = None
         self.folds_system = not renders_system(usual)
-        self._extras = Extras(lambda messages, tools: _render(usual, messages, tools))
+        self._extras = Extras(lambda messages, tools: render(usual, messages, tools))
+        self._renderer = Renderer(usual)
         self._check_template()
-        self._choose_pad(embedding_rows)
+        choose_pad(self.marker, name=name, embedding_rows=embedding_rows)
 
     @property
     def shortfalls(self) -> list[str]:
@@ -253,7 +172,7 @@ class Template:
 
     def _read_all(
         self,
-        rendered: Sequence[list[_Rendering] | UnlearnableRowError],
+        rendered: Sequence[list[Rendering] | UnlearnableRowError],
         readers: Sequence[Reader],
     ) -> list[list[Tokens]]:
         """Tokenise the renderings of many rows, all of one reader together."""
@@ -270,28 +189,28 @@ class Template:
                 read[n].append(one)
         return read
 
-    def _renderings(self, conversation: Conversation, reader: Reader) -> list[_Rendering]:
+    def _renderings(self, conversation: Conversation, reader: Reader) -> list[Rendering]:
         if conversation.text is not None:
-            return [_Rendering(whole=conversation.text, answers=())]
+            return [Rendering(whole=conversation.text, answers=())]
         return self._render_turns(self._extras.fit(conversation), reader)
 
     def _examples(
         self,
         conversation: Conversation,
-        rendered: list[_Rendering] | UnlearnableRowError,
+        rendered: list[Rendering] | UnlearnableRowError,
         read: Sequence[Tokens],
         reader: Reader,
     ) -> list[Example]:
         if isinstance(rendered, UnlearnableRowError):
             raise rendered
         if conversation.text is not None:
-            return [self._text_example(read[0].ids)]
+            return [self.marker.text_example(read[0].ids)]
         try:
             return [
-                self._mark(rendering, tokens, reader)
+                self.marker.mark(rendering, tokens, reader)
                 for rendering, tokens in zip(rendered, read, strict=True)
             ]
-        except _BorderError:
+        except BorderError:
             conversation = self._extras.fit(conversation)
             cut = replace(
                 conversation, messages=tuple(map(_without_leading_blank, conversation.messages))
@@ -300,7 +219,7 @@ class Template:
                 raise
             # Blank space that the tokenizer joins with the line break before the answer.
             examples = [
-                self._mark(rendering, reader.tokens(rendering.whole), reader)
+                self.marker.mark(rendering, reader.tokens(rendering.whole), reader)
                 for rendering in self._render_turns(cut, reader)
             ]
             self.noted.rows_cut += 1
@@ -309,12 +228,12 @@ class Template:
     @property
     def ends(self) -> list[int]:
         """Tokens that generation has to stop at: those learned; before any row, the template's."""
-        return sorted(self.noted.learned_ends or self.end_ids)
+        return sorted(self.noted.learned_ends or self.marker.end_ids)
 
     @property
     def ending(self) -> set[int]:
         """Every token that can end a turn: the control tokens, and the tokenizer's own end."""
-        return self._special
+        return self.marker.special
 
     def stop_where_answers_end(self) -> None:
         """Let the tokenizer's end token be the one that was learned.
@@ -340,8 +259,6 @@ class Template:
         """Give the messages before the last answer, as the model should be asked."""
         return list(self._prepared(conversation.messages)[:-1])
 
-    # -- one row ---------------------------------------------------------------------------------
-
     def _prepared(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Move a system message into the first question where the template has no place for it."""
         if not self.folds_system or not messages or messages[0]["role"] != "system":
@@ -350,289 +267,30 @@ class Template:
         self.noted.notes[folded] = None
         return fold_system(messages)
 
-    def _text_example(self, ids: list[int]) -> Example:
-        end = self.tokenizer.eos_token_id
-        if end is None:
-            raise UnlearnableRowError(
-                "the model has no end token to learn after a text",
-                hint="Write the rows as question and answer, or choose another model.",
-            )
-        ids = [*ids, end]
-        bos = [self._bos] if self._adds_bos else []
-        return Example(input_ids=bos + ids, learned=((len(bos), len(bos) + len(ids)),))
-
-    def _render_turns(self, conversation: Conversation, reader: Reader) -> list[_Rendering]:
-        return self._render_messages(
+    def _render_turns(self, conversation: Conversation, reader: Reader) -> list[Rendering]:
+        return self._renderer.render(
             self._prepared(conversation.messages),
             reader,
             tools=conversation.tools,
             unlearned=conversation.unlearned,
         )
 
-    def _render_messages(
-        self,
-        messages: tuple[Message, ...],
-        reader: Reader,
-        *,
-        tools: Tools = (),
-        unlearned: frozenset[int] = frozenset(),
-    ) -> list[_Rendering]:
-        places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        places = [i for number, i in enumerate(places) if number not in unlearned]
-        if not places:
-            raise UnlearnableRowError(
-                "no answer of the row is to be learned",
-                hint="Mark one with weight: 1, or leave the row out.",
-            )
-        answers = [self._find_answer(messages[: i + 1], reader, tools) for i in places]
-        # Where the last message is an answer to learn, it was rendered with all before it already.
-        last = answers[-1].end if places[-1] == len(messages) - 1 else None
-        whole = last or _render(reader, messages, tools)
-        if all(whole.startswith(a.prompt) and whole.startswith(a.end) for a in answers):
-            return [_Rendering(whole=whole, answers=answers)]
-        # The template shows earlier turns differently once the conversation has gone on (thinking
-        # that is dropped, an end that moves): each answer is learned as it was first seen.
-        return [_Rendering(whole=answer.end, answers=[answer]) for answer in answers]
-
-    def _find_answer(self, messages: tuple[Message, ...], reader: Reader, tools: Tools) -> _Answer:
-        prompt = _render(reader, messages[:-1], tools, generation_prompt=True)
-        end = _render(reader, messages, tools)
-        if not end.startswith(prompt) or len(end) <= len(prompt):
-            raise UnlearnableRowError(
-                "the template's generation prompt is not how it begins an answer", hint=_OTHER_MODEL
-            )
-        calls_tools = bool(messages[-1].get("tool_calls"))
-        tail = "" if calls_tools else self._tail(messages, reader, tools)
-        if not end.endswith(tail):
-            raise UnlearnableRowError(
-                "the template ends this answer as it ends no other", hint=_OTHER_ROW
-            )
-        text_end = len(prompt) if calls_tools else len(end) - len(tail)
-        return _Answer(prompt=prompt, end=end, text_end=text_end, calls_tools=calls_tools)
-
-    def _tail(self, messages: tuple[Message, ...], reader: Reader, tools: Tools) -> str:
-        """Give what the template puts after the last answer's text, whatever that text is.
-
-        It is measured once for each sequence of roles, with another text in the answer's place.
-        """
-        key = (reader is self._readers.usual, bool(tools), *map(_kind_of, messages))
-        if key not in self._tails:
-            probed = (*messages[:-1], {**messages[-1], "content": _PROBE})
-            _, found, tail = _render(reader, probed, tools).rpartition(_PROBE)
-            if not found:
-                raise UnlearnableRowError(
-                    "its template does not show answers as they are", hint=_OTHER_ROW
-                )
-            self._tails[key] = tail
-        return self._tails[key]
-
-    def _mark(self, rendering: _Rendering, tokens: Tokens, reader: Reader) -> Example:
-        """Label each answer of a rendering up to and with the token that ends it."""
-        ids = tokens.ids
-        if self._bos is not None and ids[:2] == [self._bos, self._bos]:
-            raise UnlearnableRowError(
-                "the template begins with two begin-of-text tokens", hint=_OTHER_MODEL
-            )
-        learned: list[tuple[int, int]] = []
-        for answer in rendering.answers:
-            start = self._border(rendering.whole, len(answer.prompt), tokens, reader)
-            stop = self._end_token(answer, start, tokens) + 1
-            if learned and start <= learned[-1][1]:  # answers with nothing between them
-                start = learned.pop()[0]
-            learned.append((start, stop))
-        return Example(input_ids=ids, learned=tuple(learned))
-
-    def _end_token(self, answer: _Answer, start: int, tokens: Tokens) -> int:
-        """Find the token that ends an answer: the first control token after the answer's text.
-
-        A token may swallow blanks before it, so it is its own end that lies behind the text. After
-        tool calls, which hold control tokens of their own, it is the last one that ends an answer.
-        """
-        ids = tokens.ids
-        control = [
-            k
-            for k, _, end in tokens.controls
-            if k >= start and ids[k] in self._special and answer.text_end < end <= len(answer.end)
-        ]
-        if answer.calls_tools:
-            control = [k for k in control if ids[k] in self.end_ids][-1:] or control[-1:]
-        if not control:
-            raise UnlearnableRowError(
-                "the template ends an answer with no token of its own", hint=_OTHER_ROW
-            )
-        return control[0]
-
-    def _border(self, whole: str, at: int, tokens: Tokens, reader: Reader) -> int:
-        """Find the first token of an answer that begins at character ``at``."""
-        ids = tokens.ids
-        kept, tail = self._prompt_ids(whole, at, tokens, reader)
-        if ids[kept : kept + len(tail)] == tail:
-            return kept + len(tail)  # the very tokens that the model is given at use
-        # Some tokenizers join line breaks otherwise when text follows. Such a prompt still masks
-        # exactly, unless a token stands across the border. Offsets may hide a token's leading
-        # space (Ġ, or ▁), so its spelling is looked at too.
-        offsets = tokens.offsets
-        start = next((k for k, (begin, _) in enumerate(offsets) if begin >= at), len(ids))
-        across = any(begin < at < stop for begin, stop in offsets)
-        if not across and start < len(ids) and not whole[at].isspace():
-            spelled = str(self.tokenizer.convert_ids_to_tokens(ids[start]))
-            across = spelled.startswith(("Ġ", "Ċ", "▁", " ", "\n"))
-        if across or start == len(ids):
-            raise _BorderError("a token stands across the border of an answer", hint=_BORDER_HINT)
-        return start
-
-    def _prompt_ids(
-        self, whole: str, at: int, tokens: Tokens, reader: Reader
-    ) -> tuple[int, list[int]]:
-        """Tokenise the text before ``at`` as if nothing followed.
-
-        A tokenizer parts the text at control tokens first and reads each part by itself: what lies
-        before the last of them is read already. That halves the time that preparing takes.
-
-        Returns:
-            How many of ``ids`` come first, and the ids after them.
-        """
-        for k, begin, end in reversed(tokens.controls):
-            if end <= at and tokens.ids[k] in self._special:
-                return k, reader.ids(whole[begin:at])
-        return 0, reader.ids(whole[:at])
-
-    # -- the template, once ----------------------------------------------------------------------
-
-    def _refusal(self, why: str) -> ModelError:
-        return ModelError(
-            [
-                Problem(
-                    field="model",
-                    found=self.model_name,
-                    message=f"only answers are learned, and this model does not allow it: {why}",
-                    hint=_OTHER_MODEL,
-                )
-            ]
-        )
-
-    def _require_readable(self, source: str) -> None:
-        from jinja2 import TemplateSyntaxError
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
-        try:
-            _compile_jinja_template(source)
-        except TemplateSyntaxError as error:
-            why = visible(str(error.message))
-            what = f"the model's chat template is damaged, from its line {error.lineno} on: {why}"
-            hint = "Fetch the model again, or correct its chat_template.jinja."
-            problem = Problem(field="model", found=self.model_name, message=what, hint=hint)
-            raise ModelError([problem]) from None
-
-    def _use_chatml(self) -> None:
-        """Give a base model without a chat template ChatML, with an end token that it knows."""
-        if self.tokenizer.eos_token is None:
-            raise self._refusal("it has neither a chat template nor an end token")
-        known = "<|im_end|>" in self.tokenizer.get_vocab()
-        end = "<|im_end|>" if known else self.tokenizer.eos_token
-        bos = "(bos_token if loop.first else '') + " if self._adds_bos else ""
-        self.tokenizer.chat_template = _CHATML.format(bos=bos, end=end)
-        self.chat_template = "ChatML"
-        what = f"the model has no chat template: ChatML is used, with {end} as the end of a turn"
-        self.noted.notes[what] = None
-
-    def _give_parts(self) -> None:
-        """Let a template that wants messages in parts take texts, too, where that is all it lacks.
-
-        The change travels with the template, into the adapter's folder and whoever reads it there.
-        """
-        own = self.tokenizer.chat_template
-        if isinstance(own, str):
-            self.tokenizer.chat_template = _IN_PARTS + own
-            if _shows_texts(self._readers.usual):
-                self.chat_template = "model's own, given texts as parts"
-                return
-        self.tokenizer.chat_template = own
-
     def _check_template(self) -> None:
         """Mark a small conversation, so that a template that cannot be exact is refused at once."""
         try:
             for messages in (_TURNS[:2], _TURNS):
-                for rendering in self._render_messages(messages, self._readers.usual):
-                    example = self._mark(
+                for rendering in self._renderer.render(messages, self._readers.usual):
+                    example = self.marker.mark(
                         rendering, self._readers.usual.tokens(rendering.whole), self._readers.usual
                     )
                     learned = [label for label in example.labels if label != IGNORED]
                     if "Yqz" not in self.tokenizer.decode(learned):
-                        raise self._refusal("its template does not show answers as they are")
-                    self.end_ids.add(learned[-1])
+                        raise refusal(
+                            self.model_name, "its template does not show answers as they are"
+                        )
+                    self.marker.end_ids.add(learned[-1])
         except UnlearnableRowError as error:
-            raise self._refusal(str(error)) from None
-
-    def _choose_pad(self, embedding_rows: int | None) -> None:
-        """Pad with a token that ends nothing: a learned pad would never be told from an end."""
-        tokenizer = self.tokenizer
-        taken = {tokenizer.eos_token_id, *self.end_ids}
-
-        def fits(number: int) -> bool:
-            return number not in taken and (embedding_rows is None or number < embedding_rows)
-
-        if tokenizer.pad_token_id is not None and fits(tokenizer.pad_token_id):
-            return
-        vocabulary = tokenizer.get_vocab()
-        names = [name for name in _PAD_NAMES if name in vocabulary]
-        names += [tokenizer.unk_token] if tokenizer.unk_token else []
-        names += [str(tokenizer.convert_ids_to_tokens(n)) for n in sorted(self._special)]
-        # Padding is masked out of attention and loss, so a begin-of-text token can serve as well.
-        free = [name for name in names if fits(vocabulary[name])]
-        free.sort(key=lambda name: vocabulary[name] == self._bos)
-        if not free:
-            raise self._refusal("its tokenizer has no token that can pad rows and ends nothing")
-        tokenizer.pad_token = free[0]
-
-
-def _shows_texts(reader: Reader) -> bool:
-    """Tell whether a question that is a text reaches the model."""
-    try:
-        return _PROBE in reader.render([{"role": "user", "content": _PROBE}])
-    except RefusedByTemplateError:
-        return False
-
-
-def renders_system(reader: Reader) -> bool:
-    """Tell whether a system message reaches the model: some templates refuse or drop it."""
-    question = {"role": "user", "content": "Q"}
-    try:
-        return _PROBE in reader.render([{"role": "system", "content": _PROBE}, question])
-    except RefusedByTemplateError:
-        return False
-
-
-def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Let a system message stand before the first question, in the same message."""
-    if len(messages) < 2 or messages[0]["role"] != "system":
-        return tuple(messages)
-    system, first, *rest = messages
-    return ({**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest)
-
-
-def _render(
-    reader: Reader,
-    messages: Sequence[Message],
-    tools: Tools,
-    *,
-    generation_prompt: bool = False,
-) -> str:
-    try:
-        return reader.render(messages, generation_prompt=generation_prompt, tools=tools)
-    except RefusedByTemplateError as error:
-        why = f": {visible(str(error))}" if str(error) else ""
-        hint = (
-            "Write the row as questions and answers in turn, with a system message first at most, "
-            "or leave it out. Other models' templates may take it as it is."
-        )
-        what = f"the model's chat template refuses the row{why}"
-        raise UnlearnableRowError(what, hint=hint) from None
-
-
-def _kind_of(message: Message) -> tuple[Any, ...]:
-    """Name what a template may go by other than a message's texts."""
-    return (message["role"], *sorted(key for key, value in message.items() if value))
+            raise refusal(self.model_name, str(error)) from None
 
 
 def _without_leading_blank(message: Message) -> Message:

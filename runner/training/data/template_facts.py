@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from runner.training.data.conversation import Conversation, Message
-from runner.training.data.template import Template, fold_system
+from runner.training.data.system_message import fold_system
+from runner.training.data.template import Template
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.training.data.control_tokens import Readers
-from runner.training.data.template import fold_system, renders_system
+from runner.training.data.system_message import fold_system, renders_system
 from runner.training.data.tokenizer_folder import GENERATION
 from runner.training.fit.model import Machine
 

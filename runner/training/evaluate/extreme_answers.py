@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.files.durable import write_json
-from runner.training.data.template import IGNORED
+from runner.training.data.mark_answers import IGNORED
 from runner.training.evaluate.adapted import Adapted
 from runner.training.evaluate.answers import unpack_for_answers
 from runner.training.evaluate.generate import Generator, Prompt

@@ -16,7 +16,7 @@ import numpy as np
 from runner.contract.layout import RunFolder
 from runner.contract.row_losses import ends_of, read_row_losses
 from runner.files.durable import write_json
-from runner.training.data.template import IGNORED
+from runner.training.data.mark_answers import IGNORED
 
 EACH = 3  # at each end; a person reads no more
 _TOKENS = 600  # of a question, its end; of an answer, its beginning

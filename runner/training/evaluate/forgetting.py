@@ -18,7 +18,7 @@ from typing import Any
 
 from runner.contract.evaluation import Axis
 from runner.files.durable import write_json
-from runner.training.data.template import IGNORED
+from runner.training.data.mark_answers import IGNORED
 from runner.training.evaluate.adapted import Adapted
 from runner.training.evaluate.answers import prompt_ids
 from runner.training.evaluate.statistics import paired_difference

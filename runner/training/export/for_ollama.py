@@ -28,7 +28,7 @@ def modelfile_for(
         is_adapter: it is the adapter alone; the base's file is to be put beside it.
     """
     from runner.training.data.control_tokens import Readers
-    from runner.training.data.template import renders_system
+    from runner.training.data.system_message import renders_system
     from runner.training.data.tokenizer_folder import load_tokenizer
 
     tokenizer = load_tokenizer(source.run.adapter)

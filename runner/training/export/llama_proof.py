@@ -295,7 +295,7 @@ def _questions(source: Source, tokenizer: Any) -> list[Asked]:
     """Read the questions that every run answers for people, with their tokens as trained."""
     from runner.training.data.control_tokens import Readers
     from runner.training.data.questions import ALWAYS, ASKED, read_questions
-    from runner.training.data.template import fold_system, renders_system
+    from runner.training.data.system_message import fold_system, renders_system
     from runner.training.evaluate.answers import prompt_ids
 
     questions = [one for one in read_questions(source.run.prepared) if one.part == ASKED][:ALWAYS]
