@@ -554,6 +554,11 @@ class StageFolder:
         """Progress, one JSON object a line."""
         return self.root / "metrics.jsonl"
 
+    @property
+    def ranks(self) -> Path:
+        """Folders of the ranks beside the first, by number, where several train together."""
+        return self.root / "ranks"
+
     def log(self, stage: str) -> Path:
         """The stage's standard output and error."""
         return self.root / f"{stage}.log"

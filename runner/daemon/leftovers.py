@@ -13,6 +13,7 @@ from runner.contract.layout import (
     UNDER_WAY,
     Outputs,
     RunFolder,
+    StageFolder,
     run_id_of,
 )
 from runner.contract.token_entries import sweep_entries
@@ -35,11 +36,19 @@ def sweep_run(run: RunFolder) -> None:
     with contextlib.suppress(OSError):
         for home in run.rates.iterdir():
             sweep_folder(RunFolder(home).checkpoints)
+            _sweep_attempts(RunFolder(home))
+    _sweep_attempts(run)
+
+
+def _sweep_attempts(run: RunFolder) -> None:
     with contextlib.suppress(OSError):
         for attempt in run.attempts.iterdir():
             sweep_folder(attempt)
             # Trainer writes its checkpoints here; what was not moved away is torn.
             shutil.rmtree(attempt / "work", ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for rank in StageFolder(attempt).ranks.iterdir():
+                    sweep_folder(rank)
 
 
 def sweep_box(outputs: Outputs) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.contract.layout import Outputs
-from runner.daemon.leftovers import sweep_box
+from runner.contract.layout import Outputs, RunFolder, StageFolder
+from runner.daemon.leftovers import sweep_box, sweep_run
 
 
 def test_a_jobs_own_folder_is_swept(tmp_path: Path) -> None:
@@ -23,3 +23,22 @@ def test_a_jobs_own_folder_is_swept(tmp_path: Path) -> None:
     sweep_box(outputs)
 
     assert set(job.iterdir()) == kept
+
+
+def test_what_ranks_and_small_runs_left_of_their_attempts_is_swept(tmp_path: Path) -> None:
+    """A rank whose launcher was killed had begun to write its result."""
+    run = RunFolder(tmp_path / "contracts" / "20261123T221005Z-k3f9")
+    homes = [run, run.rate(1)]
+    for home in homes:
+        rank = StageFolder(home.attempt(1)).ranks / "1"
+        (home.attempt(1) / "work" / "checkpoint-5").mkdir(parents=True)
+        rank.mkdir(parents=True)
+        (rank / ".tmp-0123456789ab").write_text("half a result")
+        (rank / "metrics.jsonl").write_text("{}\n")
+
+    sweep_run(run)
+
+    files = {path for path in tmp_path.rglob("*") if not path.is_dir()}
+    kept = [StageFolder(home.attempt(1)).ranks / "1" / "metrics.jsonl" for home in homes]
+    assert files == set(kept)
+    assert not any((home.attempt(1) / "work").exists() for home in homes)

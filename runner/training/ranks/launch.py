@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from runner.contract.layout import StageFolder
 from runner.contract.stage_io import PARENT, STACK_SIGNAL
 from runner.exit_codes import ExitCode
 from runner.files.durable import write_json
@@ -76,7 +77,7 @@ def launch(stage: str, folder: Path, size: int) -> int:
     Returns:
         The stage's exit status; negative: the signal that ended a rank, as if it had ended this.
     """
-    shutil.rmtree(folder / "ranks", ignore_errors=True)
+    shutil.rmtree(StageFolder(folder).ranks, ignore_errors=True)
     meeting = Path(
         tempfile.mkdtemp(prefix="ranks-")
     )  # not in the run's folder: that may be a share

@@ -39,4 +39,4 @@ def folder_of(stage: Path, rank: int) -> StageFolder:
     The others' metrics, result and log are for whoever looks into a failure; what the run keeps is
     written by the first rank alone.
     """
-    return StageFolder(stage / "ranks" / str(rank) if rank else stage)
+    return StageFolder(StageFolder(stage).ranks / str(rank) if rank else stage)
