@@ -614,8 +614,8 @@ def test_rows_are_found_again_by_their_lines(case, tmp_path, monkeypatch):
     source = Source(copies=[copied], spec=spec)
     lines = {n: row.line for n, row in enumerate(source.rows_of(copied, Findings()))}
     rules, parsed = first_rules(source), []
-    loads = json_rows._loads
-    monkeypatch.setattr(json_rows, "_loads", lambda text: parsed.append(text) or loads(text))
+    loads = json_rows.loads
+    monkeypatch.setattr(json_rows, "loads", lambda text: parsed.append(text) or loads(text))
     wanted = [3, 77, 499]
     chosen = {n: lines[n] for n in wanted}
     found = read_again(source, rules, [500], wanted, chosen)
