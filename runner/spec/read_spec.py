@@ -6,8 +6,6 @@ fields say together. A problem in one field hides none in another: all are repor
 
 from __future__ import annotations
 
-import codecs
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -35,6 +33,7 @@ from runner.spec.paths import (
     tidy_path,
 )
 from runner.spec.spec import JobSpec, fields_of
+from runner.spec.spec_text import NEEDED, decode
 from runner.spec.tree import (
     Block,
     Items,
@@ -46,10 +45,6 @@ from runner.spec.tree import (
     shown,
 )
 
-SPEC_LIMIT_BYTES = 64 * 1024
-"""A spec is a page of settings; whatever is larger is something else."""
-_INDENT = re.compile(r"^[ \u00a0\u202f]*[\u00a0\u202f][ \u00a0\u202f]*", re.MULTILINE)
-_AFTER_COLON = re.compile(r"^([ \u00a0\u202f]*[A-Za-z_]+:)[\u00a0\u202f]", re.MULTILINE)
 _MOST_PROBLEMS = 40  # a person reads no more; the rest is counted
 
 _TRUE = frozenset({"true", "yes", "on"})
@@ -62,7 +57,6 @@ _MULTILINE = frozenset(
 _PATHS = frozenset({"data", "eval_data"})
 _ALONE = "write the path alone, without a name before it"
 _NAMES = frozenset({"name", "sheet"} | {path for path in _MULTILINE if path.startswith("columns.")})
-_NEEDED = ("model", "data")
 
 
 Exists = Callable[[str], bool]
@@ -90,7 +84,7 @@ def read_spec(
     """
     shown_name = shown(file_name)
     try:
-        text = _decode(content)
+        text = decode(content)
         root, problems = read_tree(text, must_be_json=file_name.lower().endswith(".json"))
     except UnreadableError as unreadable:
         failure = (unreadable.problem, unreadable.may_be_incomplete)
@@ -107,45 +101,6 @@ def read_spec(
         )
     # Raised out here, so that no traceback chains to a parser's error that quotes the file.
     raise SpecError(_tidy([failure[0]], shown_name), may_be_incomplete=failure[1])
-
-
-def is_json_spec(content: bytes) -> bool:
-    """Whether a .json file in the inbox's root is a spec and not data that lies there.
-
-    It is one when it is an object with ``model`` and ``data``, also when a slip keeps it from
-    being JSON: then its owner gets an answer. So is YAML that was saved under that ending.
-    """
-    if len(content) > SPEC_LIMIT_BYTES:
-        return False
-    try:
-        text = _decode(content)
-        value = json.loads(text, parse_int=str, parse_float=str)
-    except UnreadableError:
-        return False
-    except (ValueError, RecursionError):
-        return _means_a_spec(text)
-    return isinstance(value, dict) and "model" in value and "data" in value
-
-
-def is_text_spec(content: bytes) -> bool:
-    """Whether a file without a spec's ending holds one: Notepad saves everything as .txt."""
-    if len(content) > SPEC_LIMIT_BYTES:
-        return False
-    try:
-        return _means_a_spec(_decode(content))
-    except UnreadableError:
-        return False
-
-
-def _means_a_spec(text: str) -> bool:
-    """Whether a text has both required fields where a spec has them, whatever slips it has."""
-    body = text.strip()
-    if not body.startswith("{"):
-        return all(re.search(rf"^[\"']?{key}[\"']?[ \t]*:", body, re.MULTILINE) for key in _NEEDED)
-    rows = [line for line in body.split("\n") if line.strip()]
-    if len(rows) > 1 and all(row.strip().startswith("{") for row in rows):
-        return False  # JSON Lines: rows that happen to have such columns
-    return all(re.search(rf"[{{,\s][\"'“”]?{key}[\"'“”]?\s*:", body) for key in _NEEDED)
 
 
 def _tidy(problems: list[Problem], file_name: str) -> list[Problem]:
@@ -174,49 +129,6 @@ def _tidy(problems: list[Problem], file_name: str) -> list[Problem]:
     return tidy
 
 
-def _decode(content: bytes) -> str:
-    """Decode what Windows editors write: a byte-order mark, UTF-16 with one, CRLF."""
-    if len(content) > SPEC_LIMIT_BYTES:
-        raise UnreadableError(
-            Problem(
-                message="the file is too large for a job spec",
-                allowed=f"at most {SPEC_LIMIT_BYTES // 1024} KiB",
-                hint="data goes into a file of its own, which the spec names",
-            ),
-            may_be_incomplete=False,
-        )
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding, hint = "utf-16", "save the file as UTF-8"
-    else:
-        encoding, hint = "utf-8-sig", "save the file as UTF-8 (in Notepad: Save as, Encoding)"
-    bad_at = None
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        bad_at = error.start
-    if bad_at is not None:
-        raise UnreadableError(
-            Problem(
-                line=content.count(b"\n", 0, bad_at) + 1,
-                message="a character is not UTF-8",
-                found=f"byte 0x{content[bad_at]:02x}",
-                hint=hint,
-            ),
-            may_be_incomplete=True,
-        )
-    if not text.strip("\0 \t\r\n"):
-        # Some servers show a file at its full size, filled with zeros, before its bytes arrive.
-        raise UnreadableError(
-            Problem(
-                message="the file is empty", hint="write 'model: NAME' and 'data: FILE' into it"
-            ),
-            may_be_incomplete=True,
-        )
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    # What is copied from a web page or a mail is indented with blanks that YAML takes for letters.
-    return _INDENT.sub(lambda found: " " * len(found[0]), _AFTER_COLON.sub(r"\1 ", text))
-
-
 @dataclass
 class _Reading:
     """One pass over a spec's tree; collects problems as it goes."""
@@ -243,7 +155,7 @@ class _Reading:
             self.lacks_required = not isinstance(root, Items)
             return None
         values = self.block(root, JobSpec, "")
-        for name in _NEEDED:
+        for name in NEEDED:
             if name not in values and name not in self.broken:
                 self.lacks_required = True
                 self.problems.append(

@@ -29,7 +29,8 @@ from runner.contract.states import State
 from runner.daemon.inbox import answer
 from runner.daemon.inbox.status_txt import status_txt
 from runner.errors import DamagedError, SpecError
-from runner.spec.read_spec import is_json_spec, read_spec
+from runner.spec.read_spec import read_spec
+from runner.spec.spec_text import is_json_spec
 from runner.training.data.findings import Findings
 from runner.training.data.formats import to_conversations
 from runner.training.data.rows import read_rows

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from runner.errors import Problem, SpecError
-from runner.spec.read_spec import SPEC_LIMIT_BYTES, is_json_spec, read_spec
+from runner.spec.read_spec import read_spec
 from runner.spec.schema import schema, schema_text
 from runner.spec.spec import JobSpec, fields_of
+from runner.spec.spec_text import SPEC_LIMIT_BYTES, is_json_spec
 
 EXAMPLES = Path(__file__).parents[2] / "jobs" / "examples"
 TWO = "model: m\ndata: d.jsonl\n"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from runner.errors import Problem, SpecError
-from runner.spec.read_spec import is_json_spec, is_text_spec, read_spec
+from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
+from runner.spec.spec_text import is_json_spec, is_text_spec
 
 
 def read(text: str, *there: str) -> JobSpec:

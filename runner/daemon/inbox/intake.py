@@ -19,8 +19,9 @@ from runner.errors import RunnerError, SpecError, UnansweredError, UnsafePathErr
 from runner.files.beneath import Folder
 from runner.files.settle import Look, Seen, is_settled, look_again
 from runner.spec.names import is_spec_name, may_hold_spec, naming_problem, text_problem
-from runner.spec.read_spec import is_json_spec, is_text_spec, read_spec
+from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
+from runner.spec.spec_text import is_json_spec, is_text_spec
 from runner.words import visible
 
 _CLAIM_SECONDS = 0.08

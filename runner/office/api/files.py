@@ -28,7 +28,8 @@ from runner.office.upload import API_FOLDER, Form, Stored, Upload, receive_form
 from runner.spec.data_files import matches
 from runner.spec.file_kinds import ending
 from runner.spec.names import is_spec_name
-from runner.spec.read_spec import SPEC_LIMIT_BYTES, read_spec
+from runner.spec.read_spec import read_spec
+from runner.spec.spec_text import SPEC_LIMIT_BYTES
 from runner.words import visible
 
 PURPOSE = "fine-tune"

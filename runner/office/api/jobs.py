@@ -38,8 +38,9 @@ from runner.office.api.job_request import JobRequest, read_kept, read_request, w
 from runner.office.api.paging import page, wanted
 from runner.office.box import Box
 from runner.office.drop import drop
-from runner.spec.read_spec import SPEC_LIMIT_BYTES, read_spec
+from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
+from runner.spec.spec_text import SPEC_LIMIT_BYTES
 
 _PATIENCE_SECONDS = 10.0
 """A cancellation waits so long for the daemon to claim the job, and to carry it out."""

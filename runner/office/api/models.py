@@ -18,7 +18,8 @@ from runner.files.plain import read_plain
 from runner.office.api.errors import ApiError, not_found
 from runner.office.api.job_object import model_id
 from runner.office.box import Box
-from runner.spec.read_spec import SPEC_LIMIT_BYTES, read_spec
+from runner.spec.read_spec import read_spec
+from runner.spec.spec_text import SPEC_LIMIT_BYTES
 
 _TUNED = re.compile(rf"ft:(?P<base>.+):(?P<job>[^:/]+):(?P<run>{RUN_ID.pattern})")
 _MOST_JOBS = 1000  # whose adapters in use are listed
