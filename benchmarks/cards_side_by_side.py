@@ -45,7 +45,7 @@ def write_rows(box: OneBox, job: str, count: int) -> None:
 def kill_one(box: OneBox) -> None:
     """Kill the training of the first job once it has left some steps behind."""
     while True:
-        for metrics in box.outputs.glob(f"{JOBS[0]}/*/attempts/01/metrics.jsonl"):
+        for metrics in box.outputs.glob(f"{JOBS[0]}/*/attempts/01-*/metrics.jsonl"):
             if len(metrics.read_text().splitlines()) >= 5:
                 pid = int((metrics.parent / PID_FILE).read_text().split()[0])
                 os.kill(pid, signal.SIGKILL)

@@ -40,7 +40,7 @@ def measure() -> dict[str, float]:
             metrics: list[Path] = []
             while not metrics or not metrics[0].read_text().strip():
                 time.sleep(0.05)
-                metrics = list(root.glob("outputs/*/*/attempts/01/metrics.jsonl"))
+                metrics = list(root.glob("outputs/*/*/attempts/01-*/metrics.jsonl"))
             first = time.time() - dropped
             (log,) = root.glob("outputs/*/*/log.jsonl")
             events = [json.loads(line) for line in log.read_text().splitlines()]

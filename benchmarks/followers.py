@@ -71,7 +71,7 @@ def training(root: Path) -> Iterator[RunFolder]:
 
 def times(run: RunFolder) -> list[float]:
     """Read when each step ended, in seconds since 1970."""
-    path = run.attempt(1) / "metrics.jsonl"
+    path = (run.attempt_folders() or [run.attempt(1)])[0] / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     found = []
     for line in lines:

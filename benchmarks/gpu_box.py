@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.contract.batch import BatchPlan
-from runner.contract.checkpoints import newest_verified
+from runner.contract.checkpoints import newest_verified, sha256_of
 from runner.contract.layout import RunFolder, StageFolder, new_run_id
 from runner.contract.stage_environment import FIXED
 from runner.contract.stage_io import TrainPlan, TrainResult, read_message, write_message
+from runner.daemon.stages.adopt import adopt
 from runner.errors import DamagedError
 
 WORDS = 64  # the language of the rows has so many
@@ -213,7 +214,7 @@ class TrainBox:
         self.number += 1
         stage = self.stage()
         stage.root.mkdir(parents=True)
-        given = {"total_steps": 2, "resume_from": newest_verified(self.run.root), **wishes}
+        given = {"total_steps": 2, "resume_from": newest_verified(self.run.checkpoints), **wishes}
         write_message(
             stage.plan,
             TrainPlan(models_dir=str(self.models), number=self.number, batch_plan=plan, **given),
@@ -226,6 +227,7 @@ class TrainBox:
         if child.exitcode is None:
             child.kill()
             child.join()
+        adopt(self.run, stage, sha256_of)  # what the daemon does at its end
         try:
             result = read_message(stage.result, TrainResult)
         except (FileNotFoundError, DamagedError):  # of an unexpected end it holds the error alone

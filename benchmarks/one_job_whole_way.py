@@ -43,7 +43,7 @@ def rank_of(number: int) -> int | None:
 def kill_rank(box: OneBox) -> None:
     """Kill the second rank once the run has left some steps behind."""
     while True:
-        for metrics in box.outputs.glob("both/*/attempts/01/metrics.jsonl"):
+        for metrics in box.outputs.glob("both/*/attempts/01-*/metrics.jsonl"):
             pid = rank_of(1)
             if pid is not None and len(metrics.read_text().splitlines()) >= 5:
                 os.kill(pid, signal.SIGKILL)
@@ -57,7 +57,9 @@ def losses(box: OneBox, job: str) -> dict[int, float]:
     run, record = box.record(job)
     found = {}
     for attempt in record.attempts:
-        for line in StageFolder(run.attempt(attempt.number)).metrics.read_text().splitlines():
+        for line in (
+            StageFolder(run.attempt(attempt.number, attempt.token)).metrics.read_text().splitlines()
+        ):
             event = json.loads(line)
             if "loss" in event:
                 found[int(event["step"])] = float(event["loss"])

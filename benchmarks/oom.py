@@ -174,7 +174,7 @@ def curve(run: RunFolder, record: RunRecord) -> list[dict[str, Any]]:
     """Give the steps that count: each attempt's within first_step..last_step."""
     found: list[dict[str, Any]] = []
     for attempt in record.attempts:
-        path = run.attempt(attempt.number) / "metrics.jsonl"
+        path = run.attempt(attempt.number, attempt.token) / "metrics.jsonl"
         counted = range(attempt.first_step or 1, (attempt.last_step or 0) + 1)
         lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
         found += [line for line in lines if "loss" in line and line["step"] in counted]
@@ -198,7 +198,7 @@ def compare(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> dict[s
 
 def where_time_went(run: RunFolder, attempt: Any) -> dict[str, float]:
     """Give the seconds from an attempt's start to its first step, its last step and its end."""
-    path = run.attempt(attempt.number) / "metrics.jsonl"
+    path = run.attempt(attempt.number, attempt.token) / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     times = [datetime.fromisoformat(line["time"]).timestamp() for line in lines if "loss" in line]
     told = {"end": attempt.ended_at.timestamp()} if attempt.ended_at else {}

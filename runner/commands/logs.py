@@ -25,11 +25,10 @@ _SHOWN_APART = {"event", "level", "time"}
 def stage_log(run: RunFolder, stage: Stage) -> Path:
     """Give the newest log of a stage."""
     if stage is Stage.TRAIN:
-        attempts = sorted(run.attempts.glob("[0-9]*")) or [run.attempt(1)]
-        return StageFolder(attempts[-1]).log(stage)
+        return StageFolder(_newest_attempt(run)).log(stage)
     if stage is Stage.RATES:
         trials = sorted(run.rates.glob("[0-9]*")) or [run.rate(1).root]
-        return StageFolder(RunFolder(trials[-1]).attempt(1)).log(stage)
+        return StageFolder(_newest_attempt(RunFolder(trials[-1]))).log(stage)
     folders = {
         Stage.PREPARE: run.prepared,
         Stage.EXPORT: run.export,
@@ -37,6 +36,10 @@ def stage_log(run: RunFolder, stage: Stage) -> Path:
         Stage.HAND_OVER: run.hand_over,
     }
     return StageFolder(folders[stage]).log(stage)
+
+
+def _newest_attempt(run: RunFolder) -> Path:
+    return (run.attempt_folders() or [run.attempt(1)])[-1]
 
 
 def human(line: str) -> str:

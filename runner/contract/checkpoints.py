@@ -1,20 +1,26 @@
 """Checkpoints: may a run resume from this folder?
 
-A checkpoint lies at ``checkpoints/step-00000012`` with a ``manifest.json`` that holds the size and
-sha256 of every other file. It was written elsewhere, synced and renamed, so one without a manifest,
-or with a file that differs, is damaged and is not trusted.
+A checkpoint is a folder ``step-00000012`` with a ``manifest.json`` that holds the size and sha256
+of every other file. It was written elsewhere, synced and renamed, so one without a manifest, or
+with a file that differs, is damaged and is not trusted.
+
+An attempt seals beneath its own folder, ``attempts/01-3f9c22ab/checkpoints/``. When it has ended,
+the daemon moves what it finds there to the run's ``checkpoints/`` (daemon/stages/adopt.py): a run
+goes on from that folder alone, and no attempt can reach into it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from runner.contract.layout import RunFolder, StageFolder
 from runner.errors import DamagedError
 from runner.files.plain import read_plain
 
@@ -115,18 +121,30 @@ def whole(folder: Path, sha256: Sha256 = sha256_of) -> bool:
     return True
 
 
-def names(run_folder: Path) -> list[str]:
-    """List a run's checkpoints by name, newest first, verified or not."""
+def names(checkpoints: Path) -> list[str]:
+    """List the checkpoints in a folder by name, newest first, verified or not."""
     try:
-        found = [p.name for p in (run_folder / "checkpoints").iterdir() if step_of(p.name)]
+        found = [name for name in os.listdir(checkpoints) if step_of(name)]
     except OSError:
         return []
     return sorted(found, reverse=True)
 
 
-def newest_verified(run_folder: Path, sha256: Sha256 = sha256_of) -> str | None:
-    """Give the name of the newest checkpoint that can be trusted, or None."""
-    for name in names(run_folder):
-        if verified(run_folder / "checkpoints" / name, sha256):
+def listed(*folders: Path) -> list[Path]:
+    """List the checkpoints in several folders, newest first; of two of a step the first one's."""
+    found = {name: folder / name for folder in reversed(folders) for name in names(folder)}
+    return [path for _, path in sorted(found.items(), reverse=True)]
+
+
+def everywhere(run: RunFolder) -> list[Path]:
+    """List every checkpoint of a run, newest first: adopted ones, and those of its attempts."""
+    own = (StageFolder(one).checkpoints for one in run.attempt_folders())
+    return listed(run.checkpoints, *own)
+
+
+def newest_verified(checkpoints: Path, sha256: Sha256 = sha256_of) -> str | None:
+    """Give the name of the newest checkpoint in a folder that can be trusted, or None."""
+    for name in names(checkpoints):
+        if verified(checkpoints / name, sha256):
             return name
     return None

@@ -19,6 +19,8 @@ JOB_NAME_BYTES = 80
 """A job name's length limit: it becomes part of folder and file names of at most 255 bytes."""
 FILE_NAME_BYTES = 255  # bytes, the limit of ext4, XFS, NTFS and SMB names
 
+_ATTEMPT = re.compile(r"\d{2,}(-[0-9a-f]+)?")
+
 STATE_FOLDERS = ("queued", "running", "done", "failed", "rejected", "cancelled")
 """The folders under the inbox that the runner moves specs through."""
 UNDER_WAY = ("queued", "running")
@@ -42,6 +44,20 @@ def new_run_id(at: datetime | None = None) -> str:
     alphabet = "abcdefghijkmnpqrstuvwxyz23456789"
     suffix = "".join(secrets.choice(alphabet) for _ in range(4))
     return f"{(at or now()):%Y%m%dT%H%M%SZ}-{suffix}"
+
+
+def new_token() -> str:
+    """Make an attempt's token: only who was given it knows the folder that counts."""
+    return secrets.token_hex(4)
+
+
+def checkpoint_name(step: int) -> str:
+    """Name the checkpoint of one optimizer step.
+
+    >>> checkpoint_name(12)
+    'step-00000012'
+    """
+    return f"step-{step:08d}"
 
 
 def cut_to_bytes(text: str, limit: int) -> str:
@@ -465,9 +481,23 @@ class RunFolder:
         """Parent of the train stage's folders."""
         return self.root / "attempts"
 
-    def attempt(self, number: int) -> Path:
-        """The folder of one attempt, numbered from 1."""
-        return self.attempts / f"{number:02d}"
+    def attempt(self, number: int, token: str = "") -> Path:
+        """The folder of one attempt, numbered from 1; those of older runners have no token.
+
+        It is the attempt's fence: its process writes nowhere else, and from what lies here the
+        daemon adopts nothing once the record says how the attempt ended.
+        """
+        return self.attempts / (f"{number:02d}-{token}" if token else f"{number:02d}")
+
+    def attempt_folders(self) -> list[Path]:
+        """List the attempts' folders by number; also one that the record does not know (yet)."""
+        try:
+            names = [e.name for e in os.scandir(self.attempts) if e.is_dir(follow_symlinks=False)]
+        except OSError:
+            return []
+        numbered = [name for name in names if _ATTEMPT.fullmatch(name)]
+        numbered.sort(key=lambda name: (int(name.partition("-")[0]), name))
+        return [self.attempts / name for name in numbered]
 
     @property
     def rates(self) -> Path:
@@ -480,12 +510,12 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Verified checkpoints, named ``step-00000012``."""
+        """What the daemon has adopted, named ``step-00000012``; no attempt writes here."""
         return self.root / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
         """The checkpoint of one optimizer step."""
-        return self.checkpoints / f"step-{step:08d}"
+        return self.checkpoints / checkpoint_name(step)
 
     @property
     def export(self) -> Path:
@@ -548,6 +578,11 @@ class StageFolder:
     def smaller_plan(self) -> Path:
         """The batch plan in force, where the attempt chose a smaller one than it was given."""
         return self.root / "smaller_plan.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What an attempt has sealed and the daemon has not adopted yet."""
+        return self.root / "checkpoints"
 
     @property
     def metrics(self) -> Path:

@@ -158,8 +158,9 @@ def progress_of(
 
 def read_progress(run: RunFolder, record: RecordHead) -> Progress:
     """Read where a run stands."""
-    number = max((attempt.number for attempt in record.attempts), default=1)
-    folder = run.attempt(number)
+    folder = run.attempt(1)
+    if record.attempts:
+        folder = run.attempt(record.attempts[-1].number, record.attempts[-1].token)
     if record.rates is not None and (trial := record.rates.next_trial) is not None:
-        folder = run.rate(trial + 1).attempt(1)
+        folder = run.rate(trial + 1).attempt(1, record.rates.trials[trial].token)
     return progress_of(read_tail(StageFolder(folder).metrics), record)

@@ -19,6 +19,8 @@ class RateTrial(_Part):
     """The small run of one learning rate."""
 
     learning_rate: float
+    token: str = ""
+    """Of its newest try, as an attempt's."""
     outcome: str | None = None
     """``measured`` or ``diverged``; None: it is not done."""
     eval_loss: float | None = None

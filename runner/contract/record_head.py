@@ -57,6 +57,9 @@ class Attempt(_Part):
     """One process of the train stage."""
 
     number: int
+    token: str = ""
+    """Drawn by the daemon: part of the name of its folder. Nothing that was written for another
+    one is adopted, nor for this one once it has an outcome. Empty: an older runner's."""
     batch_plan: BatchPlan
     started_at: Time
     ended_at: Time | None = None

@@ -12,7 +12,7 @@ import re
 from datetime import UTC, datetime
 
 from runner.clock import now
-from runner.contract.checkpoints import Sha256, newest_verified, sha256_of, step_of
+from runner.contract.checkpoints import Sha256, everywhere, sha256_of, step_of, verified
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.record import RECORD_BYTES, ErrorFacts, RunRecord
 from runner.contract.stage_io import ExportResult, read_message
@@ -56,10 +56,10 @@ def what_is_whole(run: RunFolder, sha256: Sha256 = sha256_of) -> str:
             return f"Its adapter is whole, every file as it was exported: {where}/adapter/"
     except (OSError, DamagedError):
         pass
-    kept = newest_verified(run.root, sha256)
-    if kept is not None:
-        step = step_of(kept)
-        return f"The adapter of its step {step} is whole: {where}/checkpoints/{kept}/"
+    for kept in everywhere(run):
+        if verified(kept, sha256):
+            path = f"{where}/{kept.relative_to(run.root).as_posix()}/"
+            return f"The adapter of its step {step_of(kept.name)} is whole: {path}"
     return "No adapter of it can be recovered."
 
 

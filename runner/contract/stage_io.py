@@ -150,7 +150,7 @@ class TrainPlan(StagePlan):
     batch_plan: BatchPlan
     total_steps: int
     resume_from: str | None = None
-    """Name of a verified checkpoint under checkpoints/, or None for a start at step 0."""
+    """Name of a verified checkpoint under the run's checkpoints/, or None for a start at step 0."""
     start_adapter: str | None = None
     """Folder of the adapter whose weights are the first ones, where nothing is resumed; None:
     fresh ones."""

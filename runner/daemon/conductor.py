@@ -34,6 +34,7 @@ from runner.daemon.requests.again import follow_again
 from runner.daemon.requests.carry_out import carry_out_requests
 from runner.daemon.schedule.hours import hours_line, interrupt_outside_hours
 from runner.daemon.schedule.schedules import Schedules
+from runner.daemon.stages.adopt import drop_what_is_replaced
 from runner.daemon.stages.end import reap
 from runner.daemon.stages.folder_gone import end_runs_without_folder
 from runner.daemon.stages.follow_plans import follow_plans
@@ -217,6 +218,7 @@ class Conductor:
         step("stages that ended")
         daemon.begin_round()
         follow_plans(daemon, at)
+        drop_what_is_replaced(daemon, at)
         end_runs_without_folder(daemon, at)
         close_attempts(daemon, at)
         reap(daemon, at)

@@ -28,22 +28,18 @@ def sweep_run(run: RunFolder) -> None:
         run.root,
         run.data,
         run.prepared,
-        run.checkpoints,
         run.export,
         run.evaluation,
     ):
         sweep_folder(folder)
+    homes = [run]
     with contextlib.suppress(OSError):
-        for home in run.rates.iterdir():
-            sweep_folder(RunFolder(home).checkpoints)
-            _sweep_attempts(RunFolder(home))
-    _sweep_attempts(run)
-
-
-def _sweep_attempts(run: RunFolder) -> None:
-    with contextlib.suppress(OSError):
-        for attempt in run.attempts.iterdir():
+        homes += [RunFolder(home) for home in run.rates.iterdir()]
+    for home in homes:
+        sweep_folder(home.checkpoints)
+        for attempt in home.attempt_folders():
             sweep_folder(attempt)
+            sweep_folder(StageFolder(attempt).checkpoints)
             # Trainer writes its checkpoints here; what was not moved away is torn.
             shutil.rmtree(attempt / "work", ignore_errors=True)
             with contextlib.suppress(OSError):

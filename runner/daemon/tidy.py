@@ -131,7 +131,7 @@ class Tidy:
         for run_id in daemon.outputs.run_ids(job):
             yield False
             root = f"{daemon.outputs.root}/{job}/{run_id}"
-            there = {part for part in Part if any(_exists(root, name) for name in _FOLDERS[part])}
+            there = {part for part in Part if next(_large(root, part), None)}
             if not there or run_id in daemon.book.runs:
                 continue
             facts = facts or self._facts_of(job)
@@ -204,7 +204,7 @@ class Tidy:
         if Part.ROWS in gone:
             self._note_cleared(run)  # first: nobody is to measure it on rows that are half gone
             reached("rows cleared")
-        names = [n for part in sorted(gone) for n in _FOLDERS[part] if _exists(run.root, n)]
+        names = [name for part in sorted(gone) for name in _large(run.root, part)]
         for name in names:
             self._doomed.append(self._take_away(run.root / name))
             reached("files taken away", name)
@@ -277,6 +277,15 @@ def _exists(root: os.PathLike[str] | str, name: str) -> bool:
     above, _, last = name.rpartition("/")
     folder = f"{os.fspath(root)}/{above}" if above else os.fspath(root)
     return not (above and os.path.islink(folder)) and os.path.lexists(f"{folder}/{last}")
+
+
+def _large(root: os.PathLike[str] | str, part: Part) -> Iterator[str]:
+    """Give the names of a part that a run has, within its folder."""
+    yield from (name for name in _FOLDERS[part] if _exists(root, name))
+    if part is Part.CHECKPOINTS:  # sealed by a process that outlived its attempt: adopted by nobody
+        attempts = RunFolder(Path(root)).attempt_folders()
+        sealed = (f"attempts/{one.name}/checkpoints" for one in attempts)
+        yield from (name for name in sealed if _exists(root, name))
 
 
 def _started_from(run: RunFolder) -> str | None:

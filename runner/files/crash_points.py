@@ -40,6 +40,8 @@ Point = Literal[
     "checkpoint synced",
     "checkpoint named",
     "checkpoint doomed",
+    # what an attempt has sealed, in the daemon
+    "checkpoint adopted",
     # a run that changes to 4 bits
     "checkpoints dropped",
     # export

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -80,11 +79,7 @@ def record_of(run: RunFolder) -> RunRecord:
 
 def newest_metrics(run: RunFolder) -> Path:
     """Give where the newest attempt's steps are written, without reading the record."""
-    try:
-        newest = max(os.listdir(run.attempts), default="01")
-    except OSError:
-        newest = "01"
-    return StageFolder(run.attempts / newest).metrics
+    return StageFolder((run.attempt_folders() or [run.attempt(1)])[-1]).metrics
 
 
 def way_to(job: str, run_id: str = "") -> str:

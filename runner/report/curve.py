@@ -52,7 +52,7 @@ def read_curve(run: RunFolder, record: RunRecord) -> Curve:
     """Read what counts of every attempt; lines that are torn or not ours are passed over."""
     found: dict[str, dict[int, float]] = {name: {} for name in _WANTED.values()}
     for attempt in record.attempts:
-        for line in _lines(StageFolder(run.attempt(attempt.number)).metrics):
+        for line in _lines(StageFolder(run.attempt(attempt.number, attempt.token)).metrics):
             step = line.get("step")
             if not isinstance(step, int) or not counts(
                 step, attempt, is_evaluation="eval_loss" in line

@@ -161,7 +161,7 @@ def test_the_figures_in_the_charts_are_those_measured(
     lines = []
     bounds = {1: (1, 3), 2: (4, 6)} if name == "out-of-memory" else {1: (1, 10**9)}
     for number, (first, last) in bounds.items():
-        text = (run.attempt(number) / "metrics.jsonl").read_text()
+        text = (run.attempt_folders()[number - 1] / "metrics.jsonl").read_text()
         lines += [one for one in map(json.loads, text.splitlines()) if first <= one["step"] <= last]
     page = browser.open(pages.files[f"{name}-en"])
     rows = {

@@ -148,8 +148,10 @@ class ContainerBox:
     def steps(self, job: str, attempt: int) -> list[int]:
         """List the steps that an attempt has finished, in the order of their lines."""
         (run,) = (run for run in self.outputs.runs() if run.job == job)
-        path = run.root / "attempts" / f"{attempt:02d}" / "metrics.jsonl"
-        text = path.read_text() if path.exists() else ""
+        metrics = [
+            folder / "metrics.jsonl" for folder in run.attempt_folders()[attempt - 1 : attempt]
+        ]
+        text = "".join(path.read_text() for path in metrics if path.exists())
         lines = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
         return [line["step"] for line in lines if "loss" in line]
 

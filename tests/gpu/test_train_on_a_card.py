@@ -69,7 +69,7 @@ def test_a_dropped_spec_becomes_an_adapter(tmp_path: Path, models: Path) -> None
     assert record.metrics["eval_loss_after"] is not None
     assert record.forecast["gpu"]
     assert record.forecast["measured_gpu_memory_bytes"] > 0
-    assert "GPU memory after step 2" in (run.attempt(1) / "train.log").read_text()
+    assert "GPU memory after step 2" in (run.attempt_folders()[0] / "train.log").read_text()
     assert record.metrics["path"] == "fast"
     (lesson,) = read_lessons(Outputs(tmp_path / "outputs").lessons)
     assert lesson.fast

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from daemon_box import REPOSITORY, Box
+from daemon_box import REPOSITORY, Box, attempt_of
 
 from runner.contract.layout import RunFolder
 from runner.forecast.work import GIB
@@ -58,11 +58,11 @@ class CardsBox(Box):
     def hangs(self, job: str, attempt: int = 1) -> bool:
         """Whether the stand-in of a job's training stands still, as it was told to."""
         found = [run for run in self.outputs.runs() if run.job == job]
-        return bool(found) and (found[0].attempt(attempt) / "hanging").exists()
+        return bool(found) and (attempt_of(found[0], attempt) / "hanging").exists()
 
     def card_of(self, job: str, attempt: int = 1) -> str:
         """Tell what a job's training found in CUDA_VISIBLE_DEVICES."""
-        path = self.run_of(job).attempt(attempt) / "environment.json"
+        path = attempt_of(self.run_of(job), attempt) / "environment.json"
         return str(json.loads(path.read_text()).get("CUDA_VISIBLE_DEVICES"))
 
     def status(self) -> str:

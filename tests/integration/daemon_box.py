@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner.contract.layout import Outputs
+from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
 
@@ -53,6 +53,12 @@ def wait_until(what: Callable[[], Any], *, seconds: float = 180.0, every: float 
             return value
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(every)
+
+
+def attempt_of(run: RunFolder, number: int) -> Path:
+    """Give the folder of an attempt that a daemon has placed: its name ends in a token."""
+    found = [one for one in run.attempt_folders() if one.name.startswith(f"{number:02d}-")]
+    return found[0] if found else run.attempt(number)
 
 
 class Box:

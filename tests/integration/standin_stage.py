@@ -26,18 +26,18 @@ import sys
 import time
 from pathlib import Path
 
-from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.layout import RunFolder, StageFolder, checkpoint_name
 from runner.exit_codes import ExitCode
 
 PR_SET_PDEATHSIG = 1
 TOTAL_STEPS = 8
 
 
-def checkpoint(run: RunFolder, step: int) -> str:
+def checkpoint(folder: StageFolder, step: int) -> str:
     """Leave a checkpoint that the contract verifies."""
-    final = run.checkpoint(step)
+    final = folder.checkpoints / checkpoint_name(step)
     if not final.exists():
-        beside = run.checkpoints / f".tmp-{step}"
+        beside = folder.checkpoints / f".tmp-{step}"
         beside.mkdir(parents=True, exist_ok=True)
         (beside / "state").write_bytes(b"x")
         file = {"sha256": hashlib.sha256(b"x").hexdigest(), "bytes": 1}
@@ -66,7 +66,7 @@ def first_data_file(run: RunFolder) -> str:
     return read_spec(text, file_name="x.yaml").data[0]
 
 
-def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int) -> dict:
+def train(folder: StageFolder, plan: dict, steps: int) -> dict:
     """Leave the lines and the checkpoint of some steps."""
     first = int((plan["resume_from"] or "step-0").rpartition("-")[2]) + 1
     last = min(plan["total_steps"], first + steps - 1)
@@ -75,7 +75,7 @@ def train(folder: StageFolder, run: RunFolder, plan: dict, steps: int) -> dict:
             metrics.write(
                 json.dumps({"step": step, "loss": 3.0 - step / 10, "time": time.time()}) + "\n"
             )
-    name = checkpoint(run, last) if last >= first else plan["resume_from"]
+    name = checkpoint(folder, last) if last >= first else plan["resume_from"]
     return {
         "outcome": "succeeded",
         "batch_plan": plan["batch_plan"],
@@ -146,13 +146,12 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
     }
     if stage == "prepare" and "losses" in script:
         results["prepare"]["eval_rows"] = 40
-    home = RunFolder(folder.root.parents[1]) if stage == "rates" else run
     if stage in ("train", "rates"):
         steps = plan["total_steps"] if way == "ok" else 0
         if way.startswith("train "):
             _, count, _, way = way.split(" ", 3)
             steps = int(count)
-        results[stage] = train(folder, home, plan, steps)
+        results[stage] = train(folder, plan, steps)
         if stage == "rates":
             losses = script["losses"][f"{plan['learning_rate']:g}"]
             if losses is not None:  # else the held-out rows are gone

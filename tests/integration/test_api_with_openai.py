@@ -11,7 +11,7 @@ import sys
 
 import pytest
 from api_server import serving
-from daemon_box import REPOSITORY, Box, wait_until
+from daemon_box import REPOSITORY, Box, attempt_of, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -158,7 +158,7 @@ def test_checkpoints_have_their_losses(box, finished) -> None:
     there = sorted(p.name for p in run.checkpoints.iterdir())
     assert len(found) == len(there) + 1
     assert found[0].fine_tuned_model_checkpoint == job.fine_tuned_model
-    lines = [json.loads(s) for s in (run.attempt(1) / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(s) for s in (attempt_of(run, 1) / "metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     held_out = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
     for one in found[1:]:

@@ -204,7 +204,7 @@ def test_a_link_planted_beside_the_lock_is_never_written_through(box: Box, tmp_p
 
 
 def _trains(box: Box, name: str) -> bool:
-    return bool(list(box.outputs.root.glob(f"{name}/*/attempts/01/hanging")))
+    return bool(list(box.outputs.root.glob(f"{name}/*/attempts/01-*/hanging")))
 
 
 def test_deleting_the_folder_of_a_run_ends_that_run_alone(box: Box) -> None:
@@ -386,7 +386,7 @@ def test_an_answer_that_cannot_be_written_is_that_runs_trouble_alone(box: Box, w
             if subprocess.run(["chattr", "+i", target], check=False).returncode:
                 pytest.skip("no file can be made immutable here")
         try:
-            process = next(box.outputs.root.glob("first/*/attempts/01/process"))
+            process = next(box.outputs.root.glob("first/*/attempts/01-*/process"))
             os.kill(int(process.read_text().split()[0]), signal.SIGKILL)
             box.drop("good")
             wait_until(lambda: list((box.jobs / "done").glob("good--*.txt")))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_box import REPOSITORY, Box, wait_until
+from daemon_box import REPOSITORY, Box, attempt_of, wait_until
 
 from runner.contract.record import RunRecord
 from runner.contract.states import State
@@ -149,7 +149,7 @@ def test_a_cap_lets_a_run_live_beside_a_server(box: CardBox) -> None:
     assert record.forecast["limit_bytes"] == 11 * GIB
     assert record.forecast["gpu_memory_bytes"] <= 11 * GIB
     (run,) = box.outputs.runs()
-    plan = json.loads((run.attempt(1) / "plan.json").read_text())
+    plan = json.loads((attempt_of(run, 1) / "plan.json").read_text())
     assert plan["gpu_memory_bytes"] == 11 * GIB
 
 
@@ -181,7 +181,7 @@ def test_a_cap_that_is_too_low_for_the_rows(box: CardBox) -> None:
 
 def test_what_others_took_meanwhile_costs_no_run(box: CardBox) -> None:
     """Memory that another program took in mid-run is waited for, at the smallest plan as well."""
-    box.hold({}, later=("outputs/*/*/attempts/01/result.json", {"llama-server": 20.0}))
+    box.hold({}, later=("outputs/*/*/attempts/01-*/result.json", {"llama-server": 20.0}))
     box.drop("contracts", lengths=[36_000, *LENGTHS], train=[OOM, "ok"])
     with box.watching():
         wait_until(lambda: box.records() and box.record().attempts and box.record().waiting)

@@ -95,8 +95,8 @@ def test_a_killed_daemon_goes_on_where_it_was(box: Box) -> None:
     """Kill -9 of the daemon costs the steps since the last checkpoint, never the run."""
     box.drop("contracts", train=["train 3 then hang", "ok"])
     with box.watching() as daemon:
-        wait_until(lambda: _hangs(box, "attempts/01"))
-        stage = _pid_of(box, "attempts/01")
+        wait_until(lambda: _hangs(box, "attempts/01-*"))
+        stage = _pid_of(box, "attempts/01-*")
         daemon.kill()
         daemon.wait()
     done = box.once()
@@ -134,7 +134,7 @@ def test_a_stopped_daemon_leaves_the_run_to_the_next_one(box: Box) -> None:
     """SIGTERM asks the child, waits for its checkpoint, and the next start goes on with it."""
     box.drop("contracts", train=["train 5 then hang", "ok"])
     with box.watching() as daemon:
-        wait_until(lambda: _hangs(box, "attempts/01"))
+        wait_until(lambda: _hangs(box, "attempts/01-*"))
         daemon.terminate()
         assert daemon.wait(timeout=20) == 0
     assert box.record().state is State.INTERRUPTED
@@ -147,8 +147,8 @@ def test_deleting_a_spec_cancels_its_run(box: Box) -> None:
     """Whoever has only the share cancels by deleting; the child goes, and the answer says so."""
     box.drop("contracts", train=["hang"])
     with box.watching():
-        wait_until(lambda: _hangs(box, "attempts/01"))
-        stage = _pid_of(box, "attempts/01")
+        wait_until(lambda: _hangs(box, "attempts/01-*"))
+        stage = _pid_of(box, "attempts/01-*")
         (spec,) = wait_until(lambda: list((box.jobs / "running").glob("*.yaml")))
         spec.unlink()
         wait_until(lambda: box.in_state(State.CANCELLED))
@@ -161,7 +161,7 @@ def test_an_inbox_that_goes_away_cancels_nothing(box: Box) -> None:
     """A share that is unmounted looks empty; without its marker that means nothing."""
     box.drop("contracts", train=["hang"])
     with box.watching(rescan_seconds=0.2):
-        wait_until(lambda: _hangs(box, "attempts/01"))
+        wait_until(lambda: _hangs(box, "attempts/01-*"))
         away = box.root / "away"
         box.jobs.rename(away)
         box.jobs.mkdir()
@@ -178,7 +178,7 @@ def test_a_start_without_the_share_cancels_nothing(box: Box) -> None:
     """A daemon that starts before the share is mounted must not take its runs for deleted."""
     box.drop("contracts", train=["train 5 then hang", "ok"])
     with box.watching() as daemon:
-        wait_until(lambda: _hangs(box, "attempts/01"))
+        wait_until(lambda: _hangs(box, "attempts/01-*"))
         daemon.kill()
         daemon.wait()
     away = box.root / "away"
@@ -196,7 +196,7 @@ def test_a_command_cancels_by_request(box: Box) -> None:
     """Commands leave a request; the daemon carries it out and takes it away."""
     box.drop("contracts", train=["hang"])
     with box.watching(rescan_seconds=0.2):
-        wait_until(lambda: _hangs(box, "attempts/01"))
+        wait_until(lambda: _hangs(box, "attempts/01-*"))
         request = leave_request(box.outputs, "cancel", run_id=box.record().run_id)
         wait_until(lambda: box.in_state(State.CANCELLED) and not request.exists())
 
@@ -296,8 +296,8 @@ def test_a_stubborn_child_is_killed_with_its_group_after_its_grace(box: Box) -> 
     """A child that does not leave when asked is killed when its time is over."""
     box.drop("contracts", train=["stubborn"])
     with box.watching(grace_seconds=0.5) as daemon:
-        wait_until(lambda: _hangs(box, "attempts/01"))
-        stage = _pid_of(box, "attempts/01")
+        wait_until(lambda: _hangs(box, "attempts/01-*"))
+        stage = _pid_of(box, "attempts/01-*")
         daemon.send_signal(signal.SIGTERM)
         daemon.wait(timeout=20)
     assert not Path(f"/proc/{stage}").exists()

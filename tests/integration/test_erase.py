@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_box import REPOSITORY, Box, wait_until
+from daemon_box import REPOSITORY, Box, attempt_of, wait_until
 
 from runner.contract.layout import Outputs, RunFolder, rate_name, report_name
 from runner.contract.promotions import current_run, promote
@@ -71,7 +71,7 @@ def test_rows_of_a_run_go_and_its_record_says_so(tmp_path: Path) -> None:
     box = Box(tmp_path)
     run = ran(box)
     other = ran(box)
-    curve = (run.attempt(1) / "metrics.jsonl").read_bytes()
+    curve = (attempt_of(run, 1) / "metrics.jsonl").read_bytes()
     state = read_record(run.record)
     page = box.jobs / "done" / report_name(state.file_name, run.run_id)
     table = box.jobs / "rate" / rate_name(run.job, run.run_id)
@@ -87,7 +87,7 @@ def test_rows_of_a_run_go_and_its_record_says_so(tmp_path: Path) -> None:
         wait_until(lambda: not page.exists() and not table.exists())
     assert holding(run.root) == {"adapter/adapter_model.safetensors"}
     assert not table.with_name(f"{table.name}.txt").exists()
-    assert (run.attempt(1) / "metrics.jsonl").read_bytes() == curve
+    assert (attempt_of(run, 1) / "metrics.jsonl").read_bytes() == curve
     left = {path.relative_to(run.root).parts[0] for path in run.root.rglob("*")}
     assert left == {"adapter", "attempts", "run.json", "spec.yaml", "log.jsonl"}
     record = read_record(run.record)

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from daemon_box import Box, wait_until
+from daemon_box import Box, attempt_of, wait_until
 
 from runner.contract.checkpoints import MANIFEST, CheckpointFile, Manifest
 from runner.contract.layout import RunFolder, StageFolder
@@ -61,7 +61,7 @@ def run_of(box: Box, job: str) -> RunFolder:
 def kill_the_child(run: RunFolder) -> None:
     """Kill the first attempt, as anybody might, once the stand-in has counted it."""
     wait_until((run.root / "tries-train").exists, seconds=60)
-    pid_file = StageFolder(run.attempt(1)).root / PID_FILE
+    pid_file = StageFolder(attempt_of(run, 1)).root / PID_FILE
     wait_until(lambda: pid_file.exists() and len(pid_file.read_text().split()) == 3)
     os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon_box import REPOSITORY, Box
+from daemon_box import REPOSITORY, Box, attempt_of
 from small_model import keep_bytes
 
 from runner.contract.layout import StageFolder
@@ -61,7 +61,7 @@ def test_a_dropped_spec_survives_a_machine_with_little_memory(
     steps = [
         json.loads(line)["step"]
         for attempt in record.attempts
-        for line in StageFolder(run.attempt(attempt.number)).metrics.read_text().splitlines()
+        for line in StageFolder(attempt_of(run, attempt.number)).metrics.read_text().splitlines()
         if '"loss"' in line
         and (attempt.first_step or 0) <= json.loads(line)["step"] <= (attempt.last_step or 0)
     ]
@@ -140,7 +140,7 @@ def test_a_kernel_kill_is_told_apart(
     (run,) = box.outputs.runs()
     spared = []
     for attempt in (first, second):
-        folder = StageFolder(run.attempt(attempt.number))
+        folder = StageFolder(attempt_of(run, attempt.number))
         environment = json.loads((folder.root / "environment.json").read_text())
         plan = json.loads(folder.plan.read_text())
         spared.append((plan["spare_host_memory"], "MALLOC_MMAP_THRESHOLD_" in environment))

@@ -31,7 +31,7 @@ def fail_once(run: Run, batch: int, where: str, step: int, micro_batch: int, **p
     assert status == ExitCode.OUT_OF_GPU_MEMORY, run.log()
     assert (result.outcome, result.batch_plan.per_device_batch_size) == ("out of memory", batch)
     assert result.last_step == step - 1
-    assert result.checkpoint == newest_verified(run.run.root)
+    assert result.checkpoint == newest_verified(run.run.checkpoints)
     assert result.next_batch_plan is not None
     return result.next_batch_plan.per_device_batch_size
 
@@ -104,7 +104,7 @@ def test_a_failure_inside_the_optimizer_step(run: Run, undisturbed: Run) -> None
     """Weights that may be half changed are not saved: the last durable checkpoint stands."""
     status, result = run.train(8, trouble=MemoryRunsOut("optimizer", 6))
     assert (status, result.last_step) == (ExitCode.OUT_OF_GPU_MEMORY, 4)
-    assert result.checkpoint == newest_verified(run.run.root) == run.run.checkpoint(4).name
+    assert result.checkpoint == newest_verified(run.run.checkpoints) == run.run.checkpoint(4).name
     assert [line["step"] for line in run.lines(1) if "loss" in line] == [1, 2, 3, 4, 5]
     assert run.train(4)[0] == ExitCode.OK
     assert_same_curve(run.curve(), undisturbed.curve())
@@ -143,7 +143,7 @@ def test_a_long_evaluation_costs_no_checkpoint(run: Run, undisturbed: Run) -> No
     """Where the next checkpoint would come too late, it is made before the held-out loss."""
     attempt = run.start(8, trouble=KilledInEvaluation(step=4), checkpoint_seconds=0.0)
     assert attempt.wait() == -signal.SIGKILL
-    assert newest_verified(run.run.root) == run.run.checkpoint(4).name
+    assert newest_verified(run.run.checkpoints) == run.run.checkpoint(4).name
     found = run.plan(8, checkpoint_seconds=0.0)
     again = start("train", found)
     assert again.wait() == ExitCode.OK, again.log()

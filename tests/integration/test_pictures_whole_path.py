@@ -8,7 +8,7 @@ from picture_models import save_whole
 from train_box import start
 
 from runner.contract.batch import BatchPlan
-from runner.contract.checkpoints import newest_verified
+from runner.contract.checkpoints import newest_verified, sha256_of
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.stage_io import (
     EvaluatePlan,
@@ -22,6 +22,7 @@ from runner.contract.stage_io import (
     read_message,
     write_message,
 )
+from runner.daemon.stages.adopt import adopt
 from runner.exit_codes import ExitCode
 
 WORDS = 300
@@ -88,7 +89,8 @@ class Stages:
         steps = prepared.total_steps
         plan = TrainPlan(number=1, batch_plan=how, total_steps=steps, fast=fast, **self.cpu)
         trained = self.stage("train", self.run.attempt(1), plan, TrainResult)
-        checkpoint = newest_verified(self.run.root)
+        adopt(self.run, StageFolder(self.run.attempt(1)), sha256_of)
+        checkpoint = newest_verified(self.run.checkpoints)
         facts = {"model": prepared.model.model_dump(mode="json"), "method": "lora"}
         spec = self.run.spec.read_text()
         facts["method"] = "qlora" if "method: qlora" in spec else "lora"

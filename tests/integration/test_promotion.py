@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_box import Box, wait_until
+from daemon_box import Box, attempt_of, wait_until
 from typer.testing import CliRunner
 
 from runner.cli import app
@@ -189,7 +189,7 @@ def test_a_run_goes_on_from_what_is_in_use_or_is_refused_with_the_numbers(
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     second = run("")
     assert second.started_from == first.run_id
-    plan = StageFolder(box.outputs.run("contracts", second.run_id).attempt(1)).plan
+    plan = StageFolder(attempt_of(box.outputs.run("contracts", second.run_id), 1)).plan
     assert json.loads(plan.read_bytes())["start_adapter"] == str(adapter.resolve())
     third = run("lora: {r: 4, alpha: 8}\n")
     assert third.state is State.REJECTED

@@ -85,7 +85,7 @@ def test_a_stop_that_one_rank_hears(run: Run, rank: int) -> None:
     trouble = Ranks({rank: FromStep(5, signal.SIGTERM)})
     status, result = run.train(4, ranks=2, trouble=trouble)
     assert (status, result.outcome, result.last_step) == (ExitCode.INTERRUPTED, "interrupted", 5)
-    assert result.checkpoint == newest_verified(run.run.root) == run.run.checkpoint(5).name
+    assert result.checkpoint == newest_verified(run.run.checkpoints) == run.run.checkpoint(5).name
     assert all(is_gone(rank_pid(run.stage().root, one)) for one in (0, 1))
 
 
@@ -95,7 +95,7 @@ def test_a_stop_of_the_stage(run: Run) -> None:
     signal_when_waiting(run, attempt.pid, signal.SIGTERM)
     assert attempt.wait() == ExitCode.INTERRUPTED, attempt.log()
     assert attempt.result().last_step >= 1
-    assert newest_verified(run.run.root) == attempt.result().checkpoint
+    assert newest_verified(run.run.checkpoints) == attempt.result().checkpoint
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -104,7 +104,7 @@ def test_a_rank_that_is_killed(run: Run, undisturbed: Run, rank: int) -> None:
     trouble = Ranks({rank: FromStep(5, signal.SIGKILL)})
     attempt = run.start(4, ranks=2, trouble=trouble)
     assert attempt.wait() == -signal.SIGKILL, attempt.log()
-    assert newest_verified(run.run.root) is not None
+    assert newest_verified(run.run.checkpoints) is not None
     assert all(is_gone(rank_pid(run.stage().root, one)) for one in (0, 1))
     last = 5 if rank else 4  # the other one saves the step that it has finished
     status, result = run.train(4, ranks=2, trouble=Ranks())
@@ -175,7 +175,7 @@ def test_ranks_leave_when_their_launcher_is_killed(run: Run) -> None:
     assert attempt.wait() == -signal.SIGKILL
     wait_until(lambda: all(is_gone(rank_pid(run.stage().root, one)) for one in (0, 1)))
     step = attempt.result().last_step
-    assert run.run.checkpoint(step).name == newest_verified(run.run.root)
+    assert run.run.checkpoint(step).name == newest_verified(run.run.checkpoints)
     assert run.train(4, ranks=2, trouble=Ranks())[1].first_step == step + 1
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_box import Box, wait_until
+from daemon_box import Box, attempt_of, wait_until
 from typer.testing import CliRunner
 
 from runner.cli import app
 from runner.clock import now
+from runner.contract.checkpoints import everywhere
 from runner.contract.layout import StageFolder
 from runner.contract.stage_io import TrainPlan, read_message
 from runner.contract.states import State
@@ -47,13 +48,13 @@ def plans(box: Box) -> list[TrainPlan]:
     """Read the plans of the small runs, in the order of the rates."""
     (run,) = box.outputs.runs()
     homes = [run.rate(number) for number in (1, 2, 3)]
-    return [read_message(StageFolder(home.attempt(1)).plan, TrainPlan) for home in homes]
+    return [read_message(StageFolder(attempt_of(home, 1)).plan, TrainPlan) for home in homes]
 
 
 def train_plan(box: Box) -> TrainPlan:
     """Read the plan of the newest attempt."""
     (run,) = box.outputs.runs()
-    return read_message(StageFolder(run.attempt(len(box.record().attempts))).plan, TrainPlan)
+    return read_message(StageFolder(attempt_of(run, len(box.record().attempts))).plan, TrainPlan)
 
 
 def test_the_best_rate_trains_and_everything_says_so(box: Box) -> None:
@@ -139,9 +140,9 @@ def test_checkpoints_of_a_small_run_go_before_the_next_one_starts(box: Box) -> N
     drop(box, rates=["ok", "train 4 then hang"])
     with box.watching():
         (run,) = wait_until(box.outputs.runs)
-        wait_until((run.rate(2).attempt(1) / "hanging").exists)
+        wait_until(lambda: list(run.rate(2).attempts.glob("01-*/hanging")))
         assert not run.rate(1).checkpoints.exists()
-        assert run.rate(2).checkpoints.exists()
+        assert everywhere(run.rate(2))
         (spec,) = (box.jobs / "running").glob("a--*.yaml")
         spec.unlink()
         wait_until(lambda: box.in_state(State.CANCELLED))
@@ -166,7 +167,7 @@ def test_a_stop_in_a_small_run_goes_on_at_the_next_start(box: Box) -> None:
     drop(box, rates=["ok", "hang", "ok"])
     with box.watching():
         (run,) = wait_until(box.outputs.runs)
-        wait_until((run.rate(2).attempt(1) / "hanging").exists)
+        wait_until(lambda: list(run.rate(2).attempts.glob("01-*/hanging")))
         wait_until(lambda: "2 of 3, 2e-4" in box.answer("running"))
         status = (
             CliRunner()

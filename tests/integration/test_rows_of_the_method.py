@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from daemon_box import wait_until
+from daemon_box import attempt_of, wait_until
 from test_promotion import PromotionBox
 
 from runner.contract.layout import StageFolder
@@ -38,7 +38,7 @@ class RowsBox(PromotionBox):
     def methods(self, record: RunRecord) -> tuple[str | None, str | None]:
         """Give the methods that prepare and the newest attempt were asked for."""
         run = self.outputs.run("contracts", record.run_id)
-        folders = run.prepared, run.attempt(len(record.attempts))
+        folders = run.prepared, attempt_of(run, len(record.attempts))
         first, last = (
             json.loads(StageFolder(folder).plan.read_bytes())["method"] for folder in folders
         )

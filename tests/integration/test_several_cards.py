@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from card_box import UUIDS, CardsBox
-from daemon_box import wait_until
+from daemon_box import attempt_of, wait_until
 from test_card_daemon import LENGTHS, LLAMA_8B
 
 from runner.clock import now
@@ -321,7 +321,7 @@ def test_one_job_trains_on_two_cards_and_what_follows_takes_one(box: CardsBox) -
     with box.watching():
         wait_until(lambda: box.hangs("large"))
         assert box.card_of("large") == ",".join(UUIDS)
-        plan = json.loads((box.run_of("large").attempt(1) / "plan.json").read_bytes())
+        plan = json.loads((attempt_of(box.run_of("large"), 1) / "plan.json").read_bytes())
         assert (plan["ranks"], plan["shard_base"]) == (2, False)
         shown = wait_until(lambda: _with_runs(box, 2))
         assert {one.job for one in shown} == {"large"}
@@ -405,7 +405,7 @@ def test_a_card_lost_under_a_job_on_two_holds_only_that_job(box: CardsBox) -> No
         wait_until(lambda: box.hangs("large"))
         box.drop("small")
         box.cards_say(0, OFF_THE_BUS)
-        (box.run_of("large").attempt(1) / "go").touch()
+        (attempt_of(box.run_of("large"), 1) / "go").touch()
         wait_until(lambda: "is lost (GPU 1" in waits(box, "large"))
         wait_until(lambda: states(box).get("small") is State.SUCCEEDED)
         assert box.card_of("small") == UUIDS[0]
@@ -458,7 +458,7 @@ def test_auto_takes_a_second_card_where_one_does_not_hold_it(box: CardsBox) -> N
     box.drop_spec("large", "method: qlora\nresources: {gpus: auto}\n")
     with box.watching():
         wait_until(lambda: box.hangs("large"))
-        plan = json.loads((box.run_of("large").attempt(1) / "plan.json").read_bytes())
+        plan = json.loads((attempt_of(box.run_of("large"), 1) / "plan.json").read_bytes())
         assert (plan["ranks"], plan["shard_base"]) == (2, True)
         forecast = record_of(box, "large").forecast
         assert forecast["fits"]
@@ -526,7 +526,7 @@ def test_learning_rates_are_tried_on_as_many_cards(box: CardsBox) -> None:
     assert box.once().returncode == 0
     run = box.run_of("large")
     for number in (1, 2):
-        folder = run.rate(number).attempt(1)
+        folder = attempt_of(run.rate(number), 1)
         assert json.loads((folder / "plan.json").read_bytes())["ranks"] == 2
         seen = json.loads((folder / "environment.json").read_text())
         assert seen["CUDA_VISIBLE_DEVICES"] == ",".join(UUIDS)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from daemon_box import REPOSITORY, STANDIN, Box, wait_until
+from daemon_box import REPOSITORY, STANDIN, Box, attempt_of, wait_until
 
 from runner.contract.layout import StageFolder
 from runner.contract.stage_io import STAND_BY
@@ -80,8 +80,8 @@ def test_one_that_was_killed_is_done_without(tmp_path: Path) -> None:
     box.drop("first", train=["hang", "ok"])
     with box.watching(stand_by=True):
         # While a stage hangs, what stands by is not just being handed to the next one.
-        wait_until(lambda: list(box.outputs.root.glob("first/*/attempts/01/hanging")))
-        (process,) = box.outputs.root.glob("first/*/attempts/01/process")
+        wait_until(lambda: list(box.outputs.root.glob("first/*/attempts/01-*/hanging")))
+        (process,) = box.outputs.root.glob("first/*/attempts/01-*/process")
         train = int(process.read_text().split()[0])
         (pid,) = wait_until(lambda: [p for p in standing_by(box.outputs.root) if p != train])
         os.kill(pid, signal.SIGKILL)
@@ -90,7 +90,7 @@ def test_one_that_was_killed_is_done_without(tmp_path: Path) -> None:
         wait_until(lambda: [r.state for r in box.records()] == [State.SUCCEEDED])
         (record,) = box.records()
         run = box.outputs.run(record.job, record.run_id)
-        begun_before = (run.prepared, run.attempt(1))
+        begun_before = (run.prepared, attempt_of(run, 1))
         logs = [log for log in run.root.rglob("*.log") if log.parent not in begun_before]
         assert len(logs) == 3
         assert not [log for log in logs if "stood by" in log.read_text()]

@@ -19,7 +19,7 @@ STILL = "learning_rate: 1e-9"
 
 def newest(run: Run) -> Path:
     """Find the newest checkpoint of a run: PEFT's own form of an adapter."""
-    name = newest_verified(run.run.root)
+    name = newest_verified(run.run.checkpoints)
     assert name is not None
     return run.run.checkpoint(int(name.rpartition("-")[2]))
 

@@ -19,7 +19,7 @@ def box(tmp_path: Path) -> Box:
     return Box(tmp_path)
 
 
-def _hangs(box: Box, attempt: str = "attempts/01") -> bool:
+def _hangs(box: Box, attempt: str = "attempts/01-*") -> bool:
     return bool(list(box.outputs.root.glob(f"*/*/{attempt}/hanging")))
 
 

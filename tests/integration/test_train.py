@@ -54,7 +54,7 @@ def test_a_stop_and_a_smaller_plan_leave_the_curve_as_it_was(run: Run, undisturb
     result = attempt.result()
     assert result.outcome == "interrupted"
     assert result.last_step >= 3
-    assert result.checkpoint == newest_verified(run.run.root)
+    assert result.checkpoint == newest_verified(run.run.checkpoints)
     status, result = run.train(4)
     assert (status, result.last_step) == (ExitCode.OK, STEPS)
     assert_same_curve(run.curve(), undisturbed.curve())
@@ -64,7 +64,9 @@ def test_a_time_limit_ends_a_run_with_its_best_adapter(run: Run, undisturbed: Ru
     """When the time is up, the step is finished, measured and kept; the result says how far."""
     status, result = run.train(8, seconds_left=0.0)
     assert (status, result.outcome, result.last_step) == (ExitCode.OK, "succeeded", 1)
-    assert result.best_checkpoint == run.run.checkpoint(1).name == newest_verified(run.run.root)
+    assert (
+        result.best_checkpoint == run.run.checkpoint(1).name == newest_verified(run.run.checkpoints)
+    )
     assert result.best_eval_loss is not None
     assert "after step 1 of 12" in " ".join(result.shortfalls)
     assert run.curve()[0]["loss"] == undisturbed.curve()[0]["loss"]
@@ -92,7 +94,7 @@ def test_a_loss_that_is_no_number_ends_the_run(run: Run) -> None:
     status, result = run.train(8, trouble=NotANumber(step=3))
     assert (status, result.outcome) == (ExitCode.DIVERGED, "diverged")
     assert [line["step"] for line in run.lines(1)][-1] == 3
-    assert newest_verified(run.run.root) == run.run.checkpoint(2).name
+    assert newest_verified(run.run.checkpoints) == run.run.checkpoint(2).name
 
 
 def test_a_model_that_would_learn_something_else_ends_before_its_first_step(run: Run) -> None:

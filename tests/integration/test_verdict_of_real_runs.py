@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from daemon_box import attempt_of
 
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import RunRecord, read_record
@@ -89,7 +90,7 @@ def test_a_run_of_one_step_learns(box: Path) -> None:
 
     run, record, answer = of(box, "one-step")
     assert (record.state, record.total_steps) == (State.SUCCEEDED, 1)
-    line = json.loads((run.attempt(1) / "metrics.jsonl").read_text().splitlines()[0])
+    line = json.loads((attempt_of(run, 1) / "metrics.jsonl").read_text().splitlines()[0])
     assert (line["step"], line["learning_rate"]) == (1, 2e-4)
     with safe_open(run.adapter / "adapter_model.safetensors", framework="pt") as tensors:
         names = [name for name in tensors.keys() if "lora_B" in name]  # noqa: SIM118

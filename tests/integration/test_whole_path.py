@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from daemon_box import attempt_of
 
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import RunRecord, read_record
@@ -134,7 +135,9 @@ def test_the_run_succeeded_with_its_evidence(finished):
 def test_the_curve_reads_every_step_once(finished):
     """metrics.jsonl has each optimizer step once, in order, with the rows that it learned."""
     folder, _record = finished
-    lines = [json.loads(s) for s in (folder.attempt(1) / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(s) for s in (attempt_of(folder, 1) / "metrics.jsonl").read_text().splitlines()
+    ]
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert all(len(line["rows"]) == 4 for line in steps)

@@ -24,6 +24,7 @@ from killing import listen
 from runner.contract.checkpoints import Manifest
 from runner.contract.handed_over import HandedOver, ServedForm
 from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.prune import prune
 from runner.contract.rates import HeldOutLosses
 from runner.contract.record import DataFile
 from runner.contract.stage_io import (
@@ -48,7 +49,7 @@ from runner.training.data.findings import Findings
 from runner.training.data.snapshot import take_snapshot
 from runner.training.export.export import CONFIG, WEIGHTS, export
 from runner.training.export.put_in_place import beside, put_in_place
-from runner.training.fit.checkpoint import prune, seal
+from runner.training.fit.checkpoint import seal
 from runner.training.ranks import launch
 from runner.training.ranks.place import Place, folder_of
 
@@ -152,7 +153,7 @@ def _train(folder: Path, run: RunFolder) -> None:
             line = {"step": step, "loss": loss_of(weights), "time": time.time()}
             metrics.write(json.dumps(line) + "\n")
         if asked or step % SAVE_STEPS == 0 or step == plan.total_steps:
-            name = _checkpoint(folder, home, work, weights, step)
+            name = _checkpoint(folder, work, weights, step)
         if asked and step < plan.total_steps:
             break
         if too_wide and step >= WIDE_STEPS:
@@ -197,16 +198,17 @@ def _held_out(plan: TrainPlan) -> HeldOutLosses:
     )
 
 
-def _checkpoint(folder: Path, home: RunFolder, work: str, weights: bytes, step: int) -> str:
+def _checkpoint(folder: Path, work: str, weights: bytes, step: int) -> str:
     written = folder / "work" / f"checkpoint-{step}"
     shutil.rmtree(written, ignore_errors=True)
     written.mkdir(parents=True)
     (written / "state").write_text(weights.hex())
     (written / WEIGHTS).write_bytes(as_safetensors(weights))
     (written / CONFIG).write_text(json.dumps({"r": 16, "lora_alpha": 32}))
-    name = seal(written, home, Manifest(step=step))
+    checkpoints = StageFolder(folder).checkpoints
+    name = seal(written, checkpoints, Manifest(step=step))
     _journal(work, "sealed", step)
-    prune(home, best_step=None)
+    prune(checkpoints, best_step=None)
     return name
 
 

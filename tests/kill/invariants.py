@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from daemon_box import attempt_of
 from fast_stage import TOTAL_STEPS, as_safetensors, first_weights, loss_of, next_weights
 
 from runner.contract.layout import STATE_FOLDERS, Outputs, RunFolder, claimed_name
@@ -67,7 +68,7 @@ def curve_of(run: RunFolder, record: RunRecord) -> list[tuple[int, float]]:
     """Read a run's curve: each attempt's lines within first_step..last_step."""
     curve = []
     for attempt in record.attempts:
-        metrics = run.attempt(attempt.number) / "metrics.jsonl"
+        metrics = attempt_of(run, attempt.number) / "metrics.jsonl"
         if not metrics.exists():
             continue
         lines = metrics.read_text().splitlines()

@@ -21,7 +21,7 @@ TRACED = (
 # Records and messages, the claim's moves, snapshots, checkpoints, the adapter. Not: answers (they
 # are written anew), what is thrown away, a library's own folders.
 COUNTS = re.compile(
-    r"/outputs/[^.][^/]*/[^/]+/((attempts/\d+|prepared|export|evaluation)/)?"
+    r"/outputs/[^.][^/]*/[^/]+/((attempts/\d+-[0-9a-f]+|prepared|export|evaluation)/)?"
     r"((run|plan|result)\.json|spec\.yaml|adapter|(checkpoints/step-\d+)(/manifest\.json)?"
     r"|data/[^.][^/]*)$"
     r"|/jobs/(queued|running|done|rejected)/[^/]*\.yaml$"

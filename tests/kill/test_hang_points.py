@@ -21,7 +21,7 @@ def test_a_child_that_hangs_loses_nothing(tmp_path: Path, point: str, figures: F
     assert box.lost() == []
     (record,) = box.records()
     assert [attempt.outcome for attempt in record.attempts] == ["hung", "succeeded"]
-    (log,) = box.outputs.root.glob("job0/2*/attempts/01/train.log")
+    (log,) = box.outputs.root.glob("job0/2*/attempts/01-*/train.log")
     assert "in reached" in log.read_text()
     figures.count("hangs of the stand-in")
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from daemon_box import attempt_of
 from figures import Figures
 from invariants import curve_of
 from kill_box import AtPoint, KillBox
@@ -100,7 +101,7 @@ def test_a_kill_of_the_real_trainer_in_a_small_run_leaves_no_trace(
         [one.eval_loss for one in wanted.trials], rel=1e-4
     )
     assert rates.trials[1].eval_loss > rates.trials[0].eval_loss + 0.1  # type: ignore[operator]
-    lines = StageFolder(run.rate(2).attempt(1)).metrics.read_text().splitlines()
+    lines = StageFolder(attempt_of(run.rate(2), 1)).metrics.read_text().splitlines()
     assert {json.loads(line)["step"] for line in lines} == {7, 8, 9, 10}  # it went on from step 6
     plain = PlainBox(tmp_path / "plain", tiny_model)
     plain.live([])

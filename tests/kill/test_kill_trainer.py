@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from daemon_box import attempt_of
 from figures import Figures
 from invariants import curve_of
 from kill_box import AtPoint
@@ -80,5 +81,5 @@ def test_a_hang_of_the_real_trainer_leaves_no_trace(
     hung = box.newest()
     assert hung is not None
     assert [attempt.outcome for attempt in hung[1].attempts] == ["hung", "succeeded"]
-    assert "in seal" in (hung[0].attempt(1) / "train.log").read_text()
+    assert "in seal" in (attempt_of(hung[0], 1) / "train.log").read_text()
     figures.count("hangs of the real trainer")

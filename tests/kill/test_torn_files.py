@@ -90,7 +90,7 @@ def test_a_torn_checkpoint_is_set_aside_and_the_one_before_is_used(
     """The run goes on from the last good checkpoint and ends with the same weights."""
     box = _RottenBox(tmp_path / "box", jobs=1)
     box.keep_checkpoints = True
-    box.pattern, box.keep = f"job0/*/checkpoints/step-00000006/{name}", keep
+    box.pattern, box.keep = f"job0/*/attempts/*/checkpoints/step-00000006/{name}", keep
     box.live([AtPoint(side="child", point="checkpoint named", victims="both", index=2)])
     lost = [line for line in box.lost() if "ran again behind checkpoint" not in line]
     assert lost == []
@@ -123,8 +123,8 @@ def test_a_checkpoint_torn_before_its_export_is_trained_again(
     [
         ("daemon", "stage recorded", "job0/*/prepared/plan.json"),
         ("daemon", "stage ended", "job0/*/prepared/result.json"),
-        ("child", "checkpoint named", "job0/*/attempts/01/plan.json"),
-        ("child", "adapter named", "job0/*/attempts/01/result.json"),
+        ("child", "checkpoint named", "job0/*/attempts/01-*/plan.json"),
+        ("child", "adapter named", "job0/*/attempts/01-*/result.json"),
         ("child", "adapter named", "job0/*/adapter/adapter_model.safetensors"),
         ("child", "checkpoint named", "job0/*/spec.yaml"),
     ],

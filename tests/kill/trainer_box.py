@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from daemon_box import attempt_of
 from invariants import adapter_lost, all_of, changed, curve_of, leftovers, records, specs_lost
 from kill_box import HERE, AtPoint, KillBox
 
@@ -68,7 +69,7 @@ class TrainerBox(KillBox):
         found = self.newest()
         if found is None or not found[1].attempts:
             return 0
-        metrics = found[0].attempt(len(found[1].attempts)) / "metrics.jsonl"
+        metrics = attempt_of(found[0], len(found[1].attempts)) / "metrics.jsonl"
         return metrics.read_text().count('"loss"') if metrics.exists() else 0
 
     def killed_run(self, source: random.Random, kills: int) -> None:
@@ -147,7 +148,7 @@ class TrainerBox(KillBox):
     def _too_often(run: RunFolder, record: RunRecord) -> list[str]:
         lost = []
         for attempt in record.attempts:
-            metrics = run.attempt(attempt.number) / "metrics.jsonl"
+            metrics = attempt_of(run, attempt.number) / "metrics.jsonl"
             text = metrics.read_text() if metrics.exists() else ""
             lines = [json.loads(line) for line in text.splitlines()]
             beyond = [line for line in lines if line["step"] > (attempt.last_step or 0)]

@@ -280,7 +280,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the best is pruned",
-        _FIT + "checkpoint.py",
+        "contract/prune.py",
         "step_of(name) == best_step",
         "False",
         (TRAIN + "test_the_best_checkpoint_wins",),

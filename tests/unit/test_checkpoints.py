@@ -13,10 +13,11 @@ from runner.clock import now
 from runner.contract.batch import BatchPlan
 from runner.contract.checkpoints import MANIFEST, Manifest, names, verified
 from runner.contract.layout import RunFolder
+from runner.contract.prune import KEEP_NEWEST, prune
 from runner.contract.record import Attempt
 from runner.daemon.stages.resume_point import TORN_KEPT, count_up_to, resume_point, torn_checkpoints
 from runner.errors import StageError
-from runner.training.fit.checkpoint import KEEP_NEWEST, loads, prune, seal
+from runner.training.fit.checkpoint import loads, seal
 
 HEADER = json.dumps({"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
 WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER + b"abcd"
@@ -44,7 +45,7 @@ def written(run: RunFolder, *, weights: bytes = WEIGHTS) -> Path:
 def sealed(run: RunFolder, *steps: int) -> None:
     """Seal good checkpoints."""
     for step in steps:
-        seal(written(run), run, Manifest(step=step))
+        seal(written(run), run.checkpoints, Manifest(step=step))
 
 
 def rot(run: RunFolder, step: int) -> None:
@@ -67,8 +68,8 @@ def test_weights_that_do_not_load_are_never_named(run: RunFolder, weights: bytes
     """What Trainer wrote and cannot be loaded becomes no checkpoint; the one before stands."""
     sealed(run, 3)
     with pytest.raises(StageError, match="read back"):
-        seal(written(run, weights=weights), run, Manifest(step=6))
-    assert names(run.root) == ["step-00000003"]
+        seal(written(run, weights=weights), run.checkpoints, Manifest(step=6))
+    assert names(run.checkpoints) == ["step-00000003"]
 
 
 def test_a_torn_optimizer_state_is_seen(tmp_path: Path) -> None:
@@ -87,8 +88,8 @@ def test_the_newest_and_the_best_are_kept(run: RunFolder) -> None:
     """Few checkpoints stay: the newest, one in case that is damaged, and the best."""
     for step in (1, 2, 3, 4, 5):
         sealed(run, step)
-        prune(run, best_step=1)
-    assert names(run.root) == ["step-00000005", "step-00000004", "step-00000001"]
+        prune(run.checkpoints, best_step=1)
+    assert names(run.checkpoints) == ["step-00000005", "step-00000004", "step-00000001"]
     assert KEEP_NEWEST == 2
 
 

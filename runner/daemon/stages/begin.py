@@ -14,8 +14,9 @@ from typing import Any
 from runner.clock import now
 from runner.contract import stage_environment as stage
 from runner.contract.batch import BatchPlan
-from runner.contract.layout import StageFolder
+from runner.contract.layout import StageFolder, new_token
 from runner.contract.method_choice import method_in
+from runner.contract.rates import RatesTried
 from runner.contract.record import Attempt, RunRecord
 from runner.contract.stage_io import write_message
 from runner.contract.states import TRAINS, Stage
@@ -25,6 +26,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.leftovers import sweep_run
 from runner.daemon.promotion.start_from import choose_start
 from runner.daemon.stages import outcome
+from runner.daemon.stages.adopt import adopt, drop_what_was_not_adopted
 from runner.daemon.stages.ask_card import Together
 from runner.daemon.stages.choose_plan import Ahead
 from runner.daemon.stages.end import stage_ended
@@ -38,6 +40,7 @@ from runner.daemon.stages.retry import spares_host_memory
 from runner.daemon.stages.same_run import same_run_notes
 from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
+from runner.files.durable import sync_folder
 from runner.spec.as_chosen import as_chosen
 
 
@@ -66,6 +69,7 @@ def begin(daemon: Daemon, live: Live, on: Together) -> None:
         first_notes = (start.note,) if start.note and not record.attempts else ()
         attempt = Attempt(
             number=len(record.attempts) + 1,
+            token=new_token(),
             batch_plan=plan,
             started_at=now(not_before=record.created_at),
             first_step=found.step + 1,
@@ -121,10 +125,16 @@ def _for_rates(daemon: Daemon, live: Live, ahead: Ahead) -> tuple[dict[str, Any]
     """Give what the start of a small run changes in the record, and where it goes on from."""
     record = live.record
     start = choose_start(daemon.outputs, record, live.spec)
-    found = resume_point(trial_home(live.run, record), daemon.hashes.of)
+    home = trial_home(live.run, record)
+    # What a try has sealed that was cut off together with the daemon.
+    adopt(home, StageFolder(stage_folder(live.run, Stage.RATES, record)), daemon.hashes.of)
+    found = resume_point(home, daemon.hashes.of)
+    rates = size_rates(record, live.spec, ahead.facts)
+    if isinstance(rates, RatesTried) and (at := rates.next_trial) is not None:
+        rates = rates.with_trial(at, token=new_token())
     notes = (*((start.note,) if start.note else ()), *found.notes)
     changes = {
-        "rates": size_rates(record, live.spec, ahead.facts),
+        "rates": rates,
         "batch_plan": ahead.plan,
         "forecast": ahead.facts,
         "started_from": record.started_from or start.run_id,
@@ -175,14 +185,18 @@ def _write_plan(
 ) -> Path:
     """Make the stage's folder; before the record says so, for the disk may be full."""
     sweep_run(live.run)
+    drop_what_was_not_adopted(live.run, live.record)
     folder = stage_folder(live.run, which, planned)
     if folder.exists():  # a try that ended early, or was never recorded: none of it is trusted
         shutil.rmtree(folder)
     if which in TRAINS and planned.rates is not None:
         drop_checkpoints(live.run, planned)  # what a kill has left of them
+    if which is Stage.RATES:
+        shutil.rmtree(folder.parent, ignore_errors=True)  # an earlier try: none of it counts
     if which is Stage.PREPARE and live.run.data.exists():
         shutil.rmtree(live.run.data)
     folder.mkdir(parents=True)
+    sync_folder(folder.parent)  # what it seals is durable only where it can be found again
     settings = daemon.settings
     card, seen = on.planned.card, on.planned.seen
     if card.guard.is_well:  # the card, and never the CPU in its place: that would take days

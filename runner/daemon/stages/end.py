@@ -15,7 +15,7 @@ from runner.clock import now
 from runner.contract.layout import StageFolder
 from runner.contract.record import ErrorFacts
 from runner.contract.stage_io import TrainResult
-from runner.contract.states import Stage, State
+from runner.contract.states import TRAINS, Stage, State
 from runner.daemon.book import Live
 from runner.daemon.cards import Card
 from runner.daemon.change_run import change, end_run, keep_waiting
@@ -25,6 +25,7 @@ from runner.daemon.gpu_watch import WHENEVER
 from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.promotion.at_end import judge_promotion, promote_waiting
 from runner.daemon.stages import outcome
+from runner.daemon.stages.adopt import adopt
 from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.change_method import (
     SAID,
@@ -43,7 +44,7 @@ from runner.daemon.stages.follow_plans import smaller_plan
 from runner.daemon.stages.host_memory import Blame, blame, kernel_kills
 from runner.daemon.stages.judge_attempt import AttemptEnd, attempt_changes, judge_attempt
 from runner.daemon.stages.judge_stage import StageEnd, judge_stage, read_end
-from runner.daemon.stages.plans import read_answer, stage_folder, trial_home
+from runner.daemon.stages.plans import read_answer, stage_folder, training_home, trial_home
 from runner.daemon.stages.process import Child
 from runner.daemon.stages.rates import begin_rates, drop_checkpoints, judge_trial, read_trial
 from runner.daemon.stages.resume_point import resume_point
@@ -86,6 +87,10 @@ def _follow_child(daemon: Daemon, live: Live, child: Child, at: float) -> None:
         live.end_seen_at = at
     meant = code if child.is_stopping else _meant(daemon, live, code)
     asked = child.is_stopping and not (live.hung and not daemon.stopping)
+    if live.stage in TRAINS:
+        home = training_home(live.run, live.stage, live.record)
+        folder = stage_folder(live.run, live.stage, live.record)
+        adopt(home, StageFolder(folder), daemon.hashes.of)
     if live.cancel:
         _why_cancelled(daemon, live)  # all that it needs is hashed before anything is changed
     stage_ended(daemon, live, live.stage, meant, asked=asked, status=code)
@@ -204,7 +209,7 @@ def _worked(live: Live) -> float:
         return time.monotonic() - live.stage_began_at
     # An earlier daemon's: it ended while nobody looked.
     attempt = live.record.attempts[-1]
-    folder = live.run.attempt(attempt.number)
+    folder = live.run.attempt(attempt.number, attempt.token)
     return worked_seconds(folder, began=attempt.started_at, ended=now(), steps=0)
 
 
@@ -236,7 +241,7 @@ def _trial_ended(daemon: Daemon, live: Live, code: int, *, asked: bool) -> None:
         asked=asked,
         seconds=0.0 if began is None else time.monotonic() - began,
         hung=live.hung,
-        smaller_plan=smaller_plan(StageFolder(home.attempt(1))),
+        smaller_plan=smaller_plan(StageFolder(stage_folder(live.run, Stage.RATES, live.record))),
     )
     verdict = judge_trial(end)
     rates = verdict.changes["rates"]

@@ -176,7 +176,7 @@ def hung(which: Stage, seen: str, run: RunFolder, record: RunRecord) -> ErrorFac
 
 def cancelled(reason: str, run: RunFolder, sha256: Sha256) -> ErrorFacts:
     """Say why a run was cancelled, and where what it had trained is kept."""
-    kept = newest_verified(run.root, sha256)
+    kept = newest_verified(run.checkpoints, sha256)
     if kept is None:
         return ErrorFacts(
             kind="cancelled", message=f"Cancelled: {reason}. Nothing was trained yet."

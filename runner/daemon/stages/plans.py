@@ -49,9 +49,9 @@ ON_CARD = (*TRAINS, Stage.EVALUATE, Stage.HAND_OVER)
 def stage_folder(run: RunFolder, stage: Stage, record: RunRecord) -> Path:
     """Find the folder that a stage works in; for training, that of the newest attempt."""
     if stage is Stage.TRAIN:
-        return run.attempt(len(record.attempts))
+        return run.attempt(len(record.attempts), record.attempts[-1].token)
     if stage is Stage.RATES:
-        return trial_home(run, record).attempt(1)
+        return _trial_folder(run, record)
     return {
         Stage.PREPARE: run.prepared,
         Stage.EXPORT: run.export,
@@ -63,6 +63,18 @@ def trial_home(run: RunFolder, record: RunRecord) -> RunFolder:
     """Find the folder of the small run that is next or under way."""
     at = record.rates.next_trial if record.rates else None
     return run.rate((at or 0) + 1)
+
+
+def training_home(run: RunFolder, stage: Stage, record: RunRecord) -> RunFolder:
+    """Find the folder whose checkpoints a stage goes on from."""
+    return trial_home(run, record) if stage is Stage.RATES else run
+
+
+def _trial_folder(run: RunFolder, record: RunRecord) -> Path:
+    rates = record.rates
+    at = rates.next_trial if rates else None
+    token = rates.trials[at].token if rates and at is not None else ""
+    return trial_home(run, record).attempt(1, token)
 
 
 def first_plan(spec: JobSpec) -> BatchPlan:

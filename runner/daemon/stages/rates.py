@@ -102,8 +102,9 @@ def read_trial(
 ) -> TrialEnd:
     """Put together what is known of a small run's end."""
     assert record.rates is not None
-    result, error = read_answer(StageFolder(home.attempt(1)).result, TrainResult)
     at = record.rates.next_trial or 0
+    folder = StageFolder(home.attempt(1, record.rates.trials[at].token))
+    result, error = read_answer(folder.result, TrainResult)
     return TrialEnd(
         run=run,
         home=home,
@@ -115,13 +116,16 @@ def read_trial(
         result=result,
         error=error,
         smaller_plan=smaller_plan,
-        earlier=tuple(held_out_of(run, number) for number in range(1, at + 1)),
+        earlier=tuple(
+            held_out_of(run, number, one.token)
+            for number, one in enumerate(record.rates.trials[:at], 1)
+        ),
     )
 
 
-def held_out_of(run: RunFolder, number: int) -> HeldOutLosses | None:
+def held_out_of(run: RunFolder, number: int, token: str) -> HeldOutLosses | None:
     """Read what a small run that is done measured; None: it diverged, or that cannot be read."""
-    found, _ = read_answer(StageFolder(run.rate(number).attempt(1)).result, TrainResult)
+    found, _ = read_answer(StageFolder(run.rate(number).attempt(1, token)).result, TrainResult)
     return found.held_out if found else None
 
 

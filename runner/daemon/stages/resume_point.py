@@ -53,7 +53,7 @@ def resume_point(run: RunFolder, sha256: Sha256 = sha256_of) -> ResumePoint:
     """
     torn: list[str] = []
     newest = None
-    for name in names(run.root):
+    for name in names(run.checkpoints):
         if verified(run.checkpoints / name, sha256):
             newest = name
             break
@@ -74,7 +74,7 @@ def export_point(run: RunFolder, best: str, sha256: Sha256 = sha256_of) -> Resum
     if verified(run.checkpoints / best, sha256):
         return ResumePoint(checkpoint=best)
     found = resume_point(run, sha256)
-    if best in names(run.root):  # older than the newest good one
+    if best in names(run.checkpoints):  # older than the newest good one
         _set_aside(run, best)
     return ResumePoint(checkpoint=found.checkpoint, torn=tuple({*found.torn, best}))
 

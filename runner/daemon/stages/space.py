@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from runner.contract.base_entries import drop_bases
-from runner.contract.checkpoints import Sha256, names, newest_verified
+from runner.contract.checkpoints import Sha256, everywhere, names, newest_verified
 from runner.contract.layout import RunFolder
 from runner.contract.promotions import read_promotions
 from runner.contract.record import ErrorFacts, RunRecord, read_record
@@ -55,8 +55,8 @@ def tree_bytes(*folders: os.PathLike[str]) -> int:
 
 def checkpoint_bytes(run: RunFolder) -> int:
     """Tell the size of a run's newest checkpoint; 0 before the first."""
-    found = names(run.root)
-    return tree_bytes(run.checkpoints / found[0]) if found else 0
+    found = everywhere(run)
+    return tree_bytes(found[0]) if found else 0
 
 
 def needed_bytes(daemon: Daemon, live: Live, *, forecast: int | None, data_bytes: int) -> int:
@@ -89,7 +89,8 @@ def _for_training(live: Live, *, forecast: int | None) -> int:
     least = 2 * checkpoint_bytes(live.run)
     if not forecast:
         return least
-    there = tree_bytes(live.run.checkpoints, live.run.prepared, live.run.data)
+    run = live.run
+    there = tree_bytes(run.checkpoints, run.attempts, run.prepared, run.data)
     return max(least, forecast - there)
 
 
@@ -203,7 +204,7 @@ def _search(daemon: Daemon) -> Iterator[bool]:
 
 
 def _free(daemon: Daemon, run: RunFolder, *, last_resort: bool) -> None:
-    there, torn = names(run.root), torn_checkpoints(run)
+    there, torn = names(run.checkpoints), torn_checkpoints(run)
     forms = [folder for folder in (run.merged, run.gguf) if folder.is_dir()]
     if not there and not torn and not forms:
         return
@@ -216,7 +217,7 @@ def _free(daemon: Daemon, run: RunFolder, *, last_resort: bool) -> None:
     _free_forms(daemon, run, forms)
     gone = torn + may_go(
         there,
-        newest_good=newest_verified(run.root, daemon.hashes.of),
+        newest_good=newest_verified(run.checkpoints, daemon.hashes.of),
         best=record.metrics.get("best_checkpoint"),
         adapter_is_whole=last_resort and adapter_is_whole(run, record, daemon.hashes.of),
     )

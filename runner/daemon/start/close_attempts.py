@@ -20,6 +20,7 @@ from runner.contract.states import State
 from runner.daemon.book import Live
 from runner.daemon.change_run import change
 from runner.daemon.daemon import Daemon
+from runner.daemon.stages.adopt import adopt
 from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.end import attempt_ended
 from runner.daemon.stages.falls import after_fall, rests_until
@@ -47,6 +48,8 @@ def close_attempts(daemon: Daemon, at: float) -> None:
 
 def _close(daemon: Daemon, live: Live) -> None:
     before = live.record
+    newest = before.attempts[-1]
+    adopt(live.run, StageFolder(live.run.attempt(newest.number, newest.token)), daemon.hashes.of)
     if came_to_its_end(live.run, before, daemon.hashes.of):
         attempt_ended(daemon, live, ExitCode.OK, asked=False)
     else:
@@ -67,7 +70,8 @@ def came_to_its_end(run: RunFolder, record: RunRecord, sha256: Sha256) -> bool:
     """Whether an attempt left open came to its end: only the record of it is missing."""
     if not record.attempts or record.attempts[-1].outcome is not None:
         return False
-    result, error = read_answer(StageFolder(run.attempt(len(record.attempts))).result, TrainResult)
+    folder = StageFolder(run.attempt(len(record.attempts), record.attempts[-1].token))
+    result, error = read_answer(folder.result, TrainResult)
     return (
         error is None
         and result is not None
@@ -94,7 +98,7 @@ def closed_record(run: RunFolder, record: RunRecord, sha256: Sha256) -> RunRecor
 
 
 def _closed(run: RunFolder, attempt: Attempt, durable_step: int) -> Attempt:
-    folder, began = run.attempt(attempt.number), attempt.started_at
+    folder, began = run.attempt(attempt.number, attempt.token), attempt.started_at
     ended = last_seen(folder, since=began)
     steps = durable_step - (attempt.first_step or 1) + 1
     return attempt.model_copy(

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from runner.contract.checkpoints import MANIFEST, names, read_manifest, step_of
-from runner.contract.layout import RunFolder
+from runner.contract.checkpoints import MANIFEST, listed, read_manifest, step_of
+from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.record_head import RecordHead
 from runner.contract.states import State
 from runner.errors import DamagedError
@@ -44,10 +44,12 @@ def read_checkpoints(run: RunFolder, record: RecordHead, base: str) -> Iterator[
             eval_loss=after if isinstance(after, int | float) else None,
             is_adapter=True,
         )
-    for folder in names(run.root):
+    newest = record.attempts[-1:]  # what it has sealed is adopted once it has ended
+    own = (StageFolder(run.attempt(one.number, one.token)).checkpoints for one in newest)
+    for folder in listed(run.checkpoints, *own):
         try:
-            manifest = read_manifest(run.checkpoints / folder)
-            changed = (run.checkpoints / folder / MANIFEST).stat().st_mtime
+            manifest = read_manifest(folder)
+            changed = (folder / MANIFEST).stat().st_mtime
         except (DamagedError, OSError):
             continue  # being written, or going
         yield Checkpoint(

@@ -54,7 +54,8 @@ def read_events(run: RunFolder, record: RecordHead) -> Iterator[Event]:
 
 
 def _of_attempt(run: RunFolder, attempt: Attempt) -> Iterator[Event]:
-    for event in _read(StageFolder(run.attempt(attempt.number)).metrics, run, attempt.number):
+    folder = StageFolder(run.attempt(attempt.number, attempt.token))
+    for event in _read(folder.metrics, run, attempt.number):
         step = event.line.get("step")
         if isinstance(step, int) and counts(step, attempt, is_evaluation="eval_loss" in event.line):
             yield event

@@ -7,6 +7,7 @@ import json
 import platform
 from typing import Any
 
+from runner.contract.layout import checkpoint_name
 from runner.contract.rates import HeldOutLosses
 from runner.contract.record import ErrorFacts
 from runner.contract.stage_io import TrainResult, write_message
@@ -54,7 +55,7 @@ def answer(attempt: Attempt, trouble: StageError | None, *, seconds: float) -> N
             first_step=progress.first_step,
             last_step=progress.sealed_step,
             checkpoint=progress.sealed,
-            best_checkpoint=attempt.run.checkpoint(best).name if best else None,
+            best_checkpoint=checkpoint_name(best) if best else None,
             best_eval_loss=progress.best_eval_loss,
             peak_gpu_memory_bytes=attempt.meter.peak_bytes(),
             peak_gpu_allocated_bytes=attempt.meter.peak_allocated_bytes(),

@@ -16,9 +16,9 @@ class Attempt:
     """Everything that its steps share."""
 
     run: RunFolder
-    """Where its checkpoints lie."""
+    """Where the checkpoint lies that it goes on from; it writes nothing there."""
     folder: StageFolder
-    """What this process writes, but for them."""
+    """All that this process writes, its checkpoints among it."""
     spec: JobSpec
     plan: TrainPlan
     batch_plan: BatchPlan

@@ -26,12 +26,13 @@ from runner.clock import now
 from runner.contract.batch import worst_pass
 from runner.contract.checkpoints import Manifest
 from runner.contract.findings import DataFinding
-from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.layout import RunFolder, StageFolder, checkpoint_name
+from runner.contract.prune import prune
 from runner.contract.row_losses import read_row_losses
 from runner.errors import StageError
 from runner.exit_codes import ExitCode
 from runner.spec.spec import JobSpec
-from runner.training.fit.checkpoint import prune, seal
+from runner.training.fit.checkpoint import seal
 from runner.training.fit.cut import LENGTHS, PACKED, ROWS, Rows
 from runner.training.fit.heldout import HeldOut, held_out_loss, measured_together
 from runner.training.fit.heldout_fast import base_loss
@@ -328,9 +329,9 @@ class Conduct(TrainerCallback):
         """Move what Trainer wrote to its place and trust it from now on."""
         progress = self.progress
         written = self.folder.root / "work" / f"checkpoint-{state.global_step}"
-        progress.sealed = seal(written, self.run, progress.manifest())
+        progress.sealed = seal(written, self.folder.checkpoints, progress.manifest())
         progress.sealed_step = progress.step
-        prune(self.run, best_step=progress.best_step)
+        prune(self.folder.checkpoints, best_step=progress.best_step)
         self.last_save = self.last_step = time.monotonic()
 
     # What these do.
@@ -348,7 +349,7 @@ class Conduct(TrainerCallback):
         self._evaluate()
         if early:
             self._reseal(state)
-            prune(self.run, best_step=self.progress.best_step)
+            prune(self.folder.checkpoints, best_step=self.progress.best_step)
 
     def _write(self, **line: Any) -> None:
         line["time"] = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -472,7 +473,7 @@ class Conduct(TrainerCallback):
         from runner.contract.checkpoints import MANIFEST, read_manifest
         from runner.files.durable import write_json
 
-        folder = self.run.checkpoint(state.global_step)
+        folder = self.folder.checkpoints / checkpoint_name(state.global_step)
         files = read_manifest(folder).files
         full = self.progress.manifest().model_copy(update={"files": files})
         write_json(folder / MANIFEST, full.model_dump(mode="json"))

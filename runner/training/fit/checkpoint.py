@@ -17,13 +17,11 @@ from runner.contract.checkpoints import (
     MANIFEST,
     CheckpointFile,
     Manifest,
-    names,
     sha256_of,
-    step_of,
     verified,
     whole,
 )
-from runner.contract.layout import RunFolder
+from runner.contract.layout import checkpoint_name
 from runner.errors import StageError
 from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
@@ -35,7 +33,6 @@ from runner.files.durable import (
     write_json,
 )
 
-KEEP_NEWEST = 2  # one to go on from, one in case that is damaged
 _NOT_KEPT = ("training_args.bin", "README.md")  # a pickle, and boilerplate about nobody's run
 
 
@@ -83,16 +80,27 @@ def _read_back(written: Path) -> None:
     )
 
 
-def seal(written: Path, run: RunFolder, manifest: Manifest) -> str:
-    """Move a checkpoint to its place and give its name; an older verified one is never replaced."""
-    target = run.checkpoint(manifest.step)
-    run.checkpoints.mkdir(exist_ok=True)
+def seal(written: Path, checkpoints: Path, manifest: Manifest) -> str:
+    """Move a checkpoint to its place and give its name; an older verified one is never replaced.
+
+    Args:
+        written: what Trainer left, on the same file system.
+        checkpoints: the attempt's own folder of them.
+        manifest: what it is to say, but for the files.
+
+    Raises:
+        StageError: it could not be read back as it was written.
+    """
+    target = checkpoints / checkpoint_name(manifest.step)
+    if not checkpoints.exists():
+        checkpoints.mkdir()
+        sync_folder(checkpoints.parent)
     reached("checkpoint begun")
     if target.exists():
         if verified(target):
             shutil.rmtree(written)
             return target.name
-        os.rename(target, run.checkpoints / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}")
+        os.rename(target, checkpoints / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}")
     for name in _NOT_KEPT:
         (written / name).unlink(missing_ok=True)
     files = {
@@ -110,17 +118,3 @@ def seal(written: Path, run: RunFolder, manifest: Manifest) -> str:
     rename_durably(written, target)
     reached("checkpoint named")
     return target.name
-
-
-def prune(run: RunFolder, *, best_step: int | None) -> None:
-    """Keep the newest checkpoints and the best one; called after `seal`, so the newest is good."""
-    kept = 0
-    for name in names(run.root):
-        if kept < KEEP_NEWEST or step_of(name) == best_step:
-            kept += 1
-            continue
-        doomed = run.checkpoints / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
-        os.rename(run.checkpoints / name, doomed)  # gone in one step, whatever comes
-        reached("checkpoint doomed")
-        sync_folder(run.checkpoints)
-        shutil.rmtree(doomed, ignore_errors=True)
