@@ -146,7 +146,9 @@ def _train(folder: Path, run: RunFolder) -> None:
     step, asked = first - 1, False
     step_seconds = SLOW_STEP_SECONDS if (BOX / SLOW).exists() else STEP_SECONDS
     for step in range(first, plan.total_steps + 1):
-        asked = signal.sigtimedwait([signal.SIGTERM], step_seconds) is not None
+        # Thawed after a SIGSTOP, Python gives a struct of anything where no signal came in time.
+        came = signal.sigtimedwait([signal.SIGTERM], step_seconds)
+        asked = came is not None and came.si_signo == signal.SIGTERM
         weights = next_weights(weights, step)
         _journal(work, "step", step)
         with stage.metrics.open("a") as metrics:

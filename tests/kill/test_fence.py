@@ -19,6 +19,7 @@ from runner.contract.checkpoints import names, verified
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.record import RunRecord
 from runner.contract.states import State
+from runner.daemon.stages.process import PID_FILE
 
 
 class _BoxWithAZombie(KillBox):
@@ -50,6 +51,10 @@ def _start_elsewhere(box: KillBox, folder: Path) -> subprocess.Popen[bytes]:
     )
 
 
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def _plan(run: RunFolder, number: int) -> dict[str, Any]:
     return json.loads(StageFolder(attempt_of(run, number)).plan.read_bytes())
 
@@ -66,7 +71,7 @@ def test_a_thawed_attempt_changes_nothing_for_the_next_one(tmp_path: Path) -> No
         first = StageFolder(waiting.parent)
         zombie = _start_elsewhere(box, first.root)
         try:
-            wait_until(lambda: len(names(first.checkpoints)) == 2)
+            wait_until(lambda: '"step": 7' in _text(first.metrics))  # between two checkpoints
             os.kill(zombie.pid, signal.SIGSTOP)
             sealed = names(first.checkpoints)
             os.kill(int(waiting.read_text()), signal.SIGKILL)
@@ -74,11 +79,15 @@ def test_a_thawed_attempt_changes_nothing_for_the_next_one(tmp_path: Path) -> No
             second = wait_until(lambda: next(iter(run.attempts.glob("02-*/metrics.jsonl")), None))
             assert names(run.checkpoints) == sealed  # adopted, before the second began
             assert box.found()[1].attempts[0].outcome is not None  # fenced, before it was placed
+            at_work = int((second.parent / PID_FILE).read_text().split()[0])
+            os.kill(at_work, signal.SIGSTOP)  # all that follows comes in the midst of the second
             os.kill(zombie.pid, signal.SIGCONT)
             assert zombie.wait(timeout=90) == 0
             late = json.loads(first.result.read_bytes())
             assert (late["outcome"], late["last_step"]) == ("succeeded", TOTAL_STEPS)
-            assert second.exists()
+            assert names(first.checkpoints) == ["step-00000012", "step-00000009"]
+            assert names(run.checkpoints) == sealed
+            os.kill(at_work, signal.SIGCONT)
             daemon.wait(timeout=90)
         finally:
             zombie.kill()
