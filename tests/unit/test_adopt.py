@@ -24,7 +24,7 @@ from runner.contract.record import Attempt, RunRecord
 from runner.contract.salvage import what_is_whole
 from runner.contract.states import State
 from runner.daemon.stages.adopt import adopt, drop_what_was_not_adopted
-from runner.training.fit.checkpoint import seal
+from runner.training.fit.checkpoint import seal, seal_again
 
 PLAN = BatchPlan(per_device_batch_size=1, gradient_accumulation_steps=1)
 
@@ -146,3 +146,18 @@ def test_folders_of_older_runners_are_attempts_too(run: RunFolder) -> None:
     found = [folder.name for folder in run.attempt_folders()]
     assert found == ["01", "02-3f9c22ab", "10", "100-0a"]
     assert run.attempt(1) == run.attempts / "01"
+
+
+def test_a_checkpoint_of_an_earlier_attempt_is_sealed_again_and_not_touched(run: RunFolder) -> None:
+    """An owed held-out loss goes into a second seal of its step; both are whole."""
+    adopt(run, attempt(run, 1, 6), sha256_of)
+    second = attempt(run, 2)
+    seal_again(run.checkpoint(6), second.checkpoints, Manifest(step=6, eval_loss=1.5))
+    assert read_manifest(run.checkpoint(6)).eval_loss is None
+    assert all(verified(path) for path in (run.checkpoint(6), second.checkpoints / "step-00000006"))
+    seal_again(
+        second.checkpoints / "step-00000006", second.checkpoints, Manifest(step=6, best_step=6)
+    )
+    adopt(run, second, sha256_of)
+    assert read_manifest(run.checkpoint(6)).best_step == 6
+    assert verified(run.checkpoint(6))

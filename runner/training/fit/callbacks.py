@@ -32,7 +32,7 @@ from runner.contract.row_losses import read_row_losses
 from runner.errors import StageError
 from runner.exit_codes import ExitCode
 from runner.spec.spec import JobSpec
-from runner.training.fit.checkpoint import seal
+from runner.training.fit.checkpoint import seal, seal_again
 from runner.training.fit.cut import LENGTHS, PACKED, ROWS, Rows
 from runner.training.fit.heldout import HeldOut, held_out_loss, measured_together
 from runner.training.fit.heldout_fast import base_loss
@@ -470,13 +470,9 @@ class Conduct(TrainerCallback):
 
     def _reseal(self, state: Any) -> None:
         """Note a late evaluation in the manifest of the checkpoint it belongs to."""
-        from runner.contract.checkpoints import MANIFEST, read_manifest
-        from runner.files.durable import write_json
-
-        folder = self.folder.checkpoints / checkpoint_name(state.global_step)
-        files = read_manifest(folder).files
-        full = self.progress.manifest().model_copy(update={"files": files})
-        write_json(folder / MANIFEST, full.model_dump(mode="json"))
+        own = self.folder.checkpoints / checkpoint_name(state.global_step)
+        source = own if own.exists() else self.run.checkpoint(state.global_step)
+        seal_again(source, self.folder.checkpoints, self.progress.manifest())
 
     def _probe(self) -> None:
         """Try the longest rows together, as if in training; leave no trace.

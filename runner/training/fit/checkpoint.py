@@ -17,6 +17,7 @@ from runner.contract.checkpoints import (
     MANIFEST,
     CheckpointFile,
     Manifest,
+    read_manifest,
     sha256_of,
     verified,
     whole,
@@ -118,3 +119,36 @@ def seal(written: Path, checkpoints: Path, manifest: Manifest) -> str:
     rename_durably(written, target)
     reached("checkpoint named")
     return target.name
+
+
+def seal_again(source: Path, checkpoints: Path, manifest: Manifest) -> None:
+    """Let a checkpoint say something else, such as a held-out loss that was owed.
+
+    One of an earlier attempt stays as it is: its files are sealed once more, as the attempt's own.
+
+    Args:
+        source: the checkpoint.
+        checkpoints: the attempt's own folder of them.
+        manifest: what it is to say, but for the files, which stay.
+    """
+    full = manifest.model_copy(update={"files": read_manifest(source).files})
+    content = full.model_dump(mode="json")
+    if source.parent == checkpoints:
+        write_json(source / MANIFEST, content)
+        return
+    if not checkpoints.exists():
+        checkpoints.mkdir()
+        sync_folder(checkpoints.parent)
+    beside = checkpoints / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
+    shutil.copytree(source, beside, copy_function=_link, ignore=lambda *_: [MANIFEST])
+    write_json(beside / MANIFEST, content)
+    sync_tree(beside)
+    rename_durably(beside, checkpoints / source.name)
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name; copy it where the file system has only one for each."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
