@@ -14,7 +14,7 @@ from daemon_box import wait_until
 from train_box import STEPS, Run, assert_same_curve, start
 from trouble import DrawsAtRandom, NotANumber
 
-from runner.contract.checkpoints import newest_verified, verified
+from runner.contract.checkpoints import newest_verified, sha256_of, verified
 from runner.contract.layout import StageFolder
 from runner.contract.stage_io import (
     EvaluatePlan,
@@ -24,6 +24,7 @@ from runner.contract.stage_io import (
     read_message,
     write_message,
 )
+from runner.daemon.stages.adopt import adopt
 from runner.exit_codes import ExitCode
 
 
@@ -130,6 +131,7 @@ def test_what_is_exported_is_what_training_measured(run: Run) -> None:
     command.append(str(run.plan(8, total_steps=4).root))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == ExitCode.OK, done.stderr[-3000:]
+    adopt(run.run, run.stage(), sha256_of)
     trained = read_message(run.stage().result, TrainResult)
     plans = {
         "export": (run.run.export, ExportPlan(checkpoint=trained.best_checkpoint or "", **models)),
