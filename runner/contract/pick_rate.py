@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runner.contract.intervals import paired_interval
 from runner.contract.rates import DIVERGED, MEASURED, HeldOutLosses, RatesTried, RateTrial
-from runner.contract.verdict import paired_interval
 
 TIME_SHARE = 1 / 3
 """Of the hours given, for all small runs together: the run itself keeps twice as much."""
@@ -151,7 +151,9 @@ def _against(
     if own is not None and own is not mine:
         change = loss - math.fsum(own.sums) / max(1, sum(own.tokens))
         changes["difference"] = -change
-        interval = paired_interval(own.sums, mine.sums, own.tokens)
+        interval = None
+        if len(own.sums) == len(mine.sums):  # an older runner's are of rows, not of clusters
+            interval = paired_interval(own.sums, mine.sums, own.tokens)
         if interval is not None:
             changes |= {"low": -interval[1], "high": -interval[0]}
     return one.model_copy(update=changes)

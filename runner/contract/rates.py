@@ -81,12 +81,12 @@ class RatesTried(_Part):
 
 
 class HeldOutLosses(_Part):
-    """What a small run's model expects of each held-out row, in the order of the rows."""
+    """What a small run's model expects of held-out rows, those of a question or file together."""
 
     sums: tuple[float, ...] = ()
-    """Nats, summed over the row's learned tokens."""
+    """Nats, summed over their learned tokens."""
     tokens: tuple[int, ...] = ()
-    """The row's learned tokens."""
+    """Their learned tokens."""
 
 
 def in_words(rate: float, speak: Speaker = ENGLISH) -> str:

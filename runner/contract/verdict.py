@@ -8,18 +8,17 @@ already where a much higher loss is all there is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import NormalDist
 
 from pydantic import BaseModel, ConfigDict
 
 from runner.contract.evaluation import Evaluation, Form, ScoreSummary
+from runner.contract.intervals import CONFIDENCE
 from runner.contract.record_head import GUESSING, VerdictHead
 from runner.contract.record_head import Outcome as Outcome  # noqa: PLC0414 - others find it here
 from runner.language.speaker import ENGLISH, Speaker
 
 VERSION = 1
-CONFIDENCE = 0.95
 POWER = 0.8  # the usual chance that a difference of that size shows itself
 DISCORDANT = 0.3
 """Share of held-out rows that only one of two models gets right, where nothing better is known:
@@ -323,55 +322,6 @@ def loss_meaning(before: float, after: float, speak: Speaker = ENGLISH) -> str |
         return speak("means_times", factor=speak.number(factor, ".1f"))
     percent = round(abs(factor - 1) * 100) or 1
     return speak("means_more" if factor > 1 else "means_less", percent=percent)
-
-
-def paired_interval(
-    before: Sequence[float], after: Sequence[float], tokens: Sequence[int]
-) -> tuple[float, float] | None:
-    """Give where the change of a token-weighted loss lies, at 95%, paired over rows.
-
-    The loss is a ratio of sums (nats over tokens), so the change is one too, and its error follows
-    from the rows' residuals (the ratio estimator of survey sampling: Cochran, Sampling Techniques,
-    1977, section 6.3), with Student's t for few rows. It does not count in that the best of several
-    checkpoints was chosen on the same rows.
-
-    Args:
-        before: each row's summed loss without the adapter.
-        after: each row's summed loss with it.
-        tokens: each row's learned tokens.
-
-    Returns:
-        The interval; None: there are fewer than two rows, or a loss is not a number.
-    """
-    rows, total = len(tokens), sum(tokens)
-    if rows < 2 or total <= 0 or not all(map(math.isfinite, [*before, *after])):
-        return None
-    changes = [b - a for a, b in zip(before, after, strict=True)]
-    change = math.fsum(changes) / total
-    squares = math.fsum((c - change * t) ** 2 for c, t in zip(changes, tokens, strict=True))
-    error = math.sqrt(rows / (rows - 1) * squares) / total
-    half = _students_t(rows - 1) * error
-    return change - half, change + half
-
-
-def _students_t(freedom: int) -> float:
-    """Give Student's t for a two-sided 95%: exact for 1 and 2, else Cornish and Fisher's series.
-
-    (Abramowitz and Stegun, 26.7.5; off by less than 0.5% from 3 degrees of freedom on.)
-    """
-    p = (1 + CONFIDENCE) / 2
-    if freedom == 1:
-        return math.tan(math.pi * (p - 0.5))
-    if freedom == 2:
-        return (2 * p - 1) * math.sqrt(2 / (4 * p * (1 - p)))
-    z = NormalDist().inv_cdf(p)
-    series = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + math.fsum(term / freedom**power for power, term in enumerate(series, start=1))
 
 
 def _rows_needed(points: float) -> float:

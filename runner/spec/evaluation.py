@@ -203,7 +203,7 @@ def compiled(pattern: str) -> Any:
     options.log_errors = False
     options.max_mem = _PATTERN_BYTES
     options.dot_nl = True
-    return re2.compile(pattern, options)
+    return re2.compile(unicodedata.normalize("NFC", pattern), options)
 
 
 def _json_problem(text: str) -> str | None:
@@ -236,7 +236,10 @@ def validator(schema: dict[str, Any]) -> Any:
     import jsonschema_rs  # noqa: PLC0415  (only where a spec has a schema)
 
     options = jsonschema_rs.RegexOptions()
-    return jsonschema_rs.validator_for(schema, offline=True, pattern_options=options)
+    # The newest drafts leave open whether `format: date` is checked: who writes it means it.
+    return jsonschema_rs.validator_for(
+        schema, offline=True, pattern_options=options, validate_formats=True
+    )
 
 
 def _twice(names: list[str]) -> str | None:

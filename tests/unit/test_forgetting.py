@@ -57,14 +57,14 @@ def test_a_fall_is_one_beyond_interval_noise_and_notice() -> None:
     much = [score - 0.3 for score in base]
     doubtful = [score - (0.9 if at == 0 else 0.0) for at, score in enumerate(base)]
     fallen = {
-        name: judge_axis("knowledge", base, after, noise=0.0, seed=1).has_fallen
+        name: judge_axis("knowledge", base, after, noise=0.0).has_fallen
         for name, after in (("slightly", slightly), ("much", much), ("doubtful", doubtful))
     }
     assert fallen == {"slightly": False, "much": True, "doubtful": False}
-    assert not judge_axis("knowledge", base, much, noise=0.4, seed=1).has_fallen
-    text = judge_axis(TEXT, [3.0] * 12, [3.5] * 12, noise=0.0, seed=1)
+    assert not judge_axis("knowledge", base, much, noise=0.4).has_fallen
+    text = judge_axis(TEXT, [3.0] * 12, [3.5] * 12, noise=0.0)
     assert (text.has_fallen, text.difference) == (True, pytest.approx(-0.5))
-    assert not judge_axis(TEXT, [3.0] * 12, [2.5] * 12, noise=0.0, seed=1).has_fallen
+    assert not judge_axis(TEXT, [3.0] * 12, [2.5] * 12, noise=0.0).has_fallen
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_thresholds_part_sane_runs_from_bad_ones(
     """What was measured on SmolLM2 with the benchmark: sane runs give no finding, bad ones do."""
     base = [0.3 + 0.01 * (at % 40) for at in range(80)]
     after = [score + moved + 0.02 * (-1) ** at for at, score in enumerate(base)]
-    assert judge_axis(axis, base, after, noise=0.0, seed=1).has_fallen is is_finding
+    assert judge_axis(axis, base, after, noise=0.0).has_fallen is is_finding
 
 
 def test_no_opening_of_a_refusal_begins_another() -> None:
@@ -103,8 +103,8 @@ def test_over_refusing_is_the_chance_of_a_refusal() -> None:
     found = HeldOut(loss=0.0, tokens=0, batch_size=1, sums=sums, counts=(3,) * len(OPENINGS))
     assert scores_of(found, items)[OVER_REFUSING] == [pytest.approx(0.8, abs=1e-6)]
     base = [0.98] * 30
-    assert judge_axis(OVER_REFUSING, base, [0.80] * 30, noise=0.0, seed=1).has_fallen
-    assert not judge_axis(OVER_REFUSING, base, [0.96] * 30, noise=0.0, seed=1).has_fallen
+    assert judge_axis(OVER_REFUSING, base, [0.80] * 30, noise=0.0).has_fallen
+    assert not judge_axis(OVER_REFUSING, base, [0.96] * 30, noise=0.0).has_fallen
 
 
 def test_noise_is_measured_once_for_a_base_and_a_card(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_the_findings_are_said_in_german() -> None:
     """A German page says them in German."""
     german = Speaker(Language.GERMAN)
     after = {name: [4.0 if name == TEXT else 1.0] * 12 for name in AXES}
-    axes = [judge_axis(name, [3.0] * 12, after[name], noise=0, seed=1) for name in AXES]
+    axes = [judge_axis(name, [3.0] * 12, after[name], noise=0) for name in AXES]
     said = forgetting.told_of(axes)
     assert len(said) == len(AXES)
     found = Recital(learned_rows=40, by_adapter=20, held_out_rows=40)

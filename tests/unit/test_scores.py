@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import random
 
-import numpy as np
 import pytest
 
-from runner.contract.verdict import smallest_points
 from runner.spec.evaluation import EvaluationWish
 from runner.training.evaluate.chrf import chrf
 from runner.training.evaluate.rouge import rouge_l
 from runner.training.evaluate.scores import Answer, Scorer, has_sections, is_json
-from runner.training.evaluate.statistics import FEWEST_CLUSTERS, clusters_of, paired_difference
 from runner.training.evaluate.taxonomy import (
     MISSING,
     OTHER,
@@ -166,52 +162,6 @@ def test_sections_have_their_order() -> None:
     assert not has_sections("Parties", ["Parties", "Term"])
 
 
-def test_the_interval_is_the_t_intervals_where_rows_are_independent() -> None:
-    """For many independent rows the bootstrap gives what the closed form does."""
-    dice = np.random.default_rng(1)
-    before, after = dice.normal(0, 1, 400), dice.normal(0.2, 1, 400)
-    found = paired_difference(before.tolist(), after.tolist(), range(400), seed=3)
-    changes = after - before
-    half = 1.96 * changes.std(ddof=1) / math.sqrt(400)
-    assert found.low == pytest.approx(changes.mean() - half, abs=0.012)
-    assert found.high == pytest.approx(changes.mean() + half, abs=0.012)
-
-
-def test_rows_of_one_cluster_are_no_evidence_of_their_own() -> None:
-    """Forty copies of ten questions show no more than ten questions do."""
-    dice = random.Random(2)
-    changes = [dice.choice([-1.0, 0.0, 1.0]) for _ in range(10)]
-    once = paired_difference([0.0] * 10, changes, range(10), seed=1)
-    copied = paired_difference([0.0] * 400, changes * 40, [n % 10 for n in range(400)], seed=1)
-    taken_apart = paired_difference([0.0] * 400, changes * 40, range(400), seed=1)
-    assert (copied.low, copied.high) == pytest.approx((once.low, once.high), abs=1e-9)
-    assert taken_apart.high - taken_apart.low < (copied.high - copied.low) / 3
-    assert clusters_of(["q"] * 30, [f"f{n}" for n in range(30)])[0] == "f0"
-    assert clusters_of(["q"] * 30, ["f"] * 30)[0] == "q"
-
-
-def test_too_few_rows_show_nothing() -> None:
-    """Five rows that all got better may be chance: no interval, so never better."""
-    few = FEWEST_CLUSTERS - 1
-    found = paired_difference([0.0] * few, [1.0] * few, range(few), seed=1)
-    assert found.low is None
-    assert not found.is_better
-    assert paired_difference([0.0] * 6, [1.0] * 6, range(6), seed=1).is_better
-
-
-@pytest.mark.parametrize("rows", [40, 120, 200])
-def test_no_difference_is_called_one_about_as_often_as_promised(rows: int) -> None:
-    """Two models that are equally good: an interval without zero comes in about 5 of 100 trials."""
-    dice = np.random.default_rng(rows)
-    wrong = 0
-    for trial in range(200):
-        before, after = dice.random((2, rows)) < 0.6
-        found = paired_difference(before.tolist(), after.tolist(), range(rows), seed=trial)
-        wrong += found.is_better or found.is_worse
-    assert wrong <= 200 * 0.1
-    assert smallest_points(rows) == pytest.approx({40: 24, 120: 14, 200: 11}[rows], abs=1)
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -245,3 +195,66 @@ def test_half_a_surrogate_breaks_no_score() -> None:
     wish = EvaluationWish(pattern=".*", scores=["chrf", "exact_match"])
     found = Scorer(wish, schema=None).score(Answer(text="a\ud800", stopped=True), "a\ud800")
     assert (found["in_form"], found["exact_match"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", " "])
+def test_a_pattern_asks_for_what_people_see(end: str) -> None:
+    """Lines from Windows, a line end after the answer and a Mac's ü are no break of the form."""
+    wish = EvaluationWish(pattern="(?m)^Art: K\u00fcndigung$\n^Frist: \\d+$")
+    scorer = Scorer(wish, schema=None)
+    assert scorer.form(f"Art: Ku\u0308ndigung\r\nFrist: 3{end}")["pattern"]
+    assert not scorer.form(f"Art: Kundigung\r\nFrist: 3{end}")["pattern"]
+
+
+def test_a_section_is_found_however_its_letters_are_encoded() -> None:
+    """A Mac's ü and Word's blanks in a heading are the heading."""
+    assert has_sections("## Ku\u0308ndigung\u00a0und Frist", ["K\u00fcndigung und Frist"])
+    assert has_sections("K\u00fcndigung", ["Ku\u0308ndigung"])
+
+
+@pytest.mark.parametrize("value", ["C#", "-5", "> 10 Jahre", "#1"])
+def test_signs_of_a_value_are_its_own(value: str) -> None:
+    """A minus before a number says something; stars around it say nothing."""
+    wish = EvaluationWish(taxonomy={"Art": [value, value.strip("#-> ")]})
+    scorer = Scorer(wish, schema=None)
+    for said in (f"Art: {value}", f"- **Art:** **{value}**", f'{{"Art": "{value}"}}'):
+        found = scorer.score(Answer(text=said, stopped=True), f"Art: {value}")
+        assert (found["in_form"], found["field.Art"]) == (1.0, 1.0)
+    other = Answer(text=f"Art: {value.strip('#-> ')}", stopped=True)
+    assert scorer.score(other, f"Art: {value}")["field.Art"] == 0.0
+
+
+def test_a_field_may_have_the_colon_of_its_script() -> None:
+    """A Chinese answer's full-width colon parts a field from its value like any other."""
+    wish = EvaluationWish(taxonomy={"\u7c7b\u578b": ["\u79df\u8d41"]})
+    assert Scorer(wish, schema=None).form("\u7c7b\u578b\uff1a\u79df\u8d41")["taxonomy"]
+
+
+def test_a_format_that_a_schema_asks_for_is_checked() -> None:
+    """Whoever writes `format: date` means it, whichever draft the schema is of."""
+    schema = {"type": "object", "properties": {"from": {"type": "string", "format": "date"}}}
+    for draft in ({}, {"$schema": "http://json-schema.org/draft-07/schema#"}):
+        scorer = Scorer(EvaluationWish(json_schema="a.json"), schema={**draft, **schema})
+        assert scorer.form('{"from": "2026-11-28"}')["json_schema"]
+        assert not scorer.form('{"from": "next week"}')["json_schema"]
+
+
+def test_rouge_l_of_a_script_without_blanks_goes_by_its_letters() -> None:
+    """Chinese has no blanks between words: a comma more does not make two texts foreign."""
+    assert rouge_l("\u4f60\u597d\u4e16\u754c", "\u4f60\u597d\uff0c\u4e16\u754c") == 1.0
+    assert rouge_l("\u4f60\u597d", "\u4f60\u597d\u4e16\u754c") == pytest.approx(2 / 3)
+
+
+def test_rouge_l_counts_as_the_table_of_the_textbook_does() -> None:
+    """On many random texts the count is that of the longest common subsequence, as defined."""
+    dice = random.Random(1)
+    for _ in range(200):
+        some, others = ([dice.choice("abc") for _ in range(dice.randint(1, 9))] for _ in range(2))
+        table = [[0] * (len(others) + 1) for _ in range(len(some) + 1)]
+        for i, one in enumerate(some):
+            for j, other in enumerate(others):
+                longer = max(table[i][j + 1], table[i + 1][j])
+                table[i + 1][j + 1] = table[i][j] + 1 if one == other else longer
+        wanted = 2 * table[-1][-1] / (len(some) + len(others))
+        assert rouge_l(" ".join(some), " ".join(others)) == wanted
+    assert rouge_l("a " * 1000, "a b " * 200_000) == pytest.approx(2000 / 401_000)

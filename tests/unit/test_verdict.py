@@ -16,7 +16,6 @@ from runner.contract.verdict import (
     Verdict,
     judge,
     not_measured,
-    paired_interval,
     reason_in,
     rows_to_show,
     smallest_points,
@@ -164,27 +163,6 @@ def test_too_few_rows_show_nothing() -> None:
     assert (smallest_points(6) or 0) > 60
     falling = [smallest_points(rows) or 101 for rows in range(4, 300)]
     assert falling == sorted(falling, reverse=True)
-
-
-@pytest.mark.parametrize("rows", [2, 3, 8, 40])
-def test_the_interval_holds_the_truth_as_often_as_it_says(rows: int) -> None:
-    """Over many draws of rows of unequal length, about 95 in 100 intervals hold the true change."""
-    dice, held, draws = random.Random(rows), 0, 1500
-    for _ in range(draws):
-        tokens = [dice.randint(15, 25) for _ in range(rows)]
-        before = [dice.gauss(2.0, 0.5) * n for n in tokens]
-        after = [b + dice.gauss(-0.3, 0.4) * n for b, n in zip(before, tokens, strict=True)]
-        found = paired_interval(before, after, tokens)
-        assert found is not None
-        held += found[0] <= -0.3 <= found[1]
-    assert 0.92 < held / draws < 0.98
-
-
-def test_no_interval_from_what_says_nothing() -> None:
-    """One row, no learned token, or a loss that is no number."""
-    assert paired_interval([1.0], [2.0], [3]) is None
-    assert paired_interval([1.0, 1.0], [2.0, math.nan], [3, 3]) is None
-    assert paired_interval([0.0, 0.0], [0.0, 0.0], [0, 0]) is None
 
 
 def scored(

@@ -161,6 +161,7 @@ def _losses(stage: _Stage, adapted: Adapted) -> _Losses:
     """Measure the loss of the held-out rows."""
     from datasets import load_from_disk
 
+    from runner.training.data.clusters import clusters_of_rows
     from runner.training.data.learned import known_to
     from runner.training.evaluate.held_out_rows import identities_of, pair
 
@@ -168,18 +169,22 @@ def _losses(stage: _Stage, adapted: Adapted) -> _Losses:
     if not (folder / "state.json").is_file() or not len(held := load_from_disk(str(folder))):
         return _Losses()
     before, after = adapted.base_loss(held), adapted.loss(held)
-    found = _Losses(rows=held, before=before, after=after, paired=pair(held["row"], before, after))
+    prepared = stage.run.prepared
+    clusters = clusters_of_rows(prepared, held["row"])
+    paired = pair(held["row"], before, after, clusters)
+    found = _Losses(rows=held, before=before, after=after, paired=paired)
     if stage.plan.current_adapter:
         # A row that it was trained on says nothing of it: it would know the answer.
         known = known_to(stage.plan.current_adapter)
-        identities = identities_of(stage.run.prepared)
+        identities = identities_of(prepared)
         new = [at for at, row in enumerate(held["row"]) if identities.get(row) not in known]
         if new:
             rows = held.select(new)
             # Both on the same path: how it rounds must not tell them apart.
             of_current = adapted.current_loss(rows)
             of_own = adapted.plain_loss(rows, batch_size=of_current.batch_size)
-            found.against_current = pair(rows["row"], of_current, of_own)
+            clusters = clusters_of_rows(prepared, rows["row"])
+            found.against_current = pair(rows["row"], of_current, of_own, clusters)
     return found
 
 
@@ -190,7 +195,9 @@ def _write_losses(stage: _Stage, adapted: Adapted, losses: _Losses) -> None:
     write_measured_rows(stage.run, adapted.tokenizer, path)
     if losses.paired:
         write_json(stage.folder / "losses.json", losses.paired.as_json())
-        shown = extremes(losses.rows, adapted.tokenizer, **asdict(losses.paired))
+        columns = asdict(losses.paired)
+        del columns["clusters"]
+        shown = extremes(losses.rows, adapted.tokenizer, **columns)
         write_json(stage.folder / stage.run.extremes.name, shown)
 
 

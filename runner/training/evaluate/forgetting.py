@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.contract.evaluation import Axis
+from runner.contract.intervals import FEWEST_CLUSTERS, paired_interval
 from runner.files.durable import write_json
 from runner.training.data.mark_answers import IGNORED
 from runner.training.evaluate.adapted import Adapted
 from runner.training.evaluate.answers import prompt_ids
-from runner.training.evaluate.statistics import paired_difference
 from runner.training.fit.heldout import HeldOut
 
 AXES = ("knowledge", "arithmetic", "format", "refusing", "over_refusing", "language", "text")
@@ -168,26 +168,26 @@ def _share_of_first(losses: Sequence[float]) -> float:
     return weights[0] / math.fsum(weights) if math.fsum(weights) else 0.0
 
 
-def judge_axis(
-    name: str, base: Sequence[float], adapter: Sequence[float], *, noise: float, seed: int
-) -> Axis:
+def judge_axis(name: str, base: Sequence[float], adapter: Sequence[float], *, noise: float) -> Axis:
     """Say whether an axis has fallen: beyond its interval, the noise, and what a person notices."""
     is_loss = name in _LOSSES
     before, after = (adapter, base) if is_loss else (base, adapter)
-    found = paired_difference(before, after, range(len(base)), seed=seed)
+    items = len(base)
+    difference = (math.fsum(after) - math.fsum(before)) / items
+    interval = paired_interval(before, after, [1] * items) if items >= FEWEST_CLUSTERS else None
+    low, high = interval or (None, None)
     least = LEAST_RISE if is_loss else LEAST_FALL_OF.get(name, LEAST_FALL)
-    high = found.high if found.high is not None else 0.0
     return Axis(
         name=name,
-        base=math.fsum(base) / len(base),
-        adapter=math.fsum(adapter) / len(adapter),
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
+        base=math.fsum(base) / items,
+        adapter=math.fsum(adapter) / items,
+        difference=difference,
+        low=low,
+        high=high,
         noise=noise,
-        items=len(base),
+        items=items,
         lower_is_better=is_loss,
-        has_fallen=high < -noise and found.difference <= -max(least, noise),
+        has_fallen=high is not None and high < -noise and difference <= -max(least, noise),
     )
 
 
@@ -196,7 +196,6 @@ def measure_axes(
     *,
     noise_folder: Path | None,
     model: str,
-    seed: int,
     axes: Sequence[str] = AXES,
     general: Sequence[Asked] = (),
 ) -> list[Axis]:
@@ -214,7 +213,7 @@ def measure_axes(
         file = noise_folder and noise_folder / f"{_key(adapted, model, items)}.json"
         noise = noise_of(base, lambda: measured(_OTHER_BATCH), file=file)
     return [
-        judge_axis(name, base[name], adapter[name], noise=noise.get(name, 0.0), seed=seed)
+        judge_axis(name, base[name], adapter[name], noise=noise.get(name, 0.0))
         for name in items.of_item
     ]
 

@@ -104,7 +104,7 @@ def held_out_answers(
     _write_answers(folder, answered)
     answers = Answers(
         evaluation=Evaluation(
-            scores=summaries(answered, seed=wish.seed) if in_full else (),
+            scores=summaries(answered) if in_full else (),
             answered_rows=len(answered),
             examples=len(examples),
             deciding=scorer.deciding,
@@ -141,7 +141,7 @@ def scores_alone(
     everybody = _everybody(adapted, examples_among(questions), plan)
     answered = answer_all(generator, everybody, asked, Room(context=adapted.context))
     score_all(answered, scorer_of(run, spec))
-    return summaries(answered, seed=spec.evaluation.seed)
+    return summaries(answered)
 
 
 def scores_of(
@@ -163,7 +163,7 @@ def scores_of(
     context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)
     answered = answer_all(generator, [itself()], asked, Room(context=context or _NO_LIMIT))
     score_all(answered, scorer)
-    found = {one.name: one.adapter for one in summaries(answered, seed=spec.evaluation.seed)}
+    found = {one.name: one.adapter for one in summaries(answered)}
     deciding = {name: found[name] for name in scorer.deciding if found.get(name) is not None}
     return {name: value for name, value in deciding.items() if value is not None}, len(answered)
 
@@ -235,7 +235,6 @@ def _forgotten(
         adapted,
         noise_folder=Path(plan.noise_folder) if plan.noise_folder else None,
         model=f"{spec.model} {spec.method}",
-        seed=spec.evaluation.seed,
         axes=ours,
         general=general,
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.contract.evaluation import LOSS, Difference, RowScore, ScoreSummary
-from runner.contract.verdict import paired_interval
+from runner.contract.intervals import paired_interval
 from runner.training.data.token_table import read_row_table
 from runner.training.fit.heldout import HeldOut
 
@@ -23,6 +23,8 @@ class Paired:
     before: tuple[float, ...]
     after: tuple[float, ...]
     tokens: tuple[int, ...]
+    clusters: tuple[Hashable, ...]
+    """What each row belongs to: its question or its file."""
 
     @property
     def changed(self) -> int:
@@ -32,7 +34,7 @@ class Paired:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Where the change of the loss lies."""
-        return paired_interval(self.before, self.after, self.tokens)
+        return paired_interval(self.before, self.after, self.tokens, self.clusters)
 
     def as_json(self) -> list[dict[str, Any]]:
         """Give one object for each row: its number among the data's rows, and losses per token."""
@@ -59,8 +61,18 @@ def per_token(total: float, tokens: int) -> float | None:
     return round(total / tokens, 6) if tokens and math.isfinite(total) else None
 
 
-def pair(rows: Sequence[int], before: HeldOut, after: HeldOut) -> Paired:
-    """Put the examples of one row together: they are not independent of each other."""
+def pair(
+    rows: Sequence[int], before: HeldOut, after: HeldOut, clusters: Sequence[Hashable]
+) -> Paired:
+    """Put the examples of one row together: they are not independent of each other.
+
+    Args:
+        rows: the row of each example.
+        before: the losses of the examples.
+        after: the same examples' with the adapter.
+        clusters: what each example's row belongs to.
+    """
+    belongs = dict(zip(rows, clusters, strict=True))
     sums: dict[int, list[float]] = {}
     counts: Counter[int] = Counter()
     examples = zip(rows, before.sums, after.sums, after.counts, strict=True)
@@ -74,6 +86,7 @@ def pair(rows: Sequence[int], before: HeldOut, after: HeldOut) -> Paired:
         before=tuple(one[0] for one in sums.values()),
         after=tuple(one[1] for one in sums.values()),
         tokens=tuple(counts[row] for row in sums),
+        clusters=tuple(belongs[row] for row in sums),
     )
 
 

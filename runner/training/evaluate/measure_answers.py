@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from runner.contract.evaluation import ASKED, Difference, RowScore, ScoreSummary
+from runner.contract.intervals import paired_difference
+from runner.training.data.clusters import clusters_of
 from runner.training.data.questions import EXAMPLE, Question
 from runner.training.evaluate.answers import Conversation, prompt_ids
 from runner.training.evaluate.generate import Prompt
 from runner.training.evaluate.scores import Answer, Scorer
-from runner.training.evaluate.statistics import clusters_of, paired_difference
 
 BASE, ADAPTER, EXAMPLES, CURRENT = "base", "adapter", "examples", "current"
 _LONGEST_ANSWER = 1024  # tokens; who writes on after that does not stop by itself
@@ -152,18 +153,18 @@ def score_all(answered: Sequence[Answered], scorer: Scorer) -> None:
             one.scores[who] = scores
 
 
-def summaries(answered: Sequence[Answered], *, seed: int) -> tuple[ScoreSummary, ...]:
+def summaries(answered: Sequence[Answered]) -> tuple[ScoreSummary, ...]:
     """Sum up each score over the rows, with paired differences and where they lie."""
     if not answered:
         return ()
     names = list(answered[0].scores.get(ADAPTER, {}))
-    return tuple(_summary(name, answered, seed) for name in names)
+    return tuple(_summary(name, answered) for name in names)
 
 
-def _summary(name: str, answered: Sequence[Answered], seed: int) -> ScoreSummary:
-    against_base = _against(BASE, name, answered, seed)
-    against_examples = _against(EXAMPLES, name, answered, seed)
-    against_current = _against(CURRENT, name, answered, seed)
+def _summary(name: str, answered: Sequence[Answered]) -> ScoreSummary:
+    against_base = _against(BASE, name, answered)
+    against_examples = _against(EXAMPLES, name, answered)
+    against_current = _against(CURRENT, name, answered)
     return ScoreSummary(
         name=name,
         base=_mean(BASE, name, answered),
@@ -184,7 +185,7 @@ def _mean(who: str, name: str, answered: Sequence[Answered]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _against(who: str, name: str, answered: Sequence[Answered], seed: int) -> Difference | None:
+def _against(who: str, name: str, answered: Sequence[Answered]) -> Difference | None:
     both = [one for one in answered if who in one.scores and ADAPTER in one.scores]
     if not both:
         return None
@@ -192,7 +193,6 @@ def _against(who: str, name: str, answered: Sequence[Answered], seed: int) -> Di
         [one.scores[who][name] for one in both],
         [one.scores[ADAPTER][name] for one in both],
         clusters_of([one.question.cluster for one in both], [one.question.file for one in both]),
-        seed=seed,
     )
 
 

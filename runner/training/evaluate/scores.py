@@ -11,7 +11,7 @@ from typing import Any
 from runner.spec.evaluation import EvaluationWish, compiled, validator
 from runner.training.evaluate.chrf import chrf
 from runner.training.evaluate.rouge import rouge_l
-from runner.training.evaluate.taxonomy import as_json, broken_fields, field_value
+from runner.training.evaluate.taxonomy import as_json, broken_fields, field_value, plain
 
 IN_FORM = "in_form"
 """Whether an answer has all of the form that is asked for."""
@@ -136,16 +136,30 @@ def fits(text: str, accepts: Any) -> bool:
 def matches(text: str, pattern: Any) -> bool:
     """Whether a text matches a compiled pattern as a whole."""
     # Half of a surrogate pair, which JSON can hold and UTF-8 cannot, would raise in the engine.
-    return pattern.fullmatch(text.encode(errors="replace").decode()) is not None
+    held = text.encode(errors="replace").decode()
+    return pattern.fullmatch(_written_alike(held)) is not None
 
 
 def has_sections(text: str, sections: list[str]) -> bool:
     """Whether a text has lines that begin with these, in this order."""
-    left = list(sections)
+    left = [_section(name) for name in sections]
     for line in text.splitlines():
-        if left and line.lstrip(_MARKS).casefold().startswith(left[0].lstrip(_MARKS).casefold()):
+        if left and _section(line).startswith(left[0]):
             left.pop(0)
     return not left
+
+
+def _section(line: str) -> str:
+    return plain(line.lstrip(_MARKS)).casefold()
+
+
+def _written_alike(text: str) -> str:
+    """Write a text as a pattern sees it: ü as one letter, a line end as one, none at its end.
+
+    Answers are cut so; the rows' own may come from Windows or from a Mac.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    return unicodedata.normalize("NFC", lines)
 
 
 _RULES: dict[str, Rule] = {

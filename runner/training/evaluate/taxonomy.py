@@ -15,7 +15,11 @@ from typing import Any
 from runner.contract.evaluation import Confusion
 
 _MARKS = " \t>#*_-•`"
-"""What people and models put around a field's name or value, in lists and in Markdown."""
+"""What people and models put around a field's name, in lists and in Markdown."""
+_EMPHASIS = " \t*_`"
+"""What Markdown puts around a value; a minus or a sharp sign (-5, C#) is its own."""
+_COLON = re.compile("[:\uff1a]")
+"""The second one is that of Chinese and Japanese texts."""
 _LONGEST_SHOWN = 80  # characters of a value that nobody allowed
 _CONFUSIONS = 20  # of a field; a person reads no more
 MISSING = "(missing)"
@@ -34,9 +38,9 @@ def field_value(text: str, field: str) -> str | None:
         return None if found is None else plain(found) or None
     wanted = _name(field)
     for line in text.splitlines():
-        name, colon, value = line.partition(":")
-        if colon and _name(name) == wanted:
-            return plain(value.strip(_MARKS)) or None
+        name, *value = _COLON.split(line, maxsplit=1)
+        if value and _name(name) == wanted:
+            return plain(value[0].strip(_EMPHASIS)) or None
     return None
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from runner.contract.evaluation import Difference
 from runner.contract.handed_over import Figures
+from runner.contract.intervals import paired_difference
+from runner.training.data.clusters import clusters_of
 from runner.training.data.questions import Question, read_questions
 from runner.training.evaluate.generate import Prompt
 from runner.training.evaluate.held_out_answers import asked_in_full, itself, scorer_of
@@ -26,7 +28,6 @@ from runner.training.evaluate.measure_answers import (
     score_all,
 )
 from runner.training.evaluate.scores import Answer
-from runner.training.evaluate.statistics import clusters_of, paired_difference
 from runner.training.export.llama_server import Server
 from runner.training.export.makers import Source
 
@@ -107,7 +108,7 @@ def score(
         key: _mean(known[one.question.row].get(key, 0.0) for one in both) for key in scorer.deciding
     }
     more = {"scores": own, "score_rows": len(both), "reference_scores": theirs}
-    against = {key: _against(known, both, key, seed=wish.seed) for key in scorer.deciding}
+    against = {key: _against(known, both, key) for key in scorer.deciding}
     worse = [key for key, one in against.items() if one.is_worse and one.difference < -WORSE_BY]
     said = [
         f"{name}: its answers are worse than the adapter's by more than chance explains: "
@@ -118,14 +119,11 @@ def score(
     return figures.model_copy(update=more), said
 
 
-def _against(
-    known: dict[int, dict[str, float]], both: Sequence[Answered], key: str, *, seed: int
-) -> Difference:
+def _against(known: dict[int, dict[str, float]], both: Sequence[Answered], key: str) -> Difference:
     return paired_difference(
         [known[one.question.row].get(key, 0.0) for one in both],
         [one.scores[ADAPTER][key] for one in both],
         clusters_of([one.question.cluster for one in both], [one.question.file for one in both]),
-        seed=seed,
     )
 
 

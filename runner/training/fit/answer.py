@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+from collections import Counter
+from collections.abc import Hashable
 from typing import Any
 
-from runner.contract.layout import checkpoint_name
+from runner.contract.layout import RunFolder, checkpoint_name
 from runner.contract.rates import HeldOutLosses
 from runner.contract.record import ErrorFacts
 from runner.contract.stage_io import TrainResult, write_message
@@ -84,9 +86,22 @@ def answer(attempt: Attempt, trouble: StageError | None, *, seconds: float) -> N
 
 
 def _held_out(attempt: Attempt) -> HeldOutLosses | None:
-    """Give each held-out row's loss at the end of a small run."""
+    """Give the held-out rows' losses at the end of a small run, by what they belong to."""
+    from runner.training.data.clusters import clusters_of_rows
+
     found = attempt.conduct.last_held_out()
-    return found and HeldOutLosses(sums=found.sums, tokens=found.counts)
+    if found is None:
+        return None
+    sums: dict[Hashable, float] = {}
+    tokens: Counter[Hashable] = Counter()
+    prepared = RunFolder.containing(attempt.folder.root).prepared
+    clusters = clusters_of_rows(prepared, attempt.conduct.eval_rows["row"])
+    for cluster, lost, count in zip(clusters, found.sums, found.counts, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + lost
+        tokens[cluster] += count
+    return HeldOutLosses(
+        sums=tuple(sums.values()), tokens=tuple(tokens[cluster] for cluster in sums)
+    )
 
 
 def _in_fp8(attempt: Attempt) -> bool:
