@@ -28,10 +28,10 @@ def paired_interval(
 
     The loss is a ratio of sums (nats over tokens), so the change is one too, and its error follows
     from the residuals (the ratio estimator of survey sampling: Cochran, Sampling Techniques, 1977,
-    section 6.3), each as large as if the ratio were that of all other clusters: the
-    jackknife, which few clusters of unequal size need (CV3 in MacKinnon, Nielsen and Webb, J.
-    Econometrics 232, 2023, section 2.2), with Student's t. It does not count in that the best of several checkpoints
-    was chosen on the same rows.
+    section 6.3), with Student's t. Each residual is as large as if the ratio were that of all other
+    clusters: the jackknife, which few clusters of unequal size need (CV3 in MacKinnon, Nielsen and
+    Webb, J. Econometrics 232, 2023, section 2.2). It does not count in that the best of several
+    checkpoints was chosen on the same rows.
 
     Args:
         before: each row's summed loss without the adapter.
