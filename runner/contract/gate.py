@@ -131,15 +131,20 @@ def after_asking(found: Promotion, *, is_older: bool) -> Promotion:
     return awaits.model_copy(update={"reason": promotion_in(awaits, ENGLISH)})
 
 
-def approved_by_marks(rating: Rating, *, is_against_current: bool) -> Promotion:
+def approved_by_marks(
+    rating: Rating, *, is_against_current: bool, was_in_use: bool = False
+) -> Promotion:
     """Decide by the marks of experts about a run whose spec says ``approved``.
 
     Args:
         rating: what they found.
         is_against_current: they compared it with what is in use now, or with the base model where
             nothing is.
+        was_in_use: it was in use before, and somebody or something better took its place.
     """
-    if not is_against_current:
+    if was_in_use:
+        decision, why = Decision.AWAITS, "marks_again"
+    elif not is_against_current:
         decision, why = Decision.AWAITS, "marks_of_another"
     elif rating.is_better:
         decision, why = Decision.PROMOTED, "marks_better"

@@ -169,6 +169,54 @@ def test_experts_marks_put_an_adapter_into_use(box: PromotionBox) -> None:
     assert "promoted" in str(record.promotion)
 
 
+def test_marks_that_are_changed_later_do_not_contradict_what_is_in_use(box: PromotionBox) -> None:
+    """A table saved again leaves a run in use; taken out, only a person brings it back."""
+    spec = "model: m\ndata: contracts.jsonl\npromote: {when: approved}\n"
+    (box.jobs / "contracts.jsonl").write_text("{}")
+    (box.jobs / "contracts.yaml").write_text(spec)
+    with box.watching():
+        wait_until(lambda: box.in_state(State.SUCCEEDED))
+        wait_until(lambda: list((box.jobs / "done").glob("*.txt")))
+        first = box.outputs.run("contracts", box.record().run_id)
+        box.ask("promote", "contracts")
+        wait_until(lambda: box.in_use() == first.run_id)
+        (box.jobs / "contracts.yaml").write_text(spec)
+        wait_until(lambda: len(box.records()) == 2 and box.records()[-1].state.is_final)
+        run = box.outputs.run("contracts", box.records()[-1].run_id)
+        lines = [{"question": f"Q{n}", "adapter": f"A{n}", "current": f"B{n}"} for n in range(30)]
+        (run.evaluation / "answers.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        box.ask("rate", "contracts", "--jobs-dir", str(box.jobs))
+        (table,) = (box.jobs / "rate").glob("rate-contracts--*.csv")
+
+        def mark(better: int) -> None:
+            """Prefer the new one in so many pairs, and wait for the answer."""
+            with table.open(encoding="utf-8-sig", newline="") as file:
+                titles, *rows = csv.reader(file)
+            with table.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(titles)
+                for n, row in enumerate(rows):
+                    new = "1" if row[2][0] == "A" else "2"
+                    writer.writerow([*row[:-1], new if n < better else "="])
+            said = f"the better one {better} times"
+            told = table.with_name(f"{table.name}.txt")
+            wait_until(lambda: told.exists() and said in told.read_text())
+
+        mark(30)
+        wait_until(lambda: box.in_use() == run.run_id)
+        mark(29)
+        found = box.records()[-1].promotion
+        assert found is not None
+        assert (found.decision, found.why) == (Decision.PROMOTED, "marks_better")
+        box.ask("rollback", "contracts")
+        wait_until(lambda: box.in_use() == first.run_id)
+        mark(28)
+        found = box.records()[-1].promotion
+        assert found is not None
+        assert (found.decision, found.why) == (Decision.AWAITS, "marks_again")
+        assert box.in_use() == first.run_id
+
+
 def test_a_run_goes_on_from_what_is_in_use_or_is_refused_with_the_numbers(
     box: PromotionBox,
 ) -> None:

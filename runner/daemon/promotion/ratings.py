@@ -9,13 +9,14 @@ import stat
 from pydantic import ValidationError
 
 from runner.clock import now
-from runner.contract.gate import approved_by_marks
-from runner.contract.layout import RATE, RUN_ID, RunFolder
-from runner.contract.promotions import current_run
+from runner.contract.gate import Promotion, approved_by_marks, unknown_current
+from runner.contract.layout import RATE, RUN_ID, Outputs, RunFolder
+from runner.contract.promotions import known_current, read_promotions
 from runner.contract.rating import (
     TABLE_BYTES,
     Key,
     Marks,
+    Rating,
     count_marks,
     foreign_rows,
     missing_pairs,
@@ -168,14 +169,28 @@ class Ratings:
         daemon, rating = self.daemon, after.rating
         assert rating is not None
         changes: dict[str, object] = {"rating": rating}
-        current = current_run(daemon.outputs, after.job)
         if live.spec.promote.when == "approved" and after.state is State.SUCCEEDED:
-            is_against = rating.against_run == (None if current == after.run_id else current)
-            changes["promotion"] = approved_by_marks(rating, is_against_current=is_against)
+            changes["promotion"] = _decide(daemon.outputs, after, rating)
         change(daemon, live, **changes)
         daemon.say(live, f"{after.job}: experts have marked its answers", said=rating_in(rating))
         daemon.to_promote.append(live.record)
         show_again(daemon, live.run, live.record)
+
+
+def _decide(outputs: Outputs, record: RunRecord, rating: Rating) -> Promotion | None:
+    """Decide by marks; of a run that is in use they change nothing, whatever they say now."""
+    try:
+        current = known_current(outputs, record.job)
+        changes = read_promotions(outputs, record.job)
+    except OSError:
+        return unknown_current(record.job)
+    if current == record.run_id:
+        return record.promotion
+    return approved_by_marks(
+        rating,
+        is_against_current=rating.against_run == current,
+        was_in_use=any(one.run_id == record.run_id for one in changes),
+    )
 
 
 def _key_of(run: RunFolder) -> Key | None:
