@@ -111,7 +111,7 @@ def known_current(outputs: Outputs, job: str) -> str | None:
     Where the history is gone, the link still says what is used.
 
     Raises:
-        OSError: there is a history, and it cannot be read.
+        OSError: there is a history, and it cannot be read, or its last line names no run.
     """
     try:
         content = read_plain(outputs.promotions(job), limit_bytes=_BYTES)
@@ -119,6 +119,8 @@ def known_current(outputs: Outputs, job: str) -> str | None:
         content = b""
     for line in reversed(content.splitlines()):  # ten thousand lines would take a tenth of a second
         if (change := _change_of(line)) is not None:
+            if change.run_id and not RUN_ID.fullmatch(change.run_id):  # a hand's; never a path
+                raise OSError(errno.EINVAL, "its last line names no run")
             return change.run_id or None
     leads_to = _leads_to(outputs.current(job))
     return leads_to if leads_to and RUN_ID.fullmatch(leads_to) else None

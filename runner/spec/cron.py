@@ -67,7 +67,7 @@ def _which_part(said: str, parts: list[str]) -> tuple[str, str]:
         if name == "day-of-month" and _is_day(parts[number]):
             return _never(parts)
         return (
-            f"has a {words} that is none: {parts[number]}",
+            f"has {'an' if words == 'hour' else 'a'} {words} that is none: {parts[number]}",
             f"the {words} is {values}; * is each, 1-5 a range, 1,15 a list, */2 every second",
         )
     return "is no schedule", f"write {_ALLOWED}"

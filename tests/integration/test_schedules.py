@@ -157,7 +157,7 @@ def test_a_broken_edit_pauses_and_a_deletion_stops(box: ScheduledBox) -> None:
         wait_until(box.is_known)
         spec.write_text(SPEC.replace("0 2", "0 25"))
         wait_until(lambda: "the schedule is paused" in box.told())
-        assert "has a hour that is none: 25" in box.told()
+        assert "has an hour that is none: 25" in box.told()
         wait_until(lambda: "jobs/scheduled/contracts.yaml" in box.status())
         box.at(SUNDAY + timedelta(hours=1))
         spec.write_text(SPEC.replace("0 2", "0 4"))

@@ -29,6 +29,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
+from judging import JUDGING
 from mends import MENDS
 from mutation import Mutation
 
@@ -444,7 +445,7 @@ MUTATIONS = (
     ),
 )
 
-LISTS = {"faults": MUTATIONS, "mends": MENDS}
+LISTS = {"faults": MUTATIONS, "mends": MENDS, "judging": JUDGING}
 
 
 def copy_tree(target: Path) -> None:

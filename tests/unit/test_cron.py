@@ -57,7 +57,7 @@ def test_the_zone_knows_its_changes() -> None:
         ("0 0 30 2 *", "never comes: there is no day 30 in month 2", "L for its last day"),
         ("0 0 31 4,6,9,11 *", "never comes", "a day that the month has"),
         ("61 2 * * *", "has a minute that is none: 61", "0 to 59"),
-        ("0 24 * * *", "has a hour that is none: 24", "0 to 23"),
+        ("0 24 * * *", "has an hour that is none: 24", "0 to 23"),
         ("0 0 5-3 * *", "has a day of the month that is none: 5-3", "1 to 31"),
         ("0 2 * * sunday", "has a day of the week that is none: sunday", "sun to sat"),
         ("0 2 * *", "has 4 parts instead of five", '"0 2 * * sun" is every Sunday at 02:00'),

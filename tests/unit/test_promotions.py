@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -34,6 +35,7 @@ from runner.contract.promotions import (
     check_promotable,
     current_run,
     heal,
+    known_current,
     promote,
     read_promotions,
     roll_back,
@@ -454,3 +456,18 @@ def test_an_unreadable_history_lets_nothing_pass(outputs: Outputs) -> None:
     outputs.promotions("job").mkdir()
     assert judged(outputs).why == "unknown_current"
     assert judged(outputs).decision is Decision.AWAITS
+
+
+@pytest.mark.parametrize("named", ["../../etc", "current", "20261121T020000Z-aaa1/../x"])
+def test_a_history_that_names_no_run_leads_nowhere(outputs: Outputs, named: str) -> None:
+    """A path that somebody wrote into the last line leads no evaluation out of the job's folder."""
+    put(outputs, A)
+    with outputs.promotions("job").open("ab") as file:
+        line = {"time": "2026-11-28T00:00:00Z", "how": "promoted", "run_id": named}
+        file.write(json.dumps(line | {"why": "", "by": "me"}).encode() + b"\n")
+    with pytest.raises(OSError, match="names no run"):
+        known_current(outputs, "job")
+    assert current_run(outputs, "job") is None
+    assert judged(outputs).why == "unknown_current"
+    assert "names no run" in str(heal(outputs, "job"))
+    assert leads_to(outputs) == A

@@ -6,6 +6,7 @@ run's id with it, so that a daemon that is killed in between makes that very run
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -265,7 +266,7 @@ class Schedules:
         if not daemon.outputs.has_record(run_id) and not self._make_run(
             inbox, folder, name, run_id
         ):
-            self._save({name: known.but(starting=None)})  # the spec went: nothing to start
+            self._save({name: known.but(starting=None)})  # the spec went, or is being edited
             return
         outcome = Outcome.LATE if starting.late else Outcome.STARTED
         last = Last(due=starting.due, at=clock.now(), outcome=outcome, run_id=run_id)
@@ -284,6 +285,8 @@ class Schedules:
                     content = folder.read_file(name, limit_bytes=SPEC_BYTES)
                 except (FileNotFoundError, UnsafePathError):
                     return False
+                if self._is_being_edited(name, content):
+                    return False
                 queued.write_bytes(copy, content)
                 queued.sync()
         reached("scheduled copy written")
@@ -299,6 +302,19 @@ class Schedules:
             speak=daemon.says.speak,
         )
         enter(daemon, taken)
+        return True
+
+    def _is_being_edited(self, name: str, content: bytes) -> bool:
+        """Whether a spec is another than the one that was read and checked: then it is read again.
+
+        A run must not be made of half a file that somebody is saving at this moment.
+        """
+        file = self.folder.files.get(name)
+        if file is None or file.spec is None:  # after a restart, before anything was read
+            return False
+        if hashlib.sha256(content).hexdigest() == file.sha256:
+            return False
+        file.read = None
         return True
 
     # -- what people read -------------------------------------------------------------------------
