@@ -122,6 +122,13 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # `runner logs … | head`
         sys.stderr.close()
         raise SystemExit(141) from None
+    except OSError as error:
+        if error.errno is None:  # no system call's: a fault of ours, whose place is wanted
+            raise
+        from runner.commands.disk_trouble import disk_trouble
+
+        _say(disk_trouble(error))
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":
