@@ -1,7 +1,7 @@
 """Judging: faults in what says whether an adapter is better, puts it into use and trains it anew.
 
 Run `OMP_NUM_THREADS=1 python tests/mutation/run.py --list judging` (``--only WORD`` for some).
-Intervals, verdict, gate, history of what is in use, schedule, the card's hours, replay, rates tried,
+Intervals, verdict, gate, history of what is in use, schedule, the card's hours, replay, rates,
 experts' marks.
 """
 
