@@ -27,6 +27,7 @@ def test_a_foreign_thing_is_named(
     outputs = Outputs(tmp_path)
     run = outputs.run("job", ID)
     run.adapter.mkdir(parents=True)
+    outputs.lock.parent.mkdir(exist_ok=True)
     (run.adapter / "adapter_model.safetensors").touch()
     write_record(run.record, record(job="job", run_id=ID, state=State.SUCCEEDED))
     place = run.record if command == "evaluate" else outputs.promotions("job")
