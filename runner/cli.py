@@ -43,6 +43,7 @@ VERBS = {
     "doctor": "doctor",
     "serve": "runner.office.serve",
     "health": "health",
+    "agent": "agent",
     "notify": "notify",
     "make-folders": "make_folders",
     "check-box": "check_box",

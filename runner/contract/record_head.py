@@ -60,6 +60,11 @@ class Attempt(_Part):
     token: str = ""
     """Drawn by the daemon: part of the name of its folder. Nothing that was written for another
     one is adopted, nor for this one once it has an outcome. Empty: an older runner's."""
+    box: str = ""
+    """The further box that trains it (docs/cluster.md); empty: this one."""
+    fenced: bool = False
+    """Its box was not seen any more before it ended: its result counts for nothing, and the run
+    goes on from what it had sealed."""
     batch_plan: BatchPlan
     started_at: Time
     ended_at: Time | None = None

@@ -34,6 +34,13 @@ class Settings:
     gpus: str = ""
     """The cards that train, each a job of its own, such as ``0,1`` or ``all``. Empty: one, the
     first that is there, or the CPU."""
+    cluster: str = ""
+    """Further boxes train what this one's queue has (docs/cluster.md): ``on``: beside this one;
+    ``others``: they alone, and this one prepares, evaluates and hands over. Empty: there are
+    none."""
+    lease_seconds: float = 60.0
+    """A further box that has not seen this one for so long ends its trainings; one that is not seen
+    for so long is given up."""
     polling: bool | None = None
     """Watch by polling; None: where the file system needs it."""
     grace_seconds: float = 120.0

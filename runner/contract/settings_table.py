@@ -35,7 +35,8 @@ APART = (
 for one who works a queue off by hand."""
 DEVICES = ("auto", "cpu", "cuda")
 LANGUAGES = ("en", "de")
-CHOICES = {"device": DEVICES, "language": LANGUAGES}
+CLUSTER = ("on", "others")
+CHOICES = {"device": DEVICES, "language": LANGUAGES, "cluster": CLUSTER}
 """Settings that take one of a few words."""
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 

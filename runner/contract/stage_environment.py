@@ -26,6 +26,9 @@ PASSED_ON = (
 )
 """Variables of the daemon's own environment that a stage sees; no other reaches it."""
 
+BOX = "RUNNER_BOX"
+"""Variable of a stage on a further box: its agent ends those that an earlier one has left."""
+
 FIXED = {
     # The stages must behave the same with and without a network: nothing leaves the box.
     "HF_HUB_OFFLINE": "1",
@@ -56,6 +59,7 @@ def environment(
     home: Path,
     card: str | None = None,
     spare_host_memory: bool = False,
+    box: str = "",
 ) -> dict[str, str]:
     """Build a stage's environment: a list of what is allowed in, and what is always so.
 
@@ -66,6 +70,7 @@ def environment(
             those that the daemon sees, for whoever sees two takes them for its own: Trainer puts
             a model on both.
         spare_host_memory: the machine's own memory ran out before.
+        box: the name of a further box, whose agent starts it; empty: the daemon does.
     """
     passed = {
         name: value
@@ -83,6 +88,7 @@ def environment(
         **FIXED,
         "CUDA_VISIBLE_DEVICES": card or _first(inherited.get("CUDA_VISIBLE_DEVICES")),
         **(SPARING if spare_host_memory else {}),
+        **({BOX: box} if box else {}),
     }
 
 

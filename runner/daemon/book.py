@@ -8,6 +8,7 @@ from runner.contract.layout import Outputs, RunFolder, new_run_id
 from runner.contract.record import RunRecord
 from runner.contract.states import Stage
 from runner.daemon.cards import Card
+from runner.daemon.cluster.far_child import FarChild
 from runner.daemon.inbox.unresolved import Ends
 from runner.daemon.stages.process import Child
 from runner.files.settle import Look
@@ -36,7 +37,7 @@ class Live:
     record: RunRecord
     asked: JobSpec
     """The spec as it was dropped."""
-    child: Child | None = None
+    child: Child | FarChild | None = None
     stage: Stage | None = None
     """The stage that the child runs."""
     cards: tuple[Card, ...] = ()

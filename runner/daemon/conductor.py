@@ -18,6 +18,9 @@ from runner.contract.record import RunRecord, read_record
 from runner.contract.settings import Settings
 from runner.contract.token_entries import sweep_entries
 from runner.daemon.book import ENDED_SHOWN, Live
+from runner.daemon.cluster.cluster import Cluster
+from runner.daemon.cluster.far_child import FarChild
+from runner.daemon.cluster.far_runs import follow_cluster
 from runner.daemon.daemon import Daemon
 from runner.daemon.heartbeat import Heartbeat
 from runner.daemon.inbox import view
@@ -40,6 +43,7 @@ from runner.daemon.stages.folder_gone import end_runs_without_folder
 from runner.daemon.stages.follow_plans import follow_plans
 from runner.daemon.stages.hang import watch_for_hangs
 from runner.daemon.stages.keep_standing_by import end_standing_by, keep_one_standing_by
+from runner.daemon.stages.process import Child
 from runner.daemon.stages.space import watch_space
 from runner.daemon.stages.start import start_what_can
 from runner.daemon.start.close_attempts import close_attempts
@@ -103,6 +107,8 @@ class Conductor:
     def _start(self) -> None:
         """Take up what an earlier daemon left."""
         daemon = self.daemon
+        if self.settings.cluster and daemon.cluster is None:
+            daemon.cluster = Cluster(self.settings, say_event=daemon.log.say)
         found = recover(daemon.outputs, alive=self.heartbeat.goes_on)
         for note in found.notes:
             daemon.log.say(note, level="warning")
@@ -125,6 +131,8 @@ class Conductor:
         daemon.reports.want_missing(daemon.book.ended, time.monotonic())
         taken_up = [take_up(daemon, run, record) for run, record in found.live]
         self._specless = [one for one in taken_up if one is not None]
+        if daemon.cluster is not None:
+            daemon.cluster.sweep()
 
     def _heal_ended(self, inbox: Folder) -> None:
         """Bring runs that have ended to their place.
@@ -195,7 +203,8 @@ class Conductor:
                 unwritten = any(live.child for live in daemon.book.runs.values())
                 left = unwritten or (self.settings.once and daemon.book.runs)
                 return 0 if daemon.book.all_succeeded and not left else 1
-            if daemon.cards.must_end and not busy:
+            here = any(isinstance(live.child, Child) for live in daemon.book.runs.values())
+            if daemon.cards.must_end and not here and daemon.again is None:
                 daemon.log.say("ending, to be started again with the GPU", level="warning")
                 return ExitCode.GPU_LOST
             if self.settings.once and not (
@@ -217,6 +226,8 @@ class Conductor:
         daemon, step = self.daemon, self.heartbeat.rounds.step
         step("stages that ended")
         daemon.begin_round()
+        with daemon.noting_trouble("the further boxes cannot be spoken with"):
+            follow_cluster(daemon, at)
         follow_plans(daemon, at)
         drop_what_is_replaced(daemon, at)
         end_runs_without_folder(daemon, at)
@@ -272,7 +283,12 @@ class Conductor:
         next start finds the stage open.
         """
         daemon = self.daemon
-        children = [live.child for live in daemon.book.runs.values() if live.child]
+        lives = daemon.book.runs.values()
+        children = [
+            live.child
+            for live in lives
+            if live.child and not (daemon.stopping and isinstance(live.child, FarChild))
+        ]
         if daemon.again is not None:
             children.append(daemon.again.child)
         if not daemon.stopping or not all(child.has_ended for child in children):
@@ -291,6 +307,8 @@ class Conductor:
             waits.append(POLL_SECONDS)
         if busy or daemon.troubles:
             waits.append(_BUSY_WAIT_SECONDS)
+        if daemon.cluster is not None:
+            waits.append(daemon.cluster.beat_seconds)
         waits += [
             max(0.01, settle - seen.unchanged_seconds(at))
             for seen in self.intake.specs.values()

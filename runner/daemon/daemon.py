@@ -12,6 +12,7 @@ from runner.contract.record import RunRecord
 from runner.contract.settings import Settings
 from runner.daemon.book import Book, Live
 from runner.daemon.cards import Cards
+from runner.daemon.cluster.cluster import Cluster
 from runner.daemon.hashes import Hashes
 from runner.daemon.inbox.gate import InboxGate
 from runner.daemon.inbox.view import Says
@@ -77,6 +78,8 @@ class Daemon:
         """Data that specs in jobs/scheduled/ name: it is no stray, whenever they come next."""
         self.again: Any = None
         """A run that has ended and is at work again, as requests/again.py has it; or None."""
+        self.cluster: Cluster | None = None
+        """Further boxes that train; None: there are none."""
         self.erasing: Any = None
         """A run that is being erased, as requests/erase.py has it; or None."""
         self.given_up: set[str] = set()

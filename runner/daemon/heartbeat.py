@@ -19,6 +19,7 @@ from runner.contract.card_shown import CardShown
 from runner.contract.states import Stage
 from runner.daemon.daemon import Daemon
 from runner.daemon.rounds import Rounds
+from runner.daemon.stages.process import Child
 from runner.files.durable import write_json
 
 BEAT_SECONDS = 10.0
@@ -29,9 +30,9 @@ _TICK_SECONDS = 1.0
 def cards_now(daemon: Daemon) -> list[dict[str, str]]:
     """Say of each card which run is at work on it and what is wrong with it.
 
-    Nothing is said of the one card of a box that has no other.
+    Those of further boxes come last. Nothing is said of the one card of a box that has no other.
     """
-    if not daemon.cards.are_several:
+    if not daemon.cards.are_several and daemon.cluster is None:
         return []
     at_work = {
         card: live.record
@@ -45,14 +46,17 @@ def cards_now(daemon: Daemon) -> list[dict[str, str]]:
     shown = []
     for card in daemon.cards.all:
         run = at_work.get(card)
+        is_card = card.named is not None or card.guard.is_well
         one = CardShown(
-            title=card.title,
+            title=card.title if is_card else "CPU",
             uuid=card.uuid or "",
             job=run.job if run else "",
             run_id=run.run_id if run else "",
             problem=card.problem,
         )
         shown.append(asdict(one))
+    if daemon.cluster is not None:
+        shown += [asdict(one) for one in daemon.cluster.shown(time.monotonic())]
     return shown
 
 
@@ -122,7 +126,9 @@ class Heartbeat:
                 f"the loop stood still for {still_seconds:.0f} s; this is where:", file=sys.stderr
             )
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        children = [live.child for live in list(self._daemon.book.runs.values()) if live.child]
+        lives = list(self._daemon.book.runs.values())
+        # A further box ends its stages by itself once it does not hear of this one.
+        children = [live.child for live in lives if isinstance(live.child, Child)]
         for child in children:
             child.ask_to_stop(at=0.0, grace_seconds=0.0)
         end = time.monotonic() + self._daemon.settings.grace_seconds

@@ -18,6 +18,7 @@ LAYERS = (
     ("card",),
     ("training",),
     ("daemon", "doctor", "report"),
+    ("agent",),
     ("commands",),
     ("office",),
     ("cli",),

@@ -17,11 +17,13 @@ from runner.contract.batch import BatchPlan
 from runner.contract.layout import StageFolder, new_token
 from runner.contract.method_choice import method_in
 from runner.contract.rates import RatesTried
-from runner.contract.record import Attempt, RunRecord
+from runner.contract.record import Attempt, CardUsed, RunRecord
 from runner.contract.stage_io import write_message
 from runner.contract.states import TRAINS, Stage
 from runner.daemon.book import Live
 from runner.daemon.change_run import change
+from runner.daemon.cluster.cluster import FarCard
+from runner.daemon.cluster.far_runs import ticket_of
 from runner.daemon.daemon import Daemon
 from runner.daemon.leftovers import sweep_run
 from runner.daemon.promotion.start_from import choose_start
@@ -44,10 +46,16 @@ from runner.files.durable import sync_folder
 from runner.spec.as_chosen import as_chosen
 
 
-def begin(daemon: Daemon, live: Live, on: Together) -> None:
+def begin(daemon: Daemon, live: Live, on: Together, far: FarCard | None = None) -> None:
     """Begin a run's next stage on the card that it was offered, or on several.
 
     Where the stage cannot be started, that is its end.
+
+    Args:
+        daemon: the daemon.
+        live: the run.
+        on: what was asked, and what was planned.
+        far: the card of a further box, where it trains there.
     """
     which, ahead, chosen = live.next_stage, on.planned.ahead, on.planned.chosen
     record = live.record
@@ -73,7 +81,8 @@ def begin(daemon: Daemon, live: Live, on: Together) -> None:
             batch_plan=plan,
             started_at=now(not_before=record.created_at),
             first_step=found.step + 1,
-            cards=tuple(used for card in on.cards if (used := card.used) is not None),
+            cards=_used(on, far),
+            box=far.box if far else "",
             ranks=on.ranks.count,
             shard_base=on.ranks.shard_base,
         )
@@ -101,11 +110,14 @@ def begin(daemon: Daemon, live: Live, on: Together) -> None:
             changes["started_from"] = choose_start(daemon.outputs, record, live.spec).run_id
     planned = record.but(**changes)
     plain_plan = ahead.plain_plan if ahead else None
-    folder = _write_plan(daemon, live, which, planned, resume_from, on, plain_plan)
+    folder = _write_plan(daemon, live, which, planned, resume_from, on, plain_plan, far)
     reached("stage planned")
     change(daemon, live, **changes)
     reached("stage recorded")
     live.stage, live.cards, live.stage_began_at = which, on.cards, time.monotonic()
+    if far is not None:
+        _hand_over(daemon, live, far)
+        return
     live.kernel_kills = kernel_kills()
     try:
         process = _process(daemon, live, folder, on)
@@ -119,6 +131,26 @@ def begin(daemon: Daemon, live: Live, on: Together) -> None:
     titles = ", ".join(card.title for card in on.cards)
     where = {"card": titles} if daemon.cards.are_several and which is not Stage.PREPARE else {}
     daemon.say(live, f"{live.record.job}: {which} started", pid=live.child.pid, **where)
+
+
+def _used(on: Together, far: FarCard | None) -> tuple[CardUsed, ...]:
+    """Give the cards as the record tells of them."""
+    if far is not None:
+        return (far.used,) if far.said.uuid else ()
+    return tuple(used for card in on.cards if (used := card.used) is not None)
+
+
+def _hand_over(daemon: Daemon, live: Live, far: FarCard) -> None:
+    """Hand an attempt to the box that its record names."""
+    assert daemon.cluster is not None
+    live.cards = ()
+    try:
+        live.child = daemon.cluster.place(ticket_of(live.record))
+    except OSError as error:
+        daemon.say(live, f"{live.record.job}: the ticket could not be written", reason=str(error))
+        stage_ended(daemon, live, Stage.TRAIN, ExitCode.DISK_FULL, asked=False)
+        return
+    daemon.say(live, f"{live.record.job}: {Stage.TRAIN} placed", card=far.title)
 
 
 def _for_rates(daemon: Daemon, live: Live, ahead: Ahead) -> tuple[dict[str, Any], str | None]:
@@ -182,6 +214,7 @@ def _write_plan(
     resume_from: str | None,
     on: Together,
     plain_plan: BatchPlan | None,
+    far: FarCard | None,
 ) -> Path:
     """Make the stage's folder; before the record says so, for the disk may be full."""
     sweep_run(live.run)
@@ -199,7 +232,8 @@ def _write_plan(
     sync_folder(folder.parent)  # what it seals is durable only where it can be found again
     settings = daemon.settings
     card, seen = on.planned.card, on.planned.seen
-    if card.guard.is_well:  # the card, and never the CPU in its place: that would take days
+    has_card = far.memory is not None if far is not None else card.guard.is_well
+    if has_card:  # the card, and never the CPU in its place: that would take days
         settings = replace(settings, device="cuda")
     spec = as_chosen(live.asked, planned)
     if which is Stage.PREPARE and (known := method_before_rows(daemon, live)) is not None:
@@ -216,5 +250,7 @@ def _write_plan(
         card_bytes=card_bytes(daemon, live.spec, seen) if which is Stage.PREPARE else None,
         no_fp8=no_fp8(card, seen) if which is Stage.PREPARE else None,
     )
+    if far is not None:  # two boxes must not fill one folder at once
+        plan = plan.model_copy(update={"base_cache": None})
     write_message(StageFolder(folder).plan, plan)
     return folder

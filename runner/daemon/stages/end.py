@@ -19,6 +19,7 @@ from runner.contract.states import TRAINS, Stage, State
 from runner.daemon.book import Live
 from runner.daemon.cards import Card
 from runner.daemon.change_run import change, end_run, keep_waiting
+from runner.daemon.cluster.far_child import FarChild
 from runner.daemon.daemon import Daemon
 from runner.daemon.gpu_guard import TRY_AGAIN_SECONDS
 from runner.daemon.gpu_watch import WHENEVER
@@ -40,6 +41,7 @@ from runner.daemon.stages.choose_plan import (
     ranks_of,
     why_not,
 )
+from runner.daemon.stages.falls import rests_until
 from runner.daemon.stages.follow_plans import smaller_plan
 from runner.daemon.stages.host_memory import Blame, blame, kernel_kills
 from runner.daemon.stages.judge_attempt import AttemptEnd, attempt_changes, judge_attempt
@@ -71,10 +73,11 @@ def _why_cancelled(daemon: Daemon, live: Live) -> ErrorFacts:
     return outcome.cancelled(live.cancel, live.run, daemon.hashes.of)
 
 
-def _follow_child(daemon: Daemon, live: Live, child: Child, at: float) -> None:
-    if daemon.stopping:
+def _follow_child(daemon: Daemon, live: Live, child: Child | FarChild, at: float) -> None:
+    is_far = isinstance(child, FarChild)
+    if daemon.stopping and not is_far:  # a further box trains on; without a head it ends by itself
         child.ask_to_stop(at=at, grace_seconds=daemon.settings.grace_seconds)
-    if daemon.hurry:
+    if daemon.hurry and not is_far:
         child.kill()
     child.enforce(at)
     code = child.poll()
@@ -85,8 +88,10 @@ def _follow_child(daemon: Daemon, live: Live, child: Child, at: float) -> None:
     if live.end_seen_at is None:
         daemon.say(live, f"{live.record.job}: {live.stage} ended", exit_code=code)
         live.end_seen_at = at
-    meant = code if child.is_stopping else _meant(daemon, live, code)
+    meant = code if child.is_stopping or is_far else _meant(daemon, live, code)
     asked = child.is_stopping and not (live.hung and not daemon.stopping)
+    if isinstance(child, FarChild) and child.ended_because and not live.cancel:
+        live.pause, asked = child.ended_because, True
     if live.stage in TRAINS:
         home = training_home(live.run, live.stage, live.record)
         folder = stage_folder(live.run, live.stage, live.record)
@@ -153,6 +158,7 @@ def attempt_ended(
     elif verdict.then is Next.FAIL:
         ended, changes = _another_way(daemon, live, ended, changes, gpu)
     _close(daemon, live, ended, changes)
+    live.rests_after_fall_until = max(live.rests_after_fall_until, rests_until(live.record.falls))
     if verdict.reason and ended.then is not Next.GO_ON:
         event = f"{live.record.job}: attempt {verdict.attempt.number} ended"
         daemon.say(live, event, reason=verdict.reason)
@@ -185,6 +191,8 @@ def _read_attempt(
     """Put together what is known of an attempt's end."""
     folder = StageFolder(stage_folder(live.run, Stage.TRAIN, live.record))
     result, error = read_answer(folder.result, TrainResult)
+    if live.record.attempts[-1].fenced:
+        result = error = None
     if code == ExitCode.OK and (result is None or result.best_checkpoint is None):
         code, result = ExitCode.UNEXPECTED, None
     return AttemptEnd(
@@ -218,7 +226,9 @@ def _lesson(daemon: Daemon, live: Live, end: AttemptEnd) -> dict[str, Any]:
     record, result = live.record, end.result
     if result is None or result.peak_gpu_memory_bytes is None:
         return {}
-    gpu = _card(daemon, live).watch.memory_at(time.monotonic(), since=WHENEVER)
+    gpu = _far_memory(daemon, live)
+    if gpu is None and not isinstance(live.child, FarChild):
+        gpu = _card(daemon, live).watch.memory_at(time.monotonic(), since=WHENEVER)
     facts = record.forecast
     if end.batch_plan != end.attempt.batch_plan:  # made smaller: compare like with like
         in_force = record.but(batch_plan=end.batch_plan)
@@ -352,9 +362,18 @@ def _memory_after(daemon: Daemon, live: Live, code: int) -> GpuMemory | None:
     """Ask for the card's memory after a stage ran out of it; None: it did not, or has no card."""
     if code != ExitCode.OUT_OF_GPU_MEMORY:
         return None
+    if isinstance(live.child, FarChild):
+        return _far_memory(daemon, live)
     cards = live.cards or (_card(daemon, live),)
     seen = [card.watch.memory_at(time.monotonic(), since=live.end_seen_at) for card in cards]
     return min(filter(None, seen), key=lambda one: one.free_bytes, default=None)
+
+
+def _far_memory(daemon: Daemon, live: Live) -> GpuMemory | None:
+    """Give the card of a further box as that told of it; None: it trained here, or has none."""
+    if not isinstance(live.child, FarChild) or daemon.cluster is None:
+        return None
+    return daemon.cluster.memory_of(live.child.ticket)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,7 +389,7 @@ class Ended:
 
 def _close(daemon: Daemon, live: Live, ended: Ended, changes: dict[str, Any]) -> None:
     """Write how a stage ended and what that means for its run, in one step."""
-    cards = live.cards or (_card(daemon, live),)
+    cards, child = live.cards or (_card(daemon, live),), live.child
     if live.cancel:
         end_run(daemon, live, State.CANCELLED, _why_cancelled(daemon, live), changes=changes)
     elif not ended.asked and ended.then in (Next.REJECT, Next.FAIL):
@@ -379,12 +398,24 @@ def _close(daemon: Daemon, live: Live, ended: Ended, changes: dict[str, Any]) ->
     else:
         change(daemon, live, **changes)
     _forget_child(live)
+    if isinstance(child, FarChild) and daemon.cluster is not None:
+        daemon.cluster.close(child)
     if not ended.asked and ended.then is Next.HOLD and not live.record.state.is_final:
-        _hold(daemon, live, ended, cards)
+        _hold(daemon, live, ended, cards, child)
 
 
-def _hold(daemon: Daemon, live: Live, ended: Ended, cards: Sequence[Card]) -> None:
+def _hold(
+    daemon: Daemon,
+    live: Live,
+    ended: Ended,
+    cards: Sequence[Card],
+    child: Child | FarChild | None,
+) -> None:
     at, why, again_at = time.monotonic(), ended.error.message, None
+    if ended.code == ExitCode.GPU_LOST and isinstance(child, FarChild):
+        assert daemon.cluster is not None
+        daemon.cluster.give_rest(child.ticket.box, "a training lost its card", at)
+        return  # another card takes it
     if ended.code == ExitCode.GPU_LOST and len(cards) > 1:
         for card in cards:  # which of them it was the driver says, before anything starts there
             card.guard.ask_anew()

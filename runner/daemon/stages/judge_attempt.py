@@ -14,8 +14,16 @@ from runner.contract.row_losses import with_more
 from runner.contract.stage_io import TrainResult
 from runner.contract.states import Stage, State
 from runner.daemon.stages import outcome
+from runner.daemon.stages.falls import after_fall
 from runner.daemon.stages.resume_point import ResumePoint
-from runner.daemon.stages.retry import ASKED, NOT_THE_RUN, Next, after_attempt, rule_for
+from runner.daemon.stages.retry import (
+    ASKED,
+    BOX_LOST,
+    NOT_THE_RUN,
+    Next,
+    after_attempt,
+    rule_for,
+)
 from runner.exit_codes import ExitCode
 
 
@@ -125,6 +133,8 @@ def attempt_changes(end: AttemptEnd, verdict: AttemptVerdict) -> dict[str, Any]:
     }
     if verdict.attempt.got_further or verdict.then is Next.GO_ON:
         changes["falls"] = None
+    elif verdict.reason == BOX_LOST:  # it may be the job that brings one box down after the other
+        changes["falls"] = after_fall(end.record.falls, at=now())
     if end.result is not None:
         changes |= {
             "findings": in_short(with_more(end.record.findings, end.result.findings)),

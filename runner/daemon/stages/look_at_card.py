@@ -59,20 +59,32 @@ def method_of(
     daemon: Daemon, live: Live, card: Card, seen: Seen, ranks: Ranks = ALONE
 ) -> MethodChoice | None:
     """Choose the method where the spec leaves it to the box; None: it is known."""
+    return method_on(daemon, live, seen.memory, ranks, on_card=card.guard.is_well)
+
+
+def method_on(
+    daemon: Daemon,
+    live: Live,
+    memory: GpuMemory | None,
+    ranks: Ranks = ALONE,
+    *,
+    on_card: bool,
+) -> MethodChoice | None:
+    """Do the same for a card of whichever box."""
     record, spec, models = live.record, live.spec, daemon.settings.models_dir
     if spec.method != "auto":
         return None
     start = choose_start(daemon.outputs, record, spec)
     current = current_run(daemon.outputs, record.job)
-    box = known_box(daemon.outputs, spec, seen.memory, ranks)
-    if seen.memory is not None and seen.memory.is_shared:  # it need not wait for 16 bits
-        box = replace(box, gpu_memory_bytes=seen.memory.free_bytes)
+    box = known_box(daemon.outputs, spec, memory, ranks)
+    if memory is not None and memory.is_shared:  # it need not wait for 16 bits
+        box = replace(box, gpu_memory_bytes=memory.free_bytes)
     return method_for(
         spec,
         read_work(models, live.run, spec, total_steps=record.total_steps or 0),
         box,
         models_dir=models,
-        on_card=card.guard.is_well,
+        on_card=on_card,
         goes_on_from=daemon.outputs.run(record.job, start.run_id) if start.run_id else None,
         in_use=daemon.outputs.run(record.job, current) if current else None,
     )

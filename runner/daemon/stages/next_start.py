@@ -15,10 +15,17 @@ class AtWork:
     """A stage that is at work."""
 
     places: tuple[int, ...] = ()
-    """Of its cards; none: it prepares, which takes no card."""
+    """Of its cards in this box; none: it prepares, which takes no card, or is elsewhere."""
+    is_elsewhere: bool = False
+    """A further box trains it."""
     job: str = ""
     is_suspect: bool = False
     """The machine went down under it time and again: nothing is to go down with it."""
+
+    @property
+    def prepares(self) -> bool:
+        """Whether it takes no card."""
+        return not self.places and not self.is_elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +84,7 @@ def must_wait_for_its_job(job: str, at_work: Sequence[AtWork]) -> bool:
     Each is compared with the adapter in use, and may go on from it: two at once would both take the
     place of the same one, and the older of them might come last.
     """
-    return any(one.places and one.job == job for one in at_work)
+    return any((one.places or one.is_elsewhere) and one.job == job for one in at_work)
 
 
 def choose(offers: Sequence[Offer], *, wanted: int = 1) -> Choice:
@@ -171,6 +178,6 @@ def may_prepare(*, is_preparing: bool, prepared: int, free: int) -> bool:
     Args:
         is_preparing: one is being prepared.
         prepared: runs that were ready to start in this round and do not wait for disk space.
-        free: cards that were free in this round.
+        free: cards that were free in this round, those of further boxes among them.
     """
     return not is_preparing and prepared <= free

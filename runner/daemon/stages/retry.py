@@ -18,7 +18,11 @@ LOW_SPACE = "the disk was nearly full"
 """Reason of an attempt that was asked to leave a checkpoint while there was room for one."""
 OUTSIDE_HOURS = "the card's hours had ended"
 """Reason of an attempt that was asked to leave a checkpoint because the owner needs the card."""
-NOT_THE_RUN = (ASKED, LOW_SPACE, OUTSIDE_HOURS)
+BOX_LOST = "its box was not seen any more"
+"""Reason of an attempt on a further box that was given up."""
+HEAD_AWAY = "its box did not see the head any more"
+"""Reason of an attempt that a further box ended by itself, with a checkpoint."""
+NOT_THE_RUN = (ASKED, LOW_SPACE, OUTSIDE_HOURS, BOX_LOST, HEAD_AWAY)
 WENT_DOWN = "the daemon or the machine went down"
 """Reason of an attempt that was found open at a start; falls.py counts these."""
 ATTEMPTS_WITHOUT_PROGRESS = 3

@@ -14,6 +14,9 @@ from runner.contract.states import TRAINS, Stage, State
 from runner.daemon.book import Live
 from runner.daemon.cards import Card
 from runner.daemon.change_run import change, end_run, keep_waiting
+from runner.daemon.cluster.cluster import FarCard
+from runner.daemon.cluster.far_child import FarChild
+from runner.daemon.cluster.place import may_train_far, placed_far, tell_who_waits
 from runner.daemon.daemon import Daemon
 from runner.daemon.gpu_watch import StillAsking
 from runner.daemon.inbox.wait_for_data import named_files, some_from
@@ -102,10 +105,18 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     at_work = _at_work(daemon)
     places = free_places(len(daemon.cards.all), at_work)
     free = [card for card in daemon.cards.well_first() if daemon.cards.all.index(card) in places]
-    is_preparing = any(not one.places for one in at_work)
+    is_preparing = any(one.prepares for one in at_work)
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
     _tell_what_is_over(daemon, prepared, at_work, any_free=bool(free), at=at)
     had_its_turn, held, without_room, too_large = False, set[int](), 0, 0
+    far_places = 0
+    if daemon.cluster is not None and blocked is None:
+        if _start_far(daemon, prepared, at_work, free, at):
+            return True  # another one's turn comes in the next round, at once
+        far_places = len(daemon.cluster.free_cards(at))
+        if daemon.settings.cluster == "others":
+            tell_who_waits(daemon, prepared, at)
+            prepared = [live for live in prepared if not may_train_far(live)]
     for live in prepared if free else ():
         if must_wait_for_its_job(live.record.job, at_work):
             without_room += 1
@@ -129,7 +140,7 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
         if too_large == _MOST_TOO_LARGE:
             break
     ready = len(prepared) - without_room
-    if not may_prepare(is_preparing=is_preparing, prepared=ready, free=len(free)):
+    if not may_prepare(is_preparing=is_preparing, prepared=ready, free=len(free) + far_places):
         tell_data_that_came(daemon, waiting, at)
         return had_its_turn
     unprepared = {live.record.run_id: live for live in waiting if live.next_stage is Stage.PREPARE}
@@ -143,6 +154,38 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
                 daemon.data.looked_to = None  # whoever is first in the queue is first again
                 return True
     return had_its_turn
+
+
+def _start_far(
+    daemon: Daemon,
+    prepared: Sequence[Live],
+    at_work: Sequence[AtWork],
+    free: Sequence[Card],
+    at: float,
+) -> bool:
+    """Start a training on a further box; False: none starts there now."""
+    assert daemon.cluster is not None
+    found = placed_far(daemon, prepared, at_work, free, at)
+    if found is None:
+        return False
+    live, on, far = found
+    turn = PASSED
+    with daemon.isolating(live, at), awaiting_answers(daemon, live):
+        if not _is_over_before(daemon, live) and not _turned_back(daemon, live, on.planned):
+            turn = _begin_where_room(daemon, live, on, far)
+        daemon.cluster.beat(at)
+    if turn.was_had:
+        daemon.wakeup.set()
+    return turn.was_had
+
+
+def _is_over_before(daemon: Daemon, live: Live) -> bool:
+    """Reject a run that could not start anywhere."""
+    start = choose_start(daemon.outputs, live.record, live.spec)
+    if start.problem is None or live.record.attempts:
+        return False
+    end_run(daemon, live, State.REJECTED, start.problem)
+    return True
 
 
 def _tell_what_is_over(
@@ -171,6 +214,7 @@ def _at_work(daemon: Daemon) -> list[AtWork]:
             places=()
             if live.stage is Stage.PREPARE
             else tuple(daemon.cards.all.index(card) for card in live.cards),
+            is_elsewhere=isinstance(live.child, FarChild),
             job=live.record.job,
             is_suspect=is_suspect(live.record.falls),
         )
@@ -273,11 +317,8 @@ def _box_problem(daemon: Daemon) -> str | None:
 
 def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None, cards: Sequence[Card]) -> Turn:
     """Start the run's next stage on one of the cards, or on several, or record why it waits."""
-    if live.next_stage in (Stage.PREPARE, *TRAINS):
-        start = choose_start(daemon.outputs, live.record, live.spec)
-        if start.problem is not None and not live.record.attempts:
-            end_run(daemon, live, State.REJECTED, start.problem)
-            return HAD
+    if live.next_stage in (Stage.PREPARE, *TRAINS) and _is_over_before(daemon, live):
+        return HAD
     if blocked is not None:
         keep_waiting(daemon, live, blocked)
         return HAD
@@ -332,7 +373,7 @@ def _plan(
     return Together(asked=(asked[-1],), planned=asked[-1]) if asked else None
 
 
-def _begin_where_room(daemon: Daemon, live: Live, on: Together) -> Turn:
+def _begin_where_room(daemon: Daemon, live: Live, on: Together, far: FarCard | None = None) -> Turn:
     """Begin the stage, once the disk has room for what it writes."""
     needed = _needed_bytes(daemon, live, on.planned.ahead)
     if (never := never_fits(daemon, live, needed)) is not None:
@@ -342,7 +383,7 @@ def _begin_where_room(daemon: Daemon, live: Live, on: Together) -> Turn:
     if (missing := short_of(daemon, needed, time.monotonic())) is not None:
         keep_waiting(daemon, live, missing)
         return PASSED
-    begin(daemon, live, on)
+    begin(daemon, live, on, far)
     return HAD
 
 

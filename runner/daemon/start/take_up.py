@@ -12,6 +12,7 @@ from runner.contract.record import ErrorFacts, RunRecord, write_record
 from runner.contract.salvage import DAMAGED, what_is_whole
 from runner.contract.states import State
 from runner.daemon.book import Live
+from runner.daemon.cluster.far_runs import is_far, take_up_far
 from runner.daemon.daemon import Daemon
 from runner.daemon.hashes import StillHashing
 from runner.daemon.inbox import view
@@ -49,13 +50,17 @@ def take_up(daemon: Daemon, run: RunFolder, record: RunRecord) -> Specless | Non
     except RunnerError as error:  # of an older runner, which allowed something else
         reason = f"its spec is not understood any more ({error.message})"
         return Specless(run=run, record=record, reason=reason)
-    daemon.book.runs[run.run_id] = Live(
+    far = daemon.cluster is not None and is_far(record)
+    live = Live(
         run=run,
         record=record,
         asked=spec,
         rests_after_fall_until=rests_until(record.falls),
-        left_open=is_open(record),
+        left_open=is_open(record) and not far,
     )
+    if far:
+        take_up_far(daemon, live)
+    daemon.book.runs[run.run_id] = live
     return None
 
 

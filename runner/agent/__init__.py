@@ -1,0 +1,1 @@
+"""The agent of a further box: trains what the head places here (docs/cluster.md)."""

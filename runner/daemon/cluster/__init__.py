@@ -1,0 +1,1 @@
+"""Further boxes that train what this one's queue has (docs/cluster.md)."""

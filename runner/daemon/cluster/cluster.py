@@ -1,0 +1,281 @@
+"""The head's side of the cluster: what boxes say is heard, and what holds is said to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from runner.card.memory import GpuMemory, from_json
+from runner.contract.card_shown import CardShown
+from runner.contract.cards_story import title_of
+from runner.contract.cluster import (
+    BOX_NAME,
+    BoxCard,
+    BoxSaid,
+    ClusterFolder,
+    Head,
+    Held,
+    Now,
+    Seen,
+    Ticket,
+    Why,
+    fence_seconds,
+    hear,
+    say,
+)
+from runner.contract.image_version import image_version
+from runner.contract.record import CardUsed
+from runner.contract.settings import Settings
+from runner.daemon.cluster.far_child import FarChild
+from runner.daemon.cluster.judge_box import House, Watched, is_away, problem_of
+from runner.words import visible
+
+_REST_SECONDS = 60.0  # for a box that could not do what it was given
+_LOOKS_A_BEAT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarCard:
+    """A card of a further box."""
+
+    box: str
+    said: BoxCard
+    memory: GpuMemory | None
+
+    @property
+    def used(self) -> CardUsed:
+        """As a record tells of it."""
+        return CardUsed(number=self.said.number, name=self.said.name, uuid=self.said.uuid)
+
+    @property
+    def title(self) -> str:
+        """As people read it: ``cellar, GPU 0 (NVIDIA GeForce RTX 4090)``."""
+        what = title_of(self.used) if self.said.uuid else "CPU"
+        return f"{self.box}, {visible(what)}"
+
+
+class Cluster:
+    """All further boxes, and the tickets that they have."""
+
+    def __init__(self, settings: Settings, *, say_event: Callable[..., None]) -> None:
+        """Begin with no box known.
+
+        Raises:
+            OSError: its folders cannot be made.
+        """
+        self.folder = ClusterFolder.of(settings.outputs)
+        for folder in (self.folder.boxes, self.folder.tickets, self.folder.seen):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.house = House(
+            version=image_version(),
+            outputs_dir=str(settings.outputs_dir),
+            models_dir=str(settings.models_dir),
+            lease_seconds=settings.lease_seconds,
+        )
+        self._grace_seconds = settings.grace_seconds
+        self._say_event = say_event
+        self._id, self._counter = secrets.token_hex(8), 0
+        self._beat_at, self._looked_at = 0.0, 0.0
+        self._is_new = True
+        """Something is to be said before the next beat."""
+        self.boxes: dict[str, Watched] = {}
+        self.children: dict[str, FarChild] = {}
+        self._problems: dict[str, str] = {}
+
+    @property
+    def beat_seconds(self) -> float:
+        """How often the head shows that it lives."""
+        return self.house.lease_seconds / 6
+
+    @property
+    def fence_seconds(self) -> float:
+        """How long after its box was given up a stage may still run."""
+        return fence_seconds(self.house.lease_seconds, self._grace_seconds)
+
+    def attach(self, ticket: Ticket) -> FarChild:
+        """Follow a ticket; where an earlier daemon has not come to hand it over, that is done.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if not self.folder.ticket(ticket.name).exists():
+            say(self.folder.ticket(ticket.name), ticket)
+        child = FarChild(ticket, changed=self._changed)
+        self.children[ticket.name] = child
+        self._is_new = True
+        return child
+
+    def place(self, ticket: Ticket) -> FarChild:
+        """Hand a ticket to its box.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        for path in (self.folder.seen_of(ticket.name), self.folder.ticket(ticket.name)):
+            path.unlink(missing_ok=True)
+        return self.attach(ticket)
+
+    def close(self, child: FarChild) -> None:
+        """Forget a ticket: the record says how its attempt ended."""
+        name = child.ticket.name
+        if child.seen is not None and child.seen.why is Why.NOT_SEEN:
+            self._rest(child.ticket.box, child.seen.reason)
+        self.children.pop(name, None)
+        self._is_new = True
+        for path in (self.folder.ticket(name), self.folder.seen_of(name)):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove, at the start, tickets that no record knows any more."""
+        for folder in (self.folder.tickets, self.folder.seen):
+            for entry in list(os.scandir(folder)):
+                if entry.name.removesuffix(".json") not in self.children:
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)
+
+    def look(self, at: float) -> None:
+        """Hear what the boxes say.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        for name, child in self.children.items():
+            if child.seen is None or child.seen.now is not Now.ENDED:
+                child.hear(hear(self.folder.seen_of(name), Seen))
+        if at - self._looked_at < self.beat_seconds / _LOOKS_A_BEAT and self._looked_at:
+            return
+        self._looked_at = at
+        found = set()
+        for entry in list(os.scandir(self.folder.boxes)):
+            name = entry.name.removesuffix(".json")
+            if not BOX_NAME.fullmatch(name) or name == entry.name:
+                continue
+            said = hear(self.folder.box(name), BoxSaid)
+            if said is None or said.box != name:
+                continue
+            found.add(name)
+            known = self.boxes.setdefault(name, Watched(said=said, since=at))
+            known.hear(said, at)
+        for name in self.boxes.keys() - found:
+            if not any(child.ticket.box == name for child in self.children.values()):
+                del self.boxes[name]  # it has left, or a person has removed its file
+        for child in self.children.values():
+            watched = self.boxes.get(child.ticket.box)
+            if watched is None:
+                watched = self.boxes[child.ticket.box] = Watched(said=_nothing(child), since=at)
+            child.lost = child.is_fenced or is_away(watched, self.house, at)
+        self._tell_problems(at)
+
+    def beat(self, at: float) -> None:
+        """Say which tickets hold, and that the head is there.
+
+        Raises:
+            OSError: it cannot be written; boxes end their stages when that lasts.
+        """
+        if not self._is_new and at - self._beat_at < self.beat_seconds:
+            return
+        tickets = {
+            name: Held(box=child.ticket.box, order=child.order)
+            for name, child in self.children.items()
+        }
+        head = Head(
+            head=self._id,
+            counter=self._counter + 1,
+            version=self.house.version,
+            lease_seconds=self.house.lease_seconds,
+            grace_seconds=self._grace_seconds,
+            tickets=tickets,
+        )
+        say(self.folder.head, head)
+        self._counter += 1
+        self._is_new, self._beat_at = False, at
+
+    def problem(self, box: str, at: float) -> str:
+        """Say why nothing is placed on a box; empty: something may be."""
+        watched = self.boxes.get(box)
+        return problem_of(watched, self.house, at) if watched else "it is not known"
+
+    def free_cards(self, at: float) -> list[FarCard]:
+        """List the cards on which something may be placed now."""
+        taken = {(child.ticket.box, child.ticket.card) for child in self.children.values()}
+        return [
+            card
+            for name in sorted(self.boxes)
+            if not self.problem(name, at)
+            for card in self._cards(name)
+            if not card.said.problem and (name, card.said.uuid) not in taken
+        ]
+
+    def sees_model(self, box: str, model: str) -> bool:
+        """Whether a box has the model."""
+        return model in self.boxes[box].said.models
+
+    def memory_of(self, ticket: Ticket) -> GpuMemory | None:
+        """Give a card as its box last told of it."""
+        cards = self._cards(ticket.box) if ticket.box in self.boxes else []
+        return next((card.memory for card in cards if card.said.uuid == ticket.card), None)
+
+    def give_rest(self, box: str, why: str, at: float) -> None:
+        """Place nothing on a box for a while."""
+        watched = self.boxes.get(box)
+        if watched is not None:
+            watched.rests_until, watched.rests_because = at + _REST_SECONDS, why
+
+    def shown(self, at: float) -> Iterable[CardShown]:
+        """Tell of every card of every further box, for status and page."""
+        at_work = {
+            (child.ticket.box, child.ticket.card): child.ticket for child in self.children.values()
+        }
+        for name in sorted(self.boxes):
+            problem = self.problem(name, at)
+            for card in self._cards(name) or [_no_card(name)]:
+                ticket = at_work.get((name, card.said.uuid))
+                yield CardShown(
+                    title=card.title,
+                    uuid=card.said.uuid,
+                    job=ticket.job if ticket else "",
+                    run_id=ticket.run_id if ticket else "",
+                    problem=visible(problem or card.said.problem),
+                )
+
+    def _cards(self, box: str) -> list[FarCard]:
+        return [
+            FarCard(box=box, said=card, memory=_memory(card)) for card in self.boxes[box].said.cards
+        ]
+
+    def _rest(self, box: str, reason: str) -> None:
+        watched = self.boxes.get(box)
+        if watched is not None:
+            why = f"it does not see what it is to train in ({visible(reason)})"
+            self.give_rest(box, why, self._looked_at)
+
+    def _changed(self) -> None:
+        self._is_new = True
+
+    def _tell_problems(self, at: float) -> None:
+        now = {name: self.problem(name, at) for name in self.boxes}
+        for name, problem in now.items():
+            if problem != self._problems.get(name):
+                what = f"box {name}: {visible(problem)}" if problem else f"box {name} is there"
+                self._say_event(what, level="warning" if problem else "info")
+        self._problems = now
+
+
+def _memory(card: BoxCard) -> GpuMemory | None:
+    try:
+        return from_json(dict(card.memory)) if card.memory else None
+    except (TypeError, KeyError):  # of another version, which is refused anyway
+        return None
+
+
+def _nothing(child: FarChild) -> BoxSaid:
+    box = child.ticket.box
+    return BoxSaid(box=box, agent="", version="", counter=0, outputs_dir="", models_dir="")
+
+
+def _no_card(box: str) -> FarCard:
+    return FarCard(box=box, said=BoxCard(), memory=None)
