@@ -156,7 +156,7 @@ class Agent:
     def _beat(self) -> None:
         lease = self._head.lease_seconds if self._head else _NO_LEASE_SECONDS
         at = _clock()
-        if at - self._beat_at < lease / BEATS_A_LEASE and self._counter:
+        if self._beat_at and at - self._beat_at < lease / BEATS_A_LEASE:
             return
         other = hear(self.folder.box(self.box), BoxSaid)
         if other is not None and self._counter and other.agent != self.id:
@@ -182,6 +182,10 @@ class Agent:
     def _report(self) -> None:
         while self.reports:
             seen = self.reports[0]
+            if seen.now is Now.ENDED:  # the head shall know what is free before it hears of the end
+                self.cards.refresh()
+                self._beat_at = 0.0
+                self._beat()
             say(self.folder.seen_of(seen.ticket), seen)
             self.reports.pop(0)
 

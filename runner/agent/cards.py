@@ -38,6 +38,11 @@ class Cards:
         if self._settings.device != "cpu":
             threading.Thread(target=self._watch, name="cards", daemon=True).start()
 
+    def refresh(self) -> None:
+        """Ask at once: a stage has just given back its memory."""
+        if self._settings.device != "cpu":
+            self.now = self._ask()
+
     def _watch(self) -> None:
         pause = threading.Event()
         while not pause.wait(ASK_SECONDS):

@@ -28,7 +28,9 @@ def command(
         typer.Option(envvar="RUNNER_CACHE_DIR", help="Home of the stages (default: in outputs)."),
     ] = None,
 ) -> None:
-    """Train here what the box with the queue places here: both see outputs/ and models/.
+    """Be a further box: train what the one with the queue places here.
+
+    Both see the same outputs/ and models/ (docs/cluster.md).
 
     \b
     Example:

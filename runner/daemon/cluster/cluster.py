@@ -18,7 +18,6 @@ from runner.contract.cluster import (
     ClusterFolder,
     Head,
     Held,
-    Now,
     Seen,
     Ticket,
     Why,
@@ -144,8 +143,11 @@ class Cluster:
             OSError: the folder cannot be read.
         """
         for name, child in self.children.items():
-            if child.seen is None or child.seen.now is not Now.ENDED:
+            was_over = child.has_ended
+            if not was_over:
                 child.hear(hear(self.folder.seen_of(name), Seen))
+            if child.has_ended is not was_over:  # what is free now was said before that
+                self._looked_at = 0.0
         if at - self._looked_at < self.beat_seconds / _LOOKS_A_BEAT and self._looked_at:
             return
         self._looked_at = at
@@ -199,16 +201,20 @@ class Cluster:
         watched = self.boxes.get(box)
         return problem_of(watched, self.house, at) if watched else "it is not known"
 
-    def free_cards(self, at: float) -> list[FarCard]:
-        """List the cards on which something may be placed now."""
-        taken = {(child.ticket.box, child.ticket.card) for child in self.children.values()}
+    def well_cards(self, at: float) -> list[FarCard]:
+        """List the cards that work, busy ones as well."""
         return [
             card
             for name in sorted(self.boxes)
             if not self.problem(name, at)
             for card in self._cards(name)
-            if not card.said.problem and (name, card.said.uuid) not in taken
+            if not card.said.problem
         ]
+
+    def free_cards(self, at: float) -> list[FarCard]:
+        """List the cards on which something may be placed now."""
+        taken = {(child.ticket.box, child.ticket.card) for child in self.children.values()}
+        return [card for card in self.well_cards(at) if (card.box, card.said.uuid) not in taken]
 
     def sees_model(self, box: str, model: str) -> bool:
         """Whether a box has the model."""

@@ -27,6 +27,7 @@ _MOST_ASKED = 20
 """Runs that are looked at in one round, a forecast for each kind of card: some milliseconds."""
 NO_BOX = "it waits for a box that trains (RUNNER_CLUSTER=others), and none is there"
 NO_CARD = "it waits for a free card of a further box"
+_Plan = tuple[Ahead, MethodChoice | None]
 
 
 def may_train_far(live: Live) -> bool:
@@ -67,11 +68,15 @@ def placed_far(
 def tell_who_waits(daemon: Daemon, waiting: Sequence[Live], at: float) -> None:
     """Say what trainings wait for where this box trains nothing itself."""
     assert daemon.cluster is not None
-    there = any(not daemon.cluster.problem(name, at) for name in daemon.cluster.boxes)
+    well = daemon.cluster.well_cards(at)
     for live in waiting:
         if may_train_far(live):
+            model = live.spec.model
+            why = NO_CARD if well else NO_BOX
+            if well and not any(daemon.cluster.sees_model(card.box, model) for card in well):
+                why = f"no further box sees the model {model} under models/"
             with daemon.isolating(live, at):
-                keep_waiting(daemon, live, NO_CARD if there else NO_BOX)
+                keep_waiting(daemon, live, why)
 
 
 def _choose(
@@ -82,25 +87,45 @@ def _choose(
     here: Sequence[Card],
     at: float,
 ) -> tuple[Together, FarCard] | None:
-    known: dict[tuple[str, int], tuple[Ahead, MethodChoice | None]] = {}
-    offers = []
-    for place, card in enumerate(free):
-        if not cluster.sees_model(card.box, live.spec.model) or _needs_card(daemon, card):
-            continue
+    known: dict[tuple[str, int], _Plan] = {}
+
+    def plan(card: FarCard) -> _Plan:
         key = (card.memory.name, card.memory.total_bytes) if card.memory else ("", 0)
-        if key not in known:
-            known[key] = _ahead(daemon, live, card.memory)
-        offers.append(_offer(place, known[key][0]))
+        if key not in known or (card.memory is not None and card.memory.is_shared):
+            known[key] = _ahead(daemon, live, card.memory, is_here=False)
+        return known[key]
+
+    def will_do(card: FarCard) -> bool:
+        return cluster.sees_model(card.box, live.spec.model) and not _needs_card(daemon, card)
+
+    offers = [_offer(place, plan(card)[0]) for place, card in enumerate(free) if will_do(card)]
     best = fastest(offers, here=_at_home(daemon, live, here, at) if offers else ())
+    if best is None and daemon.settings.cluster == "others":
+        every = [card for card in cluster.well_cards(at) if will_do(card)]
+        best = _last_word(offers, free, [plan(card)[0].facts.get("fits") for card in every])
     if best is None:
         return None
     card = free[best.place]
-    key = (card.memory.name, card.memory.total_bytes) if card.memory else ("", 0)
-    ahead, chosen = known[key]
+    ahead, chosen = plan(card)
     asked = Asked(
         card=daemon.cards.first, seen=Seen(memory=card.memory), ahead=ahead, chosen=chosen
     )
     return Together(asked=(asked,), planned=asked), card
+
+
+def _last_word(
+    offers: Sequence[Offer], free: Sequence[FarCard], fits: Sequence[bool | None]
+) -> Offer | None:
+    """Choose the largest free card where a job is forecast to fit on none: that has the last word.
+
+    As on one box: the training tries it, and says by how much it misses.
+    """
+    if not offers or any(one is not False for one in fits):
+        return None
+    sizes = {
+        one.place: memory.total_bytes if (memory := free[one.place].memory) else 0 for one in offers
+    }
+    return max(offers, key=lambda one: sizes[one.place])
 
 
 def _needs_card(daemon: Daemon, card: FarCard) -> bool:
@@ -108,12 +133,11 @@ def _needs_card(daemon: Daemon, card: FarCard) -> bool:
     return card.memory is None and daemon.cards.served > 0 and daemon.settings.device != "cpu"
 
 
-def _ahead(
-    daemon: Daemon, live: Live, memory: GpuMemory | None
-) -> tuple[Ahead, MethodChoice | None]:
+def _ahead(daemon: Daemon, live: Live, memory: GpuMemory | None, *, is_here: bool) -> _Plan:
     chosen = method_on(daemon, live, memory, on_card=memory is not None)
     spec = live.spec.with_method(chosen.method) if chosen else live.spec
-    return look_ahead(daemon.settings, live.run, live.record, spec, memory), chosen
+    ahead = look_ahead(daemon.settings, live.run, live.record, spec, memory, is_here=is_here)
+    return ahead, chosen
 
 
 def _offer(place: int, ahead: Ahead) -> Offer:
@@ -132,5 +156,5 @@ def _at_home(daemon: Daemon, live: Live, here: Sequence[Card], at: float) -> lis
         except NotYet:
             continue
         if not card.problem:
-            found.append(_offer(place, _ahead(daemon, live, memory)[0]))
+            found.append(_offer(place, _ahead(daemon, live, memory, is_here=True)[0]))
     return found

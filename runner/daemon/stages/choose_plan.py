@@ -58,6 +58,8 @@ def look_ahead(
     spec: JobSpec,
     gpu: GpuMemory | None,
     ranks: Ranks = ALONE,
+    *,
+    is_here: bool = True,
 ) -> Ahead:
     """Choose the first plan, or keep the plan in force, and say what it needs.
 
@@ -71,11 +73,13 @@ def look_ahead(
         spec: as it is trained.
         gpu: the card, the smallest of several.
         ranks: on how many of them it trains.
+        is_here: it is this box's.
     """
     work = read_work(settings.models_dir, run, spec, total_steps=record.total_steps or 0)
     if work is None or not settings.look_ahead:
         return Ahead(plan=record.batch_plan or first_plan(spec))
-    note_card(settings.outputs, gpu)
+    if is_here:
+        note_card(settings.outputs, gpu)
     box = known_box(settings.outputs, spec, gpu, ranks)
     found = None if record.batch_plan is None else forecast(work, record.batch_plan, box)
     if found is None or (found.fits is False and ranks != ranks_of(record)):
