@@ -183,6 +183,8 @@ def show_run(run: RunFolder, *, samples: bool) -> None:
         used = f", peak {memory(peak)}" if peak else ""
         if attempt.ranks > 1:
             used += f", on {', '.join(visible(title_of(card)) for card in attempt.cards)}"
+        if attempt.box:
+            used += f", on box {visible(attempt.box)}"
         grid.add_row(
             f"attempt {attempt.number}", Text(f"{end}, {steps}, {attempt.batch_plan}{used}{reason}")
         )
