@@ -16,7 +16,7 @@ from cluster_box import LEASE_SECONDS, ClusterBox
 from daemon_box import REPOSITORY, Box, wait_until
 
 from runner.contract.states import State
-from runner.daemon.stages.retry import BOX_LOST, HEAD_AWAY
+from runner.daemon.stages.retry import BOX_LEFT, BOX_LOST, HEAD_AWAY
 
 WHOLE = list(range(1, 9))  # the steps of the stand-in
 HOLD = "train 3 then held 0"  # it leaves a checkpoint of step 3, and waits
@@ -123,6 +123,23 @@ def test_an_agent_that_starts_anew_says_what_became_of_its_stage(box: ClusterBox
     assert (first.reason, first.fenced, first.last_step) == (BOX_LOST, False, 3)
     assert (second.box, second.first_step) == ("cellar", 4)
     assert box.counted("one") == WHOLE
+
+
+def test_an_agent_that_is_asked_to_leave_hands_its_run_on(box: ClusterBox) -> None:
+    """Its stage leaves a checkpoint, its box is not shown any more, another one goes on."""
+    box.drop("one", train=["train 3 then hang", "ok"])
+    with box.watching(lease_seconds=30):
+        agent = box.agent("cellar")
+        wait_until(lambda: box.hanging("one"))
+        box.agent("attic")
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.process.wait(60) == 0
+        _succeeds(box, "one")
+        assert not box.folder.box("cellar").exists()
+    first, second = box.attempts("one")
+    assert (first.reason, first.fenced, first.last_step) == (BOX_LEFT, False, 3)
+    assert (second.box, second.first_step) == ("attic", 4)
+    assert box.of("one").falls is None
 
 
 def test_a_thawed_box_changes_nothing_for_the_next_one(box: ClusterBox) -> None:

@@ -27,7 +27,7 @@ from runner.contract.cluster import (
 from runner.contract.layout import Outputs
 from runner.daemon.cluster.far_child import FarChild
 from runner.daemon.cluster.judge_box import House, Offer, Watched, fastest, is_away, problem_of
-from runner.daemon.stages.retry import BOX_LOST, HEAD_AWAY
+from runner.daemon.stages.retry import BOX_LEFT, BOX_LOST, HEAD_AWAY
 from runner.exit_codes import ExitCode
 from runner.language.speaker import Language, Speaker
 from runner.language.translate import translated
@@ -174,6 +174,7 @@ def seen(now: Now = Now.ENDED, **changes: Any) -> Seen:
         (seen(exit_code=13, why=Why.ASKED), 13, ""),
         (seen(exit_code=13, why=Why.LEASE), 13, HEAD_AWAY),
         (seen(why=Why.AGENT), ExitCode.INTERRUPTED, BOX_LOST),
+        (seen(exit_code=13, why=Why.AGENT), 13, BOX_LEFT),
         (seen(why=Why.NOT_SEEN), ExitCode.INTERRUPTED, BOX_LOST),
         (seen(exit_code=0, token="99999999"), None, ""),
     ],

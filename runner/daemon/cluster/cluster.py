@@ -169,7 +169,8 @@ class Cluster:
             watched = self.boxes.get(child.ticket.box)
             if watched is None:
                 watched = self.boxes[child.ticket.box] = Watched(said=_nothing(child), since=at)
-            child.lost = child.is_fenced or is_away(watched, self.house, at)
+            not_taken = child.seen is None and at - child.since > self.fence_seconds
+            child.lost = child.is_fenced or not_taken or is_away(watched, self.house, at)
         self._tell_problems(at)
 
     def beat(self, at: float) -> None:

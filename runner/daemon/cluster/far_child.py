@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from runner.contract.cluster import Now, Order, Seen, Ticket, Why
-from runner.daemon.stages.retry import BOX_LOST, HEAD_AWAY
+from runner.daemon.stages.retry import BOX_LEFT, BOX_LOST, HEAD_AWAY
 from runner.exit_codes import ExitCode
 
 _BECAUSE = {Why.LEASE: HEAD_AWAY, Why.AGENT: BOX_LOST, Why.NOT_SEEN: BOX_LOST}
@@ -30,7 +30,8 @@ class FarChild:
         self.order = Order.GO
         self.seen: Seen | None = None
         self.lost = False
-        """Its box is not seen any more."""
+        """Its box is not seen any more, or does not take it."""
+        self.since = time.monotonic()
         self._changed = changed
         self._over_at: float | None = None
         self._kill_at: float | None = None
@@ -72,7 +73,11 @@ class FarChild:
         """Why it ended where that was the boxes' affair, not the run's; empty: by itself."""
         if self.is_fenced:
             return BOX_LOST
-        return _BECAUSE.get(self.seen.why, "") if self.seen is not None else ""
+        if self.seen is None:
+            return ""
+        if self.seen.why is Why.AGENT and self.seen.exit_code is not None:
+            return BOX_LEFT
+        return _BECAUSE.get(self.seen.why, "")
 
     def wait(self, _seconds: float) -> bool:
         """Tell whether it has ended; nobody waits for a further box."""

@@ -20,9 +20,11 @@ OUTSIDE_HOURS = "the card's hours had ended"
 """Reason of an attempt that was asked to leave a checkpoint because the owner needs the card."""
 BOX_LOST = "its box was not seen any more"
 """Reason of an attempt on a further box that was given up."""
+BOX_LEFT = "its box was asked to leave"
+"""Reason of an attempt whose box's agent was stopped by a person."""
 HEAD_AWAY = "its box did not see the head any more"
 """Reason of an attempt that a further box ended by itself, with a checkpoint."""
-NOT_THE_RUN = (ASKED, LOW_SPACE, OUTSIDE_HOURS, BOX_LOST, HEAD_AWAY)
+NOT_THE_RUN = (ASKED, LOW_SPACE, OUTSIDE_HOURS, BOX_LOST, BOX_LEFT, HEAD_AWAY)
 WENT_DOWN = "the daemon or the machine went down"
 """Reason of an attempt that was found open at a start; falls.py counts these."""
 ATTEMPTS_WITHOUT_PROGRESS = 3
