@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.contract.evaluation import Recital
+from runner.contract.evaluation import Evaluation, Recital
 from runner.language.speaker import Language, Speaker
 from runner.language.translate import translated
 from runner.training.evaluate import forgetting, recital
@@ -154,3 +154,20 @@ def test_the_findings_are_said_in_german() -> None:
     found = Recital(learned_rows=40, by_adapter=20, held_out_rows=40)
     for sentence in [*said, *recital.told_of(found)]:
         assert translated(sentence, german) is not None, sentence
+
+
+@pytest.mark.parametrize("loss", [math.inf, math.nan])
+def test_a_text_that_became_no_number_is_a_fall_and_can_be_written_down(loss: float) -> None:
+    """An adapter whose numbers run over on general text has lost it; the record can say so."""
+    items = Items(rows=None, of_item={TEXT: [[at] for at in range(12)]})
+    before, after = (
+        scores_of(
+            HeldOut(loss=3.0, tokens=12, batch_size=1, sums=(one,) * 12, counts=(1,) * 12), items
+        )[TEXT]
+        for one in (3.0, loss)
+    )
+    axis = judge_axis(TEXT, before, after, noise=0.0)
+    assert axis.has_fallen
+    assert Evaluation.model_validate_json(Evaluation(axes=(axis,)).model_dump_json()).axes == (
+        axis,
+    )

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from runner.contract.evaluation import ScoreSummary
 from runner.contract.intervals import FEWEST_CLUSTERS, paired_difference, paired_interval
 from runner.contract.verdict import smallest_points
 from runner.training.data.clusters import clusters_of, clusters_of_rows
 from runner.training.data.token_table import TableWriter, rows_schema
-from runner.training.evaluate.held_out_rows import pair
+from runner.training.evaluate.held_out_rows import loss_summary, pair
 from runner.training.fit.heldout import HeldOut
 
 
@@ -236,3 +237,14 @@ def write_rows(prepared: Path, *, files: list[int], places: list[float]) -> None
     writer = TableWriter(prepared / "rows.arrow", schema)
     writer.write(pa.record_batch(columns | {"askable": [True] * len(files)}, schema=schema))
     writer.close()
+
+
+@pytest.mark.parametrize("lost", [math.inf, math.nan])
+def test_a_loss_that_is_no_number_can_be_written_down(lost: float) -> None:
+    """An adapter whose loss ran over is not compared with the one in use; the record is read."""
+    well = HeldOut(loss=1.0, tokens=4, batch_size=1, sums=(1.0, 2.0), counts=(1, 1))
+    broken = HeldOut(loss=lost, tokens=4, batch_size=1, sums=(1.0, lost), counts=(1, 1))
+    paired = pair([0, 1], well, broken, [0, 1])
+    found = loss_summary(paired, paired)
+    assert (found.adapter, found.difference, found.against_current) == (None, None, None)
+    assert ScoreSummary.model_validate_json(found.model_dump_json()) == found

@@ -471,3 +471,13 @@ def test_a_history_that_names_no_run_leads_nowhere(outputs: Outputs, named: str)
     assert judged(outputs).why == "unknown_current"
     assert "names no run" in str(heal(outputs, "job"))
     assert leads_to(outputs) == A
+
+
+def test_a_request_is_carried_out_once(outputs: Outputs) -> None:
+    """A daemon that is killed after a request asks again: what came into use since stays so."""
+    run = outputs.run("job", A)
+    assert promote(outputs, run, why="asked for", by="me", request="r1")
+    assert put(outputs, B)
+    assert not promote(outputs, run, why="asked for", by="me", request="r1")
+    assert leads_to(outputs) == B
+    assert [one.run_id for one in read_promotions(outputs, "job")] == [A, B]

@@ -37,6 +37,7 @@ OPENINGS = (
 GENERAL = "general"
 """The questions of the spec's own file; like `TEXT` it is a loss, so less is better."""
 _LOSSES = (TEXT, GENERAL)
+_WORST = 100.0  # nats per token, more than guessing costs (12): a loss that is no number counts so
 LEAST_FALL = 0.05
 """Of the share of likelihood that right answers have: less is beyond chance at times, for every
 training moves a model a little, and no person would notice it. Soup's gate has 5 points, too.
@@ -146,9 +147,10 @@ def scores_of(found: HeldOut, items: Items) -> dict[str, list[float]]:
     def score(name: str, places: Sequence[int]) -> float:
         if name == OVER_REFUSING:
             return _helps([found.sums[at] for at in places])
-        return (
-            losses[places[0]] if name in _LOSSES else _share_of_first([losses[p] for p in places])
-        )
+        if name not in _LOSSES:
+            return _share_of_first([losses[p] for p in places])
+        loss = losses[places[0]]
+        return min(loss, _WORST) if math.isfinite(loss) else _WORST
 
     return {
         name: [score(name, places) for places in of_item] for name, of_item in items.of_item.items()

@@ -93,7 +93,7 @@ def pair(
 def loss_summary(paired: Paired, current: Paired | None) -> ScoreSummary:
     """Sum the loss up as a score; ``current`` pairs the adapter in use with the new one."""
     total = sum(paired.tokens)
-    found = paired.difference()
+    found, against = paired.difference(), current.difference() if current else None
     return ScoreSummary(
         name=LOSS,
         base=_finite(math.fsum(paired.before), total),
@@ -105,7 +105,7 @@ def loss_summary(paired: Paired, current: Paired | None) -> ScoreSummary:
         rows=len(paired.rows),
         lower_is_better=True,
         is_share=False,
-        against_current=current.difference() if current else None,
+        against_current=against if against and math.isfinite(against.difference) else None,
     )
 
 
