@@ -41,7 +41,7 @@ _BETWEEN = """
 The findings about the base model are measured once a run, before the first step of its training,
 on a sample of the learned rows (how many of how many is said); the report shows the ten rows that
 it found hardest and the five that it found easiest, by file and line, and
-`attempts/01/row_loss.json` has the loss of each. Training is not changed by it; what goes wrong
+`attempts/01-…/row_loss.json` has the loss of each. Training is not changed by it; what goes wrong
 with it is a line in the log. Names of people are not looked for. Languages are recognised by
 frequent words and by script; of Czech, Finnish and others that are not in the table, and of mixed
 rows, nothing is said. Personal data and language are looked for in the first 200,000 characters of
