@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.find_run import find_run
+from runner.commands.find_run import find_run, says_something
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
 from runner.commands.promote import who_asks
-from runner.contract.erase import check_erasable, erase
+from runner.contract.erase import NotErasableError, check_erasable, erase
 from runner.contract.layout import Outputs, RunFolder, job_name
 from runner.contract.requests import leave_request
 from runner.errors import BusyError, RunnerError
@@ -24,7 +24,10 @@ def runs_named(outputs: Outputs, name: str) -> tuple[list[RunFolder], bool]:
     Raises:
         NoSuchRunError: there is none.
     """
-    of_job = outputs.runs_of(name) or outputs.runs_of(job_name(name))
+    last = name.rstrip("/").rpartition("/")[2]  # a shell completes the folder's path
+    jobs = {folder.name for folder in outputs.job_folders()}
+    job = next((one for one in (last, job_name(last)) if says_something(name) and one in jobs), "")
+    of_job = outputs.runs_of(job) if job else []
     return (of_job, True) if of_job else ([find_run(outputs, name)], False)
 
 
@@ -45,6 +48,32 @@ def confirm(runs: Sequence[RunFolder], *, with_adapter: bool) -> None:
         )
     if not typer.confirm(f"Erase {what} of {which}? Nothing brings them back."):
         raise RunnerError("Nothing was erased", advice="Answer y, or say so with --yes.")
+
+
+def _erasable(
+    outputs: Outputs, runs: Sequence[RunFolder], *, with_adapter: bool, whole_job: bool
+) -> tuple[list[RunFolder], dict[str, RunnerError]]:
+    """Part what can be erased from what cannot: a damaged run does not keep the others' rows.
+
+    Raises:
+        RunnerError: none can be erased.
+    """
+    can, cannot = [], {}
+    for run in runs:
+        try:
+            check_erasable(outputs, run, with_adapter=with_adapter, whole_job=whole_job)
+            can.append(run)
+        except NotErasableError:
+            raise  # it is under way, or in use: a person decides about that first
+        except (RunnerError, OSError):
+            cannot[run.run_id] = RunnerError(
+                f"{run.job}/{run.run_id}, whose run.json cannot be read",
+                advice=f"To erase it, delete its folder outputs/{run.job}/{run.run_id}/ and its "
+                "files under jobs/.",
+            )
+    if not can:
+        raise next(iter(cannot.values()))
+    return can, cannot
 
 
 def command(
@@ -74,8 +103,7 @@ def command(
     outputs = Outputs(outputs_dir)
     runs, whole_job = runs_named(outputs, name)
     how = {"with_adapter": with_adapter, "whole_job": whole_job}
-    for run in runs:
-        check_erasable(outputs, run, **how)
+    runs, refused = _erasable(outputs, runs, **how)
     if not yes:
         confirm(runs, with_adapter=with_adapter)
     by = who_asks()
@@ -96,9 +124,15 @@ def command(
             "their pages in jobs/ go as soon as the box runs."
         )
     if as_json:
-        print_json({"job": runs[0].job, "runs": [run.run_id for run in runs], "by": by})
+        left = {run_id: error.message for run_id, error in refused.items()}
+        print_json(
+            {"job": runs[0].job, "runs": [run.run_id for run in runs], "by": by, "left": left}
+        )
     else:
         print(said)
         if not with_adapter:
             print("Their adapters stay; --with-adapter takes them, too.")
         print("Data that you dropped under jobs/ is yours: delete it there, and in your backups.")
+    if refused:
+        said = "; ".join(error.message for error in refused.values())
+        raise RunnerError(f"NOT erased: {said}", advice=next(iter(refused.values())).advice)

@@ -43,6 +43,11 @@ def _sequence(run: RunFolder) -> int:
         return 0
 
 
+def says_something(name: str) -> bool:
+    """Whether a name names anything: an empty one would fit every run, and so would two dots."""
+    return bool(name.strip("./ "))
+
+
 def find_run(outputs: Outputs, name: str) -> RunFolder:
     """Find a run by job name (its newest run), run id, start of a run id, or ``job/run id``.
 
@@ -51,6 +56,8 @@ def find_run(outputs: Outputs, name: str) -> RunFolder:
     """
     runs = outputs.runs()
     wanted = name.rstrip("/").rsplit("/", maxsplit=1)[-1]
+    if not says_something(wanted):  # a variable of a script that is empty
+        runs = []
     exact = [run for run in runs if run.run_id == wanted]
     of_job = [run for run in runs if run.job in (wanted, job_name(wanted))]
     # A suffix is what people read aloud: "k3f9".
@@ -64,7 +71,7 @@ def find_run(outputs: Outputs, name: str) -> RunFolder:
         raise NoSuchRunError(
             f"{visible(name)!r} fits {len(part)} runs: {ids}", advice="Give more of its id."
         )
-    known = ", ".join(sorted({run.job for run in runs})) or "none yet"
+    known = ", ".join(sorted({run.job for run in outputs.runs()})) or "none yet"
     raise NoSuchRunError(
         f"no job or run is called {visible(name)!r}",
         advice=f"Jobs with runs here: {known}. `runner status --all` lists the runs.",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
 import os
 import re
-import secrets
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 
@@ -21,11 +21,16 @@ from runner.commands.options import MODELS, OUTPUTS, AsJson, ModelsDir, OutputsD
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
-from runner.errors import RunnerError
+from runner.errors import BusyError, RunnerError
 from runner.files.durable import TEMPORARY_PREFIX, rename_durably
 from runner.files.plain import read_plain
+from runner.words import visible
 
+_CARD, _SUMS = "README.md", "SHA256SUMS"
 _CARD_BYTES = 1024 * 1024
+_LIBRARY = {"adapter": "peft", "merged": "transformers"}
+_OWN_FOLDER = re.compile(r'^((?:adapter|folder) = )".*"  # the folder of this file$', re.MULTILINE)
+"""In a card's lines: where its weights lie on this box, which whoever gets the archive has not."""
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """Files by which a base model's owner says what may be done with it."""
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -56,37 +61,110 @@ def pack(run: RunFolder, target: Path, *, base: Path | None, merged: bool) -> li
     """
     record = read_record(run.record)
     weights = run.merged if merged else run.adapter
-    name = f"{run.job}/{run.run_id}"
-    if record.state is not State.SUCCEEDED or not weights.is_dir():
-        what = "merged weights" if merged else "adapter"
-        how = f"runner export {run.run_id} --merged" if merged else "runner status --all"
+    _require_weights(run, record, weights, merged=merged)
+    if not target.parent.is_dir():
         raise RunnerError(
-            f"{name} has no {what} that could be packed: {record.state.value}",
-            advice=f"`{how}` {'makes them' if merged else 'lists the runs'}.",
+            f"There is no folder {visible(str(target.parent))}",
+            advice="Give --to a folder that is there.",
         )
     root = f"{run.job}-{run.run_id}"
     entries = list(_entries(run, record, weights, base))
-    beside = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}")
-    try:
-        with tarfile.open(beside, "w") as archive:  # weights do not get smaller by compressing
-            sums = [f"{_add(archive, root, one)}  {one.name}\n" for one in entries]
-            content = "".join(sums).encode()
-            _add(archive, root, _Entry(name="SHA256SUMS", content=content))
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        rename_durably(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    # Always of the same name: what a kill leaves of it is written over by the next try.
+    beside = target.with_name(f"{TEMPORARY_PREFIX}{target.name}")
+    with beside.open("ab") as written:
+        _hold(written, beside)
+        try:
+            written.seek(0)
+            written.truncate()
+            # Weights do not get smaller by compressing.
+            with tarfile.open(fileobj=written, mode="w") as archive:
+                added = {one.name: _add(archive, root, one) for one in entries}
+                _require_as_made(added, record, weights.name)
+                content = "".join(f"{sha256}  {name}\n" for name, sha256 in added.items()).encode()
+                _add(archive, root, _Entry(name=_SUMS, content=content))
+            written.flush()
+            os.fsync(written.fileno())
+            rename_durably(beside, target)
+        finally:
+            beside.unlink(missing_ok=True)
     return [one.name for one in entries]
+
+
+def _hold(written: IO[bytes], beside: Path) -> None:
+    """Keep a second one from writing the same archive at the same time.
+
+    Raises:
+        BusyError: one does.
+    """
+    try:
+        fcntl.flock(written, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        is_ours = False
+    except OSError:
+        is_ours = True  # a disk that has no locks
+    else:  # it may have got its final name since it was opened
+        is_ours = beside.exists() and os.path.samestat(os.fstat(written.fileno()), beside.stat())
+    if not is_ours:
+        name = beside.name.removeprefix(TEMPORARY_PREFIX)
+        raise BusyError(
+            f"{name} is being written at this moment", advice="Wait for it, or give --to."
+        )
+
+
+def _require_weights(run: RunFolder, record: RunRecord, weights: Path, *, merged: bool) -> None:
+    """Refuse a run that has no such weights, and say why it has none."""
+    if record.state is State.SUCCEEDED and weights.is_dir():
+        return
+    what = "merged weights" if merged else "adapter"
+    name, erased = f"{run.job}/{run.run_id}", record.erased
+    if erased is not None and erased.adapter:
+        why, advice = f"erased on {erased.at:%Y-%m-%d}, as {erased.by} asked", ""
+    elif record.state is not State.SUCCEEDED:
+        why, advice = record.state.value, "`runner status --all` lists the runs."
+    elif not merged:
+        why, advice = "adapter/ is gone", "Take a backup of the run's folder back."
+    elif erased is not None:
+        why, advice = (
+            "its rows were erased, so none are made",
+            "Pack the adapter: without --merged.",
+        )
+    else:
+        why = "none were made, or they went when another run came into use"
+        advice = f"`runner export {run.run_id} --merged` makes them."
+    raise RunnerError(f"{name} has no {what} that could be packed: {why}", advice=advice or None)
+
+
+def _require_as_made(added: Mapping[str, str], record: RunRecord, folder: str) -> None:
+    """Refuse to hand on weights that are damaged, or were changed since they were made.
+
+    Args:
+        added: sha256 by name in the archive.
+        record: has what the files were.
+        folder: of the weights.
+    """
+    form = record.handed_over.form(folder) if record.handed_over is not None else None
+    known = form.files if form is not None else {}
+    if folder == "adapter":
+        known = record.metrics.get("adapter_files") or {}
+    wrong = [
+        name
+        for name, sha256 in known.items()
+        if name != _CARD and added.get(f"{folder}/{name}") != sha256
+    ]
+    if wrong:
+        raise RunnerError(
+            f"{record.job}/{record.run_id}: {folder}/{visible(wrong[0])} is not as it was made",
+            advice="Take a backup of that folder back, or check the disk under outputs/.",
+        )
 
 
 def _entries(
     run: RunFolder, record: RunRecord, weights: Path, base: Path | None
 ) -> Iterator[_Entry]:
     """List what goes in: no row of data, no answer to one."""
-    yield _Entry(name="README.md", content=_card(run, record, base).encode())
+    yield _Entry(name=_CARD, content=_card(run, record, weights, base).encode())
     for path in sorted(weights.rglob("*")):
-        if path.is_file() and not path.is_symlink() and path.name != "README.md":
+        if path.is_file() and not path.is_symlink() and path != weights / _CARD:
             inner = path.relative_to(weights).as_posix()
             yield _Entry(name=f"{weights.name}/{inner}", file=path)
     facts = record.model_dump(mode="json", include={"verdict", "evaluation", "handed_over"})
@@ -134,18 +212,20 @@ class _Hashing:
         return found
 
 
-def _card(run: RunFolder, record: RunRecord, base: Path | None) -> str:
-    """Give the adapter's card with the base's licence, the data's counts and the verdict in it."""
+def _card(run: RunFolder, record: RunRecord, weights: Path, base: Path | None) -> str:
+    """Give the weights' card with the base's licence, the data's counts and the verdict in it."""
     try:
-        card = read_plain(run.adapter / "README.md", limit_bytes=_CARD_BYTES).decode()
+        card = read_plain(weights / _CARD, limit_bytes=_CARD_BYTES).decode()
     except (OSError, ValueError):
-        card = f"---\nlibrary_name: peft\n---\n\n# {run.job}\n"
+        card = f"---\nlibrary_name: {_LIBRARY[weights.name]}\n---\n\n# {run.job}\n"
+    card = _OWN_FOLDER.sub(rf'\1"{weights.name}"  # beside this file', card)
     licence = _licence_of(base)
     match = _FRONT.match(card)
-    front = match.group(1) if match else "library_name: peft"
+    front = match.group(1) if match else f"library_name: {_LIBRARY[weights.name]}"
     rest = card[match.end() :] if match else card
     rows, held = (record.metrics.get(name) for name in ("train_rows", "eval_rows"))
-    counts = f"Trained on {rows} rows of {len(record.data)} files; {held} rows were held out."
+    files = len(record.data)
+    counts = f"Trained on {rows} rows of {files} file{'s' * (files != 1)}; {held or 0} held out."
     verdict = record.verdict.reason if record.verdict else "It was not measured."
     named = licence.get("license_name") or licence.get("license")
     of_base = f"`{named}`, as its card says" if named else "not named on the box: ask its owner"

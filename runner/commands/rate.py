@@ -23,7 +23,7 @@ from runner.commands.options import (
     print_json,
 )
 from runner.commands.starters import excel_file
-from runner.contract.layout import RATE, Outputs, RunFolder, rate_name
+from runner.contract.layout import RATE, Outputs, RunFolder, rate_name, rate_names
 from runner.contract.promotions import current_run
 from runner.contract.rating import BETTER, FIRST, PAIR, QUESTION, SECOND, Key, row_hash
 from runner.errors import RunnerError
@@ -146,7 +146,7 @@ def command(
     file_name = rate_name(run.job, run.run_id, "xlsx" if excel else "csv")
     table = as_workbook(rows) if excel else as_table(rows, separator=";" if semicolons else ",")
     with Folder.open(jobs_dir) as inbox, inbox.make_folders(RATE, mode=0o770) as folder:
-        ours = {rate_name(run.job, run.run_id, ending) for ending in ("csv", "xlsx", "ods")}
+        ours = set(rate_names(run.job, run.run_id))
         if there := sorted(ours & set(folder.names())):  # its key would no longer fit
             raise CannotRateError(
                 f"jobs/{RATE}/{there[0]} is there already, perhaps with marks",

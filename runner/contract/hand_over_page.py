@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
+import unicodedata
 from typing import Any
 
 from runner.contract.handed_over import (
@@ -43,7 +45,8 @@ def write_hand_over_page(outputs: Outputs, job: str) -> None:
         if (made := record.handed_over) is not None:
             there = tuple(form for form in made.forms if (run.root / form.path).exists())
             record = record.but(handed_over=made.model_copy(update={"forms": there}))
-        text = hand_over_page(record, adapter_config(run))
+        has_link = outputs.current(job).is_symlink()
+        text = hand_over_page(record, adapter_config(run), folder="current" if has_link else run_id)
         write_bytes(outputs.root / job / HAND_OVER_PAGE, text.encode())
 
 
@@ -64,14 +67,42 @@ def lora_rank(config: dict[str, Any]) -> int:
     return next((one for one in VLLM_RANKS if one >= rank), rank)
 
 
-def hand_over_page(record: RunRecord, config: dict[str, Any]) -> str:
-    """Write the page: the one command first, the others below."""
+def serve_adapter(model: str, base: str, *, name: str, folder: str, rank: int) -> str:
+    """Write vLLM's command for an adapter beside its base, by paths in the box's folder.
+
+    Args:
+        model: the base's name under models/: by its hub id vLLM would fetch it again.
+        base: the name under which it is served, by which vLLM's resolver knows the adapter.
+        name: the adapter's, for whoever asks.
+        folder: the adapter's.
+        rank: of `lora_rank`.
+    """
+    served = f"--served-model-name {shlex.quote(base)} " if base != f"models/{model}" else ""
+    return (
+        f"vllm serve {shlex.quote(f'models/{model}')} {served}--enable-lora "
+        f"--max-lora-rank {rank} --lora-modules {shlex.quote(f'{name}={folder}')}"
+    )
+
+
+def ollama_name(job: str) -> str:
+    """Give a name that Ollama takes for a model: Latin letters without accents, digits, ._-."""
+    plain = unicodedata.normalize("NFKD", job).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9._-]+", "-", plain.lower()).strip("._-") or "model"
+
+
+def hand_over_page(record: RunRecord, config: dict[str, Any], *, folder: str = "current") -> str:
+    """Write the page: the one command first, the others below.
+
+    Args:
+        record: of the run in use.
+        config: its adapter_config.json.
+        folder: the run's, or the link that leads to it.
+    """
     job, made = record.job, record.handed_over or HandedOver()
     name = shlex.quote(job)
-    base = str(
-        config.get("base_model_name_or_path") or (record.model and record.model.id) or "BASE"
-    )
-    current = f"outputs/{job}/current"
+    model = record.model.id if record.model else "BASE"
+    base = str(config.get("base_model_name_or_path") or model)
+    current = f"outputs/{job}/{folder}"
     merged = made.form(MERGED)
     files = [one for one in made.forms if one.path.endswith(".gguf") and one.name != ADAPTER_GGUF]
     ways = []
@@ -82,36 +113,45 @@ def hand_over_page(record: RunRecord, config: dict[str, Any]) -> str:
         _way(
             f"GGUF ({one.name}) with llama.cpp, or with Ollama",
             f"llama-server -m {shlex.quote(f'{current}/{one.path}')} --jinja\n    "
-            f"ollama create {name} -f {shlex.quote(_modelfile(current, one))}",
+            f"ollama create {ollama_name(job)} -f {shlex.quote(_modelfile(current, one))}",
             _measured(one, made),
         )
         for one in files
     ]
-    adapter = (
-        f"vllm serve {shlex.quote(base)} --enable-lora --max-lora-rank {lora_rank(config)} "
-        f"--lora-modules {shlex.quote(f'{job}={current}/adapter')}"
+    adapter = serve_adapter(
+        model, base, name=job, folder=f"{current}/adapter", rank=lora_rank(config)
     )
-    ways.append(_way("The adapter beside its base with vLLM", adapter, _OF_ADAPTER))
+    of_adapter = _OF_ADAPTER.format(run=record.run_id)
+    ways.append(_way("The adapter beside its base with vLLM", adapter, of_adapter))
     if (alone := made.form(ADAPTER_GGUF)) is not None:
         path = shlex.quote(f"{current}/{alone.path}")
         command = (
             f"llama-server -m {BASE_GGUF} --lora {path} --jinja\n    "
-            f"ollama create {name} -f {shlex.quote(_modelfile(current, alone))}"
+            f"ollama create {ollama_name(job)} -f {shlex.quote(_modelfile(current, alone))}"
         )
         title = "The adapter as a GGUF file on its base with llama.cpp, or with Ollama"
         ways.append(_way(title, command, _OF_GGUF_ADAPTER + _measured(alone, made)))
     return (
         f"# {job}: how to serve it\n\n"
-        f"In use is run `{record.run_id}`. The paths start in the box's folder, and `current` "
-        "always leads to\nthe run in use: after a new one came into use, restart the server.\n\n"
+        f"In use is run `{record.run_id}`. The paths start in the box's folder (BOX_DIR)"
+        + (_BY_LINK if folder == "current" else _BY_NAME)
         + "\n".join(ways)
-        + f"\nQuestions are asked as in training: `{current}/adapter/README.md` shows the lines.\n"
+        + "\nQuestions are asked as in training, with the same system prompt where there was one: "
+        f"\n`{current}/adapter/README.md` shows the lines.\n"
     )
 
 
+_BY_LINK = (
+    ", and `current` always leads to\nthe run in use: after a new one came into use, restart the "
+    "server.\n\n"
+)
+_BY_NAME = (
+    ".\nThis disk has no links: once a new run is in use, this page names it, and the server has "
+    "to be started\nwith the new paths.\n\n"
+)
 _OF_ADAPTER = (
     "vLLM loads the base in 16 bits. An adapter of `method: qlora` was trained on the base in 4 "
-    "bits and may\nanswer otherwise there: `runner export RUN --merged` measures it. To load the "
+    "bits and may\nanswer otherwise there: `runner export {run} --merged` measures it. To load the "
     "folder by vLLM's own\nresolver, its `base_model_name_or_path` has to be the name that the "
     "base is served under.\n"
 )
@@ -134,14 +174,16 @@ def _way(title: str, command: str, said: str) -> str:
 def _measured(form: ServedForm, made: HandedOver) -> str:
     """Say what was measured of a form, in a sentence."""
     figures, reference = form.figures, made.reference
+    verdict = "\n**It does not do what the adapter does: see the report.**"
+    verdict = verdict if form.within is False else ""
+    if figures is None or figures.same_top is None:
+        return f"It was not measured on held-out rows.{verdict}\n"
+    same = f"{figures.same_top:.1%} of its next tokens are the same"
     against = compared_with(figures, reference)
-    if figures is None or figures.loss is None or against is None:
-        return "It was not measured on held-out rows.\n"
-    same = (
-        f", and {figures.same_top:.1%} of its next tokens are the same" if figures.same_top else ""
-    )
-    verdict = "" if form.within else "\n**It does not do what the adapter does: see the report.**"
+    on = f"On {figures.rows or made.rows} held-out rows"
+    if figures.loss is None or against is None:
+        return f"{on} {same} as the adapter's.{verdict}\n"
     return (
-        f"On {figures.rows or made.rows} held-out rows its loss is {figures.loss:.3f} where the "
-        f"adapter's on the base that it was\ntrained on is {against:.3f}{same}.{verdict}\n"
+        f"{on} its loss is {figures.loss:.3f} where the adapter's on the base that it was\n"
+        f"trained on is {against:.3f}, and {same}.{verdict}\n"
     )

@@ -6,6 +6,9 @@ those of the adapter on the base that it was trained on.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 from runner.contract.evaluation import Form
@@ -100,12 +103,58 @@ class HandedOver(_Part):
     places: int = 0
     """Learned tokens whose distributions were compared."""
     forms: tuple[ServedForm, ...] = ()
+    shortfalls: dict[str, tuple[str, ...]] = {}
+    """By form: what it does not do as the adapter does, or why it was not made. They stand among
+    the run's own, until the form is made again."""
     seconds: float | None = None
     peak_host_memory_bytes: int | None = None
 
     def form(self, name: str) -> ServedForm | None:
         """Find a form by its name."""
         return next((one for one in self.forms if one.name == name), None)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """All shortfalls, in the order in which the forms were made."""
+        return tuple(one for said in self.shortfalls.values() for one in said)
+
+    def after(self, before: HandedOver, *, there: Collection[str]) -> HandedOver:
+        """Add what an earlier export made and this one did not make again.
+
+        Args:
+            before: what the record has of it.
+            there: the paths of its forms that are still in the run's folder.
+        """
+        renewed = {form.name for form in self.forms}
+        kept = [
+            form.model_copy(update={"figures": _alone(form.figures, before)})
+            for form in before.forms
+            if form.name not in renewed and form.path in there
+        ]
+        known = self if self.reference is not None else before
+        said = {**before.shortfalls, **self.shortfalls}
+        return self.model_copy(
+            update={
+                "forms": (*kept, *self.forms),
+                "shortfalls": {name: those for name, those in said.items() if those},
+                "reference": known.reference,
+                "rows": known.rows,
+                "places": known.places,
+            }
+        )
+
+
+def _alone(figures: Figures | None, made: HandedOver) -> Figures | None:
+    """Let a form's figures say by themselves what they were measured on."""
+    if figures is None or made.reference is None:
+        return figures
+    ours = made.reference
+    update: dict[str, Any] = {"rows": figures.rows or made.rows}
+    if figures.reference_loss is None:
+        update["reference_loss"] = ours.loss
+    if figures.scores and not figures.reference_scores:
+        update["reference_scores"] = ours.scores
+    return figures.model_copy(update=update)
 
 
 def compared_with(figures: Figures | None, reference: Figures | None) -> float | None:
@@ -124,17 +173,22 @@ def _form_in(form: ServedForm, made: HandedOver, speak: Speaker) -> str:
     figures, reference = form.figures, made.reference
     base = speak(f"served_base_{form.base}") if form.base else ""
     against = compared_with(figures, reference)
-    if figures is None or figures.loss is None or against is None:
-        return speak("served_unmeasured", path=form.path, base=base)
+    if form.within is None or figures is None or figures.same_top is None:
+        key = "served_unmeasured" if form.within is not False else "served_broken"
+        return speak(key, path=form.path, base=base)
+    same = speak.percent(figures.same_top)
     key = "served_within" if form.within else "served_beyond"
-    said = speak(
-        key,
-        path=form.path,
-        base=base,
-        loss=speak.number(figures.loss),
-        reference=speak.number(against),
-        same=speak.percent(figures.same_top or 0.0),
-    )
+    if figures.loss is None or against is None:
+        said = speak(f"{key}_same", path=form.path, base=base, same=same)
+    else:
+        said = speak(
+            key,
+            path=form.path,
+            base=base,
+            loss=speak.number(figures.loss),
+            reference=speak.number(against),
+            same=same,
+        )
     scores = _scores_in(figures, reference, speak)
     return f"{said} {scores}" if scores else said
 

@@ -120,9 +120,18 @@ def claimed_name(file_name: str, run_id: str) -> str:
     return cut_to_bytes(stem, room) + tail
 
 
+RATE_ENDINGS = ("csv", "xlsx", "ods")
+"""Kinds of file in which a table of answers comes back: whoever opens one saves it as they like."""
+
+
 def rate_name(job: str, run_id: str, ending: str = "csv") -> str:
     """Give the name of a run's table of answers under jobs/rate/."""
     return f"rate-{job}--{run_id}.{ending}"
+
+
+def rate_names(job: str, run_id: str) -> list[str]:
+    """Give all names that a run's table of answers may have."""
+    return [rate_name(job, run_id, ending) for ending in RATE_ENDINGS]
 
 
 def report_name(file_name: str, run_id: str) -> str:

@@ -19,6 +19,7 @@ from runner.contract.layout import (
 from runner.contract.token_entries import sweep_entries
 from runner.errors import UnsafePathError
 from runner.files.beneath import Folder
+from runner.files.socket_folder import sweep_socket_folders
 from runner.files.sweep import OURS, sweep_folder
 
 
@@ -54,6 +55,7 @@ def sweep_box(outputs: Outputs) -> None:
     sweep_folder(outputs.notices)  # what is in `sent` is another process's, at work or not
     for job in outputs.job_folders():  # `current` and HANDOVER.md lie beside the runs
         sweep_folder(job)
+    sweep_socket_folders()
     sweep_entries(outputs.token_cache)
     sweep_bases(outputs.base_cache)
 

@@ -196,7 +196,9 @@ class Tidy:
             has_succeeded=record.state is State.SUCCEEDED,
             adapter_is_whole=whole,
             awaits_approval=awaits,
-            exported_by_hand=Part.EXPORTS in there and _exported_by_hand(run),
+            # Where the rows were erased, nobody can make them again, nor tell who asked for them.
+            exported_by_hand=Part.EXPORTS in there
+            and (record.erased is not None or _exported_by_hand(run)),
         )
         return may_go(facts, job, self._rule) & there
 

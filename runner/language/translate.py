@@ -19,8 +19,9 @@ from runner.language.texts import table
 PREFIX = "record_"
 _LONGEST = 2000  # characters of a line: no sentence of the table is so long
 _LINES = 200  # a report shows 4,000 characters
-_SENTENCES = ("what", "reason", "why")
-"""Names in a pattern that stand for a sentence of its own; `why` may be anybody's words."""
+_ANYBODYS = ("why", "advice")
+_SENTENCES = ("what", "reason", *_ANYBODYS)
+"""Names in a pattern that stand for a sentence of its own; some may be anybody's words."""
 _PLACES = ("places", "where")
 """Names in a pattern that stand for files and lines."""
 _NUMBERS = frozenset(
@@ -123,7 +124,7 @@ def _sentence(text: str, speak: Speaker) -> str | None:
 def _value(name: str, value: str, speak: Speaker) -> str | None:
     if name in _SENTENCES:
         said = _sentences(value, speak) or _list(value, speak)
-        return value if said is None and name == "why" else said
+        return value if said is None and name in _ANYBODYS else said
     if name in _PLACES:
         return _places(value, speak)
     is_number = name in _NUMBERS or (name == "error" and _FIGURE_ALONE.fullmatch(value))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +99,36 @@ def test_a_failed_export_is_a_shortfall_and_can_be_repeated(tmp_path: Path) -> N
     assert again.handed_over is not None
     assert not [one for one in again.shortfalls if "export" in one]
     assert not list(box.outputs.requests.iterdir())
+
+
+def test_what_is_asked_for_twice_is_made_once(tmp_path: Path) -> None:
+    """A second click does not take the card for another hour; another wish is one of its own."""
+    box = drop(tmp_path, forms=[MERGED], extra="")
+    box.once()
+    (run,) = box.outputs.runs()
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    for options in (["--merged"], ["--merged"], ["--merged", "--gguf", "q8_0"]):
+        assert ask(box, run, *options).returncode == 0
+    assert box.once().returncode == 0
+    assert (run.root / "tries-hand-over").read_text() == "2"
+    assert not list(box.outputs.requests.iterdir())
+
+
+def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """Gigabytes beside their final name go as soon as the stage is over, however it ended."""
+    box = drop(tmp_path, forms=[MERGED], extra="", **{"hand-over": ["hang"]})
+    box.once()
+    (run,) = box.outputs.runs()
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    assert ask(box, run, "--merged").returncode == 0
+    begun = run.root / ".tmp-0123456789ab"
+    with box.watching():
+        wait_until((run.hand_over / "hanging").exists)
+        begun.mkdir()
+        pid = int((run.hand_over / "process").read_text().split()[0])
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: any("The export failed" in one for one in box.record().shortfalls))
+        wait_until(lambda: not begun.exists())
 
 
 def test_a_run_whose_rows_were_removed_is_exported_again(tmp_path: Path) -> None:

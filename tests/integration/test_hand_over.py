@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import re
@@ -15,9 +16,10 @@ from test_answers import CPU, ROWS, prepared, with_adapter
 
 from runner.contract.handed_over import HandedOver
 from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.models import describe_model
 from runner.contract.stage_io import HandOverPlan, HandOverResult, read_message, write_message
 from runner.errors import ModelError, StageError
-from runner.training.export import gguf, merged, where_it_fits
+from runner.training.export import compare, gguf, merged, where_it_fits
 from runner.training.export.hand_over import hand_over
 from runner.training.export.makers import Made
 from runner.training.export.where_it_fits import PROCESSOR_ROWS
@@ -256,7 +258,9 @@ def test_a_model_that_the_card_cannot_hold_is_measured_on_the_processor(
     assert form.figures.scores == {}
     assert form.figures.kl == pytest.approx(before.figures.kl, rel=0.5)
     assert form.other.kl is not None
-    assert not [one for one in found.shortfalls if "no room" in one]
+    (said,) = [one for one in found.shortfalls if "no room" in one]
+    assert f"chosen by the loss on {of(found).rows} held-out rows by the processor" in said
+    assert "no answers of it were scored" in said
 
 
 def test_a_model_that_nothing_here_can_hold_is_merged_and_not_measured(
@@ -276,6 +280,93 @@ def test_a_model_that_nothing_here_can_hold_is_merged_and_not_measured(
     assert "of which 1.0 GiB are free" in said
     assert "4 bits, unpacked" in said
     assert {path.name for path in run.root.glob("merged*")} == {"merged"}
+
+
+def test_a_base_that_has_changed_is_refused(run: RunFolder, tiny_model: Path) -> None:
+    """All would be measured on another model under the same name, and look right."""
+    same = describe_model(tiny_model, "tiny").model_dump(mode="json")
+    before = (run.merged / "config.json").stat().st_ino
+    changed = {"model": {**same, "sha256": "0" * 64}}
+    with pytest.raises(StageError, match="is not the one that this run was trained on"):
+        handed(run, tiny_model.parent, merged=True, facts=changed)
+    assert (run.merged / "config.json").stat().st_ino == before
+    with pytest.raises(StageError, match="of disk"):  # it goes on to what comes next
+        handed(run, tiny_model.parent, merged=True, facts={"model": same}, leave_bytes=2**60)
+
+
+@pytest.mark.parametrize("broken", ["original", "as_trained", "both", "adapter"])
+def test_answers_that_are_no_numbers_are_never_named(
+    run: RunFolder, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """A model that overflows on this card says NaN: that way is not taken, whatever its loss.
+
+    The values are put in by hand: finite weights that overflow need a card of fp16 alone.
+    """
+    monkeypatch.setattr(merged, "_scores", lambda *_: ({}, 0))
+    sound = compare.read
+    reads: list[str] = []
+
+    def read(model: Any, *args: Any, **how: Any) -> Any:
+        reads.append(("adapter", "base", "original", "as_trained")[len(reads)])
+        if reads[-1] == broken or (broken == "both" and len(reads) > 2):
+            model.get_output_embeddings().weight.data[0] = float("nan")
+        return sound(model, *args, **how)
+
+    monkeypatch.setattr(compare, "read", read)
+    before = (run.merged / "config.json").stat().st_ino
+    if broken in ("both", "adapter"):
+        with pytest.raises(StageError, match="values that are no numbers"):
+            handed(run, tiny_model.parent, merged=True)
+        assert (run.merged / "config.json").stat().st_ino == before
+        return
+    found = handed(run, tiny_model.parent, merged=True)
+    (form,) = of(found).forms
+    assert form.base == ("as_trained" if broken == "original" else "original")
+    assert form.other is None
+    assert form.figures is not None
+    assert form.figures.loss is not None
+    assert any("that way was not taken" in one for one in found.shortfalls)
+
+
+def test_a_disk_that_fills_up_later_leaves_what_was_made(
+    run: RunFolder, tiny_model: Path, counting_tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """merged/ stands and is recorded; what has no room is named, and what needs none is made."""
+    del counting_tools
+    folder = run.root / "made"
+    shutil.copytree(tiny_model, folder)
+    made = merged.Merged(base="original", folder=folder)
+    monkeypatch.setattr(merged, "make_merged", lambda *_, **__: made)
+    sound = gguf.quantize
+
+    def quantize(whole: Path, target: Path, *args: Any, form: str, **how: Any) -> None:
+        if form == "q8_0":
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        sound(whole, target, *args, form=form, **how)
+
+    monkeypatch.setattr(gguf, "quantize", quantize)
+    found = handed(run, tiny_model.parent, merged=True, gguf=("q8_0", "q4_k_m"))
+    assert [form.name for form in of(found).forms] == ["merged", "q4_k_m"]
+    (said,) = found.shortfalls
+    assert said == (
+        "q8_0 was not made: no space was left on the disk of outputs/. Make some room, then ask "
+        "again."
+    )
+    assert of(found).shortfalls == {"q8_0": (said,)}
+
+
+def test_what_was_made_before_stays_in_the_record(
+    run: RunFolder, tiny_model: Path, counting_tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later `runner export --gguf` adds to merged/, and does not make the record forget it."""
+    del counting_tools
+    made = merged.Merged(base="original", folder=tiny_model)
+    monkeypatch.setattr(merged, "make_merged", lambda *_, **__: made)
+    first = of(handed(run, tiny_model.parent, gguf=("q8_0", "q4_k_m")))
+    (run.root / first.forms[1].path).unlink()
+    facts = {"handed_over": first.model_dump(mode="json")}
+    second = of(handed(run, tiny_model.parent, gguf=("q5_k_m",), facts=facts))
+    assert [form.name for form in second.forms] == ["q8_0", "q5_k_m"]
 
 
 def test_what_cannot_be_made_is_said(run: RunFolder, tiny_model: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from daemon_box import REPOSITORY, Box, wait_until
 
 from runner.contract.llama_cpp import LlamaCpp, find_llama_cpp, missing_tools
+from runner.files.socket_folder import sweep_socket_folders
 from runner.training.export.llama_convert import convert_model
 
 _STAGE = """
@@ -61,23 +63,34 @@ def servers_of(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_server_ends_with_its_stage(
-    tools: LlamaCpp, tiny_model: Path, tmp_path: Path, how: signal.Signals
+    tools: LlamaCpp,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: signal.Signals,
 ) -> None:
-    """Asked to stop or killed outright, the stage leaves no server behind."""
+    """Asked to stop or killed outright, the stage leaves no server behind, and no socket."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     model, log = tmp_path / "model.gguf", tmp_path / "log"
     convert_model(tiny_model, model, tools, log=log)
     stage = subprocess.Popen(
         [sys.executable, "-c", _STAGE, str(model), str(log)],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(temporary)},
     )
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     try:
         assert stage.stdout is not None
         assert stage.stdout.readline() == b"serving\n"
         assert len(servers_of(tmp_path)) == 1
+        sweep_socket_folders()
+        assert len(list(temporary.glob("*/s.sock"))) == 1  # at work: it stays
         stage.send_signal(how)
         assert stage.wait(60) == -how
         wait_until(lambda: not servers_of(tmp_path), seconds=20)
+        sweep_socket_folders()
+        assert list(temporary.iterdir()) == []
     finally:
         stage.kill()
         stage.wait()

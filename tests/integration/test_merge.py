@@ -117,6 +117,67 @@ def test_it_is_what_plain_peft_merges(tmp_path: Path, shape: str, nf4: bool) -> 
     assert "quantization_config" not in config
 
 
+@pytest.mark.parametrize(
+    ("kind", "written", "shard"),
+    [
+        ("float16", "float16", "60KB"),
+        ("float32", "bfloat16", "1GB"),
+        ("float32", "bfloat16", "60KB"),
+    ],
+)
+def test_other_number_formats_of_a_base(
+    tmp_path: Path, kind: str, written: str, shard: str
+) -> None:
+    """fp16 stays so, fp32 becomes bf16; in one file or several; all names in config.json agree."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base, adapter = base_and_adapter(tmp_path, "qwen biases", shard=shard)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, kind))
+    shutil.rmtree(base)
+    model.save_pretrained(base, max_shard_size=shard)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "dtype": kind, "torch_dtype": kind}))
+    target = tmp_path / "merged"
+    target.mkdir()
+    plan = plan_merge(base, adapter, name="tiny")
+    merge(plan, target, nf4=frozenset(), compute="float32", device="cpu")
+    config = json.loads((target / "config.json").read_text())
+    assert (config["dtype"], config["torch_dtype"]) == (written, written)
+    ours = AutoModelForCausalLM.from_pretrained(target, dtype="auto").state_dict()
+    for name, weight in by_peft(base, adapter, nf4=False).items():
+        assert ours[name].dtype == getattr(torch, written)
+        torch.testing.assert_close(ours[name].float(), weight, rtol=2**-7, atol=1e-6)
+    assert sum(path.stat().st_size for path in target.glob("*.safetensors")) >= plan.bytes
+
+
+@pytest.mark.parametrize(("value", "kind"), [(float("nan"), "bfloat16"), (1e6, "float16")])
+def test_weights_that_are_no_numbers_are_not_written(
+    tmp_path: Path, value: float, kind: str
+) -> None:
+    """A damaged adapter, or sums that a base in fp16 cannot hold: said with the weight's name."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    base, adapter = base_and_adapter(tmp_path, "llama tied")
+    AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, kind)).save_pretrained(base)
+    at = adapter / "adapter_model.safetensors"
+    weights = load_file(at)
+    broken = next(name for name in weights if "lora_B" in name)
+    weights[broken][0, 0] = value
+    save_file(weights, at)
+    (tmp_path / "merged").mkdir()
+    with pytest.raises(NotMergeableError, match="values that are no numbers"):
+        merge(
+            plan_merge(base, adapter, name="tiny"),
+            tmp_path / "merged",
+            nf4=frozenset(),
+            compute="float32",
+            device="cpu",
+        )
+
+
 def plain(base: Path) -> dict[str, Any]:
     """Load the base's own weights."""
     import torch

@@ -29,6 +29,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
+from handed_over import HANDED_OVER
 from judging import JUDGING
 from mends import MENDS
 from mutation import Mutation
@@ -445,7 +446,12 @@ MUTATIONS = (
     ),
 )
 
-LISTS = {"faults": MUTATIONS, "mends": MENDS, "judging": JUDGING}
+LISTS = {
+    "faults": MUTATIONS,
+    "mends": MENDS,
+    "judging": JUDGING,
+    "handed over": HANDED_OVER,
+}
 
 
 def copy_tree(target: Path) -> None:

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from runner.contract.hand_over_page import hand_over_page, lora_rank, write_hand_over_page
+from runner.contract.hand_over_page import (
+    hand_over_page,
+    lora_rank,
+    ollama_name,
+    write_hand_over_page,
+)
 from runner.contract.handed_over import Figures, HandedOver, ServedForm, forms_in
 from runner.contract.layout import Outputs
 from runner.contract.promotions import promote
-from runner.contract.record import read_record, write_record
-from runner.training.export.compare import Row, better_base, compared, differences, held_out
+from runner.contract.record import RunRecord, read_record, write_record
+from runner.training.export import compare
+from runner.training.export.compare import (
+    NoNumbersError,
+    Row,
+    better_base,
+    compared,
+    differences,
+    figures,
+    held_out,
+    read,
+)
 from runner.training.export.llama_proof import judge
+
+
+def recorded(made: HandedOver) -> RunRecord:
+    """Give a record with these forms."""
+    return read_record(RECORD).but(handed_over=made)
+
 
 RECORD = Path(__file__).parents[1] / "data" / "records" / "v2-7-handed-over.json"
 
@@ -25,7 +49,15 @@ def test_the_first_command_serves_what_is_there(tmp_path: Path) -> None:
     commands = [line.strip() for line in page.splitlines() if line.startswith("    ")]
     current = f"outputs/{record.job}/current"
     assert commands[0].startswith(f"vllm serve {current}/merged --served-model-name")
-    assert f"org/name --enable-lora --max-lora-rank 32 --lora-modules {record.job}=" in commands[1]
+    assert record.model is not None
+    assert commands[1] == (
+        f"vllm serve models/{record.model.id} --served-model-name org/name --enable-lora "
+        f"--max-lora-rank 32 --lora-modules {record.job}={current}/adapter"
+    )
+    assert f"`runner export {record.run_id} --merged`" in page
+    assert f"outputs/{record.job}/{record.run_id}/adapter" in hand_over_page(
+        record, {}, folder=record.run_id
+    )
     assert "0.218" in page
     made = record.handed_over
     assert made is not None
@@ -57,9 +89,9 @@ def test_a_gguf_file_is_compared_at_its_own_tokens(tmp_path: Path) -> None:
 
 def test_a_small_formats_own_loss_is_not_taken_for_a_lost_adapter() -> None:
     """After a short training a file has lost its adapter only where it is nearer to the base."""
-    figures = Figures(kl=0.04, kl_from_base=0.05, kl_to_base=0.09)
-    assert judge("q4_k_m", figures) is None
-    lost = figures.model_copy(update={"kl": 0.09, "kl_to_base": 0.04})
+    kept = Figures(kl=0.04, kl_from_base=0.05, kl_to_base=0.09)
+    assert judge("q4_k_m", kept) is None
+    lost = kept.model_copy(update={"kl": 0.09, "kl_to_base": 0.04})
     assert "does not work" in (judge("q4_k_m", lost) or "")
 
 
@@ -74,9 +106,9 @@ def test_a_form_that_differs_is_said_so() -> None:
     good = Figures(loss=0.22, kl=0.001, same_top=0.99, kl_from_base=0.8)
     bad = Figures(loss=0.4, kl=0.7, same_top=0.7, kl_from_base=0.8)
     reference = Figures(loss=0.22, kl=0.0, same_top=1.0, kl_from_base=0.8)
-    for figures, within in ((good, True), (bad, False)):
-        assert (not differences(reference, figures)) is within
-        form = ServedForm(name="merged", path="merged", bytes=1, figures=figures, within=within)
+    for one, within in ((good, True), (bad, False)):
+        assert (not differences(reference, one)) is within
+        form = ServedForm(name="merged", path="merged", bytes=1, figures=one, within=within)
         (said,) = forms_in(HandedOver(forms=(form,), reference=reference, rows=9))
         assert ("NOT" in said) is not within
     assert "left out" in " ".join(differences(reference, bad))
@@ -102,7 +134,99 @@ def test_the_better_base_is_taken(
         Figures(loss=loss, scores=scores, score_rows=30 if scores else 0)
         for loss, scores in (original, trained)
     )
-    assert better_base(one, other) is is_trained
+    assert better_base(Figures(loss=0.22), one, other) is is_trained
+
+
+@pytest.mark.parametrize(
+    ("original", "trained", "is_trained"),
+    [
+        (0.3, 0.0005, True),
+        (0.3, 0.2, False),  # neither is the adapter
+        (0.001, 0.0005, False),
+    ],
+)
+def test_at_the_same_loss_the_form_that_is_the_adapter_is_taken(
+    original: float,
+    trained: float,
+    is_trained: bool,  # noqa: FBT001
+) -> None:
+    """Few rows and short answers may give two models the same loss, of which one lost much."""
+    one, other = (Figures(loss=0.22, kl=kl, kl_from_base=0.8) for kl in (original, trained))
+    assert better_base(Figures(loss=0.22, kl_from_base=0.8), one, other) is is_trained
+
+
+def test_what_failed_its_test_is_never_called_unmeasured() -> None:
+    """Without a loss (a token that the server does not name), or without any figure at all."""
+    reference = Figures(loss=0.22, same_top=1.0)
+    cases = {
+        "does NOT do": Figures(kl=3.0, same_top=0.1, rows=8),
+        "do not serve it": None,
+    }
+    for said, one in cases.items():
+        form = ServedForm(name="q8_0", path="x.gguf", bytes=1, figures=one, within=False)
+        made = HandedOver(forms=(form,), reference=reference, rows=9)
+        assert said in forms_in(made)[0]
+        assert "**It does not do what the adapter does" in hand_over_page(recorded(made), {})
+    good = form.model_copy(update={"figures": cases["does NOT do"], "within": True})
+    made = HandedOver(forms=(good,), reference=reference)
+    assert "NOT" not in forms_in(made)[0]
+    assert "On 8 held-out rows 10.0% of its next tokens are the same" in hand_over_page(
+        recorded(made), {}
+    )
+    unmeasured = form.model_copy(update={"figures": None, "within": None})
+    made = HandedOver(forms=(unmeasured,))
+    assert "not measured" in forms_in(made)[0]
+    assert "**" not in hand_over_page(recorded(made), {})
+
+
+def test_a_later_export_keeps_what_it_did_not_make_again() -> None:
+    """Forms that are still there, with what they were measured on; their shortfalls go and stay."""
+    old = HandedOver(
+        forms=(
+            ServedForm(
+                name="merged",
+                path="merged",
+                bytes=1,
+                figures=Figures(loss=0.2, scores={"a": 1.0}),
+                within=True,
+            ),
+            ServedForm(name="q8_0", path="gguf/q8", bytes=1),
+            ServedForm(name="f16", path="gguf/f16", bytes=1),
+        ),
+        shortfalls={"merged": ("m differs.",), "q8_0": ("q differs.",), "q4_k_m": ("no tools.",)},
+        reference=Figures(loss=0.19, scores={"a": 0.9}),
+        rows=200,
+        places=7,
+    )
+    new = HandedOver(
+        forms=(ServedForm(name="q8_0", path="gguf/q8", bytes=2),),
+        shortfalls={"q8_0": (), "q5_k_m": ("no.",)},
+    )
+    found = new.after(old, there={"merged", "gguf/q8"})
+    assert [(one.name, one.bytes) for one in found.forms] == [("merged", 1), ("q8_0", 2)]
+    assert found.sentences == ("m differs.", "no tools.", "no.")
+    assert (found.reference, found.rows, found.places) == (old.reference, 200, 7)
+    again = HandedOver(forms=(), reference=Figures(loss=0.3), rows=8).after(found, there={"merged"})
+    merged = again.form("merged")
+    assert merged is not None
+    assert merged.figures is not None
+    assert (merged.figures.rows, merged.figures.reference_loss) == (200, 0.19)
+    assert merged.figures.reference_scores == {"a": 0.9}
+    assert again.rows == 8
+
+
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [
+        ("contracts", "contracts"),
+        ("verträge", "vertrage"),
+        ("договор", "model"),
+        ("a_b.c-1", "a_b.c-1"),
+    ],
+)
+def test_ollama_gets_a_name_that_it_takes(job: str, name: str) -> None:
+    """Letters beyond Latin ones are none in a model's name there."""
+    assert ollama_name(job) == name
 
 
 def test_places_are_spread_and_packed_rows_taken_apart() -> None:
@@ -114,6 +238,54 @@ def test_places_are_spread_and_packed_rows_taken_apart() -> None:
     chosen = compared(many, words=128_256)
     assert 400 < sum(map(len, chosen)) <= 523
     assert all(chosen)
+
+
+class _Says:
+    """A model of four words that says what it is given."""
+
+    device = "cpu"
+
+    def __init__(self, logits: Any) -> None:
+        self.logits = logits
+
+    def __call__(self, *, input_ids: Any, use_cache: bool) -> Any:
+        assert not use_cache
+        return SimpleNamespace(logits=self.logits[None, : input_ids.shape[1]])
+
+
+def test_places_are_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long answers of a large vocabulary do not fit a card at once; the figures are the same."""
+    import torch
+
+    machine: Any = SimpleNamespace(device="cpu", compute="float32")
+    logits = torch.randn(9, 4, generator=torch.Generator().manual_seed(1))
+    rows = [Row(ids=[0, 1, 2, 3, 0, 1, 2, 3, 0], places=[1, 2, 4, 5, 7])]
+    whole = read(_Says(logits), rows, machine, words=4)
+    wanted = torch.tensor([2, 3, 1, 2, 0])
+    loss = torch.nn.functional.cross_entropy(logits[rows[0].places], wanted)
+    assert whole.loss == pytest.approx(float(loss), rel=1e-6)
+    assert torch.equal(whole.log_probs, logits[rows[0].places].log_softmax(-1))
+    monkeypatch.setattr(compare, "_AT_ONCE", 2)
+    parts = read(_Says(logits), rows, machine, words=4)
+    assert parts.loss == pytest.approx(whole.loss)
+    assert torch.equal(parts.log_probs, whole.log_probs)
+
+
+def test_words_that_a_model_excludes_have_a_divergence() -> None:
+    """A logit of minus infinity is no fault, and NaN is one, in whichever place it stands."""
+    import torch
+
+    machine: Any = SimpleNamespace(device="cpu", compute="float32")
+    rows = [Row(ids=[0, 1, 2], places=[0, 1])]
+    logits = torch.zeros(3, 4)
+    logits[:, 3] = -torch.inf
+    found = read(_Says(logits), rows, machine, words=4)
+    both = figures(found, found, found)
+    assert (both.kl, both.same_top) == (0.0, 1.0)
+    assert found.loss == pytest.approx(math.log(3))
+    logits[1, 2] = torch.nan
+    with pytest.raises(NoNumbersError):
+        read(_Says(logits), rows, machine, words=4)
 
 
 def test_a_form_that_has_gone_is_not_named(tmp_path: Path) -> None:
@@ -131,3 +303,8 @@ def test_a_form_that_has_gone_is_not_named(tmp_path: Path) -> None:
     write_hand_over_page(outputs, record.job)
     assert "current/merged" not in page.read_text()
     assert "current/adapter" in page.read_text()
+    outputs.current(record.job).unlink()  # a disk without links
+    outputs.current_text(record.job).write_text(record.run_id)
+    write_hand_over_page(outputs, record.job)
+    assert f"outputs/{record.job}/{record.run_id}/adapter" in page.read_text()
+    assert "current" not in page.read_text()

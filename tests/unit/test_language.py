@@ -170,6 +170,11 @@ def test_a_sentence_that_is_not_in_the_table_stays_english() -> None:
 
 
 PUT_TOGETHER = {
+    "record_export_failed_without_advice",
+    "record_merged_not_compared_trained",
+    "record_merged_by_processor",
+    "record_merged_chosen_by_processor",
+    "record_gguf_no_answer",
     "record_the_row_has_no_question",
     "record_there_is_no_column_for_the_answer",
     "record_there_is_no_column_for_the_answer_and",

@@ -53,6 +53,10 @@ LAST_IS_OTHER = (
     "{% for m in messages %}{{ m['role'] + ':' + m['content'] }}"
     "{{ ' (' ~ messages | length ~ ')' }}\n{% endfor %}{{ 'assistant:' }}"
 )
+COUNTS = (
+    "{% for m in messages %}[{{ loop.index }}]<{{ m['role'] }}>{{ m['content'] }}"
+    "</{{ m['role'] }}>{% endfor %}{{ '<assistant>' }}"
+)
 SYSTEM = {"role": "system", "content": "You are a clerk."}
 ASKED = {"role": "user", "content": "What is a lease?"}
 ANSWER = {"role": "assistant", "content": "A contract of use."}
@@ -177,6 +181,8 @@ def test_a_template_without_a_system_turn_puts_the_prompt_before_the_question() 
 def test_a_template_that_cannot_be_expressed_is_said() -> None:
     """One that looks at the whole conversation is not written wrongly: the file says so instead."""
     assert read_turns(render_with(LAST_IS_OTHER), has_system=True) is None
+    for has_system in (True, False):
+        assert read_turns(render_with(COUNTS), has_system=has_system) is None
     text, lost = write_modelfile(
         Modelfile(model="a.gguf", template=None, system=None, stops=("<|end|>",))
     )

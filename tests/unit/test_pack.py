@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from runner.cli import main
 from runner.commands.pack import pack
 from runner.contract.layout import Outputs, RunFolder
-from runner.errors import RunnerError
+from runner.contract.record import read_record, write_record
+from runner.errors import BusyError, RunnerError
 
 RECORD = Path(__file__).parents[1] / "data" / "records" / "v2-7-handed-over.json"
 ROW = "Mandant 4711"
+WEIGHTS = "adapter_model.safetensors"
+CARD = """\
+---
+base_model: org/name
+---
+
+# contracts
+
+adapter = "/outputs/contracts/20261123T221005Z-k3f9/adapter"  # the folder of this file
+"""
 
 
 @pytest.fixture
@@ -27,10 +44,24 @@ def run(tmp_path: Path) -> RunFolder:
         folder.mkdir(parents=True)
         if folder != found.adapter:
             (folder / "rows.jsonl").write_text(ROW)
-    found.record.write_text(json.dumps({**fields, "state": "succeeded", "next_stage": None}))
-    (found.adapter / "README.md").write_text("---\nbase_model: org/name\n---\n\n# contracts\n")
-    (found.adapter / "adapter_model.safetensors").write_bytes(os.urandom(100_000))
+    weights = os.urandom(100_000)
+    sha256 = hashlib.sha256(weights).hexdigest()
+    metrics = {**fields["metrics"], "adapter_files": {WEIGHTS: sha256, "README.md": "0" * 64}}
+    (form,) = fields["handed_over"]["forms"]
+    form["files"] = {"model.safetensors": sha256}
+    changed = {"state": "succeeded", "next_stage": None, "metrics": metrics, "erased": None}
+    found.record.write_text(json.dumps({**fields, **changed}))
+    (found.adapter / "README.md").write_text(CARD)
+    (found.adapter / WEIGHTS).write_bytes(weights)
     return found
+
+
+def unpacked(archive: Path, to: Path) -> Path:
+    """Unpack it and give its folder."""
+    with tarfile.open(archive) as opened:
+        opened.extractall(to, filter="data")
+    (folder,) = to.iterdir()
+    return folder
 
 
 def test_its_hashes_fit_and_no_row_is_in_it(run: RunFolder, tmp_path: Path) -> None:
@@ -41,9 +72,7 @@ def test_its_hashes_fit_and_no_row_is_in_it(run: RunFolder, tmp_path: Path) -> N
     (base / "README.md").write_text("---\nlicense: apache-2.0\ntags: [x]\n---\n# Base\n")
     target = tmp_path / "pack.tar"
     names = pack(run, target, base=base, merged=False)
-    with tarfile.open(target) as archive:
-        archive.extractall(tmp_path / "out", filter="data")
-    (folder,) = (tmp_path / "out").iterdir()
+    folder = unpacked(target, tmp_path / "out")
     checked = subprocess.run(
         ["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=folder, check=False, capture_output=True
     )
@@ -54,6 +83,8 @@ def test_its_hashes_fit_and_no_row_is_in_it(run: RunFolder, tmp_path: Path) -> N
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nbase_model: org/name\nlicense: apache-2.0\n---\n")
     assert "## Verdict" in card
+    assert 'adapter = "adapter"  # beside this file' in card
+    assert "/outputs/" not in card
     assert (folder / "base-licence" / "LICENSE").read_text() == "You may."
     assert (folder / "adapter" / "adapter_model.safetensors").stat().st_size == 100_000
 
@@ -74,3 +105,94 @@ def test_a_base_without_a_card_is_said_so(run: RunFolder, tmp_path: Path) -> Non
         file = archive.extractfile(card)
         assert file is not None
         assert "not named on the box" in file.read().decode()
+
+
+def test_merged_weights_go_with_their_own_card(run: RunFolder, tmp_path: Path) -> None:
+    """Whoever gets them has no adapter/: the lines load the folder that is there."""
+    run.merged.mkdir()
+    text = (
+        '---\nlibrary_name: transformers\n---\n\nfolder = "/x/merged"  # the folder of this file\n'
+    )
+    (run.merged / "README.md").write_text(text)
+    (run.merged / "model.safetensors").write_bytes((run.adapter / WEIGHTS).read_bytes())
+    names = pack(run, tmp_path / "pack.tar", base=None, merged=True)
+    assert "merged/model.safetensors" in names
+    assert not [name for name in names if name.startswith("adapter/")]
+    card = (unpacked(tmp_path / "pack.tar", tmp_path / "out") / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n---\n")
+    assert 'folder = "merged"  # beside this file' in card
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_damaged_weights_are_not_handed_on(run: RunFolder, tmp_path: Path, damage: str) -> None:
+    """Hashes of what is there now would fit, and the weights would not be those of the run."""
+    if damage == "gone":
+        (run.adapter / WEIGHTS).unlink()
+    else:
+        (run.adapter / WEIGHTS).write_bytes(b"other")
+    with pytest.raises(RunnerError, match=f"adapter/{WEIGHTS} is not as it was made"):
+        pack(run, tmp_path / "pack.tar", base=None, merged=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"]
+
+
+def test_what_was_erased_is_said_to_be(run: RunFolder, tmp_path: Path) -> None:
+    """Not that the run has succeeded, and not how to make again what cannot be made any more."""
+    record = read_record(run.record)
+    erased = {"at": "2026-11-27T10:00:00.000Z", "by": "anna", "adapter": True}
+    write_record(run.record, record.but(erased=erased))
+    shutil.rmtree(run.adapter)
+    for merged in (False, True):
+        with pytest.raises(RunnerError, match="erased on 2026-11-27, as anna asked") as refused:
+            pack(run, tmp_path / "pack.tar", base=None, merged=merged)
+        assert refused.value.advice is None
+    write_record(run.record, record.but(erased={**erased, "adapter": False}))
+    with pytest.raises(RunnerError, match="its rows were erased, so none are made"):
+        pack(run, tmp_path / "pack.tar", base=None, merged=True)
+
+
+@pytest.mark.parametrize("to", ["nowhere", "/dev/full/x"])
+def test_a_place_that_is_none_is_said_in_a_sentence(
+    run: RunFolder,
+    tmp_path: Path,
+    to: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A stick that is not there, by the command itself: no trace of the program."""
+    outputs = run.root.parents[1]
+    where = ["--outputs-dir", str(outputs), "--models-dir", str(tmp_path)]
+    with pytest.raises(SystemExit, match="1"):
+        main(["pack", run.run_id, "--to", str(tmp_path / to), *where])
+    assert "runner: There is no folder" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No half archive under any name; the disk is made full by hand, for no small one is here."""
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left")))
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    where = ["--outputs-dir", str(run.root.parents[1]), "--models-dir", str(tmp_path)]
+    with pytest.raises(SystemExit, match="1"):
+        main(["pack", run.run_id, "--to", str(stick), *where])
+    assert list(stick.iterdir()) == []
+
+
+def test_what_a_kill_left_is_written_over(run: RunFolder, tmp_path: Path) -> None:
+    """An archive of gigabytes that nobody finished does not stay on the stick beside the next."""
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    (stick / ".tmp-x.tar").write_bytes(b"half" * 100_000)
+    pack(run, stick / "x.tar", base=None, merged=False)
+    assert [path.name for path in stick.iterdir()] == ["x.tar"]
+    assert unpacked(stick / "x.tar", tmp_path / "out").is_dir()
+
+
+def test_two_at_once_do_not_write_one_file(run: RunFolder, tmp_path: Path) -> None:
+    """The second is told, and the first one's archive is whole."""
+    with (tmp_path / ".tmp-x.tar").open("ab") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with pytest.raises(BusyError, match=r"x\.tar is being written at this moment"):
+            pack(run, tmp_path / "x.tar", base=None, merged=False)
+        assert not (tmp_path / "x.tar").exists()
+        assert (tmp_path / ".tmp-x.tar").exists()

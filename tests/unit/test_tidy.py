@@ -22,6 +22,7 @@ from runner.contract.states import State
 from runner.daemon.daemon import Daemon
 from runner.daemon.hashes import AT_ONCE_BYTES
 from runner.daemon.rounds import LIMIT_SECONDS
+from runner.daemon.stages.space import short_of
 from runner.daemon.tidy import Tidy
 
 HEAVY = (
@@ -263,3 +264,20 @@ def test_many_runs_are_looked_through_in_short_rounds(tmp_path: Path, runs: int)
         write_record(run.record, made.but(run_id=run.run_id))
     tidy(daemon)
     assert [run.run_id for run in daemon.outputs.runs() if run.data.exists()] == [run.run_id]
+
+
+def test_exports_of_an_erased_run_stay(tmp_path: Path) -> None:
+    """Nobody can make them again: neither newer runs nor a short disk take them."""
+    daemon = daemon_of(tmp_path)
+    old, new = ended(daemon, 1), ended(daemon, 2)
+    erase(daemon.outputs, old, by="anna", with_adapter=False, whole_job=False)
+    promote(daemon.outputs, new, why="better", by="a test")
+    daemon.to_tidy.add("contracts")
+    work = Tidy(daemon)
+    while work.is_busy:
+        work.go_on()
+    assert {path.name for path in old.root.iterdir()} >= EXPORTS
+    short_of(daemon, 2**62, time.monotonic())
+    while daemon.room_search is not None:
+        short_of(daemon, 2**62, time.monotonic())
+    assert {path.name for path in old.root.iterdir()} >= EXPORTS

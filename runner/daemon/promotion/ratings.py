@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from runner.clock import now
 from runner.contract.gate import Promotion, approved_by_marks, unknown_current
-from runner.contract.layout import RATE, RUN_ID, Outputs, RunFolder
+from runner.contract.layout import RATE, RATE_ENDINGS, RUN_ID, Outputs, RunFolder
 from runner.contract.promotions import known_current, read_promotions
 from runner.contract.rating import (
     TABLE_BYTES,
@@ -39,7 +39,7 @@ from runner.files.settle import Look, Seen, is_settled, look_again
 from runner.spec.read_spec import read_spec
 from runner.words import visible
 
-_TABLE = re.compile(rf"rate-.*--({RUN_ID.pattern})\.(?:csv|xlsx|ods)")
+_TABLE = re.compile(rf"rate-.*--({RUN_ID.pattern})\.(?:{'|'.join(RATE_ENDINGS)})")
 _MOST = 100  # tables at once: an expert marks one after the other
 _KEY_BYTES = 1024 * 1024
 
@@ -119,8 +119,10 @@ class Ratings:
         folder.write_text(f"{name}.txt", f"{visible(name)}\n\n{text}\n")
 
     def _is_at_work(self, run_id: str) -> bool:
-        """Whether a run is being shown or measured again: its record would be written over."""
+        """Whether a run is shown, measured again or erased: its record would be written over."""
         again = self.daemon.again
+        if self.daemon.erasing is not None:
+            return True
         is_measured = again is not None and again.live.record.run_id == run_id
         return is_measured or run_id in self.daemon.book.runs
 

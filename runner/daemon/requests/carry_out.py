@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from runner.contract.requests import Request, read_requests
 from runner.daemon.daemon import Daemon
 from runner.daemon.requests.cancel import carry_out_cancel
@@ -14,8 +16,12 @@ from runner.words import visible
 
 def carry_out_requests(daemon: Daemon) -> None:
     """Carry out what was asked, oldest first; one that cannot be does not hold up the others."""
+    exported: list[dict[str, Any]] = []
     for request in read_requests(daemon.outputs):
         if str(request.path) in daemon.given_up:
+            continue
+        if request.verb == "export" and request.args in exported:
+            _take_away(daemon, request)  # asked for twice: an hour's work is not done again
             continue
         if (done := _carry_out(daemon, request)) is None:
             name = visible(request.path.name)
@@ -23,18 +29,22 @@ def carry_out_requests(daemon: Daemon) -> None:
             daemon.log.say(f"a request cannot be carried out: {name}", level="warning", reason=why)
         if done is not False:
             _take_away(daemon, request)
+        if done is True and request.verb == "export":
+            exported.append(request.args)
 
 
 def _carry_out(daemon: Daemon, request: Request) -> bool | None:
     """True: done; False: asked again in the next round; None: it cannot be done."""
     if request.verb == "cancel":
         return carry_out_cancel(daemon, str(request.args.get("run_id")))
+    if request.verb == "erase":
+        return carry_out_erase(daemon, request)
+    if daemon.erasing is not None:
+        return False  # nothing begins with files that are just going; it takes seconds
     if request.verb == "evaluate":
         return carry_out_evaluate(daemon, request)
     if request.verb == "export":
         return carry_out_export(daemon, request)
-    if request.verb == "erase":
-        return carry_out_erase(daemon, request)
     if request.verb == "promote":
         return carry_out_promote(daemon, request)
     if request.verb == "rollback":

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from runner.contract.erase import erase
-from runner.contract.layout import RATE, STATE_FOLDERS, RunFolder, rate_name, report_name
+from runner.contract.layout import RATE, STATE_FOLDERS, RunFolder, rate_names, report_name
 from runner.contract.record import RunRecord
 from runner.contract.requests import Request
 from runner.daemon.ask_aside import Aside
@@ -87,9 +87,10 @@ def _show(daemon: Daemon, run: RunFolder, record: RunRecord) -> None:
 
 
 def _remove_pages(inbox: Folder, record: RunRecord) -> None:
-    page, table = report_name(record.file_name, record.run_id), rate_name(record.job, record.run_id)
+    page = report_name(record.file_name, record.run_id)
     places = [(folder, page) for folder in STATE_FOLDERS]
-    places += [(RATE, table), (RATE, f"{table}.txt")]
+    for table in rate_names(record.job, record.run_id):
+        places += [(RATE, table), (RATE, f"{table}.txt")]
     for folder, name in places:
         with (
             contextlib.suppress(FileNotFoundError, UnsafePathError),

@@ -15,6 +15,7 @@ from runner.contract.stage_io import HandOverResult
 from runner.contract.states import Stage
 from runner.daemon.change_run import change
 from runner.daemon.daemon import Daemon
+from runner.daemon.leftovers import sweep_run
 from runner.daemon.requests.again import Again, Asked, carry_out_again
 from runner.daemon.show_again import show_again
 from runner.daemon.stages import outcome
@@ -54,6 +55,7 @@ def _wish(request: Request) -> dict[str, Any]:
 
 def _conclude(daemon: Daemon, again: Again, code: int) -> None:
     live = again.live
+    sweep_run(live.run)  # gigabytes, where it was killed
     if again.found is None:
         again.found = read_answer(StageFolder(again.folder).result, HandOverResult)
     result, error = again.found

@@ -102,9 +102,11 @@ def not_evaluated(record: RunRecord, error: ErrorFacts) -> dict[str, Any]:
 
 def handed_over(record: RunRecord, result: HandOverResult) -> dict[str, Any]:
     """Turn what was made for serving the run into changes of the record."""
+    made = result.handed_over
+    said = (*(made.sentences if made is not None else ()), *result.shortfalls)
     return {
-        "handed_over": result.handed_over,
-        "shortfalls": joined(_before_export(record), result.shortfalls),
+        "handed_over": made,
+        "shortfalls": joined(_before_export(record, keeps=said), said),
     }
 
 
@@ -117,16 +119,22 @@ def not_handed_over(record: RunRecord, error: ErrorFacts) -> dict[str, Any]:
     again = f"`runner export {record.run_id}` tries it again."
     what = f"{EXPORT_FAILED}{error.message} The adapter is not touched by that."
     said = " ".join(filter(None, (what, error.advice, again)))
-    return {"shortfalls": joined(_before_export(record), (said,))}
+    last = record.handed_over.sentences if record.handed_over is not None else ()
+    return {"shortfalls": joined(_before_export(record, keeps=last), (said,))}
 
 
-def _before_export(record: RunRecord) -> tuple[str, ...]:
-    return tuple(one for one in record.shortfalls if not one.startswith(EXPORT_FAILED))
+def _before_export(record: RunRecord, *, keeps: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Give the shortfalls without those of the last export, but for ``keeps``."""
+    last = record.handed_over.sentences if record.handed_over is not None else ()
+    gone = set(last) - set(keeps)
+    return tuple(
+        one for one in record.shortfalls if one not in gone and not one.startswith(EXPORT_FAILED)
+    )
 
 
 def joined(before: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
     """Add sentences that are not there yet."""
-    return (*before, *(sentence for sentence in more if sentence not in before))
+    return tuple(dict.fromkeys((*before, *more)))
 
 
 KILLED_WHO = (

@@ -16,6 +16,7 @@ from pathlib import Path
 from runner.clock import this_boot
 from runner.contract.stage_io import STACK_SIGNAL
 from runner.files.crash_points import reached
+from runner.files.socket_folder import sweep_socket_folders
 
 PID_FILE = "process"
 """In the stage's folder: pid, start time in the kernel's ticks, and the machine's start."""
@@ -93,7 +94,9 @@ class Child:
         if not self._ended.is_set():
             return None
         self.kill()
-        return self._process.wait()
+        status = self._process.wait()
+        sweep_socket_folders()  # where it was killed, it has left one
+        return status
 
     def ask_to_stop(self, *, at: float, grace_seconds: float) -> None:
         """Ask once; ``enforce`` kills when the grace is over."""

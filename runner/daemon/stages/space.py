@@ -214,7 +214,8 @@ def _free(daemon: Daemon, run: RunFolder, *, last_resort: bool) -> None:
         return  # what can be recovered of it, a person decides
     if not record.state.is_final or (record.error and record.error.kind == DAMAGED):
         return
-    _free_forms(daemon, run, forms)
+    if record.erased is None:  # else they could not be made again
+        _free_forms(daemon, run, forms)
     gone = torn + may_go(
         there,
         newest_good=newest_verified(run.checkpoints, daemon.hashes.of),

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from runner.contract.hand_over_page import lora_rank
+from runner.contract.hand_over_page import lora_rank, serve_adapter
 
 _FACTS_SHOWN = (
     ("model", "Base model"),
@@ -61,6 +60,8 @@ class Card:
     base: str
     """The base model's hub id, or its name under models/."""
     hub_id: str | None
+    model: str
+    """The base model's name under models/."""
     base_folder: Path
     adapter: Path
     config: dict[str, Any]
@@ -111,11 +112,10 @@ def _serving(card: Card) -> str:
     """Say how vLLM takes the folder, and what is otherwise there."""
     rank = lora_rank(card.config)
     name = re.sub(r"[^\w.-]", "-", card.job)
-    base, folder = shlex.quote(card.base), shlex.quote(str(card.adapter))
+    folder = f"outputs/{card.job}/{card.run_id}/adapter"
+    command = serve_adapter(card.model, card.base, name=name, folder=folder, rank=rank)
     said = (
-        "## Serving\n\n"
-        f"    vllm serve {base} --enable-lora --max-lora-rank {rank} "
-        f"--lora-modules {name}={folder}\n\n"
+        f"## Serving\n\n    {command}\n\nThe paths start in the box's folder (BOX_DIR). "
         f"Without `--max-lora-rank {rank}` vLLM takes adapters up to rank 16. Its folder resolver "
         f"takes this one where the\nbase is served as `{cell(card.base)}`.\n"
     )

@@ -71,6 +71,7 @@ def export(folder: Path) -> None:
             run_id=run.run_id,
             base=base,
             hub_id=hub_id(folder, name),
+            model=name,
             base_folder=folder,
             adapter=run.adapter,
             config=config,

@@ -25,6 +25,7 @@ from runner.training.export.llama_convert import (
     require_disk,
 )
 from runner.training.export.llama_proof import Proof, prove
+from runner.training.export.llama_server import NoAnswerError
 from runner.training.export.makers import Made, Maker, Source
 
 
@@ -82,6 +83,9 @@ def _proved(name: str, source: Source, tools: LlamaCpp, proof: Proof) -> Made:
     """Measure a file; one that cannot be measured stands, and the record says so."""
     try:
         return prove(name, source, tools, proof)
+    except NoAnswerError as error:
+        said = f"{name} does not answer: {error.message}. {error.advice}"
+        return Made(within=False, shortfalls=(said,))
     except RunnerError as error:
         said = " ".join(filter(None, (error.message, error.advice)))
         return Made(shortfalls=(f"{name} was made and not measured: {said}",))
@@ -90,7 +94,7 @@ def _proved(name: str, source: Source, tools: LlamaCpp, proof: Proof) -> Made:
 def _tools() -> LlamaCpp:
     tools = find_llama_cpp()
     if tools is None:
-        raise NoGgufError(f"{missing_tools()}.".capitalize())
+        raise NoGgufError(f"{missing_tools()}.", advice="After that: runner export RUN.")
     return tools
 
 

@@ -6,6 +6,7 @@ Command: `python -m runner.training hand-over outputs/contracts/20261123T221005Z
 from __future__ import annotations
 
 import contextlib
+import errno
 import resource
 import shutil
 import time
@@ -25,7 +26,7 @@ from runner.contract.handed_over import (
 )
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.model_kind import language_part
-from runner.contract.models import find_model, read_config
+from runner.contract.models import describe_model, find_model, read_config
 from runner.contract.stage_io import (
     HandOverPlan,
     HandOverResult,
@@ -51,10 +52,20 @@ class _Found:
     """What comes of the stage."""
 
     forms: list[ServedForm] = field(default_factory=list)
-    shortfalls: list[str] = field(default_factory=list)
+    shortfalls: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By form; nothing is said of one that does what the adapter does."""
     reference: Figures | None = None
     rows: int = 0
     places: int = 0
+
+    def say(self, name: str, *sentences: str) -> None:
+        """Note what a form does not do, or why it was not made."""
+        self.shortfalls[name] = (*self.shortfalls.get(name, ()), *sentences)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """All that was noted."""
+        return tuple(one for said in self.shortfalls.values() for one in said)
 
 
 def hand_over(folder: Path) -> None:
@@ -67,8 +78,11 @@ def hand_over(folder: Path) -> None:
     run, stage = RunFolder.containing(folder), StageFolder(folder)
     plan = read_message(stage.plan, HandOverPlan)
     spec = read_spec(run.spec.read_bytes(), file_name=f"{run.job}.yaml").with_method(plan.method)
-    found = _Found()
+    # What an earlier export said of them is over.
+    asked = [*([MERGED] if plan.merged or plan.gguf else []), *_gguf_forms(plan)]
+    found = _Found(shortfalls=dict.fromkeys(asked, ()))
     base = find_model(Path(plan.models_dir), spec.model)
+    _require_same_base(plan, base, spec.model)
     source = Source(run=run, spec=spec, plan=plan, base=base, adapter=run.adapter, model=None)
     with contextlib.ExitStack() as kept:
         if plan.merged or plan.gguf:
@@ -81,23 +95,48 @@ def hand_over(folder: Path) -> None:
                 source = replace(source, whole=made)  # and none is written only to be made from
     if not found.forms:
         raise StageError(
-            " ".join(found.shortfalls),
+            " ".join(found.sentences),
             exit_code=ExitCode.BAD_INPUT,  # it would be the same again
             kind="not_exported",
         )
+    made = HandedOver(
+        forms=tuple(found.forms),
+        shortfalls=found.shortfalls,
+        reference=found.reference,
+        rows=found.rows,
+        places=found.places,
+        seconds=round(time.monotonic() - began, 1),
+        peak_host_memory_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    )
+    known = plan.facts.get("handed_over")
+    before = HandedOver.model_validate(known) if known else HandedOver()
+    there = {form.path for form in before.forms if (run.root / form.path).exists()}
     write_message(
         stage.result,
         HandOverResult(
-            handed_over=HandedOver(
-                forms=tuple(found.forms),
-                reference=found.reference,
-                rows=found.rows,
-                places=found.places,
-                seconds=round(time.monotonic() - began, 1),
-                peak_host_memory_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-            ),
-            shortfalls=tuple(found.shortfalls),
+            handed_over=made.after(before, there=there), shortfalls=tuple(found.sentences)
         ),
+    )
+
+
+def _require_same_base(plan: HandOverPlan, base: Path, name: str) -> None:
+    """Refuse a base that is another one than the run was trained on, under the same name.
+
+    All would be measured on it, and what was trained would be in none of it.
+
+    Raises:
+        StageError: config.json or the weights' shapes, names or formats have changed.
+    """
+    known = plan.facts.get("model")
+    trained_on = known.get("sha256") if isinstance(known, dict) else None
+    if trained_on is None or describe_model(base, name).sha256 == trained_on:
+        return
+    raise StageError(
+        f"The base model {visible(name)} under models/ is not the one that this run was trained "
+        "on: its configuration or its weights have changed since.",
+        exit_code=ExitCode.BAD_INPUT,  # it would be the same again
+        kind="base_changed",
+        advice="Put the earlier one back, or train again.",
     )
 
 
@@ -125,11 +164,10 @@ def _merged(source: Source, found: _Found, kept: contextlib.ExitStack) -> Source
         folder = kept.enter_context(beside(run.root))
         free = shutil.disk_usage(run.root).free
         made = make_merged(source, machine, folder, free_bytes=free)
-    except RunnerError as error:
-        said = " ".join(filter(None, (error.message, error.advice)))
-        found.shortfalls.append(f"{MERGED}/ was not made: {visible(said).rstrip('.')}.")
+    except (RunnerError, OSError) as error:
+        found.say(MERGED, f"{MERGED}/ was not made: {_why(error)}.")
         return source
-    found.shortfalls += made.shortfalls
+    found.say(MERGED, *made.shortfalls)
     found.reference, found.rows, found.places = made.reference, made.rows, made.places
     if not plan.merged:
         return replace(source, model=made.folder)
@@ -180,7 +218,7 @@ def _gguf(source: Source, name: str, found: _Found) -> Path | None:
     if missing is None and name != ADAPTER_GGUF and source.model is None:
         missing = "there are no merged weights that it could be made from"
     if missing is not None:
-        found.shortfalls.append(f"{name} was not made: {missing}.")
+        found.say(name, f"{name} was not made: {missing}.")
         return None
     run = source.run
     target = run.gguf / f"{run.job}-{name}.gguf"
@@ -188,11 +226,10 @@ def _gguf(source: Source, name: str, found: _Found) -> Path | None:
         with beside(run.root) as folder:
             made = maker_of(name)(source, folder / target.name)
             put_in_place(folder / target.name, target)
-    except RunnerError as error:
-        said = " ".join(filter(None, (error.message, error.advice)))
-        found.shortfalls.append(f"{name} was not made: {visible(said)}")
+    except (RunnerError, OSError) as error:
+        found.say(name, f"{name} was not made: {_why(error)}.")
         return None
-    found.shortfalls += made.shortfalls
+    found.say(name, *made.shortfalls)
     _modelfile(source, name, target, found)
     found.forms.append(
         ServedForm(
@@ -213,4 +250,23 @@ def _modelfile(source: Source, name: str, gguf: Path, found: _Found) -> None:
 
     text, lost = modelfile_for(source, gguf, is_adapter=name == ADAPTER_GGUF)
     write_bytes(gguf.with_suffix(MODELFILE), text.encode())
-    found.shortfalls += [f"{name} with Ollama: {one}." for one in lost]
+    found.say(name, *(f"{name} with Ollama: {one}." for one in lost))
+
+
+def _why(error: RunnerError | OSError) -> str:
+    """Say what was in the way of one form, for the others may be made all the same.
+
+    Raises:
+        OSError: it is not the disk, which has no room for a form: then it is no form's trouble.
+    """
+    if isinstance(error, OSError):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise error
+        return "no space was left on the disk of outputs/. Make some room, then ask again"
+    said = " ".join(filter(None, (_sentence(error.message), error.advice)))
+    return visible(said).rstrip(".")
+
+
+def _sentence(text: str) -> str:
+    """End it with a full stop: an advice follows it."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."

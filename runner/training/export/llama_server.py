@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from runner.contract.llama_cpp import LlamaCpp
 from runner.errors import RunnerError
+from runner.files.socket_folder import socket_path
 from runner.training.export.end_with_parent import end_with_parent
 
 _ADVICE = "Its log is in the run's folder; runner export RUN tries again."
@@ -32,6 +32,12 @@ class ServerError(RunnerError):
     """llama-server did not answer."""
 
     kind = "llama_server"
+
+
+class NoAnswerError(RunnerError):
+    """What a file answers is no number: it must not be served."""
+
+    kind = "no_answer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +78,14 @@ class Server:
                 **self._scale(adapter=adapter),
             },
         )
-        first = found["completion_probabilities"][0]
-        return {int(one["id"]): float(one["logprob"]) for one in first["top_logprobs"]}
+        with _as_expected("/completion"):
+            first = found["completion_probabilities"][0]
+            said = {int(one["id"]): one["logprob"] for one in first["top_logprobs"]}
+            if not said or None in said.values():  # how JSON writes what is no number
+                raise NoAnswerError(
+                    "its next tokens have no probabilities (NaN)", advice="Do not serve it."
+                )
+            return {token: float(one) for token, one in said.items()}
 
     def answer(self, prompt: Sequence[int], *, most: int, adapter: bool = True) -> Answer:
         """Answer a prompt, always with the likeliest token."""
@@ -88,11 +100,12 @@ class Server:
                 **self._scale(adapter=adapter),
             },
         )
-        return Answer(
-            tokens=tuple(found["tokens"]),
-            text=str(found["content"]),
-            stopped=found.get("stop_type") == "eos",
-        )
+        with _as_expected("/completion"):
+            return Answer(
+                tokens=tuple(found["tokens"]),
+                text=str(found["content"]),
+                stopped=found.get("stop_type") == "eos",
+            )
 
     def stops_at(self, token: int) -> bool:
         """Whether an answer ends when the server is made to say this token."""
@@ -106,13 +119,15 @@ class Server:
                 "logit_bias": [[token, _CERTAIN]],
             },
         )
-        return list(found["tokens"]) == [token] and found.get("stop_type") == "eos"
+        with _as_expected("/completion"):
+            return list(found["tokens"]) == [token] and found.get("stop_type") == "eos"
 
     def prompt(self, messages: list[dict[str, Any]]) -> list[int]:
         """Give the tokens of a conversation as the server's chat interface makes them."""
-        text = self._ask("/apply-template", {"messages": messages})["prompt"]
-        asked = {"content": text, "add_special": True, "parse_special": True}
-        return [int(token) for token in self._ask("/tokenize", asked)["tokens"]]
+        with _as_expected("/apply-template"):
+            text = self._ask("/apply-template", {"messages": messages})["prompt"]
+            asked = {"content": text, "add_special": True, "parse_special": True}
+            return [int(token) for token in self._ask("/tokenize", asked)["tokens"]]
 
     def _scale(self, *, adapter: bool) -> dict[str, Any]:
         return {"lora": [{"id": 0, "scale": float(adapter)}]} if self.has_adapter else {}
@@ -126,8 +141,24 @@ class Server:
             ) from None
         if status != http.HTTPStatus.OK:
             raise ServerError(f"llama-server answered {path} with status {status}.", advice=_ADVICE)
-        found: dict[str, Any] = json.loads(said)
-        return found
+        with _as_expected(path):
+            found: dict[str, Any] = json.loads(said)
+            return found
+
+
+@contextlib.contextmanager
+def _as_expected(path: str) -> Iterator[None]:
+    """Say of an answer that lacks what it should have that it does.
+
+    Raises:
+        ServerError: it does.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, IndexError):
+        raise ServerError(
+            f"llama-server answered {path} otherwise than expected.", advice=_ADVICE
+        ) from None
 
 
 @contextlib.contextmanager
@@ -146,9 +177,7 @@ def serve(
     Raises:
         ServerError: it does not start, or ends early.
     """
-    # The path of a socket has 107 bytes at most: that of a run is longer.
-    with tempfile.TemporaryDirectory(prefix="llama-") as folder, log.open("ab") as out:
-        place = Path(folder) / "s.sock"
+    with socket_path() as place, log.open("ab") as out:
         command = [str(tools.server), "--model", str(model), "--host", str(place)]
         command += ["--ctx-size", str(context), "--parallel", "1", "--no-webui", "--offline"]
         command += ["--threads", str(os.cpu_count() or 1)]

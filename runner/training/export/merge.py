@@ -105,6 +105,9 @@ def merge(plan: Merge, target: Path, *, nf4: frozenset[str], compute: str, devic
             those that `qlora` trained on so; empty: into the original.
         compute: the number format that training computed in; NF4 is packed from it.
         device: where that is done.
+
+    Raises:
+        NotMergeableError: a changed weight holds values that are no numbers (NaN, infinite).
     """
     places: dict[str, str] = {}
     for path in plan.weights.files:
@@ -130,7 +133,8 @@ def _config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """Give the base's config with the number format of what was written."""
     found = {key: value for key, value in config.items() if key != "quantization_config"}
     # transformers before 4.56 reads torch_dtype alone, 5 reads both.
-    found["dtype" if "dtype" in config else "torch_dtype"] = dtype
+    names = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
+    found |= dict.fromkeys(names, dtype)
     for key, part in config.items():
         if isinstance(part, dict) and ("dtype" in part or "torch_dtype" in part):
             found[key] = _config(part, dtype)
@@ -161,6 +165,12 @@ def _write_shard(
                 weight = _changed(weight, plan.changes.get(name), name in nf4, compute, device)
             if plan.weights.headers[path.name][name]["dtype"] == plan.weights.main:
                 weight = weight.to(getattr(torch, plan.weights.dtype))
+            if name in plan.changes and not bool(torch.isfinite(weight).all()):
+                raise NotMergeableError(
+                    f"with the adapter added, {name} holds values that are no numbers, or none "
+                    f"that {plan.weights.dtype} can hold",
+                    advice="If adapter/ is damaged, take a backup of it back, or train again.",
+                )
             flat = weight.contiguous().reshape(-1).view(torch.uint8)
             file.write(flat.numpy().data)
             del weight, flat

@@ -6,6 +6,7 @@ differs by model and data, so both are measured on the held-out rows beside the 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from runner.contract.evaluation import Form
 from runner.contract.handed_over import MERGED, Figures, HandedOver
 from runner.training.export import compare
-from runner.training.export.base_weights import WAYS
+from runner.training.export.base_weights import SIDE_BY_SIDE, WAYS, NotMergeableError
+from runner.training.export.compare import NoNumbersError
 from runner.training.export.makers import Source
 from runner.training.export.merge import (
     Merge,
@@ -76,8 +78,10 @@ class _Measured:
 
     reference: _Reference | None
     figures: dict[Form, Figures | None]
+    """A form whose answers are no numbers is not among them."""
     not_measured: str = ""
     """Why nothing could be measured, although there are held-out rows."""
+    on_processor: bool = False
 
 
 def make_merged(source: Source, machine: Machine, folder: Path, *, free_bytes: int) -> Merged:
@@ -92,7 +96,7 @@ def make_merged(source: Source, machine: Machine, folder: Path, *, free_bytes: i
         free_bytes: of the disk.
 
     Raises:
-        NotMergeableError: it cannot be done; nothing was written.
+        NotMergeableError: it cannot be done; nothing stands under its final name.
     """
     plan = plan_merge(source.base, source.adapter, name=source.spec.model)
     has_rows = bool(_rows(source))
@@ -103,7 +107,12 @@ def make_merged(source: Source, machine: Machine, folder: Path, *, free_bytes: i
     for form in ways:
         _merge(plan, source, machine, folder / form, form)
     measured = _measured(source, machine, folder, ways, weight_bytes=plan.bytes)
+    if not measured.figures:
+        raise NotMergeableError(
+            "the merged model answers with values that are no numbers (NaN)", advice=SIDE_BY_SIDE
+        )
     made = _choose(folder, measured.figures, measured.reference)
+    made.shortfalls += _left_out(ways, measured)
     if measured.reference is None:
         cleared = bool(source.plan.facts.get("cleared"))
         why = "its held-out rows were removed" if cleared else "no row is held out"
@@ -115,6 +124,24 @@ def make_merged(source: Source, machine: Machine, folder: Path, *, free_bytes: i
     return made
 
 
+def _left_out(ways: tuple[Form, ...], measured: _Measured) -> list[str]:
+    """Say what was not measured as it usually is."""
+    said = [
+        f"Merged into {_IN_WORDS[form]}, the model answers with values that are no numbers (NaN): "
+        "that way was not taken."
+        for form in ways
+        if measured.reference is not None and form not in measured.figures
+    ]
+    if measured.on_processor and measured.reference is not None:
+        by = " and chosen by the loss" if len(measured.figures) > 1 else ""
+        said.append(
+            f"The card has no room for the model in 16 bits: merged/ was compared{by} on "
+            f"{len(measured.reference.rows)} held-out rows by the processor, and no answers of it "
+            "were scored."
+        )
+    return said
+
+
 def _measured(
     source: Source, machine: Machine, folder: Path, ways: tuple[Form, ...], *, weight_bytes: int
 ) -> _Measured:
@@ -122,12 +149,19 @@ def _measured(
 
     def measure(where: Machine, rows: list[Row]) -> _Measured:
         is_whole = where is machine  # generated answers would take a processor hours
-        reference = _reference(source, machine, rows, scored=is_whole)
-        found = {
-            form: _measure(source, where, folder / form, reference, scored=is_whole)
-            for form in ways
-        }
-        return _Measured(reference=reference, figures=found)
+        try:
+            reference = _reference(source, machine, rows, scored=is_whole)
+        except NoNumbersError:
+            raise NotMergeableError(
+                "the adapter itself answers with values that are no numbers (NaN), on the base "
+                "that it was trained on",
+                advice="Train it again, with a smaller learning rate.",
+            ) from None
+        found: dict[Form, Figures | None] = {}
+        for form in ways:
+            with contextlib.suppress(NoNumbersError):
+                found[form] = _measure(source, where, folder / form, reference, scored=is_whole)
+        return _Measured(reference=reference, figures=found, on_processor=not is_whole)
 
     rows = _rows(source)
     found = unless_memory_runs_out(lambda: measure(machine, rows))
@@ -153,18 +187,20 @@ def _choose(
 ) -> Merged:
     original, trained = found.get("original"), found.get("as_trained")
     base = next(iter(found))
+    ours = Figures()
+    if reference is not None:
+        ours = compare.figures(reference.adapter, reference.adapter, reference.base).model_copy(
+            update={"scores": reference.scores, "score_rows": reference.score_rows}
+        )
     if original is not None and trained is not None:
-        base = "as_trained" if compare.better_base(original, trained) else "original"
+        base = "as_trained" if compare.better_base(ours, original, trained) else "original"
     other: Form = "as_trained" if base == "original" else "original"
     shutil.rmtree(folder / other, ignore_errors=True)
     (folder / base).rename(folder / MERGED)
     made = Merged(base=base, folder=folder / MERGED, figures=found[base], other=found.get(other))
     if reference is None or made.figures is None:
         return made
-    ours = compare.figures(reference.adapter, reference.adapter, reference.base)
-    made.reference = ours.model_copy(
-        update={"scores": reference.scores, "score_rows": reference.score_rows}
-    )
+    made.reference = ours
     made.rows, made.places = len(reference.rows), len(reference.adapter.log_probs)
     said = compare.differences(made.reference, made.figures)
     made.within = not said

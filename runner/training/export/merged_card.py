@@ -68,7 +68,7 @@ def write_merged_card(card: MergedCard) -> str:
         "settings: a server needs nothing else.\n"
         "It was trained on private data. It may repeat passages from its training data.\n\n"
         f"    {served}\n\n"
-        "The path starts in the box's folder.\n\n"
+        "The path starts in the box's folder (BOX_DIR).\n\n"
         f"## What was measured\n\n{_measured(card)}\n"
         f"## With transformers\n\n```python\n{merged_snippet(card)}```\n"
     )

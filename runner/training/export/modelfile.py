@@ -82,9 +82,10 @@ def read_turns(render: Render, *, has_system: bool) -> Turns | None:
             without_system=without,
             answer=tail[len(user_after) :],
         )
-        trials: list[list[dict[str, str]]] = [[asked], [asked, answer, again]]
+        longer = [asked, answer, again, answer, asked]  # one that counts its turns differs here
+        trials: list[list[dict[str, str]]] = [[asked], [asked, answer, again], longer]
         if has_system:
-            trials += [[system, asked], [system, asked, answer, again]]
+            trials += [[system, asked], [system, asked, answer, again], [system, *longer]]
         return found if all(found.render(one) == render(one) for one in trials) else None
     except (ValueError, TypeError, KeyError):
         return None
