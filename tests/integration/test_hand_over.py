@@ -113,7 +113,8 @@ def test_its_figures_are_those_of_plain_libraries(
     loss, served, kl, same = by_plain_libraries(run, tiny_model)
     assert found.reference.loss == pytest.approx(loss, rel=1e-3)
     assert form.figures.loss == pytest.approx(served, rel=1e-3)
-    assert form.figures.kl == pytest.approx(kl, rel=0.05, abs=1e-5)
+    # bitsandbytes reads 4 bits otherwise while nothing is trained: 7e-5 nats here.
+    assert form.figures.kl == pytest.approx(kl, rel=0.05, abs=2e-4)
     assert form.figures.same_top == pytest.approx(same, abs=0.01)
 
 
@@ -256,7 +257,7 @@ def test_a_model_that_the_card_cannot_hold_is_measured_on_the_processor(
     assert before.figures is not None
     assert of(found).rows == min(PROCESSOR_ROWS, of(result).rows)
     assert form.figures.scores == {}
-    assert form.figures.kl == pytest.approx(before.figures.kl, rel=0.5)
+    assert form.figures.kl == pytest.approx(before.figures.kl, rel=0.5, abs=2e-3)  # bf16 there
     assert form.other.kl is not None
     (said,) = [one for one in found.shortfalls if "no room" in one]
     assert f"chosen by the loss on {of(found).rows} held-out rows by the processor" in said
