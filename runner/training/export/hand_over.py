@@ -99,23 +99,26 @@ def hand_over(folder: Path) -> None:
             exit_code=ExitCode.BAD_INPUT,  # it would be the same again
             kind="not_exported",
         )
+    result = _result(run, plan, found, seconds=round(time.monotonic() - began, 1))
+    write_message(stage.result, result)
+
+
+def _result(run: RunFolder, plan: HandOverPlan, found: _Found, *, seconds: float) -> HandOverResult:
+    """Put what was made now and what was there before together."""
     made = HandedOver(
         forms=tuple(found.forms),
         shortfalls=found.shortfalls,
         reference=found.reference,
         rows=found.rows,
         places=found.places,
-        seconds=round(time.monotonic() - began, 1),
+        seconds=seconds,
         peak_host_memory_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     )
     known = plan.facts.get("handed_over")
     before = HandedOver.model_validate(known) if known else HandedOver()
     there = {form.path for form in before.forms if (run.root / form.path).exists()}
-    write_message(
-        stage.result,
-        HandOverResult(
-            handed_over=made.after(before, there=there), shortfalls=tuple(found.sentences)
-        ),
+    return HandOverResult(
+        handed_over=made.after(before, there=there), shortfalls=tuple(found.sentences)
     )
 
 
