@@ -26,7 +26,7 @@ def runs_named(outputs: Outputs, name: str) -> tuple[list[RunFolder], bool]:
     """
     last = name.rstrip("/").rpartition("/")[2]  # a shell completes the folder's path
     jobs = {folder.name for folder in outputs.job_folders()}
-    job = next((one for one in (last, job_name(last)) if says_something(name) and one in jobs), "")
+    job = next((one for one in (last, job_name(last)) if says_something(last) and one in jobs), "")
     of_job = outputs.runs_of(job) if job else []
     return (of_job, True) if of_job else ([find_run(outputs, name)], False)
 
