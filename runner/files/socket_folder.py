@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_PREFIX = "runner-socket-"
+_PREFIX = "rsock-"
 _SOCKET = "s.sock"  # llama-server knows a socket by this ending
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,8 +71,7 @@ def test_a_server_ends_with_its_stage(
     how: signal.Signals,
 ) -> None:
     """Asked to stop or killed outright, the stage leaves no server behind, and no socket."""
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
+    temporary = Path(tempfile.mkdtemp(prefix="t-"))  # a socket's path has 107 bytes at most
     model, log = tmp_path / "model.gguf", tmp_path / "log"
     convert_model(tiny_model, model, tools, log=log)
     stage = subprocess.Popen(
@@ -95,6 +95,7 @@ def test_a_server_ends_with_its_stage(
         stage.kill()
         stage.wait()
         stage.stdout.close()
+        shutil.rmtree(temporary)
 
 
 @pytest.mark.long

@@ -44,10 +44,10 @@ def test_it_is_private_and_goes_afterwards(temporary: Path) -> None:
 def test_what_is_not_ours_stays(temporary: Path) -> None:
     """Another program's folder, one with files that we never make, a link."""
     (temporary / "llama-1234").mkdir()
-    odd = temporary / "runner-socket-odd"
+    odd = temporary / "rsock-odd"
     odd.mkdir()
     (odd / "file").touch()
-    (temporary / "runner-socket-link").symlink_to(temporary / "llama-1234")
+    (temporary / "rsock-link").symlink_to(temporary / "llama-1234")
     before = sorted(temporary.rglob("*"))
     sweep_socket_folders()
     assert sorted(temporary.rglob("*")) == before
@@ -61,11 +61,11 @@ def test_a_killed_stage_leaves_none(temporary: Path) -> None:
     child = Child(process, folder=temporary, on_exit=lambda: None)
     while not log.read_text():
         assert not child.wait(0.05)
-    assert len(list(temporary.glob("runner-socket-*/s.sock"))) == 1
+    assert len(list(temporary.glob("rsock-*/s.sock"))) == 1
     child.kill()
     assert child.wait(60)
     assert child.poll() == -signal.SIGKILL
-    assert list(temporary.glob("runner-socket-*")) == []
+    assert list(temporary.glob("rsock-*")) == []
 
 
 def test_who_is_overtaken_by_a_sweep_makes_another(
