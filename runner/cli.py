@@ -52,7 +52,6 @@ VERBS = {
 
 _HIDDEN = frozenset({"make-folders", "check-box"})  # for Compose's `init` and `check` services
 
-
 _HELP = """Drop a job spec into a folder, get a fine-tuned LoRA adapter. Nothing leaves the box.
 
 \b
