@@ -44,6 +44,7 @@ class _Daemon:
         self.data = SimpleNamespace(looked_to=None, told_at=0.0)
         card = object()
         self.cards = SimpleNamespace(all=(card,), well_first=lambda: [card])
+        self.cluster = None
 
     def isolating(self, _live: object, _at: float) -> Any:
         return nullcontext()
