@@ -20,8 +20,9 @@ from ranks_box import FromStep, LoadingFails, Ranks, is_gone, rank_pid
 from train_box import SPEC, STEPS, Run, assert_same_curve
 from trouble import EvaluationRunsOut, MemoryRunsOut, NotANumber, RoomFor
 
-from runner.contract.checkpoints import newest_verified
+from runner.contract.checkpoints import newest_verified, sha256_of
 from runner.contract.stage_io import PARENT
+from runner.daemon.stages.adopt import adopt
 from runner.exit_codes import ExitCode
 from runner.training.ranks.place import folder_of
 
@@ -175,6 +176,7 @@ def test_ranks_leave_when_their_launcher_is_killed(run: Run) -> None:
     assert attempt.wait() == -signal.SIGKILL
     wait_until(lambda: all(is_gone(rank_pid(run.stage().root, one)) for one in (0, 1)))
     step = attempt.result().last_step
+    adopt(run.run, run.stage(), sha256_of)  # again: they sealed it when their launcher had ended
     assert run.run.checkpoint(step).name == newest_verified(run.run.checkpoints)
     assert run.train(4, ranks=2, trouble=Ranks())[1].first_step == step + 1
 
