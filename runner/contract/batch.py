@@ -149,7 +149,7 @@ def smaller(
     if plan.layers_kept == 0 and may_move_embedding and not plan.embedding_on_host:
         return plan.model_copy(update={"embedding_on_host": True})
     if plan.layers_kept == 0:
-        fewer = (limit or longest) // 2
+        fewer = max(1, (limit or longest) // 2)
         if not may_offload or (plan.activation_offloading and fewer < FEW_TOKENS):
             return None
         return plan.model_copy(update={"activation_offloading": True, "tokens_per_pass": fewer})

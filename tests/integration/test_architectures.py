@@ -195,6 +195,15 @@ def test_a_model_that_sees_the_words_it_has_to_learn_is_refused(tmp_path):
     assert "from both sides" in refusal(product_trainer(model, machine, tmp_path)).message
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_model_that_computes_no_numbers_is_refused_as_that(wrong, tmp_path):
+    """One weight that is damaged: it is not said that adapters get no gradient."""
+    model, machine = adapted("llama", tmp_path)
+    model.get_base_model().model.layers[0].mlp.down_proj.base_layer.weight.data[0, 0] = wrong
+    said = refusal(product_trainer(model, machine, tmp_path)).message
+    assert "computes no numbers here (its loss on one row is nan)" in said
+
+
 def test_layers_whose_adapter_never_gets_a_gradient_are_named(tmp_path):
     """With the list that trains."""
     spec = spec_with("lora: {target_modules: [in_proj, dt_proj]}")

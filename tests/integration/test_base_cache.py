@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,21 @@ def test_nothing_is_kept_where_the_disk_is_short(
     (tmp_path / "file").touch()
     blocked = BaseCache(folder=tmp_path / "file" / "bases", leave_bytes=0)
     assert keep(blocked, blocked.folder / "x", found, model) is None
+    assert "could not be kept" in capsys.readouterr().out
+
+
+def test_a_disk_that_fills_while_weights_are_written(
+    model: Path, cache: BaseCache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Safetensors has an error of its own for it: nothing is left, and the run goes on."""
+    found = load(model, None)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, before[1]))
+    try:
+        assert keep(cache, cache.folder / "x", found, model) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert entries(cache) == []
     assert "could not be kept" in capsys.readouterr().out
 
 

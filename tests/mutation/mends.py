@@ -424,7 +424,7 @@ MODELS = (
     Mutation(
         "a loss that differs",
         _FIT + "set_up_check.py",
-        "    if abs(found.product - found.plain) > tolerance * max(1.0, abs(found.plain)):\n",
+        "    if not abs(found.product - found.plain) <= tolerance * max(1.0, abs(found.plain)):\n",
         "    if False:\n",
         (SET_UP + "a_head_that_leaves_out_a_cap_is_found",),
     ),

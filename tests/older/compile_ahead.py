@@ -29,7 +29,7 @@ from runner.training.kernels.gpu import warps_for
 
 NUMBER = "*bf16"
 WIDTHS = (2048, 4096, 8192)
-Kernel = tuple[Any, dict[str, str], dict[str, Any], int]
+Kernel = tuple[Any, dict[str, str], dict[str, Any], dict[str, int]]
 
 
 def signature(function: Any, constants: dict[str, Any], **types: str) -> dict[str, str]:
@@ -53,8 +53,16 @@ def kernels(capability: int) -> dict[str, Kernel]:
     """List every kernel of a card, with the constants of models from 1B to 70B."""
     found: dict[str, Kernel] = {}
 
-    def add(name: str, function: Any, warps: int, types: dict[str, str], **constants: Any) -> None:
-        found[name] = (function, signature(function, constants, **types), constants, warps)
+    def add(
+        name: str,
+        function: Any,
+        warps: int,
+        types: dict[str, str],
+        stages: int | None = None,
+        **constants: Any,
+    ) -> None:
+        options = {"num_warps": warps} | ({} if stages is None else {"num_stages": stages})
+        found[name] = (function, signature(function, constants, **types), constants, options)
 
     scales = {"packed": "*u8", "scales": "*u8"}
     scales |= dict.fromkeys(("scales_2", "offsets", "scale_code", "code"), "*fp32")
@@ -104,7 +112,7 @@ def kernels(capability: int) -> dict[str, Kernel]:
         ):
             sizes = {"SHARED": 4, "SIZE": size, "TOKENS": tile.lines // 4}
             sizes |= {"LINES": tile.lines, "KEYS": tile.keys}
-            add(f"{name} {size}", function, tile.warps, of_attention, **sizes)
+            add(f"{name} {size}", function, tile.warps, of_attention, tile.stages, **sizes)
     return found
 
 
@@ -113,10 +121,10 @@ def main() -> None:
     capability = int(sys.argv[1])
     target = GPUTarget("cuda", capability, 32)
     needs = {}
-    for name, (function, types, constants, warps) in kernels(capability).items():
+    for name, (function, types, constants, options) in kernels(capability).items():
         places = {(function.arg_names.index(key),): value for key, value in constants.items()}
         source = ASTSource(fn=function, signature=types, constexprs=places)
-        made = triton.compile(source, target=target, options={"num_warps": warps})
+        made = triton.compile(source, target=target, options=options)
         needs[name] = {"shared": made.metadata.shared, "code": len(made.asm["cubin"])}
     print(json.dumps(needs))
 

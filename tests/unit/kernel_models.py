@@ -58,6 +58,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "glm": {"head_dim": 16, "attention_bias": True},  # neighbours turn, in half of a head
     "glm4": {"head_dim": 16, "attention_bias": True},  # and norms behind each half
     "smollm3": {"no_rope_layers": [1, 0, 1]},  # a layer without positions
+    # Its layer that sees everything has no positions, and names a window all the same
+    "exaone4": {
+        "head_dim": 16,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
 }
 """Each of another structure; the fast path knows them all."""
 PHI_4_MINI = {

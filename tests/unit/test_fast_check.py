@@ -10,6 +10,7 @@ import pytest
 import torch
 from kernel_models import make, rows
 
+from runner.training.fit.fast_path import _longest_two
 from runner.training.kernels.check import Checked, check
 from runner.training.kernels.glu import Gate
 from runner.training.kernels.layer import Layer
@@ -18,7 +19,9 @@ from runner.training.kernels.recognise import Parts, recognise
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, about each other
 
 
-def checked(model: Any, change: Callable[[Parts], Parts] = lambda parts: parts) -> Checked:
+def checked(
+    model: Any, change: Callable[[Parts], Parts] = lambda parts: parts, *, config: Any = None
+) -> Checked:
     """Check a model against its recognised self, or against something changed."""
 
     def loss_of(row: torch.Tensor) -> torch.Tensor:
@@ -27,7 +30,7 @@ def checked(model: Any, change: Callable[[Parts], Parts] = lambda parts: parts) 
 
     parts = recognise(model, dtype=torch.float32, longest=64)
     ids = [one.tolist() for one, _ in rows(64, 40)]
-    return check(change(parts), model.get_base_model().model.layers, ids, loss_of)
+    return check(change(parts), model.get_base_model().model.layers, ids, loss_of, config=config)
 
 
 def in_last_layer(change: Callable[[Layer], Layer]) -> Callable[[Parts], Parts]:
@@ -155,6 +158,39 @@ def test_an_output_that_is_no_number_is_found() -> None:
         return layer
 
     assert not checked(make("llama", quantised=False), in_last_layer(not_a_number)).fits
+
+
+@pytest.mark.parametrize(("layer", "own"), [("last", None), ("first", 100)])
+def test_a_window_wider_than_the_rows_is_compared(layer: str, own: int | None) -> None:
+    """A layer that sees all where the model's sees a window, and the other way round."""
+    kinds = ["full_attention", "sliding_attention", "sliding_attention"]
+    model = make(
+        "qwen2", quantised=False, sliding_window=100, use_sliding_window=True, layer_types=kinds
+    )
+    config = model.get_base_model().config
+
+    def change(parts: Parts) -> Parts:
+        at = 0 if layer == "first" else -1
+        heads = dataclasses.replace(parts.layers[at].heads, window=own)
+        layers = list(parts.layers)
+        layers[at] = dataclasses.replace(layers[at], heads=heads)
+        return dataclasses.replace(parts, layers=tuple(layers))
+
+    assert checked(model, change).fits  # its rows are shorter than the window
+    found = checked(model, change, config=config)
+    assert not found.fits
+    assert found.worst > 5e-3, found
+    assert checked(model, config=config).fits
+    assert config.sliding_window == 100
+
+
+def test_the_longest_rows_are_compared() -> None:
+    """A row of one token attends to itself alone: any scale, any window and any turn would pass."""
+    from datasets import Dataset
+
+    short = Dataset.from_dict({"input_ids": [[7], [8], [4, 5, 6], [1] * 9, [2] * 5, [3] * 9]})
+    assert _longest_two(short) == [[1] * 9, [3] * 9]
+    assert _longest_two(short.select([0])) == [[7]]
 
 
 def with_positions(parts: Parts) -> tuple[Layer, ...]:

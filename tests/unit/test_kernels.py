@@ -116,6 +116,18 @@ UNKNOWN = {
 }
 
 
+@pytest.mark.parametrize("case", ["biases", "a saved module"])
+def test_what_is_trained_beside_lora_is_refused(case: str) -> None:
+    """PEFT trains biases and whole modules, too; here they would get no gradient, unnoticed."""
+    from peft import LoraConfig, get_peft_model
+
+    more: dict[str, Any] = {"bias": "all"} if case == "biases" else {"modules_to_save": ["norm"]}
+    model = make("qwen2", quantised=False).unload()
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, **more))
+    with pytest.raises(NotRecognised, match="a trained weight beside LoRA's"):
+        fast(model)
+
+
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_other_layers_are_not_recognised(case: str) -> None:
     """A layer with something unknown is refused, and nothing about the model was changed."""
@@ -277,6 +289,22 @@ def test_a_batch_is_divided(lengths: list[int], most: int, passes: int) -> None:
     assert sorted(i for one in found for i in one) == list(range(len(lengths)))
     assert len(found) <= passes
     assert max(sum(lengths[i] for i in one) for one in found) <= max(most, *lengths)
+
+
+@pytest.mark.timeout(300)  # one more pass at a time, it took hours
+@pytest.mark.parametrize("share", [0.6, 0.4, 0.3])
+def test_a_great_many_rows_are_divided(share: float) -> None:
+    """Held-out rows by the ten thousand, each a good part of a pass: no more than 3% too many."""
+    lengths = [int(share * 4096) + i % 64 for i in range(10_000)]
+    found = divide(lengths, 4096)
+    assert sorted(i for one in found for i in one) == list(range(10_000))
+    assert max(sum(lengths[i] for i in one) for one in found) <= 4096
+    assert len(found) <= 1.03 * 10_000 / (1 // share)
+
+
+def test_rows_of_one_token_are_divided() -> None:
+    """By the thousand."""
+    assert [len(one) for one in divide([1] * 5000, 1024)] == [1000] * 5
 
 
 def test_the_worst_pass_is_tried_first() -> None:

@@ -97,6 +97,8 @@ def keep(cache: BaseCache, entry: Path, model: Any, folder: Path) -> threading.T
     Returns:
         What waits for the disk and then gives the entry its name: a run need not.
     """
+    from safetensors import SafetensorError
+
     weights = model.state_dict()
     needed = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     beside = cache.folder / f"{TEMPORARY_PREFIX}{os.urandom(6).hex()}"
@@ -108,7 +110,7 @@ def keep(cache: BaseCache, entry: Path, model: Any, folder: Path) -> threading.T
         _write(beside, weights)
         if (folder / _GENERATION).is_file():
             shutil.copyfile(folder / _GENERATION, beside / _GENERATION)
-    except OSError as error:  # a full disk, above all: the run goes on without an entry
+    except (OSError, SafetensorError) as error:  # a full disk, above all: the run goes on without
         print(f"The 4-bit weights could not be kept ({type(error).__name__}).", flush=True)
         shutil.rmtree(beside, ignore_errors=True)
         return None

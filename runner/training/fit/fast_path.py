@@ -267,8 +267,9 @@ def _set_up(
         check,
         replace(parts, layers=parts.layers[:TRIED]) if shares else parts,
         list(model.get_base_model().model.layers)[: TRIED if shares else None],
-        [rows[i]["input_ids"] for i in range(min(2, len(rows)))],
+        _longest_two(rows),
         partial(_loss_of, trainer),
+        config=model.get_base_model().config.get_text_config(),
     )
     with _without_dropout(model), first_layers(model, alone=shares):
         checked = compare()
@@ -304,6 +305,13 @@ def _set_up(
     )
     found.take(plan)
     return found
+
+
+def _longest_two(rows: Any) -> list[Any]:
+    """Give the ids of the longest rows: a row of one token shows nothing of attention."""
+    lengths = row_lengths(rows)
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [rows[i]["input_ids"] for i in order[:2]]
 
 
 def _switch_to_fp8(parts: Parts, compare: Callable[..., Checked]) -> str | None:

@@ -7,6 +7,7 @@ one short row shows it. Costs two passes forward and one back over at most 64 to
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,15 @@ def judge(found: Findings, *, tolerance: float) -> Problem | None:
             message="this model reads from both sides: it would see the words it has to learn",
             hint="Choose a model that writes text, such as one named -Instruct.",
         )
-    if abs(found.product - found.plain) > tolerance * max(1.0, abs(found.plain)):
+    if not math.isfinite(found.plain):
+        return Problem(
+            field="model",
+            message="this model computes no numbers here (its loss on one row is "
+            f"{found.plain}): its weights are damaged, or too large for the number format of this "
+            "machine",
+            hint="Fetch the model again; if that changes nothing, choose another one.",
+        )
+    if not abs(found.product - found.plain) <= tolerance * max(1.0, abs(found.plain)):
         return Problem(
             field="model",
             message="this model does not train right here: on one row the loss is "

@@ -196,11 +196,23 @@ def _understand(model: Any, dtype: torch.dtype, longest: int) -> _Understood:
     if any(id(weight) not in known for weight in model.parameters()):
         name = next(n for n, weight in model.named_parameters() if id(weight) not in known)
         raise NotRecognised(f"the weight {name.removeprefix('base_model.model.')}")
+    _refuse_other_training(model, blocks)
     if len({block.heads.size for block in blocks}) > 1:
         raise NotRecognised("heads of different sizes")
     device = head.weight.device
     turns = turns_of(inner, config, longest, dtype, "cpu" if device.type == "meta" else device)
     return _Understood(blocks=blocks, turns=turns, last_norm=last_norm, head=head)
+
+
+def _refuse_other_training(model: Any, blocks: list[Block]) -> None:
+    """Refuse weights that are trained beside LoRA's A and B: they would get no gradient here."""
+    sides = [(b.qkv, b.out, b.gate_up, b.down) for b in blocks]
+    loras = [one.lora for side in sides for group in side for one in group if one.lora is not None]
+    known = {id(weight) for lora in loras for weight in (lora.down, lora.up)}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and id(weight) not in known:
+            short = name.removeprefix("base_model.model.")
+            raise NotRecognised(f"a trained weight beside LoRA's ({short})")
 
 
 def _head(base: Any, config: Any, dtype: torch.dtype, known: set[int]) -> Head:

@@ -241,12 +241,16 @@ def _heads(
 
 
 def _window(attention: Any, config: Any, number: int) -> int | None:
-    """Give how many tokens a layer's words see: by the layer, by its kind, or by the config."""
-    if hasattr(attention, "sliding_window"):
-        return attention.sliding_window or None
+    """Give how many tokens a layer's words see: by its kind, by the layer, or by the config.
+
+    The kind comes first: by it the model makes the layer's mask. EXAONE 4's layers that see
+    everything name a window all the same.
+    """
     kinds = getattr(config, "layer_types", None)
     if kinds and kinds[number] != "sliding_attention":
         return None
+    if hasattr(attention, "sliding_window"):
+        return attention.sliding_window or None
     return getattr(config, "sliding_window", None) or None
 
 

@@ -35,18 +35,44 @@ def turns_of(
         rotary = type(rotary)(config)  # it has no weights: its numbers follow from the config
     by_kind = "layer_type" in inspect.signature(type(rotary).forward).parameters
     tables: dict[Any, Turns] = {}
+    reads: dict[Any, bool] = {}
     found: list[Turns | None] = []
     for number, layer in enumerate(inner.layers):
         attention = layer.self_attn
-        if not getattr(attention, "use_rope", True):
-            found.append(None)
-            continue
         kind = _kind(config, attention, number) if by_kind else None
         if kind not in tables:
             arguments = {} if kind is None else {"layer_type": kind}
             tables[kind] = _table(rotary, arguments, attention, max(64, longest), dtype, device)
-        found.append(tables[kind])
+        like = _settings(attention)
+        if like not in reads:
+            reads[like] = _reads_positions(attention, config, number, 2 * tables[kind].pairs)
+        found.append(tables[kind] if reads[like] else None)
     return found
+
+
+def _settings(attention: Any) -> tuple[Any, ...]:
+    """Give what a layer's attention may decide by: layers that have the same are alike."""
+    kinds = (bool, int, float, str, type(None))
+    plain = ((k, v) for k, v in vars(attention).items() if k != "layer_idx" and type(v) in kinds)
+    return type(attention), *sorted(plain)
+
+
+def _reads_positions(attention: Any, config: Any, number: int, width: int) -> bool:
+    """Whether what a layer gives follows from the positions it is told (not all of EXAONE 4's).
+
+    Autograd knows, of a like layer without weights. Where there is none the layer's own word
+    counts (SmolLM 3 has one), and the check at set-up has the last.
+    """
+    try:
+        with torch.device("meta"), torch.enable_grad():
+            like = type(attention)(config, layer_idx=number)
+            cos, sin = (torch.ones(1, 2, width, requires_grad=True) for _ in range(2))
+            x = torch.ones(1, 2, config.hidden_size)
+            out = like(x, position_embeddings=(cos, sin), attention_mask=None)[0]
+            found = torch.autograd.grad(out.sum(), (cos, sin), allow_unused=True)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError):
+        return bool(getattr(attention, "use_rope", True))
+    return any(one is not None for one in found)
 
 
 def _kind(config: Any, attention: Any, number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 from collections.abc import Sequence
@@ -100,22 +101,32 @@ def _move(tensor: torch.Tensor, device: Any) -> torch.Tensor:
 def divide(lengths: Sequence[int], most: int) -> list[list[int]]:
     """Cut a batch into as few passes as hold at most ``most`` tokens each, nearly equal ones.
 
-    Gives the rows' indices, pass by pass. A row that is longer by itself goes alone.
+    Gives the rows' indices, pass by pass. A row that is longer by itself goes alone. Of many passes
+    it may be a fiftieth more: each number of passes that is tried takes all rows once.
     """
     alone = [[i] for i, length in enumerate(lengths) if length > most]
     order = sorted((i for i, n in enumerate(lengths) if n <= most), key=lambda i: -lengths[i])
-    passes: list[list[int]] = []
-    total = sum(lengths[i] for i in order)
-    for count in range(max(1, math.ceil(total / most)), len(order) + 1):
-        passes = [[] for _ in range(count)]
-        tokens = [0] * count
-        for index in order:
-            emptiest = min(range(count), key=tokens.__getitem__)
-            passes[emptiest].append(index)
-            tokens[emptiest] += lengths[index]
-        if max(tokens) <= most:
-            break
+    halves = sum(2 * lengths[i] > most for i in order)  # no two of them share a pass
+    count = max(1, halves, math.ceil(sum(lengths[i] for i in order) / most))
+    while (passes := _dealt(order, lengths, count, most)) is None:
+        count = min(len(order), count + max(1, count // 50))
     return [*alone, *(one for one in passes if one)]
+
+
+def _dealt(
+    order: Sequence[int], lengths: Sequence[int], count: int, most: int
+) -> list[list[int]] | None:
+    """Give each row in turn to the emptiest of so many passes; None: one would be too full."""
+    passes: list[list[int]] = [[] for _ in range(count)]
+    emptiest = [(0, number) for number in range(count)]
+    for index in order:
+        tokens, number = emptiest[0]
+        tokens += lengths[index]
+        if tokens > most:
+            return None
+        passes[number].append(index)
+        heapq.heapreplace(emptiest, (tokens, number))
+    return passes
 
 
 def worst(lengths: Sequence[int], most: int, at_once: int) -> list[int]:
