@@ -88,8 +88,11 @@ def check(
         laid = lay_out([(row, row) for row in rows], parts.head.weight.device, fill=False)
         _compare_layers(narrow, noted, laid, off)
         _compare_ends(parts, noted, laid, float(sum(one.detach() for one in losses)), off)
+        # In eight bits together: what is allowed there was measured so.
         kinds = [
             f"layer {number}'s {group.kind} adapter"
+            if allowed is None
+            else f"{group.kind}'s adapter"
             for number, layer in enumerate(parts.layers)
             for group in layer.groups
             if group.adapter is not None
