@@ -76,7 +76,10 @@ def paired_difference(
     if not most and {*before, *after} <= {0.0, 1.0}:  # each row has it or has it not: it could turn
         most = 1.0
     interval = _interval([*found, (most * size, size), (-most * size, size)])
-    low, high = interval or (None, None)
+    if interval is None:
+        return Difference(difference=mean, rows=rows)
+    # Of scores between 0 and 1 no difference is larger.
+    low, high = max(-1.0, interval[0]), min(1.0, interval[1])
     return Difference(difference=mean, low=low, high=high, rows=rows)
 
 

@@ -147,6 +147,8 @@ def test_rows_that_all_turned_alike_leave_room_for_others() -> None:
     found = paired_difference([0.0] * 8, [1.0] * 8, range(8))
     assert found.difference == 1.0
     assert found.low == pytest.approx(0.35, abs=0.01)
+    assert found.high == 1.0
+    assert paired_difference([1.0] * 8, [0.0] * 8, range(8)).low == -1.0
     unchanged = paired_difference([1.0] * 8, [1.0] * 8, range(8))
     assert unchanged.low == pytest.approx(-0.34, abs=0.01)
     assert unchanged.high == pytest.approx(0.34, abs=0.01)
