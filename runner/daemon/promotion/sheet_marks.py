@@ -49,6 +49,7 @@ def _read(content: bytes) -> bytes:
             pass_fds=(table.fileno(),),
         ) as child:
             timer = threading.Timer(_SECONDS, child.kill)
+            timer.daemon = True  # else a daemon that is asked to leave waits for it
             timer.start()
             try:
                 assert child.stdout is not None
