@@ -135,12 +135,13 @@ def hand_over_page(record: RunRecord, config: dict[str, Any], *, folder: str = "
         f"# {job}: how to serve it\n\n"
         f"In use is run `{record.run_id}`. The paths start in the box's folder (BOX_DIR)"
         + (_BY_LINK if folder == "current" else _BY_NAME)
-        + "\n".join(ways)
+        + "\n".join(sorted(ways, key=lambda way: _BEYOND in way))  # what passed comes first
         + "\nQuestions are asked as in training, with the same system prompt where there was one: "
         f"\n`{current}/adapter/README.md` shows the lines.\n"
     )
 
 
+_BEYOND = "**It does not do what the adapter does: see the report.**"
 _BY_LINK = (
     ", and `current` always leads to\nthe run in use: after a new one came into use, restart the "
     "server.\n\n"
@@ -174,8 +175,7 @@ def _way(title: str, command: str, said: str) -> str:
 def _measured(form: ServedForm, made: HandedOver) -> str:
     """Say what was measured of a form, in a sentence."""
     figures, reference = form.figures, made.reference
-    verdict = "\n**It does not do what the adapter does: see the report.**"
-    verdict = verdict if form.within is False else ""
+    verdict = f"\n{_BEYOND}" if form.within is False else ""
     if figures is None or figures.same_top is None:
         return f"It was not measured on held-out rows.{verdict}\n"
     same = f"{figures.same_top:.1%} of its next tokens are the same"

@@ -59,7 +59,8 @@ HANDED_OVER = (
         ("forms that have gone", "if (run.root / form.path).exists()", "if True"),
         ("a hub's name for vLLM", "shlex.quote(f'models/{model}')", "shlex.quote(base)"),
         ("accents for Ollama", 'encode("ascii", "ignore").decode()', "strip()"),
-        ("no warning", 'verdict if form.within is False else ""', '""'),
+        ("no warning", "if form.within is False", "if False"),
+        ("what failed comes first", "key=lambda way: _BEYOND in way", "key=lambda _: 0"),
     ),
     *_of(
         PAGE,
@@ -87,7 +88,7 @@ HANDED_OVER = (
     *_of(
         PACK,
         "commands/pack.py",
-        ("damage is handed on", "            _require_as_made(added, record, weights.name)\n", ""),
+        ("damage is handed on", "_require_as_made(added, record, weights.name)\n", "pass\n"),
         (
             "the adapter's card beside merged/",
             "read_plain(weights / _CARD,",
@@ -123,7 +124,6 @@ HANDED_OVER = (
     *_of(
         SOCKET,
         "files/socket_folder.py",
-        ("a socket in use", "fcntl.LOCK_EX | fcntl.LOCK_NB)", "fcntl.LOCK_SH | fcntl.LOCK_NB)"),
         ("a socket in use, unlocked", "            fcntl.flock(held, fcntl.LOCK_EX)\n", ""),
         ("a stranger's folder", "startswith(_PREFIX)", "startswith('')"),
     ),

@@ -115,6 +115,35 @@ def test_a_form_that_differs_is_said_so() -> None:
 
 
 @pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (Figures(loss=0.2203, kl=0.001, kl_from_base=0.8), []),
+        (Figures(loss=0.2300, kl=0.001, kl_from_base=0.8), ["its held-out loss is 0.230"]),
+        (Figures(loss=0.22, kl=0.15, kl_from_base=0.8), ["81% of what training changed"]),
+        (Figures(loss=0.22, kl=0.7, kl_from_base=0.8), ["the adapter seems to be left out"]),
+        (Figures(loss=0.22, kl=0.03, kl_from_base=0.8), ["differ by 0.030 nats"]),
+        (Figures(loss=0.22, kl=0.03), ["differ by 0.030 nats"]),
+        (Figures(loss=0.22, kl=1e-8, kl_from_base=1e-8), []),  # an adapter that does nothing
+    ],
+)
+def test_each_tolerance_holds_by_itself(found: Figures, said: list[str]) -> None:
+    """A loss that is too high, a part that is lost, and distributions that differ: each is said."""
+    told = differences(Figures(loss=0.22), found)
+    assert len(told) == len(said)
+    assert all(word in one for word, one in zip(said, told, strict=True))
+
+
+def test_less_than_one_answer_is_no_difference() -> None:
+    """Two scores that moved against each other by the same decide nothing: the loss does."""
+    scores = ({"a": 0.50, "b": 0.50}, {"a": 0.52, "b": 0.50})
+    one, other = (
+        Figures(loss=loss, scores=own, score_rows=30)
+        for loss, own in zip((0.20, 0.22), scores, strict=True)
+    )
+    assert better_base(Figures(loss=0.22), one, other) is False
+
+
+@pytest.mark.parametrize(
     ("original", "trained", "is_trained"),
     [
         ((0.40, {"in_form": 0.2}), (0.22, {"in_form": 1.0}), True),
@@ -173,6 +202,9 @@ def test_what_failed_its_test_is_never_called_unmeasured() -> None:
     assert "On 8 held-out rows 10.0% of its next tokens are the same" in hand_over_page(
         recorded(made), {}
     )
+    both = HandedOver(forms=(form, good.model_copy(update={"name": "q5_k_m"})))
+    page = hand_over_page(recorded(both), {})
+    assert page.index("GGUF (q5_k_m)") < page.index("GGUF (q8_0)")  # the first is what people take
     unmeasured = form.model_copy(update={"figures": None, "within": None})
     made = HandedOver(forms=(unmeasured,))
     assert "not measured" in forms_in(made)[0]

@@ -150,6 +150,14 @@ def test_what_was_erased_is_said_to_be(run: RunFolder, tmp_path: Path) -> None:
         pack(run, tmp_path / "pack.tar", base=None, merged=True)
 
 
+def test_a_run_that_did_not_succeed_is_not_handed_on(run: RunFolder, tmp_path: Path) -> None:
+    """A folder that looks like an adapter is not one before the run has ended well."""
+    record = read_record(run.record)
+    write_record(run.record, record.but(state="failed"))
+    with pytest.raises(RunnerError, match="no adapter that could be packed: failed"):
+        pack(run, tmp_path / "pack.tar", base=None, merged=False)
+
+
 @pytest.mark.parametrize("to", ["nowhere", "/dev/full/x"])
 def test_a_place_that_is_none_is_said_in_a_sentence(
     run: RunFolder,
