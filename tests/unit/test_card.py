@@ -18,6 +18,7 @@ CARD = Card(
     job="contracts",
     run_id="20261123T221005Z-k3f9",
     base="org/name",
+    model="org/name",
     hub_id="org/name",
     base_folder=Path("/models/org/name"),
     adapter=Path("/outputs/contracts/20261123T221005Z-k3f9/adapter"),
