@@ -123,6 +123,10 @@ def judge(
         why, outcome = "unchanged", Outcome.NO_DIFFERENCE
     else:
         why, outcome = _compare(figures)
+        is_asked = evaluation is not None and bool(evaluation.deciding) and not figures.scores
+        if is_asked and outcome in (Outcome.BETTER, Outcome.NO_DIFFERENCE):
+            # The job says what its answers have to be: a loss alone does not say that they are.
+            why, outcome = "not_answered", Outcome.CANNOT_TELL
         changed = True if rows_changed or adapter_is_zero is False else None
     reason = _worded(why, figures, ENGLISH)
     return Verdict(outcome=outcome, changed=changed, why=why, reason=reason, figures=figures)

@@ -62,6 +62,12 @@ def test_a_fall_is_one_beyond_interval_noise_and_notice() -> None:
     }
     assert fallen == {"slightly": False, "much": True, "doubtful": False}
     assert not judge_axis("knowledge", base, much, noise=0.4).has_fallen
+    scattered = [score - (0.9 if at % 8 == 0 else -0.05) for at, score in enumerate(base)]
+    by_chance = judge_axis("knowledge", base, scattered, noise=0.0)
+    assert (by_chance.difference <= -0.05, by_chance.has_fallen) == (True, False)
+    by_little = [score - 0.06 - 0.1 * (at % 2) for at, score in enumerate(base)]
+    assert judge_axis("knowledge", base, by_little, noise=0.0).has_fallen
+    assert not judge_axis("knowledge", base, by_little, noise=0.1).has_fallen
     text = judge_axis(TEXT, [3.0] * 12, [3.5] * 12, noise=0.0)
     assert (text.has_fallen, text.difference) == (True, pytest.approx(-0.5))
     assert not judge_axis(TEXT, [3.0] * 12, [2.5] * 12, noise=0.0).has_fallen

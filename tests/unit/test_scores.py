@@ -258,3 +258,8 @@ def test_rouge_l_counts_as_the_table_of_the_textbook_does() -> None:
         wanted = 2 * table[-1][-1] / (len(some) + len(others))
         assert rouge_l(" ".join(some), " ".join(others)) == wanted
     assert rouge_l("a " * 1000, "a b " * 200_000) == pytest.approx(2000 / 401_000)
+
+
+def test_no_section_stands_for_another() -> None:
+    """A heading twice is not two headings."""
+    assert not has_sections("Term\nTerm", ["Parties", "Term"])

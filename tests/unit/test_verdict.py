@@ -290,3 +290,19 @@ def test_a_loss_worse_than_guessing_says_what_guessing_gives() -> None:
         assert says in reason_in(found, Speaker(language))
     assert "(18.200 before, 16.200 after)" in found.reason
     assert "base model is probably damaged" in found.reason
+
+
+def test_a_lower_loss_is_not_what_a_job_asked_for() -> None:
+    """No answer was scored in time: a form that nobody looked at makes no adapter better."""
+    figures = Figures(
+        loss_before=3.1, loss_after=1.2, held_out_rows=25, change_low=-2.1, change_high=-1.7
+    )
+    asked = Evaluation(deciding=("in_form", "field.Art"), primary="asked")
+    found = judge(figures, adapter_is_zero=False, rows_changed=25, evaluation=asked)
+    assert (found.outcome, found.why) == (Outcome.CANNOT_TELL, "not_answered")
+    assert "evaluation.minutes" in found.reason
+    worse = figures.model_copy(update={"loss_after": 4.0, "change_low": 0.5, "change_high": 1.3})
+    found = judge(worse, adapter_is_zero=False, rows_changed=25, evaluation=asked)
+    assert found.outcome is Outcome.WORSE
+    found = judge(figures, adapter_is_zero=False, rows_changed=25, evaluation=Evaluation())
+    assert found.outcome is Outcome.BETTER
