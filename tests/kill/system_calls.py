@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,14 +83,15 @@ class Process:
         if content_is_ours and torn:
             self.faults.append(f"{target} was named before {torn} were synced")
         self.dirty -= set(torn)
-        self.folder_must_be_synced_by_now(except_for=os.path.dirname(target))
-        for folder in {os.path.dirname(source), os.path.dirname(target)}:
+        folders = {os.path.dirname(source), os.path.dirname(target)}
+        self.folder_must_be_synced_by_now(except_for=folders)
+        for folder in folders:
             self.unsynced_folders[folder] = target
 
-    def folder_must_be_synced_by_now(self, *, except_for: str | None = None) -> None:
-        """Judge the renames so far; several in one folder may share one sync."""
+    def folder_must_be_synced_by_now(self, *, except_for: Collection[str] = ()) -> None:
+        """Judge the renames so far; several between the same folders may share one sync."""
         for folder, target in list(self.unsynced_folders.items()):
-            if folder != except_for:
+            if folder not in except_for:
                 self.faults.append(f"{folder} was not synced after {target} was named")
                 del self.unsynced_folders[folder]
 

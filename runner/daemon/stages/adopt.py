@@ -50,6 +50,7 @@ def adopt(home: RunFolder, attempt: StageFolder, sha256: Sha256) -> None:
         reached("checkpoint adopted")
     sync_folder(home.checkpoints)
     sync_folder(home.root)
+    sync_folder(attempt.checkpoints)  # last: a power cut in between leaves two names, never none
     sweep_folder(attempt.checkpoints)
     with contextlib.suppress(OSError):  # not empty: one of them was torn, or it is written to
         attempt.checkpoints.rmdir()
