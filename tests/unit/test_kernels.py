@@ -112,6 +112,19 @@ UNKNOWN = {
         {**PHI_4_MINI, "original_max_position_embeddings": 32},
         "beyond 32 tokens",
     ),
+    "by length, whatever else is named": (
+        "llama",
+        {
+            "max_position_embeddings": 32,
+            "rope_parameters": {
+                "rope_type": "dynamic",
+                "rope_theta": 10_000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+            },
+        },
+        "beyond 32 tokens",
+    ),
     "another gate": ("llama", {"hidden_act": "relu"}, "another gate"),
 }
 

@@ -47,7 +47,7 @@ def _refuse_rope(config: Any, rope: dict[str, Any], longest: int) -> None:
         config, "original_max_position_embeddings", None
     )
     if kind == "dynamic":
-        starts = starts or config.max_position_embeddings
+        starts = config.max_position_embeddings  # the library's own measure, whatever is named
     elif kind != "longrope" and not rope.get("llama_4_scaling_beta"):
         return
     if starts is None or longest > starts:
