@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from runner.contract.record import read_record
 from runner.contract.requests import leave_request
 from runner.contract.states import State
 from runner.contract.verdict import Outcome
+from runner.exit_codes import ExitCode
 
 
 def has_run(root: Path, **script: Any) -> tuple[Box, RunFolder]:
@@ -98,6 +100,31 @@ def test_a_first_evaluation_that_fails_takes_no_adapter(tmp_path: Path) -> None:
     again = box.record().verdict
     assert again is not None
     assert again.outcome is Outcome.BETTER
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(-signal.SIGKILL, id="killed"),
+        pytest.param(-signal.SIGSEGV, id="crashed"),
+        pytest.param(ExitCode.OUT_OF_GPU_MEMORY, id="out of GPU memory"),
+        pytest.param(ExitCode.OUT_OF_HOST_MEMORY, id="out of host memory"),
+        pytest.param(ExitCode.BAD_INPUT, id="bad input"),
+        pytest.param(ExitCode.DIVERGED, id="a code that evaluate does not have"),
+    ],
+)
+def test_an_evaluation_that_never_ends_well_takes_no_adapter(tmp_path: Path, way: int) -> None:
+    """However it ends, as often as it ends so: a good run, a shortfall, and the next job's turn."""
+    box, run = has_run(tmp_path, evaluate=[str(int(way))])
+    record = box.record()
+    assert record.state is State.SUCCEEDED
+    assert record.verdict is not None
+    assert record.verdict.outcome is Outcome.CANNOT_TELL
+    assert any("The evaluation failed" in one for one in record.shortfalls), record.shortfalls
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+    box.drop("next")
+    assert box.once().returncode == 0
+    assert {one.job: one.state for one in box.records()}["next"] is State.SUCCEEDED
 
 
 def test_it_waits_for_the_card_and_survives_the_daemon(tmp_path: Path) -> None:

@@ -298,14 +298,15 @@ def _other_ended(daemon: Daemon, live: Live, which: Stage, code: int, *, asked: 
     if which is Stage.HAND_OVER and verdict.then is Next.GO_ON and not live.cancel:
         _succeeded(daemon, live, verdict.changes)
         return
-    failed = verdict.then is Next.FAIL and not asked and not live.cancel
-    if which is Stage.EVALUATE and failed and verdict.error.kind != outcome.ADAPTER_DIFFERS:
+    unasked = not asked and not live.cancel
+    given_up = unasked and verdict.then in (Next.FAIL, Next.REJECT)
+    if which is Stage.EVALUATE and given_up and verdict.error.kind != outcome.ADAPTER_DIFFERS:
         # The adapter is there, and as good as it is: only nothing is known of it.
         _evaluated(daemon, live, outcome.not_evaluated(record, verdict.error))
         return
     # A full disk does not hold up the queue for what can be made again at any time.
-    gives_up = verdict.then is Next.REJECT or verdict.code == ExitCode.DISK_FULL
-    if which is Stage.HAND_OVER and (failed or (gives_up and not asked and not live.cancel)):
+    full = unasked and verdict.code == ExitCode.DISK_FULL
+    if which is Stage.HAND_OVER and (given_up or full):
         _succeeded(daemon, live, outcome.not_handed_over(record, verdict.error))
         return
     ended = Ended(code=verdict.code, asked=asked, then=verdict.then, error=verdict.error)
