@@ -25,6 +25,15 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=bind,source=requirements.lock,target=/tmp/requirements.lock \
     /opt/runner/bin/pip install --quiet --no-deps --require-hashes -r /tmp/requirements.lock \
  && find /opt/runner \( -type d -name tests -prune -o -name '*.a' \) -exec rm -rf {} +
+# lm-evaluation-harness, for a box whose owner allows tasks of it: 340 MB that no other box needs.
+ARG LM_EVAL=false
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=requirements-tasks.lock,target=/tmp/requirements-tasks.lock \
+    if [ "${LM_EVAL}" = true ]; then \
+      /opt/runner/bin/pip install --quiet --no-deps --require-hashes -r /tmp/requirements-tasks.lock \
+      && find /opt/runner \( -type d -name tests -prune -o -name '*.a' \) -exec rm -rf {} +; \
+    fi
 
 FROM stack AS wheel
 WORKDIR /project

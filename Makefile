@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # anew: 1.6 s of a core for a daemon that otherwise starts in 0.7.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo llama test test-runs test-all collect test-kill test-browser test-gpu test-older test-scenario test-container check format lint types lock clean
+.PHONY: help setup demo llama test test-runs test-all collect test-kill test-browser test-gpu test-older test-scenario test-tasks test-container check format lint types lock clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,6 +73,15 @@ test-older: setup  ## Adapters in older tools, kernels compiled for other cards:
 
 test-scenario: setup  ## The law firm with a real model, whole (minutes; fetches 26 MB of texts)
 	$(BIN)/python -m pytest tests/scenario
+
+# A folder of its own, so that no other test sees it: 340 MB.
+.lm-eval/.ready: requirements-tasks.lock
+	rm -rf .lm-eval
+	$(PIP) install --quiet --no-deps --require-hashes --target .lm-eval -r requirements-tasks.lock
+	@touch $@
+
+test-tasks: setup .lm-eval/.ready  ## Tasks of lm-evaluation-harness in an evaluation (fetches 100 MB)
+	PYTHONPATH=.lm-eval $(BIN)/python -m pytest tests/integration/test_tasks.py
 
 test-container: setup  ## Build the image and drive it, on a Docker engine that is there or a throw-away one
 	.ci/test-container

@@ -27,6 +27,7 @@ from runner.commands.options import (
     PageDir,
     print_json,
 )
+from runner.contract.evaluation_tasks import VARIABLE
 from runner.contract.page_key import read_key
 from runner.contract.settings import Settings
 from runner.doctor.engine import examine_engine
@@ -156,6 +157,7 @@ def command(
         models_dir=models_dir.absolute(),
         device=device,
         gpus=os.environ.get("RUNNER_GPUS", ""),
+        evaluation_tasks=os.environ.get(VARIABLE, "").strip(),
     )
     found = run_doctor(settings, quietly=as_json)
     if as_json:

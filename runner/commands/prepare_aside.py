@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runner.commands.validate import data_folder, read_file
+from runner.contract.evaluation_tasks import VARIABLE
 from runner.contract.findings import read_findings
 from runner.contract.layout import Outputs, RunFolder, StageFolder, new_run_id
 from runner.contract.promotions import current_run
@@ -87,6 +88,7 @@ def prepared_from(
             try_model=try_model,
             replay_from=_replay_from(spec, outputs),
             spec_folder=str(folder.relative_to(root)) if inside else ".",
+            evaluation_tasks=os.environ.get(VARIABLE, "").strip(),
         )
         stage = StageFolder(run.prepared)
         write_message(stage.plan, plan)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from runner.commands.options import MODELS, OUTPUTS, AsJson, ModelsDir, OutputsDir, print_json
+from runner.contract.evaluation_tasks import VARIABLE, tasks_problems
 from runner.contract.gpus import count_gpus
 from runner.contract.layout import SCHEDULED, STATE_FOLDERS, Inbox
 from runner.contract.llama_cpp import gguf_problem
@@ -146,6 +147,8 @@ def validate(
     if inputs:
         wanted = spec.named_files
         problems += missing_data(wanted, folder or data_folder(path), path.name)
+        tasks, allowed = spec.evaluation.tasks or (), os.environ.get(VARIABLE, "").strip()
+        problems += [replace(wrong, file=path.name) for wrong in tasks_problems(tasks, allowed)]
         try:
             model = find_model(models_dir, spec.model, method=spec.named_method)
             config = read_config(model, spec.model)

@@ -21,6 +21,8 @@ LOSS = "loss"
 """The score that every evaluation with held-out rows has: nats per learned token of a row."""
 ASKED = "asked"
 """The mean of the scores that decide, where there are several."""
+TASK = "task."
+"""How the axis of a task of lm-evaluation-harness begins, whose names are anybody's."""
 _SCORES_BYTES = 256 * 1024 * 1024  # of a million rows with two scores; more is not ours
 
 Form = Literal["as_trained", "original"]

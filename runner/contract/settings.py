@@ -80,6 +80,9 @@ class Settings:
     hours: str = ""
     """When trainings may run, such as ``18:00-07:00, sat, sun``: outside of these hours none
     starts, and one that runs leaves a checkpoint and goes on later. Empty: at any time."""
+    evaluation_tasks: str = ""
+    """Folder of tasks of lm-evaluation-harness that specs may ask for by name; they may name Python
+    code, so it is the box owner's alone, and lies outside of jobs/ and outputs/. Empty: none."""
     language: str = ""
     """Of answers and reports: ``en`` or ``de``. Empty: the machine's (LC_ALL, LANG), or English."""
     reports: bool = True

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from runner.contract.evaluation_tasks import NOT_SHARED, shared_tasks
 from runner.contract.gpus import ALLOWED as GPUS_ALLOWED
 from runner.contract.gpus import read_gpus
 from runner.contract.hours import ALLOWED as HOURS_ALLOWED
@@ -174,7 +175,13 @@ def read_settings(environment: Mapping[str, str], given: Sequence[str] = ()) -> 
 
 
 def with_folders(jobs_dir: Path, outputs_dir: Path, models_dir: Path, **changes: Any) -> Settings:
-    """Make the settings of a box from its folders and what was set; None sets nothing."""
+    """Make the settings of a box from its folders and what was set; None sets nothing.
+
+    Raises:
+        SettingError: the tasks lie where others may write.
+    """
+    if wrong := shared_tasks(changes.get("evaluation_tasks") or "", jobs_dir, outputs_dir):
+        raise SettingError(wrong, advice=NOT_SHARED)
     return Settings(
         jobs_dir=jobs_dir.absolute(),
         outputs_dir=outputs_dir.absolute(),

@@ -92,6 +92,8 @@ class PreparePlan(StagePlan):
     """Prepare folders of the job's earlier runs, oldest first, to say what is new in the data."""
     replay_from: str | None = None
     """Folder of the run whose adapter is gone on from, where some of its rows are learned again."""
+    evaluation_tasks: str = ""
+    """The box owner's folder of tasks of lm-evaluation-harness; empty: there is none."""
     try_model: bool = True
     """Put model and adapter together without weights, too; a preview does without, to be quick."""
 
@@ -252,6 +254,8 @@ class EvaluatePlan(StagePlan):
     """It was asked for by `runner evaluate`, after the run's end."""
     noise_folder: str | None = None
     """Where the noise of what may be forgotten is kept, outputs/.runner/noise; None: nowhere."""
+    evaluation_tasks: str = ""
+    """The box owner's folder of tasks of lm-evaluation-harness; empty: there is none."""
 
 
 class EvaluateResult(_Message):

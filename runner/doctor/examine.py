@@ -18,6 +18,7 @@ from runner.doctor.cards import Cards, look_at_cards, titled
 from runner.doctor.clock import judge_clock, read_clock
 from runner.doctor.disk import judge_disk, read_disks
 from runner.doctor.driver import Driver, judge_driver, read_cuda, read_module
+from runner.doctor.evaluation_tasks import examine_tasks
 from runner.doctor.events import Events, judge_events, try_events
 from runner.doctor.finding import Finding, Level
 from runner.doctor.folders import judge_folders, try_folder
@@ -82,6 +83,7 @@ def examine_lightly(settings: Settings) -> Light:
         lambda: judge_folders(rights),
         lambda: [judge_base_models(read_base_models(settings.models_dir, in_container=inside))],
         lambda: [examine_llama_cpp()],
+        lambda: [examine_tasks(settings.evaluation_tasks, *folders[:2])],
         lambda: [judge_events(events)],
         lambda: [judge_clock(read_clock(settings.outputs))],
         lambda: [judge_offline(read_offline(os.environ, in_container=inside))],

@@ -21,6 +21,7 @@ _MINUTES = 3.0  # that nobody asked for: little beside a training of hours
 _MOST_SECTIONS = 50
 _MOST_FIELDS = 50
 _MOST_VALUES = 200  # of one field; a list that people agree on is shorter
+_MOST_TASKS = 20
 _LONGEST_NAME = 200  # characters
 _LONGEST_PATTERN = 2000  # characters
 _PATTERN_BYTES = 8 * 1024 * 1024
@@ -81,6 +82,12 @@ class EvaluationWish(BaseModel):
         max_length=1000,
         description="A file of questions with answers that the model has to go on knowing: how "
         "likely it finds them is measured before and after. The first 500 rows count.",
+    )
+    tasks: Annotated[list[Name], Field(max_length=_MOST_TASKS)] | None = Field(
+        None,
+        min_length=1,
+        description="Tasks of lm-evaluation-harness that the box's owner allows, by name: measured "
+        "before and after, within the time.",
     )
     served: Literal["as_trained", "original"] = Field(
         "as_trained",
@@ -143,9 +150,12 @@ def evaluation_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str, s
         yield "sections", f"{twice!r} stands there twice", "keep one of the two"
     if twice := _twice(values.get("scores") or []):
         yield "scores", f"{twice} stands there twice", "keep one of the two"
-    if values.get("general") and values.get("forgetting") is False:
-        what = "forgetting is false, and general is measured with it"
-        yield "general", what, "leave forgetting out, or leave general out"
+    if twice := _twice(values.get("tasks") or []):
+        yield "tasks", f"{twice} stands there twice", "keep one of the two"
+    for name in ("general", "tasks"):
+        if values.get(name) and values.get("forgetting") is False:
+            what = f"forgetting is false, and {name} is measured with it"
+            yield name, what, f"leave forgetting out, or leave {name} out"
     if values.get("samples") == 0:
         asked = next((name for name in _NEED_ANSWERS if values.get(name)), None)
         if asked:

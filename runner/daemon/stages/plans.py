@@ -125,6 +125,7 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
             gpu_memory_bytes=card_bytes,
             no_fp8=no_fp8,
             replay_from=_replay_from(settings.outputs, record, spec),
+            evaluation_tasks=_tasks(settings),
         )
     if stage in TRAINS:
         trained = _trial(record, spec) if stage is Stage.RATES else _attempt(record, spec)
@@ -163,8 +164,14 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
         expected_eval_loss=record.metrics.get("best_eval_loss"),
         current_adapter=adapter_in_use(settings.outputs, record, spec),
         noise_folder=str(settings.outputs.noise.absolute()),
+        evaluation_tasks=_tasks(settings),
         **kept,
     )
+
+
+def _tasks(settings: Settings) -> str:
+    folder = settings.evaluation_tasks
+    return str(Path(folder).absolute()) if folder else ""
 
 
 def _attempt(record: RunRecord, spec: JobSpec) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from runner.contract.evaluation_tasks import tasks_problems
 from runner.contract.fp8_cards import FP8_HINT
 from runner.contract.llama_cpp import gguf_problem
 from runner.contract.models import fetch_command, find_model, read_config, table_of_words
@@ -56,6 +57,8 @@ def find_base(
         return None, error
     if too_low := cap_problem(spec, read_shape(config)):
         raise SpecError([replace(too_low, file=file)])
+    if wrong := tasks_problems(spec.evaluation.tasks or (), plan.evaluation_tasks):
+        raise SpecError([replace(one, file=file) for one in wrong])
     field = spec.export.gguf_field
     if field and (cannot := gguf_problem(field, config)):
         raise SpecError([replace(cannot, file=file)])

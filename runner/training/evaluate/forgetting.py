@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.contract.evaluation import Axis
-from runner.contract.intervals import FEWEST_CLUSTERS, paired_interval
+from runner.contract.intervals import FEWEST_CLUSTERS, paired_difference, paired_interval
 from runner.files.durable import write_json
 from runner.training.data.mark_answers import IGNORED
 from runner.training.evaluate.adapted import Adapted
@@ -193,6 +193,34 @@ def judge_axis(name: str, base: Sequence[float], adapter: Sequence[float], *, no
     )
 
 
+def judge_share(
+    name: str,
+    base: Sequence[float],
+    adapter: Sequence[float],
+    *,
+    noise: float,
+    lower_is_better: bool = False,
+) -> Axis:
+    """Say the same of scores from 0 to 1 that an item may have or not have: all or nothing."""
+    items = len(base)
+    before, after = (adapter, base) if lower_is_better else (base, adapter)
+    found = paired_difference(before, after, range(items))
+    return Axis(
+        name=name,
+        base=math.fsum(base) / items,
+        adapter=math.fsum(adapter) / items,
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        noise=noise,
+        items=items,
+        lower_is_better=lower_is_better,
+        has_fallen=found.high is not None
+        and found.high < -noise
+        and found.difference <= -max(LEAST_FALL, noise),
+    )
+
+
 def measure_axes(
     adapted: Adapted,
     *,
@@ -212,7 +240,8 @@ def measure_axes(
     adapter = measured(_BATCH)
     with adapted.base():
         base = measured(_BATCH)
-        file = noise_folder and noise_folder / f"{_key(adapted, model, items)}.json"
+        tokens = json.dumps([list(items.rows["input_ids"]), items.of_item]).encode()
+        file = noise_folder and noise_folder / f"{noise_key(adapted, model, tokens)}.json"
         noise = noise_of(base, lambda: measured(_OTHER_BATCH), file=file)
     return [
         judge_axis(name, base[name], adapter[name], noise=noise.get(name, 0.0))
@@ -250,13 +279,13 @@ def noise_of(
     return found
 
 
-def _key(adapted: Adapted, model: str, items: Items) -> str:
+def noise_key(adapted: Adapted, model: str, items: bytes) -> str:
+    """Name what noise belongs to: the base, how and on what it computes, and what is measured."""
     import torch
 
     card = torch.cuda.get_device_name() if adapted.machine.on_gpu else "cpu"
-    tokens = json.dumps([list(items.rows["input_ids"]), items.of_item]).encode()
     what = f"{model}\0{card}\0{adapted.machine.compute}\0{type(adapted.model).__name__}\0"
-    return hashlib.sha256(what.encode() + tokens).hexdigest()[:24]
+    return hashlib.sha256(what.encode() + items).hexdigest()[:24]
 
 
 def told_of(axes: Sequence[Axis]) -> list[str]:

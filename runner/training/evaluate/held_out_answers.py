@@ -21,7 +21,7 @@ from runner.training.data.form import SCHEMA_FILE
 from runner.training.data.general import general_questions
 from runner.training.data.learned import known_to
 from runner.training.data.questions import ALWAYS, ASKED, MOST_ANSWERED, Question, read_questions
-from runner.training.evaluate import forgetting, recital
+from runner.training.evaluate import forgetting, recital, tasks
 from runner.training.evaluate.adapted import Adapted
 from runner.training.evaluate.answers import unpack_for_answers
 from runner.training.evaluate.answers_page import answers_page
@@ -127,6 +127,7 @@ def held_out_answers(
     answers.shortfalls += attempt(
         "forgetting", lambda: _forgotten(adapted, generator, job, answers), on_gpu=on_gpu
     )
+    _by_tasks(adapted, until, job, answers)
     return answers
 
 
@@ -194,7 +195,7 @@ def _wanted(wish: Literal["auto"] | bool, adapted: Adapted) -> bool:  # noqa: FB
 
 
 def _wants_more(wish: EvaluationWish, adapted: Adapted) -> bool:
-    general = wish.general is not None
+    general = wish.general is not None or bool(wish.tasks)
     return general or _wanted(wish.recital, adapted) or _wanted(wish.forgetting, adapted)
 
 
@@ -240,6 +241,25 @@ def _forgotten(
     )
     answers.evaluation = answers.evaluation.model_copy(update={"axes": tuple(axes)})
     answers.shortfalls += forgetting.told_of(axes)
+
+
+def _by_tasks(
+    adapted: Adapted, until: float, job: tuple[RunFolder, JobSpec, EvaluatePlan], answers: Answers
+) -> None:
+    """Measure the tasks of lm-evaluation-harness that the spec asks for."""
+    _, spec, plan = job
+    if not spec.evaluation.tasks:
+        return
+    room = tasks.Room(
+        folder=plan.evaluation_tasks,
+        until=until,
+        noise_folder=Path(plan.noise_folder) if plan.noise_folder else None,
+        model=f"{spec.model} {spec.method}",
+    )
+    axes, short = tasks.measure_tasks(adapted, spec.evaluation.tasks, room)
+    both = (*answers.evaluation.axes, *axes)
+    answers.evaluation = answers.evaluation.model_copy(update={"axes": both})
+    answers.shortfalls += [*short, *tasks.told_of(axes)]
 
 
 def _everybody(adapted: Adapted, examples: Sequence[Question], plan: EvaluatePlan) -> list[Who]:
