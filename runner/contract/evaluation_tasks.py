@@ -60,7 +60,7 @@ def shared_tasks(folder: str, *shared: Path) -> str | None:
     # A share may be dead: abspath does not look at it.
     for there in (Path(os.path.abspath(path)) for path in shared if folder):
         if there in (tasks, *tasks.parents):
-            return f"{VARIABLE} names {visible(folder)}, which lies in a shared folder"
+            return f"RUNNER_EVALUATION_TASKS names {visible(folder)}, which lies in a shared folder."
     return None
 
 
@@ -83,19 +83,20 @@ def tasks_problems(names: Sequence[str], folder: str | None) -> list[Problem]:
         return []
     if not folder:
         what = "this box has no tasks of lm-evaluation-harness"
-        return [_problem(what, f"Leave it out, or let the box's owner set {VARIABLE}.")]
+        return [_problem(what, "Leave it out, or let the box's owner set RUNNER_EVALUATION_TASKS.")]
     try:
         allowed = read_allowed(Path(folder))
     except OSError as error:
         what = f"the folder of tasks cannot be read: {visible(folder)} ({error.strerror})"
-        return [_problem(what, f"The box's owner names it in {VARIABLE}.")]
+        return [_problem(what, "The box's owner names it in RUNNER_EVALUATION_TASKS.")]
     problems = [
         Problem(
             field=FIELD,
             found=name,
             message="no such task is allowed on this box",
             allowed=shown_names(allowed) or None,
-            hint=f"The box's owner puts its .yaml file into the folder that {VARIABLE} names.",
+            hint="The box's owner puts its .yaml file into the folder that RUNNER_EVALUATION_TASKS "
+            "names.",
         )
         for name in names
         if name not in allowed

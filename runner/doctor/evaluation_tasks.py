@@ -7,7 +7,6 @@ from pathlib import Path
 from runner.contract.evaluation_tasks import (
     MEND,
     NOT_SHARED,
-    VARIABLE,
     harness_version,
     read_allowed,
     shared_tasks,
@@ -31,15 +30,18 @@ def examine_tasks(folder: str, *shared: Path) -> Finding:
         return Finding(check="Evaluation tasks", level=level, what=what, why=_WHY, fix=fix)
 
     if not folder:
-        what = f"No tasks of lm-evaluation-harness are allowed here: {VARIABLE} names no folder."
+        what = (
+            "No tasks of lm-evaluation-harness are allowed here: RUNNER_EVALUATION_TASKS names no "
+            "folder."
+        )
         return found(Level.SKIPPED, what)
     if wrong := shared_tasks(folder, *shared):
-        return found(Level.TROUBLE, f"{wrong}.", NOT_SHARED)
+        return found(Level.TROUBLE, wrong, NOT_SHARED)
     try:
         allowed = read_allowed(Path(folder))
     except OSError as error:
         what = f"The folder of evaluation tasks cannot be read: {visible(folder)}"
-        fix = f"Name a folder that is there in {VARIABLE} ({error.strerror})."
+        fix = f"Name a folder that is there in RUNNER_EVALUATION_TASKS ({error.strerror})."
         return found(Level.ADVICE, what, fix)
     if not allowed:
         what = f"The folder of evaluation tasks has none: {visible(folder)}"

@@ -134,7 +134,9 @@ def _measure(adapted: Adapted, name: str, room: Room, until: float) -> Axis:
 
     Raises:
         TimeoutError: there is too little time for the fewest items.
+        UnusableTaskError: its scores cannot be an axis.
     """
+    _import_harness()
     with _as_library(Path(room.folder)):
         task = _load(name, Path(room.folder))
         began = time.monotonic()
@@ -195,6 +197,15 @@ def _as_library(folder: Path) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _import_harness() -> None:
+    """Import the harness before any task: what it lacks itself is not the task's fault."""
+    try:
+        import lm_eval.evaluator
+        import lm_eval.models.huggingface  # noqa: F401
+    except ImportError as error:
+        raise UnusableTaskError("lm-evaluation-harness cannot be imported") from error
 
 
 def _load(name: str, folder: Path) -> Any:
