@@ -60,7 +60,9 @@ def shared_tasks(folder: str, *shared: Path) -> str | None:
     # A share may be dead: abspath does not look at it.
     for there in (Path(os.path.abspath(path)) for path in shared if folder):
         if there in (tasks, *tasks.parents):
-            return f"RUNNER_EVALUATION_TASKS names {visible(folder)}, which lies in a shared folder."
+            return (
+                f"RUNNER_EVALUATION_TASKS names {visible(folder)}, which lies in a shared folder."
+            )
     return None
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pygal
+from pygal.etree import etree
 from pygal.style import Style
 
 from runner.report.curve import Series
@@ -25,6 +26,9 @@ from runner.report.curve import Series
 # pygal puts a hook of the style of Python 2 into every later import, for plugins of its own that
 # nobody has; Python 3.11 warns of it at each import, and 3.12 ignores it.
 sys.meta_path[:] = [hook for hook in sys.meta_path if type(hook).__name__ != "PluginImportFixer"]
+
+# pygal takes lxml where it is installed, whose tree is another: lm-evaluation-harness brings it.
+etree.to_etree()
 
 WIDTH, HEIGHT = 440, 250  # user units; on a phone of 360 px its text has 10 px
 _TEXT = 13

@@ -68,6 +68,9 @@ def target(doc):
 
 def wrong(doc, results):
     return {"wrong": len(results[0]) % 2}
+
+def leave(doc, results):
+    raise SystemExit(0)
 """
 RANDOM_PROMPT = CHOICE.replace("office_words", "restless").replace(
     'doc_to_text: "{{question}}\\nAnswer:"', "doc_to_text: !function restless.text"
@@ -88,6 +91,10 @@ BROKEN = {
         .replace("office_words", "perplexity")
         + 'doc_to_target: "{{question}}"\nmetric_list:\n  - {metric: word_perplexity}\n',
         "none of its measures",
+    ),
+    "leaves": (
+        WRITTEN.replace("marks.wrong", "marks.leave").replace("office_sums", "leaves"),
+        "Sys",
     ),
     "restless": (RANDOM_PROMPT, "it asks something else each time"),
 }
@@ -270,7 +277,7 @@ def test_a_task_that_fails_takes_nothing_with_it(
     assert list(axes_of(result)) == ["task.office_words"]
     assert result.eval_loss_after is not None
     for name, (_, why) in BROKEN.items():
-        (said,) = [one for one in result.shortfalls if f" {name} " in one]
+        (said,) = [one for one in result.shortfalls if one.startswith(f"The task {name} ")]
         assert said.startswith(f"The task {name} could not be run: {why}"), said
     gone = measured(run, tiny_model.parent, evaluation_tasks=str(tmp_path / "less"))
     assert not axes_of(gone)
@@ -347,3 +354,26 @@ def test_without_tasks_the_harness_is_not_loaded(tmp_path: Path, tiny_model: Pat
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("False")
+
+
+def test_what_the_harness_brings_leaves_the_report_as_it_is() -> None:
+    """It brings lxml, which pygal takes where it is: charts are the same with it and without."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.modules.update({'lxml': None} if 'without' in sys.argv else {})\n"
+        "from runner.report.charts import Drawn, svg; from runner.report.curve import Series\n"
+        "series = Series(name='loss', points=((1, 2.0), (2, 1.5), (3, 1.0)), count=3)\n"
+        "print(svg('a', [Drawn(name='b', series=series)], title='c', description='d', say=str))\n"
+        "print('lxml' in sys.modules and sys.modules['lxml'] is not None, file=sys.stderr)"
+    )
+    with_it, without = (
+        subprocess.run(
+            [sys.executable, "-c", code, *more], capture_output=True, text=True, check=True
+        )
+        for more in ([], ["without"])
+    )
+    assert (with_it.stderr.strip(), without.stderr.strip()) == ("True", "False")
+    assert with_it.stdout == without.stdout
+    assert "<path" in without.stdout

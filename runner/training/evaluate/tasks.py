@@ -75,7 +75,7 @@ def measure_tasks(
             axes.append(_measure(adapted, name, room, until))
         except TimeoutError:
             short.append(_no_time(name))
-        except Exception as error:  # a task is somebody else's code: the run stands without it
+        except (Exception, SystemExit) as error:  # somebody else's code: the run stands without it
             why = _why(error, on_gpu=adapted.machine.on_gpu)
             print(f"task {name}: {type(error).__name__}", file=sys.stderr)
             traceback.print_tb(error.__traceback__)
@@ -89,7 +89,7 @@ def _no_time(name: str) -> str:
     return f"There was no time left for the task {name}: evaluation.minutes allows more."
 
 
-def _why(error: Exception, *, on_gpu: bool) -> str:
+def _why(error: BaseException, *, on_gpu: bool) -> str:
     """Say what went wrong, without the error's own words: they may quote an item.
 
     Raises:
@@ -211,10 +211,10 @@ def _import_harness() -> None:
 def _load(name: str, folder: Path) -> Any:
     from lm_eval.tasks import TaskManager
 
-    found = TaskManager(include_path=str(folder), include_defaults=False).load([name])
-    task = found["tasks"].get(name)
-    if task is None:
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    if name not in manager.all_tasks:  # it leaves out what it cannot read
         raise UnusableTaskError("its file cannot be read")
+    task = manager.load([name])["tasks"][name]
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     if not task.eval_docs:
@@ -243,14 +243,15 @@ def _once(adapted: Adapted, name: str, task: Any, limit: int, batch: int) -> _Sc
     from lm_eval.models.huggingface import HFLM
 
     compute = adapted.machine.compute
-    harnessed = HFLM(
-        pretrained=adapted.model,
-        tokenizer=adapted.tokenizer,
-        backend="causal",
-        batch_size=batch,
-        max_length=min(adapted.context, adapted.tokenizer.model_max_length),
-        mixed_precision_dtype=None if compute == "float32" else compute,
-    )
+    with _weights_as_they_are(adapted.model):
+        harnessed = HFLM(
+            pretrained=adapted.model,
+            tokenizer=adapted.tokenizer,
+            backend="causal",
+            batch_size=batch,
+            max_length=min(adapted.context, adapted.tokenizer.model_max_length),
+            mixed_precision_dtype=None if compute == "float32" else compute,
+        )
     # Each pass draws the same few-shot examples: their generator goes on from pass to pass.
     random.seed(_SEED)
     np.random.seed(_OTHER_SEED)  # noqa: NPY002  the one that tasks draw from
@@ -259,6 +260,16 @@ def _once(adapted: Adapted, name: str, task: Any, limit: int, batch: int) -> _Sc
     loaded = {"tasks": {name: task}, "groups": {}, "group_map": {}}
     found = evaluate(lm=harnessed, task_dict=loaded, limit=limit, bootstrap_iters=0)
     return _scored(task, found["samples"][name])
+
+
+@contextlib.contextmanager
+def _weights_as_they_are(model: Any) -> Iterator[None]:
+    """Keep the harness from tying weights: an adapter may have trained a head of its own."""
+    model.tie_weights = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        del model.tie_weights
 
 
 def _scored(task: Any, samples: Sequence[dict[str, Any]]) -> _Scored:
