@@ -4,7 +4,7 @@ Held-out loss of the old rows and of the newest ones, for each way (``start_from
 
     .venv/bin/python benchmarks/retrain.py [--model demo-smollm2] [--models models] [--rows 64]
         [--held 16] [--weeks 3] [--seed 42] [--epochs 2] [--batch 8] [--rate 2e-4] [--method qlora]
-        [--device cpu]
+        [--device cpu] [--arms afresh "going on, replay 0.3"]
 
 The rows are those of the packaged FAQ in its own order, so each week brings other subjects. Every
 run goes through the whole product. A week's file lies beside the earlier ones, and so do its
@@ -32,7 +32,7 @@ from runner.contract.states import State
 from runner.training.data.token_table import read_row_table
 
 ARMS = {
-    "afresh": "",
+    "afresh": "start_from: fresh",
     "going on, new rows": "start_from: current\nreplay: 0",
     "going on, replay 0.3": "start_from: current\nreplay: 0.3",
     "going on, all rows": "start_from: current",
@@ -55,6 +55,7 @@ class Asked:
     batch: int
     rate: float
     device: str
+    arms: list[str]
 
 
 def write_weeks(jobs: Path, asked: Asked) -> None:
@@ -146,11 +147,11 @@ def measure(asked: Asked) -> None:
         write_weeks(first / "jobs", asked)
         run = run_week(first, 1, "", asked)
         print(json.dumps(measured(run, "first", 1)), flush=True)
-        for arm in ARMS:
+        for arm in asked.arms:
             shutil.copytree(first, Path(folder) / arm, symlinks=True)
         for week in range(2, asked.weeks + 1):
-            for arm, lines in ARMS.items():
-                run = run_week(Path(folder) / arm, week, lines, asked)
+            for arm in asked.arms:
+                run = run_week(Path(folder) / arm, week, ARMS[arm], asked)
                 print(json.dumps(measured(run, arm, week)), flush=True)
 
 
@@ -167,4 +168,5 @@ if __name__ == "__main__":
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--method", choices=("qlora", "lora"), default="qlora")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="cpu")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     measure(Asked(**vars(parser.parse_args())))
