@@ -146,7 +146,9 @@ def planned(
         box,
         models_dir=asked.models_dir,
         on_card=box.gpu_memory_bytes is not None,
-        goes_on_from=in_use if spec.start_from == "current" else None,
+        goes_on_from=in_use
+        if spec.start_from == "current" or (prepared.start and prepared.start.goes_on)
+        else None,
         in_use=in_use,
     )
     if chosen is not None:

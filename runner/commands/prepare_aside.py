@@ -156,8 +156,8 @@ def _require_room(output: BinaryIO, bounds: Bounds) -> None:
 
 
 def _replay_from(spec: JobSpec, outputs: Outputs | None) -> str | None:
-    """Find the run whose rows a run of now would learn again."""
-    if spec.replay is None or outputs is None:
+    """Find the run whose rows a run of now would learn again, or may."""
+    if outputs is None or not (spec.leaves_start or spec.replay is not None):
         return None
     run_id = current_run(outputs, spec.name)
     return None if run_id is None else str(outputs.run(spec.name, run_id).root.absolute())

@@ -24,6 +24,7 @@ from runner.contract.record_head import CardUsed as CardUsed  # noqa: PLC0414
 from runner.contract.record_head import ErrorFacts as ErrorFacts  # noqa: PLC0414
 from runner.contract.record_head import Waiting as Waiting  # noqa: PLC0414
 from runner.contract.record_time import Time as Time  # noqa: PLC0414 - others find it here
+from runner.contract.start_choice import StartChoice
 from runner.contract.states import Stage
 from runner.contract.verdict import Verdict
 from runner.files.durable import write_json
@@ -75,6 +76,12 @@ class Replay(_Part):
     """Rows that it was not trained on."""
     gone_runs: tuple[str, ...] = ()
     """Runs that it had learned from and whose rows are not known any more."""
+
+    def sentence(self) -> str:
+        """Say it in words."""
+        old = f"of the rows that the adapter in use ({self.run_id}) was trained on"
+        again = f"{self.replayed} of {self.old} are learned again (replay); new rows: {self.new}"
+        return f"{old}, {again}"
 
 
 class Erased(_Part):
@@ -136,8 +143,11 @@ class RunRecord(RecordHead):
     """Forms made for serving it (`export` in the spec, `runner export`), each with its figures."""
     started_from: str | None = None
     """The run whose adapter it went on from; None: it began afresh."""
+    start: StartChoice | None = None
+    """Whether it was to go on from the adapter in use, and why; None: that was not the box's to
+    choose, or nothing was in use."""
     replay: Replay | None = None
-    """Old rows that were learned again; None: none were asked for."""
+    """Old rows that were learned again; None: all were learned."""
     rating: Rating | None = None
     """What experts found who marked its answers beside another's without knowing which is which."""
     promotion: Promotion | None = None

@@ -20,6 +20,7 @@ from runner.contract.handed_over import HandedOver
 from runner.contract.model_kind import Method
 from runner.contract.rates import HeldOutLosses
 from runner.contract.record import DataChange, DataFile, ErrorFacts, ModelFacts, Replay
+from runner.contract.start_choice import StartChoice
 from runner.errors import DamagedError
 from runner.files.durable import write_json
 from runner.files.plain import read_plain
@@ -91,7 +92,8 @@ class PreparePlan(StagePlan):
     earlier_runs: tuple[str, ...] = ()
     """Prepare folders of the job's earlier runs, oldest first, to say what is new in the data."""
     replay_from: str | None = None
-    """Folder of the run whose adapter is gone on from, where some of its rows are learned again."""
+    """Folder of the run whose adapter is gone on from, where some of its rows are learned again;
+    with ``start_from: auto`` of the one whose adapter is in use: prepare decides."""
     evaluation_tasks: str = ""
     """The box owner's folder of tasks of lm-evaluation-harness; empty: there is none."""
     try_model: bool = True
@@ -133,6 +135,8 @@ class PrepareResult(_Message):
     """On a card it may train on the fast path; the last word has the check at set-up."""
     plain_because: str | None = None
     """What the fast path does not know of it."""
+    start: StartChoice | None = None
+    """Whether it goes on from the adapter in use; None: the box had nothing to choose."""
     replay: Replay | None = None
     """Old rows that are learned again; None: none were asked for."""
     data_change: DataChange | None = None

@@ -80,7 +80,7 @@ def _gpus(resources: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator
 def _replay(values: Mapping[str, Any], broken: Set[str]) -> Iterator[Contradiction]:
     if values.get("replay") is None or {"replay", "start_from"} & broken:
         return
-    if values.get("start_from", "fresh") != "current":
+    if values.get("start_from") != "current":
         yield Contradiction(
             field="replay",
             message="a fresh adapter has learned no rows that could be learned again",

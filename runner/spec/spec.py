@@ -241,10 +241,11 @@ class JobSpec(_Section):
     checks: Checks = Field(
         default_factory=Checks, description="How serious what the checks of the data find is."
     )
-    start_from: Literal["fresh", "current"] = Field(
-        "fresh",
+    start_from: Literal["auto", "fresh", "current"] = Field(
+        "auto",
         description="current: go on from the adapter in use (outputs/JOB/current) instead of a "
-        "fresh one; its shape must be the same.",
+        "fresh one; its shape must be the same. auto: with a schedule, go on where the data has "
+        "grown as far as that was measured to do better; else fresh.",
     )
     replay: float | None = Field(
         None,
@@ -324,6 +325,11 @@ class JobSpec(_Section):
     def hours(self) -> float | None:
         """The time for all that is trained, small runs included; None: as long as it takes."""
         return (self.try_.hours if self.try_ else None) or self.limits.hours
+
+    @property
+    def leaves_start(self) -> bool:
+        """Whether the box chooses what it starts from; a run without a schedule begins afresh."""
+        return self.start_from == "auto" and self.schedule is not None
 
     @property
     def epochs(self) -> float:

@@ -10,6 +10,7 @@ from runner.contract.findings import in_short
 from runner.contract.layout import RunFolder
 from runner.contract.record import ErrorFacts, RunRecord
 from runner.contract.stage_io import EvaluateResult, ExportResult, HandOverResult, PrepareResult
+from runner.contract.start_choice import sentence as start_sentence
 from runner.contract.states import Stage, State
 from runner.contract.verdict import Figures, judge, not_measured
 from runner.daemon.stages.plans import stage_folder
@@ -33,6 +34,7 @@ def prepared(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
         }
     )
     return {
+        **_start(record, result),
         "state": State.QUEUED,
         "next_stage": Stage.TRAIN,
         "falls": None,
@@ -43,10 +45,27 @@ def prepared(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
         "total_steps": result.total_steps,
         # An older runner wrote its own default at the claim; the steps were counted with this one.
         "effective_batch_size": result.effective_batch_size or record.effective_batch_size,
-        "shortfalls": joined(record.shortfalls, result.shortfalls),
+        "shortfalls": joined(_before_start(record), result.shortfalls),
         "findings": in_short(result.findings),
         "metrics": {**record.metrics, **numbers},
     }
+
+
+def _start(record: RunRecord, result: PrepareResult) -> dict[str, Any]:
+    """Say where the run starts, where that was the box's to choose: now or at an earlier try."""
+    start = result.start
+    if start is None and record.start is None:
+        return {}
+    return {"start": start, "started_from": start.run_id if start and start.goes_on else None}
+
+
+def _before_start(record: RunRecord) -> tuple[str, ...]:
+    """Give the shortfalls without what an earlier try of prepare said of the start."""
+    if record.start is None:
+        return record.shortfalls
+    said = [start_sentence(record.start)]
+    said += [record.replay.sentence()] if record.replay else []
+    return tuple(one for one in record.shortfalls if one not in said)
 
 
 def exported(record: RunRecord, result: ExportResult) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from runner.contract.batch import BatchPlan, largest_divisor_at_most
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.pick_rate import seconds_each
+from runner.contract.promotions import current_run
 from runner.contract.record import Attempt, ErrorFacts, RunRecord
 from runner.contract.settings import Settings
 from runner.contract.stage_io import (
@@ -207,9 +208,10 @@ def _trial(record: RunRecord, spec: JobSpec) -> dict[str, Any]:
 
 
 def _replay_from(outputs: Outputs, record: RunRecord, spec: JobSpec) -> str | None:
-    if spec.replay is None or record.started_from is None:
-        return None
-    return str(outputs.run(record.job, record.started_from).root.resolve())
+    run_id = record.started_from if spec.replay is not None else None
+    if spec.leaves_start:  # prepare decides, by the rows
+        run_id = current_run(outputs, record.job)
+    return None if run_id is None else str(outputs.run(record.job, run_id).root.resolve())
 
 
 def _start_adapter(outputs: Outputs, record: RunRecord) -> str | None:

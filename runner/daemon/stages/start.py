@@ -180,8 +180,13 @@ def _start_far(
 
 
 def _is_over_before(daemon: Daemon, live: Live) -> bool:
-    """Reject a run that could not start anywhere."""
+    """Reject a run that could not start anywhere; prepare one again whose start fits no more."""
     start = choose_start(daemon.outputs, live.record, live.spec)
+    if start.choose_again and not live.record.attempts:
+        daemon.say(live, f"{live.record.job}: is prepared again, its start fits no more")
+        again = {"state": State.QUEUED, "next_stage": Stage.PREPARE, "waiting": None}
+        change(daemon, live, started_from=None, **again)
+        return True
     if start.problem is None or live.record.attempts:
         return False
     end_run(daemon, live, State.REJECTED, start.problem)

@@ -12,6 +12,7 @@ import numpy as np
 
 from runner.contract.models import longest_context
 from runner.contract.stage_io import PreparePlan
+from runner.contract.start_choice import REPLAY, StartChoice, StartFacts, choose_by_itself, sentence
 from runner.contract.verdict import smallest_points
 from runner.errors import DataError, Problem
 from runner.forecast import work as forecast_work
@@ -26,6 +27,7 @@ from runner.training.data.flow import Source
 from runner.training.data.replay import Chosen, choose_replay
 from runner.training.data.snapshot import Copied
 from runner.training.data.split import hold_out
+from runner.training.data.start import with_rows
 from runner.training.data.token_table import HELD_OUT, LEFT_OUT, TRAIN, Rows, open_row_table
 
 LEFT_OUT_SHARE = 0.05  # of the rows; more than that is not what the job's owner meant
@@ -47,6 +49,8 @@ class Parted:
     """Those that are longer."""
     replayed: Chosen | None = None
     """Old rows that are learned again; None: none were asked for."""
+    start: StartChoice | None = None
+    """Whether it goes on from the adapter in use; None: the box had nothing to choose."""
 
     @property
     def learned_tokens(self) -> int:
@@ -62,9 +66,25 @@ class Parted:
 
 
 def part_rows(
-    spec: JobSpec, source: Source, base: Base, table: Path, plan: PreparePlan, findings: Findings
+    spec: JobSpec,
+    source: Source,
+    base: Base,
+    table: Path,
+    plan: PreparePlan,
+    findings: Findings,
+    in_use: StartFacts | None,
 ) -> Parted:
-    """Decide what becomes of each row."""
+    """Decide what becomes of each row.
+
+    Args:
+        spec: the job's.
+        source: the copied data.
+        base: the model.
+        table: of the rows.
+        plan: the stage's.
+        findings: what is wrong goes there.
+        in_use: the adapter that the box may go on from by itself; None: it does not choose.
+    """
     rows = open_row_table(table)
     held, told = _divide(spec, source, rows)
     limit = _max_length(
@@ -75,10 +95,16 @@ def part_rows(
     )
     part, left_out = _parts(source, rows, held, limit, findings)
     parted = Parted(rows=rows, held=held, told=told, limit=limit, part=part, left_out=left_out)
-    replayed = _replayed(spec, plan, parted)
+    share = spec.replay
+    if in_use is not None:
+        start = choose_by_itself(with_rows(in_use, Path(plan.replay_from or ""), rows, part))
+        share = REPLAY if start.goes_on else None
+        parted = replace(parted, start=start, told=[*told, sentence(start)])
+    replayed = _replayed(share, spec, plan, parted)
     if replayed is None:
         return parted
-    return replace(parted, part=replayed.part, told=[*told, *replayed.notes()], replayed=replayed)
+    told = [*parted.told, *replayed.notes()]
+    return replace(parted, part=replayed.part, told=told, replayed=replayed)
 
 
 def _divide(spec: JobSpec, source: Source, rows: Rows) -> tuple[Any, list[str]]:
@@ -197,13 +223,15 @@ def places(source: Source, rows: Rows) -> Iterator[tuple[str, int]]:
         yield source.copies[file].named, int(line)
 
 
-def _replayed(spec: JobSpec, plan: PreparePlan, parted: Parted) -> Chosen | None:
+def _replayed(
+    share: float | None, spec: JobSpec, plan: PreparePlan, parted: Parted
+) -> Chosen | None:
     """Choose old rows to be learned again; None: none are asked for, or there are none."""
-    if spec.replay is None or plan.replay_from is None:
+    if share is None or plan.replay_from is None:
         return None
     return choose_replay(
         Path(plan.replay_from),
-        spec.replay,
+        share,
         rows=parted.rows,
         part=parted.part,
         limit=parted.limit,

@@ -43,6 +43,7 @@ from runner.training.data.leave_questions import leave_questions, rows_wanted
 from runner.training.data.pack import count_sequences
 from runner.training.data.part_rows import Parted, part_rows, places, summed
 from runner.training.data.row_work import Work
+from runner.training.data.start import look_at_adapter
 from runner.training.data.tables import kept_files, leave_tokenizer, link_tables, write_tables
 from runner.training.data.template import Template
 from runner.training.data.template_facts import TemplateFacts
@@ -137,6 +138,7 @@ class _Made:
             findings=self.found,
             row_numbered=tuple(sorted(self.findings.row_numbered)),
             shortfalls=self._shortfalls(),
+            start=parted.start,
             replay=parted.replayed and parted.replayed.facts,
             data_change=growth and growth.as_record(),
         )
@@ -171,7 +173,11 @@ def _prepare(folder: Path, findings: Findings) -> None:
     tables = folder / f"{TEMPORARY_PREFIX}tokens.arrow", folder / f"{TEMPORARY_PREFIX}rows.arrow"
     key = _cache_key(source, base, plan) if not findings.problems else None
     entry = find_entry(Path(plan.token_cache), key) if plan.token_cache and key else None
-    parted = part_rows(spec, source, base, entry.rows, plan, findings) if entry and base else None
+    in_use = look_at_adapter(plan, spec, run.spec.read_bytes(), base) if base else None
+    if entry and base:
+        parted = part_rows(spec, source, base, entry.rows, plan, findings, in_use)
+    else:
+        parted = None
     if entry and parted and entry.parts_alike(parted.part):
         flowed = _take_entry(entry, findings)
     else:
@@ -180,7 +186,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     _refuse(unusable, findings)
     assert base is not None  # else it was refused
     facts = entry.template if entry else TemplateFacts.of(base.template)
-    parted = parted or part_rows(spec, source, base, tables[1], plan, findings)
+    parted = parted or part_rows(spec, source, base, tables[1], plan, findings, in_use)
     rows, part, limit = parted.rows, parted.part, parted.limit
     of_form = _check_form(spec, schema, source, flowed, findings)
     notes = list(findings.notes)
@@ -205,7 +211,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     if not (entry and entry.link_asked(rows_wanted(spec), folder)):
         leave_questions(folder, facts, source, flowed, (rows, part))
     leave_tokenizer(folder, run, base, entry, lengths)
-    if plan.token_cache and key and not entry:
+    if plan.token_cache and key and not entry and not parted.replayed:
         kept = Kept(
             flowed=flowed,
             template=facts,
@@ -253,7 +259,7 @@ def total_steps(
 
 def _cache_key(source: Source, base: Base | None, plan: PreparePlan) -> str | None:
     """Name what the tokens follow from; None: with old rows among them, it is more than that."""
-    if base is None or plan.replay_from is not None:
+    if base is None or (source.spec.replay is not None and plan.replay_from is not None):
         return None
     return cache_key(source, base.folder, plan)
 

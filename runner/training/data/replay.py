@@ -51,9 +51,7 @@ class Chosen:
     def notes(self) -> list[str]:
         """Say it in words."""
         facts = self.facts
-        old = f"of the rows that the adapter in use ({facts.run_id}) was trained on"
-        again = f"{facts.replayed} of {facts.old} are learned again (replay); new rows: {facts.new}"
-        found = [f"{old}, {again}"]
+        found = [facts.sentence()]
         if facts.gone_runs:
             runs = ", ".join(facts.gone_runs[:3]) + (", …" if len(facts.gone_runs) > 3 else "")
             found.append(
