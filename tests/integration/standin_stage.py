@@ -8,7 +8,8 @@ holds the error alone), "hang" (until asked to stop), "stubborn" (even then), "e
 there is), "held CODE" (once the file ``go`` lies in its folder), or "train N then WAY" to leave N
 steps first. Beside the stages it may hold ``lengths`` (of the prepared rows), ``fast`` (the model
 is one for the fast path), ``peak`` (bytes of GPU memory that an attempt took), ``adapter`` (the
-hash of its weights, which are empty), ``measured`` (fields of the evaluate stage's result) and
+hash of its weights, which are empty), ``measured`` (fields of the evaluate stage's result),
+``prepared`` (a list: fields of the prepare stage's, one entry for each try) and
 ``losses`` (of the held-out rows, by learning rate, for the rates stage).
 
 Hundreds of these processes are started: what takes a third of a second to import (pydantic, the
@@ -144,6 +145,8 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
             }
         },
     }
+    more = script.get("prepared", [{}])
+    results["prepare"] |= more[min(tries, len(more) - 1)]
     if stage == "prepare" and "losses" in script:
         results["prepare"]["eval_rows"] = 40
     if stage in ("train", "rates"):

@@ -9,8 +9,11 @@ from datasets import load_from_disk
 from test_prepare import Box
 
 from runner.clock import now
-from runner.contract.layout import RunFolder
+from runner.commands.prepare_aside import prepared_from
+from runner.contract.layout import RunFolder, StageFolder
+from runner.contract.promotions import Change, How
 from runner.contract.record import ModelFacts, RunRecord, read_record, write_record
+from runner.contract.stage_io import PrepareResult, read_message
 from runner.contract.start_choice import MOST_GOINGS_ON, sentence
 from runner.contract.states import State
 from runner.training.data.token_table import KNOWN, read_part
@@ -71,6 +74,23 @@ class StartBox(Box):
         """Give the numbers of the rows that the newest run learns, one for each time."""
         table = load_from_disk(str(self.run.prepared / "train"))
         return sorted(table["row"])
+
+
+def test_a_preview_shows_the_rows_that_a_run_of_now_would_have(box):
+    """The spec on schedule, looked at aside: the same choice, in words; elsewhere none is made."""
+    spec = box.inbox / "job.yaml"
+    spec.write_bytes(box.in_use.spec.read_bytes())
+    where = (spec, box.models, box.inbox)
+    with open(box.outputs.promotions("job"), "x") as history:
+        change = Change(time=now(), how=How.PROMOTED, run_id=box.in_use.run_id, why="", by="anna")
+        history.write(change.model_dump_json() + "\n")
+    with prepared_from(*where, outputs=box.outputs) as run:
+        result = read_message(StageFolder(run.prepared).result, PrepareResult)
+    assert (result.start.why, result.train_rows) == ("grown", 32)
+    assert sentence(result.start) in result.shortfalls
+    with prepared_from(*where) as run:
+        result = read_message(StageFolder(run.prepared).result, PrepareResult)
+    assert (result.start, result.train_rows) == (None, 60)
 
 
 @pytest.fixture
@@ -261,11 +281,11 @@ def test_the_token_cache_has_no_run_that_goes_on(box, tmp_path):
     """Whoever begins afresh on the same data has all of its rows, before and after."""
     cache = {"token_cache": str(tmp_path / "tokens")}
     assert box.run_of(**cache).start.goes_on
+    box.record(state=State.CANCELLED)
     assert not list((tmp_path / "tokens").glob("*/facts.json"))
     in_use, box.in_use = box.in_use, None
     assert box.run_of(**cache).train_rows == 60
     box.in_use = in_use
-    box.record(state=State.CANCELLED)
     assert box.run_of(**cache).train_rows == 32
     assert len(box.learned()) == 32
     box.change_in_use(spec_sha256="0" * 64)

@@ -21,11 +21,14 @@ RATING = (_UNIT + "test_rating.py",)
 SCORES = (_UNIT + "test_scores.py",)
 FORGETTING = (_UNIT + "test_forgetting.py",)
 REPLAY = ("tests/integration/test_replay.py",)
+CHOICE = (_UNIT + "test_start_choice.py",)
+START = ("tests/integration/test_start_auto.py",)
 
 _INTERVALS, _VERDICT = "contract/intervals.py", "contract/verdict.py"
 _GATE, _PROMOTIONS = "contract/gate.py", "contract/promotions.py"
 _DUE, _CRON, _HOURS = "daemon/schedule/due.py", "spec/cron.py", "contract/hours.py"
 _SAME, _REPLAY = "daemon/schedule/same_data.py", "training/data/replay.py"
+_CHOICE, _START = "contract/start_choice.py", "training/data/start.py"
 _RATES, _RATING = "contract/pick_rate.py", "contract/rating.py"
 
 _PLANTED = [
@@ -266,6 +269,43 @@ _PLANTED = [
         REPLAY,
     ),
     ("the same old rows each time", _REPLAY, 'key=f"{seed} {run.run_id}"', 'key=f"{seed}"', REPLAY),
+    ("a row that was taken out stays learned", _CHOICE, "if facts.gone:", "if False:", CHOICE),
+    ("goes on again and again", _CHOICE, "if facts.went_on:", "if False:", CHOICE),
+    (
+        "one new row is growth enough",
+        _CHOICE,
+        "if not LEAST_GROWTH * facts.old <= facts.new",
+        "if not 0 < facts.new",
+        CHOICE,
+    ),
+    (
+        "a run that somebody cancelled counts",
+        _START,
+        " and record.state is not State.CANCELLED",
+        "",
+        START,
+    ),
+    (
+        "an adapter is measured on rows that it knows",
+        _START,
+        "kept = np.isin(old, rows.content[learned_now])",
+        "kept = there",
+        START,
+    ),
+    (
+        "rows that nobody knows do not count",
+        _START,
+        "rows_known=not gone",
+        "rows_known=True",
+        START,
+    ),
+    (
+        "another base will do",
+        _START,
+        "(other_base(run, model) or other_shape(run, spec))",
+        "other_shape(run, spec)",
+        START,
+    ),
     (
         "chance chooses a rate",
         _RATES,
