@@ -17,7 +17,8 @@ afresh or going on). New rows alone lose old ones."""
 MOST_GOINGS_ON = 1
 """In a row, then an adapter is trained afresh: drift was measured over no more."""
 LEAST_GROWTH, MOST_GROWTH = 0.5, 1.0
-"""New rows for each old one: the range that was measured."""
+"""New rows for each old one. Measured: as many. Half as many is our judgement: with fewer, most of
+the run repeats what the adapter knows; with more, going on saves little."""
 
 Why = Literal[
     "grown",
@@ -130,7 +131,7 @@ def sentence(choice: StartChoice) -> str:
         "rows_gone": f"taken out or corrected since: {count} of the {old} rows that it has learned",
         "held_out": f"held out or too long now: {count} of the {old} rows that it has learned",
         "nothing_new": "no row of the data is new to it",
-        "growth": f"new rows: {count} beside {old} old ones, and going on was measured with half "
-        "as many new ones up to as many",
+        "growth": f"new rows: {count} beside {old} old ones; going on is for half as many new ones "
+        "up to as many",
     }[choice.why]
     return f"begins afresh and not from the adapter in use ({run}): {reason}"
