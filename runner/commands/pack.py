@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
 import re
+import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -24,7 +26,7 @@ from runner.contract.states import State
 from runner.errors import BusyError, RunnerError
 from runner.files.durable import TEMPORARY_PREFIX, rename_durably
 from runner.files.plain import read_plain
-from runner.words import visible
+from runner.words import memory, visible
 
 _CARD, _SUMS = "README.md", "SHA256SUMS"
 _CARD_BYTES = 1024 * 1024
@@ -34,6 +36,7 @@ _OWN_FOLDER = re.compile(r'^((?:adapter|folder) = )".*"  # the folder of this fi
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """Files by which a base model's owner says what may be done with it."""
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+_LIST = re.compile(r"^license:[ \t]*\n((?:[ \t]*- .+(?:\n|\Z))+)", re.MULTILINE)
 _FIELD = re.compile(r"^(license(?:_name|_link)?):[ \t]*(.+)$", re.MULTILINE)
 
 
@@ -67,8 +70,20 @@ def pack(run: RunFolder, target: Path, *, base: Path | None, merged: bool) -> li
             f"There is no folder {visible(str(target.parent))}",
             advice="Give --to a folder that is there.",
         )
-    root = f"{run.job}-{run.run_id}"
     entries = list(_entries(run, record, weights, base))
+    _require_room(entries, target.parent)
+    try:
+        _write(entries, record, weights.name, target)
+    except OSError as error:  # also of closing the file, which writes what is left to be written
+        if error.filename is None:
+            raise _unwritten(error, target) from None
+        raise
+    return [one.name for one in entries]
+
+
+def _write(entries: Sequence[_Entry], record: RunRecord, weights: str, target: Path) -> None:
+    """Write the archive beside its name, then name it."""
+    root = f"{record.job}-{record.run_id}"
     # Always of the same name: what a kill leaves of it is written over by the next try.
     beside = target.with_name(f"{TEMPORARY_PREFIX}{target.name}")
     with beside.open("ab") as written:
@@ -79,15 +94,48 @@ def pack(run: RunFolder, target: Path, *, base: Path | None, merged: bool) -> li
             # Weights do not get smaller by compressing.
             with tarfile.open(fileobj=written, mode="w") as archive:
                 added = {one.name: _add(archive, root, one) for one in entries}
-                _require_as_made(added, record, weights.name)
+                _require_as_made(added, record, weights)
                 content = "".join(f"{sha256}  {name}\n" for name, sha256 in added.items()).encode()
                 _add(archive, root, _Entry(name=_SUMS, content=content))
             written.flush()
             os.fsync(written.fileno())
             rename_durably(beside, target)
-        finally:
+        except BaseException:  # not after it was named: another may have begun one of this name
             beside.unlink(missing_ok=True)
-    return [one.name for one in entries]
+            raise
+
+
+def _require_room(entries: Sequence[_Entry], folder: Path) -> None:
+    """Refuse what the disk cannot hold, before a byte is written.
+
+    Raises:
+        RunnerError: with the numbers.
+    """
+    needed = sum(one.file.stat().st_size if one.file else len(one.content) for one in entries)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise RunnerError(
+            f"The archive takes {memory(needed)}, and {visible(str(folder))} has {memory(free)} "
+            "free",
+            advice="Make some room there, or give another folder: --to.",
+        )
+
+
+def _unwritten(error: OSError, target: Path) -> RunnerError:
+    """Say why an archive could not be written."""
+    if error.errno is None:  # tarfile's own: a file became shorter while it was read
+        return RunnerError(
+            "A file was changed while it was being packed", advice="Pack it once more."
+        )
+    advice = "Make some room there, or give another folder: --to."
+    if error.errno == errno.EFBIG:
+        advice = (
+            "A stick formatted as FAT32 takes no file of 4 GiB or more: format it as exFAT or "
+            "NTFS, or give another folder: --to."
+        )
+    return RunnerError(
+        f"{visible(str(target))} could not be written: {error.strerror}", advice=advice
+    )
 
 
 def _hold(written: IO[bytes], beside: Path) -> None:
@@ -134,6 +182,13 @@ def _require_weights(run: RunFolder, record: RunRecord, weights: Path, *, merged
     raise RunnerError(f"{name} has no {what} that could be packed: {why}", advice=advice or None)
 
 
+def _made(record: RunRecord, folder: str) -> dict[str, str]:
+    """Give sha256 of each file as the run made it; none: the record is of an older version."""
+    form = record.handed_over.form(folder) if record.handed_over is not None else None
+    known = form.files if form is not None else {}
+    return (record.metrics.get("adapter_files") or {}) if folder == "adapter" else known
+
+
 def _require_as_made(added: Mapping[str, str], record: RunRecord, folder: str) -> None:
     """Refuse to hand on weights that are damaged, or were changed since they were made.
 
@@ -142,13 +197,9 @@ def _require_as_made(added: Mapping[str, str], record: RunRecord, folder: str) -
         record: has what the files were.
         folder: of the weights.
     """
-    form = record.handed_over.form(folder) if record.handed_over is not None else None
-    known = form.files if form is not None else {}
-    if folder == "adapter":
-        known = record.metrics.get("adapter_files") or {}
     wrong = [
         name
-        for name, sha256 in known.items()
+        for name, sha256 in _made(record, folder).items()
         if name != _CARD and added.get(f"{folder}/{name}") != sha256
     ]
     if wrong:
@@ -163,9 +214,12 @@ def _entries(
 ) -> Iterator[_Entry]:
     """List what goes in: no row of data, no answer to one."""
     yield _Entry(name=_CARD, content=_card(run, record, weights, base).encode())
+    made = _made(record, weights.name)
     for path in sorted(weights.rglob("*")):
+        inner = path.relative_to(weights).as_posix()
+        if made and inner not in made:
+            continue  # whatever somebody has put there
         if path.is_file() and not path.is_symlink() and path != weights / _CARD:
-            inner = path.relative_to(weights).as_posix()
             yield _Entry(name=f"{weights.name}/{inner}", file=path)
     facts = record.model_dump(mode="json", include={"verdict", "evaluation", "handed_over"})
     yield _Entry(name="evaluation.json", content=_json(facts))
@@ -215,7 +269,7 @@ class _Hashing:
 def _card(run: RunFolder, record: RunRecord, weights: Path, base: Path | None) -> str:
     """Give the weights' card with the base's licence, the data's counts and the verdict in it."""
     try:
-        card = read_plain(weights / _CARD, limit_bytes=_CARD_BYTES).decode()
+        card = _text(weights / _CARD)
     except (OSError, ValueError):
         card = f"---\nlibrary_name: {_LIBRARY[weights.name]}\n---\n\n# {run.job}\n"
     card = _OWN_FOLDER.sub(rf'\1"{weights.name}"  # beside this file', card)
@@ -242,11 +296,22 @@ def _licence_of(base: Path | None) -> dict[str, str]:
     if base is None:
         return {}
     try:
-        text = read_plain(base / "README.md", limit_bytes=_CARD_BYTES).decode()
+        match = _FRONT.match(_text(base / _CARD))
     except (OSError, ValueError):
         return {}
-    match = _FRONT.match(text)
-    return dict(_FIELD.findall(match.group(1))) if match else {}
+    front = _LIST.sub(_in_a_line, match.group(1)) if match else ""
+    return dict(_FIELD.findall(front))
+
+
+def _in_a_line(several: re.Match[str]) -> str:
+    names = [line.strip().removeprefix("- ").strip() for line in several.group(1).splitlines()]
+    return f"license: {names[0] if len(names) == 1 else '[' + ', '.join(names) + ']'}\n"
+
+
+def _text(card: Path) -> str:
+    """Read a card, saved on whichever system."""
+    text = read_plain(card, limit_bytes=_CARD_BYTES).decode("utf-8-sig")
+    return text.replace("\r\n", "\n")
 
 
 def command(

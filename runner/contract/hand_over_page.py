@@ -102,6 +102,7 @@ def hand_over_page(record: RunRecord, config: dict[str, Any], *, folder: str = "
     name = shlex.quote(job)
     model = record.model.id if record.model else "BASE"
     base = str(config.get("base_model_name_or_path") or model)
+    base = base if base.isprintable() else model  # edited by hand: a line of the page is a command
     current = f"outputs/{job}/{folder}"
     merged = made.form(MERGED)
     files = [one for one in made.forms if one.path.endswith(".gguf") and one.name != ADAPTER_GGUF]
@@ -113,7 +114,7 @@ def hand_over_page(record: RunRecord, config: dict[str, Any], *, folder: str = "
         _way(
             f"GGUF ({one.name}) with llama.cpp, or with Ollama",
             f"llama-server -m {shlex.quote(f'{current}/{one.path}')} --jinja\n    "
-            f"ollama create {ollama_name(job)} -f {shlex.quote(_modelfile(current, one))}",
+            + _ollama(job, _modelfile(current, one)),
             _measured(one, made),
         )
         for one in files
@@ -121,13 +122,13 @@ def hand_over_page(record: RunRecord, config: dict[str, Any], *, folder: str = "
     adapter = serve_adapter(
         model, base, name=job, folder=f"{current}/adapter", rank=lora_rank(config)
     )
-    of_adapter = _OF_ADAPTER.format(run=record.run_id)
+    is_16_bits = record.method is not None and record.method.method == "lora"
+    of_adapter = ("" if is_16_bits else _OF_QLORA.format(run=record.run_id)) + _OF_ADAPTER
     ways.append(_way("The adapter beside its base with vLLM", adapter, of_adapter))
     if (alone := made.form(ADAPTER_GGUF)) is not None:
         path = shlex.quote(f"{current}/{alone.path}")
-        command = (
-            f"llama-server -m {BASE_GGUF} --lora {path} --jinja\n    "
-            f"ollama create {ollama_name(job)} -f {shlex.quote(_modelfile(current, alone))}"
+        command = f"llama-server -m {BASE_GGUF} --lora {path} --jinja\n    " + _ollama(
+            job, _modelfile(current, alone)
         )
         title = "The adapter as a GGUF file on its base with llama.cpp, or with Ollama"
         ways.append(_way(title, command, _OF_GGUF_ADAPTER + _measured(alone, made)))
@@ -136,8 +137,10 @@ def hand_over_page(record: RunRecord, config: dict[str, Any], *, folder: str = "
         f"In use is run `{record.run_id}`. The paths start in the box's folder (BOX_DIR)"
         + (_BY_LINK if folder == "current" else _BY_NAME)
         + "\n".join(sorted(ways, key=lambda way: _BEYOND in way))  # what passed comes first
-        + "\nQuestions are asked as in training, with the same system prompt where there was one: "
-        f"\n`{current}/adapter/README.md` shows the lines.\n"
+        + _ASKING
+        + "\nAsk as in training, with the same system prompt where there was one: "
+        f"`{current}/adapter/README.md`\nshows the lines.\n"
+        + (_FIGURES if any(form.figures for form in made.forms) else "")
     )
 
 
@@ -150,18 +153,40 @@ _BY_NAME = (
     ".\nThis disk has no links: once a new run is in use, this page names it, and the server has "
     "to be started\nwith the new paths.\n\n"
 )
-_OF_ADAPTER = (
+_OF_QLORA = (
     "vLLM loads the base in 16 bits. An adapter of `method: qlora` was trained on the base in 4 "
-    "bits and may\nanswer otherwise there: `runner export {run} --merged` measures it. To load the "
-    "folder by vLLM's own\nresolver, its `base_model_name_or_path` has to be the name that the "
-    "base is served under.\n"
+    "bits and may\nanswer otherwise there: `runner export {run} --merged` measures it.\n"
 )
+_OF_ADAPTER = (
+    "To load the folder by vLLM's own resolver, its `base_model_name_or_path` has to be the name "
+    "that the\nbase is served under.\n"
+)
+_ASKING = """
+## Asking it
+
+Programs that speak OpenAI's interface reach the model at `http://localhost:8000/v1` (vLLM),
+`http://localhost:8080/v1` (llama-server) or `http://localhost:11434/v1` (Ollama). vLLM listens on
+all network addresses of the machine and asks for no key: `--host 127.0.0.1` keeps it to the
+machine, `--api-key` asks for a key.
+"""
+_FIGURES = """
+## What the figures mean
+
+Held-out rows are questions and answers of your data that were not learned. The loss says how badly
+a form foretells those answers: lower is better, and it should be nearly the same as what it is
+compared with. Next tokens are the pieces of words that an answer is made of.
+"""
 
 
 _OF_GGUF_ADAPTER = (
     f"`{BASE_GGUF}` stands for the base model's own GGUF file in q8_0 or f16; for Ollama it has to "
     "lie beside the\nModelfile under that name. On a smaller one it answers otherwise.\n"
 )
+
+
+def _ollama(job: str, modelfile: str) -> str:
+    name = ollama_name(job)
+    return f"ollama create {name} -f {shlex.quote(modelfile)} && ollama run {name}"
 
 
 def _modelfile(current: str, form: ServedForm) -> str:
@@ -183,7 +208,9 @@ def _measured(form: ServedForm, made: HandedOver) -> str:
     on = f"On {figures.rows or made.rows} held-out rows"
     if figures.loss is None or against is None:
         return f"{on} {same} as the adapter's.{verdict}\n"
+    whose = "that of the weights that it was\nmade from is"
+    if figures.reference_loss is None:
+        whose = "the adapter's on the base that it was\ntrained on is"
     return (
-        f"{on} its loss is {figures.loss:.3f} where the adapter's on the base that it was\n"
-        f"trained on is {against:.3f}, and {same}.{verdict}\n"
+        f"{on} its loss is {figures.loss:.3f} where {whose} {against:.3f}, and {same}.{verdict}\n"
     )

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from test_answers import CPU, ROWS, prepared, with_adapter
 
+from runner.contract.checkpoints import sha256_of
 from runner.contract.handed_over import HandedOver
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.models import describe_model
@@ -354,6 +355,74 @@ def test_a_disk_that_fills_up_later_leaves_what_was_made(
         "again."
     )
     assert of(found).shortfalls == {"q8_0": (said,)}
+
+
+def test_a_modelfile_without_room_leaves_no_file_without_one(
+    run: RunFolder, tiny_model: Path, counting_tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GGUF file is named last: what the record does not name is not there either."""
+    del counting_tools
+    made = merged.Merged(base="original", folder=tiny_model)
+    monkeypatch.setattr(merged, "make_merged", lambda *_, **__: made)
+    shutil.rmtree(run.gguf, ignore_errors=True)
+    sound = Path.write_bytes
+
+    def write_bytes(path: Path, content: bytes) -> int:
+        if path.name.endswith("q8_0.Modelfile"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return sound(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    found = handed(run, tiny_model.parent, gguf=("q8_0", "q4_k_m"))
+    assert [form.name for form in of(found).forms] == ["q4_k_m"]
+    assert sorted(path.name for path in run.gguf.iterdir()) == [
+        f"{run.job}-q4_k_m.Modelfile",
+        f"{run.job}-q4_k_m.gguf",
+    ]
+
+
+def test_an_adapter_that_was_changed_is_refused(
+    run: RunFolder, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is compared with would have changed as well, and all would seem right."""
+    monkeypatch.setenv("RUNNER_LLAMA_CPP", str(tmp_path))  # no tools: it is quickly over
+    files = {path.name: sha256_of(path) for path in run.adapter.iterdir()}
+    config = run.adapter / "adapter_config.json"
+    known = {"metrics": {"adapter_files": {**files, "README.md": "of another card"}}}
+    sound = config.read_bytes()
+    alpha = json.loads(sound)["lora_alpha"]
+    config.write_text(json.dumps({**json.loads(sound), "lora_alpha": 2 * alpha}))
+    try:
+        with pytest.raises(StageError, match=r"adapter/adapter_config\.json .* not as it was made"):
+            handed(run, tiny_model.parent, adapter_gguf=True, facts=known)
+        config.unlink()
+        with pytest.raises(StageError, match=r"adapter/adapter_config\.json"):
+            handed(run, tiny_model.parent, adapter_gguf=True, facts=known)
+    finally:
+        config.write_bytes(sound)
+    with pytest.raises(StageError, match="adapter_gguf was not made"):
+        handed(run, tiny_model.parent, adapter_gguf=True, facts=known)
+
+
+def test_a_base_that_goes_meanwhile_is_named(
+    run: RunFolder, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """models/ is a share that went away after the first look: a sentence, and no traceback."""
+    models = tmp_path / "models"
+    shutil.copytree(tiny_model, models / "tiny")
+    before = (run.merged / "config.json").stat().st_ino
+    sound = merged.plan_merge
+
+    def plan_merge(*args: Any, **how: Any) -> Any:
+        plan = sound(*args, **how)
+        shutil.rmtree(models)
+        return plan
+
+    monkeypatch.setattr(merged, "plan_merge", plan_merge)
+    with pytest.raises(StageError, match=r"tiny.*the model is not on this box"):
+        handed(run, models, merged=True)
+    assert (run.merged / "config.json").stat().st_ino == before
+    assert not list(run.root.glob(".tmp*"))
 
 
 def test_what_was_made_before_stays_in_the_record(

@@ -33,6 +33,10 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "llama tied": ({"model_type": "llama", "tie_word_embeddings": True}, {}),
     "qwen biases": ({"model_type": "qwen2", "tie_word_embeddings": False}, {"r": 4}),
     "rslora": ({"model_type": "llama", "tie_word_embeddings": False}, {"use_rslora": True}),
+    "a head": (
+        {"model_type": "llama", "tie_word_embeddings": False},
+        {"target_modules": ["q_proj", "lm_head"]},
+    ),
     "some layers": ({"model_type": "mistral"}, {"target_modules": ["q_proj", "down_proj"]}),
 }
 """Config of the base, and what is special about the adapter."""
@@ -203,6 +207,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         ({"bias": "all"}, "biases"),
         ({"fan_in_fan_out": True}, "Conv1D"),
         ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
+        ({"init_lora_weights": "pissa"}, "pissa"),
+        ({"alora_invocation_tokens": [3]}, "aLoRA"),
+        ({"use_qalora": True}, "use_qalora"),
+        ({"of_a_later_peft": True}, "of_a_later_peft"),
+        ({"r": 4}, "not of rank 4"),
+        ({"r": 0}, "does not say r"),
+        ({"r": "eight"}, "does not say r"),
+        ({"lora_alpha": None}, "does not say r and lora_alpha"),
     ],
 )
 def test_what_cannot_be_merged_is_refused_by_name(
@@ -215,6 +227,60 @@ def test_what_cannot_be_merged_is_refused_by_name(
     at.write_text(json.dumps({**json.loads(at.read_text()), **changes}))
     with pytest.raises(NotMergeableError, match=says):
         plan_merge(made[0], adapter, name="tiny")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("adapter_config.json", b"{"),
+        ("adapter_config.json", b"[8]"),
+        ("adapter_model.safetensors", b""),
+        ("adapter_model.safetensors", b"\xff" * 64),
+        ("adapter_model.safetensors", None),
+    ],
+)
+def test_a_damaged_adapter_is_said_to_be(
+    made: tuple[Path, Path], tmp_path: Path, file: str, content: bytes | None
+) -> None:
+    """In a sentence that names the file, and not as a traceback of a library."""
+    adapter = tmp_path / "adapter"
+    shutil.copytree(made[1], adapter)
+    if content is None:
+        (adapter / file).unlink()
+    else:
+        (adapter / file).write_bytes(content)
+    with pytest.raises(NotMergeableError, match=f"adapter/{file}"):
+        plan_merge(made[0], adapter, name="tiny")
+
+
+def test_another_head_than_the_bases_is_not_left_out(tmp_path: Path) -> None:
+    """PEFT saves the base's head beside an adapter on it, and would load one that was changed."""
+    from safetensors.torch import load_file, save_file
+
+    base, adapter = base_and_adapter(tmp_path, "a head")
+    at = adapter / "adapter_model.safetensors"
+    weights = load_file(at)
+    copy = next(name for name in weights if name.endswith("lm_head.base_layer.weight"))
+    plan_merge(base, adapter, name="tiny")
+    weights[copy][0, 0] += 1
+    save_file(weights, at)
+    with pytest.raises(NotMergeableError, match=r"lm_head\.weight that is not the base model's"):
+        plan_merge(base, adapter, name="tiny")
+
+
+@pytest.mark.parametrize("kind", ["use_dora", "modules_to_save"])
+def test_what_peft_itself_saved_of_other_kinds_is_refused(tmp_path: Path, kind: str) -> None:
+    """Their weights are refused as well where adapter_config.json was edited by hand."""
+    of_adapter = {"use_dora": True} if kind == "use_dora" else {"modules_to_save": ["lm_head"]}
+    SHAPES[kind] = ({"model_type": "llama", "tie_word_embeddings": False}, of_adapter)
+    base, adapter = base_and_adapter(tmp_path, kind)
+    del SHAPES[kind]
+    with pytest.raises(NotMergeableError, match=r"DoRA|modules_to_save"):
+        plan_merge(base, adapter, name="tiny")
+    at = adapter / "adapter_config.json"
+    at.write_text(json.dumps({**json.loads(at.read_text()), kind: None}))
+    with pytest.raises(NotMergeableError, match="no part of a LoRA"):
+        plan_merge(base, adapter, name="tiny")
 
 
 @pytest.mark.parametrize(

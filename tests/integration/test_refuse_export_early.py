@@ -127,6 +127,15 @@ def test_a_tied_head_is_refused_by_validate_and_at_the_run(
         assert bool(refused_export(spec, tiny_model, config, tmp_path)) is is_refused
 
 
+def test_a_table_of_words_is_refused_before_the_run(tiny_model: Path, tmp_path: Path) -> None:
+    """Its part of an adapter is no addition to a weight as other layers' are, tied or not."""
+    spec = spec_with("lora: {target_modules: [q_proj, embed_tokens]}\nexport: {merged: true}")
+    config = {**read_config(tiny_model, "tiny"), "tie_word_embeddings": False}
+    refused = refused_export(spec, tiny_model, config, tmp_path)
+    assert refused is not None
+    assert "embed_tokens, the table of words" in refused.message
+
+
 def test_layers_that_the_files_do_not_show_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     """The adapter is tried without weights: a part without its place is named before training."""
     from safetensors.torch import load_file, save_file

@@ -88,7 +88,7 @@ HANDED_OVER = (
     *_of(
         PACK,
         "commands/pack.py",
-        ("damage is handed on", "_require_as_made(added, record, weights.name)\n", "pass\n"),
+        ("damage is handed on", "_require_as_made(added, record, weights)\n", "pass\n"),
         (
             "the adapter's card beside merged/",
             "read_plain(weights / _CARD,",
@@ -166,11 +166,19 @@ HANDED_OVER = (
         MERGE,
         _EXPORT + "merge.py",
         ("numbers that are none", "if name in plan.changes and not bool", "if False and not bool"),
-        ("rsLoRA's scale", 'if config.get("use_rslora") else rank', "if False else rank"),
         (
             "one name of the number format",
             "found |= dict.fromkeys(names, dtype)",
             "found[names[0]] = dtype",
         ),
+    ),
+    *_of(
+        MERGE,
+        _EXPORT + "adapter_changes.py",
+        ("rsLoRA's scale", 'if config.get("use_rslora") else rank', "if False else rank"),
+        ("another rank", '["lora_B"].shape[1]} != {rank}', '["lora_B"].shape[1]} == {-1}'),
+        ("what a later PEFT does", "value != DEFAULTS.get(key)", "False"),
+        ("a base that was begun otherwise", "value not in _STARTS", "value == 0"),
+        ("another head", "            if not is_same:\n", "            if False:\n"),
     ),
 )

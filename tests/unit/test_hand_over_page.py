@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from runner.contract.hand_over_page import (
 )
 from runner.contract.handed_over import Figures, HandedOver, ServedForm, forms_in
 from runner.contract.layout import Outputs
+from runner.contract.method_choice import MethodChoice
 from runner.contract.promotions import promote
 from runner.contract.record import RunRecord, read_record, write_record
 from runner.training.export import compare
@@ -75,13 +77,37 @@ def test_the_first_command_serves_what_is_there(tmp_path: Path) -> None:
     assert "merged" not in hand_over_page(bare, {}).split("## ")[1].split("\n")[0]
 
 
+def test_a_name_that_breaks_out_of_its_line_is_not_taken(tmp_path: Path) -> None:
+    """Each indented line of the page is a command that somebody will copy into a shell."""
+    (tmp_path / "run.json").write_bytes(RECORD.read_bytes())
+    record = read_record(tmp_path / "run.json")
+    assert record.model is not None
+    for name in ("org/x\n    rm -rf ~", "org/x\u2028y", "org/x\x1b[2J"):
+        page = hand_over_page(record, {"base_model_name_or_path": name})
+        assert "rm -rf" not in page
+        assert page.replace("\n", "").isprintable()
+        assert f"vllm serve models/{record.model.id} --served-model-name {record.model.id}" in page
+    quoted = hand_over_page(record, {"base_model_name_or_path": "it's $(x)/`y`"})
+    line = next(one for one in quoted.splitlines() if "--lora-modules" in one)
+    assert shlex.split(line)[4] == "it's $(x)/`y`"
+
+
+def test_what_was_trained_in_16_bits_is_not_warned_of_4(tmp_path: Path) -> None:
+    """Where the box chose, it knows: the adapter is served on what it was trained on."""
+    (tmp_path / "run.json").write_bytes(RECORD.read_bytes())
+    record = read_record(tmp_path / "run.json")
+    for method, is_said in (("lora", False), ("qlora", True)):
+        chosen = record.but(method=MethodChoice(method=method, why="fits"))
+        assert ("qlora" in hand_over_page(chosen, {})) is is_said
+
+
 def test_a_gguf_file_is_compared_at_its_own_tokens(tmp_path: Path) -> None:
     """llama.cpp reads fewer rows than merged/ was measured on: both losses are of those rows."""
     (tmp_path / "run.json").write_bytes(RECORD.with_name("v2-8-gguf-ends.json").read_bytes())
     record = read_record(tmp_path / "run.json")
     part = hand_over_page(record, {}).partition("## GGUF")[2]
     assert "On 8 held-out rows its loss is 0.231" in part
-    assert "0.230" in part
+    assert "that of the weights that it was\nmade from is 0.230" in part
     made = record.handed_over
     assert made is not None
     assert "0.23 " in forms_in(made)[1] or "0.230" in forms_in(made)[1]

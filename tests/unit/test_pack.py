@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from unittest.mock import Mock
@@ -16,6 +17,7 @@ from unittest.mock import Mock
 import pytest
 
 from runner.cli import main
+from runner.commands import pack as packing
 from runner.commands.pack import pack
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import read_record, write_record
@@ -107,6 +109,58 @@ def test_a_base_without_a_card_is_said_so(run: RunFolder, tmp_path: Path) -> Non
         assert "not named on the box" in file.read().decode()
 
 
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ("license: apache-2.0\n", "apache-2.0"),
+        ("license:\n- mit\ntags:\n- text\n", "mit"),
+        ("license:\n  - mit\n  - cc-by-4.0\n", "[mit, cc-by-4.0]"),
+        ("license: other\nlicense_name: llama3.1\n", "llama3.1"),
+    ],
+)
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_the_licence_is_read_however_the_card_was_written(
+    run: RunFolder, tmp_path: Path, fields: str, named: str, ends: str
+) -> None:
+    """A list of one, several, or a card that was saved on Windows, with its mark at the start."""
+    base = tmp_path / "base"
+    base.mkdir()
+    card = f"---\nlanguage: en\n{fields}---\n# Base\n".replace("\n", ends)
+    (base / "README.md").write_bytes((b"\xef\xbb\xbf" if ends != "\n" else b"") + card.encode())
+    pack(run, tmp_path / "x.tar", base=base, merged=False)
+    text = (unpacked(tmp_path / "x.tar", tmp_path / "out") / "README.md").read_text()
+    assert f"Of the base model: `{named}`, as its card says" in text
+
+
+def test_only_what_the_run_made_goes_in(run: RunFolder, tmp_path: Path) -> None:
+    """Notes that somebody keeps beside the weights may hold rows."""
+    (run.adapter / "notes.txt").write_text(ROW)
+    (run.adapter / "sub").mkdir()
+    (run.adapter / "sub" / WEIGHTS).write_text(ROW)
+    assert ROW.encode() not in packed(run, tmp_path)
+
+
+def packed(run: RunFolder, tmp_path: Path) -> bytes:
+    """Pack the adapter and give the archive's bytes."""
+    pack(run, tmp_path / "x.tar", base=None, merged=False)
+    return (tmp_path / "x.tar").read_bytes()
+
+
+def test_what_another_has_begun_meanwhile_stays(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once an archive has its name, the next one may be under way beside it."""
+    sound = packing.rename_durably
+
+    def rename(source: Path, target: Path) -> None:
+        sound(source, target)
+        source.write_text("of the next")
+
+    monkeypatch.setattr(packing, "rename_durably", rename)
+    packed(run, tmp_path)
+    assert (tmp_path / ".tmp-x.tar").read_text() == "of the next"
+
+
 def test_merged_weights_go_with_their_own_card(run: RunFolder, tmp_path: Path) -> None:
     """Whoever gets them has no adapter/: the lines load the folder that is there."""
     run.merged.mkdir()
@@ -184,6 +238,57 @@ def test_a_full_disk_leaves_nothing(
     with pytest.raises(SystemExit, match="1"):
         main(["pack", run.run_id, "--to", str(stick), *where])
     assert list(stick.iterdir()) == []
+
+
+def test_a_disk_without_room_is_refused_with_the_numbers(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before gigabytes are written to a stick that cannot hold them."""
+    free = Mock(free=50_000)
+    monkeypatch.setattr(shutil, "disk_usage", Mock(return_value=free))
+    with pytest.raises(RunnerError, match="The archive takes") as refused:
+        pack(run, tmp_path / "x.tar", base=None, merged=False)
+    assert str(tmp_path) in refused.value.message
+    assert not list(tmp_path.glob("*.tar")) + list(tmp_path.glob(".tmp*"))
+
+
+@pytest.mark.parametrize(("code", "says"), [(errno.EFBIG, "FAT32"), (errno.ENOSPC, "--to")])
+def test_a_stick_that_takes_no_more_is_named(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, says: str
+) -> None:
+    """A write's error names no file; FAT32, as sticks are sold, holds no merged 8B."""
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(code, os.strerror(code))))
+    with pytest.raises(RunnerError, match=r"x\.tar could not be written") as said:
+        pack(run, tmp_path / "x.tar", base=None, merged=False)
+    assert says in (said.value.advice or "")
+
+
+def test_a_disk_that_takes_no_more_at_the_last_byte_is_named(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    """A limit of the kernel's own: what is left to be written fails again when it is closed."""
+    words = ["pack", run.run_id, "--outputs-dir", str(run.root.parents[1]), "--to", str(tmp_path)]
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); "
+        f"from runner.cli import main; main({words!r})"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert ".tar could not be written" in ended.stderr
+    assert "FAT32" in ended.stderr
+    assert not list(tmp_path.glob("*.tar")) + list(tmp_path.glob(".tmp*"))
+
+
+def test_weights_that_become_shorter_meanwhile_are_said_to_change(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export replaces merged/ while it is read: a sentence, and no archive."""
+    monkeypatch.setattr(packing._Hashing, "read", lambda *_: b"")
+    with pytest.raises(RunnerError, match="changed while it was being packed"):
+        pack(run, tmp_path / "x.tar", base=None, merged=False)
+    assert not list(tmp_path.glob("*.tar")) + list(tmp_path.glob(".tmp*"))
 
 
 def test_what_a_kill_left_is_written_over(run: RunFolder, tmp_path: Path) -> None:

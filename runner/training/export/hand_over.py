@@ -33,9 +33,9 @@ from runner.contract.stage_io import (
     read_message,
     write_message,
 )
-from runner.errors import RunnerError, StageError
+from runner.errors import ModelError, RunnerError, StageError
 from runner.exit_codes import ExitCode
-from runner.files.durable import write_bytes, write_text
+from runner.files.durable import write_text
 from runner.spec.read_spec import read_spec
 from runner.training.export.export import read_prepared
 from runner.training.export.makers import WHOLE, Source, maker_of, tools_missing
@@ -83,6 +83,7 @@ def hand_over(folder: Path) -> None:
     found = _Found(shortfalls=dict.fromkeys(asked, ()))
     base = find_model(Path(plan.models_dir), spec.model)
     _require_same_base(plan, base, spec.model)
+    _require_same_adapter(plan, run)
     source = Source(run=run, spec=spec, plan=plan, base=base, adapter=run.adapter, model=None)
     with contextlib.ExitStack() as kept:
         if plan.merged or plan.gguf:
@@ -143,6 +144,30 @@ def _require_same_base(plan: HandOverPlan, base: Path, name: str) -> None:
     )
 
 
+def _require_same_adapter(plan: HandOverPlan, run: RunFolder) -> None:
+    """Refuse an adapter that is not as the run made it: each form would be compared with that.
+
+    Raises:
+        StageError: which of its files was damaged, or changed since.
+    """
+    known = plan.facts.get("metrics")
+    files = known.get("adapter_files") if isinstance(known, dict) else None
+    for name, sha256 in (files or {}).items():
+        if name == "README.md":  # people may add to the card; nothing is made from it
+            continue
+        try:
+            is_same = sha256_of(run.adapter / name) == sha256
+        except FileNotFoundError:
+            is_same = False
+        if not is_same:
+            raise StageError(
+                f"adapter/{visible(name)} of this run is not as it was made.",
+                exit_code=ExitCode.BAD_INPUT,  # it would be the same again
+                kind="adapter_changed",
+                advice="Take a backup of that folder back, or check the disk under outputs/.",
+            )
+
+
 def _gguf_forms(plan: HandOverPlan) -> Iterator[str]:
     """Give the forms in the order in which they are made: the others are made from 16 bits."""
     yield from sorted(plan.gguf, key=lambda name: name != WHOLE)
@@ -167,15 +192,17 @@ def _merged(source: Source, found: _Found, kept: contextlib.ExitStack) -> Source
         folder = kept.enter_context(beside(run.root))
         free = shutil.disk_usage(run.root).free
         made = make_merged(source, machine, folder, free_bytes=free)
+        if plan.merged:
+            card = write_merged_card(_card(source, made))
+            write_text(made.folder / "README.md", card, mode=0o640)
+            put_in_place(made.folder, run.merged)
     except (RunnerError, OSError) as error:
-        found.say(MERGED, f"{MERGED}/ was not made: {_why(error)}.")
+        found.say(MERGED, f"{MERGED}/ was not made: {_why(error, source)}.")
         return source
     found.say(MERGED, *made.shortfalls)
     found.reference, found.rows, found.places = made.reference, made.rows, made.places
     if not plan.merged:
         return replace(source, model=made.folder)
-    write_text(made.folder / "README.md", write_merged_card(_card(source, made)), mode=0o640)
-    put_in_place(made.folder, run.merged)
     found.forms.append(_form_of(run, made))
     return replace(source, model=run.merged)
 
@@ -228,12 +255,13 @@ def _gguf(source: Source, name: str, found: _Found) -> Path | None:
     try:
         with beside(run.root) as folder:
             made = maker_of(name)(source, folder / target.name)
+            file, lost = _modelfile(source, name, folder / target.name)
+            put_in_place(file, target.with_suffix(MODELFILE))
             put_in_place(folder / target.name, target)
     except (RunnerError, OSError) as error:
-        found.say(name, f"{name} was not made: {_why(error)}.")
+        found.say(name, f"{name} was not made: {_why(error, source)}.")
         return None
-    found.say(name, *made.shortfalls)
-    _modelfile(source, name, target, found)
+    found.say(name, *made.shortfalls, *(f"{name} with Ollama: {one}." for one in lost))
     found.forms.append(
         ServedForm(
             name=name,
@@ -247,21 +275,28 @@ def _gguf(source: Source, name: str, found: _Found) -> Path | None:
     return target
 
 
-def _modelfile(source: Source, name: str, gguf: Path, found: _Found) -> None:
-    """Write the Modelfile beside a GGUF file; what it cannot say is a shortfall."""
+def _modelfile(source: Source, name: str, gguf: Path) -> tuple[Path, tuple[str, ...]]:
+    """Write the Modelfile beside a GGUF file; give it, and what it cannot say."""
     from runner.training.export.for_ollama import modelfile_for
 
     text, lost = modelfile_for(source, gguf, is_adapter=name == ADAPTER_GGUF)
-    write_bytes(gguf.with_suffix(MODELFILE), text.encode())
-    found.say(name, *(f"{name} with Ollama: {one}." for one in lost))
+    file = gguf.with_suffix(MODELFILE)
+    file.write_bytes(text.encode())
+    return file, lost
 
 
-def _why(error: RunnerError | OSError) -> str:
+def _why(error: RunnerError | OSError, source: Source) -> str:
     """Say what was in the way of one form, for the others may be made all the same.
 
     Raises:
-        OSError: it is not the disk, which has no room for a form: then it is no form's trouble.
+        OSError: it is neither the disk, which has no room for a form, nor a base that has gone from
+            models/ meanwhile: then it is no form's trouble.
     """
+    if isinstance(error, OSError):
+        try:  # whichever file was to be read: safetensors and transformers give no error number
+            find_model(Path(source.plan.models_dir), source.spec.model)
+        except ModelError as gone:
+            error = gone
     if isinstance(error, OSError):
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise error

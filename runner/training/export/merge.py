@@ -14,9 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.training.export.adapter_changes import (
+    CONFIG,
+    WEIGHTS,
+    Change,
+    adapter_changes,
+    require_copies,
+)
 from runner.training.export.base_weights import (
     FLOATS,
-    SIDE_BY_SIDE,
     WIDTH,
     BaseWeights,
     NotMergeableError,
@@ -27,32 +33,10 @@ from runner.training.export.base_weights import (
 from runner.words import memory
 
 _INDEX = "model.safetensors.index.json"
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_NOT_COPIED = (_CONFIG, _WEIGHTS, "README.md")
+_NOT_COPIED = (CONFIG, WEIGHTS, "README.md")
 _OF_BASE = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 """Files by which a base that also reads pictures takes them in."""
-_REFUSED: Mapping[str, str] = {
-    "use_dora": "DoRA",
-    "modules_to_save": "modules_to_save (layers trained as a whole)",
-    "lora_bias": "a bias in the adapter (lora_bias)",
-    "target_parameters": "target_parameters (experts kept in one tensor)",
-    "alpha_pattern": "alpha_pattern",
-    "rank_pattern": "rank_pattern",
-    "layer_replication": "layer_replication",
-    "trainable_token_indices": "trained tokens (trainable_token_indices)",
-    "fan_in_fan_out": "layers stored the other way round (GPT-2's Conv1D)",
-}
-"""What PEFT can train and this merge cannot put into a base: said by name, never left out."""
 _SHARD_ENDING = ".safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """What an adapter adds to one weight: ``B @ A`` times the scale."""
-
-    a: Any
-    b: Any
-    scale: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +73,8 @@ def plan_merge(base: Path, adapter: Path, *, name: str) -> Merge:
         ModelError: the base is not whole.
     """
     weights = read_base(base, name)
-    changes = _changes(adapter)
+    changes = adapter_changes(adapter)
+    require_copies(adapter, weights)
     shapes = {name: [change.b.shape[0], change.a.shape[1]] for name, change in changes.items()}
     require_places(shapes, weights)
     return Merge(base=base, adapter=adapter, weights=weights, changes=changes)
@@ -196,50 +181,6 @@ def _changed(weight: Any, change: Change | None, packs: bool, compute: str, devi
         part = change.b.to(device).float() @ change.a.to(device).float()
         weight += part.mul_(change.scale)
     return weight.cpu()
-
-
-def _changes(adapter: Path) -> dict[str, Change]:
-    """Read an adapter: what it adds to which weight.
-
-    Raises:
-        NotMergeableError: it holds something else than plain LoRA.
-    """
-    from safetensors import safe_open
-
-    config = json.loads((adapter / _CONFIG).read_bytes())
-    for key, called in _REFUSED.items():
-        if config.get(key):
-            raise NotMergeableError(
-                f"this adapter uses {called}, which is not merged here", advice=SIDE_BY_SIDE
-            )
-    if config.get("bias", "none") != "none":
-        raise NotMergeableError(
-            "this adapter trains biases, which are not merged here", advice=SIDE_BY_SIDE
-        )
-    rank = int(config["r"])
-    scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
-    halves: dict[str, dict[str, Any]] = {}
-    with safe_open(adapter / _WEIGHTS, framework="pt") as tensors:
-        for key in tensors.keys():  # noqa: SIM118  (it is no dict)
-            name = key.removeprefix("base_model.model.")
-            for half in ("lora_A", "lora_B"):
-                if name.endswith(f".{half}.weight"):
-                    of = name.removesuffix(f".{half}.weight")
-                    halves.setdefault(of, {})[half] = tensors.get_tensor(key)
-                    break
-            else:
-                raise NotMergeableError(
-                    f"this adapter holds {name}, which is no part of a LoRA", advice=SIDE_BY_SIDE
-                )
-    for name, pair in halves.items():
-        if len(pair) != len(("lora_A", "lora_B")) or pair["lora_A"].dim() != 2:
-            raise NotMergeableError(
-                f"the adapter's part for {name} is not a pair of matrices", advice=SIDE_BY_SIDE
-            )
-    return {
-        f"{name}.weight": Change(a=pair["lora_A"], b=pair["lora_B"], scale=scale)
-        for name, pair in halves.items()
-    }
 
 
 def require_room(plan: Merge, *, ways: int, free_bytes: int, leave_bytes: int) -> None:

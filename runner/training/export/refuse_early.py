@@ -28,6 +28,7 @@ from runner.training.export.makers import WHOLE
 from runner.words import memory
 
 _TABLES = ("lm_head", "embed_tokens")
+_EMBEDDING = "embed_tokens"
 _CONV1D = "layers stored the other way round (GPT-2's Conv1D)"
 
 
@@ -61,6 +62,9 @@ def refused_export(
         return _refused_adapter(spec, base, config, outputs)
     named = spec.lora.target_modules
     tables = [] if isinstance(named, str) else [one for one in named if one.endswith(_TABLES)]
+    if words := [one for one in tables if one.endswith(_EMBEDDING)]:
+        said = f"lora.target_modules names {words[0]}, the table of words, which is not merged here"
+        return _problem(spec, said, "Write lora.target_modules: all-linear, which leaves it out.")
     if tables and ties_words(config):
         said = (
             f"lora.target_modules names {tables[0]}, and in this model the table of words and the "
