@@ -33,6 +33,12 @@ _CARD_BYTES = 1024 * 1024
 _LIBRARY = {"adapter": "peft", "merged": "transformers"}
 _OWN_FOLDER = re.compile(r'^((?:adapter|folder) = )".*"  # the folder of this file$', re.MULTILINE)
 """In a card's lines: where its weights lie on this box, which whoever gets the archive has not."""
+_IN_BOX = {
+    "The path starts in the box's folder (BOX_DIR).": "The path starts in the folder of this file.",
+    "The paths start in the box's folder (BOX_DIR).": "The adapter's path starts in the folder of "
+    "this file; `models/…` is the base model, wherever you have it.",
+}
+"""What a card says of the paths in its commands → what it says to whoever gets the archive."""
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """Files by which a base model's owner says what may be done with it."""
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -273,6 +279,9 @@ def _card(run: RunFolder, record: RunRecord, weights: Path, base: Path | None) -
     except (OSError, ValueError):
         card = f"---\nlibrary_name: {_LIBRARY[weights.name]}\n---\n\n# {run.job}\n"
     card = _OWN_FOLDER.sub(rf'\1"{weights.name}"  # beside this file', card)
+    card = card.replace(f"outputs/{run.job}/{run.run_id}/{weights.name}", weights.name)
+    for here, there in _IN_BOX.items():
+        card = card.replace(here, there)
     licence = _licence_of(base)
     match = _FRONT.match(card)
     front = match.group(1) if match else f"library_name: {_LIBRARY[weights.name]}"

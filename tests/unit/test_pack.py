@@ -7,11 +7,13 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -22,6 +24,8 @@ from runner.commands.pack import pack
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import read_record, write_record
 from runner.errors import BusyError, RunnerError
+from runner.training.export.card import Card, write_card
+from runner.training.export.merged_card import MergedCard, write_merged_card
 
 RECORD = Path(__file__).parents[1] / "data" / "records" / "v2-7-handed-over.json"
 ROW = "Mandant 4711"
@@ -138,6 +142,61 @@ def test_only_what_the_run_made_goes_in(run: RunFolder, tmp_path: Path) -> None:
     (run.adapter / "sub").mkdir()
     (run.adapter / "sub" / WEIGHTS).write_text(ROW)
     assert ROW.encode() not in packed(run, tmp_path)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_its_commands_are_for_whoever_gets_it(
+    run: RunFolder,
+    tmp_path: Path,
+    merged: bool,  # noqa: FBT001
+) -> None:
+    """The lines of the real cards: no folder of this box is in them, but for the base model's."""
+    at_box = run.merged if merged else run.adapter
+    at_box.mkdir(exist_ok=True)
+    (at_box / "model.safetensors").write_bytes((run.adapter / WEIGHTS).read_bytes())
+    of_both: dict[str, Any] = {
+        "job": run.job,
+        "run_id": run.run_id,
+        "folds_system": False,
+        "system_prompt": None,
+    }
+    if merged:
+        text = write_merged_card(
+            MergedCard(
+                model="org/name",
+                base="original",
+                bytes=1,
+                folder=str(run.merged),
+                figures=None,
+                reference=None,
+                other=None,
+                within=None,
+                rows=0,
+                **of_both,
+            )
+        )
+    else:
+        text = write_card(
+            Card(
+                base="org/name",
+                hub_id=None,
+                model="name",
+                base_folder=Path("/models/name"),
+                adapter=run.adapter,
+                config={"r": 16},
+                facts={},
+                end_tokens=("</s>",),
+                **of_both,
+            )
+        )
+    (at_box / "README.md").write_text(text)
+    pack(run, tmp_path / "x.tar", base=None, merged=merged)
+    card = (unpacked(tmp_path / "x.tar", tmp_path / "out") / "README.md").read_text()
+    assert "BOX_DIR" in text
+    assert "BOX_DIR" not in card
+    assert "outputs" not in card
+    command = shlex.split(next(one for one in card.splitlines() if "vllm serve" in one))
+    assert (command[2] == "merged") if merged else (command[-1] == f"{run.job}=adapter")
 
 
 def packed(run: RunFolder, tmp_path: Path) -> bytes:
