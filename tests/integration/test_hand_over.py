@@ -17,7 +17,7 @@ from test_answers import CPU, ROWS, prepared, with_adapter
 from runner.contract.checkpoints import sha256_of
 from runner.contract.handed_over import HandedOver
 from runner.contract.layout import RunFolder, StageFolder
-from runner.contract.models import describe_model
+from runner.contract.models import describe_model, fetch_command
 from runner.contract.stage_io import HandOverPlan, HandOverResult, read_message, write_message
 from runner.errors import ModelError, StageError
 from runner.training.export import compare, gguf, merged, where_it_fits
@@ -419,8 +419,12 @@ def test_a_base_that_goes_meanwhile_is_named(
         return plan
 
     monkeypatch.setattr(merged, "plan_merge", plan_merge)
-    with pytest.raises(StageError, match=r"tiny.*the model is not on this box"):
+    with pytest.raises(StageError) as said:
         handed(run, models, merged=True)
+    assert said.value.message == (
+        "merged/ was not made: the base model tiny: the model is not on this box. Fetch it with: "
+        f"{fetch_command('tiny')}."
+    )
     assert (run.merged / "config.json").stat().st_ino == before
     assert not list(run.root.glob(".tmp*"))
 

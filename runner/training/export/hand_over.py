@@ -301,7 +301,12 @@ def _why(error: RunnerError | OSError, source: Source) -> str:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise error
         return "no space was left on the disk of outputs/. Make some room, then ask again"
-    said = " ".join(filter(None, (_sentence(error.message), error.advice)))
+    message, advice = error.message, error.advice
+    if isinstance(error, ModelError):  # of several lines, for a spec's answer
+        problem = error.problems[0]
+        message = f"the base model {source.spec.model}: {problem.message}"
+        advice = problem.hint
+    said = " ".join(filter(None, (_sentence(message), advice)))
     return visible(said).rstrip(".")
 
 
