@@ -23,6 +23,7 @@ from runner.errors import ModelError, StageError
 from runner.training.export import compare, gguf, merged, where_it_fits
 from runner.training.export.hand_over import hand_over
 from runner.training.export.makers import Made
+from runner.training.export.merge import plan_merge
 from runner.training.export.where_it_fits import PROCESSOR_ROWS
 
 SPEC = """\
@@ -411,14 +412,13 @@ def test_a_base_that_goes_meanwhile_is_named(
     models = tmp_path / "models"
     shutil.copytree(tiny_model, models / "tiny")
     before = (run.merged / "config.json").stat().st_ino
-    sound = merged.plan_merge
 
-    def plan_merge(*args: Any, **how: Any) -> Any:
-        plan = sound(*args, **how)
+    def plan_and_go(*args: Any, **how: Any) -> Any:
+        plan = plan_merge(*args, **how)
         shutil.rmtree(models)
         return plan
 
-    monkeypatch.setattr(merged, "plan_merge", plan_merge)
+    monkeypatch.setattr(merged, "plan_merge", plan_and_go)
     with pytest.raises(StageError) as said:
         handed(run, models, merged=True)
     assert said.value.message == (

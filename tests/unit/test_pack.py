@@ -24,6 +24,7 @@ from runner.commands.pack import pack
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.record import read_record, write_record
 from runner.errors import BusyError, RunnerError
+from runner.files.durable import rename_durably
 from runner.training.export.card import Card, write_card
 from runner.training.export.merged_card import MergedCard, write_merged_card
 
@@ -209,10 +210,9 @@ def test_what_another_has_begun_meanwhile_stays(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once an archive has its name, the next one may be under way beside it."""
-    sound = packing.rename_durably
 
     def rename(source: Path, target: Path) -> None:
-        sound(source, target)
+        rename_durably(source, target)
         source.write_text("of the next")
 
     monkeypatch.setattr(packing, "rename_durably", rename)
