@@ -42,7 +42,7 @@ def look_at_adapter(
         usual_settings=not spec.rates_tried and spec.training.max_steps is None,
         same_spec=record is None or record.spec_sha256 == hashlib.sha256(spec_bytes).hexdigest(),
         fits=whole and (other_base(run, model) or other_shape(run, spec)) is None,
-        went_on=any(one.started_from == run.run_id for one in _ended_after(run)),
+        went_on=any(one.started_from == run.run_id for one in _ended(run)),
     )
 
 
@@ -74,10 +74,10 @@ def with_rows(facts: StartFacts, source: Path, rows: Rows, part: Any) -> StartFa
     )
 
 
-def _ended_after(run: RunFolder) -> Iterator[RunRecord]:
-    """Give the job's later runs that have ended, but for those that somebody cancelled."""
+def _ended(run: RunFolder) -> Iterator[RunRecord]:
+    """Give the runs of its job that have ended, but for those that somebody cancelled."""
     for folder in sorted(run.root.parent.iterdir()):
-        if RUN_ID.fullmatch(folder.name) and folder.name > run.run_id:
+        if RUN_ID.fullmatch(folder.name):
             record = _record_of(RunFolder(folder))
             if record and record.state.is_final and record.state is not State.CANCELLED:
                 yield record
