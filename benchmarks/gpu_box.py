@@ -128,6 +128,36 @@ def make_model(models: Path, shape: str) -> None:
     (folder / "done").touch()
 
 
+def quantise(model: Any, compute: Any) -> None:
+    """Turn a model's linear layers but its head into NF4 ones, where they are: no file is written.
+
+    Args:
+        model: in 16 bits or fp32, without an adapter.
+        compute: what its products are computed in.
+    """
+    import torch
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for parent in list(model.modules()):
+        for name, linear in list(parent.named_children()):
+            if type(linear) is not torch.nn.Linear or name == "lm_head":
+                continue
+            new = Linear4bit(
+                linear.in_features,
+                linear.out_features,
+                bias=linear.bias is not None,
+                compute_dtype=compute,
+                quant_type="nf4",
+                device="meta",
+            )
+            weight = Params4bit(linear.weight.data.cpu(), requires_grad=False, quant_type="nf4")
+            new.weight = weight.to(linear.weight.device)
+            new.bias = linear.bias
+            new.support_avx512bf16_for_cpu = False  # as the product loads them
+            setattr(parent, name, new)
+    model.is_loaded_in_4bit = True
+
+
 def make_tokenizer() -> Any:
     """Make a tokenizer that knows the rows' words, and anything else byte by byte."""
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers

@@ -175,7 +175,8 @@ class TrainPlan(StagePlan):
     plain_plan: BatchPlan | None = None
     """Where ``batch_plan`` is one of the fast path: what to run if that is not taken."""
     fast: bool | None = None
-    """Train on the fast path; None: on a card. (Without one it is slow, and for tests.)"""
+    """Train on the fast path; None: on a card (without one it is slow, and for tests); False: an
+    attempt before this one failed, and the plain path is better known."""
     ranks: int = 1
     """Processes that train side by side, one a card: as many as CUDA_VISIBLE_DEVICES has entries.
     The numbers of ``batch_plan`` are those of one rank, but the effective batch is the step's,

@@ -11,6 +11,7 @@ import pytest
 from train_box import SPEC, Run, assert_same_curve
 from trouble import around, give_back_when_let_go, run_out_of_memory
 
+from runner.contract.batch import BatchPlan
 from runner.contract.stage_io import PrepareResult, write_message
 from runner.exit_codes import ExitCode
 
@@ -105,6 +106,69 @@ def test_what_it_does_not_know_trains_on_the_plain_path(run: Run) -> None:
     assert "two to three times the time" in run.log()
 
 
+@dataclass(frozen=True)
+class KernelFails:
+    """Half way back through the last micro-batch of a step a kernel raises; later ones do, too."""
+
+    step: int
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from runner.training.fit.cut import CuttingTrainer
+        from runner.training.kernels import layer
+
+        step, micro_batches, layers, fails = [0], [0], [0], [False]
+
+        def begins(trainer: Any, *_: Any) -> None:
+            now = trainer.state.global_step + 1
+            micro_batches[0] = micro_batches[0] + 1 if now == step[0] else 1
+            step[0], layers[0] = now, 0
+            last = micro_batches[0] == trainer.args.gradient_accumulation_steps
+            fails[0] = now > self.step or (now == self.step and last)
+
+        def back(*_: Any) -> None:
+            layers[0] += 1
+            if fails[0] and layers[0] == 2:
+                raise RuntimeError("misaligned address")
+
+        around(CuttingTrainer, "training_step", begins)
+        around(layer, "_attention_back", back)
+
+
+WHOLE = BatchPlan(per_device_batch_size=8, gradient_accumulation_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("step", "rows", "how"),
+    [
+        (1, 8, {"probe": True}),  # in the probe
+        (3, 8, {"layers_kept": 1, "tokens_per_pass": 10_000, "plain_plan": WHOLE}),
+        (6, 4, {}),  # the second micro-batch of a step, whose first has left its gradients
+    ],
+)
+def test_a_kernel_that_fails_in_training_costs_no_step(
+    step: int,
+    rows: int,
+    how: dict[str, Any],
+    tmp_path: Path,
+    prepared: Path,
+    small_models: Path,
+    undisturbed: Run,
+) -> None:
+    """The same attempt goes on with that step on the plain path: a line in the log, no bend."""
+    spec = SPEC.replace("training: {", "training: {batch_size: 4, ") if rows == 4 else SPEC
+    run = Run(tmp_path, prepared, small_models, spec)
+    status, result = run.train(rows, trouble=KernelFails(step), fast=True, **how)
+    log = run.stage().log("train").read_text()
+    assert status == ExitCode.OK, log
+    assert log.count(f"Plain path: the fast one failed in step {step} (RuntimeError)") == 1, log
+    assert "misaligned address" in log
+    assert result.metrics["path"] == "plain"
+    assert result.batch_plan.layers_kept is None
+    assert_same_curve(run.curve(), undisturbed.curve())
+    assert eval_losses(run) == pytest.approx(eval_losses(undisturbed), rel=1e-3)
+
+
 def test_packed_rows_and_dropout(tmp_path: Path, prepared: Path, small_models: Path) -> None:
     """Packed rows have the plain path's losses and gradients; dropout draws its own."""
     folder = tmp_path / "prepared"
@@ -148,3 +212,4 @@ def test_in_fp8_and_where_it_cannot_be(
     assert result.metrics["speed"] == "exact"
     (told,) = [text for text in result.shortfalls if "fp8" in text]
     assert "the run took the plain path" in told
+    assert "Plain path: an attempt before this one failed on the fast one." in plain.log()

@@ -13,7 +13,8 @@ from kernel_models import make, rows
 from runner.training.fit.fast_path import _longest_two
 from runner.training.kernels.check import Checked, check
 from runner.training.kernels.glu import Gate
-from runner.training.kernels.layer import Layer
+from runner.training.kernels.layer import Layer, LayerFunction
+from runner.training.kernels.loss import HeadLoss
 from runner.training.kernels.recognise import Parts, recognise
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, about each other
@@ -141,6 +142,61 @@ def test_a_part_that_is_overlooked_is_found(family: str, change: Callable[[Parts
     found = checked(make(family, quantised=False), change)
     assert not found.fits
     assert found.worst > 5e-3, found
+
+
+def test_a_fresh_adapter_is_compared_although_it_adds_nothing() -> None:
+    """Before step 1 B is 0: a wrong scale of B, or a wrong A, would show in no number."""
+    for fault in (twice, other_a):
+        model = make("llama", quantised=False)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.data.zero_()
+        found = checked(model, fault)
+        assert not found.fits
+        assert found.worst > 0.1, found  # more than bf16 is allowed
+
+
+def other_a(parts: Parts) -> Parts:
+    """Take another A in the copies of the last layer's down_proj."""
+    copies = parts.layers[-1].down.adapter
+    assert copies is not None
+    refresh = parts.adapter.refresh
+
+    def then_roll() -> None:
+        refresh()
+        copies.down.copy_(copies.down.roll(1, 1))
+
+    parts.adapter.refresh = then_roll  # type: ignore[method-assign]
+    return parts
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_both_ways_back_are_compared(keeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """Of layers that keep everything, and of those that make it again."""
+    right = LayerFunction.backward
+
+    def wrong(ctx: Any, grad: torch.Tensor) -> Any:
+        found, *nothing = right(ctx, grad)
+        return (1.5 * found if ctx.keep is keeps else found), *nothing
+
+    monkeypatch.setattr(LayerFunction, "backward", staticmethod(wrong))
+    found = checked(make("llama", quantised=False))
+    assert found.worst > 0.1, found
+
+
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_the_head_is_compared_both_ways(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is off alone, and a gradient that is off alone."""
+    right = getattr(HeadLoss, way)
+
+    def wrong(ctx: Any, *given: Any) -> Any:
+        found = right(ctx, *given)
+        return 1.5 * found if way == "forward" else (1.5 * found[0], *found[1:])
+
+    monkeypatch.setattr(HeadLoss, way, staticmethod(wrong))
+    found = checked(make("llama", quantised=False))
+    assert found.worst > 0.1, found
+    assert found.where == ("the loss" if way == "forward" else "the head")
 
 
 def test_an_output_that_is_no_number_is_found() -> None:

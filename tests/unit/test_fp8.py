@@ -113,6 +113,28 @@ def test_gradients_are_near_peft_s(family: str, kept: int | None) -> None:
     assert loss == pytest.approx(wanted_loss, rel=0.05)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_a_product_that_is_added_by_a_factor(scale: float) -> None:
+    """Granite's: by hand, what is added is the factor times base, bias and adapter, each whole."""
+    model = make("granite")
+    group = in_fp8(model).parts.layers[0].down
+    adapter, bias = group.adapter, group.bias
+    assert adapter is not None
+    assert bias is not None
+    (lora,) = adapter.loras
+    torch.manual_seed(0)
+    x, residual = torch.randn(20, group.inputs), torch.randn(20, group.outputs)
+    found = group.forward(x, residual.clone(), scale=scale)
+    wanted = x.double() @ group.weight().double().t() + bias
+    of_lora = lora.scale * (x.double() @ lora.down.double().t() @ lora.up.double().t())
+    assert off(found - residual, scale * (wanted + of_lora)) < 0.06
+    adapter.up.zero_()
+    without = group.forward(x, residual.clone(), scale=scale)
+    assert off(found - without, scale * of_lora) < 1e-5  # the adapter's part is exact
+    x.zero_()
+    assert off(group.forward(x, residual.clone(), scale=scale) - residual, scale * bias) < 1e-5
+
+
 @pytest.mark.parametrize("fault", ["nothing", "scale", "neighbour"])
 def test_the_check_notices_a_fault(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What eight bits cost passes the check at set-up; a scale, or another weight, does not."""

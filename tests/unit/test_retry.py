@@ -17,6 +17,7 @@ from runner.daemon.stages.retry import (
     Next,
     after_attempt,
     after_stage,
+    leaves_fast_path,
     rule_for,
     spares_host_memory,
     stalled,
@@ -118,6 +119,28 @@ def test_host_memory_is_given_one_more_try_that_spares_it(
     assert spares_host_memory(ended)
     code = ExitCode.OUT_OF_HOST_MEMORY
     assert after_attempt(code, attempts=ended, smaller_exists=True) is then
+
+
+@pytest.mark.parametrize(
+    ("code", "plainly"),
+    [
+        (ExitCode.UNEXPECTED, True),
+        (-signal.SIGSEGV, True),
+        (-signal.SIGKILL, False),
+        (ExitCode.OUT_OF_GPU_MEMORY, False),
+        (ExitCode.INTERRUPTED, False),
+        (ExitCode.GPU_LOST, False),
+    ],
+)
+def test_a_defect_that_ended_an_attempt_is_not_met_on_the_fast_path_again(
+    code: int,
+    plainly: bool,  # noqa: FBT001
+) -> None:
+    """It may be a kernel's; what the machine or a person did speaks against no path."""
+    first = attempts((code, 1, 5))[0].model_copy(update={"outcome": rule_for(code).outcome})
+    later = [first, *attempts((ExitCode.INTERRUPTED, 6, 9))]
+    assert leaves_fast_path(later) is plainly
+    assert leaves_fast_path(hung((1, 0)))
 
 
 def hung(*spans: tuple[int, int], code: int = -signal.SIGKILL) -> list[Attempt]:

@@ -25,7 +25,7 @@ from runner.contract.stage_io import (
 )
 from runner.contract.states import TRAINS, Stage, State
 from runner.daemon.promotion.at_end import adapter_in_use
-from runner.daemon.stages.retry import spares_host_memory
+from runner.daemon.stages.retry import leaves_fast_path, spares_host_memory
 from runner.errors import DamagedError
 from runner.forecast.ranks import ALONE, Ranks
 from runner.spec.spec import JobSpec
@@ -185,6 +185,8 @@ def _attempt(record: RunRecord, spec: JobSpec) -> dict[str, Any]:
         "learning_rate": record.rates.chosen if record.rates else None,
         "seconds_left": _seconds_left(record, spec),
         "spare_host_memory": spares_host_memory(record.attempts),
+        # A base that is shared has no plain path.
+        "fast": False if leaves_fast_path(record.attempts) and not attempt.shard_base else None,
     }
 
 

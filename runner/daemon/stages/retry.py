@@ -108,6 +108,15 @@ def spares_host_memory(attempts: Sequence[Attempt]) -> bool:
     return any(attempt.outcome == OUT_OF_HOST_MEMORY for attempt in attempts)
 
 
+def leaves_fast_path(attempts: Sequence[Attempt]) -> bool:
+    """Decide whether the next attempt takes the plain path: a defect may be one of our kernels.
+
+    The stage itself goes on plainly where it can; this is for what ends a process.
+    """
+    defects = {rule.outcome for rule in (_UNKNOWN, _CRASHED, _HUNG)}
+    return any(attempt.outcome in defects for attempt in attempts)
+
+
 def after_attempt(exit_code: int, *, attempts: Sequence[Attempt], smaller_exists: bool) -> Next:
     """Decide what follows an attempt of the train stage; ``attempts`` includes it, closed."""
     hung = attempts[-1].outcome == _HUNG.outcome

@@ -92,31 +92,41 @@ def unpack_for_answers(model: Any, machine: Machine) -> bool:
         Whether the layers were replaced. The model is then for answering only.
     """
     import torch
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
 
     if machine.on_gpu:
         return False
-    packed = [
+    packed, compute = _packed(model), getattr(torch, machine.compute)
+    numbers = sum(layer.in_features * layer.out_features for _, _, layer in packed)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if not packed or numbers * compute.itemsize > _SHARE_OF_FREE_MEMORY * free:
+        return False
+    unpack(model, compute)
+    return True
+
+
+def unpack(model: Any, compute: Any) -> None:
+    """Replace NF4 layers by plain ones of the same numbers, wherever the model is."""
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+
+    for parent, name, layer in _packed(model):
+        weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        plain = torch.nn.Linear(layer.in_features, layer.out_features, device="meta")
+        plain.weight = torch.nn.Parameter(weight.to(compute), requires_grad=False)
+        plain.bias = layer.bias
+        setattr(parent, name, plain)
+
+
+def _packed(model: Any) -> list[tuple[Any, str, Any]]:
+    """List NF4 layers: parent, name there, layer."""
+    from bitsandbytes.nn import Linear4bit
+
+    return [
         (parent, name, layer)
         for parent in model.modules()
         for name, layer in parent.named_children()
         if isinstance(layer, Linear4bit)
     ]
-    item_bytes = getattr(torch, machine.compute).itemsize
-    need = sum(layer.in_features * layer.out_features * item_bytes for _, _, layer in packed)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if not packed or need > _SHARE_OF_FREE_MEMORY * free:
-        return False
-    for parent, name, layer in packed:
-        weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        plain = torch.nn.Linear(layer.in_features, layer.out_features, device="meta")
-        plain.weight = torch.nn.Parameter(
-            weight.to(getattr(torch, machine.compute)), requires_grad=False
-        )
-        plain.bias = layer.bias
-        setattr(parent, name, plain)
-    return True
 
 
 def ends(model: Any, tokenizer: Any) -> list[int]:

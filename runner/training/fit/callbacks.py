@@ -35,7 +35,6 @@ from runner.spec.spec import JobSpec
 from runner.training.fit.checkpoint import seal, seal_again
 from runner.training.fit.cut import LENGTHS, PACKED, ROWS, Rows
 from runner.training.fit.heldout import HeldOut, held_out_loss, measured_together
-from runner.training.fit.heldout_fast import base_loss
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
 from runner.training.fit.row_lengths import row_lengths
 from runner.training.fit.row_loss import adapter_off, row_losses
@@ -210,7 +209,7 @@ class Conduct(TrainerCallback):
         self.evaluation_seconds = 0.0  # the last one took so long
         self.held_out: HeldOut | None = None
         self.micro_batches = 0
-        self.probed = not wishes.probe
+        self.probed, self.looked = not wishes.probe, not wishes.single_rows
 
     def bind(self, trainer: Any, collator: RowNotingCollator, lengths: list[int]) -> None:
         """Give the trainer that this conducts, its collator and the train rows' lengths."""
@@ -229,9 +228,10 @@ class Conduct(TrainerCallback):
             self._probe()
             self.probed = True
             self.meter.note("in the probe")
-        if self.wishes.single_rows and self.ranks.is_first:
+        if not self.looked and self.ranks.is_first:
             with self.ranks.told():  # the others wait for it at the end of their first step
                 self._look_at_single_rows(begins=state.global_step == 0)
+            self.looked = True
         if self.progress.evaluation_due and state.global_step > 0:
             self._evaluate_what_is_owed()
             if self.ranks.is_first:
@@ -451,9 +451,10 @@ class Conduct(TrainerCallback):
 
     def _base_loss(self, rows: Any) -> HeldOut:
         """Measure rows as the base has them, on the path that the run is on."""
-        if self.trainer.fast is not None:
-            return base_loss(self.trainer.fast.model, rows, check=self.stop.check)
-        model = self.trainer.model
+        fast, model = self.trainer.fast, self.trainer.model
+        found = None if fast is None else fast.measure(rows, base=True, check=self.stop.check)
+        if found is not None:
+            return found
         with self.trainer.compute_loss_context_manager(), adapter_off(model):
             return held_out_loss(
                 model,
@@ -482,13 +483,15 @@ class Conduct(TrainerCallback):
         """
         trainer = self.trainer
         before = RandomState.capture()
-        with self.ranks.told(memory=False):
-            fits = self._worst_fits()
-        trainer.model.zero_grad(set_to_none=True)
-        trainer._metrics["train"].clear()  # noqa: SLF001  (no public way to forget a batch)
-        trainer._metrics["eval"].clear()  # noqa: SLF001
-        trainer._total_train_tokens = 0  # noqa: SLF001  (ours are counted in Progress)
-        before.restore()
+        try:
+            with self.ranks.told(memory=False):
+                fits = self._worst_fits()
+        finally:
+            trainer.model.zero_grad(set_to_none=True)
+            trainer._metrics["train"].clear()  # noqa: SLF001  (no public way to forget a batch)
+            trainer._metrics["eval"].clear()  # noqa: SLF001
+            trainer._total_train_tokens = 0  # noqa: SLF001  (ours are counted in Progress)
+            before.restore()
         if Say.DOES_NOT_FIT in self.ranks.agree([] if fits else [Say.DOES_NOT_FIT]):
             raise ProbeDoesNotFit
         let_go()

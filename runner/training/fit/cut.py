@@ -175,7 +175,7 @@ class CuttingTrainer(SFTTrainer):
         lengths, packed = inputs.pop(LENGTHS), inputs.pop(PACKED, None)
         if self.fast is not None:
             rows = _rows(inputs, lengths, packed)
-            return self.fast.model.train_on(rows, num_items_in_batch)
+            return self.fast.train_on(rows, num_items_in_batch)
         passes = cut_by_tokens(lengths, self.batch_plan.tokens_per_pass)
         if len(passes) == 1:
             return super().training_step(model, inputs, num_items_in_batch)

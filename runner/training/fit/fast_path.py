@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from runner.contract.batch import BatchPlan, smaller
+from runner.errors import RunnerError
 from runner.forecast.passes import (
     MOMENTS,
     MOST_HOLES,
@@ -30,7 +31,7 @@ from runner.forecast.passes import (
     peak_bytes,
 )
 from runner.training.fit.heldout import HeldOut
-from runner.training.fit.heldout_fast import fast_held_out_loss
+from runner.training.fit.heldout_fast import base_loss, fast_held_out_loss
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
 from runner.training.fit.row_lengths import row_lengths
 from runner.training.fit.share_base import TRIED, away, drop_modules, first_layers, refuse
@@ -41,7 +42,11 @@ from runner.training.kernels.check import ALLOWED_IN_FP8, Checked, check
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import NotRecognised, Parts, recognise
 
-_COST = "the same adapter, in about two to three times the time"
+COST = "the same adapter, in about two to three times the time"
+
+
+class FastPathFailed(Exception):  # noqa: N818  (not the run's end)
+    """A fault in the middle of training: the plain path goes on after the last finished step."""
 
 
 @dataclass(kw_only=True)
@@ -60,12 +65,32 @@ class FastPath:
     measures: bool = True
     """The held-out loss is measured on it; no longer once that failed."""
 
-    def measure(self, rows: Any, **how: Any) -> HeldOut | None:
-        """Measure the held-out loss; None, with a line in the log: the plain path has to."""
+    def train_on(self, batch: Any, learned_in_step: Any) -> torch.Tensor:
+        """Train on a micro-batch, as `FastModel.train_on`.
+
+        Raises:
+            FastPathFailed: a fault that the plain path need not have; the traceback is in the log.
+        """
+        try:
+            return self.model.train_on(batch, learned_in_step)
+        except Exception as error:  # a fault here must cost speed, never the run
+            known = isinstance(error, Interrupted | RunnerError) or classify(error) is not None
+            if known or self.shares_base:
+                raise
+            traceback.print_exc()
+            traceback.clear_frames(error.__traceback__)
+            why = type(error).__name__
+        raise FastPathFailed(why)  # out here nothing holds on to the tensors of the error
+
+    def measure(self, rows: Any, *, base: bool = False, **how: Any) -> HeldOut | None:
+        """Measure the held-out loss, or with ``base`` the base's.
+
+        None, with a line in the log: the plain path has to.
+        """
         if not self.measures:
             return None
         try:
-            return fast_held_out_loss(self.model, rows, **how)
+            return (base_loss if base else fast_held_out_loss)(self.model, rows, **how)
         except Exception as error:  # a fault here must cost speed, never the run
             too_large = plan_does_not_fit(classify(error), on_gpu=self.meter.on_gpu)
             if too_large or self.shares_base or isinstance(error, Interrupted):
@@ -198,7 +223,7 @@ def find(
         plan: the batch plan.
         meter: knows the cap.
         compute: what the machine computes in.
-        wanted: the plan's word; None: where there is a card.
+        wanted: the plan's word; None: where there is a card; False: one attempt failed with it.
         held_out: rows that are measured in between; None: none.
         fp8: the spec's `speed: fp8`.
 
@@ -206,6 +231,8 @@ def find(
         StageError: the base is shared, which the plain path cannot.
     """
     shared_by = trainer.base_shared_by
+    if wanted is False:
+        print("Plain path: an attempt before this one failed on the fast one.", flush=True)
     if wanted is False or (wanted is None and not meter.on_gpu):
         if shared_by > 1:
             raise refuse("it is not to train on the fast path")
@@ -228,7 +255,7 @@ def find(
         let_go()
     if shared_by > 1:
         raise refuse(why)
-    print(f"Plain path: {why}. It gives {_COST}.", flush=True)
+    print(f"Plain path: {why}. It gives {COST}.", flush=True)
     return None
 
 

@@ -281,10 +281,9 @@ def _choose_path(
         trainer.fast.model.between_passes = stop.check
         size_batches(trainer, given, spec)
         return given if given.layers_kept is None else trainer.fast.in_force(given)
-    if given.layers_kept is None:
-        return given
-    plain = plan.plain_plan or _smallest(given)
-    apply_plan(trainer, plain, spec)
+    plain = plain_plan(plan)
+    if plain != given:
+        apply_plan(trainer, plain, spec)
     return plain
 
 
@@ -303,9 +302,13 @@ def of_first(ranks: Any, plan: BatchPlan | None) -> BatchPlan | None:
     return BatchPlan.model_validate_json(said) if said else None
 
 
-def _smallest(plan: BatchPlan) -> BatchPlan:
-    """Give the plain path's smallest plan: where nobody said what else fits."""
-    rows = plan.effective_batch_size
+def plain_plan(plan: TrainPlan) -> BatchPlan:
+    """Give the plain path's plan; where nobody said what fits, its smallest."""
+    if plan.batch_plan.layers_kept is None:
+        return plan.batch_plan
+    if plan.plain_plan is not None:
+        return plan.plain_plan
+    rows = plan.batch_plan.effective_batch_size
     return BatchPlan(
         per_device_batch_size=1, gradient_accumulation_steps=rows, activation_checkpointing=True
     )

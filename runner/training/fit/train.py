@@ -17,7 +17,7 @@ from runner.exit_codes import ExitCode
 from runner.training.fit.answer import answer
 from runner.training.fit.attempt import Attempt, next_plan, smaller_plan
 from runner.training.fit.build_trainer import apply_plan
-from runner.training.fit.set_up import of_first, set_up
+from runner.training.fit.set_up import of_first, plain_plan, set_up
 from runner.training.ranks.place import Place
 
 
@@ -50,6 +50,9 @@ def _fit(attempt: Attempt) -> StageError | None:
         trouble = _try(attempt, checkpoint)
         attempt.trainer.model.zero_grad(set_to_none=True)
         let_go()  # only here: inside an except the error still holds the tensors
+        if trouble == "fast path":
+            checkpoint = _go_on_plainly(attempt, checkpoint)
+            continue
         if trouble != "probe":
             break
         attempt.meter.forget_peak()
@@ -70,6 +73,7 @@ def _fit(attempt: Attempt) -> StageError | None:
 def _try(attempt: Attempt, checkpoint: str | None) -> StageError | str | None:
     """Call the trainer once, and turn what it raises into words; nothing of the error survives."""
     from runner.training.fit.callbacks import ProbeDoesNotFit
+    from runner.training.fit.fast_path import COST, FastPathFailed
     from runner.training.fit.memory import Lost, classify, plan_does_not_fit
     from runner.training.fit.stop import Interrupted
 
@@ -78,6 +82,16 @@ def _try(attempt: Attempt, checkpoint: str | None) -> StageError | str | None:
     except ProbeDoesNotFit as error:
         traceback.clear_frames(error.__traceback__)
         return "probe"
+    except FastPathFailed as error:
+        traceback.clear_frames(error.__traceback__)
+        if attempt.ranks.size > 1:  # the others are in the middle of a step: the next attempt
+            raise
+        step = attempt.progress.step + 1
+        print(
+            f"Plain path: the fast one failed in step {step} ({error}). It gives {COST}.",
+            flush=True,
+        )
+        return "fast path"
     except Interrupted:
         return StageError(
             f"Stopped after step {attempt.progress.step}.",
@@ -106,6 +120,33 @@ def _try(attempt: Attempt, checkpoint: str | None) -> StageError | str | None:
             )
         return _out_of_memory(attempt)
     return None
+
+
+def _go_on_plainly(attempt: Attempt, checkpoint: str | None) -> str | None:
+    """Let the plain path go on after the last finished step; give the checkpoint that has it.
+
+    Raises:
+        FastPathFailed: the step could not be saved. The daemon's next attempt takes the plain path
+            from the last durable one.
+    """
+    from runner.training.fit.fast_path import FastPathFailed
+    from runner.training.fit.memory import let_go
+
+    progress, trainer = attempt.progress, attempt.trainer
+    _save_last_step(attempt)
+    if progress.step > progress.sealed_step:
+        raise FastPathFailed("and the last finished step could not be saved")
+    own = attempt.folder.checkpoints / str(progress.sealed)
+    before = trainer.fast.in_force(attempt.batch_plan)
+    trainer.fast.leave()
+    trainer.fast = trainer.optimizer = None  # the optimizer is made anew, and its state is read
+    attempt.batch_plan = plain_plan(attempt.plan)
+    attempt.notes.append(describe_change(before, attempt.batch_plan))
+    write_message(attempt.folder.smaller_plan, SmallerPlan(batch_plan=attempt.batch_plan))
+    apply_plan(trainer, attempt.batch_plan, attempt.spec)
+    attempt.conduct.probed = not attempt.conduct.wishes.probe
+    let_go()  # places of unpacked weights, and the optimizer's first state
+    return str(own) if progress.sealed and own.exists() else checkpoint
 
 
 def _out_of_memory(attempt: Attempt) -> StageError:

@@ -1,0 +1,258 @@
+"""Set-up of the fast path on real tiny models: what it takes, what it refuses, what it reserves."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from kernel_models import learned, make, plain_step, rows
+
+from runner.contract.batch import BatchPlan
+from runner.forecast.passes import MOMENTS, MOST_HOLES, Passes, long_bytes, peak_bytes
+from runner.training.fit import fast_path
+from runner.training.fit.fast_path import FastPath, find
+from runner.training.fit.memory import Meter
+from runner.training.fit.stop import Interrupted
+from runner.training.kernels import dropout, fast_model
+from runner.training.kernels.fast_model import FastModel
+from runner.training.kernels.recognise import NotRecognised, recognise
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, about each other
+PLAN = BatchPlan(per_device_batch_size=2, gradient_accumulation_steps=1)
+
+
+def data(*lengths: int) -> Dataset:
+    """Put rows into a data set."""
+    drawn = rows(*lengths)
+    return Dataset.from_dict(
+        {
+            "input_ids": [ids.tolist() for ids, _ in drawn],
+            "labels": [labels.tolist() for _, labels in drawn],
+        }
+    )
+
+
+def found(model: Any, train: Dataset, plan: BatchPlan = PLAN, held_out: Any = None) -> Any:
+    """Find the fast path of a model.
+
+    TRL's trainer would only hold the model: it is tests/integration/test_fast_path.py that has it.
+    """
+    trainer = SimpleNamespace(
+        model=model,
+        base_shared_by=1,
+        compute_loss_context_manager=contextlib.nullcontext,
+        args=SimpleNamespace(device="cpu"),
+    )
+    meter = Meter(on_gpu=False)
+    return find(trainer, train, plan, meter, "float32", wanted=True, held_out=held_out)
+
+
+def test_held_out_rows_may_be_longer_than_those_that_are_learned() -> None:
+    """Their positions are there, too: by PEFT's own loss of the rows."""
+    model, longer = make("llama", quantised=False), data(100, 90)
+    fast = found(model, data(70, 66), held_out=longer)
+    measured = fast.measure(longer)
+    assert measured is not None
+    batch = rows(100, 90)
+    wanted, _ = plain_step(model, batch)
+    assert measured.loss == pytest.approx(wanted, rel=1e-5)
+    assert measured.tokens == learned(batch)
+
+
+def test_what_the_longest_step_needs_is_counted() -> None:
+    """The batch is cut by the longest rows of a step, not by one row or by all."""
+    fast = found(make("llama", quantised=False), data(20, 64, 30, 50))
+    assert (fast.longest, fast.batch_tokens) == (64, 64 + 50)
+
+
+@pytest.mark.parametrize(("kept", "taken"), [(None, False), (0, True)])
+def test_activations_in_the_hosts_memory(kept: int | None, taken: bool) -> None:  # noqa: FBT001
+    """The plain path's way is not the fast one's; the fast path's own is."""
+    plan = PLAN.model_copy(
+        update={"activation_offloading": True, "layers_kept": kept, "tokens_per_pass": 64}
+    )
+    fast = found(make("llama", quantised=False), data(64, 64), plan)
+    assert (fast is not None) is taken
+    assert fast is None or fast.model.passes.on_host
+
+
+def test_a_card_that_computes_otherwise_takes_the_plain_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kernels are for bf16; Turing has fp16."""
+    monkeypatch.setattr(fast_path.gpu, "triton", object())
+    assert fast_path._obstacle(PLAN, "bfloat16", on_gpu=True) is None
+    assert "float16" in str(fast_path._obstacle(PLAN, "float16", on_gpu=True))
+    monkeypatch.setattr(fast_path.gpu, "triton", None)
+    assert "Triton" in str(fast_path._obstacle(PLAN, "bfloat16", on_gpu=True))
+
+
+class Card(Meter):
+    """A card by its limits alone: there is none here, and torch says that nothing is allocated."""
+
+    def __init__(self) -> None:
+        """Begin without a limit."""
+        super().__init__(on_gpu=False)
+        self.on_gpu, self.confined = True, 0
+
+    def confine(self, allocator_bytes: int | None) -> None:
+        """Note the limit."""
+        self.confined = allocator_bytes or 0
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_the_allocator_may_have_all_that_the_plan_takes(on_host: bool) -> None:  # noqa: FBT001
+    """By hand: weights that stay unpacked, the optimizer's moments, and the highest point."""
+    parts = recognise(make("llama"), dtype=torch.float32, longest=64)
+    passes = Passes(most_tokens=1, layers_kept=None, budget_bytes=None, chunk=1)
+    model, card = FastModel(parts=parts, passes=passes), Card()
+    fast = FastPath(model=model, longest=4096, batch_tokens=8192, budget_bytes=2**40, meter=card)
+    plan = PLAN.model_copy(
+        update={
+            "tokens_per_pass": 64 if on_host else 4096,
+            "layers_kept": 3,
+            "layers_unpacked": 2,
+            "activation_offloading": on_host,
+        }
+    )
+    fast.take(plan)
+    now = fast.model.passes
+    assert now.on_host is on_host
+    assert now.layers_unpacked == (0 if on_host else 2)
+    peak = peak_bytes(model.sizes, now.most_tokens, 3, now.chunk)
+    if on_host:
+        assert long_bytes(model.sizes, 4096, now.chunk) > peak
+        peak = long_bytes(model.sizes, 4096, now.chunk)
+    trained = sum(w.numel() for w in parts.adapter.weights)
+    unpacked = now.layers_unpacked * model.sizes.unpacked
+    wanted = MOST_HOLES * (MOMENTS * trained + peak) + unpacked
+    assert card.confined == pytest.approx(wanted, rel=1e-6)
+    assert fast.in_force(plan).layers_unpacked == now.layers_unpacked
+    assert fast.in_force(plan).layers_kept == 3
+
+
+def test_a_base_that_cards_share_keeps_nothing_unpacked() -> None:
+    """A layer that is sent for is not kept, whatever the room."""
+    parts = recognise(make("llama"), dtype=torch.float32, longest=64)
+    passes = Passes(most_tokens=1, layers_kept=None, budget_bytes=None, chunk=1)
+    for shares, stay in ((False, 3), (True, 0)):
+        fast = FastPath(
+            model=FastModel(parts=parts, passes=passes),
+            longest=64,
+            batch_tokens=128,
+            budget_bytes=2**40,
+            meter=Card(),
+            shares_base=shares,
+        )
+        fast.take(PLAN)
+        assert fast.model.passes.layers_unpacked == stay
+
+
+@pytest.mark.parametrize(("kept", "flags"), [(0, [0, 0, 0]), (1, [0, 0, 1]), (None, [1, 1, 1])])
+def test_the_last_layers_keep_everything(
+    kept: int | None, flags: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as the plan says: one more, and the card's memory is another than was forecast."""
+    real, seen = fast_model.LayerFunction, []
+
+    def apply(x: Any, layer: Any, laid: Any, keep: bool) -> Any:  # noqa: FBT001
+        seen.append(int(keep))
+        return real.apply(x, layer, laid, keep)
+
+    parts = recognise(make("llama", quantised=False), dtype=torch.float32, longest=64)
+    passes = Passes(most_tokens=64, layers_kept=kept, budget_bytes=None, chunk=16)
+    one = FastModel(parts=parts, passes=passes)
+    monkeypatch.setattr(fast_model, "LayerFunction", SimpleNamespace(apply=apply))
+    one.train_on(rows(64), 59)
+    assert seen == flags
+
+
+def test_a_stop_is_looked_for_between_passes() -> None:
+    """Not before the first one and not after the last one; it ends the step."""
+    parts = recognise(make("llama", quantised=False), dtype=torch.float32, longest=64)
+    passes = Passes(most_tokens=64, layers_kept=0, budget_bytes=None, chunk=16)
+    calls: list[int] = []
+    one = FastModel(parts=parts, passes=passes, between_passes=lambda: calls.append(1))
+    one.train_on(rows(64, 40, 50), 100)
+    assert len(calls) == 2
+    one.train_on(rows(64), 59)
+    assert len(calls) == 2
+
+    def stop() -> None:
+        raise Interrupted
+
+    one.between_passes = stop
+    with pytest.raises(Interrupted):
+        one.train_on(rows(64, 40), 100)
+
+
+def test_each_projection_drops_by_a_key_of_its_own() -> None:
+    """Of all layers of a large model: two that shared one would drop the same numbers."""
+    draws = dropout.Draws(seed=5)
+    keys = {draws.key(group, number) for group in range(4 * 80) for number in range(3)}
+    assert len(keys) > 0.999 * 4 * 80 * 3  # of 32 bits a pair may agree by chance
+
+
+def merged(model: Any) -> None:
+    """Add the adapter to the weights."""
+    model.merge_adapter()
+
+
+def head_in_fp16(model: Any) -> None:
+    """Compute the head in another format."""
+    model.get_output_embeddings().to(torch.float16)
+
+
+def head_with_bias(model: Any) -> None:
+    """Give the head a bias."""
+    head = model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.ones(head.out_features), requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (merged, "another kind of adapter"),
+        (head_in_fp16, "a head in float16"),
+        (head_with_bias, "its head"),
+    ],
+)
+def test_what_would_be_computed_otherwise_is_refused(change: Any, why: str) -> None:
+    """An adapter that is in the weights already, and heads that the loss does not know."""
+    model = make("llama", quantised=False)
+    change(model)
+    with pytest.raises(NotRecognised, match=why):
+        recognise(model, dtype=torch.float32, longest=64)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "why"),
+    [
+        ("llama", {"attention_dropout": 0.1}, "dropout in attention"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "attention to later words"),
+        ("llama", {"attention_chunk_size": 32}, "attention in chunks"),
+    ],
+)
+def test_settings_that_no_layer_shows_are_refused(
+    family: str, settings: dict[str, Any], why: str
+) -> None:
+    """In the config alone; rows that end within the first chunk are taken."""
+    model = make(family, quantised=False, **settings)
+    with pytest.raises(NotRecognised, match=why):
+        recognise(model, dtype=torch.float32, longest=64)
+    if "chunks" in why:
+        assert recognise(model, dtype=torch.float32, longest=32)
+
+
+def test_dora_is_refused() -> None:
+    """It scales weights by their norms, which the fast path does not."""
+    from peft import LoraConfig, get_peft_model
+
+    plain = make("llama", quantised=False).unload()
+    model = get_peft_model(plain, LoraConfig(task_type="CAUSAL_LM", r=4, use_dora=True))
+    with pytest.raises(NotRecognised):
+        recognise(model, dtype=torch.float32, longest=64)
