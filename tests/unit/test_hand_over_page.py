@@ -72,6 +72,7 @@ def test_the_first_command_serves_what_is_there(tmp_path: Path) -> None:
     page = hand_over_page(record.but(handed_over=HandedOver(forms=(alone,))), {})
     path = f"{current}/gguf/{record.job}-adapter_gguf"
     assert f"llama-server -m BASE.gguf --lora {path}.gguf --jinja" in page
+    assert page.count("llama-server -m") == 1  # alone it is no model
     assert f"ollama create {record.job} -f {path}.Modelfile" in page
     bare = record.but(handed_over=None)
     assert "merged" not in hand_over_page(bare, {}).split("## ")[1].split("\n")[0]
@@ -296,6 +297,8 @@ def test_places_are_spread_and_packed_rows_taken_apart() -> None:
     chosen = compared(many, words=128_256)
     assert 400 < sum(map(len, chosen)) <= 523
     assert all(chosen)
+    one = {"input_ids": [1, 2], "labels": [-100, 2]}
+    assert len(held_out([one, *[packed] * 150])) == 200  # as many as are read, within a packed row
 
 
 class _Says:
@@ -329,6 +332,26 @@ def test_places_are_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(parts.log_probs, whole.log_probs)
 
 
+def read_one(logits: Any, rows: list[Row], machine: Any) -> compare.Read:
+    """Read the first row alone."""
+    return read(_Says(logits), rows[:1], machine, words=logits.shape[1])
+
+
+@pytest.mark.parametrize("which", ["the form", "the adapter's base"])
+def test_a_table_with_words_that_nobody_says_is_no_difference(which: str) -> None:
+    """Tables are padded to a round number, with words of no probability; one of two may be."""
+    import torch
+
+    machine: Any = SimpleNamespace(device="cpu", compute="float32")
+    rows = [Row(ids=[0, 1, 2], places=[0, 1])]
+    plain = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    padded = torch.cat([plain, torch.full((3, 2), -torch.inf)], dim=1)
+    ours, theirs = (plain, padded) if which == "the form" else (padded, plain)
+    found = figures(read_one(ours, rows, machine), read_one(theirs, rows, machine))
+    assert found.kl == pytest.approx(0.0, abs=1e-6)
+    assert found.same_top == 1.0
+
+
 def test_words_that_a_model_excludes_have_a_divergence() -> None:
     """A logit of minus infinity is no fault, and NaN is one, in whichever place it stands."""
     import torch
@@ -341,6 +364,10 @@ def test_words_that_a_model_excludes_have_a_divergence() -> None:
     both = figures(found, found, found)
     assert (both.kl, both.same_top) == (0.0, 1.0)
     assert found.loss == pytest.approx(math.log(3))
+    less = logits.clone()
+    less[:, 2] = -torch.inf  # says half and half where the other says a third each
+    narrow = figures(read_one(less, rows, machine), read_one(logits, rows, machine))
+    assert narrow.kl == pytest.approx(math.log(3 / 2))
     logits[1, 2] = torch.nan
     with pytest.raises(NoNumbersError):
         read(_Says(logits), rows, machine, words=4)

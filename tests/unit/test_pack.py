@@ -54,6 +54,7 @@ def run(tmp_path: Path) -> RunFolder:
     weights = os.urandom(100_000)
     sha256 = hashlib.sha256(weights).hexdigest()
     metrics = {**fields["metrics"], "adapter_files": {WEIGHTS: sha256, "README.md": "0" * 64}}
+    metrics["eval_rows"] = 30
     (form,) = fields["handed_over"]["forms"]
     form["files"] = {"model.safetensors": sha256}
     changed = {"state": "succeeded", "next_stage": None, "metrics": metrics, "erased": None}
@@ -87,9 +88,11 @@ def test_its_hashes_fit_and_no_row_is_in_it(run: RunFolder, tmp_path: Path) -> N
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.relative_to(folder).as_posix() for path in files} == {*names, "SHA256SUMS"}
     assert not [path for path in files if ROW.encode() in path.read_bytes()]
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in files)  # whoever unpacked it
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nbase_model: org/name\nlicense: apache-2.0\n---\n")
     assert "## Verdict" in card
+    assert "; 30 held out." in card
     assert 'adapter = "adapter"  # beside this file' in card
     assert "/outputs/" not in card
     assert (folder / "base-licence" / "LICENSE").read_text() == "You may."
@@ -360,10 +363,11 @@ def test_what_a_kill_left_is_written_over(run: RunFolder, tmp_path: Path) -> Non
     assert unpacked(stick / "x.tar", tmp_path / "out").is_dir()
 
 
-def test_two_at_once_do_not_write_one_file(run: RunFolder, tmp_path: Path) -> None:
-    """The second is told, and the first one's archive is whole."""
+@pytest.mark.parametrize("lock", [fcntl.LOCK_EX, fcntl.LOCK_SH])
+def test_two_at_once_do_not_write_one_file(run: RunFolder, tmp_path: Path, lock: int) -> None:
+    """The second is told, and the first one's archive is whole; no lock is shared."""
     with (tmp_path / ".tmp-x.tar").open("ab") as first:
-        fcntl.flock(first, fcntl.LOCK_EX)
+        fcntl.flock(first, lock)
         with pytest.raises(BusyError, match=r"x\.tar is being written at this moment"):
             pack(run, tmp_path / "x.tar", base=None, merged=False)
         assert not (tmp_path / "x.tar").exists()
