@@ -15,6 +15,7 @@ from daemon_box import REPOSITORY
 CHECKS = {
     *("Driver", "Host memory", "Disk", "Shared memory", "Folders", "Base models"),
     *("File events", "Clock", "Offline", "bitsandbytes", "NF4 product", "GGUF"),
+    "Evaluation tasks",
 }
 
 
