@@ -171,6 +171,30 @@ def test_the_last_layers_keep_everything(
     assert seen == flags
 
 
+def test_the_base_is_measured_beside_weights_that_stay_unpacked() -> None:
+    """Their B lies beside them: once the adapter is silent, none of it is left."""
+    model, batch = make("llama"), rows(64, 40)
+    parts = recognise(model, dtype=torch.float32, longest=64)
+    passes = Passes(most_tokens=200, layers_kept=0, budget_bytes=None, chunk=16)
+    one = FastModel(parts=parts, passes=passes)
+    parts.keep_unpacked(3)
+    adapted = float(one.measure(batch).sum()) / learned(batch)
+    parts.adapter.silence()
+    base = float(one.measure(batch).sum()) / learned(batch)
+    assert adapted == pytest.approx(plain_step(model, batch)[0], rel=1e-5)
+    with model.disable_adapter(), torch.no_grad():
+        wanted = sum(
+            float(
+                torch.nn.functional.cross_entropy(
+                    model(input_ids=ids[None]).logits[0, :-1], labels[1:], reduction="sum"
+                )
+            )
+            for ids, labels in batch
+        )
+    assert base == pytest.approx(wanted / learned(batch), rel=1e-5)
+    assert base != pytest.approx(adapted, rel=3e-5)
+
+
 def test_a_stop_is_looked_for_between_passes() -> None:
     """Not before the first one and not after the last one; it ends the step."""
     parts = recognise(make("llama", quantised=False), dtype=torch.float32, longest=64)
