@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import tarfile
 import zipfile
 from datetime import timedelta
 
@@ -33,6 +34,16 @@ def learn(tmp_path, name, content):
     found = to_conversations(rows, data_format="auto", system_prompt=None, findings=findings)
     pairs = [(c.line, *(m["content"] for m in c.messages)) for c in found]
     return pairs, findings
+
+
+def tar():
+    """Pack a file of rows as tar does."""
+    packed, content = io.BytesIO(), json.dumps(ROWS).encode()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        member = tarfile.TarInfo("rows.json")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
 
 
 def columns(*rows):
@@ -527,9 +538,16 @@ WRONG = {
     "a zero in a cell": ("a.csv", "question,answer\nq,a\nq\0,a\n", 3, "zero bytes", ""),
     "joined tables": ("a.csv", TWICE, 3, "stand here a second time", "Delete"),
     "joined, with marks": ("a.csv", TWICE.replace("qu", "\ufeffqu"), 3, "a second time", ""),
-    "RAR": ("a.csv", b"Rar!\x1a\x07\x01\0" + b"\x90" * 40, None, "an archive (7z, RAR", "Unpack"),
-    "bzip2": ("a.jsonl", bz2.compress(b"x"), None, "an archive (7z, RAR", "Unpack it"),
-    "xz": ("a.jsonl", lzma.compress(b"x"), None, "an archive (7z, RAR", "Unpack it"),
+    "RAR": (
+        "a.csv",
+        b"Rar!\x1a\x07\x01\0" + b"\x90" * 40,
+        None,
+        "an archive (tar, 7z, RAR",
+        "Unpack",
+    ),
+    "bzip2": ("a.jsonl", bz2.compress(b"x"), None, "an archive (tar, 7z, RAR", "Unpack it"),
+    "tar": ("a.jsonl.gz", gzip.compress(tar()), None, "an archive (tar,", "Unpack it"),
+    "xz": ("a.jsonl", lzma.compress(b"x"), None, "an archive (tar, 7z, RAR", "Unpack it"),
     "empty": ("a.parquet", b"", None, "the file has no rows", ""),
 }
 

@@ -15,7 +15,7 @@ _EXCEL = (
 )
 _AGAIN = "Open it in a browser to see what it says, and download the data file again."
 _ARCHIVE = (
-    "an archive (7z, RAR, bzip2 or xz)",
+    "an archive (tar, 7z, RAR, bzip2 or xz)",
     "Unpack it, and name the files in it; .gz and .zst are read as they are.",
 )
 _MARKS: dict[bytes, tuple[str, str]] = {
@@ -41,6 +41,7 @@ _MARKS: dict[bytes, tuple[str, str]] = {
     ),
 }
 
+_TAR_AT = 257  # bytes: the mark of a tar archive stands behind the first file's name and owner
 _ZIP = b"PK\x03\x04"
 _OFFICE = (b"[Content_Types].xml", b"_rels/", b"docProps/", b"xl/", b"word/", b"mimetype")
 """How the first part of a file of Excel, Word or LibreOffice is named."""
@@ -66,6 +67,8 @@ def look_through(content: bytes, suffix: str) -> tuple[str, str] | None:
             what, hint = _PASSWORD  # noqa: PLW2901  the same of what is named as a new one
         if start.startswith(mark) and suffix not in _OWN.get(mark, ()):
             return f"the file is {what}", hint
+    if content[_TAR_AT:].startswith(b"ustar"):
+        return f"the file is {_ARCHIVE[0]}", _ARCHIVE[1]
     if re.match(rb"(?i)<(!doctype|html|head|body)", start):
         return "the file is a web page, perhaps the one to log in", _AGAIN
     if start.startswith(b"<?xml"):

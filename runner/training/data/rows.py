@@ -138,7 +138,7 @@ def _not_packed(path: Path, name: str) -> tuple[str, str]:
         start = file.read(LOOKED_AT)
     if start.startswith(PACKED_MARKS[PurePath(name).suffix.lower()]):
         what = "the compressed file cannot be unpacked: it is broken, or its end is missing"
-        return what, "Copy it again, or compress it again."
+        return what, "Copy it again, or compress it again (with zstd: without --long)."
     if (other := look_through(start, suffix)) is not None:
         return other
     what = "the file is not compressed, though its name says so"
