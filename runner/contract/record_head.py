@@ -86,6 +86,8 @@ class Attempt(_Part):
     """Processes that trained, one a card."""
     shard_base: bool = False
     """The cards shared the base model: none had the room for all of it."""
+    left_fast_path: bool = False
+    """The fast path failed in the middle of it: it went on plainly, and later attempts begin so."""
     reason: str | None = None
 
     @property

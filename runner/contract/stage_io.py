@@ -198,6 +198,8 @@ class SmallerPlan(_Message):
     """
 
     batch_plan: BatchPlan
+    left_fast_path: bool = False
+    """The fast path failed in the middle of training, and this is a plan of the plain one."""
 
 
 class TrainResult(_Message):

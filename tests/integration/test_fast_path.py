@@ -12,7 +12,7 @@ from train_box import SPEC, Run, assert_same_curve
 from trouble import around, give_back_when_let_go, run_out_of_memory
 
 from runner.contract.batch import BatchPlan
-from runner.contract.stage_io import PrepareResult, write_message
+from runner.contract.stage_io import PrepareResult, SmallerPlan, read_message, write_message
 from runner.exit_codes import ExitCode
 
 
@@ -165,6 +165,8 @@ def test_a_kernel_that_fails_in_training_costs_no_step(
     assert "misaligned address" in log
     assert result.metrics["path"] == "plain"
     assert result.batch_plan.layers_kept is None
+    told = read_message(run.stage().smaller_plan, SmallerPlan)
+    assert (told.batch_plan, told.left_fast_path) == (result.batch_plan, True)
     assert_same_curve(run.curve(), undisturbed.curve())
     assert eval_losses(run) == pytest.approx(eval_losses(undisturbed), rel=1e-3)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
 from runner.clock import now
 from runner.contract.batch import BatchPlan
-from runner.contract.record import Attempt
-from runner.contract.states import Stage
+from runner.contract.layout import Outputs
+from runner.contract.record import Attempt, RunRecord
+from runner.contract.stage_io import SmallerPlan
+from runner.contract.states import Stage, State
+from runner.daemon.stages.judge_attempt import AttemptEnd, judge_attempt
 from runner.daemon.stages.retry import (
     ASKED,
     RULES,
@@ -141,6 +145,36 @@ def test_a_defect_that_ended_an_attempt_is_not_met_on_the_fast_path_again(
     later = [first, *attempts((ExitCode.INTERRUPTED, 6, 9))]
     assert leaves_fast_path(later) is plainly
     assert leaves_fast_path(hung((1, 0)))
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_fast_path_that_failed_in_training_is_not_tried_again(
+    tmp_path: Path,
+    left: bool,  # noqa: FBT001
+) -> None:
+    """However the attempt that went on plainly ended, and whatever later ones did."""
+    plain = SmallerPlan(batch_plan=PLAN, left_fast_path=left)
+    record = RunRecord(
+        job="job",
+        run_id="20261123T221005Z-k3f9",
+        state=State.TRAINING,
+        file_name="job.yaml",
+        created_at=now(),
+        spec_sha256="",
+        attempts=(Attempt(number=1, batch_plan=PLAN, started_at=now(), first_step=1),),
+    )
+    end = AttemptEnd(
+        run=Outputs(tmp_path).run(record.job, record.run_id),
+        record=record,
+        code=ExitCode.INTERRUPTED,
+        status=ExitCode.INTERRUPTED,
+        asked=True,
+        seconds=1.0,
+        smaller_plan=plain,
+    )
+    closed = judge_attempt(end).attempt
+    later = attempts((ExitCode.INTERRUPTED, 6, 9))
+    assert leaves_fast_path([closed, *later]) is left
 
 
 def hung(*spans: tuple[int, int], code: int = -signal.SIGKILL) -> list[Attempt]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.contract.batch import BatchPlan, describe_change
+from runner.contract.batch import describe_change
 from runner.contract.layout import StageFolder
 from runner.contract.stage_io import SmallerPlan, read_message
 from runner.contract.states import TRAINS
@@ -12,10 +12,10 @@ from runner.daemon.stages.plans import stage_folder
 from runner.errors import DamagedError
 
 
-def smaller_plan(folder: StageFolder) -> BatchPlan | None:
-    """Read the plan that an attempt goes on with; None: the one that it was given."""
+def smaller_plan(folder: StageFolder) -> SmallerPlan | None:
+    """Read what an attempt goes on with; None: the plan that it was given."""
     try:
-        return read_message(folder.smaller_plan, SmallerPlan).batch_plan
+        return read_message(folder.smaller_plan, SmallerPlan)
     except (OSError, DamagedError):
         return None
 
@@ -27,8 +27,8 @@ def follow_plans(daemon: Daemon, at: float) -> None:
             continue
         before = live.record.batch_plan
         folder = StageFolder(stage_folder(live.run, live.stage, live.record))
-        after = smaller_plan(folder)
-        if before is not None and after is not None and after != before:
+        told = smaller_plan(folder)
+        if before is not None and told is not None and (after := told.batch_plan) != before:
             with daemon.isolating(live, at):
                 change(daemon, live, batch_plan=after)
                 daemon.say(live, f"{live.record.job}: {describe_change(before, after)}")

@@ -11,7 +11,7 @@ from runner.contract.findings import in_short
 from runner.contract.layout import RunFolder
 from runner.contract.record import Attempt, ErrorFacts, RunRecord
 from runner.contract.row_losses import with_more
-from runner.contract.stage_io import TrainResult
+from runner.contract.stage_io import SmallerPlan, TrainResult
 from runner.contract.states import Stage, State
 from runner.daemon.stages import outcome
 from runner.daemon.stages.falls import after_fall
@@ -51,8 +51,8 @@ class AttemptEnd:
     result: TrainResult | None = None
     error: ErrorFacts | None = None
     """What it said itself."""
-    smaller_plan: BatchPlan | None = None
-    """The plan that it went on with by itself."""
+    smaller_plan: SmallerPlan | None = None
+    """What it went on with by itself."""
     resumes: ResumePoint | None = None
     """Where the next attempt would go on; not looked for after a success."""
 
@@ -66,7 +66,7 @@ class AttemptEnd:
         """The plan that was in force at its end."""
         if self.result is not None:
             return self.result.batch_plan
-        return self.smaller_plan or self.attempt.batch_plan
+        return self.smaller_plan.batch_plan if self.smaller_plan else self.attempt.batch_plan
 
     @property
     def last_step(self) -> int:
@@ -103,6 +103,7 @@ def judge_attempt(end: AttemptEnd) -> AttemptVerdict:
             "exit_code": end.status,
             "last_step": end.last_step,
             "peak_gpu_memory_bytes": end.result.peak_gpu_memory_bytes if end.result else None,
+            "left_fast_path": end.smaller_plan is not None and end.smaller_plan.left_fast_path,
             "reason": reason,
         }
     )

@@ -16,7 +16,7 @@ from runner.contract.batch import BatchPlan, smaller
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.rates import DIVERGED, MEASURED, HeldOutLosses, RatesTried, in_words
 from runner.contract.record import ErrorFacts, RunRecord
-from runner.contract.stage_io import TrainResult
+from runner.contract.stage_io import SmallerPlan, TrainResult
 from runner.contract.states import Stage, State
 from runner.daemon.stages import outcome
 from runner.daemon.stages.judge_stage import StageEnd, StageVerdict, judge_stage
@@ -83,8 +83,8 @@ class TrialEnd:
     hung: str = ""
     result: TrainResult | None = None
     error: ErrorFacts | None = None
-    smaller_plan: BatchPlan | None = None
-    """The plan that it went on with by itself."""
+    smaller_plan: SmallerPlan | None = None
+    """What it went on with by itself."""
     earlier: tuple[HeldOutLosses | None, ...] = ()
     """What those before it measured; None: one diverged."""
 
@@ -98,7 +98,7 @@ def read_trial(
     asked: bool,
     seconds: float,
     hung: str,
-    smaller_plan: BatchPlan | None,
+    smaller_plan: SmallerPlan | None,
 ) -> TrialEnd:
     """Put together what is known of a small run's end."""
     assert record.rates is not None
@@ -136,7 +136,8 @@ def judge_trial(end: TrialEnd) -> StageVerdict:
     assert rates is not None
     at = rates.next_trial
     assert at is not None
-    plan = result.batch_plan if result else end.smaller_plan or record.batch_plan
+    told = result or end.smaller_plan
+    plan = told.batch_plan if told else record.batch_plan
     spent = rates.with_trial(at, seconds=rates.trials[at].seconds + end.seconds)
     code = end.code
     if code == ExitCode.OK and result is None:

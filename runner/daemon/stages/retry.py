@@ -111,10 +111,10 @@ def spares_host_memory(attempts: Sequence[Attempt]) -> bool:
 def leaves_fast_path(attempts: Sequence[Attempt]) -> bool:
     """Decide whether the next attempt takes the plain path: a defect may be one of our kernels.
 
-    The stage itself goes on plainly where it can; this is for what ends a process.
+    One that left the fast path by itself, or one that a defect ended.
     """
     defects = {rule.outcome for rule in (_UNKNOWN, _CRASHED, _HUNG)}
-    return any(attempt.outcome in defects for attempt in attempts)
+    return any(one.left_fast_path or one.outcome in defects for one in attempts)
 
 
 def after_attempt(exit_code: int, *, attempts: Sequence[Attempt], smaller_exists: bool) -> Next:

@@ -24,6 +24,7 @@ from runner.daemon.stages.adopt import adopt
 from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.end import attempt_ended
 from runner.daemon.stages.falls import after_fall, rests_until
+from runner.daemon.stages.follow_plans import smaller_plan
 from runner.daemon.stages.outcome import joined
 from runner.daemon.stages.plans import read_answer
 from runner.daemon.stages.resume_point import resume_point
@@ -101,12 +102,14 @@ def _closed(run: RunFolder, attempt: Attempt, durable_step: int) -> Attempt:
     folder, began = run.attempt(attempt.number, attempt.token), attempt.started_at
     ended = last_seen(folder, since=began)
     steps = durable_step - (attempt.first_step or 1) + 1
+    told = smaller_plan(StageFolder(folder))
     return attempt.model_copy(
         update={
             "outcome": "killed",
             "ended_at": ended,
             "seconds": worked_seconds(folder, began=began, ended=ended, steps=steps),
             "last_step": durable_step,
+            "left_fast_path": told is not None and told.left_fast_path,
             "reason": WENT_DOWN,
         }
     )

@@ -31,6 +31,8 @@ class Attempt:
     trainer: Any
     ranks: Any
     notes: list[str]
+    left_fast_path: bool = False
+    """The fast path failed in the middle of it."""
 
 
 def smaller_plan(attempt: Attempt) -> BatchPlan | None:

@@ -10,7 +10,7 @@ import time
 import traceback
 from pathlib import Path
 
-from runner.contract.batch import describe_change
+from runner.contract.batch import BatchPlan, describe_change
 from runner.contract.stage_io import SmallerPlan, write_message
 from runner.errors import HOST_MEMORY_ADVICE, RunnerError, StageError
 from runner.exit_codes import ExitCode
@@ -61,10 +61,7 @@ def _fit(attempt: Attempt) -> StageError | None:
             return _out_of_memory(attempt)
         change = describe_change(attempt.batch_plan, less)
         print(f"the worst batch does not fit; {change}", flush=True)
-        attempt.notes.append(change)
-        attempt.batch_plan = less
-        write_message(attempt.folder.smaller_plan, SmallerPlan(batch_plan=less))
-        apply_plan(attempt.trainer, less, attempt.spec)
+        _go_on_with(attempt, less, change)
     if isinstance(trouble, StageError) and trouble.exit_code != ExitCode.DIVERGED:
         _save_last_step(attempt)  # useless weights would become the newest checkpoint
     return trouble if isinstance(trouble, StageError) else None
@@ -122,6 +119,15 @@ def _try(attempt: Attempt, checkpoint: str | None) -> StageError | str | None:
     return None
 
 
+def _go_on_with(attempt: Attempt, plan: BatchPlan, change: str) -> None:
+    """Change the plan within an attempt, and tell the daemon; ``change`` is for the result."""
+    attempt.notes.append(change)
+    attempt.batch_plan = plan
+    told = SmallerPlan(batch_plan=plan, left_fast_path=attempt.left_fast_path)
+    write_message(attempt.folder.smaller_plan, told)
+    apply_plan(attempt.trainer, plan, attempt.spec)
+
+
 def _go_on_plainly(attempt: Attempt, checkpoint: str | None) -> str | None:
     """Let the plain path go on after the last finished step; give the checkpoint that has it.
 
@@ -140,10 +146,9 @@ def _go_on_plainly(attempt: Attempt, checkpoint: str | None) -> str | None:
     before = trainer.fast.in_force(attempt.batch_plan)
     trainer.fast.leave()
     trainer.fast = trainer.optimizer = None  # the optimizer is made anew, and its state is read
-    attempt.batch_plan = plain_plan(attempt.plan)
-    attempt.notes.append(describe_change(before, attempt.batch_plan))
-    write_message(attempt.folder.smaller_plan, SmallerPlan(batch_plan=attempt.batch_plan))
-    apply_plan(trainer, attempt.batch_plan, attempt.spec)
+    attempt.left_fast_path = True
+    plain = plain_plan(attempt.plan)
+    _go_on_with(attempt, plain, describe_change(before, plain))
     attempt.conduct.probed = not attempt.conduct.wishes.probe
     let_go()  # places of unpacked weights, and the optimizer's first state
     return str(own) if progress.sealed and own.exists() else checkpoint
