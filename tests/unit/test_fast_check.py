@@ -11,6 +11,7 @@ import torch
 from kernel_models import make, rows
 
 from runner.training.fit.fast_path import _longest_two
+from runner.training.kernels import attention
 from runner.training.kernels.check import Checked, check
 from runner.training.kernels.glu import Gate
 from runner.training.kernels.layer import Layer, LayerFunction
@@ -21,7 +22,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, about e
 
 
 def checked(
-    model: Any, change: Callable[[Parts], Parts] = lambda parts: parts, *, config: Any = None
+    model: Any,
+    change: Callable[[Parts], Parts] = lambda parts: parts,
+    *,
+    config: Any = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Checked:
     """Check a model against its recognised self, or against something changed."""
 
@@ -29,7 +34,7 @@ def checked(
         logits = model(input_ids=row[None]).logits[0, :-1]
         return torch.nn.functional.cross_entropy(logits, row[1:], reduction="sum")
 
-    parts = recognise(model, dtype=torch.float32, longest=64)
+    parts = recognise(model, dtype=dtype, longest=64)
     ids = [one.tolist() for one, _ in rows(64, 40)]
     return check(change(parts), model.get_base_model().model.layers, ids, loss_of, config=config)
 
@@ -168,6 +173,36 @@ def other_a(parts: Parts) -> Parts:
 
     parts.adapter.refresh = then_roll  # type: ignore[method-assign]
     return parts
+
+
+@pytest.mark.parametrize("change", [twice, in_last_layer(gated)])
+def test_a_fault_is_more_than_what_bf16_is_allowed(change: Callable[[Parts], Parts]) -> None:
+    """Cards compute in it: an honest model passes there, and one with a fault does not."""
+
+    def model() -> Any:
+        found = make("llama", quantised=False).to(torch.bfloat16)
+        for name, weight in found.named_parameters():
+            if "lora" in name:
+                weight.data = weight.data.float()
+        return found
+
+    honest = checked(model(), dtype=torch.bfloat16)
+    assert honest.fits, honest
+    assert honest.worst > 1e-3  # it is not fp32
+    assert not checked(model(), change, dtype=torch.bfloat16).fits
+
+
+def test_rows_that_see_each_other_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows are compared side by side: one alone would look right."""
+    right = attention._reference
+
+    def joined(*given: Any) -> torch.Tensor:
+        *others, laid = given
+        return right(*others, dataclasses.replace(laid, ends=(0, laid.tokens)))
+
+    monkeypatch.setattr(attention, "_reference", joined)
+    found = checked(make("llama", quantised=False))
+    assert found.worst > 0.1, found
 
 
 @pytest.mark.parametrize("keeps", [True, False])

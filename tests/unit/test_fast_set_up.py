@@ -20,6 +20,7 @@ from runner.training.fit.stop import Interrupted
 from runner.training.kernels import dropout, fast_model
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.recognise import NotRecognised, recognise
+from runner.training.kernels.recognise_block import _window
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own, about each other
 PLAN = BatchPlan(per_device_batch_size=2, gradient_accumulation_steps=1)
@@ -67,6 +68,13 @@ def test_what_the_longest_step_needs_is_counted() -> None:
     """The batch is cut by the longest rows of a step, not by one row or by all."""
     fast = found(make("llama", quantised=False), data(20, 64, 30, 50))
     assert (fast.longest, fast.batch_tokens) == (64, 64 + 50)
+
+
+def test_packed_rows_are_as_long_as_each_is() -> None:
+    """Not as their sequence: no pass is made larger for it, and no smaller one is ruled out."""
+    joined = data(64, 50).add_column("seq_lengths", [[24, 40], [10, 40]])
+    fast = found(make("llama", quantised=False), joined)
+    assert (fast.longest, fast.batch_tokens) == (40, 64 + 50)
 
 
 @pytest.mark.parametrize(("kept", "taken"), [(None, False), (0, True)])
@@ -133,6 +141,20 @@ def test_the_allocator_may_have_all_that_the_plan_takes(on_host: bool) -> None: 
     assert card.confined == pytest.approx(wanted, rel=1e-6)
     assert fast.in_force(plan).layers_unpacked == now.layers_unpacked
     assert fast.in_force(plan).layers_kept == 3
+
+
+def test_a_table_of_words_that_moved_leaves_its_room_to_passes() -> None:
+    """By hand: 300 words of 64 numbers in fp32."""
+    parts = recognise(make("llama"), dtype=torch.float32, longest=64)
+    passes = Passes(most_tokens=1, layers_kept=None, budget_bytes=None, chunk=1)
+    known = {"longest": 64, "batch_tokens": 128, "budget_bytes": 2**30, "meter": Card()}
+    fast = FastPath(model=FastModel(parts=parts, passes=passes), **known)
+    plan = PLAN.model_copy(update={"tokens_per_pass": 64, "layers_kept": 0})
+    for moved, room in ((False, 2**30), (True, 2**30 + 300 * 64 * 4)):
+        fast.take(plan.model_copy(update={"embedding_on_host": moved}))
+        now = fast.model.passes
+        assert now.embedding_on_host is moved
+        assert (now.budget_bytes or 0) + now.layers_unpacked * fast.model.sizes.unpacked == room
 
 
 def test_a_base_that_cards_share_keeps_nothing_unpacked() -> None:
@@ -226,6 +248,14 @@ def merged(model: Any) -> None:
     model.merge_adapter()
 
 
+def bias_behind(model: Any) -> None:
+    """Give every B a bias, as `lora_bias` does; an adapter that is measured is frozen."""
+    for name, module in model.named_modules():
+        if name.endswith("lora_B.default"):
+            ones = torch.ones(module.out_features)
+            module.bias = torch.nn.Parameter(ones, requires_grad=False)
+
+
 def head_in_fp16(model: Any) -> None:
     """Compute the head in another format."""
     model.get_output_embeddings().to(torch.float16)
@@ -241,6 +271,7 @@ def head_with_bias(model: Any) -> None:
     ("change", "why"),
     [
         (merged, "another kind of adapter"),
+        (bias_behind, "another kind of adapter"),
         (head_in_fp16, "a head in float16"),
         (head_with_bias, "its head"),
     ],
@@ -259,6 +290,7 @@ def test_what_would_be_computed_otherwise_is_refused(change: Any, why: str) -> N
         ("llama", {"attention_dropout": 0.1}, "dropout in attention"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "attention to later words"),
         ("llama", {"attention_chunk_size": 32}, "attention in chunks"),
+        ("phi3", {"resid_pdrop": 0.1}, "^dropout$"),
     ],
 )
 def test_settings_that_no_layer_shows_are_refused(
@@ -272,11 +304,29 @@ def test_settings_that_no_layer_shows_are_refused(
         assert recognise(model, dtype=torch.float32, longest=32)
 
 
+@pytest.mark.parametrize(
+    ("own", "config", "wanted"),
+    [
+        ({"sliding_window": 16}, {}, 16),
+        ({"sliding_window": None}, {"sliding_window": 16}, None),
+        ({}, {"sliding_window": 16}, 16),
+        ({}, {}, None),
+    ],
+)
+def test_a_layer_s_own_window_comes_first(
+    own: dict[str, Any], config: dict[str, Any], wanted: int | None
+) -> None:
+    """Where no kinds are named, as in code that comes with a model: the check sees 96 tokens."""
+    attention, settings = SimpleNamespace(**own), SimpleNamespace(layer_types=None, **config)
+    assert _window(attention, settings, 0) == wanted
+
+
 def test_dora_is_refused() -> None:
-    """It scales weights by their norms, which the fast path does not."""
+    """It scales weights by their norms, which the fast path does not; also once it is frozen."""
     from peft import LoraConfig, get_peft_model
 
     plain = make("llama", quantised=False).unload()
     model = get_peft_model(plain, LoraConfig(task_type="CAUSAL_LM", r=4, use_dora=True))
-    with pytest.raises(NotRecognised):
+    model.requires_grad_(False)
+    with pytest.raises(NotRecognised, match="another kind of adapter"):
         recognise(model, dtype=torch.float32, longest=64)

@@ -276,6 +276,45 @@ def test_weights_that_change_are_seen(quantised: bool, stay: int) -> None:  # no
     assert after == pytest.approx(plain_step(model, batch)[0], rel=1e-5)
 
 
+def test_a_gradient_that_was_taken_away_is_begun_anew() -> None:
+    """Of one weight alone: it would get none, and its sum would have the steps before in it."""
+    model, batch = make("llama", quantised=False), rows(37, 20)
+    one = fast(model)
+    _, wanted = plain_step(model, batch)
+    one.train_on(batch, learned(batch))
+    last = [weight for weight in model.parameters() if weight.grad is not None][-1]
+    last.grad = None
+    one.train_on(batch, learned(batch))
+    found = take_grads(model)
+    assert found.keys() == wanted.keys()
+    for name, grad in wanted.items():
+        assert float((found[name] - grad).norm()) <= OFF * float(grad.norm()), name
+
+
+def test_adapters_have_a_scale_each() -> None:
+    """The first one's is 1: that says nothing of the others."""
+    model = make("llama", quantised=False)
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A"):
+            module.scaling["default"] = 3.0 if "down_proj" in name else 1.0
+    assert_same_step(model)
+
+
+def test_weights_side_by_side_take_no_memory_twice() -> None:
+    """In 16 bits they are laid beside each other, and the model's own modules read them there."""
+
+    def taken() -> int:
+        held = [weight for weight in model.parameters() if not weight.requires_grad]
+        held += [group.weight() for layer in layers for group in layer.groups]
+        places = {one.untyped_storage().data_ptr(): one.untyped_storage() for one in held}
+        return sum(place.nbytes() for place in places.values())
+
+    model, layers = make("llama", quantised=False), ()
+    before = taken()
+    layers = recognise(model, dtype=torch.float32, longest=64).layers
+    assert taken() == before
+
+
 def test_a_step_that_learns_nothing() -> None:
     """Rows without a learned token give loss 0 and gradients of 0."""
     model = make("llama")
@@ -359,6 +398,9 @@ def test_rows_are_laid_out() -> None:
     assert laid.position[:13].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 6]
     assert laid.learned.tolist() == [1, 2, 4, 7, 8, 9, 10, 11]
     assert laid.targets.tolist()[:3] == first[[2, 3, 5]].tolist()
+    # Attention on a card goes by these two; torch alone does not.
+    assert laid.last.tolist() == [6] * 6 + [13] * 7 + [64] * 51
+    assert laid.longest == 51
 
 
 class Masked(torch.nn.Module):
@@ -376,7 +418,13 @@ class Masked(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("family", "kept", "on_host"),
-    [("llama", 1, False), ("llama", 0, True), ("gemma2", 0, False), ("phi3", None, False)],
+    [
+        ("llama", 1, False),
+        ("llama", 0, True),
+        ("gemma2", 0, False),
+        ("gemma2", 0, True),
+        ("phi3", None, False),
+    ],
 )
 def test_dropout_is_the_same_on_the_way_back(
     family: str,

@@ -9,7 +9,6 @@ from runner.training.kernels.not_recognised import NotRecognised
 _REFUSED = {
     "attention_dropout": "dropout in attention",
     "clip_qkv": "clipped queries and keys (clip_qkv)",
-    "use_bidirectional_attention": "attention to later words",
 }
 
 
