@@ -8,11 +8,9 @@ from typing import Any
 
 from runner.commands.find_run import find_run
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, Run, print_json
+from runner.commands.take_turn import take_turn
 from runner.contract.layout import Outputs
 from runner.contract.promotions import check_promotable, current_run, promote
-from runner.contract.requests import leave_request
-from runner.errors import BusyError
-from runner.files.lock import Lock
 from runner.notices.leave import leave_change
 
 
@@ -41,10 +39,8 @@ def command(name: Run, outputs_dir: OutputsDir = OUTPUTS, as_json: AsJson = Fals
     if current_run(outputs, run.job) == run.run_id:
         said = f"{run.job}/{run.run_id} is in use already."
     else:
-        try:
-            lock = Lock.take(outputs.lock, what=f"The outputs folder {outputs.root}")
-        except BusyError:
-            leave_request(outputs, "promote", job=run.job, run_id=run.run_id, by=who_asks())
+        lock = take_turn(outputs, "promote", job=run.job, run_id=run.run_id, by=who_asks())
+        if lock is None:
             facts["requested"] = "promote"
             said = f"Asked to put {run.job}/{run.run_id} into use; the box does it at once."
         else:

@@ -8,11 +8,9 @@ import typer
 
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
 from runner.commands.promote import who_asks
+from runner.commands.take_turn import take_turn
 from runner.contract.layout import Outputs, job_name
 from runner.contract.promotions import current_run, roll_back, target_of_rollback
-from runner.contract.requests import leave_request
-from runner.errors import BusyError
-from runner.files.lock import Lock
 from runner.notices.leave import leave_change
 
 
@@ -34,17 +32,16 @@ def command(
     job = job if job in outputs.jobs_with_promotions() else job_name(job)
     target = target_of_rollback(outputs, job)
     facts: dict[str, Any] = {"job": job, "run_id": target, "before": current_run(outputs, job)}
-    try:
-        lock = Lock.take(outputs.lock, what=f"The outputs folder {outputs.root}")
-    except BusyError:
-        leave_request(outputs, "rollback", job=job, by=who_asks())
+    lock = take_turn(outputs, "rollback", job=job, by=who_asks())
+    if lock is None:
         facts["requested"] = "rollback"
         said = f"Asked to put {job}/{target} into use again; the box does it at once."
     else:
-        try:
-            roll_back(outputs, job, by=who_asks())
+        try:  # somebody else may have changed it meanwhile
+            facts["before"] = current_run(outputs, job)
+            facts["run_id"] = roll_back(outputs, job, by=who_asks())
             leave_change(outputs, job)
         finally:
             lock.release()
-        said = f"outputs/{job}/current leads to {target} again."
+        said = f"outputs/{job}/current leads to {facts['run_id']} again."
     print_json(facts) if as_json else print(said)

@@ -171,7 +171,7 @@ def roll_back(outputs: Outputs, job: str, *, by: str, request: str | None = None
     """
     changes = read_promotions(outputs, job)
     if request is not None and any(one.request == request for one in changes):
-        point(outputs, job, changes[-1].run_id)
+        heal(outputs, job)
         return None
     target = target_of_rollback(outputs, job)
     why = f"instead of {changes[-1].run_id or 'none'}"
@@ -197,6 +197,8 @@ def target_of_rollback(outputs: Outputs, job: str) -> str:
     """
     earlier = _stack(read_promotions(outputs, job))[:-1]
     for run_id in reversed(earlier):
+        if not RUN_ID.fullmatch(run_id):  # nothing was in use, or a hand's; never a path
+            continue
         with contextlib.suppress(RunnerError, OSError):
             check_promotable(outputs.run(job, run_id))
             return run_id
@@ -209,7 +211,9 @@ def target_of_rollback(outputs: Outputs, job: str) -> str:
 
 def _stack(changes: list[Change]) -> list[str]:
     """Give what was current, the present one last; what was rolled back is left out."""
-    found: dict[str, None] = {}  # in order, and found by name: there may be ten thousand
+    # In order, and found by name: there may be ten thousand. Before the first line something may
+    # have been in use already: where a history was lost, the link still said what.
+    found: dict[str, None] = {one.before: None for one in changes[:1] if one.before}
     for one in changes:
         if one.how is How.ROLLED_BACK and one.run_id in found:
             while next(reversed(found)) != one.run_id:
@@ -224,11 +228,10 @@ def _change(
     outputs: Outputs, job: str, how: How, run_id: str, *, why: str, by: str, request: str | None
 ) -> bool:
     changes = read_promotions(outputs, job)
-    before = (changes[-1].run_id or None) if changes else None
+    before = (changes[-1].run_id or None) if changes else known_current(outputs, job)
     done = request is not None and any(one.request == request for one in changes)
     if done or (before or "") == run_id:
-        if before:
-            point(outputs, job, before)
+        heal(outputs, job)
         return False
     change = Change(
         time=now(), how=how, run_id=run_id, before=before, why=why, by=by, request=request

@@ -7,6 +7,7 @@ survive a power cut together with what it names.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -122,6 +123,9 @@ def append_line(path: Path, line: bytes, *, kept: Kept | None = None) -> None:
     """Add a whole line or nothing, after whatever a power cut left of the last one.
 
     Nothing waits for the disk: the newest lines may go with a power cut.
+
+    Raises:
+        OSError: it cannot be added; the file is as it was.
     """
     # O_NONBLOCK: a pipe that somebody put under the file's name must not hold the writer.
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -131,11 +135,11 @@ def append_line(path: Path, line: bytes, *, kept: Kept | None = None) -> None:
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
         try:
-            whole = os.write(descriptor, line) == len(line)
+            if os.write(descriptor, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         except OSError:
-            whole = False
-        if not whole:
             os.ftruncate(descriptor, size)
+            raise
     finally:
         os.close(descriptor)
     if kept is not None and size + len(line) > kept.bytes:

@@ -7,6 +7,7 @@ each plan that it tried. No data, no names.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 from collections.abc import Sequence
@@ -129,5 +130,6 @@ def read_lessons(path: Path) -> list[Lesson]:
 
 
 def add_lesson(path: Path, lesson: Lesson) -> None:
-    """Note one; a line lost with the machine teaches nothing, so nothing waits for the disk."""
-    append_line(path, lesson.model_dump_json().encode() + b"\n", kept=_FILE)
+    """Note one; a line lost with the machine or on a full disk teaches nothing: nothing waits."""
+    with contextlib.suppress(OSError):
+        append_line(path, lesson.model_dump_json().encode() + b"\n", kept=_FILE)

@@ -164,6 +164,7 @@ def heal_all(daemon: Daemon, newest: Iterable[RunRecord]) -> None:
         with daemon.noting(_about(record.job), f"outputs/{visible(record.job)}/current"):
             _carry_out(daemon, record)
     for job in daemon.outputs.jobs_with_promotions():
+        problem = None
         with daemon.noting(_about(job), f"outputs/{visible(job)}/current"):
             problem = heal(daemon.outputs, job)
         if problem:

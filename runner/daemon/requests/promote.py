@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+
 from runner.contract.layout import Outputs
 from runner.contract.promotions import check_promotable, promote, roll_back
 from runner.contract.requests import Request
@@ -11,15 +14,34 @@ from runner.errors import RunnerError
 from runner.notices.leave import leave_change
 from runner.words import visible
 
+_OF_THE_FILE = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EINVAL)
+"""What is the matter with one file, and stays so until somebody sees to it."""
+
 
 def carry_out_promote(daemon: Daemon, request: Request) -> bool | None:
     """Make the run current that was asked for: True once it is; None: it cannot be."""
-    return _say(daemon, request, *_promoted(daemon.outputs, request))
+    return _say(daemon, request, *_of_one_job(_promoted, daemon.outputs, request))
 
 
 def carry_out_rollback(daemon: Daemon, request: Request) -> bool | None:
     """Make current what was so before: True once it is; None: there is nothing."""
-    return _say(daemon, request, *_rolled_back(daemon.outputs, request))
+    return _say(daemon, request, *_of_one_job(_rolled_back, daemon.outputs, request))
+
+
+def _of_one_job(
+    do: Callable[[Outputs, Request], tuple[str | None, str]], outputs: Outputs, request: Request
+) -> tuple[str | None, str]:
+    """Do it; a history that cannot be read or written holds up no other job's request.
+
+    Raises:
+        OSError: something that may pass, as a full disk: it is tried again.
+    """
+    try:
+        return do(outputs, request)
+    except OSError as error:
+        if error.errno not in _OF_THE_FILE:
+            raise
+        return None, f"what is in use cannot be read or written ({error.strerror})"
 
 
 def _promoted(outputs: Outputs, request: Request) -> tuple[str | None, str]:
