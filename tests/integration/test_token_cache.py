@@ -172,6 +172,21 @@ def test_the_cache_may_be_deleted_at_any_time(box):
     assert len(list(box.cache.iterdir())) == 1
 
 
+def test_the_cache_may_be_deleted_while_a_run_takes_its_tokens(box, no_flow, monkeypatch):
+    """Somebody makes room, or another job on the same rows writes the entry anew."""
+    first = prepare(box)
+    part = stage.part_rows
+
+    def delete_first(*given):
+        shutil.rmtree(box.cache)
+        return part(*given)
+
+    monkeypatch.setattr(stage, "part_rows", delete_first)
+    no_flow()
+    assert prepare(box) == first
+    assert not list(box.run.prepared.glob(".tmp-*"))
+
+
 def test_an_entry_goes_with_the_last_run_that_has_it(box):
     """What an erased run learned from is nowhere any more."""
     prepare(box)

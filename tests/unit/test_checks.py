@@ -512,6 +512,18 @@ def test_a_group_of_thousands_takes_no_time() -> None:
         ("write to anna.muster@kanzlei-muster.de.", personal_data.Personal.EMAIL),
         ("Tel. 0711 1234567", personal_data.Personal.PHONE),
         ("+49 (0) 30 1234 5678", personal_data.Personal.PHONE),
+        ("MT84 MALT 0110 0001 2345 MTLC AST0 01S", personal_data.Personal.IBAN),
+        ("RS35 2600 0560 1001 6113 79", personal_data.Personal.IBAN),
+        ("SA03 8000 0000 6080 1016 7519", personal_data.Personal.IBAN),
+        ("BR15 0000 0000 0000 1093 2840 814P 2", personal_data.Personal.IBAN),
+        ("DE89\xa03704\xa00044\xa00532\xa00130\xa000", personal_data.Personal.IBAN),
+        ("3530111333300000", personal_data.Personal.CARD),  # JCB
+        ("30569309025904", personal_data.Personal.CARD),  # Diners Club
+        ("Steuernummer: 181/815/08155", personal_data.Personal.TAX),  # as ELSTER shows it
+        ("müller@kanzlei-müller.de", personal_data.Personal.EMAIL),
+        ("0049 30 1234567", personal_data.Personal.PHONE),
+        ("Handynummer: 0151 23456789", personal_data.Personal.PHONE),
+        ("Phone: 212-555-0123", personal_data.Personal.PHONE),
     ],
 )
 def test_personal_data_that_its_makers_publish_as_examples_is_found(text, kind) -> None:
@@ -533,6 +545,7 @@ def test_personal_data_that_its_makers_publish_as_examples_is_found(text, kind) 
         "info@example.com, user@host, @handle, 3@4",
         "10.1000/182, 192.168.100.200, 2021-03-12 14:00:00, 0123456789",
         "tel. aviv 100, 1,000,000,000 and 3.14159265358979",
+        "sha 4111111111111111abcdef, 12 0044 0532 0130, phone 12 of 2020-2021",
     ],
 )
 def test_numbers_that_belong_to_nobody_are_no_personal_data(text) -> None:

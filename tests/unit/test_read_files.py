@@ -139,7 +139,9 @@ def test_excels_own_first_line_is_no_title_and_its_separator_counts(tmp_path):
     assert "above the column names" not in " ".join(findings.notes)
 
 
-@pytest.mark.parametrize("cell", ["", " ", "NaN", "nan", "<NA>", "#N/A", "#NV", "#WERT!"])
+@pytest.mark.parametrize(
+    "cell", ["", " ", "NaN", "nan", "<NA>", "#N/A", "#NV", "#WERT!", "#SPILL!", "#ÜBERLAUF!"]
+)
 def test_a_cell_without_a_value_is_no_answer(cell, tmp_path):
     """Pandas and Excel write that there is none."""
     _, findings = learn(tmp_path, "a.csv", f"question,answer,notes\nq1,a1,x\nq2,{cell},y\n")
@@ -411,6 +413,27 @@ def test_an_empty_first_sheet_names_the_one_that_may_be_meant(tmp_path):
     assert problem.hint == "Say in the spec which sheet is meant, such as: sheet: Rows"
     _, findings = learn(tmp_path, "b.ods", ods_file({"Cover": []}))
     assert findings.problems[0].message == "the file has no rows"
+
+
+def test_a_sheet_whose_name_may_be_a_sentence_is_not_offered(tmp_path):
+    """What follows `sheet:` can be pasted; "1 (not shown)" could not."""
+    rows = [["question", "answer"], ["q1", "a1"]]
+    _, findings = learn(tmp_path, "a.ods", ods_file({"Cover": [], "Rows \U0001f600!": rows}))
+    assert findings.problems[0].hint == "Say in the spec which sheet is meant: sheet: NAME"
+    sheets = {"Cover": [], "Rows \U0001f600!": [], "Q &amp; A": rows}
+    _, findings = learn(tmp_path, "a.ods", ods_file(sheets))
+    assert findings.problems[0].hint.endswith("such as: sheet: Q & A")
+
+
+def test_an_error_that_excel_added_later_is_named(tmp_path):
+    """The library reads none of a sheet with one; the owner is told what to look for."""
+    rows = '<row r="2"><c r="A2" t="inlineStr"><is><t>q1</t></is></c><c r="B2" t="e">{}</c></row>'
+    _, findings = learn(tmp_path, "a.xlsx", workbook(rows.format("<v>#SPILL!</v>")))
+    (problem,) = findings.problems
+    assert "an error that is not known here" in problem.message
+    assert "Correct or empty the cells" in problem.hint
+    _, findings = learn(tmp_path, "a.xlsx", workbook(rows.format("<v>#REF!</v>")))
+    assert [p.message[:21] for p in findings.problems] == ["the row has no answer"]
 
 
 def test_of_several_sheets_the_first_is_read_and_the_others_are_said(tmp_path):

@@ -29,13 +29,13 @@ WORDS = {
     Personal.TAX: "tax number",
 }
 
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@((?:[A-Za-z0-9-]{1,63}\.){1,6}[A-Za-z]{2,24})\b")
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@((?:[\w-]{1,63}\.){1,6}[^\W\d_]{2,24})\b")
 _EXAMPLES = re.compile(
     r"(?:^|\.)(?:example\.(?:com|org|net)|example|test|invalid|localhost)$", re.IGNORECASE
 )
 """Names that belong to nobody (RFC 2606)."""
 _DIGITS = re.compile(r"[0-9][0-9 ./()-]{7,60}[0-9]")
-_BEFORE, _AFTER = 24, 8  # characters around digits that belong to what they may be the end of
+_BEFORE, _AFTER = 24, 16  # characters around digits that belong to what they may be the end of
 _IBAN = re.compile(
     r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])"
 )
@@ -45,28 +45,44 @@ _IBAN_LENGTHS = {
         *("DE22", "AT20", "CH21", "LI21", "FR27", "MC27", "ES24", "IT27", "SM27", "NL18", "BE16"),
         *("LU20", "GB22", "IE22", "PT25", "PL28", "CZ24", "SK24", "HU28", "SI19", "HR21", "RO24"),
         *("BG22", "GR27", "CY28", "MT31", "DK18", "SE24", "NO15", "FI18", "EE20", "LV21", "LT20"),
-        *("IS26", "TR26", "UA29"),
+        *("IS26", "TR26", "UA29", "AL28", "AD24", "BA20", "BY28", "FO18", "GE22", "GI23", "GL18"),
+        *("MD24", "ME22", "MK19", "RS22", "RU33", "VA22", "XK20", "AE23", "AZ28", "BH22", "EG29"),
+        *("IL23", "IQ23", "JO30", "KW30", "KZ20", "LB28", "LY25", "PK24", "PS29", "QA29", "SA24"),
+        *("BR29", "CR22", "DO28", "GT28", "SV28", "VG24", "LC32", "MR27", "MU30", "SC31", "ST25"),
+        *("SD18", "SO23", "TL23", "TN24", "BI27", "DJ27"),
     )
 }
 """Characters of an IBAN by country (the IBAN registry of ISO 13616)."""
 _CARD = re.compile(
-    r"(?<!\d)(?<!\d[.,-])(?:\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}|\d{4}[ -]?\d{6}[ -]?\d{5})"
-    r"(?!\d|[.,-]\d)"
+    r"(?<![A-Za-z\d])(?<!\d[.,-])"
+    r"(?:\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}|\d{4}[ -]?\d{6}[ -]?\d{4,5})"
+    r"(?![A-Za-z\d]|[.,-]\d)"
 )
-_CARD_BEGINS = re.compile(r"4|5[1-5]|2[2-7]|3[47]|6011|65")
+_CARD_BEGINS = re.compile(
+    r"4\d{15}|(?:5[1-5]|2[2-7]|35|62|65)\d{14}|6011\d{12}|3[47]\d{13}|3[0689]\d{12}"
+)
+"""Visa, Mastercard, JCB, Discover, UnionPay; American Express; Diners Club: with their lengths."""
 _PHONE = re.compile(
-    r"(?<![\w+])(?:\+\d{1,3}[ /.-]?(?:\(0?\)[ ]?)?|"
-    r"(?:\b(?:tel|telefon|telephone|phone|fon|mobil|mobile|handy|fax)[.:]{0,2}[ ]?\(?)0)"
+    r"(?<![\w+])(?:(?:\+|(?<!\d[ -])00(?=[1-9]\d{1,2}[ /.-]))\d{1,3}[ /.-]?(?:\(0?\)[ ]?)?|"
+    r"(?:\b(?:tel|telefon|telephone|phone|fon|mobil|mobile|handy|fax|ruf)(?:nummer|-?nr|[ ]number)?"
+    r"(?:[.:]{0,2}[ ]?\(?0|[.]?:[ ]?\(?[1-9])))"
     r"(?:\(\d{1,5}\)[ ]?)?\d[\d ()/.-]{5,16}\d(?!\d)",
     re.IGNORECASE,
 )
 _TAX_ID = re.compile(r"(?<!\d)(?<!\d[.,-])[1-9]\d ?\d{3} ?\d{3} ?\d{3}(?!\d|[.,-]\d)")
+_TAX_NUMBER = re.compile(
+    r"\b(?:steuernummer|steuer-?nr|st\.?-?[ ]?nr)[.:]{0,2} ?\d{2,3} ?/ ?\d{3,4} ?/ ?\d{4,5}(?!\d)",
+    re.IGNORECASE,
+)
+"""What a German tax office gives; its check digit differs from state to state, so words tell it."""
 _VAT = re.compile(r"(?<![A-Za-z0-9])DE ?(\d{9}|\d{3} \d{3} \d{3})(?!\d)")
 
 
 def personal_data(text: str) -> Personal:
     """Tell which kinds of personal data a text holds."""
     found = Personal(0)
+    if "\xa0" in text or "\u202f" in text:  # between groups of digits, in Word and on web pages
+        text = text.replace("\xa0", " ").replace("\u202f", " ")
     if "@" in text and any(not _EXAMPLES.search(m[1]) for m in _EMAIL.finditer(text)):
         found |= Personal.EMAIL
     for match in _DIGITS.finditer(text):
@@ -77,14 +93,16 @@ def personal_data(text: str) -> Personal:
 def _number(text: str) -> Personal:
     """Tell what the digits in a short text are."""
     found = Personal(0)
-    if any(is_iban(match[0]) for match in _IBAN.finditer(text)):
+    ibans = [match[0] for match in _IBAN.finditer(text) if is_iban(match[0])]
+    for iban in ibans:
         found |= Personal.IBAN
+        text = text.replace(iban, "")  # its digits are no card's
     if any(is_card(match[0]) for match in _CARD.finditer(text)):
         found |= Personal.CARD
     if any(7 < sum(c.isdigit() for c in match[0]) < 16 for match in _PHONE.finditer(text)):
         found |= Personal.PHONE
     ids = any(is_tax_id(match[0]) for match in _TAX_ID.finditer(text))
-    if ids or any(is_vat_id(match[1]) for match in _VAT.finditer(text)):
+    if ids or _TAX_NUMBER.search(text) or any(is_vat_id(match[1]) for match in _VAT.finditer(text)):
         found |= Personal.TAX
     return found
 
@@ -100,7 +118,7 @@ def is_iban(text: str) -> bool:
 def is_card(text: str) -> bool:
     """Check a card number's beginning and its last digit (Luhn's)."""
     digits = [int(c) for c in text if c.isdigit()]
-    if _CARD_BEGINS.match("".join(map(str, digits))) is None or len(set(digits)) == 1:
+    if _CARD_BEGINS.fullmatch("".join(map(str, digits))) is None or len(set(digits)) == 1:
         return False
     doubled = [
         d if place % 2 == 0 else sum(divmod(2 * d, 10)) for place, d in enumerate(digits[::-1])

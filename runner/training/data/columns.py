@@ -236,7 +236,7 @@ QUESTION_ANSWER = (
     "Frage and Antwort); rows of messages need a column messages, plain texts a column text."
 )
 
-_NAME = re.compile(r"[^\W_][\w .:/()#-]{0,39}|_[\w-]{0,39}")
+_NAME = re.compile(r"[^\W_][\w .:/()#&-]{0,39}|_[\w-]{0,39}")
 _NAME_WORDS = 4  # more are a sentence
 
 

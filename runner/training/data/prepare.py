@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import errno
 import math
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +55,9 @@ from runner.training.data.workers import Workers
 from runner.training.export.refuse_early import refused_layers
 
 
+_ENTRY = f"{TEMPORARY_PREFIX}entry"  # links to the files of the cache that are taken
+
+
 def prepare(folder: Path) -> None:
     """Carry out the prepare stage whose plan lies in ``folder``.
 
@@ -80,6 +84,8 @@ def prepare(folder: Path) -> None:
             kind="disk_full",
             advice="Free space in the outputs folder; the run then goes on.",
         ) from error
+    finally:
+        shutil.rmtree(folder / _ENTRY, ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +178,8 @@ def _prepare(folder: Path, findings: Findings) -> None:
     general = general_of(spec, plan, run, findings)
     tables = folder / f"{TEMPORARY_PREFIX}tokens.arrow", folder / f"{TEMPORARY_PREFIX}rows.arrow"
     key = _cache_key(source, base, plan) if not findings.problems else None
-    entry = find_entry(Path(plan.token_cache), key) if plan.token_cache and key else None
+    cache = Path(plan.token_cache) if plan.token_cache else None
+    entry = find_entry(cache, key, folder / _ENTRY) if cache and key else None
     in_use = look_at_adapter(plan, spec, run.spec.read_bytes(), base) if base else None
     if entry and base:
         parted = part_rows(spec, source, base, entry.rows, plan, findings, in_use)
@@ -211,7 +218,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     if not (entry and entry.link_asked(rows_wanted(spec), folder)):
         leave_questions(folder, facts, source, flowed, (rows, part))
     leave_tokenizer(folder, run, base, entry, lengths)
-    if plan.token_cache and key and not entry and not parted.replayed:
+    if cache and key and not entry and not parted.replayed:
         kept = Kept(
             flowed=flowed,
             template=facts,
@@ -221,7 +228,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
             findings=found,
             wanted=rows_wanted(spec),
         )
-        keep_entry(Path(plan.token_cache), key, kept_files(run), kept)
+        keep_entry(cache, key, kept_files(run), kept)
     if schema is not None:
         write_json(folder / SCHEMA_FILE, schema)
     if general:

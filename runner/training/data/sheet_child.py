@@ -24,7 +24,7 @@ from xml.etree import ElementTree as ET
 MOST_MEMORY = 3 * 1024**3
 """Bytes of addresses: a few times the largest sheet that is read (`sheet_rows.MOST_BYTES`)."""
 MOST_SECONDS = 120  # of computing
-NO_MEMORY = 3  # exit status
+NO_MEMORY, ODD_ERROR = 3, 4  # exit statuses
 MARK = "\ufdd4"
 """Begins a cell that has no text of its own; a noncharacter of Unicode, which no file holds."""
 FORMULA, MERGED = f"{MARK}formula", f"{MARK}merged"
@@ -171,3 +171,7 @@ if __name__ == "__main__":
         main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
     except MemoryError:
         sys.exit(NO_MEMORY)
+    except Exception as error:
+        if "cell error value" not in str(error):
+            raise
+        sys.exit(ODD_ERROR)  # calamine knows those of Excel 2007: one newer cell, and it reads none

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.training.data import sheet_child
-from runner.training.data.columns import shown
+from runner.training.data.columns import is_name, shown
 from runner.training.data.findings import Findings
 from runner.training.data.row import Row
 from runner.training.data.table_rows import Record, read_records
@@ -28,6 +28,7 @@ _SMALLER = (
     "Copy the rows with questions and answers into a new file, and save that; or save the sheet as "
     "CSV UTF-8."
 )
+_ODD = "Correct or empty the cells that show an error, or save the sheet as CSV UTF-8."
 _BROKEN = "Open it in Excel or LibreOffice, and save it again, or save it as CSV UTF-8."
 
 
@@ -44,13 +45,18 @@ def read_sheet(path: Path, file: str, findings: Findings, sheet: str | None) -> 
             yield row
         if not rows and len(names) > 1 and findings.count == before:
             chosen, *others = names
-            hint = f"Say in the spec which sheet is meant, such as: sheet: {shown(others[:1])}"
+            hint = "Say in the spec which sheet is meant: sheet: NAME"
+            if named := [other for other in others if is_name(other)]:
+                hint = f"Say in the spec which sheet is meant, such as: sheet: {shown(named[:1])}"
             findings.add(file, None, f"the sheet {shown([chosen])!r} has no rows", hint=hint)
     except TooMuchError as error:
         findings.add(file, None, error.what, hint=TOO_MUCH_HINT)
     except _NoSheetError as error:
         what = f"there is no sheet {sheet!r}"
         findings.add(file, None, what, hint=f"Its sheets are: {shown(error.names)}.")
+    except _OddError:
+        what = "a cell of the sheet holds an error that is not known here, such as #SPILL!"
+        findings.add(file, None, what, hint=_ODD)
     except _TooLargeError:
         what = "the spreadsheet takes too much memory or time: a cell far from the others, perhaps"
         findings.add(file, None, what, hint=_SMALLER)
@@ -66,6 +72,10 @@ class _NoSheetError(Exception):
 
 class _BrokenError(Exception):
     """The library cannot read it."""
+
+
+class _OddError(Exception):
+    """One cell holds an error that the library does not know."""
 
 
 class _TooLargeError(Exception):
@@ -119,6 +129,8 @@ def _records(
 def _end_of(child: subprocess.Popen[bytes]) -> Exception:
     """Say what an early end means: a signal, or Python's own end after an error."""
     code = child.wait()
+    if code == sheet_child.ODD_ERROR:
+        return _OddError()
     too_large = code < 0 or code == sheet_child.NO_MEMORY
     return _TooLargeError() if too_large else _BrokenError()
 

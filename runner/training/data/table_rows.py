@@ -30,7 +30,8 @@ _RULE = re.compile(r":?-{2,}:?")
 _LOOKED_AT = 64 * 1024  # characters at the top that tell the separator
 _LOOKED_THROUGH = 10  # records at the top among which the heading is looked for
 _NO_VALUE = {"nan", "<na>", "#n/a", "#nv", "#name?", "#value!", "#wert!", "#ref!", "#bezug!"}
-_NO_VALUE |= {"#div/0!", "#null!", "#num!", "#zahl!"}
+_NO_VALUE |= {"#div/0!", "#null!", "#num!", "#zahl!", "#spill!", "#überlauf!", "#calc!", "#kalk!"}
+_NO_VALUE |= {"#field!", "#feld!", "#blocked!", "#unknown!", "#connect!", "#busy!", "#getting_data"}
 """What pandas and Excel write into a cell that has no value, in small letters."""
 _NULL = {"none", "null"}
 """The same, but these may also be an answer ("Which exceptions apply?")."""

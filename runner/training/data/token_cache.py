@@ -179,10 +179,17 @@ class Entry:
         return np.array_equal(read_part(self.rows), part)
 
 
-def find_entry(cache: Path, key: str) -> Entry | None:
-    """Find an entry; None where there is none, or where anything of it is not as it was written."""
-    folder = cache / key
+def find_entry(cache: Path, key: str, own: Path) -> Entry | None:
+    """Find an entry; None where there is none, or where anything of it is not as it was written.
+
+    Args:
+        cache: outputs/.runner/tokens.
+        key: what it follows from.
+        own: a folder of this run, made anew, that gets a link to each file: the cache may be
+            deleted, and another job may replace the entry, while this run takes it.
+    """
     try:
+        folder = _linked(cache / key, own)
         with (folder / FACTS).open("rb") as file:
             written = json.loads(file.read(_FACTS_BYTES))
         body = written["body"]
@@ -211,6 +218,20 @@ def find_entry(cache: Path, key: str) -> Entry | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _linked(entry: Path, own: Path) -> Path:
+    """Link an entry's files into a run's own folder.
+
+    Raises:
+        OSError: there is no entry, one of its files has gone, or takes no more links.
+    """
+    shutil.rmtree(own, ignore_errors=True)
+    names = os.listdir(entry)
+    own.mkdir()
+    for name in names:
+        os.link(entry / name, own / name)
+    return own
 
 
 def _is_of_tokenizer(name: str) -> bool:
