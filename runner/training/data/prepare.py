@@ -54,7 +54,6 @@ from runner.training.data.try_model import Tried, require_known_tokens, try_mode
 from runner.training.data.workers import Workers
 from runner.training.export.refuse_early import refused_layers
 
-
 _ENTRY = f"{TEMPORARY_PREFIX}entry"  # links to the files of the cache that are taken
 
 
@@ -178,8 +177,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     general = general_of(spec, plan, run, findings)
     tables = folder / f"{TEMPORARY_PREFIX}tokens.arrow", folder / f"{TEMPORARY_PREFIX}rows.arrow"
     key = _cache_key(source, base, plan) if not findings.problems else None
-    cache = Path(plan.token_cache) if plan.token_cache else None
-    entry = find_entry(cache, key, folder / _ENTRY) if cache and key else None
+    entry = _find_entry(plan, key, folder)
     in_use = look_at_adapter(plan, spec, run.spec.read_bytes(), base) if base else None
     if entry and base:
         parted = part_rows(spec, source, base, entry.rows, plan, findings, in_use)
@@ -194,7 +192,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
     assert base is not None  # else it was refused
     facts = entry.template if entry else TemplateFacts.of(base.template)
     parted = parted or part_rows(spec, source, base, tables[1], plan, findings, in_use)
-    rows, part, limit = parted.rows, parted.part, parted.limit
+    rows, limit = parted.rows, parted.limit
     of_form = _check_form(spec, schema, source, flowed, findings)
     notes = list(findings.notes)
     held = rows.row[parted.held]
@@ -216,9 +214,9 @@ def _prepare(folder: Path, findings: Findings) -> None:
     synced = [aside.submit(sync_tree, folder / name) for name in ("train", "eval")]
     write_lengths(run.lengths, summed(lengths))
     if not (entry and entry.link_asked(rows_wanted(spec), folder)):
-        leave_questions(folder, facts, source, flowed, (rows, part))
+        leave_questions(folder, facts, source, flowed, (rows, parted.part))
     leave_tokenizer(folder, run, base, entry, lengths)
-    if cache and key and not entry and not parted.replayed:
+    if plan.token_cache and key and not entry and not parted.replayed:
         kept = Kept(
             flowed=flowed,
             template=facts,
@@ -228,7 +226,7 @@ def _prepare(folder: Path, findings: Findings) -> None:
             findings=found,
             wanted=rows_wanted(spec),
         )
-        keep_entry(cache, key, kept_files(run), kept)
+        keep_entry(Path(plan.token_cache), key, kept_files(run), kept)
     if schema is not None:
         write_json(folder / SCHEMA_FILE, schema)
     if general:
@@ -370,6 +368,12 @@ def _growth(plan: PreparePlan, rows: Rows) -> Growth | None:
     """Say how the rows differ from those of the job's last run."""
     before = last_rows([Path(folder) for folder in plan.earlier_runs])
     return compare(before, rows) if before is not None else None
+
+
+def _find_entry(plan: PreparePlan, key: str | None, folder: Path) -> Entry | None:
+    if plan.token_cache is None or key is None:
+        return None
+    return find_entry(Path(plan.token_cache), key, folder / _ENTRY)
 
 
 def _take_entry(entry: Entry, findings: Findings) -> Flowed:
