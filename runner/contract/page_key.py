@@ -6,11 +6,11 @@ Deleting or changing a file ends every session that was opened with it.
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
 from runner.errors import RunnerError
+from runner.files.beneath import Folder
 from runner.files.plain import read_plain
 
 KEY, READ_KEY = "key", "read-key"
@@ -42,11 +42,13 @@ def read_key(folder: Path, name: str = KEY) -> str | None:
             f"the page's key {folder / name} cannot be read: {error.strerror}",
             advice="Delete the file: the page makes another when it starts.",
         ) from error
-    key = content.decode(errors="replace").strip().lower()
-    if len(key) < LEAST_CHARACTERS or len(content) > _BYTES:
+    # Notepad puts a mark before UTF-8; what PowerShell writes as UTF-16 could not be typed.
+    key = content.decode("utf-8-sig", errors="replace").strip().lower()
+    is_text = key.isprintable() and "\ufffd" not in key
+    if len(key) < LEAST_CHARACTERS or len(content) > _BYTES or not is_text:
         raise KeyFileError(
-            f"the page's key {folder / name} is no key: it has fewer than {LEAST_CHARACTERS} "
-            "characters, or far too many",
+            f"the page's key {folder / name} is no key: it is not one line of UTF-8 text, or has "
+            f"fewer than {LEAST_CHARACTERS} characters, or far too many",
             advice="Delete the file: the page makes another when it starts.",
         )
     return key
@@ -57,13 +59,11 @@ def make_key(folder: Path) -> str | None:
     groups = ("".join(secrets.choice(_ALPHABET) for _ in range(_OF)) for _ in range(_GROUPS))
     key = "-".join(groups)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        descriptor = os.open(folder / KEY, flags, 0o600)
-    except FileExistsError:
-        return None
-    with open(descriptor, "w", encoding="ascii") as file:
-        file.write(key + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with Folder.open(folder) as there:
+        try:
+            # Named when it is whole: a power cut leaves no empty key, which would open to nobody.
+            there.write_bytes(KEY, f"{key}\n".encode(), mode=0o600, replace=False)
+        except FileExistsError:
+            return None
+        there.sync()
     return key

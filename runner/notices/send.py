@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from runner.files.sweep import sweep_folder
 from runner.language.speaker import ENGLISH, Speaker
 from runner.notices.due import Do, Tried, decide
 from runner.notices.notice import SUFFIX, Kind, Notice, read_notice
+from runner.notices.tell import services_in, tell
 from runner.notices.word import text_of, title_of
 from runner.words import visible
 
@@ -186,8 +186,6 @@ def read_places(urls: Path) -> list[Place]:
     Raises:
         NoPlaceError: it names none, or one that apprise does not know.
     """
-    import apprise  # noqa: PLC0415  an extra: only who sends has it
-
     try:
         text = read_plain(urls, limit_bytes=_URLS_BYTES)[:_URLS_BYTES].decode()
     except (OSError, ValueError) as error:
@@ -197,12 +195,10 @@ def read_places(urls: Path) -> list[Place]:
     for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
         if not line or line.startswith(("#", ";")):
             continue
-        config = apprise.AppriseConfig(asset=_asset(apprise), insecure_includes=False)
-        config.add_config(line, format="text")
-        services = list(config.services())
+        services = services_in(line)
         if len(services) != 1:
             raise _unusable(f"line {number} of the file of places cannot be used")
-        place = _place(number, services[0])
+        place = _place(number, line, services[0])
         alike[place.id] += 1
         if (which := alike[place.id]) > 1:
             place = replace(place, id=f"{place.id}-{which}")
@@ -220,19 +216,7 @@ def _unusable(message: str) -> NoPlaceError:
     )
 
 
-def _asset(apprise: Any) -> Any:
-    return apprise.AppriseAsset(
-        app_id="finetuning-box",
-        app_desc="Fine-tuning box",
-        app_url="",
-        image_url_mask="",
-        image_url_logo="",
-        storage_mode=apprise.PersistentStoreMode.MEMORY,
-        async_mode=False,
-    )
-
-
-def _place(number: int, server: Any) -> Place:
+def _place(number: int, line: str, server: Any) -> Place:
     shown = server.url(privacy=True).partition("?")[0]
     known = {kind.value for kind in Kind}
     tags = frozenset(str(tag) for tag in server.tags)
@@ -242,11 +226,10 @@ def _place(number: int, server: Any) -> Place:
             advice=f"Before an address may stand {', '.join(sorted(known))}, and =.",
         )
 
-    def tell(title: str, text: str, kind: Kind) -> bool:
-        with contextlib.redirect_stdout(sys.stderr):  # some of its senders print
-            return bool(server.notify(title=title, body=text, notify_type=_TYPES[kind]))
+    def tell_it(title: str, text: str, kind: Kind) -> bool:
+        return tell(line, title=title, text=text, kind=_TYPES[kind])
 
     # Of the address without its secrets: `read_places` numbers those that look alike then.
     id_ = hashlib.sha256(f"{shown} {sorted(tags)}".encode()).hexdigest()[:16]
     name = f"line {number} ({visible(server.service_name)})"
-    return Place(id=id_, name=name, tags=tags, tell=tell)
+    return Place(id=id_, name=name, tags=tags, tell=tell_it)

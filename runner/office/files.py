@@ -6,9 +6,10 @@ import os
 import stat
 from dataclasses import dataclass
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from runner.contract.layout import RunFolder
 from runner.errors import RunnerError, UnsafePathError
@@ -97,8 +98,15 @@ def open_file(box: Box, run: RunFolder, path: str) -> int:
         raise HTTPException(404) from error
 
 
+class _WholeError(Exception):
+    """As much was sent as was announced."""
+
+
 class FileAnswer(FileResponse):
-    """An open file as a download, whole or in the ranges asked for."""
+    """An open file as a download, whole or in the ranges asked for.
+
+    A file that grows meanwhile, such as a log, is sent as long as it was when it was opened.
+    """
 
     def __init__(self, descriptor: int, name: str) -> None:
         """Take ownership of the descriptor."""
@@ -115,7 +123,23 @@ class FileAnswer(FileResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, and close it however that ends."""
+        left = 0
+
+        async def as_announced(message: Message) -> None:
+            nonlocal left
+            if message["type"] == "http.response.start":
+                left = int(Headers(raw=message["headers"]).get("content-length", "0"))
+                await send(message)
+                return
+            body = message.get("body", b"")[:left]
+            left -= len(body)
+            await send({**message, "body": body, "more_body": left > 0 and message["more_body"]})
+            if not left:
+                raise _WholeError
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, as_announced)
+        except _WholeError:
+            pass
         finally:
             os.close(self._descriptor)

@@ -88,12 +88,13 @@ class Live:
         Raises:
             HTTPException: 503, too many follow something already.
         """
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        if request.method == "HEAD":  # has no body that would end it
+            return Response(headers=headers, media_type="text/event-stream")
         if self.followers >= FOLLOWERS:
             raise HTTPException(503)
         return StreamingResponse(
-            self._events(request, part),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+            self._events(request, part), media_type="text/event-stream", headers=headers
         )
 
     async def _events(self, request: Request, part: Part) -> AsyncIterator[bytes]:

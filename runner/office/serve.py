@@ -92,6 +92,8 @@ def serve(box: Box, *, socket: Path | None, port: int) -> None:
     app = make_app(box)
     if key := app.state.keys.make():
         print(f"The key to the page: {key}    (it lies in {box.page_dir})", flush=True)
+    for problem in app.state.keys.problems():
+        print(problem, flush=True)
     sweep_uploads(box.jobs_dir)
     aside = box.page_dir / "aside"
     shutil.rmtree(aside, ignore_errors=True)

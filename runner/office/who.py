@@ -59,6 +59,16 @@ class Keys:
                 found.append((key, may_write))
         return found
 
+    def problems(self) -> list[str]:
+        """Say which file is there and opens nothing: nobody could sign in, or not as meant."""
+        found = []
+        for name in (KEY, READ_KEY):
+            try:
+                read_key(self.folder, name)
+            except KeyFileError as error:
+                found.append(f"{error.message}. {error.advice}")
+        return found
+
     def may_write(self, key: str) -> bool | None:
         """Tell what a key may: True: write; False: read; None: nothing, it is none."""
         sent = key.strip().lower().encode(errors="replace")

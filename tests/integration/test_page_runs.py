@@ -77,6 +77,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (outputs.root / "linked").symlink_to(outputs.root / "contracts")
     (outputs.root / "contracts" / "20260101T000000Z-aaaa").symlink_to(folder)
     (outputs.run("contracts", ids[0]).adapter / "link.safetensors").symlink_to(secret)
+    (outputs.run("contracts", ids[0]).adapter / ".hidden").write_text("not for you")
     (outputs.run("contracts", ids[0]).root / "merged").symlink_to(folder)
     return folder
 

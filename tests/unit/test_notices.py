@@ -8,7 +8,8 @@ import re
 import socket
 import time
 from collections import Counter
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.header import decode_header, make_header
@@ -28,6 +29,7 @@ from runner.contract.states import State
 from runner.daemon.leftovers import sweep_box
 from runner.errors import DamagedError
 from runner.language.speaker import ENGLISH, Language, Speaker
+from runner.notices import tell
 from runner.notices.due import FIRST_SECONDS, LONGEST_SECONDS, PATIENCE_SECONDS, Do, Tried, decide
 from runner.notices.leave import KEPT_SECONDS, leave_missed, leave_notice
 from runner.notices.notice import Kind, Notice, notice_of, read_notice
@@ -400,3 +402,43 @@ def test_a_mark_that_cannot_be_written_sends_nothing_twice(outputs, tmp_path) ->
     assert not sender.round(at=0.0)
     assert len(told) == 4
     assert [set(read_mark(in_the_way / f"{one}.json")) for one in ids] == [{"p", "q"}] * 2
+
+
+@contextmanager
+def answering(pieces: Iterator[bytes]):
+    """A web server that answers one request with these pieces, however many there are."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+                for piece in pieces:
+                    connection.sendall(piece)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        Thread(target=serve, daemon=True).start()
+        yield f"json://127.0.0.1:{listening.getsockname()[1]}/hook"
+
+
+def dripping() -> Iterator[bytes]:
+    """Give a byte a tenth of a second, for longer than anybody waits."""
+    for _ in range(6000):
+        yield b"x"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("pieces", [dripping, lambda: iter([bytes(2**20)] * 300)])
+def test_a_server_whose_answer_has_no_end_keeps_no_other_place_waiting(
+    outputs, tmp_path, pieces, monkeypatch
+) -> None:
+    """One that drips is left after its time, one that pours before the memory is gone."""
+    monkeypatch.setattr(tell, "TELL_SECONDS", 5.0)
+    leave_notice(outputs, ended())
+    with answering(pieces()) as endless, webhook() as (hook, got, _):
+        sender = sender_to(outputs, tmp_path, f"{endless}\n{hook}\n")
+        assert sender.round(at=0.0)
+    assert len(got) == 1
+    said = [line.partition(": ")[2].partition(" (")[0] for line in sender.say.__self__]
+    assert said == ["could not be sent to line 1", "sent to line 2"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +13,12 @@ import pytest
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from runner.office import limits
+from runner.contract.page_key import READ_KEY
+from runner.office import limits, live, who
+from runner.office.api import files as api_files
 from runner.office.app import make_app
 from runner.office.box import Box
+from runner.office.files import FileAnswer
 from runner.office.headers import SAFE
 from runner.office.look import Look, Looks, Seen
 from runner.office.who import WRONG_KEYS, Keys
@@ -203,3 +208,125 @@ def test_a_start_that_is_pressed_twice_is_one_run(box: Box, page: TestClient) ->
         for path in there:
             path.unlink()
     assert not there
+
+
+def test_a_session_ends_after_a_working_day(
+    page: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cookie that lies about on a shared machine opens nothing the next morning."""
+    assert page.get("/nothing").status_code == 404
+    monkeypatch.setattr(who, "SESSION_SECONDS", -1)
+    assert page.get("/nothing").status_code == 401
+
+
+def test_a_wrong_key_by_header_counts_as_one_by_the_form(page: TestClient) -> None:
+    """Whoever guesses by the API has no more tries."""
+    page.cookies.clear()
+    tries = [
+        page.get("/v1/models", headers={"authorization": f"Bearer wrong-{number}"}).status_code
+        for number in range(WRONG_KEYS + 1)
+    ]
+    assert tries == [401] * WRONG_KEYS + [429]
+
+
+@pytest.mark.parametrize("site", ["same-site", "none", "cross-site", "Same-Origin"])
+def test_only_the_page_itself_may_write_where_the_browser_says_no_origin(
+    page: TestClient, site: str
+) -> None:
+    """Another service of the same office is another site; a typed address changes nothing."""
+    del page.headers["origin"]
+    assert page.post("/sign-out", headers={"sec-fetch-site": site}).status_code == 403
+    answer = page.post(
+        "/sign-out", headers={"sec-fetch-site": "same-origin"}, follow_redirects=False
+    )
+    assert answer.status_code == 303
+
+
+def test_nobody_signs_a_browser_in_without_an_origin(page: TestClient) -> None:
+    """Else a foreign form could open a session of its sender's in somebody's browser."""
+    del page.headers["origin"]
+    page.cookies.clear()
+    assert page.post("/sign-in", data={"key": "x" * 25}).status_code == 403
+
+
+def writes(page: TestClient) -> list[tuple[str, str]]:
+    """List every route that changes something, as the app has them."""
+    return [
+        (method, route.path.replace("{path:path}", "x").replace("{model:path}", "x"))
+        for route in page.app.routes
+        for method in sorted(route.methods - who.SAFE_METHODS)
+    ]
+
+
+def test_every_write_is_refused_to_the_second_key_and_to_other_sites(
+    box: Box, page: TestClient
+) -> None:
+    """Of all routes that there are, not of a list that somebody has to remember."""
+    (box.page_dir / READ_KEY).write_text("only-for-reading-this-box")
+    reads = {"authorization": "Bearer only-for-reading-this-box"}
+    foreign = {"origin": "http://evil.example"}
+    found = writes(page)
+    assert {method for method, _ in found} == {"POST", "PUT", "DELETE"}
+    assert len(found) > 12
+    for method, path in found:
+        if path not in ("/sign-in", "/sign-out"):
+            assert page.request(method, path, headers=reads).status_code == 403, path
+        assert page.request(method, path, headers=foreign).status_code == 403, path
+
+
+def test_whoever_only_asks_for_the_head_of_a_stream_has_an_end(
+    page: TestClient, box: Box
+) -> None:
+    """A link that is tried out by HEAD holds no place among the followers."""
+    answer = page.head("/live")
+    assert (answer.status_code, answer.headers["content-type"]) == (
+        200,
+        "text/event-stream; charset=utf-8",
+    )
+    assert page.app.state.live.followers == 0
+
+
+def test_a_file_that_grows_is_sent_as_long_as_it_was(tmp_path: Path) -> None:
+    """The log of a run that goes on can be taken away; no descriptor of it is left open."""
+    path = tmp_path / "log.jsonl"
+    content = os.urandom(3 * FileAnswer.chunk_size)
+    for was in (b"", b"x", content[: FileAnswer.chunk_size], content):
+        path.write_bytes(was)
+        answer = FileAnswer(descriptor := os.open(path, os.O_RDONLY), "log.jsonl")
+        with path.open("ab") as file:
+            file.write(content)
+        found = TestClient(answer).get("/")
+        assert (found.headers["content-length"], found.content) == (str(len(was)), was)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+def test_an_uploaded_file_that_grows_is_given_back_as_it_was(box: Box) -> None:
+    """Whoever has the share may write into it while it is sent."""
+    folder = box.jobs_dir / "data" / "api"
+    folder.mkdir(parents=True)
+    path = folder / "file-0123456789abcdef01234567-rows.jsonl"
+    path.write_bytes(b"{}\n")
+    own = api_files.Files(box, threading.Lock())
+    scope = {"type": "http", "method": "GET", "path_params": {"file_id": path.name[:29]}}
+
+    async def given(method: str) -> tuple[str, bytes]:
+        answer = api_files.content_of(Request({**scope, "method": method}), own)
+        path.write_bytes(b"{}\n" * 1000)
+        blocks = answer.body_iterator if method == "GET" else [answer.body]
+        content = b"".join([one async for one in blocks] if method == "GET" else blocks)
+        path.write_bytes(b"{}\n")
+        return answer.headers["content-length"], content
+
+    assert asyncio.run(given("GET")) == ("3", b"{}\n")
+    assert asyncio.run(given("HEAD")) == ("3", b"")
+
+
+def test_more_followers_than_can_be_are_sent_away(
+    page: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page works all the same for whoever is."""
+    monkeypatch.setattr(live, "FOLLOWERS", 0)
+    answer = page.get("/live")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+    assert page.get("/nothing").status_code == 404

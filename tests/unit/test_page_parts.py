@@ -20,6 +20,7 @@ from runner.contract.card_shown import CardShown
 from runner.contract.page_key import KEY, READ_KEY, KeyFileError, make_key, read_key
 from runner.contract.settings_table import with_folders
 from runner.errors import RunnerError
+from runner.files import crash_points
 from runner.office import look, pieces
 from runner.office.box import Box
 from runner.office.hosts import is_known, name_of
@@ -155,14 +156,47 @@ def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     assert read_key(folder) == key
 
 
-@pytest.mark.parametrize("content", ["", "short", "\n", "x" * 5000])
+@pytest.mark.parametrize("content", ["", "short", "\n", "x" * 1025, f"{'x' * 20}\n{'y' * 20}"])
 def test_a_file_that_is_no_key_opens_nothing(tmp_path: Path, content: str) -> None:
-    """Neither an empty key nor one that could be guessed."""
+    """Neither an empty key nor one that could be guessed, and whoever starts the page is told."""
     (tmp_path / KEY).write_text(content)
     with pytest.raises(KeyFileError):
         read_key(tmp_path)
     assert Keys(tmp_path).may_write(content.strip()) is None
     assert Keys(tmp_path).open_session(content.strip()) is None
+    (said,) = Keys(tmp_path).problems()
+    assert str(tmp_path / KEY) in said
+    assert "Delete the file" in said
+
+
+def test_a_key_that_windows_wrote_is_the_one_that_was_typed(tmp_path: Path) -> None:
+    """Notepad's mark before UTF-8 is no part of it; UTF-16 is no key, for nobody could type it."""
+    typed = "Only for reading this box"
+    (tmp_path / READ_KEY).write_bytes(b"\xef\xbb\xbf" + typed.encode() + b"\r\n")
+    assert Keys(tmp_path).may_write(typed) is False
+    for encoding in ("utf-16", "utf-16-le"):
+        (tmp_path / READ_KEY).write_bytes(f"{typed}\r\n".encode(encoding))
+        with pytest.raises(KeyFileError):
+            read_key(tmp_path, READ_KEY)
+        assert Keys(tmp_path).may_write(typed) is None
+
+
+def test_a_power_cut_while_the_key_is_made_leaves_none(tmp_path: Path) -> None:
+    """An empty key would open to nobody, and the next start would make no other."""
+
+    def power_cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    crash_points.install(power_cut)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            make_key(tmp_path)
+    finally:
+        crash_points.install(None)
+    assert read_key(tmp_path) is None
+    key = make_key(tmp_path)
+    assert key is not None
+    assert read_key(tmp_path) == key
 
 
 def test_a_link_is_no_key(tmp_path: Path) -> None:

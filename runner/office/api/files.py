@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -291,15 +292,20 @@ def list_files(request: Request, files: Files) -> dict[str, Any]:
 
 def content_of(request: Request, files: Files) -> Response:
     """GET /v1/files/ID/content: of files that were uploaded here, and of no other."""
-    one = files.find(request.path_params["file_id"])
-    file = files.open(one)
+    file = files.open(files.find(request.path_params["file_id"]))
+    size_bytes = os.fstat(file.fileno()).st_size
+    headers = {"content-length": str(size_bytes), "content-disposition": "attachment"}
+    if request.method == "HEAD":
+        file.close()
+        return Response(headers=headers, media_type="application/octet-stream")
 
     def blocks() -> Iterator[bytes]:
+        left = size_bytes  # whoever has the share may make it longer meanwhile
         with file:
-            while block := file.read(_BLOCK_BYTES):
+            while block := file.read(min(left, _BLOCK_BYTES)):
+                left -= len(block)
                 yield block
 
-    headers = {"content-length": str(one.size_bytes), "content-disposition": "attachment"}
     return StreamingResponse(blocks(), media_type="application/octet-stream", headers=headers)
 
 
