@@ -77,9 +77,14 @@ def job_name(text: str) -> str:
     name = cut_to_bytes(re.sub(r"-{2,}", "-", name), JOB_NAME_BYTES).strip("-. _")
     if not name:
         return "job"
-    if name == "current" or name.split(".")[0] in _WINDOWS_RESERVED:
+    if name == "current" or is_device_name(name):
         return f"job-{name}"
     return name
+
+
+def is_device_name(name: str) -> bool:
+    """Whether Windows takes a name for a device, whatever its ending: ``con.csv`` opens no file."""
+    return name.casefold().split(".")[0].rstrip() in _WINDOWS_RESERVED
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from runner.commands.submit import FILE_MODE, FOLDER_MODE
-from runner.contract.layout import cut_to_bytes
+from runner.contract.layout import cut_to_bytes, is_device_name
 from runner.errors import RunnerError
 from runner.files.beneath import Folder
 from runner.files.durable import TEMPORARY_PREFIX
@@ -77,16 +77,16 @@ def safe_name(name: str) -> str:
         UploadError: it is no data file's name.
     """
     last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
-    clean = re.sub(r"[^\w.() -]+", "-", last).strip(" .-")
-    kind = ending(clean)
+    clean = re.sub(r"[^\w.() -]+", "-", last).rstrip(" .-")
+    kind = ending(f"x{clean}")  # of ".csv", too: whose other signs cannot be kept has its ending
     if kind not in ROWS:
         raise UploadError(
-            f"{clean or 'a file without a name'} is not read as rows",
+            f"{clean.strip(' .-') or 'a file without a name'} is not read as rows",
             advice=SAVE_AS.get(kind, READABLE),
         )
     stem = cut_to_bytes(clean[: len(clean) - len(kind)], _NAME_BYTES - len(kind)).strip(" .-")
     clean = (stem or "data") + kind
-    return f"data-{clean}" if is_temporary_name(clean) else clean
+    return f"data-{clean}" if is_temporary_name(clean) or is_device_name(clean) else clean
 
 
 class Upload:
@@ -297,7 +297,9 @@ async def receive_form(
 
 
 def _finish(form: Form, uploads: list[Upload]) -> None:
-    form.files += [upload.finish() for upload in uploads]
+    for upload in uploads:  # one that cannot be taken leaves none of them
+        upload.seal()
+    form.files += [upload.name_it() for upload in uploads]
 
 
 def _no_form() -> UploadError:

@@ -330,3 +330,12 @@ def test_more_followers_than_can_be_are_sent_away(
     answer = page.get("/live")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
     assert page.get("/nothing").status_code == 404
+
+
+def test_of_two_files_of_which_one_cannot_be_taken_neither_is_left(
+    box: Box, page: TestClient
+) -> None:
+    """A form is taken whole or not at all."""
+    sent = [("file", ("a.csv", b"a,b\n1,2\n")), ("file", ("b.csv", b""))]
+    assert page.post("/upload", files=sent).status_code == 409
+    assert not list((box.jobs_dir / "data").iterdir())

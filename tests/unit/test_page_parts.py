@@ -115,6 +115,11 @@ def test_a_host_is_read_as_browsers_write_it() -> None:
         ("x" * 300 + ".jsonl", "x" * 144 + ".jsonl"),
         ("~lock.csv", "lock.csv"),
         ("plan.old.csv", "plan.old.csv"),
+        ("😀.jsonl", "data.jsonl"),
+        (".csv", "data.csv"),
+        ("CON.csv", "data-CON.csv"),
+        ("lpt1.old.xlsx", "data-lpt1.old.xlsx"),
+        ("console.csv", "console.csv"),
     ],
 )
 def test_an_uploads_name_is_made_safe(sent: str, kept: str) -> None:
