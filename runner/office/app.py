@@ -47,6 +47,11 @@ from runner.office.who import Gate, Keys, WrongKeys
 from runner.words import visible_lines
 
 _SAID = {404: "office_not_found", 503: "office_too_often"}
+NOT_IN_THE_API = {
+    404: ("unknown_path", "The API has no such path."),
+    405: ("not_supported", "The API cannot do this with it."),
+}
+"""Status → code and words, where a client asks for what only OpenAI has."""
 _THREADS = 8
 """So many pages are made at once: each takes memory, and two cores make no more of them."""
 _LOG = logging.getLogger("runner.office")
@@ -104,8 +109,13 @@ async def _static(request: Request) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    key = _SAID.get(error.status_code, "office_not_so")
-    answer = refuse(request.scope, error.status_code, key)
+    status = error.status_code
+    if is_api(request.url.path) and status in NOT_IN_THE_API:
+        code, said = NOT_IN_THE_API[status]
+        advice = "docs/api.md lists what the API has."
+        answer = refuse_saying(request.scope, status, said, advice=advice, code=code)
+    else:
+        answer = refuse(request.scope, status, _SAID.get(status, "office_not_so"))
     answer.headers.update(error.headers or {})
     return answer
 

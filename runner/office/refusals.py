@@ -33,6 +33,15 @@ def is_api(path: str) -> bool:
     return path in _API or path.startswith("/v1/")
 
 
+def in_one(message: str, advice: str | None) -> str:
+    """Join what is wrong and what to do for a program, whose errors have one text."""
+    if not advice:
+        return message
+    if "\n" in message:
+        return f"{message}\n{advice}"
+    return f"{message}{'' if message.endswith(('.', '!', '?', ':')) else '.'} {advice}"
+
+
 def error_body(
     status: int, message: str, *, code: str | None = None, param: str | None = None
 ) -> dict[str, dict[str, str | None]]:
@@ -62,8 +71,7 @@ def refuse_saying(
     if is_api(scope["path"]):
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        message = f"{said} {advice}".strip()
-        return Json(error_body(status, message, code=code), status, headers=headers)
+        return Json(error_body(status, in_one(said, advice), code=code), status, headers=headers)
     text = render(
         "refused.html.j2",
         scope,

@@ -143,7 +143,6 @@ def test_files_of_others_and_links_are_none_of_the_api_s(box, api) -> None:
         ("a.jsonl", b"", "upload"),
         ("a.pdf", b"%PDF", "upload"),
         ("a", ROWS, "upload"),
-        (".jsonl", ROWS, "upload"),
     ],
 )
 def test_a_file_that_cannot_be_trained_on_is_refused_and_nothing_is_left(
@@ -162,6 +161,13 @@ def test_another_purpose_and_a_body_that_is_no_form_are_refused(box, api) -> Non
     with pytest.raises(openai.BadRequestError) as refused:
         api.client().files.create(file=("a.jsonl", ROWS), purpose="batch")
     assert (refused.value.code, refused.value.param) == ("invalid_purpose", "purpose")
+    with pytest.raises(openai.BadRequestError) as refused:
+        api.client().files.create(
+            file=("a.jsonl", ROWS),
+            purpose="fine-tune",
+            expires_after={"anchor": "created_at", "seconds": 3600},
+        )
+    assert refused.value.param == "expires_after[anchor]"  # it would stay for ever
     assert error_of(api.ask("POST", "/v1/files", {"file": "x"}))[0] == 400
     form = {"Content-Type": "multipart/form-data; boundary=x"}
     for body in (b"", b"--x\r\n", b"--x\r\nContent-Disposition: form-data; name=file; fil"):
@@ -428,10 +434,15 @@ def test_models_are_those_on_the_box(api) -> None:
 
 
 def test_a_path_that_is_none_has_openai_s_error(api) -> None:
-    """Endpoints that the box does not have are said in the same shape."""
+    """Endpoints that the box does not have are said in the same shape, with codes of their own."""
     for method, path in (("GET", "/v1/chat/completions"), ("POST", "/v1/models"), ("GET", "/v1")):
         found = api.ask(method, path, b"" if method == "POST" else None)
-        assert error_of(found)[0] in (404, 405)
+        code = {404: "unknown_path", 405: "not_supported"}
+        assert error_of(found)[1] == code[error_of(found)[0]]
+    with pytest.raises(openai.NotFoundError) as refused:
+        api.client().fine_tuning.jobs.pause("ftjob-0123456789abcdef01234567")
+    assert refused.value.code == "unknown_path"
+    assert "docs/api.md" in refused.value.message
 
 
 # ---- with a daemon, and the stand-in stage for a model

@@ -27,6 +27,7 @@ from runner.contract.record_head import read_head
 from runner.contract.states import Stage, State
 from runner.errors import BusyError, ModelError, Problem, SpecError, UnsafePathError
 from runner.office import metrics
+from runner.office.app import NOT_IN_THE_API
 from runner.office.api.checkpoints import checkpoint_object, read_checkpoints, train_losses
 from runner.office.api.errors import ApiError, body_of
 from runner.office.api.events import event_object, lines_backwards, read_events
@@ -37,6 +38,7 @@ from runner.office.api.job_object import Shown, job_object, status_of, without_r
 from runner.office.api.job_request import LEARNING_RATE, read_kept, read_request, write_spec
 from runner.office.api.jobs import read_json
 from runner.office.api.paging import Wanted, page, wanted
+from runner.office.refusals import in_one
 from runner.spec.read_spec import read_spec
 
 ROOT = Path(__file__).parents[2]
@@ -457,6 +459,21 @@ def test_an_unknown_after_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("message", "advice", "said"),
+    [
+        ("is full", "Make room.", "is full. Make room."),
+        ("Is full.", "Make room.", "Is full. Make room."),
+        ("is full", "", "is full"),
+        ("is full", None, "is full"),
+        ("a: is full\n    Found: 0", "Make room.", "a: is full\n    Found: 0\nMake room."),
+    ],
+)
+def test_an_error_and_its_advice_are_sentences(message, advice, said) -> None:
+    """A program shows them as one text."""
+    assert in_one(message, advice) == said
+
+
+@pytest.mark.parametrize(
     ("error", "status", "code"),
     [
         (ApiError("m.", advice="a.", status=409, code="c", param="p"), 409, "c"),
@@ -610,7 +627,8 @@ def test_the_page_has_every_code_of_the_api_s_own() -> None:
     gate = (ROOT / "runner" / "office").glob("*.py")
     gates = set(re.findall(r'"office_(\w+)"', "".join(path.read_text() for path in gate)))
     assert of_the_gate <= gates
-    assert told == found | of_the_gate | {"upload", "upload_too_large"}
+    of_the_app = {code for code, _ in NOT_IN_THE_API.values()}
+    assert told == found | of_the_gate | of_the_app | {"upload", "upload_too_large"}
 
 
 def test_the_page_has_every_metric() -> None:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from runner.errors import DataError, ModelError, RunnerError, SpecError, UnsafePathError
 from runner.office.limits import TooLargeError, TooSlowError
-from runner.office.refusals import Json, error_body
+from runner.office.refusals import Json, error_body, in_one
 from runner.office.upload import TooLargeUploadError, UploadError
 
 _STATUS = {DataError: 400, UnsafePathError: 400, UploadError: 400, TooLargeUploadError: 413}
@@ -99,4 +99,4 @@ def answered(
 
 
 def _said(error: RunnerError) -> str:
-    return f"{error.message} {error.advice}" if error.advice else error.message
+    return in_one(error.message, error.advice)

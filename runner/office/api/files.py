@@ -260,6 +260,15 @@ async def upload(request: Request, files: Files, box: Box) -> dict[str, Any]:
 def _name(files: Files, file_id: str, form: Form, uploads: list[Upload]) -> None:
     """Name the one file of a form, unless it cannot be taken."""
     purpose = form.fields.get("purpose", PURPOSE)
+    for field in sorted(form.fields.keys() - {"purpose"}):
+        raise ApiError(
+            f"A file has no parameter {field[:60]!r} here.",
+            advice="Leave it out: files stay until they are deleted."
+            if field.startswith("expires_after")
+            else "Send 'file' and 'purpose'.",
+            code="invalid_parameter",
+            param=field[:60],
+        )
     if len(uploads) != 1 or purpose != PURPOSE:
         is_purpose = len(uploads) == 1
         raise ApiError(

@@ -13,6 +13,7 @@ from runner.contract.record_head import RecordHead
 from runner.contract.states import Stage, State
 from runner.office.api.file_ids import file_id_in
 from runner.office.api.job_request import LEARNING_RATE, read_kept
+from runner.office.refusals import in_one
 from runner.spec.spec import JobSpec
 
 ORGANIZATION = "finetuning-box"
@@ -142,7 +143,7 @@ def _error(record: RecordHead) -> dict[str, Any] | None:
     error = record.error
     if error is None or record.state not in (State.FAILED, State.REJECTED):
         return None
-    said = f"{error.message} {error.advice}" if error.advice else error.message
+    said = in_one(error.message, error.advice)
     param = "training_file" if error.kind == "bad_data" else None
     return {"code": error.kind, "message": said, "param": param}
 
