@@ -127,6 +127,8 @@ def _value(name: str, value: str, speak: Speaker) -> str | None:
         return value if said is None and name in _ANYBODYS else said
     if name in _PLACES:
         return _places(value, speak)
+    if name == "state" and speak.knows(key := f"state_{value}"):
+        return speak(key)
     is_number = name in _NUMBERS or (name == "error" and _FIGURE_ALONE.fullmatch(value))
     return speak.numerals(value) if is_number else value
 
@@ -166,8 +168,9 @@ def _line(line: str, speak: Speaker) -> str | None:
     if detail := _DETAIL.fullmatch(line):
         name = detail["word"].lower().replace(" ", "_")
         word = speak(f"detail_{name}")
-        is_hint = detail["word"] == "How to fix"
-        said = _sentences(detail["said"], speak) if is_hint else detail["said"]
+        said = _sentences(detail["said"], speak) if detail["word"] != "Found" else None
+        if said is None and detail["word"] != "How to fix":
+            said = detail["said"]  # names and figures
         return said and f"    {word}: {said}"
     if more := _MORE_PLACES.fullmatch(line):
         said = _line(more["said"], speak)

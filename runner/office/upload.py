@@ -80,8 +80,11 @@ def safe_name(name: str) -> str:
     clean = re.sub(r"[^\w.() -]+", "-", last).rstrip(" .-")
     kind = ending(f"x{clean}")  # of ".csv", too: whose other signs cannot be kept has its ending
     if kind not in ROWS:
+        shown = clean.strip(" .-")
         raise UploadError(
-            f"{clean.strip(' .-') or 'a file without a name'} is not read as rows",
+            f"{shown} is not read as rows"
+            if shown
+            else "a file without a name is not read as rows",
             advice=SAVE_AS.get(kind, READABLE),
         )
     stem = cut_to_bytes(clean[: len(clean) - len(kind)], _NAME_BYTES - len(kind)).strip(" .-")

@@ -9,6 +9,7 @@ from typing import Any
 from runner.contract.findings import DataFinding, Level, Place, said_in
 from runner.contract.row_losses import RowLosses, ends_of
 from runner.language.speaker import Speaker
+from runner.language.translate import translated
 from runner.report.phrase import Phrase, foreign, shortened
 from runner.words import visible
 
@@ -40,8 +41,14 @@ def _said(one: DataFinding, what: str, english: str | None, speak: Speaker) -> P
     """Say a finding from the table of texts where it stands there; else as the check worded it."""
     if not english:
         return None
-    said = said_in(one, speak, what)
+    said = said_in(one, speak, what) or _sentence(english, speak)
     return Phrase(text=shortened(said, speak)) if said else foreign(english, speak)
+
+
+def _sentence(english: str, speak: Speaker) -> str | None:
+    """Say what makes rows unusable: a refusal's words, which a finding has as a sentence."""
+    said = translated(f"{english[:1].lower()}{english[1:].removesuffix('.')}", speak)
+    return f"{said[:1].upper()}{said[1:]}." if said and english.endswith(".") else None
 
 
 def losses_of(
