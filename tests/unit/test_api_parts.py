@@ -27,7 +27,6 @@ from runner.contract.record_head import read_head
 from runner.contract.states import Stage, State
 from runner.errors import BusyError, ModelError, Problem, SpecError, UnsafePathError
 from runner.office import metrics
-from runner.office.app import NOT_IN_THE_API
 from runner.office.api.checkpoints import checkpoint_object, read_checkpoints, train_losses
 from runner.office.api.errors import ApiError, body_of
 from runner.office.api.events import event_object, lines_backwards, read_events
@@ -38,6 +37,7 @@ from runner.office.api.job_object import Shown, job_object, status_of, without_r
 from runner.office.api.job_request import LEARNING_RATE, read_kept, read_request, write_spec
 from runner.office.api.jobs import read_json
 from runner.office.api.paging import Wanted, page, wanted
+from runner.office.app import NOT_IN_THE_API
 from runner.office.refusals import in_one
 from runner.spec.read_spec import read_spec
 

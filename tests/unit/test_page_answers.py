@@ -274,9 +274,7 @@ def test_every_write_is_refused_to_the_second_key_and_to_other_sites(
         assert page.request(method, path, headers=foreign).status_code == 403, path
 
 
-def test_whoever_only_asks_for_the_head_of_a_stream_has_an_end(
-    page: TestClient, box: Box
-) -> None:
+def test_whoever_only_asks_for_the_head_of_a_stream_has_an_end(page: TestClient, box: Box) -> None:
     """A link that is tried out by HEAD holds no place among the followers."""
     answer = page.head("/live")
     assert (answer.status_code, answer.headers["content-type"]) == (

@@ -14,16 +14,15 @@ from made_runs import make_run, record
 from starlette.testclient import TestClient
 from test_language import sentences_of
 
-from runner.contract.record import ErrorFacts
+from runner.contract.findings import read_findings
 from runner.contract.states import State
+from runner.errors import Problem
 from runner.language.speaker import ENGLISH, Language, Speaker
 from runner.language.translate import translated
 from runner.office.app import make_app
 from runner.office.box import Box
 from runner.report.findings import finding_of
 from runner.training.checks.at_prepare import write_bad_rows
-from runner.contract.findings import read_findings
-from runner.errors import Problem
 
 GERMAN = Speaker(Language.GERMAN)
 ROOT = Path(__file__).parents[2] / "runner"
@@ -143,7 +142,11 @@ def test_a_damaged_run_is_told_of_in_german(page: TestClient) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    ["the file has no rows", "the row has no answer", "the file is not a spreadsheet that can be read"],
+    [
+        "the file has no rows",
+        "the row has no answer",
+        "the file is not a spreadsheet that can be read",
+    ],
 )
 def test_rows_that_cannot_be_used_are_told_of_in_german(message: str, tmp_path: Path) -> None:
     """On the page before a start and in the report: a refusal's words, made a sentence there."""
