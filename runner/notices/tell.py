@@ -79,7 +79,7 @@ def main() -> int:
             title=asked["title"], body=asked["text"], notify_type=asked["type"]
         )
     except Exception as error:  # a plugin's; its message may hold the address
-        print(f"the place could not be told: {type(error).__name__}", file=sys.stderr)
+        print(f"the notice could not be sent: {type(error).__name__}", file=sys.stderr)
         return 1
     return 0 if arrived else 1
 
