@@ -18,9 +18,19 @@ def visible(text: object) -> str:
     return "".join(
         character
         if unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+        or (character in _JOINERS and _joins(shown[max(0, at - 1) : at]))
         else character.encode("unicode_escape").decode()
-        for character in shown
+        for at, character in enumerate(shown)
     )
+
+
+_JOINERS = "\u200c\u200d"
+"""Persian and the scripts of India are spelled with them, and a family is one emoji by them."""
+
+
+def _joins(before: str) -> bool:
+    """Tell the end of what a joiner may join: letters of such scripts, pictures, their signs."""
+    return before > "\u05ff" and unicodedata.category(before) in {"Lo", "Mn", "Mc", "So", "Sk"}
 
 
 def visible_lines(text: object) -> str:

@@ -21,6 +21,19 @@ def test_text_from_outside_cannot_hide_or_reorder_words():
     assert visible_lines("a\r\nb\x1b") == "a\nb\\x1b"
 
 
+def test_joiners_stand_where_people_spell_with_them():
+    """Persian, Hindi and emoji of several parts are read as written; in Latin they hide."""
+    for text in (
+        "می\u200cخواهم",
+        "क्\u200dष",
+        "\U0001f468\u200d\U0001f469",
+        "\U0001f3f3\ufe0f\u200d\U0001f308",
+    ):
+        assert visible(text) == text
+    assert visible("pay\u200cpal\u200d") == "pay\\u200cpal\\u200d"
+    assert visible("\u200dم\u200c\u200cم\u202e") == "\\u200dم\u200c\\u200cم\\u202e"
+
+
 def test_what_was_not_measured_is_a_dash():
     """Nothing is shown as zero that nobody measured."""
     assert (memory(None), memory(3 * 2**30)) == ("–", "3.0 GiB")
