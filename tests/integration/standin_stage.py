@@ -5,8 +5,8 @@ child can end, kill -9 included, in seconds. The real stages under the real daem
 test_whole_path. The "data" of these tests is a JSON object: stage → list of ways to end, one for
 each try ("train lora": of those in 16 bits); a way is "ok", an exit code ("bare CODE": its result
 holds the error alone), "hang" (until asked to stop), "stubborn" (even then), "eat" (all the memory
-there is), "held CODE" (once the file ``go`` lies in its folder), or "train N then WAY" to leave N
-steps first. Beside the stages it may hold ``lengths`` (of the prepared rows), ``fast`` (the model
+there is), "held CODE" (once the file ``go`` lies in its folder), "plain WAY" (the fast path failed
+in the middle), or "train N then WAY" to leave N steps first. Beside the stages it may hold ``lengths`` (of the prepared rows), ``fast`` (the model
 is one for the fast path), ``peak`` (bytes of GPU memory that an attempt took), ``adapter`` (the
 hash of its weights, which are empty), ``measured`` (fields of the evaluate stage's result),
 ``prepared`` (a list: fields of the prepare stage's, one entry for each try) and
@@ -197,6 +197,10 @@ def main() -> int:  # noqa: PLR0915 - each way of ending is a few lines of its o
         while not (folder.root / "go").exists():
             time.sleep(0.02)
         way = way.removeprefix("held ")
+    if way.startswith("plain "):
+        told = {"batch_plan": plan["batch_plan"], "left_fast_path": True}
+        folder.smaller_plan.write_text(json.dumps(told))
+        way = way.removeprefix("plain ")
     if way == "eat":
         bytearray(2 * 2**30).replace(b"\0", b"\1")  # where a limit ends this, none of it is left
     code = 0 if way == "ok" else int(way.removeprefix("bare "))

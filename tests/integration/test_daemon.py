@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from daemon_box import Box, wait_until
 
+from runner.contract.layout import StageFolder
 from runner.contract.settings import Settings
+from runner.contract.stage_io import TrainPlan, read_message
 from runner.contract.states import State
 from runner.daemon.conductor import Conductor
 
@@ -67,6 +69,18 @@ def test_out_of_memory_is_retried_with_the_halved_plan(box: Box) -> None:
     assert second.batch_plan.per_device_batch_size == 2
     assert second.batch_plan.effective_batch_size == 16
     assert "halved: 4 × 4 → 2 × 8, same effective batch 16" in box.answer("done")
+
+
+def test_a_fast_path_that_failed_is_not_tried_again(box: Box) -> None:
+    """Whatever ends the attempt that left it: each later one of the run begins plainly."""
+    box.drop("contracts", train=["train 3 then plain -9", "train 2 then 11", "ok"])
+    assert box.once().returncode == 0
+    record = box.record()
+    assert [attempt.left_fast_path for attempt in record.attempts] == [True, False, False]
+    run = box.outputs.run(record.job, record.run_id)
+    folders = [StageFolder(run.attempt(one.number, one.token)) for one in record.attempts]
+    plans = [read_message(folder.plan, TrainPlan) for folder in folders]
+    assert [plan.fast for plan in plans] == [None, False, False]
 
 
 @pytest.mark.parametrize(
