@@ -131,6 +131,27 @@ def test_the_evaluate_stage_measures_with_and_without_the_adapter() -> None:
     assert asked == [2, 1, 5]
 
 
+def test_the_base_is_measured_without_the_adapter_that_trains() -> None:
+    """As PEFT has it without; in 16 bits also where training is in fp8, and training goes on."""
+    model, given = make("llama"), data(*LENGTHS)
+    one = recognised(model)
+    one.parts.use_fp8()
+    fast = FastPath(
+        model=one, longest=64, batch_tokens=64, budget_bytes=None, meter=Meter(on_gpu=False)
+    )
+    plain = plainly(model)
+    with model.disable_adapter():
+        wanted = plain(given)
+    found = fast.measure(given, base=True, check=lambda: None)
+    assert found is not None
+    assert found.sums == pytest.approx(wanted.sums, rel=1e-5)
+    adapted = plain(given)
+    assert found.sums != pytest.approx(adapted.sums, rel=1e-5)
+    after = fast.measure(given)
+    assert after is not None
+    assert after.sums == pytest.approx(adapted.sums, rel=1e-5)
+
+
 def test_the_evaluate_stage_says_why_it_measures_plainly(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,13 +40,10 @@ def fast_held_out_loss(
 
 
 def base_loss(model: FastModel, rows: Any, *, check: Callable[[], None]) -> HeldOut:
-    """Measure rows as the base has them; training takes the adapter's weights anew afterwards."""
+    """Measure rows as the base has them; whoever comes next takes the adapter's weights anew."""
     model.parts.adapter.silence()
-    try:
-        with model.parts.exact():
-            return measure_rows(model, rows, check=check)
-    finally:
-        model.parts.adapter.refresh()
+    with model.parts.exact():
+        return measure_rows(model, rows, check=check)
 
 
 def measure_rows(
