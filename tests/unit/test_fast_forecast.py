@@ -222,6 +222,38 @@ def test_the_way_down_ends() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("lengths", "last"), [((), [1, 1]), ((3,), [3, 1]), ((4096,), [4096, 2048, 1024])]
+)
+def test_every_plan_on_the_way_down_can_be_written(
+    lengths: tuple[int, ...], last: list[int]
+) -> None:
+    """By hand, whether the longest row is known or not: no pass is without a token."""
+    plan: BatchPlan | None = BatchPlan(
+        per_device_batch_size=4, gradient_accumulation_steps=1, tokens_per_pass=9000, layers_kept=0
+    )
+    tokens = []
+    while plan is not None and len(tokens) < 40:
+        tokens.append(BatchPlan.model_validate(plan.model_dump()).tokens_per_pass)
+        plan = smaller(plan, lengths=lengths)
+    assert plan is None
+    assert tokens[-len(last) :] == last
+
+
+def test_half_of_the_layers_keep_everything_on_each_step_down() -> None:
+    """By hand, for 8B: each step costs a process, and one by one there would be 32."""
+    plan: BatchPlan | None = BatchPlan(
+        per_device_batch_size=4, gradient_accumulation_steps=1, tokens_per_pass=64, layers_kept=32
+    )
+    kept = []
+    while plan is not None and plan.layers_kept:
+        kept.append(plan.layers_kept)
+        plan = smaller(plan, lengths=[64])
+    assert kept == [32, 16, 8, 4, 2, 1]
+    assert plan is not None
+    assert (plan.layers_kept, plan.tokens_per_pass) == (0, 64)
+
+
 def test_weights_stay_packed_where_the_box_learned_that_it_takes_more() -> None:
     """What fits without them is not said not to fit."""
     box48 = Box(gpu_memory_bytes=48 * GIB, flops=H100)
