@@ -6,9 +6,10 @@ test_whole_path. The "data" of these tests is a JSON object: stage → list of w
 each try ("train lora": of those in 16 bits); a way is "ok", an exit code ("bare CODE": its result
 holds the error alone), "hang" (until asked to stop), "stubborn" (even then), "eat" (all the memory
 there is), "held CODE" (once the file ``go`` lies in its folder), "plain WAY" (the fast path failed
-in the middle), or "train N then WAY" to leave N steps first. Beside the stages it may hold ``lengths`` (of the prepared rows), ``fast`` (the model
-is one for the fast path), ``peak`` (bytes of GPU memory that an attempt took), ``adapter`` (the
-hash of its weights, which are empty), ``measured`` (fields of the evaluate stage's result),
+in the middle), or "train N then WAY" to leave N steps first. Beside the
+stages it may hold ``lengths`` (of the prepared rows), ``fast`` (the model is one for the fast
+path), ``peak`` (bytes of GPU memory that an attempt took), ``adapter`` (the hash of its
+weights, which are empty), ``measured`` (fields of the evaluate stage's result),
 ``prepared`` (a list: fields of the prepare stage's, one entry for each try) and
 ``losses`` (of the held-out rows, by learning rate, for the rates stage).
 

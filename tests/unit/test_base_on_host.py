@@ -79,3 +79,17 @@ def test_the_next_layer_is_brought_ahead() -> None:
         for group in model[number].groups:
             group.fetch()
     assert store.copies == 6
+
+
+def test_a_measurement_is_one_ahead_when_it_begins_anew() -> None:
+    """It goes forward alone: from the last layer to the first, which is not a step back."""
+    model = layers(9)
+    away = [1, 3, 5, 7]
+    store = BaseOnHost(model, away, "cpu")
+    for number in away:
+        model[number].groups[0].fetch()
+    before = store.copies
+    model[1].groups[0].fetch()
+    assert store.copies == before + 2  # itself, and the next
+    model[3].groups[0].fetch()
+    assert store.copies == before + 3  # it was there; the one after it was brought

@@ -11,11 +11,13 @@ from test_fast_forecast import work
 
 from runner.forecast.choose import choose
 from runner.forecast.forecast import forecast
-from runner.forecast.passes import steady
+from runner.forecast.lengths import Lengths
+from runner.forecast.passes import rank_tokens, steady
 from runner.forecast.ranks import ALONE, Ranks, choose_ranks
 from runner.forecast.seconds import step_seconds
 from runner.forecast.what_fits import does_not_fit
 from runner.forecast.work import GIB, RANK_BYTES, RANKS_EFFICIENCY, Work
+from runner.training.ranks.deal import deal
 
 TWO, SHARED = Ranks(count=2), Ranks(count=2, shard_base=True)
 
@@ -78,6 +80,15 @@ def test_each_of_several_cards_has_its_share_of_the_rows() -> None:
     assert told.seconds is not None
     assert told.one_card_seconds / 2 < told.seconds < told.one_card_seconds
     assert told.one_card_seconds == forecast(what, plan, one).seconds
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("lengths", [[1000] * 4, [900, 800, 700, 20], [50, 40, 30, 20]])
+def test_a_rank_s_share_is_no_more_than_is_planned_for(lengths: list[int], ranks: int) -> None:
+    """As training deals the rows of a step: no pass is planned smaller than the largest share."""
+    what = work(lengths=Lengths.of(lengths))
+    largest = max(sum(lengths[i] for i in mine) for mine in deal(lengths, ranks))
+    assert largest <= rank_tokens(what, len(lengths), ranks) <= sum(lengths)
 
 
 def test_a_shared_base_is_divided_but_for_two_layers() -> None:

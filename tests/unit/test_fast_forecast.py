@@ -127,6 +127,16 @@ def test_sizes_are_those_of_the_model(family: str, targets: Any) -> None:
     assert there.optimizer == 8 * trained
 
 
+def test_capped_scores_take_their_room_whatever_the_tokens() -> None:
+    """By hand: 2 to the 23rd scores at once, six times in 16 bits and their way back, two in 32."""
+    capped = work(LLAMA_8B | {"attn_logit_softcapping": 50.0})
+    least = forecast(capped, choose(capped, box(None)).batch_plan, Box()).gpu_memory.activations
+    plain = forecast(work(), choose(capped, box(None)).batch_plan, Box()).gpu_memory.activations
+    assert sizes_of(capped).fixed == 2**23 * (2 * 6 * 2 + 2 * 2 * 4) == 40 * 2**23
+    assert 0 < least - plain <= 40 * 2**23
+    assert sizes_of(work()).fixed == 0
+
+
 def test_a_table_of_words_on_the_host_is_not_counted_on_the_card() -> None:
     """The plan of a card too small for the longest row has it there; both memories by hand."""
     what, small = work(), box(6.9)
@@ -252,6 +262,7 @@ def test_half_of_the_layers_keep_everything_on_each_step_down() -> None:
     assert kept == [32, 16, 8, 4, 2, 1]
     assert plan is not None
     assert (plan.layers_kept, plan.tokens_per_pass) == (0, 64)
+    assert smaller(plan, lengths=[64], may_offload=False) is None  # there is no other memory
 
 
 def test_weights_stay_packed_where_the_box_learned_that_it_takes_more() -> None:

@@ -15,11 +15,13 @@ from runner.forecast.passes import (
     Sizes,
     choose_passes,
     choose_place,
+    count_passes,
     fits,
     goes_long,
     keep_unpacked,
     layers_kept,
     long_bytes,
+    measured_at_once,
     passes_within,
     peak_bytes,
 )
@@ -93,6 +95,14 @@ def test_less_memory_never_keeps_more() -> None:
     assert (kept[0], kept[-1]) == (0, 32)
 
 
+def test_all_layers_are_kept_that_there_is_room_for() -> None:
+    """With just the room that so many take, so many are kept, down to a single one."""
+    for kept in range(1, 33):
+        room = peak_bytes(EIGHT_B, 2048, kept, 512)
+        passes = Passes(most_tokens=2048, layers_kept=None, budget_bytes=room, chunk=512)
+        assert layers_kept(EIGHT_B, passes, 2048) == kept
+
+
 @pytest.mark.parametrize(
     ("room", "most", "unpacked"),
     [
@@ -132,6 +142,26 @@ def test_weights_stay_packed_where_nothing_is_gained() -> None:
     assert keep_unpacked(replace(EIGHT_B, unpacked=0), anywhere) == anywhere
     larger = replace(EIGHT_B, unpacked=4 * EIGHT_B.unpacked)  # a whole card for a few percent
     assert keep_unpacked(larger, anywhere).layers_unpacked == 0
+
+
+@pytest.mark.parametrize(
+    ("lengths", "most"), [([300] * 30, 2048), ([65_536], 16_384), ([40_000, 9000, 7000], 16_384)]
+)
+def test_passes_are_counted_as_training_makes_them(lengths: list[int], most: int) -> None:
+    """A row that is longer than a pass is one of its own, not cut."""
+    found = count_passes(sum(lengths), most, max(lengths))
+    assert found == len(divide(lengths, most))
+
+
+@pytest.mark.parametrize(("room", "kept"), [(3, 0), (15, 8)])
+def test_what_is_measured_takes_no_more_than_training(room: int, kept: int) -> None:
+    """One layer's products and a chunk of logits, within the highest point of a training pass."""
+    passes = Passes(most_tokens=2048, layers_kept=kept, budget_bytes=room * GIB, chunk=1024)
+    tokens = measured_at_once(EIGHT_B, passes)
+    assert 2048 < tokens < 16_384
+    needed = tokens * (EIGHT_B.full + EIGHT_B.back) + 1024 * EIGHT_B.logits
+    highest = peak_bytes(EIGHT_B, 2048, kept, 1024)
+    assert 0.99 * highest < needed <= highest
 
 
 @pytest.mark.filterwarnings("ignore")
