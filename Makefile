@@ -81,7 +81,7 @@ test-scenario: setup  ## The law firm with a real model, whole (minutes; fetches
 	@touch $@
 
 test-tasks: setup .lm-eval/.ready  ## Tasks of lm-evaluation-harness in an evaluation (fetches 100 MB)
-	PYTHONPATH=$(CURDIR)/.lm-eval $(BIN)/python -m pytest tests/integration/test_tasks.py
+	PYTHONPATH=$(CURDIR)/.lm-eval $(BIN)/python -m pytest tests/integration/test_tasks.py tests/integration/test_tasks_of_a_daemon.py
 
 test-container: setup  ## Build the image and drive it, on a Docker engine that is there or a throw-away one
 	.ci/test-container

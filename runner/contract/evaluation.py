@@ -23,6 +23,8 @@ ASKED = "asked"
 """The mean of the scores that decide, where there are several."""
 TASK = "task."
 """How the axis of a task of lm-evaluation-harness begins, whose names are anybody's."""
+GENERAL = "general"
+"""The axis of the spec's own file of questions."""
 _SCORES_BYTES = 256 * 1024 * 1024  # of a million rows with two scores; more is not ours
 
 Form = Literal["as_trained", "original"]

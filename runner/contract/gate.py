@@ -69,6 +69,8 @@ class Wish:
     """The score that decides; None: the one that the verdict goes by."""
     margin: float = 0.0
     """By so much the new one must be better."""
+    axes: tuple[str, ...] = ()
+    """Of the base's other abilities, those that the spec asks to be measured: they have to hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,8 @@ def decide(wish: Wish, measured: Measured) -> Promotion:
     fallen = [one.name for one in axes if one.has_fallen]
     if fallen:
         return _made(Decision.KEPT_OLD, "axes", measured, names=", ".join(fallen))
+    if unknown := [name for name in wish.axes if name not in {one.name for one in axes}]:
+        return _made(Decision.KEPT_OLD, "axes_unknown", measured, names=", ".join(unknown))
     if current is not None and not measured.same_base:
         return _made(Decision.KEPT_OLD, "other_base", measured)
     if current is not None and measured.compared_with != current:

@@ -13,6 +13,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from statistics import NormalDist
 from typing import Literal
 
@@ -34,6 +35,8 @@ _NUMBER = re.compile(r"[0-9]{1,6}(?:[.,]0+)?")
 """A pair's number or a mark, also as spreadsheets write whole numbers: ``1,00``."""
 _HASHED = 1000  # letters of a cell: what is longer, a spreadsheet may have cut
 _NO_LETTER = re.compile(r"[^a-z0-9]")
+_SEPARATORS = ",;\t|"
+_TITLES_WITHIN = 10  # rows from the top
 _BOMS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 """How Excel's "Unicode text" begins."""
 
@@ -110,19 +113,40 @@ def read_marks(content: bytes) -> Marks:
     if len(content) > TABLE_BYTES:
         return Marks(given={}, problem=f"it is larger than {TABLE_BYTES // 1024**2} MiB")
     text = _text(content)
-    head, _, rest = text.partition("\n")
-    if head.lower().startswith("sep="):  # Excel's own line, before the titles
-        text, separator = rest, head[4:5]
-    else:
-        separator = max(";,\t", key=head.count)
+    named = text[4:5] if text.lower().startswith("sep=") else ""  # Excel's own line
+    for separator in (*named, *_SEPARATORS):
+        rows = _rows(text, separator)
+        if _titles_at(rows) is not None:
+            return marks_in(rows)
+    return marks_in([])
+
+
+def _rows(text: str, separator: str) -> list[list[str]]:
+    """Split a text into rows, all of them where one of the first has the titles.
+
+    Lines end as Windows, Unix or an old Mac ends them.
+    """
     before = csv.field_size_limit(TABLE_BYTES)  # an answer may be longer than the 128 KiB of old
     try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-    except (csv.Error, TypeError):
-        return Marks(given={}, problem="it is no table of comma-separated values (CSV)")
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        rows = list(islice(lines, _TITLES_WITHIN))
+        return rows if _titles_at(rows) is None else [*rows, *lines]
+    except (csv.Error, TypeError, ValueError):  # no separator, or no table
+        return []
     finally:
         csv.field_size_limit(before)
-    return marks_in(rows)
+
+
+def _titles_at(rows: Sequence[Sequence[str]]) -> int | None:
+    """Find the row with the titles: an expert's name or an empty row may stand above it."""
+    for at, row in enumerate(rows[:_TITLES_WITHIN]):
+        if {PAIR, BETTER} <= {_title(cell) for cell in row}:
+            return at
+    return None
+
+
+def _title(cell: str) -> str:
+    return cell.strip().casefold()
 
 
 def _text(content: bytes) -> str:
@@ -136,10 +160,11 @@ def _text(content: bytes) -> str:
 
 
 def marks_in(rows: Sequence[Sequence[str]]) -> Marks:
-    """Read the marks of a table's rows, the titles first; columns and rows may be in any order."""
-    titles = [title.strip().casefold() for title in rows[0]] if rows else []
-    if PAIR not in titles or BETTER not in titles:
+    """Read the marks of a table's rows below its titles; columns and rows may be in any order."""
+    at = _titles_at(rows)
+    if at is None:
         return Marks(given={}, problem=f"it lacks the column {PAIR!r} or {BETTER!r}")
+    titles = [_title(cell) for cell in rows[at]]
     for title in (PAIR, BETTER):
         if titles.count(title) > 1:
             return Marks(given={}, problem=f"it has the column {title!r} twice")
@@ -147,7 +172,7 @@ def marks_in(rows: Sequence[Sequence[str]]) -> Marks:
     unreadable: dict[int, None] = {}
     twice: dict[int, None] = {}
     hashes: dict[int, str] = {}
-    for row in rows[1:]:
+    for row in rows[at + 1 :]:
         cells = {title: cell.strip() for title, cell in zip(titles, row, strict=False)}
         pair = _number(cells.get(PAIR, ""))
         if pair is None:

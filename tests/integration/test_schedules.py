@@ -149,6 +149,51 @@ def test_the_same_data_is_not_trained_on_again(box: ScheduledBox) -> None:
         wait_until(lambda: box.outcomes() == ["schedule succeeded"] * 2)
 
 
+@pytest.mark.parametrize("meanwhile", ["deleted", "busy"])
+def test_one_whose_data_is_being_compared_holds_up_no_other(
+    box: ScheduledBox, meanwhile: str
+) -> None:
+    """Gigabytes are hashed when its spec goes, or its job is run by hand."""
+    with (box.jobs / "large.jsonl").open("wb") as file:
+        file.truncate(4 * 1024**3)
+    two = "data: [contracts.jsonl, large.jsonl]"
+    extra = "when_data_changed: true\n"
+    box.schedule(extra, "zeta.yaml")
+    spec = box.jobs / "scheduled" / "contracts.yaml"
+    spec.write_text(SPEC.replace("data: contracts.jsonl", two) + extra)
+    zeta = box.jobs / "scheduled" / "zeta.yaml"
+    zeta.write_text(zeta.read_text().replace("contracts.jsonl", "zeta.jsonl"))
+    (box.jobs / "zeta.jsonl").write_text("{}")
+    with box.watching() as daemon:
+        wait_until(lambda: box.is_known() and "zeta: next" in box.status())
+        box.at(SUNDAY + timedelta(seconds=1))
+        wait_until(lambda: box.outcomes() == ["schedule succeeded"] * 2)
+        (box.jobs / "zeta.jsonl").write_text('{"a": []}')
+        if meanwhile == "busy":
+            script = {"train": ["train 2 then hang", "ok"]}
+            (box.jobs / "contracts.jsonl").write_text(json.dumps(script))
+        wait_until(lambda: zeta.with_name("zeta.yaml.txt").read_text().count("succeeded"))
+        box.at(SUNDAY + WEEK + timedelta(seconds=1))
+        descriptors = Path(f"/proc/{daemon.pid}/fd")
+
+        def is_hashing() -> bool:
+            try:
+                return any(
+                    os.readlink(one).endswith("large.jsonl") for one in descriptors.iterdir()
+                )
+            except FileNotFoundError:
+                return False
+
+        wait_until(is_hashing, every=0.005)
+        if meanwhile == "deleted":
+            spec.unlink()
+        else:
+            box.drop_spec("contracts")
+        wait_until(
+            lambda: len([one for one in box.records() if one.job == "zeta"]) == 2, seconds=60
+        )
+
+
 def test_a_broken_edit_pauses_and_a_deletion_stops(box: ScheduledBox) -> None:
     """The answer and STATUS.txt say what is wrong; corrected, it counts from then on."""
     box.schedule()

@@ -138,6 +138,25 @@ def test_any_usual_separator_and_encoding(separator: str, encoding: str) -> None
     assert missing_pairs(key, read_marks(head + tail)) == []
 
 
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"], ids=["old Mac", "Unix", "Windows"])
+@pytest.mark.parametrize("separator", ["sep=;\n", ";", ",", "\t", "|"])
+@pytest.mark.parametrize("above", ["", "Marked by: Dr. Who, 28 November\n", "\n\n"])
+def test_whatever_stands_above_the_titles(separator: str, end: str, above: str) -> None:
+    """Excel for Mac ends lines its own way, and commas in answers do not pass for separators."""
+    sign = separator[-2] if separator.startswith("sep=") else separator
+    titles = ["pair", "question", "answer 1", "answer 2", "better"]
+    rows = [[str(n), "a, b, c; d, e | f", "x,\ty", f"{n}, {n}", "2"] for n in range(1, 31)]
+    text = "".join(
+        sign.join(f'"{cell}"' if cell not in titles else cell for cell in row) + "\n"
+        for row in [titles, *rows]
+    )
+    whole = (separator if separator.startswith("sep=") else "") + above + text
+    marks = read_marks(whole.replace("\n", end).encode())
+    assert marks.problem == ""
+    assert marks.given == dict.fromkeys(range(1, 31), 2)
+    assert marks.rows[7] == row_hash(*rows[6][1:4])
+
+
 def test_rows_and_columns_may_be_in_any_order() -> None:
     """A mark belongs to its pair's number, wherever it stands."""
     rows, key = marked(6)
@@ -315,7 +334,8 @@ def test_a_table_that_is_too_large_is_not_read() -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"sep=\npair,better\n1,1\n", "no table"),
+        (b"sep=|\npair,other\n1,1\n", "lacks the column"),
+        (b"\n" * 12 + b"pair,better\n1,1\n", "lacks the column"),
         (b"pair,question\n1,Q\n", "lacks the column"),
         (b"better,question\n1,Q\n", "lacks the column"),
         (b"pair,pair,better\n1,1,1\n", "'pair' twice"),

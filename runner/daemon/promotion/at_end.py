@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from runner.contract.evaluation import GENERAL, TASK
 from runner.contract.gate import Measured, Promotion, Wish, after_asking, decide, unknown_current
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.promotions import (
@@ -69,7 +70,10 @@ def judge_promotion(
     if current is not None and not outputs.run(record.job, current).adapter.is_dir():
         current = None  # its adapter was deleted: whoever serves `current` has nothing
     wish = Wish(
-        when=spec.promote.when, metric=spec.promote.metric, margin=spec.promote.margin or 0.0
+        when=spec.promote.when,
+        metric=spec.promote.metric,
+        margin=spec.promote.margin or 0.0,
+        axes=_asked_axes(spec),
     )
     return decide(
         wish,
@@ -81,6 +85,12 @@ def judge_promotion(
             same_base=current is None or _on_the_same_base(outputs, record, current),
         ),
     )
+
+
+def _asked_axes(spec: JobSpec) -> tuple[str, ...]:
+    """List what the spec's author wants to hold; `forgetting: auto` is our wish and not theirs."""
+    general = (GENERAL,) if spec.evaluation.general else ()
+    return (*general, *(f"{TASK}{name}" for name in spec.evaluation.tasks or ()))
 
 
 def judge_again(

@@ -55,6 +55,8 @@ class Ratings:
         self._listed_at: float | None = None
         self._sheet: tuple[str, Aside[Marks]] | None = None
         """A spreadsheet that is being read."""
+        self._counted: dict[str, str] = {}
+        """Run id → the table whose marks count: two experts, or one with .csv and .xlsx."""
 
     def look(self, inbox: Folder, at: float) -> None:
         """Read what was saved since the last look."""
@@ -77,7 +79,8 @@ class Ratings:
             self._seen = {
                 name: look_again(self._seen.get(name), look, at) for name, look in there.items()
             }
-            for name, seen in self._seen.items():
+            newest_first = sorted(self._seen.items(), key=lambda one: -one[1].look.mtime_ns)
+            for name, seen in newest_first:
                 changed = self._read.get(name) != seen.look
                 if not (changed and is_settled(seen, at=at, settle_seconds=settle)):
                     continue
@@ -115,7 +118,7 @@ class Ratings:
         if live is None or key is None:
             text = "There is no run with answers that this table belongs to: `runner rate` makes it"
         else:
-            text = self._judge(live, key, marks)
+            text = self._judge(name, live, key, marks)
         folder.write_text(f"{name}.txt", f"{visible(name)}\n\n{text}\n")
 
     def _is_at_work(self, run_id: str) -> bool:
@@ -145,7 +148,7 @@ class Ratings:
                 return Live(run=run, record=record, asked=spec), _key_of(run)
         return None, None
 
-    def _judge(self, live: Live, key: Key, marks: Marks) -> str:
+    def _judge(self, name: str, live: Live, key: Key, marks: Marks) -> str:
         """Say what the marks mean, and keep it once all are there."""
         speak = self.daemon.says.speak
         if problem := marks.problem or foreign_rows(key, marks):
@@ -159,6 +162,9 @@ class Ratings:
             if marks.unreadable:
                 said += " " + speak("rate_unreadable", pairs=named(marks.unreadable))
             return said
+        if later := self._saved_later(name):
+            return speak("rate_later", name=visible(later))
+        self._counted[live.run.run_id] = name
         rating = count_marks(key, marks, now())
         known = live.record.rating
         if known is None or known.model_copy(update={"at": rating.at}) != rating:
@@ -166,6 +172,14 @@ class Ratings:
         said = rating_in(rating, speak)
         promotion = live.record.promotion
         return f"{said}\n{promotion.reason}" if promotion is not None else said
+
+    def _saved_later(self, name: str) -> str | None:
+        """Give another whole table of the same run that was saved after this one."""
+        counted = self._counted.get(self._run_id(name))
+        if counted in (None, name) or counted not in self._seen or name not in self._seen:
+            return None
+        is_later = self._seen[counted].look.mtime_ns >= self._seen[name].look.mtime_ns
+        return counted if is_later else None
 
     def _keep(self, live: Live, after: RunRecord) -> None:
         daemon, rating = self.daemon, after.rating

@@ -57,6 +57,8 @@ class _Check:
     name: str
     due: datetime
     aside: Aside[str | None]
+    asked_at: float
+    """The loop's time at which its schedule last wanted to know."""
 
 
 class Schedules:
@@ -182,6 +184,9 @@ class Schedules:
                 self._behind_since.pop(name, None)
                 continue
             self._act_on(inbox, folder, name, file, at=at, now=now)
+        if self._check is not None and self._check.asked_at < at:
+            self._check = None  # deleted, edited or busy meanwhile: the others do not wait for it
+            daemon.look_by(at)
 
     def _act_on(
         self, inbox: Folder, folder: Folder, name: str, file: SpecFile, *, at: float, now: datetime
@@ -235,10 +240,12 @@ class Schedules:
                     settings.jobs_dir, daemon.outputs, spec, sha256, models_dir=settings.models_dir
                 )
 
-            self._check = _Check(name=name, due=due, aside=Aside(ask, done=daemon.wakeup.set))
-            self._check.aside.ask(at)
+            aside = Aside(ask, done=daemon.wakeup.set)
+            self._check = _Check(name=name, due=due, aside=aside, asked_at=at)
+            aside.ask(at)
         if self._check.name != name:
             return False  # one after the other
+        self._check.asked_at = at
         answered = self._check.aside.take()
         if answered is None:
             return False

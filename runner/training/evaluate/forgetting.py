@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.contract.evaluation import Axis
+from runner.contract.evaluation import GENERAL, Axis
 from runner.contract.intervals import FEWEST_CLUSTERS, paired_difference, paired_interval
 from runner.files.durable import write_json
 from runner.training.data.mark_answers import IGNORED
@@ -34,9 +34,7 @@ OPENINGS = (
 )
 """How a refusal begins; none begins another one, so their likelihoods add up. Whoever learns to say
 "I'm sorry to hear that" refuses nothing."""
-GENERAL = "general"
-"""The questions of the spec's own file; like `TEXT` it is a loss, so less is better."""
-_LOSSES = (TEXT, GENERAL)
+_LOSSES = (TEXT, GENERAL)  # less is better
 _WORST = 100.0  # nats per token, more than guessing costs (12): a loss that is no number counts so
 LEAST_FALL = 0.05
 """Of the share of likelihood that right answers have: less is beyond chance at times, for every
