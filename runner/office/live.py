@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from runner.errors import RunnerError
 from runner.office.render import Reader, reader_of
 
 LOOK_SECONDS = 1.5  # between two looks at whether something has changed
@@ -120,6 +121,8 @@ class Live:
                 if topic.version != version:
                     version = topic.version
                     yield await topic.show(reader)
+        except (HTTPException, RunnerError, OSError):
+            return  # it is gone or cannot be read any more; the browser asks again and is told why
         finally:
             topic.followers -= 1
             if not topic.followers:

@@ -29,7 +29,7 @@ from runner.contract.states import State
 from runner.daemon.leftovers import sweep_box
 from runner.errors import DamagedError
 from runner.language.speaker import ENGLISH, Language, Speaker
-from runner.notices import tell
+from runner.notices import send, tell
 from runner.notices.due import FIRST_SECONDS, LONGEST_SECONDS, PATIENCE_SECONDS, Do, Tried, decide
 from runner.notices.leave import KEPT_SECONDS, leave_missed, leave_notice
 from runner.notices.notice import Kind, Notice, notice_of, read_notice
@@ -442,3 +442,17 @@ def test_a_server_whose_answer_has_no_end_keeps_no_other_place_waiting(
     assert len(got) == 1
     said = [line.partition(": ")[2].partition(" (")[0] for line in sender.say.__self__]
     assert said == ["could not be sent to line 1", "sent to line 2"]
+
+
+def test_of_very_many_notices_the_newest_are_sent(outputs, monkeypatch) -> None:
+    """A folder that somebody filled keeps nobody from being told what happens now."""
+    for run_id in ("20261126T110000Z-aaa2", "20261126T110001Z-bbb2"):
+        leave_notice(outputs, ended(run_id=run_id))
+    monkeypatch.setattr(send, "_MOST", 1)
+    told: list[str] = []
+    place = Place(
+        id="p", name="p", tags=frozenset(), tell=lambda _, text, __: told.append(text) or True
+    )
+    assert not Sender(folder=outputs.notices, places=[place], say=lambda _: None).round(at=0.0)
+    assert len(told) == 1
+    assert "bbb2" in told[0]

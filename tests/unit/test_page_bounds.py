@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -10,17 +11,20 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import made_runs
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
 from runner.commands.submit import FILE_MODE
 from runner.contract.layout import Outputs
 from runner.contract.page_key import READ_KEY
 from runner.contract.record import read_record
-from runner.errors import BusyError
-from runner.office import live, look, pieces, upload, who
+from runner.errors import BusyError, DamagedError
+from runner.language.speaker import Speaker
+from runner.office import live, look, metrics, pieces, upload, who
 from runner.office.api.events import event_object, lines_backwards, read_events
 from runner.office.api.job_index import JobIndex
 from runner.office.app import make_app
@@ -198,6 +202,41 @@ def test_clients_that_guess_are_remembered_up_to_a_bound(monkeypatch: pytest.Mon
     assert [client for client in "abcde" if wrong.is_barred(client)] == ["c", "d", "e"]
 
 
+def follower(page: TestClient, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make the request of one who may read."""
+    monkeypatch.setattr(live, "reader_of", lambda _: Reader(speak=Speaker()))
+    return SimpleNamespace(
+        app=page.app,
+        headers={"authorization": "Bearer only-for-reading-this-box"},
+        state=SimpleNamespace(may_write=False),
+    )
+
+
+@pytest.mark.parametrize("error", [HTTPException(404), DamagedError("x", advice="y"), OSError(5)])
+@pytest.mark.parametrize("shown", [0, 1])
+def test_following_a_run_that_goes_ends_and_is_no_defect(
+    page: TestClient, monkeypatch: pytest.MonkeyPatch, error: Exception, shown: int
+) -> None:
+    """It is erased, or its record torn: what was sent stays, and nothing is raised into the log."""
+    monkeypatch.setattr(live, "LOOK_SECONDS", 0.0)
+    texts = ["text"] * shown
+
+    def render(_: Reader) -> str:
+        if not texts:
+            raise error
+        return texts.pop()
+
+    async def follow() -> list[bytes]:
+        lives = live.Live()
+        looks = itertools.count()
+        part = live.Part(key="x", look=lambda: next(looks), render=render)
+        found = [one async for one in lives._events(follower(page, monkeypatch), part)]
+        assert lives.followers == 0
+        return found
+
+    assert len(asyncio.run(follow())) == shown
+
+
 def test_a_part_that_nobody_follows_any_more_is_not_looked_at(
     page: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,13 +252,7 @@ def test_a_part_that_nobody_follows_any_more_is_not_looked_at(
     async def follow() -> int:
         lives = live.Live()
         part = live.Part(key="x", look=count, render=lambda _: "text")
-        request = SimpleNamespace(
-            app=page.app,
-            headers={"authorization": "Bearer only-for-reading-this-box"},
-            state=SimpleNamespace(may_write=False),
-        )
-        monkeypatch.setattr(live, "reader_of", lambda _: Reader(speak=None))
-        events = lives._events(request, part)
+        events = lives._events(follower(page, monkeypatch), part)
         assert (await anext(events)).endswith(b"data: text\n\n")
         await anext(events)
         await events.aclose()
@@ -262,3 +295,16 @@ def test_a_loss_that_is_no_number_breaks_no_answer(tmp_path: Path, loss: str) ->
     step = next(one["data"] for one in shown if one["data"].get("step") == 5)
     assert "train_loss" not in step
     assert step["learning_rate"] == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "unwell"),
+    [({}, False), ({"held": "the GPU is lost"}, True), ({"unwell": "the disk is full"}, True)],
+)
+def test_monitors_hear_of_a_queue_that_is_held(
+    box: Box, heartbeat: dict[str, str], *, unwell: bool
+) -> None:
+    """A daemon that lives and starts nothing is what somebody has to look at."""
+    box.outputs.heartbeat.parent.mkdir(parents=True)
+    box.outputs.heartbeat.write_text(json.dumps(heartbeat))
+    assert metrics.look(box).unwell is unwell
