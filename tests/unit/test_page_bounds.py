@@ -22,10 +22,12 @@ from runner.commands.submit import FILE_MODE
 from runner.contract.layout import Outputs
 from runner.contract.page_key import READ_KEY
 from runner.contract.record import read_record
+from runner.contract.states import Stage, State
 from runner.errors import BusyError, DamagedError
 from runner.language.speaker import Speaker
 from runner.office import live, look, metrics, pieces, upload, who
 from runner.office.api.events import event_object, lines_backwards, read_events
+from runner.office.api.files import Files
 from runner.office.api.job_index import JobIndex
 from runner.office.app import make_app
 from runner.office.box import Box
@@ -308,3 +310,22 @@ def test_monitors_hear_of_a_queue_that_is_held(
     box.outputs.heartbeat.parent.mkdir(parents=True)
     box.outputs.heartbeat.write_text(json.dumps(heartbeat))
     assert metrics.look(box).unwell is unwell
+
+
+@pytest.mark.parametrize(
+    ("next_stage", "state", "is_needed"),
+    [
+        (Stage.PREPARE, State.PREPARING, True),
+        (Stage.TRAIN, State.QUEUED, False),
+        (Stage.EXPORT, State.EXPORTING, False),
+    ],
+)
+def test_a_file_is_needed_until_its_rows_are_copied(
+    box: Box, next_stage: Stage, state: State, *, is_needed: bool
+) -> None:
+    """A run that trains has its own copy, so that the file may go."""
+    made = made_runs.record(state=state, next_stage=next_stage, ended_at=None, verdict=None)
+    run = made_runs.make_run(box.outputs_dir, made)
+    run.spec.write_text("model: m\ndata: data/api/file-1.jsonl\n")
+    files = Files(box, threading.Lock())
+    assert bool(files._needed_by("data/api/file-1.jsonl")) is is_needed
