@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from berlin import berlin, utc
@@ -12,7 +13,7 @@ from runner.clock import BOX_ZONE
 from runner.contract.schedules import Last, Outcome, Schedule
 from runner.daemon.schedule.due import BEHIND_SECONDS, Action, decide, first_due
 from runner.errors import SpecError
-from runner.spec.cron import cron_problem, latest_time, next_times
+from runner.spec.cron import cron_problem, latest_time, next_time, next_times
 from runner.spec.read_spec import read_spec
 
 __all__ = ["berlin"]  # a fixture is used by being there
@@ -181,3 +182,48 @@ def test_a_line_may_be_two_hundred_characters_long() -> None:
     line = "00" + ",0" * 95 + " 2 * * *"
     assert (len(line), cron_problem(line)) == (200, None)
     assert cron_problem(f" {line}") is not None
+
+
+def test_of_many_missed_times_the_last_is_not_late_where_it_has_just_come() -> None:
+    """Off for a month and switched on for Sunday's time: that one is no missed time."""
+    known = Schedule(job="c", line="0 2 * * *", done_until=utc("2026-10-30T00:00"))
+    now, given = DUE + timedelta(minutes=3), {"makes_up": False, "behind_seconds": 0.0}
+    found = decide(known, now=now, next_due=first_due(known), busy=False, **given)
+    assert (found.action, found.due, found.late) == (Action.START, DUE, False)
+    later = decide(
+        known, now=now + timedelta(hours=1), next_due=first_due(known), busy=True, **given
+    )
+    assert (later.action, later.late) == (Action.SKIP_BUSY, True)
+
+
+@pytest.mark.parametrize(
+    ("day", "line"),
+    [("2026-03-29", "30 2 * * *"), ("2026-10-25", "30 2 * * *"), ("2026-12-31", "59 23 31 12 *")],
+    ids=["spring", "autumn", "end of the year"],
+)
+def test_each_day_has_its_time_once_whenever_one_looks(day: str, line: str) -> None:
+    """From each quarter of an hour, and back from it, the same times are found, each once.
+
+    The reference is a walk over every minute of UTC, read on a wall clock.
+    """
+    minute, hour, *_ = line.split()
+    begin = utc(f"{day}T12:00") - timedelta(days=2)
+    wall = [
+        (at, at.astimezone(ZoneInfo("Europe/Berlin")))
+        for at in (begin + timedelta(minutes=n) for n in range(4 * 24 * 60))
+    ]
+    wanted: dict[object, datetime] = {}
+    for (at, here), (_, before) in zip(wall[1:], wall, strict=False):
+        is_month = line.endswith("* * *") or (here.month, here.day) == (12, 31)
+        comes = (here.hour, here.minute) == (int(hour), int(minute))
+        skipped = here.hour * 60 + here.minute - before.hour * 60 - before.minute == 61
+        if is_month and (comes or (skipped and here.hour == int(hour) + 1)):
+            wanted.setdefault(here.date(), at)  # of an hour that comes twice, the first
+    times = sorted(wanted.values())
+    assert len(times) >= (1 if "12" in line else 3)
+    for at, _ in wall[::15]:
+        coming = [one for one in times if one > at]
+        if coming:
+            assert next_time(line, at) == coming[0]
+        past = [one for one in times if one <= at]
+        assert latest_time(line, after=begin, until=at) == (past[-1] if past else None)

@@ -206,6 +206,9 @@ def test_two_marks_for_one_pair_are_not_chosen_between() -> None:
     assert read_marks(saved([*rows, rows[1]])).twice == ()
     other = [*rows[2][:4], "2"]
     assert read_marks(saved([*rows, other])).twice == (2,)
+    tie = [*rows[2][:4], "="]
+    assert read_marks(saved([*rows, tie])).twice == (2,)
+    assert read_marks(saved([rows[0], tie, *rows[1:]])).twice == (2,)
     again = [[*row, "better" if n == 0 else ""] for n, row in enumerate(rows)]
     assert "'better' twice" in read_marks(saved(again)).problem
 

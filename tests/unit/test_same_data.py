@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ model: tiny
 name: contracts
 data: [data/*.jsonl]
 eval_data: [held.jsonl]
-evaluation: {json_schema: form.json}
+evaluation: {json_schema: form.json, general: general.jsonl}
 schedule: "0 2 * * sun"
 when_data_changed: true
 """
@@ -42,6 +43,7 @@ class Jobs:
         (self.models / "tiny" / "model.safetensors").write_bytes(weights)
         for name in ("data/1.jsonl", "held.jsonl", "form.json"):
             (self.jobs / name).write_text("{}")
+        (self.jobs / "general.jsonl").write_text("[]")
         sha256 = hashlib.sha256(b"{}").hexdigest()
         files = tuple(
             DataFile(path=name, sha256=sha256, bytes=2, rows=1)
@@ -50,12 +52,20 @@ class Jobs:
         run = self.outputs.run("contracts", ID)
         run.data.mkdir(parents=True)
         (run.data / f"{sha256[:16]}-form.json").write_text("{}")
-        made = record(
+        general = hashlib.sha256(b"[]").hexdigest()
+        (run.data / f"{general[:16]}-general.jsonl").write_text("[]")
+        self.made = record(
             data=files,
             spec_sha256=hashlib.sha256(SPEC).hexdigest(),
             model=describe_model(self.models / "tiny", "tiny"),
         )
-        write_record(run.record, made)
+        write_record(run.record, self.made)
+
+    def another_run(self, run_id: str, **changes: object) -> None:
+        """Add a run, like the one that is there but for some fields."""
+        run = self.outputs.run("contracts", run_id)
+        shutil.copytree(self.outputs.run("contracts", ID).data, run.data)
+        write_record(run.record, self.made.but(run_id=run_id, **changes))
 
     def same(self, spec: bytes = SPEC) -> str | None:
         """Ask as a schedule does at its time."""
@@ -96,6 +106,7 @@ def test_nothing_has_changed(box: Jobs) -> None:
         lambda box: (box.jobs / "held.jsonl").unlink(),
         lambda box: box.write("form.json"),
         lambda box: (box.jobs / "form.json").unlink(),
+        lambda box: box.write("general.jsonl"),
         lambda box: (box.models / "tiny" / "config.json").write_text(
             '{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 9}'
         ),
@@ -116,3 +127,17 @@ def test_any_file_counts(box: Jobs, change: Callable[[Jobs], object]) -> None:
 def test_an_edited_spec_counts(box: Jobs) -> None:
     """By its bytes: whoever edits it wants to see what comes of it."""
     assert box.same(SPEC + b"# a comment\n") is None
+
+
+def test_the_last_success_is_compared_with(box: Jobs) -> None:
+    """By the order of the claims: a clock that was set back gives later runs earlier names."""
+    other = (DataFile(path="data/1.jsonl", sha256="ab" * 32, bytes=9, rows=9),)
+    failed = "20261127T110000Z-aaaa"
+    box.another_run(failed, sequence=1, state=State.FAILED)
+    assert box.same() == ID  # one that failed on the same files is no reason to start none
+    box.another_run("20261127T120000Z-bbbb", sequence=2, state=State.FAILED, data=other)
+    assert box.same() == ID
+    box.another_run("20261125T110000Z-cccc", sequence=3, data=other)
+    assert box.same() is None
+    box.another_run("20261124T110000Z-dddd", sequence=4)
+    assert box.same() == "20261124T110000Z-dddd"

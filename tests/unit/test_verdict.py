@@ -306,3 +306,55 @@ def test_a_lower_loss_is_not_what_a_job_asked_for() -> None:
     assert found.outcome is Outcome.WORSE
     found = judge(figures, adapter_is_zero=False, rows_changed=25, evaluation=Evaluation())
     assert found.outcome is Outcome.BETTER
+
+
+def test_examples_do_as_well_only_where_the_adapter_is_not_surely_better() -> None:
+    """A difference of 1.5 points that is beyond chance is one: training was not for nothing."""
+    for low, is_said in ((-0.005, True), (0.005, False)):
+        evaluation = scored(0.3, 0.1, 0.5, examples=0.785)
+        (score,) = evaluation.scores
+        sure = Difference(difference=0.015, low=low, high=0.025, rows=40)
+        score = score.model_copy(update={"against_examples": sure})
+        reason = verdict(2.0, 1.0, evaluation=evaluation.model_copy(update={"scores": (score,)}))
+        assert ("about as well" in reason.reason) is is_said
+
+
+def test_no_change_is_told_from_no_improvement() -> None:
+    """Within five points on both sides nothing changed; worse by up to 19 points is not that."""
+    assert verdict(2.0, 1.0, evaluation=scored(-0.08, -0.19, 0.03)).why == "score_no_better"
+    assert verdict(2.0, 1.0, evaluation=scored(-0.01, -0.04, 0.02)).why == "score_same"
+
+
+def test_only_what_is_surely_worse_is_named_so() -> None:
+    """Of several scores, one whose interval has zero in it is not said to have become worse."""
+    evaluation = scored(0.3, 0.1, 0.5)
+    (first,) = evaluation.scores
+    open_, worse = (
+        ScoreSummary(name=f"field.{name}", base=0.5, adapter=0.4, low=-0.3, high=high, rows=40)
+        for name, high in (("Open", 0.1), ("Lost", -0.05))
+    )
+    deciding = ("in_form", "field.Open", "field.Lost")
+    changes = {"scores": (first, open_, worse), "deciding": deciding}
+    reason = verdict(2.0, 1.0, evaluation=evaluation.model_copy(update=changes)).reason
+    assert "worse in this" in reason
+    said = reason.partition("worse in this")[2]
+    assert "Lost" in said
+    assert "Open" not in said
+
+
+def test_a_loss_that_shows_nothing_says_nothing_of_answers_either() -> None:
+    """Asked for scores that nobody could measure: whatever the loss, it cannot be told."""
+    asked = Evaluation(deciding=("in_form",), primary="in_form")
+    same = Figures(
+        loss_before=2.0, loss_after=2.0, held_out_rows=40, change_low=-0.01, change_high=0.01
+    )
+    found = judge(same, adapter_is_zero=False, rows_changed=40, evaluation=asked)
+    assert (found.outcome, found.why) == (Outcome.CANNOT_TELL, "not_answered")
+    found = judge(same, adapter_is_zero=False, rows_changed=40, evaluation=None)
+    assert found.outcome is Outcome.NO_DIFFERENCE
+
+
+def test_an_interval_that_begins_at_zero_is_no_better() -> None:
+    """No difference at all lies within it: of the answers, and of the losses."""
+    assert verdict(2.0, 1.0, evaluation=scored(0.3, 0.0, 0.6)).outcome is Outcome.CANNOT_TELL
+    assert verdict(2.0, 1.9, interval=(-0.2, 0.0)).outcome is Outcome.CANNOT_TELL
