@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from train_box import SPEC, Run, assert_same_curve
-from trouble import around, give_back_when_let_go, run_out_of_memory
+from trouble import RoomFor, around, give_back_when_let_go, run_out_of_memory
 
 from runner.contract.batch import BatchPlan
 from runner.contract.stage_io import PrepareResult, SmallerPlan, read_message, write_message
@@ -115,11 +116,14 @@ class KernelFails:
     def __call__(self) -> None:
         """Arrange it."""
         from runner.training.fit.cut import CuttingTrainer
+        from runner.training.fit.fast_path import FastPath
         from runner.training.kernels import layer
 
         step, micro_batches, layers, fails = [0], [0], [0], [False]
 
-        def begins(trainer: Any, *_: Any) -> None:
+        def begins(trainer: Any, _: Any, inputs: dict[str, Any], *__: Any) -> None:
+            if trainer.fast is None:
+                print(f"plainly {len(inputs['input_ids'])} rows", flush=True)
             now = trainer.state.global_step + 1
             micro_batches[0] = micro_batches[0] + 1 if now == step[0] else 1
             step[0], layers[0] = now, 0
@@ -133,16 +137,17 @@ class KernelFails:
 
         around(CuttingTrainer, "training_step", begins)
         around(layer, "_attention_back", back)
+        around(FastPath, "leave", lambda *_: print("it lets go of the card", flush=True))
 
 
-WHOLE = BatchPlan(per_device_batch_size=8, gradient_accumulation_steps=1)
+PLAIN = BatchPlan(per_device_batch_size=2, gradient_accumulation_steps=4)
 
 
 @pytest.mark.parametrize(
     ("step", "rows", "how"),
     [
         (1, 8, {"probe": True}),  # in the probe
-        (3, 8, {"layers_kept": 1, "tokens_per_pass": 10_000, "plain_plan": WHOLE}),
+        (3, 8, {"layers_kept": 1, "tokens_per_pass": 10_000, "plain_plan": PLAIN}),
         (6, 4, {}),  # the second micro-batch of a step, whose first has left its gradients
     ],
 )
@@ -163,12 +168,72 @@ def test_a_kernel_that_fails_in_training_costs_no_step(
     assert status == ExitCode.OK, log
     assert log.count(f"Plain path: the fast one failed in step {step} (RuntimeError)") == 1, log
     assert "misaligned address" in log
+    assert log.count("it lets go of the card\n") == 1  # there is none here that would show it
+    sizes = {int(size) for size in re.findall(r"^plainly (\d+) rows$", log, re.MULTILINE)}
+    assert max(sizes) == result.batch_plan.per_device_batch_size  # more at once might not fit
     assert result.metrics["path"] == "plain"
     assert result.batch_plan.layers_kept is None
+    assert result.batch_plan == how.get("plain_plan", result.batch_plan)
+    (change,) = result.metrics["plan_changes"]
+    assert change.startswith("on the plain path at ")
     told = read_message(run.stage().smaller_plan, SmallerPlan)
     assert (told.batch_plan, told.left_fast_path) == (result.batch_plan, True)
     assert_same_curve(run.curve(), undisturbed.curve())
     assert eval_losses(run) == pytest.approx(eval_losses(undisturbed), rel=1e-3)
+
+
+@dataclass(frozen=True)
+class KernelFailsInLittleRoom:
+    """And the plain path has room for so many rows alone."""
+
+    step: int
+    rows: int
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        KernelFails(self.step)()
+        RoomFor(rows=self.rows)()
+
+
+def test_the_plain_path_is_probed_before_it_goes_on(run: Run, undisturbed: Run) -> None:
+    """What has no room there is cut at once; the daemon still learns that the fast path failed."""
+    whole = BatchPlan(per_device_batch_size=8, gradient_accumulation_steps=1)
+    how = {"layers_kept": 1, "tokens_per_pass": 10_000, "plain_plan": whole, "probe": True}
+    trouble = KernelFailsInLittleRoom(step=3, rows=4)
+    status, result = run.train(8, trouble=trouble, fast=True, **how)
+    assert status == ExitCode.OK, run.log()
+    assert result.batch_plan.per_device_batch_size == 4
+    told = read_message(run.stage().smaller_plan, SmallerPlan)
+    assert (told.batch_plan, told.left_fast_path) == (result.batch_plan, True)
+    assert_same_curve(run.curve(), undisturbed.curve())
+
+
+@dataclass(frozen=True)
+class KernelFailsAndNoStepIsSaved:
+    """No checkpoint but those that fall every two steps."""
+
+    step: int
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from runner.training.fit.cut import CuttingTrainer
+
+        def save(trainer: Any, *_: Any, **__: Any) -> None:
+            if trainer.state.global_step == self.step - 1:
+                raise OSError("no room")
+
+        KernelFails(self.step)()
+        around(CuttingTrainer, "_save_checkpoint", save)
+
+
+def test_a_step_that_is_lost_is_not_taken_twice_in_one_attempt(run: Run) -> None:
+    """Where the last finished step cannot be saved, the next attempt has it again."""
+    attempt = run.start(8, trouble=KernelFailsAndNoStepIsSaved(step=6), fast=True)
+    assert attempt.wait() == ExitCode.UNEXPECTED
+    assert "the last finished step could not be saved" in attempt.log()
+    assert attempt.log().count("Plain path") == 1
+    status, result = run.train(8, fast=False)
+    assert (status, result.first_step) == (ExitCode.OK, 5), run.log()
 
 
 def test_packed_rows_and_dropout(tmp_path: Path, prepared: Path, small_models: Path) -> None:

@@ -102,6 +102,13 @@ def test_a_shared_base_is_divided_but_for_two_layers() -> None:
     assert whole.optimizer == shared.optimizer
 
 
+def test_layers_that_are_sent_for_do_not_stay_unpacked() -> None:
+    """However much room cards have that share a base; one that holds it whole has them so."""
+    plans = [choose(work(), ranks.of(card(70.0))).batch_plan for ranks in (TWO, SHARED)]
+    assert plans[0].layers_unpacked > 0
+    assert plans[1].layers_unpacked == 0
+
+
 def test_a_base_that_no_card_holds_fits_where_cards_share_it() -> None:
     """8B in 4 bits under 6 GiB: not on one, not on two that hold it whole."""
     what, small = work(), card(6.0)

@@ -22,6 +22,7 @@ from runner.forecast.passes import (
     layers_kept,
     long_bytes,
     measured_at_once,
+    pass_seconds,
     passes_within,
     peak_bytes,
 )
@@ -101,6 +102,39 @@ def test_all_layers_are_kept_that_there_is_room_for() -> None:
         room = peak_bytes(EIGHT_B, 2048, kept, 512)
         passes = Passes(most_tokens=2048, layers_kept=None, budget_bytes=room, chunk=512)
         assert layers_kept(EIGHT_B, passes, 2048) == kept
+    anywhere = Passes(most_tokens=2048, layers_kept=99, budget_bytes=None, chunk=512)
+    assert layers_kept(EIGHT_B, anywhere, 2048) == 32  # never more than it has
+
+
+@pytest.mark.parametrize(
+    ("room", "batch", "tokens"),
+    [
+        (None, 3000, 3000),  # a pass need not hold more than a batch has
+        (1, 30_000, 512),  # nothing fits by this count: the smallest, and the card decides
+    ],
+)
+def test_passes_at_either_end(room: int | None, batch: int, tokens: int) -> None:
+    """For rows of at most 512 tokens."""
+    found = choose_passes(EIGHT_B, budget_bytes=room, longest=512, batch_tokens=batch)
+    assert 0.9 * tokens <= found.most_tokens <= tokens
+
+
+def test_time_of_a_pass_beside_what_was_measured() -> None:
+    """8B on an H200: all weights unpacked gave 2.8 and 3.7% in passes of 9,770 tokens.
+
+    A smaller model's kernels are done sooner, and what a pass costs by itself is more of its time.
+    """
+    small = replace(EIGHT_B, weights=EIGHT_B.weights // 8)
+
+    def seconds(sizes: Sizes, tokens: int, unpacked: int = 0) -> float:
+        return pass_seconds(sizes, tokens, 32, each_token=1.0, unpacked=unpacked)
+
+    gain = 1 - seconds(EIGHT_B, 9770, 32) / seconds(EIGHT_B, 9770)
+    assert 0.02 < gain < 0.04
+    each = [seconds(one, 2048) / 2048 for one in (EIGHT_B, small)]
+    assert each[1] > 1.2 * each[0]
+    quick = pass_seconds(EIGHT_B, 64, 32, each_token=1e-9)
+    assert 0.054 < quick < 0.066  # of 64 tokens: all of it Python
 
 
 @pytest.mark.parametrize(
@@ -139,6 +173,8 @@ def test_weights_stay_packed_where_nothing_is_gained() -> None:
     anywhere = Passes(**known, budget_bytes=130 * GIB)
     assert keep_unpacked(EIGHT_B, nowhere) == nowhere
     assert keep_unpacked(EIGHT_B, through_host) == through_host
+    without_words = replace(anywhere, embedding_on_host=True)  # it had not even room for these
+    assert keep_unpacked(EIGHT_B, without_words) == without_words
     assert keep_unpacked(replace(EIGHT_B, unpacked=0), anywhere) == anywhere
     larger = replace(EIGHT_B, unpacked=4 * EIGHT_B.unpacked)  # a whole card for a few percent
     assert keep_unpacked(larger, anywhere).layers_unpacked == 0
@@ -162,6 +198,8 @@ def test_what_is_measured_takes_no_more_than_training(room: int, kept: int) -> N
     needed = tokens * (EIGHT_B.full + EIGHT_B.back) + 1024 * EIGHT_B.logits
     highest = peak_bytes(EIGHT_B, 2048, kept, 1024)
     assert 0.99 * highest < needed <= highest
+    shallow = replace(EIGHT_B, layers=1)  # its logits are most of a pass
+    assert measured_at_once(shallow, passes) == 2048  # what training takes is there in any case
 
 
 @pytest.mark.filterwarnings("ignore")
