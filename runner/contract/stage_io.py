@@ -259,6 +259,9 @@ class EvaluatePlan(StagePlan):
     are left out of the comparison. None: there is none, or it stands on another base."""
     alone: bool = False
     """It was asked for by `runner evaluate`, after the run's end."""
+    base_shared_by: int = 1
+    """Cards that shared the base in training. More than one: none has the room for it, so layers
+    wait in host memory and come as they are needed."""
     noise_folder: str | None = None
     """Where the noise of what may be forgotten is kept, outputs/.runner/noise; None: nowhere."""
     evaluation_tasks: str = ""

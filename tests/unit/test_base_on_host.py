@@ -68,17 +68,17 @@ def test_the_next_layer_is_brought_ahead() -> None:
     away = [1, 3, 5, 7]
     store = BaseOnHost(model, away, "cpu")
     model[1].groups[0].fetch()
-    assert store.copies == 2  # itself, and the next
+    assert store.rooms.copies == 2  # itself, and the next
     for number in away[1:]:
-        before = store.copies
+        before = store.rooms.copies
         for group in model[number].groups:
             group.fetch()
-        assert store.copies <= before + 1  # it was there; the one after it was brought
-    assert store.copies == 4  # at the end the layer before is there still: it comes next
+        assert store.rooms.copies <= before + 1  # it was there; the one after it was brought
+    assert store.rooms.copies == 4  # at the end the layer before is there still: it comes next
     for number in reversed(away):
         for group in model[number].groups:
             group.fetch()
-    assert store.copies == 6
+    assert store.rooms.copies == 6
 
 
 def test_a_measurement_is_one_ahead_when_it_begins_anew() -> None:
@@ -88,8 +88,8 @@ def test_a_measurement_is_one_ahead_when_it_begins_anew() -> None:
     store = BaseOnHost(model, away, "cpu")
     for number in away:
         model[number].groups[0].fetch()
-    before = store.copies
+    before = store.rooms.copies
     model[1].groups[0].fetch()
-    assert store.copies == before + 2  # itself, and the next
+    assert store.rooms.copies == before + 2  # itself, and the next
     model[3].groups[0].fetch()
-    assert store.copies == before + 3  # it was there; the one after it was brought
+    assert store.rooms.copies == before + 3  # it was there; the one after it was brought

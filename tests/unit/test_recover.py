@@ -67,5 +67,11 @@ def test_the_hours_that_the_box_was_off_are_not_the_runs(tmp_path: Path) -> None
     plan_of_shared = make_plan(Stage.TRAIN, settings=settings, run=run, record=again, spec=spec)
     assert isinstance(plan_of_shared, TrainPlan)
     assert plan_of_shared.fast is None  # a base that is shared has no plain path
+    for ranks, shard_base, wanted in ((2, True, 2), (2, False, 1), (1, False, 1)):
+        last = shared.model_copy(update={"ranks": ranks, "shard_base": shard_base})
+        after = again.but(attempts=(closed, last))
+        found = make_plan(Stage.EVALUATE, settings=settings, run=run, record=after, spec=spec)
+        assert isinstance(found, EvaluatePlan)
+        assert found.base_shared_by == wanted  # no card holds it then, either
     assert plan.base_cache == str(settings.outputs.base_cache.absolute())
     assert plan.leave_bytes >= settings.min_free_bytes

@@ -166,6 +166,7 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
         current_adapter=adapter_in_use(settings.outputs, record, spec),
         noise_folder=str(settings.outputs.noise.absolute()),
         evaluation_tasks=_tasks(settings),
+        base_shared_by=_shared_by(record),
         **kept,
     )
 
@@ -173,6 +174,12 @@ def make_plan(  # noqa: PLR0913  (all that a stage has to know)
 def _tasks(settings: Settings) -> str:
     folder = settings.evaluation_tasks
     return str(Path(folder).absolute()) if folder else ""
+
+
+def _shared_by(record: RunRecord) -> int:
+    """Count the cards that shared the base, of the attempt that the adapter comes from."""
+    newest = record.attempts[-1] if record.attempts else None
+    return newest.ranks if newest is not None and newest.shard_base else 1
 
 
 def _attempt(record: RunRecord, spec: JobSpec) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from runner.spec.spec import JobSpec
 from runner.training.evaluate.answers import autocast
 from runner.training.evaluate.measure_answers import CURRENT, adapter_on
 from runner.training.fit.heldout import HeldOut, held_out_loss
+from runner.training.fit.layers_in_turn import run_in_turn
 from runner.training.fit.model import Machine, base_cache_of, load_base
 
 if TYPE_CHECKING:
@@ -83,10 +84,11 @@ def load_adapted(
     from runner.training.fit.head import give_head
 
     folder = find_model(Path(plan.models_dir), spec.model)
+    is_shared = plan.base_shared_by > 1
     base = load_base(
         folder,
         method=spec.method if form == "as_trained" else "lora",
-        machine=machine,
+        machine=Machine(device="cpu", compute=machine.compute) if is_shared else machine,
         trust_remote_code=plan.trust_remote_code,
         whole=True,
         cache=base_cache_of(plan),
@@ -97,12 +99,15 @@ def load_adapted(
         model.load_adapter(plan.current_adapter, adapter_name=CURRENT)
         model.eval()
         model.set_adapter("default")
+    if is_shared:
+        run_in_turn(model, shared_by=plan.base_shared_by, device=machine.device)
     tokenizer = load_tokenizer(run.adapter)
     return Adapted(
         model=model,
         tokenizer=tokenizer,
         machine=machine,
-        fast=_fast_loss(model, tokenizer, machine, plan.gpu_memory_bytes),
+        # The fast path has all layers on the card, or a cache of its own of those that wait.
+        fast=None if is_shared else _fast_loss(model, tokenizer, machine, plan.gpu_memory_bytes),
         context=longest_context(read_config(folder, spec.model)) or _NO_LIMIT,
         has_current=bool(plan.current_adapter),
     )

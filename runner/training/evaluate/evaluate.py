@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from runner.training.fit.heldout import HeldOut
     from runner.training.fit.model import Machine
 
+NO_ROOM_FOR_SERVED = (
+    "No card has the room for the base as it is served, in 16 bits; the verdict goes by the base "
+    "in 4 bits, as it was trained on."
+)
 TOLERANCE = {"float32": 2e-3, "bfloat16": 2e-2, "float16": 2e-2}  # relative
 
 
@@ -45,7 +49,8 @@ class _Stage:
     def served(self) -> Form:
         """The form that the verdict goes by."""
         is_qlora = self.spec.method == "qlora"
-        return self.spec.evaluation.served if is_qlora else "as_trained"
+        has_room = self.plan.base_shared_by == 1  # in 16 bits it takes four times as much
+        return self.spec.evaluation.served if is_qlora and has_room else "as_trained"
 
     @property
     def answers_on_both(self) -> bool:
@@ -136,6 +141,8 @@ def _measure(stage: _Stage) -> _Found:
     from runner.training.fit.memory import let_go
 
     found = _Found()
+    if stage.plan.base_shared_by > 1 and stage.spec.evaluation.served == "original":
+        found.shortfalls.append(NO_ROOM_FOR_SERVED)
     forms: list[Form] = (
         ["as_trained"] if stage.served == "as_trained" else ["as_trained", "original"]
     )
