@@ -12,7 +12,7 @@ from runner.contract.checkpoints import sha256_of
 from runner.contract.layout import Outputs, StageFolder
 from runner.contract.record import Attempt, RunRecord
 from runner.contract.settings import Settings
-from runner.contract.stage_io import SmallerPlan, TrainPlan, write_message
+from runner.contract.stage_io import EvaluatePlan, SmallerPlan, TrainPlan, write_message
 from runner.contract.states import Stage, State
 from runner.daemon.stages.plans import make_plan
 from runner.daemon.start.close_attempts import closed_record
