@@ -105,8 +105,8 @@ def next_time(line: str, after: datetime) -> datetime:
 
 def latest_time(line: str, *, after: datetime, until: datetime) -> datetime | None:
     """Give the last time of a line that is later than ``after`` and not later than ``until``."""
-    # In the second pass of an hour that comes twice, the wall clock stands before times that came in
-    # the first: the search begins after that hour.
+    # In the second pass of an hour that comes twice, the wall clock stands before times that came
+    # in the first: the search begins after that hour.
     second_pass = bool(until.astimezone(BOX_ZONE).fold)
     begin = until + timedelta(hours=second_pass, seconds=1)
     for found in _times(line, begin, back=True):
