@@ -150,3 +150,50 @@ def test_several_questions_in_a_row_are_not_guessed_into_one(tmp_path):
     rows = [{"Frage 1": t, "Antwort 1": t, "Frage 2": t, "Antwort 2": t} for t in texts]
     _, findings = learn(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)), "")
     assert "columns:" not in findings.problems[0].hint
+
+
+def test_a_weight_counts_whatever_columns_are_named(tmp_path):
+    """A row that is marked as not to be learned stays so."""
+    rows = [{"q": "Q", "a": "A", "weight": 0}, {"q": "Q", "a": "A", "weight": 1}]
+    spec = "columns: {prompt: q, completion: a}"
+    found, findings = learn(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)), spec)
+    assert found == [None, [("user", "Q"), ("assistant", "A")]]
+    assert not findings.problems
+
+
+def test_a_row_without_its_system_message_is_learned_without_one(tmp_path):
+    """A question and an answer are needed; what stands before them is not."""
+    rows = [{"q": "Q", "a": "A", "s": None}, {"q": "Q", "a": "A", "s": "S"}]
+    spec = "columns: {prompt: q, completion: a, system: s}"
+    found, findings = learn(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)), spec)
+    assert not findings.problems
+    assert [talk[0] for talk in found] == [("user", "Q"), ("system", "S")]
+
+
+def test_of_two_columns_that_differ_in_case_alone_neither_is_guessed(tmp_path):
+    """A third spelling of both is refused; each is found by its own."""
+    row = json.dumps({"Frage": "Q1", "FRAGE": "Q2", "a": "A"})
+    _, findings = learn(tmp_path, "a.jsonl", row, "columns: {prompt: fragE, completion: a}")
+    assert "has no such column" in findings.problems[0].message
+    found, _ = learn(tmp_path, "a.jsonl", row, "columns: {prompt: FRAGE, completion: a}")
+    assert found[0][0] == ("user", "Q2")
+
+
+def test_marks_and_numbers_are_not_offered_as_an_answer(tmp_path):
+    """The last column with texts is guessed to be the answer, not the marks behind it."""
+    rows = "Sachfrage;Urteil;Note\n" + "".join(
+        f"Was gilt im Fall {n}?;Es gilt das Gesetz {n}.;{'ab'[n % 2]}{n}\n" for n in range(9)
+    )
+    _, findings = learn(tmp_path, "a.csv", rows, "")
+    hint = findings.problems[0].hint
+    assert 'columns: {prompt: "Sachfrage", completion: "Urteil"}' in hint
+
+
+def test_the_column_whose_name_says_what_comes_out_is_offered_as_the_answer(tmp_path):
+    """Wherever it stands among the others."""
+    rows = "Sachfrage;Ergebnis;Klausel\n" + "".join(
+        f"Was gilt im Fall {n}?;Es gilt das Gesetz {n}.;Klausel {n} lautet so.\n" for n in range(9)
+    )
+    _, findings = learn(tmp_path, "a.csv", rows, "")
+    offered = 'columns: {prompt: "{Sachfrage}\\n\\n{Klausel}", completion: "Ergebnis"}'
+    assert offered in findings.problems[0].hint

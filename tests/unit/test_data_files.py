@@ -147,6 +147,9 @@ def rows(*said):
         ("a1 a1 b1", "a1 b1", (0, 0, 1)),
         ("a1", "a1 a1 a2", (2, 0, 0)),
         ("a1 b1", "c1 d1 e1", (3, 0, 2)),
+        ("a1 a1 a1 a1", "a1 a1", (0, 0, 2)),
+        ("a1 a2 a3 b1", "a4 a5 a6 b1", (0, 3, 0)),
+        ("a1 a2 a3", "a4", (0, 1, 2)),
     ],
 )
 def test_new_changed_and_gone_rows_are_counted(before, now, expected):

@@ -48,6 +48,7 @@ from runner.report.curve import read_curve, thinned
 from runner.report.gather import gather
 from runner.report.index import index_page
 from runner.report.page import MOST_BYTES, page
+from runner.report.scores import improvement
 from runner.training.checks.row_loss import RowLoss
 from runner.training.checks.row_loss import judge as judge_losses
 
@@ -154,6 +155,16 @@ def test_the_curve_is_each_attempts_steps_that_count(tmp_path: Path) -> None:
     text = report(run)
     assert "ran out of memory in attempt 1, after step 3" in text
     assert "the result is not affected" in text
+
+
+def test_a_held_out_loss_that_was_owed_belongs_to_the_step_before(tmp_path: Path) -> None:
+    """An attempt that begins with a measurement shows it; a step that ran before it does not."""
+    run = make_run(tmp_path)
+    owed = [{"step": 3, "eval_loss": 1.5}, {"step": 2, "eval_loss": 9.0}, step(3, loss=99.0)]
+    write_lines(run, 2, [*owed, step(4), step(5), step(6)])
+    curve = read_curve(run, record())
+    assert curve.series["eval"].points == ((2, 1.75), (3, 1.5))
+    assert curve.series["train"].points[2] == (3, 1.0)
 
 
 def test_lines_that_are_not_ours_are_passed_over(tmp_path: Path) -> None:
@@ -510,6 +521,14 @@ def test_a_plus_is_an_improvement_everywhere(tmp_path: Path) -> None:
         "-0.750 worse",
         "-0.500 worse",
     ]
+
+
+def test_a_change_that_rounds_to_nothing_is_called_none() -> None:
+    """No "+0.00 better", and no "-0.00 worse"."""
+    for difference in (0.0049, -0.0049, 0.0):
+        assert improvement(difference, ENGLISH, ".2f") == "0.00 (no change)"
+    assert improvement(0.0051, ENGLISH, ".2f") == "+0.01 better"
+    assert improvement(-0.0051, ENGLISH, ".2f") == "-0.01 worse"
 
 
 def test_what_may_be_chance_is_not_called_better(tmp_path: Path) -> None:

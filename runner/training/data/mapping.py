@@ -30,6 +30,13 @@ _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 _BRACES = "Write a column's name in braces: {name}. A brace that is meant as text is written twice."
 _NEAR = 0.6  # difflib's ratio: what somebody typed by hand, among a handful of names
 _CANDIDATES = 3  # columns that a question is guessed to be made of, at most
+_LIKELY_ANSWERS = frozenset(
+    {
+        *("ergebnis", "loesung", "lösung", "zusammenfassung", "bewertung", "entscheidung"),
+        *("result", "solution", "summary", "target", "expected", "label"),
+    }
+)
+"""Names that say what comes out, but not for sure: they are offered, never taken by themselves."""
 _SHORT = 4  # characters on average: marks and numbers are no question and no answer
 
 
@@ -160,8 +167,8 @@ def _filled(template: str, cells: Mapping[str, Any]) -> str:
 def guess(rows: Iterable[Row]) -> str | None:
     """Guess which columns hold questions and answers: a line for the spec, ready to be pasted.
 
-    Columns whose texts differ from row to row hold content; the last of them is taken for the
-    answer, those before it for what the question is made of.
+    Of the columns that hold content, one whose name says so is taken for the answer, else the last
+    one; the others for what the question is made of.
     """
     texts: dict[str, list[str]] = {}
     count = 0
@@ -174,7 +181,9 @@ def guess(rows: Iterable[Row]) -> str | None:
     kinds = {re.sub(r"\d+", "", normalised(name)) for name in content}
     if len(content) < 2 or len(kinds) < len(content):  # several questions in a row are no column
         return None
-    answer = next((n for n in content if row_key(n).meaning is Meaning.ANSWER), content[-1])
+    known = [name for name in content if row_key(name).meaning is Meaning.ANSWER]
+    likely = [name for name in content if normalised(name) in _LIKELY_ANSWERS]
+    answer = next(iter([*known, *likely]), content[-1])
     asked = [name for name in content if name != answer][:_CANDIDATES]
     prompt = asked[0] if len(asked) == 1 else "\\n\\n".join(f"{{{name}}}" for name in asked)
     return f'columns: {{prompt: "{prompt}", completion: "{answer}"}}'
