@@ -54,6 +54,14 @@ def test_near_leaks_are_found_whichever_row_comes_first() -> None:
     assert (found.count, lines(found)) == (3, [301, 303, 304])
 
 
+def test_each_held_out_row_of_a_group_is_compared_with_a_learned_one() -> None:
+    """Six rows of the same words, parted elsewhere into question and answer; one is learned."""
+    words = [str(n) for n in range(200)]
+    rows = [row(300 + n, " ".join(words[: 50 + n]), " ".join(words[50 + n :])) for n in range(6)]
+    found = look([*many(300), *rows], held_out=[300, 302, 303, 304, 305])["near_leak"]
+    assert found.count == 5
+
+
 def test_a_leak_to_a_row_that_is_left_out_is_none() -> None:
     """What is longer than the limit is not learned, so nothing of it leaks."""
     rows = [*many(300), row(300, QUESTION, LONG), row(301, QUESTION, LONG, tokens=9000)]

@@ -1,5 +1,6 @@
 """Reads what lies on an edge: a character across two blocks, midnight, the longest cell."""
 
+import gzip
 import io
 import json
 import zipfile
@@ -10,7 +11,7 @@ import pytest
 
 from runner.commands.starters import excel_file
 from runner.training.data import sheet_rows
-from runner.training.data.cells import BadRowError, as_text
+from runner.training.data.cells import BadRowError, as_text, missing
 from runner.training.data.findings import Findings
 from runner.training.data.rows import read_rows
 from runner.training.data.sheet_child import as_shown, choose
@@ -96,3 +97,22 @@ def test_a_text_as_long_as_a_cell_of_excel_is_said_to_be_cut():
             as_text(text, "answer")
         assert as_text(text[:-1], "answer") == text[:-1]
         assert as_text(f"{text}x", "answer") == f"{text}x"
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.9])
+def test_a_gzip_file_with_a_damaged_middle_is_refused(place, tmp_path):
+    """A bad sector within the packed text: zlib says so in its own way, and no row is made up."""
+    row = {"question": "q", "answer": " ".join(str(n * n) for n in range(2000))}
+    packed = bytearray(gzip.compress(f"{json.dumps(row)}\n".encode()))
+    at = 10 + int((len(packed) - 10) * place)  # behind gzip's own header
+    packed[at : at + 64] = b"\xff" * 64  # at the beginning, a kind of block that does not exist
+    rows, problems = read(tmp_path, "a.jsonl.gz", bytes(packed))
+    assert rows == []
+    assert any("cannot be unpacked" in problem.message for problem in problems)
+
+
+def test_what_nobody_sees_is_no_answer():
+    """Zero-width characters and no-break blanks, as web pages leave them."""
+    for text in ("", "\u200b", "\ufeff \u200b", "\xa0\u2060"):
+        assert missing(text)
+    assert not missing("\u200bx")

@@ -48,6 +48,7 @@ from runner.report.curve import read_curve, thinned
 from runner.report.gather import gather
 from runner.report.index import index_page
 from runner.report.page import MOST_BYTES, page
+from runner.report.preview import row_of
 from runner.report.scores import improvement
 from runner.training.checks.row_loss import RowLoss
 from runner.training.checks.row_loss import judge as judge_losses
@@ -370,6 +371,20 @@ def test_long_answers_and_curves_fit_on_a_page(tmp_path: Path) -> None:
     assert "more characters left out here" in text
     assert "200 of 5,000 points are shown" in text
     assert re.search(r"… [\d,]+ more tokens of this row left out here …", text)
+
+
+@pytest.mark.parametrize("most", [100, 3000])
+def test_what_is_left_out_of_a_row_and_what_is_shown_make_the_whole_row(most: int) -> None:
+    """Of 10,000 tokens, some are shown on the page; the sentence between counts the rest."""
+    shown = tuple(Token(text=f"<{n}>") for n in range(3000))
+    row = PreviewRow(
+        row=0, tokens=10_000, learned_tokens=0, shown=shown, left_out=7000, left_out_after=1500
+    )
+    text = str(row_of(row, ENGLISH, most)["tokens"])
+    (said,) = re.findall(r"… ([\d,]+) more tokens", text)
+    assert text.count("&lt;") + int(said.replace(",", "")) == 10_000
+    assert "&lt;0&gt;" in text
+    assert "&lt;2999&gt;" in text
 
 
 def test_thinning_keeps_the_ends() -> None:
