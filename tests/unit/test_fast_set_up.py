@@ -17,8 +17,9 @@ from runner.training.fit import fast_path
 from runner.training.fit.fast_path import FastPath, find
 from runner.training.fit.memory import Meter
 from runner.training.fit.stop import Interrupted
-from runner.training.kernels import dropout, fast_model
+from runner.training.kernels import dropout, fast_model, recognise_block
 from runner.training.kernels.fast_model import FastModel
+from runner.training.kernels.glu import Gate
 from runner.training.kernels.recognise import NotRecognised, recognise
 from runner.training.kernels.recognise_block import _window
 
@@ -75,6 +76,18 @@ def test_packed_rows_are_as_long_as_each_is() -> None:
     joined = data(64, 50).add_column("seq_lengths", [[24, 40], [10, 40]])
     fast = found(make("llama", quantised=False), joined)
     assert (fast.longest, fast.batch_tokens) == (40, 64 + 50)
+
+
+def test_what_computes_otherwise_takes_the_plain_path(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The check at set-up has the last word, and leaves no gradient; the log says what was off."""
+    model = make("llama", quantised=False)
+    assert found(model, data(64, 50)) is not None
+    assert all(weight.grad is None for weight in model.parameters())
+    monkeypatch.setattr(recognise_block, "_gate", lambda _: Gate.GELU)
+    assert found(make("llama", quantised=False), data(64, 50)) is None
+    assert "something that computes otherwise (layer" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("kept", "taken"), [(None, False), (0, True)])

@@ -300,7 +300,6 @@ def _set_up(
     )
     with _without_dropout(model), first_layers(model, alone=shares):
         checked = compare()
-    trainer.model.zero_grad(set_to_none=True)
     let_go()
     print(
         f"Fast path's check against the plain path on two rows: off by {checked.worst:.2g} at "
