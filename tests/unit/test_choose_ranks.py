@@ -102,6 +102,16 @@ def test_a_shared_base_is_divided_but_for_two_layers() -> None:
     assert whole.optimizer == shared.optimizer
 
 
+def test_what_cards_share_waits_on_the_host_meanwhile() -> None:
+    """By hand: each of two has half of the layers, so the host has the other half for each."""
+    what = work()
+    plan = choose(what, SHARED.of(card(20.0))).batch_plan
+    whole, shared = (
+        forecast(what, plan, r.of(card(20.0))).host_memory_bytes for r in (TWO, SHARED)
+    )
+    assert shared - whole == pytest.approx(what.shape.layers * what.layer_bytes, rel=1e-6)
+
+
 def test_layers_that_are_sent_for_do_not_stay_unpacked() -> None:
     """However much room cards have that share a base; one that holds it whole has them so."""
     plans = [choose(work(), ranks.of(card(70.0))).batch_plan for ranks in (TWO, SHARED)]

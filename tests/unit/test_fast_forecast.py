@@ -266,6 +266,18 @@ def test_seconds_of_weights_that_stay_unpacked_and_of_measurements() -> None:
     assert found == pytest.approx(few.measurements * 0.06 / 3, rel=0.1)
 
 
+def test_a_long_row_is_one_pass_however_short_the_others() -> None:
+    """The host keeps for it: it is not cut, so it costs what one pass costs by itself."""
+    what = work(lengths=Lengths.of([65_536] * 3), effective_batch_size=1, total_steps=3)
+    plan = choose(what, box(15.4)).batch_plan
+    assert plan.activation_offloading
+    few, many = (
+        step_seconds(what, plan.model_copy(update={"tokens_per_pass": tokens}), box(15.4))
+        for tokens in (1024, 65_536)
+    )
+    assert few == many
+
+
 def test_a_pass_is_no_smaller_than_the_longest_row() -> None:
     """Whatever a plan says: a row is not cut."""
     plan = choose(work(), box(None)).batch_plan
