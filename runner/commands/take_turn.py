@@ -25,6 +25,7 @@ def take_turn(outputs: Outputs, verb: str, **args: Any) -> Lock | None:
     Raises:
         OSError: neither the lock can be taken nor a request be left.
     """
+    outputs.private.mkdir(parents=True, exist_ok=True)  # a backup may come back without it
     if (lock := _take(outputs)) is not None:
         return lock
     request = leave_request(outputs, verb, **args)

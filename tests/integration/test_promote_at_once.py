@@ -129,7 +129,6 @@ def box(tmp_path: Path) -> Box:
 def test_commands_at_once_without_a_daemon_are_all_carried_out(box: Box) -> None:
     """Nobody else would come to a request: each waits for its turn and does it."""
     outputs = box.outputs
-    outputs.private.mkdir(parents=True)
     runs = [_made(outputs, "job", number) for number in range(_AT_ONCE * _ROUNDS + 1)]
     shells = [Shell(outputs) for _ in range(_AT_ONCE)]
     reader = Reader(outputs.current("job"))

@@ -23,7 +23,7 @@ from runner.contract.promotions import (
 from runner.contract.record import RunRecord, read_record
 from runner.contract.stage_io import EvaluatePlan, read_message
 from runner.daemon.daemon import Daemon
-from runner.daemon.promotion.show import is_said, show_use
+from runner.daemon.promotion.show import is_said, not_in_use, show_use
 from runner.errors import RunnerError
 from runner.spec.as_chosen import method_of_run
 from runner.spec.spec import JobSpec
@@ -64,11 +64,9 @@ def judge_promotion(
 ) -> Promotion:
     """Decide whether a run that has just been evaluated becomes its job's current one."""
     try:
-        current = known_current(outputs, record.job)
+        current = _served(outputs, record.job)
     except OSError:
         return unknown_current(record.job)
-    if current is not None and not outputs.run(record.job, current).adapter.is_dir():
-        current = None  # its adapter was deleted: whoever serves `current` has nothing
     wish = Wish(
         when=spec.promote.when,
         metric=spec.promote.metric,
@@ -85,6 +83,18 @@ def judge_promotion(
             same_base=current is None or _on_the_same_base(outputs, record, current),
         ),
     )
+
+
+def _served(outputs: Outputs, job: str) -> str | None:
+    """Give the run in use; None: there is none, or its adapter was deleted and serves nobody.
+
+    Raises:
+        OSError: nobody can say.
+    """
+    current = known_current(outputs, job)
+    if current is not None and not outputs.run(job, current).adapter.is_dir():
+        return None
+    return current
 
 
 def _asked_axes(spec: JobSpec) -> tuple[str, ...]:
@@ -138,7 +148,8 @@ def _compared_with(run: RunFolder) -> str | None:
 def promote_waiting(daemon: Daemon) -> None:
     """Carry out what is still to be; where the disk is full, in a later round."""
     for record in list(daemon.to_promote):
-        with daemon.noting_trouble():
+        where = f"outputs/{visible(record.job)}/current"
+        with daemon.noting_trouble(), daemon.noting(_about(record.job), where):
             _carry_out(daemon, record)
             daemon.to_promote.remove(record)
 
@@ -157,13 +168,15 @@ def _carry_out(daemon: Daemon, record: RunRecord) -> None:
     if any(one.run_id == record.run_id for one in changes):
         heal(outputs, record.job)
         return
+    if _served(outputs, record.job) != promotion.against:
+        return  # somebody has chosen another one since: the decision was about what is gone
     try:
         check_promotable(run)
     except RunnerError as error:
-        daemon.note(_about(record.job), f"{error.message}: it was not put into use")
+        daemon.note(not_in_use(record.job), f"{error.message}: it was not put into use")
         return
+    daemon.note(not_in_use(record.job), None)
     if promote(outputs, run, why=promotion.reason, by=GATE):
-        daemon.note(_about(record.job), None)
         daemon.log.say(f"{record.job}: current is {record.run_id}", reason=promotion.reason)
         show_use(daemon, record.job)
 

@@ -39,6 +39,11 @@ def show_use(daemon: Daemon, job: str) -> None:
             show_again(daemon, run, record)
 
 
+def not_in_use(job: str) -> str:
+    """Name what a person must know of a run that was to come into use and could not."""
+    return f"run for current of {job}"
+
+
 def is_said(daemon: Daemon, job: str) -> bool:
     """Whether the page of the run in use is newer than the last change."""
     try:

@@ -9,7 +9,7 @@ from runner.contract.layout import Outputs
 from runner.contract.promotions import check_promotable, promote, roll_back
 from runner.contract.requests import Request
 from runner.daemon.daemon import Daemon
-from runner.daemon.promotion.show import show_use
+from runner.daemon.promotion.show import not_in_use, show_use
 from runner.errors import RunnerError
 from runner.notices.leave import leave_change
 from runner.words import visible
@@ -74,6 +74,7 @@ def _say(daemon: Daemon, request: Request, done: str | None, why: str) -> bool |
         daemon.log.say(f"{request.verb} {name}: cannot be done", level="warning", reason=why)
         return True  # taken away: whoever asked was told why when asking, or reads the log
     daemon.log.say(done, reason=why)
+    daemon.note(not_in_use(str(request.args.get("job"))), None)
     leave_change(daemon.outputs, str(request.args.get("job")), request=request.path.name)
     show_use(daemon, str(request.args.get("job")))
     return True
