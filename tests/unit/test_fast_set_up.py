@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +70,16 @@ def test_what_the_longest_step_needs_is_counted() -> None:
     """The batch is cut by the longest rows of a step, not by one row or by all."""
     fast = found(make("llama", quantised=False), data(20, 64, 30, 50))
     assert (fast.longest, fast.batch_tokens) == (64, 64 + 50)
+
+
+def test_the_probe_tries_the_largest_pass_of_the_fast_path() -> None:
+    """The longest row, and as many more as fit beside it: not that row alone."""
+    from runner.training.fit.cut import CuttingTrainer
+
+    fast = found(make("llama", quantised=False), data(20, 64, 30, 50))
+    fast.model.passes = replace(fast.model.passes, most_tokens=100)
+    trainer: Any = SimpleNamespace(fast=fast, args=SimpleNamespace(per_device_train_batch_size=4))
+    assert CuttingTrainer.worst_rows(trainer, [20, 64, 30, 50]) == [1, 2]
 
 
 def test_packed_rows_are_as_long_as_each_is() -> None:
