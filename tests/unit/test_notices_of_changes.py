@@ -52,6 +52,19 @@ def test_a_change_by_hand_is_told_once_and_the_gate_s_is_not(speak, how, outputs
     assert len(got) == len(list(outputs.notices.glob("*.json")))
 
 
+def test_each_of_two_changes_is_told_of_by_its_own_request(outputs) -> None:
+    """Somebody asked twice before the daemon came to tell of the first."""
+    ids = ("20261126T110000Z-k3f9", "20261126T120000Z-k3fa")
+    for number, run_id in enumerate(ids):
+        make_run(outputs.root, record(job="contracts", run_id=run_id))
+        promote(
+            outputs, outputs.run("contracts", run_id), why="w", by="m", request=f"{number}.json"
+        )
+    leave_change(outputs, "contracts", request="0.json")
+    (path,) = outputs.notices.glob("*.json")
+    assert read_notice(path).run_id == ids[0]
+
+
 def test_a_lost_card_is_told_once_in_six_hours(outputs) -> None:
     """A daemon that is started again and again for it floods nobody; a day later it is news."""
     for _ in range(3):
