@@ -31,7 +31,6 @@ from runner.files.durable import TEMPORARY_PREFIX
 from runner.files.sweep import sweep_folder
 from runner.office.box import Box
 from runner.spec.file_kinds import READABLE, ROWS, SAVE_AS, ending
-from runner.spec.names import is_temporary_name
 from runner.words import GIB
 
 DATA_FOLDER = "data"
@@ -89,7 +88,7 @@ def safe_name(name: str) -> str:
         )
     stem = cut_to_bytes(clean[: len(clean) - len(kind)], _NAME_BYTES - len(kind)).strip(" .-")
     clean = (stem or "data") + kind
-    return f"data-{clean}" if is_temporary_name(clean) or is_device_name(clean) else clean
+    return f"data-{clean}" if is_device_name(clean) else clean
 
 
 class Upload:

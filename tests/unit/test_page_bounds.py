@@ -26,6 +26,7 @@ from runner.contract.states import Stage, State
 from runner.errors import BusyError, DamagedError
 from runner.language.speaker import Speaker
 from runner.office import live, look, metrics, pieces, upload, who
+from runner.office.api import paging
 from runner.office.api.events import event_object, lines_backwards, read_events
 from runner.office.api.files import Files
 from runner.office.api.job_index import JobIndex
@@ -329,3 +330,18 @@ def test_a_file_is_needed_until_its_rows_are_copied(
     run.spec.write_text("model: m\ndata: data/api/file-1.jsonl\n")
     files = Files(box, threading.Lock())
     assert bool(files._needed_by("data/api/file-1.jsonl")) is is_needed
+
+
+@pytest.mark.parametrize(("limit", "has_more"), [(1, True), (2, True), (3, False), (4, False)])
+def test_a_page_says_whether_there_is_more(limit: int, *, has_more: bool) -> None:
+    """Also where the last entry is the page's last."""
+    found = paging.page("abc", paging.Wanted(limit=limit), id_of=str, shown=lambda x: {"id": x})
+    assert found["has_more"] is has_more
+
+
+def test_an_adapter_is_found_by_its_whole_name_alone(box: Box, page: TestClient) -> None:
+    """Not by another base's: a client that trusts the name would serve it wrongly."""
+    run = made_runs.make_run(box.outputs_dir)
+    names = [f"ft:{base}:contracts:{run.run_id}" for base in ("m", "other")]
+    found = [page.get(f"/v1/models/{name}").status_code for name in names]
+    assert found == [200, 404]

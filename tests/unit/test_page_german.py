@@ -133,6 +133,12 @@ def test_what_is_refused_is_refused_in_german(page: TestClient, path: str, sent:
     assert ENGLISH_WORDS.findall(main) == [], main
 
 
+def test_the_state_of_a_run_is_said_in_german(page: TestClient) -> None:
+    """Within a sentence, too."""
+    answer = page.post(f"/runs/contracts/{IDS[1]}/promote")
+    assert f"contracts/{IDS[1]} ist nicht gelungen: {GERMAN('state_queued')}" in answer.text
+
+
 def test_a_damaged_run_is_told_of_in_german(page: TestClient) -> None:
     """What could be recovered of it, and that the rest could not."""
     answer = page.get(f"/runs/contracts/{IDS[2]}")
