@@ -29,7 +29,7 @@ from runner.cli import app
 print("ready", flush=True)
 for line in sys.stdin:
     found = CliRunner().invoke(app, line.split())
-    print(found.exit_code, " ".join(found.output.split()), flush=True)
+    print(found.exit_code, " ".join(found.output.split()) or str(found.exception), flush=True)
 """
 """A process that carries out a command for each line: all start at the same moment so."""
 
