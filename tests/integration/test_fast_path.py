@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from train_box import SPEC, Run, assert_same_curve
-from trouble import RoomFor, around, give_back_when_let_go, run_out_of_memory
+from trouble import KernelFails, RoomFor, around, give_back_when_let_go, run_out_of_memory
 
 from runner.contract.batch import BatchPlan
 from runner.contract.stage_io import PrepareResult, SmallerPlan, read_message, write_message
@@ -105,39 +105,6 @@ def test_what_it_does_not_know_trains_on_the_plain_path(run: Run) -> None:
     assert (status, result.metrics["path"]) == (ExitCode.OK, "plain"), run.log()
     assert "Plain path: this model has layers of clay" in run.log()
     assert "two to three times the time" in run.log()
-
-
-@dataclass(frozen=True)
-class KernelFails:
-    """Half way back through the last micro-batch of a step a kernel raises; later ones do, too."""
-
-    step: int
-
-    def __call__(self) -> None:
-        """Arrange it."""
-        from runner.training.fit.cut import CuttingTrainer
-        from runner.training.fit.fast_path import FastPath
-        from runner.training.kernels import layer
-
-        step, micro_batches, layers, fails = [0], [0], [0], [False]
-
-        def begins(trainer: Any, _: Any, inputs: dict[str, Any], *__: Any) -> None:
-            if trainer.fast is None:
-                print(f"plainly {len(inputs['input_ids'])} rows", flush=True)
-            now = trainer.state.global_step + 1
-            micro_batches[0] = micro_batches[0] + 1 if now == step[0] else 1
-            step[0], layers[0] = now, 0
-            last = micro_batches[0] == trainer.args.gradient_accumulation_steps
-            fails[0] = now > self.step or (now == self.step and last)
-
-        def back(*_: Any) -> None:
-            layers[0] += 1
-            if fails[0] and layers[0] == 2:
-                raise RuntimeError("misaligned address")
-
-        around(CuttingTrainer, "training_step", begins)
-        around(layer, "_attention_back", back)
-        around(FastPath, "leave", lambda *_: print("it lets go of the card", flush=True))
 
 
 PLAIN = BatchPlan(per_device_batch_size=2, gradient_accumulation_steps=4)

@@ -18,7 +18,7 @@ import pytest
 from daemon_box import wait_until
 from ranks_box import FromStep, LoadingFails, Ranks, is_gone, rank_pid
 from train_box import SPEC, STEPS, Run, assert_same_curve
-from trouble import EvaluationRunsOut, MemoryRunsOut, NotANumber, RoomFor
+from trouble import EvaluationRunsOut, KernelFails, MemoryRunsOut, NotANumber, RoomFor
 
 from runner.contract.checkpoints import newest_verified, sha256_of
 from runner.contract.stage_io import PARENT
@@ -141,6 +141,20 @@ def test_out_of_memory_on_one_rank(
     assert result.last_step == saved or saved is None
     status, result = run.train(2, ranks=2, trouble=Ranks())
     assert (status, result.last_step) == (ExitCode.OK, STEPS), run.log()
+    assert_same_curve(run.curve(), undisturbed.curve(), rel=CLOSE)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_kernel_that_fails_on_one_rank(run: Run, undisturbed: Run, rank: int) -> None:
+    """The others wait in that step for its gradients: all end, and the next attempt is plain."""
+    trouble = Ranks({rank: KernelFails(5)})
+    status, result = run.train(4, ranks=2, fast=True, trouble=trouble)
+    assert (status, result.last_step) == (ExitCode.UNEXPECTED, 4), run.log()
+    assert result.error is not None
+    assert "A kernel of the fast path failed in step 5 (RuntimeError)" in result.error.message
+    assert all(is_gone(rank_pid(run.stage().root, one)) for one in (0, 1))
+    status, result = run.train(4, ranks=2, fast=False, trouble=Ranks())
+    assert (status, result.first_step, result.last_step) == (ExitCode.OK, 5, STEPS), run.log()
     assert_same_curve(run.curve(), undisturbed.curve(), rel=CLOSE)
 
 

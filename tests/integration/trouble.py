@@ -53,6 +53,39 @@ def give_back_when_let_go(*, in_evaluation: bool = False) -> None:
 
 
 @dataclass(frozen=True)
+class KernelFails:
+    """Half way back through the last micro-batch of a step a kernel raises; later ones do, too."""
+
+    step: int
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from runner.training.fit.cut import CuttingTrainer
+        from runner.training.fit.fast_path import FastPath
+        from runner.training.kernels import layer
+
+        step, micro_batches, layers, fails = [0], [0], [0], [False]
+
+        def begins(trainer: Any, _: Any, inputs: dict[str, Any], *__: Any) -> None:
+            if trainer.fast is None:
+                print(f"plainly {len(inputs['input_ids'])} rows", flush=True)
+            now = trainer.state.global_step + 1
+            micro_batches[0] = micro_batches[0] + 1 if now == step[0] else 1
+            step[0], layers[0] = now, 0
+            last = micro_batches[0] == trainer.args.gradient_accumulation_steps
+            fails[0] = now > self.step or (now == self.step and last)
+
+        def back(*_: Any) -> None:
+            layers[0] += 1
+            if fails[0] and layers[0] == 2:
+                raise RuntimeError("misaligned address")
+
+        around(CuttingTrainer, "training_step", begins)
+        around(layer, "_attention_back", back)
+        around(FastPath, "leave", lambda *_: print("it lets go of the card", flush=True))
+
+
+@dataclass(frozen=True)
 class MemoryRunsOut:
     """Once, in the ``micro_batch``-th pass of a step: ``forward``, ``backward``, ``optimizer``."""
 

@@ -81,9 +81,14 @@ def _try(attempt: Attempt, checkpoint: str | None) -> StageError | str | None:
         return "probe"
     except FastPathFailed as error:
         traceback.clear_frames(error.__traceback__)
-        if attempt.ranks.size > 1:  # the others are in the middle of a step: the next attempt
-            raise
         step = attempt.progress.step + 1
+        if attempt.ranks.size > 1:  # the others are in the middle of that step
+            return StageError(
+                f"A kernel of the fast path failed in step {step} ({error}).",
+                exit_code=ExitCode.UNEXPECTED,
+                kind="fast_path_failed",
+                advice="The next attempt trains on the plain path; the traceback is in train.log.",
+            )
         print(
             f"Plain path: the fast one failed in step {step} ({error}). It gives {COST}.",
             flush=True,
