@@ -142,6 +142,9 @@ def test_a_result_has_its_report_in_a_frame_that_runs_nothing(server: PageServer
     answer = server.get(f"{way(ids[0])}/report.html")
     assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
     assert "allow" not in answer.headers["content-security-policy"]
+    # The page's own frame shows it, and nobody else's.
+    assert answer.headers["x-frame-options"] == "SAMEORIGIN"
+    assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
     file = (server.folder / "outputs" / "contracts" / ids[0] / "report.html").read_text()
     assert answer.text == file.replace(' <a href="../../index.html">All jobs and runs</a>', "")
 

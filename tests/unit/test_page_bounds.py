@@ -7,6 +7,8 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -76,6 +78,41 @@ def test_what_is_uploaded_can_be_read_by_everybody_of_the_share(box: Box, page: 
     finally:
         os.umask(before)
     assert (box.jobs_dir / "data" / "a.csv").stat().st_mode & 0o777 == FILE_MODE
+
+
+def test_an_upload_is_on_the_disk_before_it_has_a_name(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sees the name after a power cut finds all of it."""
+    synced: dict[int, list[str]] = {}
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.setdefault(os.fstat(descriptor).st_ino, os.listdir(box.jobs_dir / "data"))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    one = upload.Upload(box, "a.csv")
+    try:
+        one.write(ROWS)
+        one.finish()
+    finally:
+        one.close()
+    file = box.jobs_dir / "data" / "a.csv"
+    assert file.read_bytes() == ROWS
+    assert "a.csv" not in synced[file.stat().st_ino]
+
+
+def test_who_reads_the_columns_may_take_no_more_memory_than_that() -> None:
+    """The limit is the kernel's, and stands before a byte of the file is read."""
+    code = (
+        "import resource, sys\n"
+        "from runner.office import columns\n"
+        "columns.look = lambda *_: resource.getrlimit(resource.RLIMIT_DATA)\n"
+        "sys.exit(columns.main(['rows.csv', 'rows.csv']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert json.loads(done.stdout) == [2 * 1024**3] * 2
 
 
 def test_an_upload_ends_when_the_disk_gets_full_on_its_way(
