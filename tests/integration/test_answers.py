@@ -51,7 +51,10 @@ evaluation:
   taxonomy:
     category: [Permissive, Copyleft]
 """
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the stack: its stage runs in this process
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore"),  # of the stack: its stage runs in this process
+]
 CPU = {"device": "cpu", "compute": "float32"}
 
 

@@ -29,7 +29,10 @@ evaluation:
   served: original
   taxonomy: {category: [Permissive, Copyleft]}
 """
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the stack: its stage runs in this process
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore"),  # of the stack: its stage runs in this process
+]
 
 
 @pytest.fixture(scope="module")
