@@ -223,7 +223,7 @@ def measure(args: argparse.Namespace) -> None:
         for seed in args.seeds
         for name in args.sets
         for arm in arms((args.data / name / "learned.jsonl").read_text().count("\n"), config)
-        if (name, arm.name, seed) not in done
+        if (name, arm.name, seed) not in done and (not args.arms or arm.name in args.arms)
     ]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         measuring = Measuring(Path(folder), args)
@@ -297,6 +297,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("defaults.jsonl"))
     parser.add_argument("--minutes", type=float, help="begin no run that would end later")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--arms", nargs="+", help="these alone, such as ours 'all rules'")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--method", default="qlora", choices=["lora", "qlora"])
     parser.add_argument("--steps", type=int, help="of each run, to see that it works")

@@ -34,6 +34,7 @@ data: data/learned.jsonl
 eval_data: data/held-out.jsonl
 method: {method}
 speed: {speed}
+lora: {{r: {rank}}}
 training: {{epochs: {epochs}, learning_rate: {rate}, seed: {seed}}}
 {tried}evaluation:
   samples: {samples}
@@ -57,6 +58,7 @@ def drop(box: OneBox, args: argparse.Namespace) -> None:
         method=args.method,
         speed=args.speed,
         rate=args.rate,
+        rank=args.rank,
         tried=f"try: {{learning_rate: [{args.try_rates}], hours: 1}}\n" if args.try_rates else "",
         samples=args.held_out,
         served="original",
@@ -132,6 +134,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--method", default="auto", choices=["auto", "lora", "qlora"])
     parser.add_argument("--speed", default="exact", choices=["exact", "fp8"])
     parser.add_argument("--rate", default="2e-4")
+    parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--try-rates", help="the box chooses among these, such as 2e-4,1e-3")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--box", type=Path, help="keep the box here")

@@ -110,7 +110,9 @@ class Arms:
     def __init__(self, root: Path, asked: argparse.Namespace) -> None:
         self.root, self.asked = root, asked
         self.models = asked.models or root / "models"
+        began = time.monotonic()
         make_model(self.models, asked.shape)
+        print(f"the model was made in {time.monotonic() - began:.0f} s", flush=True)
 
     def box(self, name: str, more: str = "") -> TrainBox:
         """Make a run with the rows that every arm has."""
@@ -128,11 +130,13 @@ class Arms:
         import torch
 
         began = time.monotonic()
+        whole = BatchPlan(per_device_batch_size=self.asked.effective, gradient_accumulation_steps=1)
         status, result = box.train(
-            BatchPlan(per_device_batch_size=self.asked.effective, gradient_accumulation_steps=1),
+            wishes.pop("plan", whole),
             trouble=Arranged(max(1, ranks), fault),
             total_steps=self.asked.steps,
             ranks=ranks,
+            seconds=600,  # 34B's 69 GB are read first
             gpu_memory_bytes=int(self.asked.cap * GIB) if self.asked.cap else None,
             compute="auto" if torch.cuda.is_available() else "float32",
             **wishes,
@@ -143,7 +147,11 @@ class Arms:
         """Measure tokens a second of so many ranks; print them with memory and exit status."""
         box = self.box(f"ranks{ranks}{share}")
         wishes = {"shard_base": True, "fast": True} if share else {}
+        began = time.time()
         status, result, seconds = self.train(box, ranks, **wishes)
+        while status and result is not None and (plan := result.next_batch_plan) is not None:
+            print(f"out of memory after {time.time() - began:.0f} s; goes on by {plan}", flush=True)
+            status, result, seconds = self.train(box, ranks, plan=plan, **wishes)
         if status or result is None:
             print(f"FAILED ranks {ranks}: status {status}\n{box.log()}", flush=True)
             return 0.0, []
@@ -159,7 +167,8 @@ class Arms:
             f"ranks {ranks}{', base shared' if share else ''}: {speed:,.0f} tokens/s, "
             f"{result.metrics['path']} path, {result.batch_plan}; peak {peak:.2f} GiB a card, "
             f"{context:.2f} of it outside the allocator, {after:.2f} after loading; "
-            f"{seconds:.0f} s in all; last loss {lines[-1]['loss']:.4f}",
+            f"first step {at[0] - began:.0f} s after the start, {seconds:.0f} s in all; "
+            f"last loss {lines[-1]['loss']:.4f}",
             flush=True,
         )
         return speed, lines
