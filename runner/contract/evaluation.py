@@ -143,7 +143,15 @@ class Evaluation(_Part):
     confusions: tuple[Confusion, ...] = ()
     recital: Recital | None = None
     axes: tuple[Axis, ...] = ()
-    """What was measured of the base's other abilities; none: it was not asked for."""
+    """What was measured of the base's other abilities."""
+    wanted_axes: tuple[str, ...] = ()
+    """What was to be measured of them; none: the spec does without, or there is no card for it."""
+
+    @property
+    def unknown_axes(self) -> tuple[str, ...]:
+        """What was to be measured of the base's other abilities, and was not."""
+        measured = {one.name for one in self.axes}
+        return tuple(name for name in self.wanted_axes if name not in measured)
 
     def score(self, name: str) -> ScoreSummary | None:
         """Find a score by its name."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from runner.contract.evaluation import LOSS, Difference, Evaluation
 from runner.contract.rating import Rating
-from runner.contract.verdict import Outcome, Verdict, score_name
+from runner.contract.verdict import Outcome, Verdict, axis_name, score_name
 from runner.language.speaker import ENGLISH, Speaker
 
 When = Literal["better", "always", "never", "approved"]
@@ -69,8 +69,6 @@ class Wish:
     """The score that decides; None: the one that the verdict goes by."""
     margin: float = 0.0
     """By so much the new one must be better."""
-    axes: tuple[str, ...] = ()
-    """Of the base's other abilities, those that the spec asks to be measured: they have to hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +98,12 @@ def decide(wish: Wish, measured: Measured) -> Promotion:
         return _made(Decision.KEPT_OLD, "cannot_tell", measured)
     if verdict.changed is False or verdict.outcome is Outcome.WORSE:
         return _made(Decision.KEPT_OLD, "not_better_than_base", measured)
-    axes = measured.evaluation.axes if measured.evaluation else ()
-    fallen = [one.name for one in axes if one.has_fallen]
+    evaluation = measured.evaluation or Evaluation()
+    fallen = [one.name for one in evaluation.axes if one.has_fallen]
     if fallen:
         return _made(Decision.KEPT_OLD, "axes", measured, names=", ".join(fallen))
-    if unknown := [name for name in wish.axes if name not in {one.name for one in axes}]:
+    unknown = evaluation.unknown_axes
+    if unknown:
         return _made(Decision.KEPT_OLD, "axes_unknown", measured, names=", ".join(unknown))
     if current is not None and not measured.same_base:
         return _made(Decision.KEPT_OLD, "other_base", measured)
@@ -251,9 +250,16 @@ def promotion_in(promotion: Promotion, speak: Speaker) -> str:
         run=promotion.against or "–",
         metric=promotion.metric,
         measure=score_name(promotion.metric, speak),
-        names=promotion.names,
+        names=_names(promotion, speak),
         difference=speak.number(promotion.difference, "+.3f"),
         interval=interval,
     )
     head = speak(f"promotion_{promotion.decision.name.lower()}")
     return f"{head} {said}"
+
+
+def _names(promotion: Promotion, speak: Speaker) -> str:
+    """Say the names of axes as the report does; those of scores are what a spec calls them."""
+    if not promotion.why.startswith("axes"):
+        return promotion.names
+    return ", ".join(axis_name(name, speak) for name in promotion.names.split(", "))

@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 from pydantic import BaseModel, ConfigDict
 
-from runner.contract.evaluation import Evaluation, Form, ScoreSummary
+from runner.contract.evaluation import TASK, Evaluation, Form, ScoreSummary
 from runner.contract.intervals import CONFIDENCE
 from runner.contract.record_head import GUESSING, VerdictHead
 from runner.contract.record_head import Outcome as Outcome  # noqa: PLC0414 - others find it here
@@ -270,6 +270,13 @@ def score_name(name: str, speak: Speaker = ENGLISH) -> str:
     if name.startswith("field."):
         return speak("score_field", name=name.removeprefix("field."))
     return speak(f"score_{name}") if speak.knows(f"score_{name}") else name
+
+
+def axis_name(name: str, speak: Speaker = ENGLISH) -> str:
+    """Name an axis for people; a task of the owner's by its own name."""
+    if name.startswith(TASK):
+        return speak("axis_task", name=name.removeprefix(TASK))
+    return speak(f"axis_{name}") if speak.knows(f"axis_{name}") else name
 
 
 def _also(why: str, figures: Figures, speak: Speaker) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.contract.evaluation import TASK, Axis, Evaluation, ScoreSummary
-from runner.contract.verdict import score_name
+from runner.contract.evaluation import Axis, Evaluation, ScoreSummary
+from runner.contract.verdict import axis_name, score_name
 from runner.language.speaker import Speaker
 
 _SHOWN = 40  # rows of each table: a taxonomy may have 50 fields
@@ -57,11 +57,7 @@ def _score(one: ScoreSummary, speak: Speaker) -> Line:
 
 
 def _axis(one: Axis, speak: Speaker) -> Line:
-    is_task = one.name.startswith(TASK)
-    known = not is_task and speak.knows(f"axis_{one.name}")
-    name = speak(f"axis_{one.name}") if known else one.name
-    if is_task:
-        name = speak("axis_task", name=one.name.removeprefix(TASK))
+    name = axis_name(one.name, speak)
     return Line(
         name=f"{name} ({speak('axis_fallen')})" if one.has_fallen else name,
         base=speak.number(one.base, ".2f"),

@@ -13,6 +13,7 @@ _UNIT = "tests/unit/"
 INTERVALS = (_UNIT + "test_intervals.py",)
 VERDICT = (_UNIT + "test_verdict.py",)
 GATE = (_UNIT + "test_promotions.py",)
+GATE_OF_OTHERS = (_UNIT + "test_gate_of_others.py",)
 CRON = (_UNIT + "test_cron.py",)
 HOURS = (_UNIT + "test_hours.py",)
 SAME = (_UNIT + "test_same_data.py",)
@@ -141,6 +142,7 @@ _PLANTED = [
     ),
     ("guessing is better", _VERDICT, "after >= figures.uniform_loss", "False", VERDICT),
     ("a fallen axis passes", _GATE, "    if fallen:", "    if False:", GATE),
+    ("what was not measured has held", _GATE, "    if unknown:", "    if False:", GATE_OF_OTHERS),
     ("another base passes", _GATE, "not measured.same_base:", "False:", GATE),
     (
         "what came into use meanwhile is not asked",

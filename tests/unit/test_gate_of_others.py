@@ -8,7 +8,7 @@ import pytest
 from made_runs import record
 
 from runner.contract.evaluation import Axis, Difference, Evaluation, ScoreSummary
-from runner.contract.gate import Decision, Measured, Promotion, Wish, decide
+from runner.contract.gate import Decision, Measured, Promotion, Wish, decide, promotion_in
 from runner.contract.layout import Outputs, StageFolder
 from runner.contract.promotions import promote, roll_back
 from runner.contract.record import ModelFacts, write_record
@@ -16,6 +16,7 @@ from runner.contract.stage_io import EvaluatePlan, write_message
 from runner.contract.states import State
 from runner.contract.verdict import Figures, Outcome, Verdict
 from runner.daemon.promotion.at_end import adapter_in_use, judge_promotion
+from runner.language.speaker import Speaker
 from runner.spec.read_spec import read_spec
 
 SPEC = "model: m\ndata: d.jsonl\nname: job\nmethod: lora\n"
@@ -67,18 +68,41 @@ def test_where_the_one_in_use_went_meanwhile_the_base_is_compared_with(
     assert made.why == f"{why}_than_base"
 
 
-@pytest.mark.parametrize("asked", [("general",), ("task.law", "general"), ("task.law",)])
-def test_what_was_asked_for_and_not_measured_has_not_held(asked: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("current", [None, A])
+@pytest.mark.parametrize(
+    "wanted", [("general",), ("task.law", "general"), ("task.law",), ("knowledge", "refusing")]
+)
+def test_what_was_to_be_measured_and_was_not_has_not_held(
+    wanted: tuple[str, ...], current: str | None
+) -> None:
     """A task that failed, or no time for the questions: nothing is taken for still there."""
-    evaluation = Evaluation(scores=(score("loss", BETTER),))
-    made = decide(Wish(axes=asked), found(evaluation, None, None))
+    bare = Evaluation(scores=(score("loss", BETTER, BETTER),), wanted_axes=wanted)
+    made = decide(Wish(), found(bare, current, current))
     assert (made.decision, made.why) == (Decision.KEPT_OLD, "axes_unknown")
-    assert f"could not be measured: {', '.join(asked)}." in made.reason
-    axes = tuple(Axis(name=name, base=0.8, adapter=0.8, difference=0.0) for name in asked)
-    whole = evaluation.model_copy(update={"axes": axes})
-    assert decide(Wish(axes=asked), found(whole, None, None)).decision is Decision.PROMOTED
-    some = evaluation.model_copy(update={"axes": axes[:-1]})
-    assert decide(Wish(axes=asked), found(some, None, None)).names == asked[-1]
+    assert made.names == ", ".join(wanted)
+    axes = tuple(Axis(name=name, base=0.8, adapter=0.8, difference=0.0) for name in wanted)
+    whole = bare.model_copy(update={"axes": axes})
+    assert decide(Wish(), found(whole, current, current)).decision is Decision.PROMOTED
+    some = bare.model_copy(update={"axes": axes[:-1]})
+    assert decide(Wish(), found(some, current, current)).names == wanted[-1]
+    others = whole.model_copy(update={"wanted_axes": ()})  # what nobody asked for may lack
+    assert decide(Wish(), found(others, current, current)).decision is Decision.PROMOTED
+
+
+def test_axes_are_named_for_people_in_their_language() -> None:
+    """What was not measured, and what has fallen, has the names that the report's table has."""
+    wanted = ("knowledge", "general", "task.law")
+    evaluation = Evaluation(scores=(score("loss", BETTER),), wanted_axes=wanted)
+    made = decide(Wish(), found(evaluation, None, None))
+    names = "general knowledge, your own general questions (loss), task law"
+    assert f"{names} could not be measured." in made.reason
+    german = Speaker(language="de")
+    assert "Allgemeinwissen, eigene allgemeine Fragen" in promotion_in(made, german)
+    lost = Axis(name="refusing", base=0.8, adapter=0.5, difference=-0.3, has_fallen=True)
+    fallen = evaluation.model_copy(update={"axes": (lost,)})
+    made = decide(Wish(), found(fallen, None, None))
+    assert made.names == "refusing"
+    assert "refusing harmful requests." in made.reason
 
 
 @pytest.fixture
@@ -136,14 +160,6 @@ def test_an_adapter_of_another_base_is_not_compared_with(
 ) -> None:
     """The same name with other weights is another base, too: its adapter would mean nothing."""
     assert judged(outputs, ModelFacts(id="m", sha256="ab" * 32), other).why == why
-
-
-def test_what_the_spec_asks_to_hold_reaches_the_gate(outputs: Outputs) -> None:
-    """Its own questions and its tasks, under their names."""
-    base = ModelFacts(id="m", sha256="ab" * 32)
-    more = "evaluation: {general: g.jsonl, tasks: [law]}\n"
-    made = judged(outputs, base, base, more)
-    assert (made.why, made.names) == ("axes_unknown", "general, task.law")
 
 
 @pytest.mark.parametrize("served", ["as_trained", "original"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from runner.contract.evaluation import GENERAL, TASK
 from runner.contract.gate import Measured, Promotion, Wish, after_asking, decide, unknown_current
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.promotions import (
@@ -71,7 +70,6 @@ def judge_promotion(
         when=spec.promote.when,
         metric=spec.promote.metric,
         margin=spec.promote.margin or 0.0,
-        axes=_asked_axes(spec),
     )
     return decide(
         wish,
@@ -95,12 +93,6 @@ def _served(outputs: Outputs, job: str) -> str | None:
     if current is not None and not outputs.run(job, current).adapter.is_dir():
         return None
     return current
-
-
-def _asked_axes(spec: JobSpec) -> tuple[str, ...]:
-    """List what the spec's author wants to hold; `forgetting: auto` is our wish and not theirs."""
-    general = (GENERAL,) if spec.evaluation.general else ()
-    return (*general, *(f"{TASK}{name}" for name in spec.evaluation.tasks or ()))
 
 
 def judge_again(

@@ -212,14 +212,20 @@ def _answers(stage: _Stage, adapted: Adapted, found: _Found) -> None:
     """Generate and score answers; where that fails, the run stands without them."""
     from runner.training.evaluate.attempt import attempt
     from runner.training.evaluate.extreme_answers import answer_extremes
-    from runner.training.evaluate.held_out_answers import held_out_answers, scorer_of
+    from runner.training.evaluate.held_out_answers import (
+        held_out_answers,
+        scorer_of,
+        wanted_axes,
+    )
 
     until = time.monotonic() + 60 * stage.minutes
 
     def answer() -> None:
         # First: an evaluation that fails further on was asked for all the same.
-        deciding = scorer_of(stage.run, stage.spec).deciding
-        found.evaluation = Evaluation(deciding=deciding)
+        found.evaluation = Evaluation(
+            deciding=scorer_of(stage.run, stage.spec).deciding,
+            wanted_axes=wanted_axes(stage.spec.evaluation, on_gpu=stage.machine.on_gpu),
+        )
         answers = held_out_answers(
             adapted, stage.run, stage.spec, folder=stage.folder, until=until, plan=stage.plan
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.contract.evaluation import ASKED as ASKED_SCORE
-from runner.contract.evaluation import Evaluation, RowScore, ScoreSummary
+from runner.contract.evaluation import GENERAL, TASK, Evaluation, RowScore, ScoreSummary
 from runner.contract.layout import RunFolder
 from runner.contract.stage_io import EvaluatePlan
 from runner.files.durable import write_bytes, write_json
@@ -108,6 +108,7 @@ def held_out_answers(
             answered_rows=len(answered),
             examples=len(examples),
             deciding=scorer.deciding,
+            wanted_axes=wanted_axes(wish, on_gpu=on_gpu),
             primary=ASKED_SCORE if len(scorer.deciding) > 1 else next(iter(scorer.deciding), None),
             confusions=confusions(
                 [(one.answers[ADAPTER].text, one.question.reference) for one in answered],
@@ -118,14 +119,15 @@ def held_out_answers(
         shortfalls=_time_over(len(answered), len(asked), wish.most_minutes),
     )
     generator.until = until
+    job = run, spec, plan
+    # Before what is recited: the gate goes by this, and a slow card may have no time left for both.
+    answers.shortfalls += attempt(
+        "forgetting", lambda: _forgotten(adapted, generator, job, answers), on_gpu=on_gpu
+    )
     answers.shortfalls += attempt(
         "recital",
         lambda: _by_heart(adapted, generator, questions, spec, answers),
         on_gpu=on_gpu,
-    )
-    job = run, spec, plan
-    answers.shortfalls += attempt(
-        "forgetting", lambda: _forgotten(adapted, generator, job, answers), on_gpu=on_gpu
     )
     _by_tasks(adapted, until, job, answers)
     return answers
@@ -190,13 +192,20 @@ def _asked(questions: Sequence[Question], wish: EvaluationWish, *, in_full: bool
     return [one for one in questions if one.part == ASKED][: ALWAYS if most == "auto" else most]
 
 
-def _wanted(wish: Literal["auto"] | bool, adapted: Adapted) -> bool:  # noqa: FBT001  a setting
-    return adapted.machine.on_gpu if wish == "auto" else wish
+def _wanted(wish: Literal["auto"] | bool, *, on_gpu: bool) -> bool:  # noqa: FBT001  a setting
+    return on_gpu if wish == "auto" else wish
 
 
 def _wants_more(wish: EvaluationWish, adapted: Adapted) -> bool:
-    general = wish.general is not None or bool(wish.tasks)
-    return general or _wanted(wish.recital, adapted) or _wanted(wish.forgetting, adapted)
+    on_gpu = adapted.machine.on_gpu
+    return _wanted(wish.recital, on_gpu=on_gpu) or bool(wanted_axes(wish, on_gpu=on_gpu))
+
+
+def wanted_axes(wish: EvaluationWish, *, on_gpu: bool) -> tuple[str, ...]:
+    """List what is to be measured of the base's other abilities, in a spec or by the box itself."""
+    ours = AXES if _wanted(wish.forgetting, on_gpu=on_gpu) else ()
+    general = (GENERAL,) if wish.general else ()
+    return (*ours, *general, *(f"{TASK}{name}" for name in wish.tasks or ()))
 
 
 def _by_heart(
@@ -207,7 +216,7 @@ def _by_heart(
     answers: Answers,
 ) -> None:
     """Measure how many learned rows are recited, where that is wanted and there is time."""
-    if not _wanted(spec.evaluation.recital, adapted):
+    if not _wanted(spec.evaluation.recital, on_gpu=adapted.machine.on_gpu):
         return
     found = measure_recital(adapted, generator, questions)
     if found is not None:
@@ -223,7 +232,7 @@ def _forgotten(
 ) -> None:
     """Measure what was forgotten, where that is wanted and there is time."""
     run, spec, plan = job
-    ours = AXES if _wanted(spec.evaluation.forgetting, adapted) else ()
+    ours = AXES if _wanted(spec.evaluation.forgetting, on_gpu=adapted.machine.on_gpu) else ()
     general = general_questions(run.prepared)
     if not ours and not general:
         return
