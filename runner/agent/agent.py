@@ -14,13 +14,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from runner.agent.cards import Cards
 from runner.agent.lease import Heard, order_for, tickets_to_take
 from runner.agent.work import Work, start
 from runner.contract.cluster import (
     BEATS_A_LEASE,
+    OF_ONE_FILE,
     BoxSaid,
     ClusterFolder,
     Head,
@@ -78,8 +79,10 @@ class Agent:
         self._has_moved = False
         self._counter = 0
         self._beat_at = 0.0
+        self._has_refreshed = False
+        """The cards were asked for after an end that is not reported yet."""
         self._done: set[str] = set()
-        """Tickets that this agent has taken, or that were dealt with before its time."""
+        """Tickets that this agent has taken, or whose end it has to tell."""
         self._said: dict[str, float] = {}
 
     @property
@@ -99,7 +102,8 @@ class Agent:
         for name, work in list(self.work.items()):
             code = work.ended()
             if code is not None:
-                self.reports.append(self._seen(work.ticket, Now.ENDED, work, code))
+                more = {"pid": work.child.pid, "exit_code": code, "why": work.why}
+                self.reports.append(self._told(work.ticket, Now.ENDED, **more))
                 self.say_event(f"{_of(work.ticket)} ended", exit_code=code, why=work.why.value)
                 del self.work[name]
                 continue
@@ -119,13 +123,11 @@ class Agent:
         try:
             self._require_own_name()
             while not (self.stopping and not self.work and not self.reports):
-                try:
+                with self._telling_trouble():
                     self._listen()
-                    self._report()
-                    self._beat()
-                    self._take()
-                except OSError as error:
-                    self._tell_trouble(error)
+                    for say_or_take in (self._report, self._beat, self._take):
+                        with self._telling_trouble():  # of one file, and the others go on
+                            say_or_take()
                 self.wakeup.wait(POLL_SECONDS)
                 self.wakeup.clear()
             with contextlib.suppress(OSError):
@@ -180,60 +182,67 @@ class Agent:
         self._beat_at = at
 
     def _report(self) -> None:
-        while self.reports:
-            seen = self.reports[0]
-            if seen.now is Now.ENDED:  # the head shall know what is free before it hears of the end
-                self.cards.refresh()
-                self._beat_at = 0.0
-                self._beat()
-            say(self.folder.seen_of(seen.ticket), seen)
-            self.reports.pop(0)
+        if any(seen.now is Now.ENDED for seen in self.reports) and not self._has_refreshed:
+            # The head shall know what is free before it hears of the end.
+            self._has_refreshed = True
+            self.cards.refresh()
+            self._beat_at = 0.0
+            self._beat()
+        for _ in range(len(self.reports)):
+            seen = self.reports.pop(0)
+            try:
+                say(self.folder.seen_of(seen.ticket), seen)
+            except OSError:
+                self.reports.append(seen)  # again later, and the others are not kept behind it
+                raise
+        self._has_refreshed = False
 
     def _take(self) -> None:
-        if self.stopping:
+        for name, order in tickets_to_take(self.box, self.heard).items():
+            if name not in self._done and not self.stopping:
+                with self._telling_trouble():  # of one ticket: it is looked at again
+                    self._take_one(name, order)
+
+    def _take_one(self, name: str, order: Order) -> None:
+        ticket = hear(self.folder.ticket(name), Ticket)
+        if ticket is None or ticket.box != self.box or ticket.name != name:
             return
-        for name in tickets_to_take(self.box, self.heard):
-            if name in self._done:
-                continue
-            ticket = hear(self.folder.ticket(name), Ticket)
-            if ticket is None or ticket.box != self.box or ticket.name != name:
-                continue
-            if any(one.ticket.card == ticket.card for one in self.work.values()):
-                continue  # what was at work there is still leaving
-            self._done.add(name)
-            before = hear(self.folder.seen_of(name), Seen)
-            if before is not None and before.token == ticket.token:
-                if before.now is not Now.ENDED:  # an earlier agent's, and it is gone by now
-                    self._tell(ticket, Now.ENDED, why=Why.AGENT)
-                continue
+        before = hear(self.folder.seen_of(name), Seen)
+        # What this agent has said of a ticket that is not done was said in vain: it begins again.
+        if before is not None and before.token == ticket.token and before.agent != self.id:
+            if before.now is not Now.ENDED:  # an earlier agent's, and it is gone by now
+                self._end(ticket, Why.AGENT)
+        elif order is not Order.GO:
+            self._end(ticket, Why.ASKED)
+        elif self._head is not None and self._head.version != image_version():
+            self._end(ticket, Why.AGENT)  # placed before one of both was brought to a new version
+        elif any(one.ticket.card == ticket.card for one in self.work.values()):
+            return  # what was at work there is still leaving
+        else:
             self._start(ticket)
+        self._done.add(name)
 
     def _start(self, ticket: Ticket) -> None:
-        self._tell(ticket, Now.TAKEN)
+        say(self.folder.seen_of(ticket.name), self._told(ticket, Now.TAKEN))
         try:
             work = start(ticket, self.settings, on_exit=self.wakeup.set)
         except (OSError, ValueError) as error:
             self.say_event(f"{_of(ticket)} cannot be started", reason=str(error), level="warning")
-            self._tell(ticket, Now.ENDED, why=Why.NOT_SEEN, reason=str(error))
+            self._end(ticket, Why.NOT_SEEN, reason=str(error))
             return
         self.work[ticket.name] = work
         self.say_event(f"{_of(ticket)} started", pid=work.child.pid, card=ticket.card or "CPU")
-        self._tell(ticket, Now.STARTED, pid=work.child.pid)
+        with self._telling_trouble():  # its end is told in any case
+            started = self._told(ticket, Now.STARTED, pid=work.child.pid)
+            say(self.folder.seen_of(ticket.name), started)
 
-    def _tell(self, ticket: Ticket, now: Now, **more: object) -> None:
+    def _end(self, ticket: Ticket, why: Why, *, reason: str = "") -> None:
+        """Have it told, as often as it takes, that nothing runs of a ticket."""
+        self.reports.append(self._told(ticket, Now.ENDED, why=why, reason=reason))
+
+    def _told(self, ticket: Ticket, now: Now, **more: object) -> Seen:
         seen = Seen(ticket=ticket.name, token=ticket.token, agent=self.id, now=now)
-        say(self.folder.seen_of(ticket.name), seen.model_copy(update=more))
-
-    def _seen(self, ticket: Ticket, now: Now, work: Work, code: int) -> Seen:
-        return Seen(
-            ticket=ticket.name,
-            token=ticket.token,
-            agent=self.id,
-            now=now,
-            pid=work.child.pid,
-            exit_code=code,
-            why=work.why,
-        )
+        return seen.model_copy(update=more)
 
     def _require_own_name(self) -> None:
         """Refuse a name whose owner is at work.
@@ -263,8 +272,19 @@ class Agent:
                 self._tell_trouble(error)
             time.sleep(POLL_SECONDS)
 
+    @contextlib.contextmanager
+    def _telling_trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._tell_trouble(error)
+
     def _tell_trouble(self, error: OSError) -> None:
         why = error.strerror or str(error)
+        which = error.filename2 or error.filename
+        if which and error.errno in OF_ONE_FILE:
+            self._remind(f"{which} cannot be used ({why}): remove it")
+            return
         self._remind(
             f"{self.folder.root} cannot be used ({why}). On the box with the queue, set "
             "RUNNER_CLUSTER in .env; here, mount its outputs/ and models/ folders"

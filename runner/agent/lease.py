@@ -36,13 +36,13 @@ def order_for(ticket: str, box: str, heard: Heard) -> tuple[Order, Why]:
     return held.order, Why.ASKED
 
 
-def tickets_to_take(box: str, heard: Heard) -> list[str]:
-    """List the tickets that are for this box, and that it may begin with."""
+def tickets_to_take(box: str, heard: Heard) -> dict[str, Order]:
+    """Give the tickets that are for this box, and what the head says of each.
+
+    One that is to end before this agent has seen it is not begun with; but the head waits for its
+    end, and nobody else tells of that.
+    """
     head = heard.head
     if head is None or not heard.has_moved or heard.unmoved_seconds > head.lease_seconds:
-        return []
-    return [
-        name
-        for name, held in sorted(head.tickets.items())
-        if held.box == box and held.order is Order.GO
-    ]
+        return {}
+    return {name: held.order for name, held in sorted(head.tickets.items()) if held.box == box}

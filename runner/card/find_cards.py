@@ -116,6 +116,7 @@ def choose(
     if tuple(names) == (ALL,):
         names = numbers
     found: dict[int, NamedCard] = {}
+    named_as: dict[int, str] = {}
     for name in names:
         place = _place(name, cards, numbers)
         if place is None and name.startswith("MIG-"):  # a part of a card, which no list shows
@@ -132,10 +133,11 @@ def choose(
             )
         if place in found:
             raise SettingError(
-                f"RUNNER_GPUS names the card {numbers[place]} twice: as {found[place].number} and "
+                f"RUNNER_GPUS names the card {numbers[place]} twice: as {named_as[place]} and "
                 f"as {visible(name)}",
                 advice=_MEND,
             )
+        named_as[place] = visible(name)
         found[place] = NamedCard(
             number=name if name.isdigit() else numbers[place],
             asked_as=cards[place].uuid or str(place),

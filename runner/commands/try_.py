@@ -22,7 +22,7 @@ from runner.commands.options import MODELS, OUTPUTS, AsJson, Device, ModelsDir, 
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.models import find_model
 from runner.contract.record import read_record
-from runner.errors import BusyError, RunnerError
+from runner.errors import BusyError, RunnerError, UnsafePathError
 from runner.files.lock import Lock
 from runner.spec.as_chosen import as_chosen
 from runner.spec.read_spec import read_spec
@@ -63,15 +63,15 @@ def take_card(outputs: Outputs, named: Sequence[NamedCard], holder: str) -> Lock
     """Take the first of several cards that nobody works on; this process sees no other then.
 
     Raises:
-        BusyError: all are in use.
+        RunnerError: all are in use, or their leases are no files.
     """
-    busy: BusyError | None = None
+    busy: RunnerError | None = None
     for card in named:
         try:
             lease = Lock.take(
                 card.lease(outputs, card.uuid), what=f"GPU {card.number}", holder=holder
             )
-        except BusyError as error:
+        except (BusyError, UnsafePathError) as error:
             busy = error
             continue
         os.environ["CUDA_VISIBLE_DEVICES"] = card.asked_as

@@ -21,6 +21,8 @@ from runner.contract.record import CardUsed
 from runner.contract.settings import Settings
 from runner.daemon.gpu_guard import GpuGuard
 from runner.daemon.gpu_watch import GpuWatch
+from runner.errors import BOX_WIDE, BusyError, UnsafePathError
+from runner.files.lock import Lock
 from runner.notices.leave import leave_lost_card
 
 if TYPE_CHECKING:
@@ -77,6 +79,23 @@ class Card:
         """Held by who works on it: a stage, `runner try`, `runner doctor`."""
         outputs = self.settings.outputs
         return outputs.gpu_lease if self.named is None else self.named.lease(outputs, self.uuid)
+
+    def take_lease(self, holder: str, *, what: str = "the GPU") -> Lock:
+        """Take it; a child that inherits it holds it as long as it lives.
+
+        Raises:
+            BusyError: somebody else works on the card, or what lies there is no file to hold: that
+                is the trouble of this card alone.
+            OSError: the disk is full, or may not be written.
+        """
+        try:
+            return Lock.take(self.lease, what=what, holder=holder)
+        except UnsafePathError as error:
+            raise _no_lease(self.lease, "is not a regular file") from error
+        except OSError as error:
+            if error.errno in BOX_WIDE:
+                raise
+            raise _no_lease(self.lease, error.strerror or str(error)) from error
 
     @property
     def problem(self) -> str:
@@ -172,6 +191,12 @@ class Cards:
     def well_first(self) -> list[Card]:
         """List all of them, those that something may start on first."""
         return sorted(self.all, key=lambda card: bool(card.problem))
+
+
+def _no_lease(lease: Path, why: str) -> BusyError:
+    where = f"outputs/{lease.parent.name}/{lease.name}"
+    message = f"{where} cannot be held ({why}): remove or rename it"
+    return BusyError(message, advice=f"Remove or rename {where}.")
 
 
 def _say_of(named: NamedCard, say: Callable[..., None], event: str, **facts: object) -> None:

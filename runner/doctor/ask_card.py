@@ -16,7 +16,7 @@ from runner.contract.layout import Outputs
 from runner.contract.stage_environment import environment
 from runner.doctor.finding import Finding, Level
 from runner.doctor.judge_card import CardFacts
-from runner.errors import BusyError
+from runner.errors import BusyError, UnsafePathError
 from runner.files.lock import Lock
 
 _LIMIT_SECONDS = 300.0  # a cold disk needs a minute for torch alone
@@ -64,7 +64,7 @@ def ask_card(
                 what="the GPU",
                 holder=f"`runner doctor`, process {os.getpid()}",
             )
-        except BusyError as error:
+        except (BusyError, UnsafePathError) as error:
             return NoCardFacts(held=error.message)
         except OSError as error:
             return NoCardFacts(held=f"the GPU's lease cannot be taken ({error.strerror})")

@@ -286,6 +286,29 @@ def test_a_cancelled_run_is_ended_on_its_box(box: ClusterBox) -> None:
     assert "checkpoints/step-00000003/" in error.message
 
 
+def test_a_run_is_cancelled_while_its_agent_is_down(box: ClusterBox) -> None:
+    """The new agent never ran it, and says that it has ended: nobody waits for ever.
+
+    An odd file among those of boxes, and one among those of tickets, keep nobody from that.
+    """
+    box.drop("one", train=["train 3 then hang"])
+    with box.watching(lease_seconds=12):
+        agent = box.agent("cellar")
+        wait_until(lambda: box.hanging("one"))
+        box.folder.box("attic").mkdir()
+        box.folder.ticket("a-01").symlink_to("/etc/passwd")
+        agent.process.kill()
+        agent.process.wait()
+        (spec,) = wait_until(lambda: list((box.jobs / "running").glob("one--*.yaml")))
+        spec.unlink()
+        wait_until(lambda: "stop" in box.folder.head.read_text())
+        box.agent("cellar")
+        wait_until(lambda: box.of("one").state is State.CANCELLED)
+        wait_until(lambda: "its file boxes/attic.json cannot be read" in _status(box))
+    assert not box.attempts("one")[0].fenced
+    assert len(box.attempts("one")) == 1
+
+
 def _in_namespace(agent_pid: int, *words: str) -> None:
     subprocess.run(["nsenter", "-t", str(agent_pid), "-m", *words], check=True)
 

@@ -156,6 +156,32 @@ def test_a_card_that_a_person_uses_is_passed_over(box: CardsBox) -> None:
     assert box.card_of("first") == UUIDS[1]
 
 
+@pytest.mark.parametrize("what", ["a folder", "a link", "a pipe"])
+@pytest.mark.parametrize("lease", ["gpu.lease", f"gpu-{UUIDS[1]}.lease"])
+def test_a_lease_that_is_no_file_is_its_cards_trouble_alone(
+    box: CardsBox, lease: str, what: str
+) -> None:
+    """Jobs train on the other card; whoever waits says which file it is; removed, both work."""
+    path = box.outputs.private / lease
+    path.parent.mkdir()
+    if what == "a folder":
+        path.mkdir()
+    elif what == "a link":
+        path.symlink_to(box.root / "elsewhere")
+    else:
+        os.mkfifo(path)
+    for job in ("first", "second"):
+        box.drop(job, train=["train 2 then hang"])
+    with box.watching() as daemon:
+        wait_until(lambda: box.hangs("first") or box.hangs("second"))
+        wait_until(lambda: f"outputs/.runner/{lease} cannot be held" in box.status())
+        path.rmdir() if what == "a folder" else path.unlink()
+        both_train(box)
+        assert daemon.poll() is None
+        assert {box.card_of("first"), box.card_of("second")} == set(UUIDS)
+    assert not (box.root / "elsewhere").exists()
+
+
 def test_two_runs_of_one_job_go_one_after_the_other(box: CardsBox) -> None:
     """The second says why it waits; another job's run takes the other card meanwhile."""
     for name in ("a", "b"):

@@ -78,12 +78,16 @@ def test_a_stage_runs_only_while_its_ticket_holds(heard: Heard, wanted: tuple[Or
 
 
 def test_nothing_is_begun_for_a_head_that_may_be_dead() -> None:
-    """What lies on the share may be a dead head's: its counter must have moved."""
+    """What lies on the share may be a dead head's: its counter must have moved.
+
+    What is to stop is dealt with as well: the head waits for its end.
+    """
     there = head(t=("cellar", Order.GO), other=("attic", Order.GO), stopped=("cellar", Order.STOP))
-    assert tickets_to_take("cellar", Heard(head=there)) == []
-    assert tickets_to_take("cellar", Heard(head=there, has_moved=True)) == ["t"]
+    assert tickets_to_take("cellar", Heard(head=there)) == {}
+    wanted = {"t": Order.GO, "stopped": Order.STOP}
+    assert tickets_to_take("cellar", Heard(head=there, has_moved=True)) == wanted
     late = Heard(head=there, has_moved=True, unmoved_seconds=61)
-    assert tickets_to_take("cellar", late) == []
+    assert tickets_to_take("cellar", late) == {}
 
 
 @pytest.mark.parametrize(

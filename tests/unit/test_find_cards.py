@@ -62,6 +62,7 @@ def test_which_cards_are_meant(setting: str, given: str, cards: list[tuple[str, 
         ("GPU-cc33", TWO, "", "the card GPU-cc33, which is not there"),
         ("GPU-", TWO, "", "the card GPU-, which is not there"),  # which of the two?
         ("0,GPU-aa11", TWO, "", "the card 0 twice: as 0 and as GPU-aa11"),
+        ("GPU-aa11,0", TWO, "", "the card 0 twice: as GPU-aa11 and as 0"),
         ("all", NO_DRIVER, "", "there is no card"),
         ("0,1", Answer(driver="580"), "", "there is no card"),
     ],

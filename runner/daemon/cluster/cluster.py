@@ -7,17 +7,20 @@ import os
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from runner.card.memory import GpuMemory, from_json
 from runner.contract.card_shown import CardShown
 from runner.contract.cards_story import title_of
 from runner.contract.cluster import (
     BOX_NAME,
+    OF_ONE_FILE,
     BoxCard,
     BoxSaid,
     ClusterFolder,
     Head,
     Held,
+    M,
     Seen,
     Ticket,
     Why,
@@ -66,8 +69,8 @@ class Cluster:
             OSError: its folders cannot be made.
         """
         self.folder = ClusterFolder.of(settings.outputs)
-        for folder in (self.folder.boxes, self.folder.tickets, self.folder.seen):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.folder.root.parent.mkdir(exist_ok=True)
+        self._make_folders()
         self.house = House(
             version=image_version(),
             outputs_dir=str(settings.outputs_dir),
@@ -83,6 +86,8 @@ class Cluster:
         self.boxes: dict[str, Watched] = {}
         self.children: dict[str, FarChild] = {}
         self._problems: dict[str, str] = {}
+        self._unread: dict[str, str] = {}
+        """Files of boxes that cannot be read, and why: said once."""
 
     @property
     def beat_seconds(self) -> float:
@@ -145,33 +150,67 @@ class Cluster:
         for name, child in self.children.items():
             was_over = child.has_ended
             if not was_over:
-                child.hear(hear(self.folder.seen_of(name), Seen))
+                child.hear(self._hear(self.folder.seen_of(name), Seen)[0])
             if child.has_ended is not was_over:  # what is free now was said before that
                 self._looked_at = 0.0
         if at - self._looked_at < self.beat_seconds / _LOOKS_A_BEAT and self._looked_at:
             return
         self._looked_at = at
+        self._make_folders()
         found = set()
         for entry in list(os.scandir(self.folder.boxes)):
             name = entry.name.removesuffix(".json")
-            if not BOX_NAME.fullmatch(name) or name == entry.name:
-                continue
-            said = hear(self.folder.box(name), BoxSaid)
-            if said is None or said.box != name:
-                continue
-            found.add(name)
-            known = self.boxes.setdefault(name, Watched(said=said, since=at))
-            known.hear(said, at)
+            if BOX_NAME.fullmatch(name) and name != entry.name:
+                found.add(name)
+                self._look_at_box(name, at)
         for name in self.boxes.keys() - found:
             if not any(child.ticket.box == name for child in self.children.values()):
                 del self.boxes[name]  # it has left, or a person has removed its file
         for child in self.children.values():
             watched = self.boxes.get(child.ticket.box)
             if watched is None:
-                watched = self.boxes[child.ticket.box] = Watched(said=_nothing(child), since=at)
+                box = child.ticket.box
+                watched = self.boxes[box] = Watched(said=_nothing(box), since=at)
             not_taken = child.seen is None and at - child.since > self.fence_seconds
             child.lost = child.is_fenced or not_taken or is_away(watched, self.house, at)
         self._tell_problems(at)
+
+    def _look_at_box(self, name: str, at: float) -> None:
+        said, why = self._hear(self.folder.box(name), BoxSaid)
+        if said is not None and said.box != name:
+            why, said = f"it is of a box named {said.box}", None
+        known = self.boxes.get(name)
+        if known is None or (said is not None and not known.said.agent):
+            known = self.boxes[name] = Watched(said=said or _nothing(name), since=at)
+        known.unread = why
+        if said is not None:
+            known.hear(said, at)
+
+    def _hear(self, path: Path, kind: type[M]) -> tuple[M | None, str]:
+        """Hear what one file says; where that cannot be read, why: the others are heard.
+
+        Raises:
+            OSError: the share itself cannot be read.
+        """
+        why = ""
+        try:
+            said = hear(path, kind)
+            if said is None and path.exists():
+                why = "its content is damaged"
+        except OSError as error:
+            if error.errno not in OF_ONE_FILE:
+                raise
+            said, why = None, error.strerror or str(error)
+        if why and self._unread.get(path.name) != why:
+            what = path.relative_to(self.folder.root)
+            self._say_event(f"cluster/{what} cannot be read ({why})", level="warning")
+        self._unread[path.name] = why
+        return said, why
+
+    def _make_folders(self) -> None:
+        """Make what a person has removed; never where the share is not mounted."""
+        for folder in (self.folder.root, self.folder.boxes, self.folder.tickets, self.folder.seen):
+            folder.mkdir(exist_ok=True)
 
     def beat(self, at: float) -> None:
         """Say which tickets hold, and that the head is there.
@@ -279,8 +318,7 @@ def _memory(card: BoxCard) -> GpuMemory | None:
         return None
 
 
-def _nothing(child: FarChild) -> BoxSaid:
-    box = child.ticket.box
+def _nothing(box: str) -> BoxSaid:
     return BoxSaid(box=box, agent="", version="", counter=0, outputs_dir="", models_dir="")
 
 

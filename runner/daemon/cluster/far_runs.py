@@ -49,12 +49,14 @@ def follow_cluster(daemon: Daemon, at: float) -> None:
     """Hear the boxes, give up those that are away, and say that this one is there.
 
     Raises:
-        OSError: the folder cannot be read or written.
+        OSError: the folder cannot be written.
     """
     cluster = daemon.cluster
     if cluster is None:
         return
-    cluster.look(at)
+    # Whatever cannot be heard: boxes end their stages where this one does not say that it is there.
+    with daemon.noting_trouble("the further boxes cannot be heard"):
+        cluster.look(at)
     for live in daemon.book.runs.values():
         child = live.child
         if isinstance(child, FarChild) and child.lost and not child.is_fenced:

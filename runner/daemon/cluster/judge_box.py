@@ -23,6 +23,8 @@ class Watched:
     rests_until: float = 0.0
     """Monotonic time before which nothing is placed on it: it could not do what it was given."""
     rests_because: str = ""
+    unread: str = ""
+    """Why its file cannot be read; empty: it can."""
 
     def hear(self, said: BoxSaid, at: float) -> None:
         """Take what it says now."""
@@ -59,6 +61,8 @@ def problem_of(box: Watched, house: House, at: float) -> str:
         at: monotonic.
     """
     said = box.said
+    if box.unread:
+        return f"its file boxes/{said.box}.json cannot be read ({box.unread})"
     if is_away(box, house, at):
         return "it is not seen any more"
     if said.version != house.version:

@@ -27,7 +27,6 @@ from runner.daemon.stages.falls import is_suspect
 from runner.daemon.stages.plans import make_plan
 from runner.daemon.stages.process import Child, start_stage
 from runner.errors import BusyError, RunnerError
-from runner.files.lock import Lock
 from runner.spec.read_spec import read_spec
 
 
@@ -121,7 +120,7 @@ def _free_cards(daemon: Daemon) -> list[Card]:
 def _begin(daemon: Daemon, asked: Asked, live: Live, card: Card) -> bool:
     """Begin it on a card; False: somebody else works there. It is asked again in the next round."""
     try:
-        lease = Lock.take(card.lease, what="the GPU", holder=f"run {live.record.run_id}")
+        lease = card.take_lease(f"run {live.record.run_id}")
     except BusyError:
         return False
     try:

@@ -76,7 +76,7 @@ def ask_card(
     if asked.problem is None and which in ON_CARD:
         try:
             what = card.title if daemon.cards.are_several else "the GPU"
-            asked.lease = Lock.take(card.lease, what=what, holder=f"run {live.record.run_id}")
+            asked.lease = card.take_lease(f"run {live.record.run_id}", what=what)
         except BusyError as error:
             asked.problem = error.message
     if is_one_of_several:

@@ -35,6 +35,7 @@ LOOK_SECONDS = 0.2
 STACK_SECONDS = 2.0
 """From the question for its stack to the end of a rank that hangs."""
 LINES_SHOWN = 40  # of the failed rank's log, in the stage's
+_BYTES_SHOWN = 64 * 1024  # of its end: a library may have written gigabytes of warnings
 
 
 def start_rank(place: Place, stage: str, folder: Path) -> subprocess.Popen[bytes]:
@@ -109,6 +110,14 @@ class _Crew:
         faulthandler.unregister(STACK_SIGNAL)
         signal.signal(STACK_SIGNAL, lambda *_: self.tell(STACK_SIGNAL))
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the first rank has ended well: it writes what the run keeps, and writes it last.
+
+        It finished no step without the others.
+        """
+        return self.ended.get(0) == ExitCode.OK
+
     def _ask(self, *_: Any) -> None:
         self.asked = True
         self.tell(signal.SIGTERM)
@@ -150,10 +159,12 @@ def _watch(crew: _Crew, signs: list[Path]) -> None:
         if kill_at is None and any(crew.ended.values()):
             kill_at = at + GRACE_SECONDS
             crew.tell(signal.SIGTERM)  # without the one that ended, none can finish a step
+        if kill_at is None and crew.is_done:
+            kill_at = at + GRACE_SECONDS  # all has been written; a card's driver may not let go
         if kill_at is not None and at >= kill_at:
             crew.kill()
             return
-        hung = silence.look([_shown(path) for path in signs], at)
+        hung = silence.look([_shown(path) for path in signs], at, ended=crew.ended)
         if hung is not None and kill_at is None:
             _end_hung(crew, hung)
         time.sleep(LOOK_SECONDS)
@@ -182,8 +193,8 @@ def _one_end(crew: _Crew, stage: str, folder: Path) -> int:
     ends = crew.ended
     rank = blamed(ends, asked=crew.asked)
     code = ends[rank]
-    if code == ExitCode.OK and len(ends) < len(crew.ranks):
-        return -signal.SIGKILL  # one did not leave in time
+    if code == ExitCode.OK and not crew.is_done:
+        return -signal.SIGKILL  # the first did not leave in time
     if code != ExitCode.OK:
         how = "stood still" if rank == crew.hung else f"ended with {code}"
         print(f"Rank {rank} of {len(crew.ranks)} {how}.", flush=True)
@@ -217,5 +228,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _show_log(path: Path) -> None:
     with contextlib.suppress(OSError):
-        lines = path.read_text(errors="replace").splitlines()
+        with path.open("rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _BYTES_SHOWN))
+            lines = log.read(_BYTES_SHOWN).decode(errors="replace").splitlines()
         print(*lines[-LINES_SHOWN:], sep="\n", flush=True)

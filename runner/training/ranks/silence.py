@@ -6,7 +6,7 @@ shows life as it begins to wait: whoever has not is the one that they wait for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 SILENT_SECONDS = 600.0
@@ -28,12 +28,13 @@ class Silence:
     longest: float = 0.0
     """Gap between signs, in seconds."""
 
-    def look(self, signs: Sequence[int], at: float) -> int | None:
+    def look(self, signs: Sequence[int], at: float, *, ended: Container[int] = ()) -> int | None:
         """Give the rank that hangs; None: none does, or not yet.
 
         Args:
             signs: when each rank last showed life, in nanoseconds; 0: it does not train yet.
             at: now, in seconds, by a clock that no one sets.
+            ended: ranks that have left; one that is still there is to blame.
         """
         passed = min(at - self.looked_at, CLOSE_LOOKS_SECONDS)
         self.looked_at = at
@@ -46,4 +47,5 @@ class Silence:
         self.seconds += passed
         if not all(signs) or self.seconds < max(SILENT_SECONDS, TIMES_LONGEST * self.longest):
             return None
-        return min(range(len(signs)), key=lambda rank: signs[rank])
+        there = [rank for rank in range(len(signs)) if rank not in ended]
+        return min(there, key=lambda rank: signs[rank], default=None)

@@ -1,0 +1,364 @@
+"""Agent and head speak through files: what a broken one costs, or a share that fails once.
+
+Both are real, without their loops: each step is taken by the test. No stage is started but one that
+says nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runner.agent import agent as agent_module
+from runner.agent.agent import Agent
+from runner.contract.cluster import Head, Held, Now, Order, Seen, Ticket, Why, hear, say
+from runner.contract.image_version import image_version
+from runner.contract.layout import StageFolder
+from runner.contract.settings import Settings
+from runner.daemon.cluster.cluster import Cluster
+
+RUN = "20261128T010101Z-abcd"
+TICKET = Ticket(box="cellar", job="contracts", run_id=RUN, number=1, token="3f9c22ab")
+OTHER = TICKET.model_copy(update={"number": 2, "token": "aaaaaaaa"})
+ODD = ["a folder", "a link", "a dangling link", "a pipe", "torn", "huge"]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Folders of a head and a further box on one machine."""
+    (tmp_path / "outputs" / ".runner").mkdir(parents=True)
+    return Settings(
+        jobs_dir=tmp_path / "jobs",
+        outputs_dir=tmp_path / "outputs",
+        models_dir=tmp_path / "models",
+        cache_dir=tmp_path / "cache",
+        device="cpu",
+        stage_command=(sys.executable, "-c", "import time; time.sleep(600)"),
+        lease_seconds=60,
+        grace_seconds=120,
+    )
+
+
+class Both:
+    """A head, and an agent under the name of cellar."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.said = settings, list[str]()
+        self.head = Cluster(settings, say_event=lambda what, **_: self.said.append(what))
+        self.agent = self.new_agent()
+        self.clock = 0.0
+
+    def new_agent(self) -> Agent:
+        """Start one anew."""
+        return Agent(self.settings, "cellar", say_event=lambda what, **_: self.said.append(what))
+
+    def place(self, *tickets: Ticket, order: Order = Order.GO) -> None:
+        """Let the head hold tickets, and the agent see twice that it lives."""
+        for ticket in tickets:
+            say(self.head.folder.ticket(ticket.name), ticket)
+            folder = ticket.folder(self.settings.outputs)
+            folder.mkdir(parents=True, exist_ok=True)
+            StageFolder(folder).plan.touch()
+        self.hold({ticket.name: Held(box="cellar", order=order) for ticket in tickets})
+
+    def hold(self, tickets: dict[str, Held], version: str = "") -> None:
+        """Say which tickets hold."""
+        for counter in (1, 2):
+            head = Head(
+                head=f"h{time.monotonic()}",
+                counter=counter,
+                version=version or image_version(),
+                lease_seconds=60,
+                grace_seconds=120,
+                tickets=tickets,
+            )
+            say(self.head.folder.head, head)
+            self.agent._listen()
+
+    def seen(self, ticket: Ticket = TICKET) -> Seen | None:
+        """Read what the box says of a ticket."""
+        return hear(self.head.folder.seen_of(ticket.name), Seen)
+
+    def end(self) -> None:
+        """End what was started."""
+        for work in self.agent.work.values():
+            work.child.kill()
+            work.child.wait(20)
+            work.child.poll()
+
+
+@pytest.fixture
+def both(settings: Settings) -> Iterator[Both]:
+    """A head and an agent."""
+    found = Both(settings)
+    yield found
+    found.end()
+    assert not found.agent.work or all(work.child.has_ended for work in found.agent.work.values())
+
+
+def plant(path: Path, what: str) -> None:
+    """Put something that is no message under a message's name."""
+    if what == "a folder":
+        path.mkdir()
+    elif what == "a link":
+        path.symlink_to("/etc/passwd")
+    elif what == "a dangling link":
+        path.symlink_to("/nowhere/at/all")
+    elif what == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"{" * (1 if what == "torn" else 1_000_000))
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_one_odd_file_of_a_box_does_not_silence_the_head(both: Both, what: str) -> None:
+    """The others are heard, the head says that it lives, and people read which file it is."""
+    both.agent._beat()
+    plant(both.head.folder.box("attic"), what)
+    child = both.head.attach(OTHER)
+    plant(both.head.folder.seen_of(OTHER.name), what)
+    for at in (100.0, 130.0):
+        both.head.look(at)
+        both.agent._beat_at = 0.0
+        both.agent._beat()
+    both.head.look(150.0)
+    assert both.head.problem("cellar", 150.0) == ""
+    assert child.seen is None
+    problem = both.head.problem("attic", 150.0)
+    assert problem.startswith("its file boxes/attic.json cannot be read (")
+    shown = {card.title: card.problem for card in both.head.shown(150.0)}
+    assert shown["attic, CPU"] == problem
+    (said,) = [one for one in both.said if "cluster/boxes/attic.json cannot be read" in one]
+    assert ("damaged" in said) == (what in ("torn", "huge"))
+
+
+def test_a_box_whose_file_is_torn_for_a_moment_is_not_forgotten(both: Both) -> None:
+    """It was there, and is there again with its next beat."""
+    for at in (100.0, 130.0):
+        both.agent._beat_at = 0.0
+        both.agent._beat()
+        both.head.look(at)
+    whole = both.head.folder.box("cellar").read_bytes()
+    both.head.folder.box("cellar").write_bytes(whole[:20])
+    both.head.look(150.0)
+    assert both.head.problem("cellar", 150.0)
+    both.head.folder.box("cellar").write_bytes(whole)
+    both.head.look(165.0)
+    assert both.head.problem("cellar", 165.0) == ""
+    both.head.folder.box("cellar").write_bytes(whole[:20])
+    both.head.look(200.0)
+    both.head.folder.box("cellar").unlink()
+    both.head.look(220.0)
+    assert "cellar" not in both.head.boxes
+
+
+def test_a_box_that_was_never_read_lives_by_its_counter_from_then_on(both: Both) -> None:
+    """What becomes readable may have been left by a box that is long gone."""
+    both.agent._beat()
+    whole = both.head.folder.box("cellar").read_bytes()
+    both.head.folder.box("cellar").write_bytes(b"{")
+    both.head.look(100.0)
+    both.head.folder.box("cellar").write_bytes(whole)
+    both.head.look(130.0)
+    assert both.head.problem("cellar", 130.0) == "it has not been seen since this box started"
+
+
+def test_a_file_under_another_boxs_name_is_no_box(both: Both) -> None:
+    """A copy of it, made by hand."""
+    both.agent._beat()
+    both.head.folder.box("attic").write_bytes(both.head.folder.box("cellar").read_bytes())
+    both.head.look(100.0)
+    assert "it is of a box named cellar" in both.head.problem("attic", 100.0)
+
+
+def test_folders_that_a_person_has_removed_are_made_anew(both: Both) -> None:
+    """But not where the share is not mounted: boxes would wait for a head that speaks to a disk."""
+    for folder in (both.head.folder.boxes, both.head.folder.seen, both.head.folder.tickets):
+        folder.rmdir()
+    both.head.look(100.0)
+    both.head.beat(100.0)
+    assert sorted(one.name for one in both.head.folder.root.iterdir()) == [
+        "boxes",
+        "head.json",
+        "seen",
+        "tickets",
+    ]
+    private = both.settings.outputs.private
+    private.rename(private.with_name("away"))
+    with pytest.raises(FileNotFoundError):
+        both.head.look(200.0)
+    assert not private.exists()
+
+
+@pytest.mark.parametrize("folder", ["tickets", "seen"])
+@pytest.mark.parametrize("what", ["a folder", "a link"])
+def test_one_odd_ticket_keeps_no_other_back(both: Both, folder: str, what: str) -> None:
+    """The agent takes the next one."""
+    both.place(TICKET, OTHER)
+    path = both.head.folder.root / folder / f"{TICKET.name}.json"
+    path.unlink(missing_ok=True)
+    plant(path, what)
+    both.agent._take()
+    assert list(both.agent.work) == [OTHER.name]
+    assert any(f"{TICKET.name}.json cannot be used" in one for one in both.said)
+
+
+def test_an_end_that_cannot_be_told_keeps_no_other_back(both: Both) -> None:
+    """It is told as soon as it can be."""
+    for ticket in (TICKET, OTHER):
+        both.agent._end(ticket, Why.ASKED)
+    path = both.head.folder.seen_of(TICKET.name)
+    path.mkdir()
+    for _ in range(2):
+        with both.agent._telling_trouble():
+            both.agent._report()
+    assert both.seen(OTHER) is not None
+    path.rmdir()
+    both.agent._report()
+    assert both.seen(TICKET) is not None
+    assert both.agent.reports == []
+
+
+@pytest.mark.parametrize("order", [Order.STOP, Order.KILL])
+@pytest.mark.parametrize("before", [None, Now.TAKEN, Now.STARTED])
+def test_what_is_to_stop_is_answered_by_an_agent_that_never_ran_it(
+    both: Both, order: Order, before: Now | None
+) -> None:
+    """Its run was cancelled as the agent went down, or before it had taken it.
+
+    The head waits for its end, and its box is there: nobody else would tell.
+    """
+    if before is not None:
+        seen = Seen(ticket=TICKET.name, token=TICKET.token, agent="earlier", now=before, pid=7)
+        say(both.head.folder.seen_of(TICKET.name), seen)
+    both.place(TICKET, order=order)
+    both.agent._take()
+    both.agent._report()
+    found = both.seen()
+    assert found is not None
+    assert (found.now, found.exit_code) == (Now.ENDED, None)
+    assert found.why is (Why.ASKED if before is None else Why.AGENT)
+    assert both.agent.work == {}
+    child = both.head.attach(TICKET)
+    child.hear(found)
+    assert child.has_ended
+
+
+def fails_once(monkeypatch: pytest.MonkeyPatch, now: Now, *, after: bool) -> None:
+    """Let the share fail once as something is said of a ticket: before it is written, or after."""
+    left = [OSError(errno.EIO, "Input/output error")]
+
+    def failing(path: Path, message: Seen) -> None:
+        fails = getattr(message, "now", None) is now and left
+        if not fails or after:
+            say(path, message)
+        if fails:
+            raise left.pop()
+
+    monkeypatch.setattr(agent_module, "say", failing)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("now", [Now.TAKEN, Now.STARTED])
+def test_a_share_that_fails_as_a_ticket_is_taken(
+    both: Both, monkeypatch: pytest.MonkeyPatch, now: Now, *, after: bool
+) -> None:
+    """It is started all the same, once: else the head would wait for it, and the box is there."""
+    both.place(TICKET)
+    fails_once(monkeypatch, now, after=after)
+    for _ in range(3):
+        both.agent._take()
+    assert list(both.agent.work) == [TICKET.name]
+    both.end()
+    wait_for(lambda: both.agent.watch() or not both.agent.work)
+    both.agent._report()
+    found = both.seen()
+    assert found is not None
+    assert (found.now, found.exit_code) == (Now.ENDED, -9)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_share_that_fails_as_an_end_is_told(
+    both: Both, monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    """It is told again: here of a ticket whose folder the box does not see."""
+    both.place(TICKET)
+    StageFolder(TICKET.folder(both.settings.outputs)).plan.unlink()
+    fails_once(monkeypatch, Now.ENDED, after=after)
+    both.agent._take()
+    for _ in range(2):
+        with both.agent._telling_trouble():
+            both.agent._report()
+    found = both.seen()
+    assert found is not None
+    assert (found.now, found.why) == (Now.ENDED, Why.NOT_SEEN)
+
+
+def test_a_ticket_of_a_head_of_another_version_is_handed_back(both: Both) -> None:
+    """It was placed before one of both was brought to a new version; nothing trains it."""
+    both.place(TICKET)
+    both.hold({TICKET.name: Held(box="cellar")}, version="0.0.1-older")
+    both.agent._take()
+    both.agent._report()
+    found = both.seen()
+    assert found is not None
+    assert (found.now, both.agent.work) == (Now.ENDED, {})
+
+
+def test_a_ticket_for_a_card_that_is_still_at_work_waits(both: Both) -> None:
+    """Two trainings on one card would both run out of its memory; another card's goes on."""
+    elsewhere = OTHER.model_copy(update={"card": "GPU-bb22", "number": 3})
+    both.place(TICKET, OTHER, elsewhere)
+    both.agent._take()
+    assert list(both.agent.work) == [TICKET.name, elsewhere.name]
+    both.end()
+    wait_for(lambda: both.agent.watch() or not both.agent.work)
+    both.agent._take()
+    assert list(both.agent.work) == [OTHER.name]
+
+
+def test_the_words_of_a_thousand_tickets_are_read(both: Both) -> None:
+    """The longest box names included."""
+    name = "b" * 63
+    tickets = [TICKET.model_copy(update={"number": n, "box": name}) for n in range(1, 1001)]
+    both.hold({ticket.name: Held(box=name) for ticket in tickets})
+    assert both.agent.heard.head is not None
+    assert len(both.agent.heard.head.tickets) == 1000
+
+
+def test_an_agent_that_leaves_takes_nothing(both: Both) -> None:
+    """Not even what was placed as it was asked to."""
+    both.place(TICKET)
+    both.agent.stopping = True
+    both.agent._take()
+    assert both.agent.work == {}
+    assert both.seen() is None
+
+
+def test_the_grace_of_a_stage_is_the_heads(both: Both) -> None:
+    """The head counts on it: it places the run anew after a lease, this grace and a margin."""
+    both.agent.settings = replace(both.settings, grace_seconds=5)
+    both.place(TICKET)
+    both.agent._take()
+    both.hold({})
+    both.agent.watch()
+    (work,) = both.agent.work.values()
+    assert work.child.is_stopping
+    kill_at = work.child._kill_at
+    assert kill_at is not None
+    assert kill_at - time.monotonic() > 100
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
