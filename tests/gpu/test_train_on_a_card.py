@@ -146,3 +146,20 @@ def test_a_cap_that_nothing_fits_ends_in_words(tmp_path: Path, models: Path) -> 
     assert result.next_batch_plan is None
     assert result.error is not None
     assert result.error.advice
+
+
+def test_weights_for_host_memory_are_made_on_the_card(models: Path) -> None:
+    """A base that cards share: the bytes are those of one that is loaded onto the card."""
+    import torch
+
+    from runner.training.fit.model import Machine, load_base
+
+    card = Machine(device="cuda", compute="bfloat16")
+    wanted, found = (
+        load_base(models / "1B", method="qlora", machine=machine).state_dict()
+        for machine in (card, card.host)
+    )
+    assert wanted.keys() == found.keys()
+    for name, weight in wanted.items():
+        assert found[name].device.type == "cpu"
+        assert torch.equal(weight.cpu(), found[name]), name

@@ -88,7 +88,7 @@ def load_adapted(
     base = load_base(
         folder,
         method=spec.method if form == "as_trained" else "lora",
-        machine=Machine(device="cpu", compute=machine.compute) if is_shared else machine,
+        machine=machine.host if is_shared else machine,
         trust_remote_code=plan.trust_remote_code,
         whole=True,
         cache=base_cache_of(plan),

@@ -23,6 +23,7 @@ from runner.training.fit.language_part import (
     take_out,
 )
 from runner.training.fit.memory import classify, let_go, plan_does_not_fit
+from runner.training.fit.quantise_on_card import quantised_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,13 @@ class Machine:
     """``cuda`` or ``cpu``."""
     compute: str
     """``bfloat16``; without it ``float16`` on a card and ``float32`` on a CPU."""
+    quantises_on: str | None = None
+    """Where 4-bit weights are made; None: on the device itself."""
+
+    @property
+    def host(self) -> Machine:
+        """This machine's memory beside the card: a model lies there until its parts are placed."""
+        return Machine(device="cpu", compute=self.compute, quantises_on=self.device)
 
     @property
     def on_gpu(self) -> bool:
@@ -144,7 +152,8 @@ def load_base(
     if entry is not None and (found := _load_entry(entry, folder, machine, options)) is not None:
         return found
     try:
-        model, told = kind.from_pretrained(folder, config=config, **options)
+        with quantised_on(machine.quantises_on):
+            model, told = kind.from_pretrained(folder, config=config, **options)
     except (ValueError, ImportError, KeyError, AttributeError) as error:
         raise unusable(folder, error) from error
     require_all_weights(folder, told["missing_keys"])
@@ -170,7 +179,8 @@ def base_cache_of(plan: StagePlan, *, keeps: bool = True) -> BaseCache | None:
 
 def _entry(cache: BaseCache, folder: Path, machine: Machine) -> Path:
     settings = nf4(machine.compute).to_dict()
-    return cache.entry(folder, {"nf4": settings, "device": machine.device})
+    made_on = machine.quantises_on or machine.device
+    return cache.entry(folder, {"nf4": settings, "device": made_on})
 
 
 def _load_entry(entry: Path, folder: Path, machine: Machine, options: dict[str, Any]) -> Any | None:

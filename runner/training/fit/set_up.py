@@ -214,7 +214,7 @@ def _wishes(
 
 def _load(plan: TrainPlan, spec: JobSpec, machine: Any, ranks: Any) -> Any:
     """Load the base with a fresh adapter; of a shared one, what is this rank's goes to its card."""
-    from runner.training.fit.model import Machine, add_adapter, base_cache_of, load_base
+    from runner.training.fit.model import add_adapter, base_cache_of, load_base
     from runner.training.fit.share_base import place_on_card, refuse
 
     def load(where: Any) -> Any:
@@ -235,7 +235,7 @@ def _load(plan: TrainPlan, spec: JobSpec, machine: Any, ranks: Any) -> Any:
     for turn in range(ranks.size):
         # One after the other: the host need not hold a large base several times.
         if turn == ranks.rank:
-            model = load(Machine(device="cpu", compute=machine.compute))
+            model = load(machine.host)
             place_on_card(model, ranks=ranks.size, device=machine.device)
         ranks.agree()
     return model
