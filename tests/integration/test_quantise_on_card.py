@@ -35,7 +35,8 @@ def loads_alike(folder: str) -> None:
         assert machine.host.quantises_on == "cpu"
         hosted = load_base(Path(folder), method="qlora", machine=machine.host)
         assert Params4bit._quantize is noting  # as it was
-    assert seen and made_on[seen:] == ["cpu"] * seen  # a name: torch gives a device
+    assert seen
+    assert made_on[seen:] == ["cpu"] * seen  # a name: torch gives a device
     wanted, found = plain.state_dict(), hosted.state_dict()
     assert wanted.keys() == found.keys()
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
