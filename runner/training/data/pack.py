@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from runner.training.fit.heldout import on_device
-
 DIFFERS = 0.01  # nats of one token: far above rounding, far below what a seen neighbour changes
 
 
@@ -92,6 +90,8 @@ def attends_across(
         collate: what makes its batch in training.
     """
     import torch
+
+    from runner.training.fit.heldout import on_device
 
     first = sequence["seq_lengths"][0]
     ids = list(sequence["input_ids"])

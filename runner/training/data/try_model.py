@@ -18,6 +18,7 @@ from runner.errors import ModelError, Problem
 from runner.spec.spec import JobSpec
 from runner.training.export.adapter_weights import in_whole
 from runner.training.export.refuse_early import Layers
+from runner.training.import_stack import TRIES, import_stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ def try_model(
 
 
 def _try(folder: Path, spec: JobSpec, longest: int, *, trust_remote_code: bool) -> Tried:
+    import_stack("torch", *TRIES)
     import torch
 
     from runner.training.fit.base_config import training_config

@@ -20,6 +20,7 @@ from runner.errors import StageError
 from runner.exit_codes import ExitCode
 from runner.files.durable import write_json
 from runner.spec.spec import JobSpec
+from runner.training.import_stack import EVALUATES, import_stack
 
 if TYPE_CHECKING:
     from runner.training.evaluate.adapted import Adapted
@@ -93,6 +94,7 @@ def evaluate(folder: Path) -> None:
     Raises:
         StageError: the adapter does not reach the loss that training measured.
     """
+    import_stack("torch")
     from runner.spec.read_spec import read_spec
     from runner.training.fit.memory import Meter
     from runner.training.fit.model import find_machine
@@ -103,6 +105,7 @@ def evaluate(folder: Path) -> None:
     machine = find_machine(plan.device, plan.compute)
     # Before the stack is imported: bitsandbytes makes the card's context, which is measured here.
     meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes)
+    import_stack(*EVALUATES)
     found = _measure(_Stage(run=run, folder=folder, plan=plan, spec=spec, machine=machine))
     paired, after = found.served.paired, found.trained.after
     write_message(

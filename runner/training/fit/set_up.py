@@ -29,6 +29,7 @@ from runner.spec.spec import JobSpec
 from runner.training.fit.attempt import Attempt
 from runner.training.fit.build_trainer import apply_plan, build_trainer, size_batches
 from runner.training.fit.row_lengths import row_lengths
+from runner.training.import_stack import TRAINS, import_stack
 from runner.training.ranks.place import Place, folder_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def set_up(folder: Path, place: Place | None) -> Attempt:
     ranks = Ranks(place, on_gpu=machine.on_gpu)
     meter = Meter(on_gpu=machine.on_gpu, cap_bytes=plan.gpu_memory_bytes, beside=ranks.warm_up)
 
+    import_stack(*TRAINS)
     from transformers import set_seed
 
     from runner.training.data.tokenizer_folder import load_tokenizer

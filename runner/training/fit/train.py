@@ -18,6 +18,7 @@ from runner.training.fit.answer import answer
 from runner.training.fit.attempt import Attempt, next_plan, smaller_plan
 from runner.training.fit.build_trainer import apply_plan
 from runner.training.fit.set_up import of_first, plain_plan, set_up
+from runner.training.import_stack import import_stack
 from runner.training.ranks.place import Place
 
 
@@ -31,6 +32,7 @@ def train(folder: Path, place: Place | None = None) -> None:
     Raises:
         StageError: it did not come to its end; the result says why and what is safe.
     """
+    import_stack("torch")
     attempt = set_up(folder, place)
     started = time.monotonic()
     trouble = _fit(attempt)
