@@ -21,7 +21,7 @@ from runner.agent.lease import Heard, order_for, tickets_to_take
 from runner.agent.work import Work, start
 from runner.contract.cluster import (
     BEATS_A_LEASE,
-    OF_ONE_FILE,
+    ODD_FILE,
     BoxSaid,
     ClusterFolder,
     Head,
@@ -122,6 +122,7 @@ class Agent:
         """Go round until the agent ends."""
         try:
             self._require_own_name()
+            self._end_orphans()
             while not (self.stopping and not self.work and not self.reports):
                 with self._telling_trouble():
                     self._listen()
@@ -272,6 +273,13 @@ class Agent:
                 self._tell_trouble(error)
             time.sleep(POLL_SECONDS)
 
+    def _end_orphans(self) -> None:
+        """End what an earlier agent of this name has left: not what one that is at work runs."""
+        outputs, box = self.settings.outputs_dir, self.box
+        for folder in end_orphans(outputs, grace_seconds=_ORPHAN_SECONDS, box=box):
+            what = f"{folder}: a stage of an earlier agent was still running"
+            self.say_event(what, level="warning")
+
     @contextlib.contextmanager
     def _telling_trouble(self) -> Iterator[None]:
         try:
@@ -282,12 +290,12 @@ class Agent:
     def _tell_trouble(self, error: OSError) -> None:
         why = error.strerror or str(error)
         which = error.filename2 or error.filename
-        if which and error.errno in OF_ONE_FILE:
+        if which and error.errno in ODD_FILE:
             self._remind(f"{which} cannot be used ({why}): remove it")
             return
         self._remind(
             f"{self.folder.root} cannot be used ({why}). On the box with the queue, set "
-            "RUNNER_CLUSTER in .env; here, mount its outputs/ and models/ folders"
+            "RUNNER_CLUSTER in .env; here, mount its outputs/ and models/, for the same user"
         )
 
     def _remind(self, what: str) -> None:
@@ -312,8 +320,6 @@ def run_agent(settings: Settings, box: str, *, say_event: Callable[..., None]) -
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     os.umask(0o027)  # results are for their owner and the share's group, as the daemon's are
-    for folder in end_orphans(settings.outputs_dir, grace_seconds=_ORPHAN_SECONDS, box=box):
-        say_event(f"{folder}: a stage of an earlier agent was still running", level="warning")
     agent.cards.watch()
     say_event(f"box {box}: the agent is there", version=image_version())
     # Never joined for long: a share that holds it must not keep this process.

@@ -32,10 +32,10 @@ MARGIN = 0.5
 """Of the lease: for a share that shows a file late, and for two clocks that run unalike."""
 BEATS_A_LEASE = 6
 """So many chances has a counter to move before somebody is taken to be away."""
-OF_ONE_FILE = frozenset(
-    {errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM}
-)
-"""What an OSError tells of one file here (a link, a folder, somebody else's), not of the share."""
+ODD_FILE = frozenset({errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO})
+"""What an OSError tells of a link, a folder or a pipe under a message's name."""
+OF_ONE_FILE = ODD_FILE | {errno.EACCES, errno.EPERM}
+"""What it tells of one file, which may be somebody else's, and not of the share."""
 _BYTES = 256 * 1024  # of one file; a head with a thousand tickets has 100 KB
 _TOKEN = r"[0-9a-f]{8,32}"  # noqa: S105 - the shape of one
 

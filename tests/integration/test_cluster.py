@@ -253,13 +253,19 @@ def test_a_box_with_another_version_is_refused_by_name(box: ClusterBox) -> None:
 
 
 def test_two_boxes_of_one_name_do_not_work_at_once(box: ClusterBox) -> None:
-    """The second one is told, and leaves."""
+    """The second one is told, and leaves; the first one's training is none of an earlier agent."""
+    box.drop("one", train=["train 8 then held 0", "1"])
     with box.watching():
-        box.agent("cellar")
-        wait_until(lambda: box.is_there("cellar"))
+        first = box.agent("cellar")
+        wait_until(lambda: box.hanging("one"))
+        stages = first.family()[1:]
         second = box.agent("cellar")
         assert second.process.wait(60) == 3
+        assert first.family()[1:] == stages
+        box.go("one")
+        _succeeds(box, "one")
     assert "an agent is at work under the name of this box, cellar" in second.said()
+    assert len(box.attempts("one")) == 1
 
 
 def test_a_box_without_a_share_says_so(tmp_path: Path) -> None:

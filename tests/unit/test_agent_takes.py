@@ -17,16 +17,39 @@ from pathlib import Path
 import pytest
 
 from runner.agent import agent as agent_module
+from runner.agent import work as work_module
 from runner.agent.agent import Agent
-from runner.contract.cluster import Head, Held, Now, Order, Seen, Ticket, Why, hear, say
+from runner.contract import stage_environment
+from runner.contract.cluster import (
+    BoxCard,
+    BoxSaid,
+    Head,
+    Held,
+    Now,
+    Order,
+    Seen,
+    Ticket,
+    Why,
+    hear,
+    say,
+)
 from runner.contract.image_version import image_version
 from runner.contract.layout import StageFolder
 from runner.contract.settings import Settings
 from runner.daemon.cluster.cluster import Cluster
+from runner.daemon.stages.host_memory import Blame
+from runner.errors import BusyError
+from runner.exit_codes import ExitCode
 
 RUN = "20261128T010101Z-abcd"
 TICKET = Ticket(box="cellar", job="contracts", run_id=RUN, number=1, token="3f9c22ab")
 OTHER = TICKET.model_copy(update={"number": 2, "token": "aaaaaaaa"})
+DEAF = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("deaf", flush=True)
+time.sleep(600)
+"""
 ODD = ["a folder", "a link", "a dangling link", "a pipe", "torn", "huge"]
 
 
@@ -354,6 +377,324 @@ def test_the_grace_of_a_stage_is_the_heads(both: Both) -> None:
     kill_at = work.child._kill_at
     assert kill_at is not None
     assert kill_at - time.monotonic() > 100
+
+
+def test_a_head_that_died_before_this_agent_came_is_none(both: Both) -> None:
+    """Its file lies there as it left it: only one that moves is obeyed, a new one's as well."""
+    both.place(TICKET)
+    late = both.new_agent()
+    for _ in range(2):
+        late._listen()
+    assert not late.heard.has_moved
+    late._take()
+    assert late.work == {}
+    found = hear(both.head.folder.head, Head)
+    assert found is not None
+    say(both.head.folder.head, found.model_copy(update={"head": "another"}))  # its counter is equal
+    late._listen()
+    assert late.heard.has_moved
+    late._moved_at -= 61
+    assert late.heard.unmoved_seconds > 60
+    say(both.head.folder.head, found.model_copy(update={"head": "a third"}))
+    late._listen()
+    assert late.heard.unmoved_seconds < 60
+
+
+def test_an_agent_whose_name_another_one_takes_leaves(both: Both) -> None:
+    """Both started at once, before either had said anything: one of them stays."""
+    other = both.new_agent()
+    both.agent._beat()
+    other._beat()
+    both.agent._beat_at = 0.0
+    with pytest.raises(BusyError, match="another agent works under the name of this box"):
+        both.agent._beat()
+    other._beat_at = 0.0
+    other._beat()
+
+
+def test_a_name_that_is_free_is_taken_at_once(both: Both) -> None:
+    """Nobody waits for a box that was never there."""
+    began = time.monotonic()
+    both.agent._require_own_name()
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "changes", [{"box": "attic"}, {"number": 7}, {"run_id": "20261128T010101Z-zzzz"}]
+)
+def test_a_ticket_that_says_something_else_is_not_taken(
+    both: Both, changes: dict[str, object]
+) -> None:
+    """Its file's name, its box and what it holds are one."""
+    both.place(TICKET)
+    say(both.head.folder.ticket(TICKET.name), TICKET.model_copy(update=changes))
+    for ticket in (TICKET.model_copy(update=changes), TICKET):
+        folder = ticket.folder(both.settings.outputs)
+        folder.mkdir(parents=True, exist_ok=True)
+        StageFolder(folder).plan.touch()
+    both.agent._take()
+    assert both.agent.work == {}
+
+
+def test_what_was_said_of_another_token_is_no_answer(both: Both) -> None:
+    """The ticket is begun with; it may lie there from a record that was put back."""
+    both.place(TICKET)
+    seen = Seen(ticket=TICKET.name, token="99999999", agent="earlier", now=Now.ENDED)
+    say(both.head.folder.seen_of(TICKET.name), seen)
+    both.agent._take()
+    assert list(both.agent.work) == [TICKET.name]
+
+
+def test_a_stage_sees_its_own_card_and_its_boxs_name(both: Both) -> None:
+    """Two trainings on one card would run out of its memory; so would one that must spare it."""
+    both.place(TICKET.model_copy(update={"card": "GPU-bb22", "spare_host_memory": True}))
+    both.agent._take()
+    (work,) = both.agent.work.values()
+    found = Path(f"/proc/{work.child.pid}/environ")
+    wait_for(lambda: b"RUNNER_BOX=cellar" in found.read_bytes())
+    words = found.read_bytes().split(b"\0")
+    assert b"CUDA_VISIBLE_DEVICES=GPU-bb22" in words
+    plain = stage_environment.environment({}, home=both.settings.stage_home)
+    sparing = stage_environment.environment(
+        {}, home=both.settings.stage_home, spare_host_memory=True
+    )
+    assert plain != sparing
+    for name in sparing.keys() - plain.keys():
+        assert f"{name}={sparing[name]}".encode() in words
+
+
+def test_an_agent_that_leaves_asks_its_stages_first(both: Both) -> None:
+    """Whatever the head says; its box offers no card meanwhile."""
+    both.place(TICKET)
+    both.agent._take()
+    both.agent._beat()
+    both.agent.stopping = True
+    both.agent.watch()
+    (work,) = both.agent.work.values()
+    assert (work.child.is_stopping, work.why) == (True, Why.AGENT)
+    both.agent._beat_at = 0.0
+    both.agent._beat()
+    said = hear(both.head.folder.box("cellar"), BoxSaid)
+    assert said is not None
+    assert said.cards == ()
+
+
+def test_why_a_stage_was_asked_first_is_why_it_ended(both: Both) -> None:
+    """The head came back meanwhile and does not hold it any more: the lease had ended it."""
+    both.agent.settings = replace(both.settings, stage_command=(sys.executable, "-c", DEAF))
+    both.place(TICKET)
+    both.agent._take()
+    (work,) = both.agent.work.values()
+    log = StageFolder(TICKET.folder(both.settings.outputs)).log("train")
+    wait_for(lambda: log.exists() and "deaf" in log.read_text())
+    work.obey(Order.STOP, Why.LEASE, at=100.0, grace_seconds=10.0)
+    work.obey(Order.STOP, Why.ASKED, at=105.0, grace_seconds=10.0)
+    assert work.why is Why.LEASE
+    time.sleep(0.3)
+    assert work.ended() is None
+    work.obey(Order.GO, Why.ASKED, at=110.0, grace_seconds=10.0)  # its grace is over all the same
+    wait_for(lambda: work.ended() is not None)
+    assert work.ended() == -9
+
+
+def test_a_kill_waits_for_no_grace(both: Both) -> None:
+    """The head's grace is over."""
+    both.place(TICKET)
+    both.agent._take()
+    (work,) = both.agent.work.values()
+    work.obey(Order.KILL, Why.ASKED, at=0.0, grace_seconds=600.0)
+    wait_for(lambda: work.ended() is not None)
+
+
+def test_the_kernels_kill_is_no_lack_of_memory_where_it_was_asked_to_end(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only of a stage that nobody asked is it said that the machine's memory ran out."""
+    both.place(TICKET, OTHER.model_copy(update={"card": "x"}))
+    both.agent._take()
+    monkeypatch.setattr(work_module, "blame", lambda *_, **__: Blame.YES)
+    first, second = both.agent.work.values()
+    second.obey(Order.STOP, Why.ASKED, at=0.0, grace_seconds=600.0)
+    for one in (first, second):
+        one.child.kill()
+        wait_for(lambda one=one: one.child.has_ended)
+    assert first.ended() == ExitCode.OUT_OF_HOST_MEMORY
+    assert second.ended() in (-9, -15)
+
+
+def test_what_is_free_is_said_before_an_end(both: Both) -> None:
+    """Else the head would place the next one by what the card held before."""
+    both.agent._beat()
+    before = hear(both.head.folder.box("cellar"), BoxSaid)
+    both.agent._end(TICKET, Why.ASKED)
+    both.agent._report()
+    after = hear(both.head.folder.box("cellar"), BoxSaid)
+    assert before is not None
+    assert after is not None
+    assert after.counter > before.counter
+
+
+def seen_by_head(both: Both, at: float) -> None:
+    """Let the box say that it lives, and the head look."""
+    both.agent._beat_at = 0.0
+    both.agent._beat()
+    both.head.look(at)
+
+
+def test_a_box_that_takes_no_ticket_is_given_up(both: Both) -> None:
+    """It lives, and does not take it: after so long it cannot have begun."""
+    seen_by_head(both, 100.0)
+    child = both.head.place(TICKET)
+    child.since = 100.0
+    for at in range(110, 310, 10):
+        seen_by_head(both, float(at))
+        assert not child.lost, at
+    seen_by_head(both, 315.0)
+    assert child.lost
+
+
+def test_a_fenced_attempt_stays_fenced(both: Both) -> None:
+    """Its box is back: the record has said already that nothing of it counts."""
+    seen_by_head(both, 100.0)
+    child = both.head.place(TICKET)
+    child.fence(over_at=1e12)
+    seen_by_head(both, 130.0)
+    assert child.lost
+
+
+def test_a_card_has_one_ticket(both: Both) -> None:
+    """It is free again when that is closed; a card with a problem never is."""
+    for at in (100.0, 130.0):
+        seen_by_head(both, at)
+    (card,) = both.head.free_cards(130.0)
+    child = both.head.place(TICKET)
+    assert both.head.free_cards(130.0) == []
+    assert both.head.well_cards(130.0) == [card]
+    both.head.close(child)
+    assert both.head.free_cards(130.0) == [card]
+    both.agent.cards.now = (BoxCard(problem="its driver does not answer"),)
+    seen_by_head(both, 160.0)
+    assert both.head.well_cards(160.0) == []
+
+
+def test_a_ticket_that_is_placed_has_no_answer_yet(both: Both) -> None:
+    """What lay there under its name is gone first, an older ticket as well."""
+    say(both.head.folder.ticket(TICKET.name), OTHER)
+    seen = Seen(ticket=TICKET.name, token=TICKET.token, agent="x", now=Now.ENDED, exit_code=0)
+    say(both.head.folder.seen_of(TICKET.name), seen)
+    both.head.place(TICKET)
+    assert both.seen() is None
+    assert hear(both.head.folder.ticket(TICKET.name), Ticket) == TICKET
+
+
+def test_a_head_that_is_back_writes_only_the_tickets_that_are_missing(both: Both) -> None:
+    """What lies there may be being read."""
+    both.head.place(TICKET)
+    path = both.head.folder.ticket(TICKET.name)
+    before = path.stat().st_ino
+    second = Cluster(both.settings, say_event=lambda *_, **__: None)
+    second.attach(TICKET)
+    second.attach(OTHER)
+    assert path.stat().st_ino == before
+    assert hear(both.head.folder.ticket(OTHER.name), Ticket) == OTHER
+    say(both.head.folder.ticket("20200101T000000Z-zzzz-01"), OTHER)
+    say(both.head.folder.seen_of("20200101T000000Z-zzzz-01"), OTHER)
+    second.sweep()
+    assert {one.stem for one in both.head.folder.tickets.iterdir()} == {TICKET.name, OTHER.name}
+    assert list(both.head.folder.seen.iterdir()) == []
+
+
+def test_a_new_word_does_not_wait_for_the_next_beat(both: Both) -> None:
+    """A stop, a ticket and its end are said at once; nothing is written in between."""
+    head, path = both.head, both.head.folder.head
+
+    def counter() -> int:
+        found = hear(path, Head)
+        assert found is not None
+        return found.counter
+
+    head.beat(100.0)
+    head.beat(100.1)
+    assert counter() == 1
+    child = head.place(TICKET)
+    head.beat(100.2)
+    child.ask_to_stop(at=0.0, grace_seconds=1.0)
+    head.beat(100.3)
+    head.close(child)
+    head.beat(100.4)
+    assert counter() == 4
+    head.beat(110.5)
+    assert counter() == 5
+
+
+def test_an_end_is_followed_by_a_look_at_its_box(both: Both) -> None:
+    """The box has said what is free now before it told the end: that is heard at once."""
+    for at in (100.0, 130.0):
+        seen_by_head(both, at)
+    child = both.head.place(TICKET)
+    both.agent.cards.now = (BoxCard(name="told anew"),)
+    both.agent._beat_at = 0.0
+    both.agent._beat()
+    both.head.look(130.1)
+    assert both.head.boxes["cellar"].said.cards[0].name == ""
+    both.agent.cards.refresh = lambda: None  # type: ignore[method-assign]
+    both.agent._end(TICKET, Why.ASKED)
+    both.agent._report()
+    both.head.look(130.2)
+    assert child.has_ended
+    assert both.head.boxes["cellar"].said.cards[0].name == "told anew"
+
+
+def test_a_box_that_could_not_begin_rests(both: Both) -> None:
+    """Else the next run would go to it, and the one after that."""
+    for at in (100.0, 130.0):
+        seen_by_head(both, at)
+    child = both.head.place(TICKET)
+    child.hear(Seen(ticket=TICKET.name, token=TICKET.token, agent="a", now=Now.ENDED))
+    both.head.close(child)
+    assert both.head.problem("cellar", 131.0) == ""
+    child = both.head.place(OTHER)
+    why = {"why": Why.NOT_SEEN, "reason": "No such file"}
+    child.hear(Seen(ticket=OTHER.name, token=OTHER.token, agent="a", now=Now.ENDED, **why))
+    both.head.close(child)
+    rests = "it does not see what it is to train in (No such file)"
+    assert both.head.problem("cellar", 131.0) == rests
+    assert both.head.problem("cellar", 189.0) == rests
+    assert both.head.problem("cellar", 190.0) == ""
+
+
+def test_a_box_that_has_left_is_kept_while_it_has_a_ticket(both: Both) -> None:
+    """What it was given is to be given up in its time, and the answer says which box that was."""
+    for at in (100.0, 130.0):
+        seen_by_head(both, at)
+    child = both.head.place(TICKET)
+    both.head.folder.box("cellar").unlink()
+    both.head.look(150.0)
+    assert both.head.boxes["cellar"].said.agent == both.agent.id
+    assert not child.lost
+    both.head.look(191.0)
+    assert child.lost
+    both.head.close(child)
+    both.head.look(200.0)
+    assert "cellar" not in both.head.boxes
+
+
+def test_a_share_that_may_only_be_read_is_told_of_once(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not each half second anew, and not by the name of a file that was to be made beside."""
+    numbers = iter(range(99))
+
+    def refused(path: Path, _: object) -> None:
+        beside = path.with_name(f".tmp-{next(numbers)}")
+        raise PermissionError(errno.EACCES, "Permission denied", str(beside))
+
+    monkeypatch.setattr(agent_module, "say", refused)
+    for _ in range(3):
+        with both.agent._telling_trouble():
+            both.agent._beat()
+    (said,) = both.said
+    assert said.startswith(f"{both.head.folder.root} cannot be used (Permission denied).")
 
 
 def wait_for(what: Callable[[], object]) -> None:

@@ -123,7 +123,7 @@ def test_a_box_lives_by_its_counter_and_this_machines_clock() -> None:
     assert box.moved_at is None
     box.hear(said(counter=6), 20.0)
     assert box.moved_at == 20.0
-    box.hear(said(counter=1, agent="b"), 30.0)
+    box.hear(said(counter=6, agent="b"), 30.0)
     assert not is_away(box, HOUSE, 90.0)
     assert is_away(box, HOUSE, 90.5)
 
@@ -132,6 +132,7 @@ QUICK, SLOW = (
     Offer(place=0, fits=True, seconds=10.0),
     Offer(place=1, fits=True, seconds=20.0),
 )
+QUICK_PERHAPS = Offer(place=4, fits=None, seconds=5.0)
 TOO_SMALL, UNKNOWN = (
     Offer(place=2, fits=False, seconds=1.0),
     Offer(place=3, fits=None, seconds=None),
@@ -152,6 +153,8 @@ TOO_SMALL, UNKNOWN = (
         ([SLOW], [SLOW], None),
         ([UNKNOWN], [UNKNOWN], None),
         ([SLOW], [TOO_SMALL], 1),
+        ([QUICK_PERHAPS, SLOW], [], 1),  # what is known to fit goes before what is only said quick
+        ([SLOW], [QUICK_PERHAPS], 1),
     ],
 )
 def test_a_job_goes_where_it_fits_and_is_fastest(
@@ -213,6 +216,7 @@ def test_a_stop_is_said_once_and_a_kill_is_the_last_word() -> None:
     assert told == [Order.STOP]
     child.enforce(220.0)
     child.ask_to_stop(at=221.0, grace_seconds=120.0)
+    child.fence(over_at=time.monotonic() + 600)
     assert told == [Order.STOP, Order.KILL]
 
 

@@ -40,6 +40,12 @@ def found(setting: str, answer: Answer = TWO, given: str = "") -> list[NamedCard
         ("GPU-bb", "", [("1", "GPU-bb22")]),  # as much of it as is needed, as CUDA takes it
         ("2,5", "5,2", [("2", "GPU-aa11"), ("5", "GPU-bb22")]),  # a container's cards by host
         ("all", "2,5", [("2", "GPU-aa11"), ("5", "GPU-bb22")]),
+        (
+            "0,1",
+            "0,1,2",
+            [("0", "GPU-aa11"), ("1", "GPU-bb22")],
+        ),  # it was given others than it says
+        ("5,2", "void", [("2", "GPU-aa11"), ("5", "GPU-bb22")]),  # by CDI: it is not told numbers
         ("0,1", "all", [("0", "GPU-aa11"), ("1", "GPU-bb22")]),
         ("MIG-1234", "", [("MIG-1234", "MIG-1234")]),
     ],

@@ -10,7 +10,7 @@ import torch
 
 from runner.errors import StageError
 from runner.exit_codes import ExitCode
-from runner.training.ranks import silence
+from runner.training.ranks import launch, silence
 from runner.training.ranks.deal import deal
 from runner.training.ranks.one_end import blamed, one_result
 from runner.training.ranks.place import Place, folder_of
@@ -59,7 +59,10 @@ OOM, STOP, LOST, NAN, BAD = (
         ({0: BAD, 1: -11}, False, 1),
         ({0: NAN, 1: LOST}, False, 1),
         ({0: STOP, 1: STOP}, False, 0),
-        ({0: 0, 1: STOP}, False, 1),
+        ({0: 0, 1: STOP}, False, 0),  # all was written
+        ({0: 0, 1: -11}, False, 0),
+        ({0: 0, 1: OOM}, True, 0),
+        ({0: STOP, 1: 0}, False, 0),
         ({1: BAD}, False, 1),
         ({0: STOP, 1: ExitCode.OUT_OF_HOST_MEMORY}, False, 1),
         ({0: STOP, 1: ExitCode.DISK_FULL}, False, 1),
@@ -129,6 +132,25 @@ def test_a_place_is_read_as_it_was_written() -> None:
     assert Place.read(place.flag) == place
     assert folder_of(Path("/a"), 0).root == Path("/a")
     assert folder_of(Path("/a"), 1).root == Path("/a/ranks/1")
+
+
+@pytest.mark.parametrize(
+    ("given", "rank", "card"),
+    [
+        ("GPU-aa11,GPU-bb22", 0, "GPU-aa11"),
+        ("GPU-aa11, GPU-bb22", 1, "GPU-bb22"),
+        ("GPU-aa11", 1, None),
+        ("", 0, None),
+    ],
+)
+def test_each_rank_sees_its_own_card(
+    monkeypatch: pytest.MonkeyPatch, given: str, rank: int, card: str | None
+) -> None:
+    """And its way to the others: a container has loopback alone."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    found = launch._cards(rank)
+    assert found.pop("CUDA_VISIBLE_DEVICES", None) == card
+    assert found == {"NCCL_SOCKET_IFNAME": "lo", "NCCL_NVLS_ENABLE": "0"}
 
 
 class _Apart:

@@ -112,10 +112,7 @@ class _Crew:
 
     @property
     def is_done(self) -> bool:
-        """Whether the first rank has ended well: it writes what the run keeps, and writes it last.
-
-        It finished no step without the others.
-        """
+        """Whether the first rank has ended well: all that the run keeps is written."""
         return self.ended.get(0) == ExitCode.OK
 
     def _ask(self, *_: Any) -> None:
@@ -198,6 +195,9 @@ def _one_end(crew: _Crew, stage: str, folder: Path) -> int:
     if code != ExitCode.OK:
         how = "stood still" if rank == crew.hung else f"ended with {code}"
         print(f"Rank {rank} of {len(crew.ranks)} {how}.", flush=True)
+    for other, status in ends.items():
+        if code == ExitCode.OK and status != ExitCode.OK:
+            print(f"Rank {other} ended with {status}, when all was written.", flush=True)
     if code == ExitCode.OK or (rank == 0 and rank != crew.hung):
         return code
     left = None

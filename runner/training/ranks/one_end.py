@@ -25,7 +25,13 @@ def blamed(ends: Mapping[int, int], *, asked: bool) -> int:
     Args:
         ends: exit status by rank, of those that ended by themselves; a signal is negative.
         asked: the stage was asked to stop.
+
+    Returns:
+        The first one where that ended well, whatever became of the others: it writes what the run
+        keeps, after the last step that all have finished. A driver may fail as a process leaves.
     """
+    if ends.get(0) == ExitCode.OK:
+        return 0
     last = len(ORDER)
 
     def weight(rank: int) -> tuple[float, int]:
