@@ -116,7 +116,7 @@ def measure(boxes: int, jobs: int, seconds: float, lease: float, *, kill: bool) 
                 wait_until(lambda: len(agents[0].family()) > 1, seconds=600)
                 killed_at = time.monotonic()
                 agents[0].end()
-            wait_until(over, seconds=3600, every=0.5)
+            wait_until(over, seconds=7200, every=0.5)
             took = time.monotonic() - began
         return {
             "boxes": boxes,
