@@ -209,8 +209,9 @@ def foreign_rows(key: Key, marks: Marks) -> str:
     differ = [pair for pair, found in marks.rows.items() if key.rows[pair - 1] != found]
     if len(differ) > _DIFFER * whole:
         return (
-            "its questions and answers are not those that were written: it is another run's, or "
-            "one column of it was sorted without the others"
+            "its questions and answers are not those that were written: it is another run's, one "
+            "column of it was sorted without the others, or a spreadsheet took its answers for "
+            "numbers or dates (a table written with `runner rate --excel` keeps them)"
         )
     return ""
 

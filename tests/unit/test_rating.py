@@ -29,6 +29,7 @@ from runner.contract.rating import (
 )
 from runner.daemon.promotion.sheet_marks import read_sheet_marks
 from runner.language.speaker import Language, Speaker
+from runner.language.translate import translated
 
 
 def answers(count: int, against: str = "base") -> list[dict[str, Any]]:
@@ -380,3 +381,22 @@ def test_ten_pairs_are_named_and_more_are_hinted_at() -> None:
 def test_one_mark_has_an_interval() -> None:
     """A wide one: Wilson's for 1 of 1 begins at 1 / (1 + z²)."""
     assert wilson(1, 1) == (pytest.approx(1 / (1 + 1.959964**2), abs=1e-6), pytest.approx(1.0))
+
+
+def test_what_is_wrong_with_a_table_is_said_in_german_too() -> None:
+    """Each problem that a table may have, as its answer on the share has it."""
+    german = Speaker(language=Language.GERMAN)
+    rows, key = marked(5)
+    others = [[row[0], "Z", "Z", "Z", row[4]] for row in rows[1:]]
+    more = [*rows, ["9", "Q", "A", "B", "1"]]
+    said = [
+        read_marks(b"x" * (TABLE_BYTES + 1)).problem,
+        read_marks(b"a,b\n1,2\n").problem,
+        read_marks(b"pair,pair,better\n1,1,1\n").problem,
+        read_sheet_marks(b"<html>").problem,
+        foreign_rows(key, read_marks(saved([rows[0], *others]))),
+        foreign_rows(key, read_marks(saved(more))),
+    ]
+    assert all(said)
+    assert len(set(said)) == len(said)
+    assert [translated(one, german) for one in said if not translated(one, german)] == []

@@ -9,7 +9,7 @@ import stat
 from pydantic import ValidationError
 
 from runner.clock import now
-from runner.contract.gate import Promotion, approved_by_marks, unknown_current
+from runner.contract.gate import Promotion, approved_by_marks, promotion_in, unknown_current
 from runner.contract.layout import RATE, RATE_ENDINGS, RUN_ID, Outputs, RunFolder
 from runner.contract.promotions import known_current, read_promotions
 from runner.contract.rating import (
@@ -36,6 +36,7 @@ from runner.errors import RunnerError
 from runner.files.beneath import Folder
 from runner.files.plain import read_plain
 from runner.files.settle import Look, Seen, is_settled, look_again
+from runner.language.translate import in_words_of
 from runner.spec.read_spec import read_spec
 from runner.words import visible
 
@@ -116,7 +117,7 @@ class Ratings:
     def _answer(self, folder: Folder, name: str, marks: Marks) -> None:
         live, key = self._find(name)
         if live is None or key is None:
-            text = "There is no run with answers that this table belongs to: `runner rate` makes it"
+            text = self.daemon.says.speak("rate_no_run")
         else:
             text = self._judge(name, live, key, marks)
         folder.write_text(f"{name}.txt", f"{visible(name)}\n\n{text}\n")
@@ -152,7 +153,7 @@ class Ratings:
         """Say what the marks mean, and keep it once all are there."""
         speak = self.daemon.says.speak
         if problem := marks.problem or foreign_rows(key, marks):
-            return speak("rate_problem", problem=problem)
+            return speak("rate_problem", problem=in_words_of(problem, speak))
         if marks.twice:
             return speak("rate_twice", pairs=named(marks.twice))
         missing = missing_pairs(key, marks)
@@ -171,7 +172,7 @@ class Ratings:
             self._keep(live, live.record.but(rating=rating))
         said = rating_in(rating, speak)
         promotion = live.record.promotion
-        return f"{said}\n{promotion.reason}" if promotion is not None else said
+        return f"{said}\n{promotion_in(promotion, speak)}" if promotion is not None else said
 
     def _saved_later(self, name: str) -> str | None:
         """Give another whole table of the same run that was saved after this one."""
