@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from runner.contract.in_use import Use, jobs_in_use
 from runner.contract.layout import Outputs, RunFolder
 from runner.contract.memory_story import memory_story
 from runner.contract.progress import STARTING, Progress, read_progress
+from runner.contract.promotions import adapter_gone
 from runner.contract.rates import rates_in
 from runner.contract.record_head import RecordHead, read_head
 from runner.contract.states import State
@@ -87,6 +88,8 @@ class Overview:
     """Run folders whose record cannot be read."""
     in_use: Mapping[str, Use] = field(default_factory=dict)
     """Job → the run whose adapter it uses, which may be older than those above."""
+    gone: tuple[str, ...] = ()
+    """Sentences about jobs whose adapter in use was deleted."""
     cards: tuple[CardShown, ...] = ()
     """Where the box has several: which run works on which."""
 
@@ -97,6 +100,7 @@ class Overview:
             "queue": [s.as_json() for s in self.queue],
             "finished": [s.as_json() for s in self.finished],
             "damaged": list(self.damaged),
+            "gone": list(self.gone),
             "in_use": {job: use.current for job, use in self.in_use.items()},
             "cards": [asdict(card) for card in self.cards],
         }
@@ -143,8 +147,15 @@ def overview_of(outputs: Outputs, runs: Sequence[RunFolder], *, latest: int | No
         finished=tuple(finished[:latest]),
         damaged=tuple(damaged),
         in_use=uses,
+        gone=tuple(_gone(outputs, uses)),
         cards=read_cards(outputs),
     )
+
+
+def _gone(outputs: Outputs, uses: Mapping[str, Use]) -> Iterator[str]:
+    for job, use in uses.items():
+        if use.current and (said := adapter_gone(outputs, job, use.current)):
+            yield said
 
 
 def _to_read(outputs: Outputs, *, latest: int | None) -> list[RunFolder]:
@@ -247,6 +258,8 @@ def render(overview: Overview, page: Page) -> str:
         lines += page.table("In use", ("job", "run", "since"), used)
         if (more := len(overview.in_use) - _USED_SHOWN) > 0:
             lines.append(page.styled(f"and {more} more jobs: `runner status --json`", "dim"))
+    for said in overview.gone[:_USED_SHOWN]:
+        lines += [page.styled(line, "red") for line in page.wrapped(said)]
     for name in overview.damaged:
         said = f"{name}: its record cannot be read; `runner show {name}` says more"
         lines += [page.styled(line, "red") for line in page.wrapped(said)]

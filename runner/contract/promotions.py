@@ -319,9 +319,14 @@ def heal(outputs: Outputs, job: str) -> str | None:
     if not RUN_ID.fullmatch(run_id):
         return f"outputs/{job}/promotions.jsonl names no run in its last line: `runner promote RUN`"
     point(outputs, job, run_id)
-    if not outputs.run(job, run_id).adapter.is_dir():
-        return (
-            f"outputs/{job}/current leads to {run_id}, whose adapter is gone: take it back from a "
-            f"backup, or `runner rollback {job}`"
-        )
-    return None
+    return adapter_gone(outputs, job, run_id)
+
+
+def adapter_gone(outputs: Outputs, job: str, run_id: str) -> str | None:
+    """Say that the adapter in use is not there any more; None: it is."""
+    if outputs.run(job, run_id).adapter.is_dir():
+        return None
+    return (
+        f"outputs/{job}/current leads to {run_id}, whose adapter is gone: take it back from a "
+        "backup, or put another run into use with `runner promote RUN`"
+    )

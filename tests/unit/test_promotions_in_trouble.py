@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from made_runs import record
+from typer.testing import CliRunner
 
+from runner.cli import app
 from runner.contract.layout import Outputs
 from runner.contract.promotions import (
     How,
@@ -146,3 +149,18 @@ def test_after_nothing_was_in_use_a_rollback_finds_what_was_before(outputs: Outp
     withdraw(outputs, "job", why="asked", by="me")
     put(outputs, B)
     assert roll_back(outputs, "job", by="me") == A
+
+
+def test_an_adapter_in_use_that_was_deleted_is_named(outputs: Outputs) -> None:
+    """By `runner status` at once, not only at the daemon's next start; nothing else is changed."""
+    put(outputs, A)
+
+    def shown() -> str:
+        words = ["status", "--outputs-dir", str(outputs.root)]
+        return " ".join(CliRunner().invoke(app, words).output.split())
+
+    assert "is gone" not in shown()
+    shutil.rmtree(outputs.run("job", A).root)
+    assert f"job/current leads to {A}, whose adapter is gone" in shown()
+    assert heal(outputs, "job") in shown()
+    assert leads_to(outputs) == A
