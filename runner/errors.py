@@ -100,6 +100,12 @@ class InputError(RunnerError):
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems), advice=advice)
 
+    def reword(self, problems: Sequence[Problem]) -> None:
+        """Take the same problems once more is known of them: where they are."""
+        self.problems = tuple(problems)
+        self.message = "\n".join(str(problem) for problem in self.problems)
+        self.args = (self.message,)
+
 
 class SpecError(InputError):
     """The job spec cannot be used."""

@@ -20,6 +20,7 @@ from runner.files.beneath import Folder
 from runner.forecast.model_shape import read_shape
 from runner.forecast.what_fits import cap_problem
 from runner.spec.doubtful import doubtful
+from runner.spec.field_lines import with_lines
 from runner.spec.names import is_spec_name, naming_problem
 from runner.spec.near_files import similar_file
 from runner.spec.read_spec import read_spec
@@ -49,23 +50,23 @@ class Validated:
         }
 
 
-def missing_data(paths: list[str], folder: Path, shown_as: str) -> list[Problem]:
-    """Find the data files that are not there, or that the runner would refuse to open."""
+def missing_files(spec: JobSpec, folder: Path, shown_as: str) -> list[Problem]:
+    """Find the files of a spec that are not there, or that the runner would refuse to open."""
     problems = []
     with Folder.open(folder) as root:
-        for path in paths:
+        for field, path in spec.files_by_field:
             try:
                 found = root.stat(path)
             except UnsafePathError as error:
                 problems.append(
-                    Problem(message=error.message, file=shown_as, field="data", hint=error.advice)
+                    Problem(message=error.message, file=shown_as, field=field, hint=error.advice)
                 )
             except OSError:
                 problems.append(
                     Problem(
                         message=f"there is no {path!r} beside the spec",
                         file=shown_as,
-                        field="data",
+                        field=field,
                         hint=similar.advice(path)
                         if (similar := similar_file(root, path))
                         else "copy it there first; paths start at the spec's folder",
@@ -77,7 +78,7 @@ def missing_data(paths: list[str], folder: Path, shown_as: str) -> list[Problem]
                         Problem(
                             message=f"{path!r} is empty",
                             file=shown_as,
-                            field="data",
+                            field=field,
                             hint="copy it again, or name another file",
                         )
                     )
@@ -145,8 +146,7 @@ def validate(
         return Validated(path=path, spec=None, problems=error.problems)
     problems: list[Problem] = []
     if inputs:
-        wanted = spec.named_files
-        problems += missing_data(wanted, folder or data_folder(path), path.name)
+        problems += missing_files(spec, folder or data_folder(path), path.name)
         tasks, allowed = spec.evaluation.tasks or (), os.environ.get(VARIABLE, "").strip()
         problems += [replace(wrong, file=path.name) for wrong in tasks_problems(tasks, allowed)]
         try:
@@ -163,6 +163,8 @@ def validate(
                 problems.append(replace(refused, file=path.name))
         except InputError as error:
             problems += error.problems
+    if problems:
+        problems = with_lines(problems, path.read_bytes(), path.name)
     return Validated(path=path, spec=spec, problems=tuple(problems))
 
 

@@ -190,6 +190,8 @@ def known_scores(values: Mapping[str, Any]) -> list[str]:
     return ["loss", *in_form, *fields, *asked, *form, *usual]
 
 
+_OUTSIDE = re.compile("Resource '([^']*)' is not present in a registry")
+"""How the library begins what it says of a reference to another document."""
 _NEED_ANSWERS = ("scores", "pattern", "json_schema", "sections", "taxonomy")
 
 
@@ -233,7 +235,14 @@ def schema_problem(schema: object) -> str | None:
         validator(schema)
     except ValueError as error:
         said = " ".join(str(error).split("\n", 1)[0].split())
-        return f"this is not a JSON Schema: {said[:200]}"
+        if outside := _OUTSIDE.match(said):
+            return (
+                f"this is not a JSON Schema by itself: it refers to {outside[1][:200]}, and "
+                "nothing outside it is read"
+            )
+        place = "/".join(str(part) for part in getattr(error, "instance_path", ()))
+        at = f", at {place[:200]}" if place else ""
+        return f"this is not a JSON Schema: {said[:200]}{at}"
     return None
 
 

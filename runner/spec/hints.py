@@ -41,6 +41,7 @@ _OTHER_NAMES = {
     "lora_dropout": "lora.dropout",
     "lora_target_modules": "lora.target_modules",
     "max_hours": "limits.hours",
+    "metrics": "evaluation.scores",
     "cron": "schedule",
     "crontab": "schedule",
     "every": "schedule",

@@ -54,6 +54,11 @@ _MULTILINE = frozenset(
     | {f"columns.{name}" for name in ("prompt", "completion", "system", "text")}
     | {"evaluation.json_schema"}
 )
+_NEVER_EMPTY = frozenset(
+    {"schedule", "promote.metric"}
+    | {f"evaluation.{name}" for name in ("pattern", "json_schema", "general")}
+)
+"""Fields that say nothing with an empty text in quotes: who wrote one meant something."""
 _PATHS = frozenset({"data", "eval_data"})
 _ALONE = "write the path alone, without a name before it"
 _NAMES = frozenset({"name", "sheet"} | {path for path in _MULTILINE if path.startswith("columns.")})
@@ -378,8 +383,14 @@ class _Reading:
             return self.refuse(path, "is neither true nor false", node=node)
         if kind.choices:
             return self.refuse(path, "is not one of these", node=node, hint=value_hint(text, kind))
+        return self.text(node, path)
+
+    def text(self, node: Scalar, path: str) -> Any:
+        text = node.text.strip()
         if self.has_control(node, path):
             return None
+        if not text and path in _NEVER_EMPTY:
+            return self.refuse(path, "is empty", node=node, hint="leave the line out")
         return (node.text if path in _MULTILINE else text) or None
 
     # -- problems ---------------------------------------------------------------------------------
@@ -408,7 +419,7 @@ class _Reading:
                 field=path,
                 message=message,
                 found=None if found is None else shown(found),
-                allowed=allowed(path),
+                allowed=allowed(path) or None,
                 hint=None if hint is None else shown_hint(hint),
             )
         )
@@ -453,6 +464,10 @@ class _Reading:
                 message = "is too large"
             elif kind.endswith("too_long"):
                 message = "is too long"
+            elif kind == "string_too_short":
+                message = "is empty, or an entry of it is"
+            elif kind == "too_short":
+                message = "has too few entries"
             found = None if path in _MULTILINE else self.texts.get(path)
             self.refuse(path, message, found=found)
         return spec

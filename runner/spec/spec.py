@@ -282,8 +282,20 @@ class JobSpec(_Section):
     @property
     def named_files(self) -> list[str]:
         """Every path that the spec names: data, held-out rows, and what the evaluation needs."""
-        of_evaluation = (self.evaluation.schema_file, self.evaluation.general)
-        return [*self.data, *(self.eval_data or []), *filter(None, of_evaluation)]
+        return [path for _, path in self.files_by_field]
+
+    @property
+    def files_by_field(self) -> list[tuple[str, str]]:
+        """The same, each after the field that names it."""
+        beside = [
+            ("evaluation.json_schema", self.evaluation.schema_file),
+            ("evaluation.general", self.evaluation.general),
+        ]
+        return [
+            *(("data", path) for path in self.data),
+            *(("eval_data", path) for path in self.eval_data or ()),
+            *((field, path) for field, path in beside if path),
+        ]
 
     @property
     def named_method(self) -> Method | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -110,3 +111,38 @@ def test_hostile_patterns_and_schemas_take_no_time() -> None:
     assert schema_problem(deep)
     assert only("pattern: '((a{1,1000}){1,1000}){1,1000}'").field == "evaluation.pattern"
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"properties": {"kind": {"type": "objekt"}}}, "at properties/kind/type"),
+        ({"$ref": "https://example.com/a.json"}, "it refers to https://example.com/a.json, and"),
+        ({"$ref": "file:///etc/passwd"}, "it refers to file:///etc/passwd, and nothing outside"),
+    ],
+)
+def test_what_is_wrong_with_a_schema_has_its_place(schema: dict[str, Any], says: str) -> None:
+    """Where it stands in the schema, and that nothing is fetched."""
+    assert says in str(schema_problem(schema))
+
+
+@pytest.mark.parametrize(
+    ("lines", "field", "says"),
+    [
+        ("schedule: ''", "schedule", "is empty"),
+        ("evaluation:\n  pattern: ''", "evaluation.pattern", "is empty"),
+        ("evaluation:\n  json_schema: '  '", "evaluation.json_schema", "is empty"),
+        ("evaluation:\n  general: ''", "evaluation.general", "is empty"),
+        ("promote: {metric: ''}", "promote.metric", "is empty"),
+        ("evaluation:\n  sections: ['']", "evaluation.sections", "an entry of it is"),
+        ("try: {learning_rate: []}", "try.learning_rate", "has too few entries"),
+    ],
+)
+def test_what_is_empty_is_not_left_out_in_silence(lines: str, field: str, says: str) -> None:
+    """Who wrote the field meant something; the answer has its line, and no blank list of values."""
+    with pytest.raises(SpecError) as caught:
+        read_spec(f"model: m\ndata: d.jsonl\n{lines}\n".encode(), file_name="job.yaml")
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.line) == (field, 2 + lines.count("\n") + 1)
+    assert says in problem.message
+    assert problem.allowed != ""

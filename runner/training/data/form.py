@@ -25,6 +25,13 @@ from runner.training.evaluate.taxonomy import field_value, is_allowed, meant
 SCHEMA_FILE = "schema.json"
 """In the prepare stage's folder: the JSON Schema that answers are held to."""
 _SCHEMA_BYTES = 1024 * 1024
+_MEANS = {
+    "pattern": "The whole answer has to match the pattern; .* before and after it allows more.",
+    "sections": "Lines of the answer have to begin with these words, in this order.",
+    "json_schema": "The whole answer has to be JSON, with nothing before or after it.",
+    "valid_json": "The whole answer has to be JSON, with nothing before or after it.",
+}
+"""What is most often meant otherwise, where no row has a part of the form."""
 
 
 def read_schema(text: str | None, file: Path | None, *, named: str | None) -> dict[str, Any] | None:
@@ -42,10 +49,12 @@ def read_schema(text: str | None, file: Path | None, *, named: str | None) -> di
         if len(content) > _SCHEMA_BYTES:
             wrong = "the file is too large for a JSON Schema (1 MiB at most)"
         else:
-            found = json.loads(content.decode("utf-8-sig"))
+            found = json.loads(content)  # also as Notepad saves it: UTF-16, or with a BOM
     except (ValueError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         wrong = f"this is not JSON{line}"
+        if isinstance(error, RecursionError):
+            wrong = "this is nested too deeply for a JSON Schema"
     wrong = wrong or schema_problem(found)
     if wrong is None:
         return found
@@ -85,11 +94,17 @@ def check_form(
                     "Correct these answers, or add their values to evaluation.taxonomy: "
                     f"{name} may be {_listed(allowed)}."
                 )
+                if value is None:
+                    hint = (
+                        f"Write it there as a JSON key or a line that begins with {name} and a "
+                        "colon; or correct its name in evaluation.taxonomy, or take it out."
+                    )
                 findings.add(conversation.file, conversation.line, what, hint=hint)
     if findings.problems:
         raise DataError(findings.problems)
     if not total:
-        what = "no row has an answer that could be scored"
+        rows = sum(flowed.counts)
+        what = f"none of the {rows} rows is a question with an answer that could be scored"
         hint = "Take the scores out of the spec's evaluation."
         raise DataError([Problem(field="evaluation", message=what, hint=hint)])
     return list(_judge(counted, scorer, total))
@@ -109,7 +124,7 @@ def _judge(counted: Counter[str], scorer: Scorer, total: int) -> Iterator[str]:
                 Problem(
                     field=f"evaluation.{'scores' if name == 'valid_json' else name}",
                     message=f"none of the {total} expected answers fulfils {name}",
-                    hint=hint,
+                    hint=f"{_MEANS[name]} {hint}" if name in _MEANS else hint,
                 )
                 for name in lacking
             ]

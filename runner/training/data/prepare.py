@@ -27,6 +27,7 @@ from runner.exit_codes import ExitCode
 from runner.files.durable import TEMPORARY_PREFIX, sync_tree, write_json
 from runner.forecast.lengths import write_lengths
 from runner.spec.doubtful import doubtful
+from runner.spec.field_lines import with_lines
 from runner.spec.spec import JobSpec
 from runner.training.checks.at_prepare import conclude, wishes, write_bad_rows
 from runner.training.checks.say import End
@@ -69,7 +70,9 @@ def prepare(folder: Path) -> None:
         name.unlink(missing_ok=True)  # of an earlier try
     try:
         _prepare(folder, findings)
-    except InputError:
+    except InputError as error:
+        run = RunFolder.containing(folder)
+        error.reword(with_lines(error.problems, run.spec.read_bytes(), f"{run.job}.yaml"))
         if findings.problems:
             findings.write_bad_rows(folder)
             write_bad_rows(findings.problems, RunFolder.containing(folder).findings)
