@@ -63,6 +63,11 @@ def memory(size: int | None) -> str:
     return "–" if not size else f"{size / GIB:.1f} GiB"
 
 
+def counted(count: int, noun: str) -> str:
+    """Say how many there are of something: ``1 row``, ``2,000 rows``; English, for commands."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def number(value: object, pattern: str = ".4f") -> str:
     """Say a measured number; ``–`` when there is none."""
     return format(value, pattern) if isinstance(value, int | float) else "–"

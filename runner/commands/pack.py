@@ -26,7 +26,7 @@ from runner.contract.states import State
 from runner.errors import BusyError, RunnerError
 from runner.files.durable import TEMPORARY_PREFIX, rename_durably
 from runner.files.plain import read_plain
-from runner.words import memory, visible
+from runner.words import counted, memory, visible
 
 _CARD, _SUMS = "README.md", "SHA256SUMS"
 _CARD_BYTES = 1024 * 1024
@@ -288,7 +288,8 @@ def _card(run: RunFolder, record: RunRecord, weights: Path, base: Path | None) -
     rest = card[match.end() :] if match else card
     rows, held = (record.metrics.get(name) for name in ("train_rows", "eval_rows"))
     files = len(record.data)
-    counts = f"Trained on {rows} rows of {files} file{'s' * (files != 1)}; {held or 0} held out."
+    of = f"{counted(rows, 'row') if isinstance(rows, int) else 'rows'} of {counted(files, 'file')}"
+    counts = f"Trained on {of}; {held or 0} held out."
     verdict = record.verdict.reason if record.verdict else "It was not measured."
     named = licence.get("license_name") or licence.get("license")
     of_base = f"`{named}`, as its card says" if named else "not named on the box: ask its owner"

@@ -45,7 +45,7 @@ from runner.forecast.ranks import ALONE, Ranks, choose_ranks, may_share
 from runner.forecast.what_fits import gap
 from runner.forecast.work import Box, Work
 from runner.spec.spec import JobSpec
-from runner.words import GIB, duration, memory, visible
+from runner.words import GIB, counted, duration, memory, visible
 
 WHAT_IF_FLOPS = 150e12  # about an RTX 4090's, for a card of which only the size is known
 _BAR = 24  # characters
@@ -208,8 +208,8 @@ def _head(planned: Planned) -> Text:
     size = work.shape.parameters
     shown = f"{size / 1e9:.1f} billion" if size >= 1e9 else f"{size / 1e6:.0f} million"
     what = f"{visible(spec.model)} ({shown} weights), {work.method}, rank {work.rank}"
-    rows = f"{work.lengths.rows:,} rows, the longest {work.longest:,} tokens"
-    steps = f"{work.total_steps:,} steps of {work.effective_batch_size}"
+    rows = f"{counted(work.lengths.rows, 'row')}, the longest {counted(work.longest, 'token')}"
+    steps = f"{counted(work.total_steps, 'step')} of {work.effective_batch_size}"
     head = Text.assemble((spec.name, "bold"), f": {what}\n{rows}; {steps}")
     if planned.method is not None:
         head.append(f"\nTrains {method_in(planned.method)}")
@@ -262,7 +262,7 @@ def _needs(planned: Planned) -> Table:
     if chosen.one_card_seconds is not None:
         table.add_row("  on one card", _time(chosen.one_card_seconds), "", style="dim")
     if tried := planned.small_runs:
-        label = f"  before it, {tried.count} learning rates, {tried.steps:,} steps each"
+        label = f"  before it, {tried.count} learning rates, {counted(tried.steps, 'step')} each"
         table.add_row(label, _time(tried.seconds), "")
     return table
 

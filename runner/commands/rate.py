@@ -30,6 +30,7 @@ from runner.errors import RunnerError
 from runner.files.beneath import Folder
 from runner.files.durable import write_json
 from runner.files.plain import read_plain
+from runner.words import counted
 
 _ANSWERS_BYTES = 256 * 1024 * 1024
 _PAIRS = 40  # an hour's work; with 30 decided ones, 21 to 9 is shown to be better
@@ -140,7 +141,7 @@ def command(
     rows, key = make_pairs(read_answers(run), pairs, None if current == run.run_id else current)
     if not rows:
         raise CannotRateError(
-            f"{run.job}/{run.run_id}: both gave the same answers to all {key.same} questions",
+            f"{run.job}/{run.run_id}: both gave the same answer to each question ({key.same})",
             advice="There is nothing to choose between.",
         )
     file_name = rate_name(run.job, run.run_id, "xlsx" if excel else "csv")
@@ -160,5 +161,8 @@ def command(
     if as_json:
         print_json({**facts, "against": key.against_run or "base"})
     else:
-        print(f"{where}: {len(rows)} pairs. Mark 1, 2 or = in its last column and save it there.")
+        print(
+            f"{where}: {counted(len(rows), 'pair')}. Mark 1, 2 or = in its last column and save "
+            "it there."
+        )
         print(f"The answer comes beside it: {file_name}.txt")

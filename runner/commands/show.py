@@ -27,7 +27,7 @@ from runner.contract.salvage import salvage
 from runner.contract.states import State
 from runner.contract.verdict import Verdict
 from runner.errors import DamagedError, NewerRecordError
-from runner.words import duration, memory, number, visible, visible_lines
+from runner.words import counted, duration, memory, number, visible, visible_lines
 
 
 def samples_of(run: RunFolder) -> list[dict[str, Any]]:
@@ -101,7 +101,9 @@ def _facts(run: RunFolder, record: RunRecord) -> list[tuple[str, str]]:
     if record.model:
         revision = f" @ {record.model.revision}" if record.model.revision else ""
         facts.append(("model", visible(record.model.id) + revision))
-    facts += [("data", f"{visible(file.path)}: {file.rows:,} rows") for file in record.data]
+    facts += [
+        ("data", f"{visible(file.path)}: {counted(file.rows, 'row')}") for file in record.data
+    ]
     facts += [("trained", method_in(chosen)) for chosen in (record.method,) if chosen]
     if record.batch_plan:
         facts.append(

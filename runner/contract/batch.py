@@ -216,9 +216,9 @@ def cut_in(plan: BatchPlan, speak: Speaker = ENGLISH) -> str:
     text = f"{text}, {speak('batch_at_most', tokens=plan.tokens_per_pass)}"
     if plan.layers_kept is None:
         return text
-    text = f"{text}, {speak('batch_layers_kept', layers=plan.layers_kept)}"
+    text = f"{text}, {speak('batch_layers_kept', count=plan.layers_kept)}"
     if plan.layers_unpacked:
-        text = f"{text}, {speak('batch_layers_unpacked', layers=plan.layers_unpacked)}"
+        text = f"{text}, {speak('batch_layers_unpacked', count=plan.layers_unpacked)}"
     return f"{text}, {speak('batch_embedding_on_host')}" if plan.embedding_on_host else text
 
 

@@ -24,6 +24,7 @@ from runner.contract.record import RunRecord, read_record
 from runner.errors import RunnerError
 from runner.files.durable import write_bytes
 from runner.files.plain import read_plain
+from runner.words import counted
 
 _CONFIG_BYTES = 1024 * 1024
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -205,7 +206,7 @@ def _measured(form: ServedForm, made: HandedOver) -> str:
         return f"It was not measured on held-out rows.{verdict}\n"
     same = f"{figures.same_top:.1%} of its next tokens are the same"
     against = compared_with(figures, reference)
-    on = f"On {figures.rows or made.rows} held-out rows"
+    on = f"On {counted(figures.rows or made.rows or 0, 'held-out row')}"
     if figures.loss is None or against is None:
         return f"{on} {same} as the adapter's.{verdict}\n"
     whose = "that of the weights that it was\nmade from is"

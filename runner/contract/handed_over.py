@@ -208,4 +208,4 @@ def _scores_in(figures: Figures, reference: Figures | None, speak: Speaker) -> s
         )
         for name in both
     ]
-    return speak("served_scores", rows=figures.score_rows, scores=", ".join(each))
+    return speak("served_scores", count=figures.score_rows, scores=", ".join(each))

@@ -118,6 +118,7 @@ def rates_in(rates: RatesTried, speak: Speaker = ENGLISH) -> str:
         loss=speak.number(best.eval_loss if best else None, ".4f"),
         own_loss=speak.number(own.eval_loss if own else None, ".4f"),
         steps=rates.steps,
+        few=speak("steps_count", count=rates.steps or 0),
     )
 
 

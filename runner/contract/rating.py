@@ -261,9 +261,10 @@ def rating_in(rating: Rating, speak: Speaker = ENGLISH) -> str:
     """Say in a language what the experts found."""
     key = "better" if rating.is_better else "worse" if rating.is_worse else "open"
     other = rating.against_run or speak("rating_base")
-    said = speak(
-        "rating_counts", better=rating.better, worse=rating.worse, ties=rating.ties, other=other
+    better, worse, ties = (
+        speak("times_count", count=count) for count in (rating.better, rating.worse, rating.ties)
     )
+    said = speak("rating_counts", better=better, worse=worse, ties=ties, other=other)
     if rating.low is None or rating.high is None:
         return f"{said} {speak('rating_all_ties')}"
     low, high = speak.percent(rating.low), speak.percent(rating.high)

@@ -194,7 +194,7 @@ def asked(found: Gathered, speak: Speaker) -> list[tuple[str, list[str]]]:
     if record.model is not None:
         facts.append((speak("base_model"), [visible(record.model.id)]))
     if record.data:
-        files = [speak("data_file", path=visible(f.path), rows=f.rows) for f in record.data]
+        files = [f"{visible(f.path)}: {speak('rows_count', count=f.rows)}" for f in record.data]
         facts.append((speak("data"), _few(files, speak)))
     name, time = visible(record.file_name), speak.time(record.created_at, day=True)
     facts.append((speak("dropped"), [speak("dropped_as", name=name, time=time)]))

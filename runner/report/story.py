@@ -23,7 +23,7 @@ def story(record: RunRecord, speak: Speaker) -> list[Phrase]:
     told = [speak("event_created", time=speak.time(record.created_at, day=True))]
     train, held = (record.metrics.get(key) for key in ("train_rows", "eval_rows"))
     if isinstance(train, int) and isinstance(held, int):
-        told.append(speak("event_prepared", train=train, held=held))
+        told.append(speak("event_prepared", train=speak("rows_count", count=train), held=held))
     told += _attempts(record, speak)
     if record.falls is not None:
         told.append(speak("event_falls", count=record.falls.times))
@@ -58,7 +58,7 @@ def _attempts(record: RunRecord, speak: Speaker) -> Iterator[str]:
         steps = max((a.last_step or 0 for a in attempts), default=0)
         if steps:
             counted = speak("attempts_count", count=len(attempts))
-            yield speak("event_trained", steps=steps, attempts=counted)
+            yield speak("event_trained", steps=speak("steps_count", count=steps), attempts=counted)
     yield from cards_story(record, speak)
 
 

@@ -233,7 +233,7 @@ def test_a_missing_model_or_file_hides_no_other_problem(box):
     with pytest.raises(InputError) as caught:
         box.prepare("data: [none.jsonl, a.jsonl]", model="absent")
     told = [(p.field or p.file, p.line) for p in caught.value.problems]
-    assert told == [("model", None), ("none.jsonl", None), ("a.jsonl", 2)]
+    assert told == [("model", 1), ("none.jsonl", None), ("a.jsonl", 2)]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from runner.training.data.findings import Findings
 from runner.training.data.formats import to_conversations
 from runner.training.data.growth import Growth
 from runner.training.data.rows import read_rows
+from runner.words import counted
 
 GERMAN = Speaker(Language.GERMAN)
 ROOT = Path(__file__).parents[2] / "runner"
@@ -721,3 +722,51 @@ def test_why_a_card_has_no_fp8_is_said_in_german() -> None:
     assert "(RTX 3090, Compute Capability 8.6)" in str(
         translated(str(fp8_obstacle("RTX 3090", "8.6")), GERMAN)
     )
+
+
+_COUNTED = re.compile(
+    r"(?:^|[^{}\w])\{count\} (?:(?:more|held-out|learned|expected|old|new|earlier|further) )?"
+    r"(?:rows|steps|files|tokens|runs|pairs|attempts|cards|minutes|hours|layers|examples|days|jobs"
+    r"|models|weights|characters|lines|columns|copies|boxes|things|items|problems|questions"
+    r"|answers|times|points|places|notices|schedules|checkpoints|adapters|rates)\b"
+)
+_NEVER_ONE = {
+    "thinned": "some hundred points, else none is left out",
+    "finding_many_epochs": "of all rows, where one alone has worse findings",
+    "cards_several": "of several cards",
+    "office_each_card": "of several cards",
+    "more_places": "of several places",
+}
+
+
+def test_one_is_said_in_the_singular() -> None:
+    """No "1 rows" in either language: what counts has a sentence for one, or is never one.
+
+    Sentences of the record (``record_…``) are recognised, and come from the code: see below.
+    """
+    texts = table()
+    plural = {key for key, said in texts.items() if _COUNTED.search(said["en"])}
+    plural = {key for key in plural if not key.startswith("record_")}
+    assert {key for key in plural if f"{key}_one" not in texts} == set(_NEVER_ONE)
+    for key in plural - set(_NEVER_ONE):
+        one = texts[f"{key}_one"]
+        assert not re.search(r"\b1 (?:\w+-?\w* )?(?:rows|steps|pairs|layers)\b", one["en"])
+
+
+def test_what_commands_count_has_its_singular() -> None:
+    """One row, and thousands apart."""
+    found = [counted(number, "row") for number in (0, 1, 2, 2000)]
+    assert found == ["0 rows", "1 row", "2 rows", "2,000 rows"]
+
+
+def test_nothing_that_may_be_one_is_counted_by_hand() -> None:
+    """A command's own sentence takes `counted`, so that nobody reads "1 rows"."""
+    by_hand = re.compile(
+        r"(?<!/)\{(?:len\(\w+\)|\w+(?:\.\w+)*)(?::,)?\} (?:rows|steps|pairs|files)\b"
+    )
+    found = {
+        f"{path.name}: {match[0]}"
+        for path in (ROOT / "commands").glob("*.py")
+        for match in by_hand.finditer(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"pack.py: {len(names)} files"}  # never one: the card is among them

@@ -403,7 +403,7 @@ def test_a_time_too_short_by_the_forecast_is_refused_with_figures() -> None:
     refused = size_rates(new, asked, {"seconds": 60 * 60.0})  # a minute each step
     assert isinstance(refused, ErrorFacts)
     assert "1 min 40 s" in refused.message
-    assert "1 steps, and fewer than 10" in refused.message
+    assert "1 step, and fewer than 10" in refused.message
     assert refused.advice is not None
     assert math.isclose(float(refused.advice.split("at least ")[1].split(",")[0]), 1.5)
     sized = size_rates(new, asked, {"seconds": 60 * 5.0})

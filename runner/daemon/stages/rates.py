@@ -24,7 +24,7 @@ from runner.daemon.stages.plans import read_answer
 from runner.daemon.stages.retry import Next
 from runner.exit_codes import ExitCode
 from runner.spec.spec import JobSpec
-from runner.words import duration
+from runner.words import counted, duration
 
 _RATE_ADVICE = "Look at the data, and name lower rates: a tenth of these."
 
@@ -62,7 +62,8 @@ def size_rates(record: RunRecord, spec: JobSpec, facts: dict[str, Any]) -> Rates
     return ErrorFacts(
         kind="bad_spec",
         message=f"try: a third of {spec.hours:g} h is {duration(seconds)} for each of the "
-        f"{len(rates.trials)} learning rates: {steps} steps, and fewer than {least} say nothing",
+        f"{len(rates.trials)} learning rates: {counted(steps, 'step')}, and fewer than {least} say "
+        "nothing",
         advice=f"Give try.hours at least {enough / 3600:.1f}, or fewer rates, or leave try out.",
     )
 

@@ -149,7 +149,7 @@ def compared_facts(records: list[RunRecord], speak: Speaker) -> list[Row]:
             speak("ended"): speak.time(record.ended_at, day=True) if record.ended_at else "–",
             speak("base_model"): visible(record.model.id) if record.model else "–",
             speak("data"): ", ".join(
-                speak("data_file", path=visible(file.path), rows=file.rows)
+                f"{visible(file.path)}: {speak('rows_count', count=file.rows)}"
                 for file in record.data[:_SAMPLES]
             )
             or "–",

@@ -131,10 +131,10 @@ def _judge(counted: Counter[str], scorer: Scorer, total: int) -> Iterator[str]:
         )
     for name, has in counted.items():
         if has < total:
-            yield (
-                f"{total - has} of {total} expected answers do not fulfil {name} themselves: no "
-                "adapter can be expected to do so more often"
-            )
+            lack = f"{total - has} of {total} expected answers do not fulfil {name} themselves"
+            if total - has == 1:
+                lack = f"1 of {total} expected answers does not fulfil {name} itself"
+            yield f"{lack}: no adapter can be expected to do so more often"
 
 
 def _listed(allowed: list[str]) -> str:

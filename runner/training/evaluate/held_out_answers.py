@@ -287,8 +287,11 @@ def _everybody(adapted: Adapted, examples: Sequence[Question], plan: EvaluatePla
 def _time_over(answered: int, asked: int, minutes: float) -> list[str]:
     if answered == asked:
         return []
-    what = f"{answered} of {asked} held-out questions were answered in the {minutes:g} minutes"
-    return [f"{what} that evaluation.minutes allows."]
+    said = (
+        f"{answered} of {asked} held-out questions were answered in the time that "
+        f"evaluation.minutes allows ({minutes:g} min)."
+    )
+    return [said]
 
 
 def _schema(prepared: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from runner.contract.handed_over import MERGED, Figures
 from runner.training.export.card import cell, message_lines, quoted
-from runner.words import memory
+from runner.words import counted, memory
 
 if TYPE_CHECKING:
     from runner.contract.evaluation import Form
@@ -91,7 +91,7 @@ def _measured(card: MergedCard) -> str:
         None: "",
     }[card.within]
     return (
-        f"On {card.rows} held-out rows:\n\n"
+        f"On {counted(card.rows, 'held-out row')}:\n\n"
         "| | loss (nats per token) | divergence from the adapter (nats) | same next token |\n"
         "|---|---|---|---|\n" + "\n".join(lines) + f"\n\n{said}\n"
     )
