@@ -45,6 +45,8 @@ class RatesTried(_Part):
     is_timed: bool = False
     """A small run has shown that its time is enough for its steps: the others get as many."""
     trials: tuple[RateTrial, ...] = ()
+    left_fast_path: bool = False
+    """A small run fell back to the plain path, or a defect ended it: what follows begins there."""
     chosen: float | None = None
     """The rate that the run trains with; None: they are still compared."""
     why: str = ""

@@ -23,8 +23,10 @@ from runner.contract.rates import (
     trial_in,
 )
 from runner.contract.record import ErrorFacts, RunRecord
-from runner.contract.stage_io import TrainResult
+from runner.contract.settings import Settings
+from runner.contract.stage_io import SmallerPlan, TrainPlan, TrainResult
 from runner.contract.states import Stage, State
+from runner.daemon.stages.plans import make_plan
 from runner.daemon.stages.rates import TrialEnd, judge_trial, size_rates
 from runner.daemon.stages.retry import Next
 from runner.errors import SpecError
@@ -394,6 +396,48 @@ def test_other_ends_are_judged_as_those_of_any_stage(
     assert {name: verdict.changes[name] for name in changes} == changes
     rates = verdict.changes["rates"]
     assert (rates.trials[0].outcome, rates.trials[0].seconds) == (None, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("end", "left"),
+    [
+        (ended(ExitCode.OK, result()), False),
+        (ended(ExitCode.OK, result(), smaller_plan=SmallerPlan(batch_plan=PLAN)), False),
+        (
+            ended(
+                ExitCode.OK,
+                result(),
+                smaller_plan=SmallerPlan(batch_plan=PLAN, left_fast_path=True),
+            ),
+            True,
+        ),
+        (ended(ExitCode.OK), True),  # it said ok and left nothing
+        (ended(-11), True),
+        (ended(-9, hung="nothing was written for 10 minutes"), True),
+        (ended(-9), False),
+        (ended(ExitCode.OUT_OF_GPU_MEMORY, result()), False),
+        (ended(ExitCode.UNEXPECTED, asked=True), False),
+    ],
+)
+def test_a_fast_path_that_failed_in_a_small_run_is_not_tried_again(
+    end: TrialEnd,
+    left: bool,  # noqa: FBT001  (pytest hands arguments over by name)
+    tmp_path: Path,
+) -> None:
+    """Neither by the next small run nor by the training; a rate in between does not forget it."""
+    rates = judge_trial(end).changes["rates"]
+    assert rates.left_fast_path is left
+    after = end.record.but(rates=rates)
+    again = judge_trial(ended(ExitCode.OK, result(), record=after)).changes["rates"]
+    assert again.left_fast_path is left
+    settings = Settings(jobs_dir=tmp_path, outputs_dir=tmp_path, models_dir=tmp_path)
+    attempt = {"number": 1, "batch_plan": PLAN, "started_at": after.created_at, "first_step": 1}
+    asked = spec("try: {learning_rate: [1e-4, 2e-4, 4e-4]}")
+    for stage, changes in ((Stage.RATES, {}), (Stage.TRAIN, {"attempts": (attempt,)})):
+        now = after.but(**changes)
+        plan = make_plan(stage, settings=settings, run=RUN, record=now, spec=asked)
+        assert isinstance(plan, TrainPlan)
+        assert plan.fast is (False if left else None)
 
 
 def test_a_time_too_short_by_the_forecast_is_refused_with_figures() -> None:

@@ -193,7 +193,7 @@ def _attempt(record: RunRecord, spec: JobSpec) -> dict[str, Any]:
         "seconds_left": _seconds_left(record, spec),
         "spare_host_memory": spares_host_memory(record.attempts),
         # A base that is shared has no plain path.
-        "fast": False if leaves_fast_path(record.attempts) and not attempt.shard_base else None,
+        "fast": False if _is_plain(record) and not attempt.shard_base else None,
     }
 
 
@@ -213,7 +213,14 @@ def _trial(record: RunRecord, spec: JobSpec) -> dict[str, Any]:
         "is_trial": True,
         "seconds_left": None if each is None or rates.is_timed else max(0.0, each - trial.seconds),
         "spare_host_memory": record.tries.get(Stage.RATES.value, 1) > 1,
+        "fast": False if _is_plain(record) else None,
     }
+
+
+def _is_plain(record: RunRecord) -> bool:
+    """Whether an attempt or a small run of a rate showed that the fast path had better be left."""
+    tried = record.rates is not None and record.rates.left_fast_path
+    return tried or leaves_fast_path(record.attempts)
 
 
 def _replay_from(outputs: Outputs, record: RunRecord, spec: JobSpec) -> str | None:

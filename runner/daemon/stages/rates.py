@@ -21,7 +21,7 @@ from runner.contract.states import Stage, State
 from runner.daemon.stages import outcome
 from runner.daemon.stages.judge_stage import StageEnd, StageVerdict, judge_stage
 from runner.daemon.stages.plans import read_answer
-from runner.daemon.stages.retry import Next
+from runner.daemon.stages.retry import Next, is_defect
 from runner.exit_codes import ExitCode
 from runner.spec.spec import JobSpec
 from runner.words import counted, duration
@@ -139,10 +139,13 @@ def judge_trial(end: TrialEnd) -> StageVerdict:
     assert at is not None
     told = result or end.smaller_plan
     plan = told.batch_plan if told else record.batch_plan
-    spent = rates.with_trial(at, seconds=rates.trials[at].seconds + end.seconds)
     code = end.code
     if code == ExitCode.OK and result is None:
         code = ExitCode.UNEXPECTED
+    left = end.smaller_plan is not None and end.smaller_plan.left_fast_path
+    left = left or (not end.asked and is_defect(code, hung=bool(end.hung)))
+    spent = rates.with_trial(at, seconds=rates.trials[at].seconds + end.seconds)
+    spent = spent.model_copy(update={"left_fast_path": rates.left_fast_path or left})
     if code == ExitCode.OK and result is not None and result.held_out is None:
         # The held-out rows are gone from the disk: no small run can be measured, and all can train.
         return _go_on(pick_rate.without_losses(spent), plan, record)

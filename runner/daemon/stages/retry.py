@@ -75,6 +75,7 @@ _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.
 _HUNG = Rule(outcome="hung", then=Next.SAME_PLAN, at_most=2)  # once may be the driver's mood
 _NOT_COUNTED = (ExitCode.OUT_OF_GPU_MEMORY, ExitCode.GPU_LOST, ExitCode.DISK_FULL)
 _UNKNOWN = RULES[ExitCode.UNEXPECTED]
+_DEFECTS = (_UNKNOWN, _CRASHED, _HUNG)
 
 
 def rule_for(exit_code: int, *, hung: bool = False) -> Rule:
@@ -113,8 +114,13 @@ def leaves_fast_path(attempts: Sequence[Attempt]) -> bool:
 
     One that left the fast path by itself, or one that a defect ended.
     """
-    defects = {rule.outcome for rule in (_UNKNOWN, _CRASHED, _HUNG)}
+    defects = {rule.outcome for rule in _DEFECTS}
     return any(one.left_fast_path or one.outcome in defects for one in attempts)
+
+
+def is_defect(exit_code: int, *, hung: bool = False) -> bool:
+    """Whether the end of a child may be a fault of one of our kernels."""
+    return rule_for(exit_code, hung=hung) in _DEFECTS
 
 
 def after_attempt(exit_code: int, *, attempts: Sequence[Attempt], smaller_exists: bool) -> Next:
