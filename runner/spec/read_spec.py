@@ -390,7 +390,7 @@ class _Reading:
         if self.has_control(node, path):
             return None
         if not text and path in _NEVER_EMPTY:
-            return self.refuse(path, "is empty", node=node, hint="leave the line out")
+            return self.refuse(path, "is empty", line=node.line, hint="leave the line out")
         return (node.text if path in _MULTILINE else text) or None
 
     # -- problems ---------------------------------------------------------------------------------
