@@ -14,6 +14,7 @@ from runner.contract.states import Stage
 from runner.daemon.stages.host_memory import Blame, blame, kernel_kills
 from runner.daemon.stages.process import Child, start_stage
 from runner.exit_codes import ExitCode
+from runner.files.refresh import refresh
 
 
 @dataclass(kw_only=True)
@@ -54,6 +55,7 @@ def start(ticket: Ticket, settings: Settings, *, on_exit: Callable[[], None]) ->
         ValueError: the ticket names no folder.
     """
     folder = ticket.folder(settings.outputs)
+    refresh(folder, below=settings.outputs.root)
     os.stat(StageFolder(folder).plan, follow_symlinks=False)
     environment = stage.environment(
         os.environ,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.contract.layout import RUN_ID, Outputs
 from runner.files.durable import write_json
+from runner.files.mounts import is_nfs
 from runner.files.plain import read_plain
 
 BOX_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -234,13 +236,23 @@ def hear(path: Path, kind: type[M]) -> M | None:
         OSError: the share itself cannot be read.
     """
     try:
-        return kind.model_validate(json.loads(read_plain(path, limit_bytes=_BYTES)))
+        content = _read(path)
     except FileNotFoundError:
-        if not path.parent.is_dir():
-            raise
-        return None
+        # NFS takes a name that was missing to be missing for up to a minute more; a listing is new.
+        if path.name not in os.listdir(path.parent):
+            return None
+        content = _read(path)
+    try:
+        return kind.model_validate(json.loads(content))
     except (ValueError, ValidationError, RecursionError):
         return None
+
+
+def _read(path: Path) -> bytes:
+    # By NFS, a file that was opened is this machine's until the server asks for it back
+    # (delegation): while a box is cut off, nobody could replace it. O_DIRECT asks for none.
+    direct = os.O_DIRECT if is_nfs(path.parent) else 0
+    return read_plain(path, limit_bytes=_BYTES, extra_flags=direct)
 
 
 def fence_seconds(lease_seconds: float, grace_seconds: float) -> float:

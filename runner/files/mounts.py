@@ -11,6 +11,11 @@ _REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "virtiofs", "vboxsf", "prl_fs")
 
 def needs_polling(folder: Path, *, mounts: str | None = None) -> bool:
     """Whether events of other machines do not reach this folder's file system."""
+    return kind_of(folder, mounts=mounts).startswith(_REMOTE)
+
+
+def kind_of(folder: Path, *, mounts: str | None = None) -> str:
+    """Give the kind of file system that a folder lies on, such as ``nfs4``."""
     text = mounts if mounts is not None else Path("/proc/self/mounts").read_text()
     path = os.path.realpath(folder)
     best, kind = "", ""
@@ -20,7 +25,17 @@ def needs_polling(folder: Path, *, mounts: str | None = None) -> bool:
         within = path == point or path.startswith(point.rstrip("/") + "/")
         if within and len(point) >= len(best):
             best, kind = point, fields[2]
-    return kind.startswith(_REMOTE)
+    return kind
+
+
+def is_nfs(folder: Path) -> bool:
+    """Whether a folder lies on NFS.
+
+    Raises:
+        OSError: it is not there.
+    """
+    # Only what lies on no disk of this machine has a device number without a driver.
+    return os.major(os.stat(folder).st_dev) == 0 and kind_of(folder).startswith("nfs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import time
@@ -55,6 +56,7 @@ from runner.daemon.stages.worked import worked_seconds
 from runner.errors import RunnerError
 from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
+from runner.files.refresh import refresh
 
 
 def reap(daemon: Daemon, at: float) -> None:
@@ -95,6 +97,9 @@ def _follow_child(daemon: Daemon, live: Live, child: Child | FarChild, at: float
     if live.stage in TRAINS:
         home = training_home(live.run, live.stage, live.record)
         folder = stage_folder(live.run, live.stage, live.record)
+        if is_far:
+            with contextlib.suppress(FileNotFoundError):  # somebody has removed it
+                refresh(folder, below=live.run.root)
         adopt(home, StageFolder(folder), daemon.hashes.of)
     if live.cancel:
         _why_cancelled(daemon, live)  # all that it needs is hashed before anything is changed
