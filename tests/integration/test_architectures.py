@@ -49,7 +49,7 @@ def product_trainer(model, machine, folder, spec=None, **plan):
     from transformers import TrainerCallback
 
     from runner.training.fit.build_trainer import build_trainer
-    from runner.training.fit.callbacks import RowNotingCollator
+    from runner.training.fit.collator import RowNotingCollator
     from runner.training.fit.model import use_fp32_adapters
 
     conduct = TrainerCallback()

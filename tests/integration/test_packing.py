@@ -42,7 +42,7 @@ def measure(models: str, prepared: str, output: str) -> None:
     from trl.trainer.utils import add_fused_lm_head
 
     from runner.training.data.pack import attends_across, count_sequences, pack
-    from runner.training.fit.callbacks import RowNotingCollator
+    from runner.training.fit.collator import RowNotingCollator
 
     def load(attention: str) -> Any:
         model = AutoModelForCausalLM.from_pretrained(

@@ -15,7 +15,7 @@ def test_a_mask_would_change_nothing(small_models: Path, prepared: Path) -> None
     from transformers import AutoModelForCausalLM
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from runner.training.fit.callbacks import RowNotingCollator
+    from runner.training.fit.collator import RowNotingCollator
 
     model = AutoModelForCausalLM.from_pretrained(
         small_models / "small", dtype=torch.float32, attn_implementation="sdpa"

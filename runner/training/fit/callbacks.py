@@ -1,8 +1,4 @@
-"""Trainer callbacks: metrics, held-out losses, checkpoints, the probe and a clean stop.
-
-Trainer knows nothing of batch plans that shrink or of attempts: what must survive those is kept in
-`Progress` and travels in each checkpoint's manifest.
-"""
+"""Trainer callbacks: metrics, held-out losses, checkpoints, the probe and a clean stop."""
 
 # ruff: noqa: ARG002  (Trainer calls every event with the same arguments)
 
@@ -10,22 +6,16 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from runner.clock import now
 from runner.contract.batch import worst_pass
-from runner.contract.checkpoints import Manifest
-from runner.contract.findings import DataFinding
 from runner.contract.layout import RunFolder, StageFolder, checkpoint_name
 from runner.contract.prune import prune
 from runner.contract.row_losses import read_row_losses
@@ -33,9 +23,11 @@ from runner.errors import StageError
 from runner.exit_codes import ExitCode
 from runner.spec.spec import JobSpec
 from runner.training.fit.checkpoint import seal, seal_again
-from runner.training.fit.cut import LENGTHS, PACKED, ROWS, Rows
+from runner.training.fit.collator import RowNotingCollator
 from runner.training.fit.heldout import HeldOut, held_out_loss, measured_together
 from runner.training.fit.memory import Meter, classify, let_go, plan_does_not_fit
+from runner.training.fit.progress import Progress
+from runner.training.fit.random_state import RandomState
 from runner.training.fit.row_lengths import row_lengths
 from runner.training.fit.row_loss import adapter_off, row_losses
 from runner.training.fit.stop import StopFlag
@@ -48,124 +40,6 @@ DIVERGED_FACTOR = 1.5  # times the loss of guessing every token, ln(vocabulary):
 
 class ProbeDoesNotFit(Exception):  # noqa: N818  (a finding)
     """The worst batch does not fit at this plan."""
-
-
-class RowNotingCollator:
-    """TRL's collator, and a note of which rows went into each micro-batch, first in first out."""
-
-    def __init__(
-        self, inner: Callable[[list[dict[str, Any]]], dict[str, Any]], *, shared: bool = False
-    ) -> None:
-        """Wrap TRL's own; where several ranks share the rows, these go along."""
-        self.inner, self.shared = inner, shared
-        self.noted: deque[tuple[list[Any], int]] = deque()
-
-    def pad(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate without a note.
-
-        Padding comes after a row's own tokens, so causal attention never sees it and nothing is
-        learned from it: a mask that says so would change no number, and would cost a matrix of
-        length by length for each row and block, slower kernels and repeated keys.
-        """
-        batch = self.inner([{k: v for k, v in row.items() if k != "row"} for row in rows])
-        if "attention_mask" in batch:
-            batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
-        return batch
-
-    def with_lengths(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate, and say how long each row is: `CuttingTrainer` cuts by it."""
-        whole = {**self.pad(rows), LENGTHS: [len(row["input_ids"]) for row in rows]}
-        if rows and "seq_lengths" in rows[0]:
-            whole[PACKED] = [length for row in rows for length in row["seq_lengths"]]
-        return whole
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate and note."""
-        numbers = [row["row"] for row in rows]  # of a packed sequence, a list
-        flat = [n for number in numbers for n in (number if isinstance(number, list) else [number])]
-        self.noted.append((flat, sum(len(row["input_ids"]) for row in rows)))
-        whole = self.with_lengths(rows)
-        return {**whole, ROWS: Rows(rows)} if self.shared else whole
-
-
-@dataclass(frozen=True)
-class RandomState:
-    """Every random state that training draws from."""
-
-    python: Any
-    numpy: Any
-    torch: Any
-    cuda: Any
-
-    @classmethod
-    def capture(cls) -> RandomState:
-        """Take the present one."""
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)  # noqa: NPY002
-
-    def restore(self) -> None:
-        """Put it back."""
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)  # noqa: NPY002
-        torch.set_rng_state(self.torch)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state_all(self.cuda)
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where the attempt stands; the part that a resume needs goes into each checkpoint."""
-
-    steps_per_epoch: int
-    total_steps: int
-    step: int = 0
-    tokens_seen: int = 0
-    evaluation_due: bool = False
-    eval_loss: float | None = None
-    best_step: int | None = None
-    best_eval_loss: float | None = None
-    sealed: str | None = None
-    """The newest checkpoint."""
-    sealed_step: int = 0
-    boundary: RandomState | None = None
-    """Random state at the end of the last finished step; None before the first of this attempt."""
-    in_optimizer: bool = False
-    """The weights may be half changed."""
-    in_evaluation: bool = False
-    """A held-out loss is being measured."""
-    evaluates: bool = True
-    """Held-out losses are measured; False once one did not fit with nothing beside it."""
-    shortfalls: list[str] = field(default_factory=list)
-    first_step: int | None = None
-    out_of_time: bool = False
-    losses: list[float] = field(default_factory=list)
-    eval_losses: list[dict[str, float]] = field(default_factory=list)
-    findings: tuple[DataFinding, ...] = ()
-    """What this attempt's look at single rows says of them."""
-    trained_tokens: int = 0
-    trained_seconds: float = 0.0
-
-    def manifest(self) -> Manifest:
-        """Give what goes into a checkpoint of the present step."""
-        return Manifest(
-            step=self.step,
-            tokens_seen=self.tokens_seen,
-            evaluation_due=self.evaluation_due,
-            evaluates=self.evaluates,
-            eval_loss=self.eval_loss,
-            best_step=self.best_step,
-            best_eval_loss=self.best_eval_loss,
-        )
-
-    def resume(self, manifest: Manifest, name: str) -> None:
-        """Take up where a checkpoint left off."""
-        self.step = self.sealed_step = manifest.step
-        self.tokens_seen = manifest.tokens_seen
-        self.evaluation_due = manifest.evaluation_due
-        self.evaluates = manifest.evaluates
-        self.eval_loss = manifest.eval_loss
-        self.best_step, self.best_eval_loss = manifest.best_step, manifest.best_eval_loss
-        self.sealed = name
 
 
 @dataclass(frozen=True, kw_only=True)

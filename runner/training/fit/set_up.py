@@ -33,7 +33,8 @@ from runner.training.import_stack import TRAINS, import_stack
 from runner.training.ranks.place import Place, folder_of
 
 if TYPE_CHECKING:
-    from runner.training.fit.callbacks import Progress, Wishes
+    from runner.training.fit.callbacks import Wishes
+    from runner.training.fit.progress import Progress
 
 
 def set_up(folder: Path, place: Place | None) -> Attempt:
@@ -71,7 +72,8 @@ def set_up(folder: Path, place: Place | None) -> Attempt:
     from transformers import set_seed
 
     from runner.training.data.tokenizer_folder import load_tokenizer
-    from runner.training.fit.callbacks import Conduct, Progress, RowNotingCollator
+    from runner.training.fit.callbacks import Conduct
+    from runner.training.fit.collator import RowNotingCollator
     from runner.training.fit.set_up_check import check_set_up
     from runner.training.fit.share_base import first_layers
     from runner.training.fit.start_adapter import give_first_weights
@@ -90,12 +92,7 @@ def set_up(folder: Path, place: Place | None) -> Attempt:
     model = _load(plan, spec, machine, ranks)
     meter.note("after loading")
 
-    progress = Progress(
-        steps_per_epoch=math.ceil(len(train_rows) / plan.batch_plan.effective_batch_size),
-        total_steps=plan.total_steps,
-    )
-    if plan.resume_from is not None:
-        _take_up(progress, home, plan.resume_from)
+    progress = _progress(plan, len(train_rows), home)
     lengths = row_lengths(train_rows)
     conduct = Conduct(
         run=home,
@@ -165,12 +162,21 @@ def _read_rows(run: RunFolder, *, packing: bool) -> tuple[Any, Any, Any | None]:
     return rows, pack(rows, prepared.max_length), held_out
 
 
-def _take_up(progress: Progress, home: RunFolder, name: str) -> None:
-    """Go on from a checkpoint.
+def _progress(plan: TrainPlan, rows: int, home: RunFolder) -> Progress:
+    """Begin before step 1, or go on from a checkpoint.
 
     Raises:
         StageError: it is damaged.
     """
+    from runner.training.fit.progress import Progress
+
+    progress = Progress(
+        steps_per_epoch=math.ceil(rows / plan.batch_plan.effective_batch_size),
+        total_steps=plan.total_steps,
+    )
+    name = plan.resume_from
+    if name is None:
+        return progress
     checkpoint = home.checkpoints / name
     if not verified(checkpoint):
         raise StageError(
@@ -182,6 +188,7 @@ def _take_up(progress: Progress, home: RunFolder, name: str) -> None:
     progress.resume(read_manifest(checkpoint), name)
     if progress.best_step and not verified(home.checkpoint(progress.best_step)):
         progress.best_step = progress.best_eval_loss = None  # torn, and set aside
+    return progress
 
 
 def _wishes(

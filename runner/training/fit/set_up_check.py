@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import ModelError, Problem
-from runner.training.fit.callbacks import RandomState
 from runner.training.fit.memory import let_go
+from runner.training.fit.random_state import RandomState
 from runner.training.fit.row_lengths import row_lengths
 
 _TOKENS = 64  # of the row: its logits take 64 MB even with 250,000 words
