@@ -7,11 +7,11 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from daemon_box import wait_until
+from daemon_box import wait_until as wait_for_a_file
 
 from runner.contract.layout import Outputs
 from runner.contract.record import RunRecord, read_record
@@ -27,6 +27,11 @@ ROWS = "".join(
     f'{{"instruction": "How high is wall {n}?", "output": "It is {3 * n} feet high."}}\n'
     for n in range(64)
 )
+
+
+def wait_until(what: Callable[[], Any], *, seconds: float = 180.0, every: float = 0.25) -> Any:
+    """Wait for something that Docker is asked for: each look costs the engine some work."""
+    return wait_for_a_file(what, seconds=seconds, every=every)
 
 
 class ContainerBox:
@@ -168,7 +173,7 @@ class ContainerBox:
 
     def wait_for_step(self, job: str, attempt: int, step: int) -> None:
         """Wait until an attempt has finished a step."""
-        wait_until(
+        wait_for_a_file(
             lambda: self.record(job) and step <= max(self.steps(job, attempt), default=0),
             seconds=RUN_SECONDS,
         )

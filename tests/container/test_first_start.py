@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from container_box import COLLEAGUE, PGID, PUID, ContainerBox
-from daemon_box import REPOSITORY, wait_until
+from container_box import COLLEAGUE, PGID, PUID, ContainerBox, wait_until
+from daemon_box import REPOSITORY
 
 from runner.contract.record import RunRecord
 

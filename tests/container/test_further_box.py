@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from container_box import ContainerBox
-from daemon_box import wait_until
+from container_box import ContainerBox, wait_until
 
 from runner.contract.states import State
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from container_box import ContainerBox
-from daemon_box import REPOSITORY, wait_until
+from container_box import ContainerBox, wait_until
+from daemon_box import REPOSITORY
 
 HANG_SECONDS, GPU_LOST_SECONDS = 55, 20  # a hang shows after 35 s: three beats of the heartbeat
 

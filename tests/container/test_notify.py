@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from container_box import PGID, PUID, ContainerBox
-from daemon_box import REPOSITORY, wait_until
+from container_box import PGID, PUID, ContainerBox, wait_until
+from daemon_box import REPOSITORY
 from test_confined import WRITABLE
 
 PROFILE = ("--profile", "notify")

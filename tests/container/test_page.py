@@ -15,10 +15,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from container_box import ROWS, ContainerBox
+from container_box import ROWS, ContainerBox, wait_until
 
 sys.path.insert(0, str(Path(__file__).parent))
-from daemon_box import wait_until
 from test_confined import CONNECT, WRITABLE
 
 DOOR = "finetuning-box-door:test"

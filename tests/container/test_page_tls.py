@@ -17,13 +17,12 @@ from typing import Any
 
 import openai
 import pytest
-from container_box import PGID, PUID, ROWS, ContainerBox
+from container_box import PGID, PUID, ROWS, ContainerBox, wait_until
 from test_page import DOOR, Client, container, free_port, inside, key_of, start
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 
 from chromium import Browser, find
-from daemon_box import wait_until
 from office_page import Office
 from whole_way import walk, write_table
 

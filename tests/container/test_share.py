@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from container_box import PGID, PUID, ROWS, ContainerBox
-from daemon_box import REPOSITORY, wait_until
+from container_box import PGID, PUID, ROWS, ContainerBox, wait_until
+from daemon_box import REPOSITORY
 
 from runner.contract.states import State
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from container_box import ContainerBox
-from daemon_box import wait_until
+from container_box import ContainerBox, wait_until
 
 from runner.contract.record import Attempt, RunRecord
 
