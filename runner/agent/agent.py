@@ -22,6 +22,7 @@ from runner.agent.work import Work, start
 from runner.contract.cluster import (
     BEATS_A_LEASE,
     ODD_FILE,
+    WORDS_TOLD,
     BoxSaid,
     ClusterFolder,
     Head,
@@ -229,7 +230,7 @@ class Agent:
             work = start(ticket, self.settings, on_exit=self.wakeup.set)
         except (OSError, ValueError) as error:
             self.say_event(f"{_of(ticket)} cannot be started", reason=str(error), level="warning")
-            self._end(ticket, Why.NOT_SEEN, reason=str(error))
+            self._end(ticket, Why.NOT_SEEN, reason=str(error)[:WORDS_TOLD])
             return
         self.work[ticket.name] = work
         self.say_event(f"{_of(ticket)} started", pid=work.child.pid, card=ticket.card or "CPU")

@@ -12,7 +12,8 @@ from runner.contract.layout import Outputs
 from runner.files.lock import Lock
 from runner.files.plain import read_plain
 
-_HEARTBEAT_BYTES = 64 * 1024
+HEARTBEAT_BYTES = 1024 * 1024
+"""Of the daemon's heartbeat: a card takes up to 700 bytes, and 64 boxes of eight have 512."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ def read_cards(outputs: Outputs) -> tuple[CardShown, ...]:
     try:
         if not Lock.is_held(outputs.lock):
             return ()
-        beat = json.loads(read_plain(outputs.heartbeat, limit_bytes=_HEARTBEAT_BYTES))
+        beat = json.loads(read_plain(outputs.heartbeat, limit_bytes=HEARTBEAT_BYTES))
     except (OSError, ValueError, RecursionError):
         return ()
     return cards_in(beat) if isinstance(beat, dict) else ()

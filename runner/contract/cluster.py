@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,6 +40,12 @@ OF_ONE_FILE = ODD_FILE | {errno.EACCES, errno.EPERM}
 """What it tells of one file, which may be somebody else's, and not of the share."""
 _BYTES = 256 * 1024  # of one file; a head with a thousand tickets has 100 KB
 _TOKEN = r"[0-9a-f]{8,32}"  # noqa: S105 - the shape of one
+
+
+_Name = Annotated[str, Field(max_length=200)]
+_Words = Annotated[str, Field(max_length=4096)]
+WORDS_TOLD = 1000
+"""Characters of an error's words that a message has: one that is too long is not understood."""
 
 
 class _Message(BaseModel):
@@ -84,13 +90,13 @@ class Head(_Message):
 class BoxCard(_Message):
     """A card of a further box."""
 
-    number: str = "0"
-    uuid: str = ""
+    number: _Name = "0"
+    uuid: _Name = ""
     """Empty: it has no card, and its processor computes."""
-    name: str = ""
+    name: _Name = ""
     memory: dict[str, Any] | None = None
     """As `runner.card.memory` tells it; None: no card, or its driver does not answer."""
-    problem: str = ""
+    problem: _Words = ""
     """Why nothing may start on it."""
 
 
@@ -98,12 +104,12 @@ class BoxSaid(_Message):
     """boxes/NAME.json."""
 
     box: str
-    agent: str
+    agent: _Name
     """Drawn at each start of its agent."""
-    version: str
+    version: _Name
     counter: int
-    outputs_dir: str
-    models_dir: str
+    outputs_dir: _Words
+    models_dir: _Words
     models: tuple[str, ...] = ()
     """Those that it sees."""
     cards: tuple[BoxCard, ...] = ()
@@ -170,7 +176,7 @@ class Seen(_Message):
     exit_code: int | None = None
     """What the end means; None: nobody saw it."""
     why: Why = Why.ITSELF
-    reason: str = ""
+    reason: _Words = ""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from runner.clock import this_boot, uptime_seconds
 from runner.commands.health import STALE_SECONDS
-from runner.contract.card_shown import CardShown, cards_in
+from runner.contract.card_shown import HEARTBEAT_BYTES, CardShown, cards_in
 from runner.contract.ended import EndedRun, sort_out
 from runner.contract.layout import Outputs
 from runner.contract.progress import Progress, read_progress
@@ -35,7 +35,6 @@ from runner.words import visible
 
 MOST_JOBS = 200
 """Jobs that have a line of their own, the last to end first: each is a series for ever."""
-_HEARTBEAT_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +113,7 @@ def heartbeat_age(heartbeat: dict[str, Any]) -> float | None:
 
 def _heartbeat(outputs: Outputs) -> dict[str, Any]:
     try:
-        found = json.loads(read_plain(outputs.heartbeat, limit_bytes=_HEARTBEAT_BYTES))
+        found = json.loads(read_plain(outputs.heartbeat, limit_bytes=HEARTBEAT_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

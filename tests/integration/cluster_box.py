@@ -17,6 +17,7 @@ from daemon_box import REPOSITORY, STANDIN, Box
 from runner.contract.cluster import BoxSaid, ClusterFolder, hear
 from runner.contract.record import Attempt, RunRecord
 
+DRIVER = Path(__file__).with_name("standin_driver")
 LEASE_SECONDS, GRACE_SECONDS = 3.0, 2.0
 _AGENT = """
 import json, os, sys
@@ -41,6 +42,12 @@ except BusyError as error:
 """
 
 
+def standin_cards(path: Path, cards: list[dict[str, Any]]) -> dict[str, str]:
+    """Let a stand-in for the driver tell of cards; give the variables by which it is found."""
+    path.write_text(json.dumps({"cards": [{"code": 0, "held": [], **card} for card in cards]}))
+    return {"PYTHONPATH": f"{DRIVER}{os.pathsep}{REPOSITORY}", "STANDIN_DRIVER": str(path)}
+
+
 class Agent:
     """The agent of one further box."""
 
@@ -55,12 +62,16 @@ class Agent:
             "device": "cpu",
             "stage_command": stage,
         }
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        if (cards := more.pop("cards", None)) is not None:
+            settings |= {"device": "auto", "gpus": "all"}
+            environment |= standin_cards(box.root / f"driver-{name}.json", cards)
         given = json.dumps({"box": name, "settings": settings, **more})
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [*prefix, sys.executable, "-c", _AGENT, given],
                 cwd=REPOSITORY,
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+                env=environment,
                 stdout=output,
                 stderr=output,
             )

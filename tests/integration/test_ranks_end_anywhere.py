@@ -8,8 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,14 @@ def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def killed_after(attempt: str) -> None:
+    """End so when the first rank is gone, and its launcher knows."""
+    pid = (Path(attempt) / "pid").read_text()
+    while Path(f"/proc/{pid}").exists():
+        time.sleep(0.05)
+    killed()
+
+
 def raises() -> None:
     """A defect."""
     raise ValueError("a defect")
@@ -120,7 +130,8 @@ def test_a_rank_that_is_killed(run: Run, undisturbed: Run, place: str, rank: int
 
 def test_a_rank_that_is_killed_when_all_is_written(run: Run) -> None:
     """The first one writes what the run keeps: the training counts."""
-    status, result = run.train(4, ranks=2, trouble=Ranks({1: At("end", killed)}))
+    after = partial(killed_after, str(run.run.attempt(1)))
+    status, result = run.train(4, ranks=2, trouble=Ranks({1: At("end", after)}))
     assert (status, result.outcome, result.last_step) == (ExitCode.OK, "succeeded", STEPS)
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,9 @@ import pytest
 from runner.agent import agent as agent_module
 from runner.agent import work as work_module
 from runner.agent.agent import Agent
+from runner.clock import this_boot
 from runner.contract import stage_environment
+from runner.contract.card_shown import CardShown, read_cards
 from runner.contract.cluster import (
     BoxCard,
     BoxSaid,
@@ -34,12 +36,15 @@ from runner.contract.cluster import (
     say,
 )
 from runner.contract.image_version import image_version
-from runner.contract.layout import StageFolder
+from runner.contract.layout import Outputs, StageFolder
 from runner.contract.settings import Settings
 from runner.daemon.cluster.cluster import Cluster
 from runner.daemon.stages.host_memory import Blame
 from runner.errors import BusyError
 from runner.exit_codes import ExitCode
+from runner.files.durable import write_json
+from runner.files.lock import Lock
+from runner.forecast.work import GIB
 
 RUN = "20261128T010101Z-abcd"
 TICKET = Ticket(box="cellar", job="contracts", run_id=RUN, number=1, token="3f9c22ab")
@@ -479,14 +484,20 @@ def test_an_agent_that_leaves_asks_its_stages_first(both: Both) -> None:
     assert said.cards == ()
 
 
-def test_why_a_stage_was_asked_first_is_why_it_ended(both: Both) -> None:
-    """The head came back meanwhile and does not hold it any more: the lease had ended it."""
+def deaf_work(both: Both) -> work_module.Work:
+    """Start a stage that hears no stop."""
     both.agent.settings = replace(both.settings, stage_command=(sys.executable, "-c", DEAF))
     both.place(TICKET)
     both.agent._take()
     (work,) = both.agent.work.values()
     log = StageFolder(TICKET.folder(both.settings.outputs)).log("train")
     wait_for(lambda: log.exists() and "deaf" in log.read_text())
+    return work
+
+
+def test_why_a_stage_was_asked_first_is_why_it_ended(both: Both) -> None:
+    """The head came back meanwhile and does not hold it any more: the lease had ended it."""
+    work = deaf_work(both)
     work.obey(Order.STOP, Why.LEASE, at=100.0, grace_seconds=10.0)
     work.obey(Order.STOP, Why.ASKED, at=105.0, grace_seconds=10.0)
     assert work.why is Why.LEASE
@@ -499,9 +510,7 @@ def test_why_a_stage_was_asked_first_is_why_it_ended(both: Both) -> None:
 
 def test_a_kill_waits_for_no_grace(both: Both) -> None:
     """The head's grace is over."""
-    both.place(TICKET)
-    both.agent._take()
-    (work,) = both.agent.work.values()
+    work = deaf_work(both)
     work.obey(Order.KILL, Why.ASKED, at=0.0, grace_seconds=600.0)
     wait_for(lambda: work.ended() is not None)
 
@@ -695,6 +704,75 @@ def test_a_share_that_may_only_be_read_is_told_of_once(
             both.agent._beat()
     (said,) = both.said
     assert said.startswith(f"{both.head.folder.root} cannot be used (Permission denied).")
+
+
+MEMORY = {
+    "name": "RTX 4090",
+    "total_bytes": 24 * GIB,
+    "free_bytes": 23 * GIB,
+    "flops": 1.6e14,
+    "bf16": True,
+    "capability": "8.9",
+    "holders": [{"pid": 7, "name": "python", "held_bytes": GIB}],
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"total_bytes": "much"},
+        {"free_bytes": None},
+        {"holders": 3},
+        {"holders": [{"pid": 7}]},
+        {"flops": []},
+    ],
+)
+def test_memory_that_makes_no_sense_is_not_known(both: Both, changes: dict[str, object]) -> None:
+    """Sizes are compared with others: a word among them would end the daemon."""
+    both.agent.cards.now = (BoxCard(uuid="GPU-aa11", memory={**MEMORY, **changes}),)
+    for at in (100.0, 130.0):
+        seen_by_head(both, at)
+    (card,) = both.head.well_cards(130.0)
+    assert card.memory is None if changes else card.memory is not None
+    if card.memory is not None:
+        assert (card.memory.total_bytes, card.memory.holders[0].pid) == (24 * GIB, 7)
+
+
+def test_what_a_box_says_at_length_is_cut_or_not_heard(both: Both) -> None:
+    """It stands in each beat and on each page; an end is told whatever its reason is."""
+    both.agent.cards.now = (BoxCard(problem="p" * 4000), BoxCard(uuid="x", name="n" * 200))
+    seen_by_head(both, 100.0)
+    shown = list(both.head.shown(100.0))
+    assert max(len(one.problem) for one in shown) <= 300
+    said = both.head.boxes["cellar"].said.model_copy(update={"version": "9" * 5000})
+    say(both.head.folder.box("cellar"), said)
+    both.head.look(150.0)
+    assert "damaged" in both.head.problem("cellar", 150.0)
+    both.place(TICKET)
+    both.agent.settings = replace(both.settings, stage_command=("/" + "x" * 5000,))
+    both.agent._take()
+    both.agent._report()
+    found = both.seen()
+    assert found is not None
+    assert found.why is Why.NOT_SEEN
+
+
+def test_the_cards_of_many_boxes_are_shown(tmp_path: Path) -> None:
+    """64 boxes of eight cards, each of which says why nothing starts on it."""
+    outputs = Outputs(tmp_path)
+    outputs.private.mkdir()
+    one = CardShown(
+        title="b" * 63 + ", GPU 7 (NVIDIA RTX PRO 6000 Blackwell Workstation Edition)",
+        uuid="GPU-" + "a" * 36,
+        job="j" * 80,
+        run_id=RUN,
+        problem="p" * 300,
+    )
+    lock = Lock.take(outputs.lock, what="outputs")
+    write_json(outputs.heartbeat, {"boot": this_boot(), "cards": [asdict(one)] * 512})
+    assert len(read_cards(outputs)) == 512
+    lock.release()
 
 
 def wait_for(what: Callable[[], object]) -> None:

@@ -54,6 +54,10 @@ def step():
 def wait_for_first(name):
     while not os.path.exists(own + "/../../" + name):
         time.sleep(0.05)
+def wait_for_firsts_end():
+    wait_for_first("pid")
+    while os.path.exists("/proc/" + open(own + "/../../pid").read()):
+        time.sleep(0.05)
 def result(**said):
     open(own + "/result.json", "w").write(json.dumps(said))
 def deaf():
@@ -158,7 +162,7 @@ def test_a_rank_that_does_not_leave_after_the_end_costs_no_result(
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), signal.SIGSEGV)", "sys.exit(10)"])
 def test_a_rank_that_fails_after_the_end_costs_no_result(tmp_path: Path, how: str) -> None:
     """A driver may fail as it lets go of a card; that stands in the log."""
-    late = f"step(); wait_for_first('result.json'); time.sleep(1); {how}"
+    late = f"step(); wait_for_first('result.json'); wait_for_firsts_end(); {how}"
     found = launched(tmp_path, ENDS, late)
     assert (found.status, found.result and found.result["outcome"]) == (ExitCode.OK, "succeeded")
     assert "when all was written" in found.log

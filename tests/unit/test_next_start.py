@@ -192,3 +192,6 @@ def test_runs_of_one_job_go_one_after_the_other() -> None:
     at_work = [AtWork(places=(0,), job="contracts"), AtWork(job="letters")]
     waits = [must_wait_for_its_job(job, at_work) for job in ("contracts", "letters", "invoices")]
     assert waits == [True, False, False]
+    assert must_wait_for_its_job("contracts", [AtWork(is_elsewhere=True, job="contracts")])
+    assert must_wait_for_its_job("contracts", [], trained={"contracts"})
+    assert not must_wait_for_its_job("letters", [], trained={"contracts"})

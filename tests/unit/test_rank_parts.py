@@ -35,6 +35,7 @@ def test_rows_are_dealt_by_tokens_not_by_number() -> None:
     """One long row weighs as much as many short ones; a rank may have none at all."""
     assert deal([1, 8, 1, 1, 1], 2) == [[1], [0, 2, 3, 4]]
     assert deal([4], 3) == [[0], [], []]
+    assert deal([1, 2, 3], 1) == [[0, 1, 2]]
     assert deal([], 2) == [[], []]
 
 

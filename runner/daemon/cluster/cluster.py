@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.card.memory import GpuMemory, from_json
+from pydantic import TypeAdapter, ValidationError
+
+from runner.card.memory import GpuMemory
 from runner.contract.card_shown import CardShown
 from runner.contract.cards_story import title_of
 from runner.contract.cluster import (
@@ -37,6 +39,8 @@ from runner.words import visible
 
 _REST_SECONDS = 60.0  # for a box that could not do what it was given
 _LOOKS_A_BEAT = 2
+_SHOWN = 300  # characters of what a box says, in each beat and on each page
+_GPU_MEMORY = TypeAdapter(GpuMemory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +289,7 @@ class Cluster:
                     uuid=card.said.uuid,
                     job=ticket.job if ticket else "",
                     run_id=ticket.run_id if ticket else "",
-                    problem=visible(problem or card.said.problem),
+                    problem=visible((problem or card.said.problem)[:_SHOWN]),
                 )
 
     def _cards(self, box: str) -> list[FarCard]:
@@ -313,8 +317,8 @@ class Cluster:
 
 def _memory(card: BoxCard) -> GpuMemory | None:
     try:
-        return from_json(dict(card.memory)) if card.memory else None
-    except (TypeError, KeyError):  # of another version, which is refused anyway
+        return _GPU_MEMORY.validate_python(card.memory) if card.memory else None
+    except ValidationError:  # of another version, which is refused anyway, or damaged
         return None
 
 

@@ -21,7 +21,6 @@ from runner.daemon.stages.ask_card import Asked, Together, describe
 from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.choose_plan import Ahead, look_ahead
 from runner.daemon.stages.look_at_card import Seen, method_on
-from runner.daemon.stages.next_start import AtWork, must_wait_for_its_job
 
 _MOST_ASKED = 20
 """Runs that are looked at in one round, a forecast for each kind of card: some milliseconds."""
@@ -38,7 +37,6 @@ def may_train_far(live: Live) -> bool:
 def placed_far(
     daemon: Daemon,
     waiting: Sequence[Live],
-    at_work: Sequence[AtWork],
     here: Sequence[Card],
     at: float,
 ) -> tuple[Live, Together, FarCard] | None:
@@ -46,8 +44,7 @@ def placed_far(
 
     Args:
         daemon: the daemon, with a cluster.
-        waiting: runs that could go on, in their order.
-        at_work: what is at work.
+        waiting: runs that could go on, in their order; none that waits for another of its job.
         here: free cards of this box.
         at: monotonic.
     """
@@ -55,7 +52,7 @@ def placed_far(
     assert cluster is not None
     free = cluster.free_cards(at)
     for live in list(waiting)[: _MOST_ASKED if free else 0]:
-        if not may_train_far(live) or must_wait_for_its_job(live.record.job, at_work):
+        if not may_train_far(live):
             continue
         found: tuple[Together, FarCard] | None = None
         with daemon.isolating(live, at), awaiting_answers(daemon, live):

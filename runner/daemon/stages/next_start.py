@@ -6,7 +6,7 @@ A pure decision. Each card works on one stage at a time; the order of the runs i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -78,13 +78,23 @@ def free_places(cards: int, at_work: Sequence[AtWork]) -> list[int]:
     return [place for place in range(cards) if place not in taken]
 
 
-def must_wait_for_its_job(job: str, at_work: Sequence[AtWork]) -> bool:
+def must_wait_for_its_job(
+    job: str, at_work: Sequence[AtWork], *, trained: Collection[str] = ()
+) -> bool:
     """Whether another run of a job is at work on a card: runs of one job go one after the other.
 
     Each is compared with the adapter in use, and may go on from it: two at once would both take the
     place of the same one, and the older of them might come last.
+
+    Args:
+        job: the run's.
+        at_work: what is at work.
+        trained: jobs of which another run has been trained, and its export or evaluation is still
+            to start.
     """
-    return any((one.places or one.is_elsewhere) and one.job == job for one in at_work)
+    return job in trained or any(
+        (one.places or one.is_elsewhere) and one.job == job for one in at_work
+    )
 
 
 def choose(offers: Sequence[Offer], *, wanted: int = 1) -> Choice:

@@ -107,21 +107,22 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     free = [card for card in daemon.cards.well_first() if daemon.cards.all.index(card) in places]
     is_preparing = any(one.prepares for one in at_work)
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
-    _tell_what_is_over(daemon, prepared, at_work, any_free=bool(free), at=at)
+    behind = _behind_others(prepared, at_work)
+    _tell_what_is_over(daemon, prepared, behind, any_free=bool(free), at=at)
     had_its_turn, held, without_room, too_large = False, set[int](), 0, 0
     far_places = 0
     if daemon.cluster is not None and blocked is None:
-        if _start_far(daemon, prepared, at_work, free, at):
+        if _start_far(daemon, [one for one in prepared if one not in behind], free, at):
             return True  # another one's turn comes in the next round, at once
         far_places = len(daemon.cluster.free_cards(at))
         if daemon.settings.cluster == "others":
-            tell_who_waits(daemon, prepared, at)
+            tell_who_waits(daemon, [one for one in prepared if one not in behind], at)
+            _tell_who_is_behind(daemon, behind, at)
             prepared = [live for live in prepared if not may_train_far(live)]
     for live in prepared if free else ():
-        if must_wait_for_its_job(live.record.job, at_work):
+        if live in behind:
             without_room += 1
-            with daemon.isolating(live, at):
-                keep_waiting(daemon, live, _SAME_JOB)
+            _tell_who_is_behind(daemon, [live], at)
             continue
         trains = live.next_stage in TRAINS
         offered = [card for card in free if not trains or daemon.cards.all.index(card) not in held]
@@ -156,16 +157,33 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     return had_its_turn
 
 
+def _behind_others(prepared: Sequence[Live], at_work: Sequence[AtWork]) -> list[Live]:
+    """List the runs that wait for another one of their job."""
+    trained = {live.record.job for live in prepared if live.next_stage not in TRAINS}
+    return [
+        live
+        for live in prepared
+        if must_wait_for_its_job(
+            live.record.job, at_work, trained=trained if live.next_stage in TRAINS else ()
+        )
+    ]
+
+
+def _tell_who_is_behind(daemon: Daemon, behind: Sequence[Live], at: float) -> None:
+    for live in behind:
+        with daemon.isolating(live, at):
+            keep_waiting(daemon, live, _SAME_JOB)
+
+
 def _start_far(
     daemon: Daemon,
     prepared: Sequence[Live],
-    at_work: Sequence[AtWork],
     free: Sequence[Card],
     at: float,
 ) -> bool:
     """Start a training on a further box; False: none starts there now."""
     assert daemon.cluster is not None
-    found = placed_far(daemon, prepared, at_work, free, at)
+    found = placed_far(daemon, prepared, free, at)
     if found is None:
         return False
     live, on, far = found
@@ -196,7 +214,7 @@ def _is_over_before(daemon: Daemon, live: Live) -> bool:
 def _tell_what_is_over(
     daemon: Daemon,
     prepared: Sequence[Live],
-    at_work: Sequence[AtWork],
+    behind: Sequence[Live],
     *,
     any_free: bool,
     at: float,
@@ -204,7 +222,7 @@ def _tell_what_is_over(
     """Stop saying what a run waits for where that is over and it is not its turn yet."""
     for live in prepared:
         reason = live.record.waiting.reason if live.record.waiting else ""
-        alone = reason == _SAME_JOB and not must_wait_for_its_job(live.record.job, at_work)
+        alone = reason == _SAME_JOB and live not in behind
         if live.lacks_cards and not any_free and not daemon.cards.problems():
             live.lacks_cards, alone = False, True
         if alone or (reason in (TOO_SMALL, NO_FP8) and not any_free):

@@ -104,7 +104,7 @@ class _Crew:
         self.ended: dict[int, int] = {}
         """Exit statuses of those that ended by themselves."""
         self._killed: set[int] = set()
-        self._told = False
+        self._asked: set[int] = set()
         signal.signal(signal.SIGTERM, self._ask)
         signal.signal(signal.SIGINT, self._ask)
         faulthandler.unregister(STACK_SIGNAL)
@@ -120,9 +120,12 @@ class _Crew:
         self.tell(signal.SIGTERM)
 
     def tell(self, number: int) -> None:
-        """Send a signal to all ranks that still run."""
-        self._told = self._told or number == signal.SIGTERM
-        for process in self.ranks:
+        """Send a signal to all ranks that still run; a stop to each once."""
+        for rank, process in enumerate(self.ranks):
+            if number == signal.SIGTERM:
+                if rank in self._asked:
+                    continue  # a second one could meet it as it leaves, and end it
+                self._asked.add(rank)
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
 
@@ -139,7 +142,7 @@ class _Crew:
         """Note who has ended; whether all have."""
         for rank, process in enumerate(self.ranks):
             status = process.poll()
-            ours = rank in self._killed or (self._told and status == -signal.SIGTERM)
+            ours = rank in self._killed or (rank in self._asked and status == -signal.SIGTERM)
             if status is not None and not ours:
                 self.ended.setdefault(rank, status)
         return all(process.poll() is not None for process in self.ranks)
@@ -147,10 +150,9 @@ class _Crew:
 
 def _watch(crew: _Crew, signs: list[Path]) -> None:
     """Wait until all have ended; end those that cannot go on."""
-    silence, kill_at, passed_on = Silence(), None, False
+    silence, kill_at = Silence(), None
     while not crew.look():
-        if crew.asked and not passed_on:  # a stop that came while they were being started
-            passed_on = True
+        if crew.asked:  # it may have come while they were being started
             crew.tell(signal.SIGTERM)
         at = time.monotonic()
         if kill_at is None and any(crew.ended.values()):
