@@ -142,6 +142,26 @@ def test_an_agent_that_is_asked_to_leave_hands_its_run_on(box: ClusterBox) -> No
     assert box.of("one").falls is None
 
 
+def test_a_checkpoint_that_is_torn_before_its_export_is_trained_anew_elsewhere(
+    box: ClusterBox,
+) -> None:
+    """The head, which was to export it and trains nothing, hands the run to a box again."""
+    box.drop("one", export=["hang", "ok"])
+    with box.watching():
+        box.agent("cellar")
+        wait_until(lambda: list(box.outputs.root.glob("one/*/tries-export")))
+    (run,) = box.outputs.runs_of("one")
+    for file in run.checkpoints.glob("*/*"):
+        if file.name != "manifest.json":
+            file.write_bytes(b"torn")
+    with box.watching():
+        _succeeds(box, "one")
+    attempts = box.attempts("one")
+    assert [one.box for one in attempts] == ["cellar", "cellar"]
+    assert [one.outcome for one in attempts] == ["damaged", "succeeded"]
+    assert box.counted("one") == WHOLE
+
+
 def test_a_thawed_box_changes_nothing_for_the_next_one(box: ClusterBox) -> None:
     """Frozen, given up, thawed while another box trains: what it says then is not accepted."""
     box.drop("one", train=[HOLD, "train 5 then held 0"])
