@@ -345,10 +345,8 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None, cards: Seque
     if blocked is not None:
         keep_waiting(daemon, live, blocked)
         return HAD
-    if live.next_stage is Stage.EXPORT:
-        mend_export(daemon, live)
-        if live.next_stage is not Stage.EXPORT:
-            return HAD  # it trains on, in its turn and where trainings go
+    if live.next_stage is Stage.EXPORT and mend_export(daemon, live):
+        return HAD  # it trains on, in its turn and where trainings go
     wanted = wanted_cards(daemon, live, cards, time.monotonic())
     live.lacks_cards = bool(wanted.lacks)
     if wanted.lacks:
