@@ -124,8 +124,20 @@ def whole(folder: Path, sha256: Sha256 = sha256_of) -> bool:
 def names(checkpoints: Path) -> list[str]:
     """List the checkpoints in a folder by name, newest first, verified or not."""
     try:
-        found = [name for name in os.listdir(checkpoints) if step_of(name)]
+        return names_there(checkpoints)
     except OSError:
+        return []
+
+
+def names_there(checkpoints: Path) -> list[str]:
+    """List them as `names` does, for whoever goes on from them: "none" is true.
+
+    Raises:
+        OSError: the folder is there and cannot be listed, as on a share that is away for a moment.
+    """
+    try:
+        found = [name for name in os.listdir(checkpoints) if step_of(name)]
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(found, reverse=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from runner.contract.record import Attempt, RunRecord
 from runner.contract.salvage import what_is_whole
 from runner.contract.states import State
 from runner.daemon.stages.adopt import adopt, drop_what_was_not_adopted
+from runner.daemon.stages.resume_point import ResumePoint, export_point, resume_point
 from runner.training.fit.checkpoint import seal, seal_again
 
 PLAN = BatchPlan(per_device_batch_size=1, gradient_accumulation_steps=1)
@@ -161,3 +164,37 @@ def test_a_checkpoint_of_an_earlier_attempt_is_sealed_again_and_not_touched(run:
     adopt(run, second, sha256_of)
     assert read_manifest(run.checkpoint(6)).best_step == 6
     assert verified(run.checkpoint(6))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE])
+def test_what_cannot_be_listed_is_not_taken_for_nothing(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A share that is away for a moment costs a moment: no step is left behind, none done again."""
+    folder = attempt(run, 1, 1, 2)
+    listdir, away = os.listdir, [folder.checkpoints]
+
+    def failing(path: Path) -> list[str]:
+        if path in away:
+            raise OSError(number, os.strerror(number))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", failing)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        adopt(run, folder, sha256_of)
+    away.clear()
+    adopt(run, folder, sha256_of)
+    assert names(run.checkpoints) == ["step-00000002", "step-00000001"]
+    away.append(run.checkpoints)
+    for find in (lambda: resume_point(run), lambda: export_point(run, "step-00000003")):
+        with pytest.raises(OSError, match=os.strerror(number)):
+            find()
+    away.clear()
+    assert resume_point(run) == ResumePoint(checkpoint="step-00000002")
+
+
+def test_a_folder_that_is_not_there_holds_no_checkpoint(run: RunFolder) -> None:
+    """Neither does a file in its place."""
+    assert resume_point(run).step == 0
+    run.checkpoints.write_text("")
+    assert resume_point(run).step == 0

@@ -13,7 +13,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from runner.contract.checkpoints import Sha256, names, read_manifest, verified
+from runner.contract.checkpoints import Sha256, names, names_there, read_manifest, verified
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.prune import KEEP_NEWEST, prune
 from runner.contract.record import RunRecord
@@ -35,8 +35,11 @@ def adopt(home: RunFolder, attempt: StageFolder, sha256: Sha256) -> None:
         home: the run, or the small run of a learning rate.
         attempt: the folder of the attempt that has ended.
         sha256: what it raises leaves all as it was, or done in part.
+
+    Raises:
+        OSError: what the attempt has left cannot be listed; taken for nothing, it would be removed.
     """
-    found = names(attempt.checkpoints)
+    found = names_there(attempt.checkpoints)
     if not found:
         return
     home.checkpoints.mkdir(exist_ok=True)

@@ -11,7 +11,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner.contract.checkpoints import Sha256, names, sha256_of, step_of, verified
+from runner.contract.checkpoints import (
+    Sha256,
+    names_there,
+    sha256_of,
+    step_of,
+    verified,
+)
 from runner.contract.layout import RunFolder
 from runner.contract.record import Attempt
 from runner.files.durable import sync_folder
@@ -50,10 +56,13 @@ def resume_point(run: RunFolder, sha256: Sha256 = sha256_of) -> ResumePoint:
     """Find the newest checkpoint that can be trusted; newer ones that cannot are set aside.
 
     What ``sha256`` raises leaves all as it was.
+
+    Raises:
+        OSError: the checkpoints cannot be listed: the run must not begin anew for that.
     """
     torn: list[str] = []
     newest = None
-    for name in names(run.checkpoints):
+    for name in names_there(run.checkpoints):
         if verified(run.checkpoints / name, sha256):
             newest = name
             break
@@ -74,7 +83,7 @@ def export_point(run: RunFolder, best: str, sha256: Sha256 = sha256_of) -> Resum
     if verified(run.checkpoints / best, sha256):
         return ResumePoint(checkpoint=best)
     found = resume_point(run, sha256)
-    if best in names(run.checkpoints):  # older than the newest good one
+    if best in names_there(run.checkpoints):  # older than the newest good one
         _set_aside(run, best)
     return ResumePoint(checkpoint=found.checkpoint, torn=tuple({*found.torn, best}))
 
