@@ -228,14 +228,14 @@ MUTATIONS = (
     ),
     Mutation(
         "all masked",
-        _FIT + "callbacks.py",
+        _FIT + "collator.py",
         "torch.ones_like(batch",
         "torch.zeros_like(batch",
         PADDED,
     ),
     Mutation(
         "padding first",
-        _FIT + "callbacks.py",
+        _FIT + "collator.py",
         'if "attention_mask" in batch:',
         'batch = {k: v.flip(1).roll(1, 1) if k == "labels" else v for k, v in batch.items()}\n'
         '        if "attention_mask" in batch:',
