@@ -20,7 +20,7 @@ from runner.contract.verdict import Outcome
 MODEL = "small-model"
 SPECS = {
     "too-fast": "training: {max_steps: 2, batch_size: 2, gradient_accumulation: 1, "
-    "learning_rate: 1, lr_scheduler: constant, warmup_ratio: 0}",
+    "learning_rate: 1, lr_scheduler: constant, warmup_ratio: 0, eval_steps: 2}",
     "one-step": "eval_split: 0\ntraining: {epochs: 1, effective_batch_size: 16}",
 }
 ROWS = [
