@@ -124,7 +124,12 @@ class Arms:
         return TrainBox(self.root / name, self.models, spec, rows)
 
     def train(
-        self, box: TrainBox, ranks: int, fault: str = "", **wishes: Any
+        self,
+        box: TrainBox,
+        ranks: int,
+        fault: str = "",
+        plan: BatchPlan | None = None,
+        **wishes: Any,
     ) -> tuple[int, Any, float]:
         """Run an attempt: exit status, result and seconds."""
         import torch
@@ -132,7 +137,7 @@ class Arms:
         began = time.monotonic()
         whole = BatchPlan(per_device_batch_size=self.asked.effective, gradient_accumulation_steps=1)
         status, result = box.train(
-            wishes.pop("plan", whole),
+            plan or whole,
             trouble=Arranged(max(1, ranks), fault),
             total_steps=self.asked.steps,
             ranks=ranks,
