@@ -99,6 +99,8 @@ def measure(box: OneBox, asked: argparse.Namespace, jobs: list[str], steps: int)
             f"{record.metrics.get('tokens_per_second')} tokens/s, cards {cards_of(run)}\n"
             f"    {stages_of(run, dropped)}"
         )
+        if len(record.attempts) > 1:
+            print("\n".join(f"    {one.outcome}: {one.reason}" for one in record.attempts))
     return seconds
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from kernel_models import learned, make, plain_step, rows
+from kernel_models import learned, make, plain_step, rows, take_grads
 
 from runner.contract.batch import BatchPlan
 from runner.forecast.passes import MOMENTS, MOST_HOLES, Passes, long_bytes, peak_bytes
@@ -21,6 +21,7 @@ from runner.training.fit.stop import Interrupted
 from runner.training.kernels import dropout, fast_model, recognise_block
 from runner.training.kernels.fast_model import FastModel
 from runner.training.kernels.glu import Gate
+from runner.training.kernels.loss import HeadLoss
 from runner.training.kernels.recognise import NotRecognised, recognise
 from runner.training.kernels.recognise_block import _window
 
@@ -58,6 +59,7 @@ def test_held_out_rows_may_be_longer_than_those_that_are_learned() -> None:
     """Their positions are there, too: by PEFT's own loss of the rows."""
     model, longer = make("llama", quantised=False), data(100, 90)
     fast = found(model, data(70, 66), held_out=longer)
+    assert fast.model.more_room == fast.meter.lift
     measured = fast.measure(longer)
     assert measured is not None
     batch = rows(100, 90)
@@ -258,6 +260,61 @@ def test_a_stop_is_looked_for_between_passes() -> None:
     one.between_passes = stop
     with pytest.raises(Interrupted):
         one.train_on(rows(64, 40), 100)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_holes_in_memory_end_no_step_where_the_card_has_room(
+    times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that ran out of the memory it was confined to is done again: the same gradients."""
+    model, batch = make("llama", quantised=False), rows(40, 50)
+    parts = recognise(model, dtype=torch.float32, longest=64)
+    passes = Passes(most_tokens=64, layers_kept=0, budget_bytes=None, chunk=16)
+    wanted_loss, wanted = plain_step(model, batch)
+    real, fails, asked = HeadLoss.apply, [False, True, True][: times + 1], []
+
+    def out_of_memory(*words: Any) -> Any:
+        if fails and fails.pop(0):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1002.00 MiB.")
+        return real(*words)
+
+    def more_room() -> bool:
+        asked.append(1)
+        return len(asked) == 1
+
+    monkeypatch.setattr(HeadLoss, "apply", out_of_memory)
+    one = FastModel(parts=parts, passes=passes, more_room=more_room)
+    if times == 2:  # the card itself is full
+        with pytest.raises(torch.OutOfMemoryError):
+            one.train_on(batch, learned(batch))
+        return
+    assert float(one.train_on(batch, learned(batch))) == pytest.approx(wanted_loss, rel=1e-5)
+    for name, grad in take_grads(model).items():
+        torch.testing.assert_close(grad, wanted.pop(name), rtol=1e-4, atol=1e-6)
+    assert not wanted
+    assert len(asked) == 1
+
+
+def test_what_an_allocator_may_have_is_widened_once_and_never_above_the_cap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Confined to 8 of 24 GiB with a cap of 16: 16 from then on, and then no more."""
+    gib = 2**30
+    given: list[float] = []
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=24 * gib)
+    )
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", given.append)
+    meter = Meter(on_gpu=False, cap_bytes=16 * gib)
+    meter.on_gpu = True
+    assert not meter.lift()  # nothing was confined
+    meter.confine(8 * gib)
+    assert meter.lift()
+    assert not meter.lift()
+    meter.confine(8 * gib)  # the next plan's
+    assert given == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+    meter.confine(20 * gib)
+    assert not meter.lift()
 
 
 def test_each_projection_drops_by_a_key_of_its_own() -> None:

@@ -319,7 +319,9 @@ def _set_up(
         let_go()
     unlimited = Passes(most_tokens=1, layers_kept=None, budget_bytes=None, chunk=1)
     found = FastPath(
-        model=FastModel(parts=parts, passes=unlimited, fp8=fp8 and why is None),
+        model=FastModel(
+            parts=parts, passes=unlimited, fp8=fp8 and why is None, more_room=meter.lift
+        ),
         exact_because=why,
         shares_base=shares,
         longest=longest,

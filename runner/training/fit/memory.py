@@ -150,6 +150,7 @@ class Meter:
         """
         self.on_gpu, self.cap_bytes = on_gpu, cap_bytes
         self.context_bytes = 0
+        self._confined = self._lifted = False
         self.notes: dict[str, dict[str, int]] = {}
         """Peaks by when they were noted."""
         if not on_gpu:
@@ -172,8 +173,24 @@ class Meter:
 
         total = torch.cuda.get_device_properties(0).total_memory
         cap = total if self.cap_bytes is None else max(1, self.cap_bytes - self.context_bytes)
-        left = cap if allocator_bytes is None else min(cap, allocator_bytes)
+        left = cap if allocator_bytes is None or self._lifted else min(cap, allocator_bytes)
+        self._confined = left < cap
         torch.cuda.set_per_process_memory_fraction(min(1.0, left / total))
+
+    def lift(self) -> bool:
+        """Let the allocator reserve up to the cap from now on; False: it could already.
+
+        What is confined to a forecast can run out of it by holes alone, on a card with room.
+        """
+        if not self._confined:
+            return False
+        self._lifted = True
+        self.confine(None)
+        print(
+            "GPU memory: what was forecast did not suffice; up to the card's limit is taken.",
+            flush=True,
+        )
+        return True
 
     def note(self, when: str) -> None:
         """Log the peak up to here, and what is left of what this process may take."""

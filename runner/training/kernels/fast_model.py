@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +39,8 @@ class FastModel:
     """The base's products are computed in eight bits while training."""
     between_passes: Callable[[], None] = lambda: None
     """Called between passes; may raise to end the step."""
+    more_room: Callable[[], bool] = lambda: False
+    """Called where memory ran out and nothing is lost yet; True: the work is done once more."""
 
     def __post_init__(self) -> None:
         """Count the bytes."""
@@ -84,16 +88,31 @@ class FastModel:
         try:
             tokens = sum(ids.numel() for ids, _ in batch)
             on_host = goes_long(self.sizes, self.passes, tokens)
-            loss = self._forward(rows, scale, on_host=on_host)
+            loss = self._with_room(partial(self._forward, rows, scale, on_host=on_host))
             loss.backward()
         finally:
             if self._store is not None:
                 self._store.drop()
         return loss.detach()
 
+    def _with_room(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Do what changes nothing that lasts; once more where there is more room than was taken."""
+        try:
+            return work()
+        except torch.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)
+            if not self.more_room():
+                raise
+        if self._store is not None:  # out here nothing holds on to the tensors of the error
+            self._store.drop()
+        return work()
+
     @torch.no_grad()
     def measure(self, batch: Sequence[Row]) -> torch.Tensor:
         """Give each row's summed loss, in one pass forward that keeps nothing; as fp64."""
+        return self._with_room(partial(self._measured, batch))
+
+    def _measured(self, batch: Sequence[Row]) -> torch.Tensor:
         rows = lay_out(batch, self.device, fill=self.device.type != "cpu")
         if not rows.learned.numel():
             return torch.zeros(len(batch), dtype=torch.float64, device=self.device)
