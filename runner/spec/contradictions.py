@@ -10,6 +10,7 @@ from typing import Any
 from runner.contract.pick_rate import FEWEST_SECONDS, TIME_SHARE, seconds_each
 from runner.spec.evaluation import known_scores
 from runner.spec.spec import DEFAULT_EFFECTIVE_BATCH_SIZE
+from runner.words import counted
 
 _BATCH = ("batch_size", "gradient_accumulation", "effective_batch_size")
 
@@ -70,10 +71,12 @@ def _gpus(resources: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator
     if training.get("batch_size") and training.get("gradient_accumulation"):
         rows = training["batch_size"] * training["gradient_accumulation"]
     if rows and isinstance(cards, int) and cards > rows:
+        fewer = f"write gpus: {rows} or less" if rows > 1 else "leave resources out"
         yield Contradiction(
             field="resources.gpus",
-            message=f"a step has {rows} rows, fewer than {cards} cards: some would have none",
-            hint=f"write gpus: {rows} or less, or a larger effective_batch_size",
+            message=f"a step has {counted(rows, 'row')}, fewer than {cards} cards: some would have "
+            "none",
+            hint=f"{fewer}, or write a larger effective_batch_size",
         )
 
 

@@ -140,7 +140,8 @@ def name_hint(key: str, here: Sequence[str], prefix: str) -> str | None:
 
 def value_hint(text: str, kind: Kind, unit: human_numbers.Unit = "") -> str | None:
     """Say which value was meant, or how a number would have to be written."""
-    if kind.number and (written := human_numbers.well_written(text, unit)):
+    whole = kind.number == "int"
+    if kind.number and (written := human_numbers.well_written(text, unit, is_whole=whole)):
         return written
     if "qlora" in kind.choices and text.casefold() in _OTHER_METHODS:
         return "only adapters are trained here, on the answers: write qlora (4 bits) or lora (16)"

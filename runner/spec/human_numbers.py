@@ -93,18 +93,20 @@ def two_readings(text: str, *, is_whole: bool) -> str | None:
     )
 
 
-def well_written(text: str, unit: Unit = "") -> str | None:
+def well_written(text: str, unit: Unit = "", *, is_whole: bool = False) -> str | None:
     """Say how a number with a comma, a dash for its minus or a word behind it has to be written.
 
-    None when that is not the matter.
+    None when that is not the matter, or would be no number that the field takes: ``0,1`` are two
+    cards, and no tenth of one.
     """
     plain = text.translate(_TYPED_BY_WORD).strip(" ,;")
     plain = re.sub(r"(?<=[0-9])\s+[^\W\d_]+\.?$", "", plain)
     if plain != text and (number(plain, unit) is not None):
         return f"write {plain}"
     if re.fullmatch(r"[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?", text):
-        joined = text.replace(",", "")
-        return f"write {joined}" if text[0] != "0" else f"write {text.replace(',', '.')}"
-    if re.fullmatch(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?", text):
+        if text[0] != "0":
+            return f"write {text.replace(',', '')}"
+        return None if is_whole else f"write {text.replace(',', '.')}"
+    if not is_whole and re.fullmatch(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?", text):
         return f"write {text.replace(',', '.')}"
     return None

@@ -198,12 +198,12 @@ class _Reader:
             if not isinstance(key, Scalar):
                 self._refuse(key.line, "a field's name must be a word")
             elif key.text in values:
-                self._refuse(
-                    key.line,
-                    f"{shown(key.text)} stands here twice: "
-                    f"on line {lines[key.text]} and on line {key.line}",
-                    hint="keep one of the two",
+                first = lines[key.text]
+                where = f"on line {first}" + (
+                    f" and on line {key.line}" if key.line != first else ""
                 )
+                twice = f"{shown(key.text)} stands here twice: {where}"
+                self._refuse(key.line, twice, hint="keep one of the two")
             else:
                 values[key.text] = value
                 lines[key.text] = key.line

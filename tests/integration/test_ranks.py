@@ -165,6 +165,18 @@ def test_a_probe_that_fits_on_one_rank_alone(run: Run, undisturbed: Run) -> None
     assert_same_curve(run.curve(), undisturbed.curve(), rel=CLOSE)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_plan_fits_on_one_rank(run: Run, rank: int) -> None:
+    """Both leave for want of memory, as one card would: the daemon's advice is about memory."""
+    trouble = Ranks({rank: RoomFor(0)})
+    plan = {"activation_checkpointing": True}
+    status, result = run.train(1, ranks=2, probe=True, trouble=trouble, **plan)
+    assert (status, result.outcome) == (ExitCode.OUT_OF_GPU_MEMORY, "out of memory"), run.log()
+    assert result.next_batch_plan is None
+    assert result.error is not None
+    assert "method: qlora" in str(result.error.advice)
+
+
 def test_dropout_goes_on_as_it_would_have(
     tmp_path: Path, prepared: Path, small_models: Path
 ) -> None:

@@ -321,7 +321,28 @@ def test_each_card_has_a_row_of_a_step():
     training = "training: {effective_batch_size: 4}\n"
     problem = only(f"{TWO}resources: {{gpus: 8}}\n{training}")
     assert problem.message == "a step has 4 rows, fewer than 8 cards: some would have none"
+    assert "write gpus: 4 or less, or" in str(problem.hint)
     assert read(f"{TWO}resources: {{gpus: 4}}\n{training}").resources.gpus == 4
+    problem = only(f"{TWO}resources: {{gpus: 2}}\ntraining: {{effective_batch_size: 1}}\n")
+    assert problem.message.startswith("a step has 1 row, fewer than 2 cards")
+    assert str(problem.hint).startswith("leave resources out, or")
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [('"0,1"', None), ('"1,2,3"', None), ("2 cards", "write 2"), ('"2,"', "write 2")],
+)
+def test_cards_that_are_named_are_no_broken_number(written, hint):
+    """RUNNER_GPUS takes ``0,1``, and a spec a number: nobody is told to write a tenth of a card."""
+    problem = only(f"{TWO}resources:\n  gpus: {written}\n")
+    assert (problem.line, problem.hint) == (4, hint)
+
+
+def test_a_field_that_stands_twice_names_its_lines_once_each():
+    """On one line there is one to name."""
+    assert "twice: on line 3" in only(f"{TWO}resources: {{gpus: 1, gpus: 2}}\n").message
+    apart = only(f"{TWO}resources: {{gpus: 1}}\nresources: {{gpus: 2}}\n").message
+    assert apart == "resources stands here twice: on line 3 and on line 4"
 
 
 @pytest.mark.parametrize(

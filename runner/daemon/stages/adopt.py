@@ -43,7 +43,7 @@ def adopt(home: RunFolder, attempt: StageFolder, sha256: Sha256) -> None:
     if not found:
         return
     home.checkpoints.mkdir(exist_ok=True)
-    for name in reversed(found):
+    for name in found:
         sealed, target = attempt.checkpoints / name, home.checkpoints / name
         if target.exists():  # it was sealed anew, with a held-out loss that was owed
             if not verified(sealed, sha256):

@@ -185,13 +185,15 @@ class Ranks:
         return deal(lengths, self.size)[self.rank]
 
     def first_says(self, text: str) -> str:
-        """Give the first rank's text on every rank."""
+        """Give the first rank's text, which may be empty, on every rank."""
         if self.size == 1:
             return text
         given = text.encode()
         size = torch.tensor([len(given)])
         with _lost():
             self._hosts.broadcast([size], _from_first()).wait()
+            if not int(size):
+                return ""
             content = torch.zeros(int(size), dtype=torch.uint8)
             if self.is_first:
                 content = torch.frombuffer(bytearray(given), dtype=torch.uint8)
