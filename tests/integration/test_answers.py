@@ -204,6 +204,18 @@ def test_the_time_is_kept(generator: Generator) -> None:
     assert generating.ON_CPU < 40
 
 
+def test_a_batch_that_was_cut_off_counts_for_nobody(generator: Generator) -> None:
+    """Answers that had ended by then are those of rows where a model stops early."""
+    late = Generator(
+        generator.model,
+        generator.tokenizer,
+        Machine(device="cpu", compute="float32"),
+        until=time.monotonic() + 0.3,
+    )
+    ids = generator.tokenizer("one two three")["input_ids"]
+    assert late.answers([Prompt(ids=ids, limit=1), Prompt(ids=ids, limit=100_000)]) == [None] * 2
+
+
 def test_the_answers_lie_in_a_text_that_people_can_read(
     run: RunFolder, result: EvaluateResult
 ) -> None:

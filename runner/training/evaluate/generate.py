@@ -56,7 +56,10 @@ class Generator:
         return self.until is not None and time.monotonic() >= self.until
 
     def answers(self, prompts: Sequence[Prompt]) -> list[Answer | None]:
-        """Continue each prompt; None: the time was over before its answer was complete.
+        """Continue each prompt; None: the time was over before its batch was complete.
+
+        Answers of that batch that had ended by then do not count either: they are those of the rows
+        where the model stops early, and a model that writes on without end would look as good.
 
         Raises:
             Exception: memory ran out even with one at a time.
@@ -116,7 +119,8 @@ class Generator:
                 stopping_criteria=[late],
             )
         written = out[:, longest:].tolist()
-        return [self._read(ids, p.limit, stops) for ids, p in zip(written, prompts, strict=True)]
+        found = [self._read(ids, p.limit, stops) for ids, p in zip(written, prompts, strict=True)]
+        return [None] * len(found) if None in found else found
 
     def _read(self, ids: list[int], limit: int, stops: Sequence[int]) -> Answer | None:
         end = next((at for at, id_ in enumerate(ids[:limit]) if id_ in stops), None)

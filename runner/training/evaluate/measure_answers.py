@@ -22,7 +22,10 @@ from runner.training.evaluate.generate import Prompt
 from runner.training.evaluate.scores import Answer, Scorer
 
 BASE, ADAPTER, EXAMPLES, CURRENT = "base", "adapter", "examples", "current"
-_LONGEST_ANSWER = 1024  # tokens; who writes on after that does not stop by itself
+_LONGEST_ANSWER = 4096  # tokens; who writes on after that does not stop by itself
+_USUAL_ANSWER = 1024
+"""Tokens. Rows whose answers need more room are answered after all others, in turns of their own:
+one of them in a batch would take the time of all."""
 _SPARE_TOKENS = 32  # beyond one and a half times the expected answer
 _LEAST_TOKENS = 64
 
@@ -77,8 +80,10 @@ def answer_all(
         room: how long prompts and answers may be.
     """
     found: list[Answered] = []
+    questions = sorted(questions, key=_is_long)  # stable
     while len(found) < len(questions) and not generator.is_late:
         here = questions[len(found) : len(found) + generator.batch_size]
+        here = [one for one in here if _is_long(one) == _is_long(here[0])]
         turn = [Answered(question=question) for question in here]
         for who in everybody:
             asked = [one for one in turn if one.question.identity not in who.knows]
@@ -120,6 +125,10 @@ def longest_answer(question: Question) -> int:
     """Give the tokens after which an answer does not stop by itself any more."""
     wanted = math.ceil(1.5 * question.tokens) + _SPARE_TOKENS
     return min(_LONGEST_ANSWER, max(_LEAST_TOKENS, wanted))
+
+
+def _is_long(question: Question) -> bool:
+    return longest_answer(question) > _USUAL_ANSWER
 
 
 def with_examples(messages: Conversation, examples: Sequence[Question]) -> Conversation:
