@@ -21,6 +21,8 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from runner.training.data import open_document
+
 MOST_MEMORY = 3 * 1024**3
 """Bytes of addresses: a few times the largest sheet that is read (`sheet_rows.MOST_BYTES`)."""
 MOST_SECONDS = 120  # of computing
@@ -50,7 +52,9 @@ def main(path: str, sheet: str | None) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     from python_calamine import CalamineWorkbook, SheetVisibleEnum
 
-    with CalamineWorkbook.from_path(path) as book:
+    content = open_document.content_of(path)
+    source = path if content is None else open_document.with_content(path, content)
+    with CalamineWorkbook.from_object(source) as book:
         names = list(book.sheet_names)
         visible = [s.name for s in book.sheets_metadata if s.visible == SheetVisibleEnum.Visible]
         chosen = choose(names, sheet, visible)
@@ -61,16 +65,21 @@ def main(path: str, sheet: str | None) -> None:
         merged = [*(found.merged_cell_ranges or ())]
         rows = found.to_python(skip_empty_area=False)
     part = sheet_part(path, chosen)
-    lost = dict.fromkeys(without_result(part), FORMULA)
+    facts = _facts(content, chosen, rows)
+    lost = dict.fromkeys([*without_result(part), *facts.without_result], FORMULA)
     for (top, column), (bottom, _) in merged:
         lost |= {(row, column): MERGED for row in range(top + 1, min(bottom + 1, len(rows)))}
+    lost |= dict.fromkeys(facts.merged, MERGED)
     by_row: dict[int, dict[int, str]] = {}
     for (row, column), mark in lost.items():
         by_row.setdefault(row, {})[column] = mark
-    hidden = {int(row[1]) - 1 for row in _HIDDEN.finditer(part)}
-    formatted = shown_otherwise(path, part)
+    hidden = facts.hidden | {int(row[1]) - 1 for row in _HIDDEN.finditer(part)}
+    formatted = facts.shown_otherwise | shown_otherwise(path, part)
     for number, cells in enumerate(rows):
-        texts = [as_shown(cell) for cell in cells]
+        texts = [
+            facts.durations.get((number, column)) or as_shown(cell)
+            for column, cell in enumerate(cells)
+        ]
         for column, mark in by_row.get(number, {}).items():
             if column < len(texts) and not texts[column].strip():
                 texts[column] = mark
@@ -80,6 +89,20 @@ def main(path: str, sheet: str | None) -> None:
             ]
             _write([number + 1, texts, other, number in hidden])
     _write("end")
+
+
+def _facts(content: bytes | None, sheet: str, rows: list[list[Any]]) -> open_document.Facts:
+    """Find what a sheet of OpenDocument says beside its values; of others, nothing here."""
+    if content is None:
+        return open_document.Facts()
+
+    def read(place: open_document.Place) -> str:
+        return as_shown(rows[place[0]][place[1]])
+
+    try:
+        return open_document.facts_of(content, sheet, [len(row) for row in rows], read)
+    except ET.ParseError:
+        return open_document.Facts()
 
 
 def choose(names: list[str], sheet: str | None, visible: list[str]) -> str | None:
@@ -107,7 +130,16 @@ def as_shown(cell: Any) -> str:
         return cell.date().isoformat() if whole_day else cell.isoformat(sep=" ")
     if isinstance(cell, date | time):
         return cell.isoformat()
+    if isinstance(cell, timedelta):
+        return _hours(cell)
     return str(cell)
+
+
+def _hours(duration: timedelta) -> str:
+    """Give a duration as a sheet shows it: 25:03:00, and not "1 day, 1:03:00"."""
+    minutes, seconds = divmod(round(abs(duration.total_seconds())), 60)
+    sign = "-" if duration < timedelta(0) else ""
+    return f"{sign}{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def _is_date(cell: Any) -> bool:
