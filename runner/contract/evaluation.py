@@ -21,6 +21,8 @@ LOSS = "loss"
 """The score that every evaluation with held-out rows has: nats per learned token of a row."""
 ASKED = "asked"
 """The mean of the scores that decide, where there are several."""
+STOPS = "stops_by_itself"
+"""The score that says whether an answer ends, and does not only grow too long."""
 TASK = "task."
 """How the axis of a task of lm-evaluation-harness begins, whose names are anybody's."""
 GENERAL = "general"
@@ -134,6 +136,12 @@ class Evaluation(_Part):
     held_out_rows: int = 0
     answered_rows: int = 0
     """Of these, the ones whose answers were generated."""
+    answered_questions: int = 0
+    """Of the answered rows, those that ask something else than the ones before them."""
+    same_answers: int = 0
+    """Of these, the ones to which the adapter gave its most frequent answer."""
+    same_expected: int = 0
+    """Of these, the ones of which the most frequent answer was expected."""
     examples: int = 0
     """Rows shown in the prompt of the base with examples."""
     deciding: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 from pydantic import BaseModel, ConfigDict
 
-from runner.contract.evaluation import TASK, Evaluation, Form, ScoreSummary
+from runner.contract.evaluation import LOSS, STOPS, TASK, Evaluation, Form, ScoreSummary
 from runner.contract.intervals import CONFIDENCE
 from runner.contract.record_head import GUESSING, VerdictHead
 from runner.contract.record_head import Outcome as Outcome  # noqa: PLC0414 - others find it here
@@ -30,6 +30,10 @@ SAME_SCORE = 0.05
 FAR_BETTER_THERE = 0.05
 """Of a score: an adapter that loses more on the form that is served was trained on the wrong one.
 SmolLM2's lost 0.33 (91% in 4 bits, 59% on the base in 16), and nothing when trained in 16."""
+RUNS_ON = 0.1
+"""Of the answers: by so many fewer that end by themselves, a lower loss is no better adapter."""
+ONE_ANSWER = 10  # questions, at least: of fewer, all may be answered alike by chance
+OTHERS_EXPECTED = 3  # questions, at least: of fewer, the frequent answer may be the right guess
 AS_GOOD = 0.02  # of a score: so near the base with examples comes to doing as well
 _SCORES_SAID = 5  # in one sentence
 _MOST_ROWS_SAID = 5000  # nobody holds out more to be surer
@@ -81,8 +85,17 @@ class Figures(_Part):
     examples_score: float | None = None
     other_form_score: float | None = None
     """The mean on the form that it was trained on, where it answers far better there."""
+    fallen: tuple[Scored, ...] = ()
+    """Where the loss decides: scores of answers that have fallen all the same."""
+    one_answer: int = 0
+    """Questions that all got one and the same answer, though others were expected; 0: not so."""
     confused: str | None = None
     """The field, the expected and the given value that were confused most often."""
+
+    @property
+    def runs_on(self) -> bool:
+        """Whether far fewer answers end by themselves than the base's do."""
+        return any(one.name == STOPS and one.before - one.after > RUNS_ON for one in self.fallen)
 
     @property
     def rows(self) -> int:
@@ -127,6 +140,10 @@ def judge(
         if is_asked and outcome in (Outcome.BETTER, Outcome.NO_DIFFERENCE):
             # The job says what its answers have to be: a loss alone does not say that they are.
             why, outcome = "not_answered", Outcome.CANNOT_TELL
+        if outcome is Outcome.BETTER and figures.one_answer:
+            why, outcome = "one_answer", Outcome.CANNOT_TELL
+        elif outcome is Outcome.BETTER and figures.runs_on:
+            why, outcome = "runs_on", Outcome.CANNOT_TELL
         changed = True if rows_changed or adapter_is_zero is False else None
     reason = _worded(why, figures, ENGLISH)
     return Verdict(outcome=outcome, changed=changed, why=why, reason=reason, figures=figures)
@@ -147,15 +164,17 @@ def with_scores(figures: Figures, evaluation: Evaluation) -> Figures:
     """
     decides = [evaluation.score(name) for name in evaluation.deciding]
     of_mean = evaluation.score(evaluation.primary) if evaluation.primary else None
+    known = {"form": evaluation.form, "one_answer": _answered_alike(evaluation)}
     if of_mean is None or not evaluation.answered_rows or not any(decides):
-        return figures.model_copy(update={"form": evaluation.form})
+        fallen = () if evaluation.deciding else _fallen(evaluation)
+        return figures.model_copy(update={**known, "fallen": fallen})
     examples = of_mean.against_examples
     as_good = examples is not None and examples.difference <= AS_GOOD and not examples.is_better
     elsewhere = next((o for o in evaluation.other_form if o.name == of_mean.name), None)
     worst = max(evaluation.confusions, key=lambda one: one.times, default=None)
     return figures.model_copy(
         update={
-            "form": evaluation.form,
+            **known,
             "scores": tuple(_scored(one) for one in decides if one is not None),
             "answered_rows": of_mean.rows,
             "difference": of_mean.difference,
@@ -167,6 +186,20 @@ def with_scores(figures: Figures, evaluation: Evaluation) -> Figures:
             "confused": worst and f"{worst.field}: {worst.expected} → {worst.given}",
         }
     )
+
+
+def _answered_alike(evaluation: Evaluation) -> int:
+    """Count the questions that all got one answer; 0: they did not, or it may well be right."""
+    rows = evaluation.answered_questions
+    others = rows - evaluation.same_expected
+    alike = rows >= ONE_ANSWER and evaluation.same_answers == rows and others >= OTHERS_EXPECTED
+    return rows if alike else 0
+
+
+def _fallen(evaluation: Evaluation) -> tuple[Scored, ...]:
+    """Give the scores of answers that are lower than the base's, by more than chance explains."""
+    scored = (_scored(one) for one in evaluation.scores if one.name != LOSS)
+    return tuple(one for one in scored if one.is_worse and one.before - one.after > AS_GOOD)
 
 
 def _where_far_better(served: ScoreSummary, trained: ScoreSummary | None) -> float | None:
@@ -247,6 +280,7 @@ def _worded(why: str, figures: Figures, speak: Speaker) -> str:
         uniform=speak.number(figures.uniform_loss, ".3f") if figures.uniform_loss else "",
         rows=rows,
         scores=_scores(figures, speak),
+        alike=figures.one_answer,
     )
     return " ".join([said, *_also(why, figures, speak)])
 
@@ -260,7 +294,7 @@ def _scores(figures: Figures, speak: Speaker) -> str:
             before=speak.percent(one.before),
             after=speak.percent(one.after),
         )
-        for one in figures.scores[:_SCORES_SAID]
+        for one in (figures.scores or figures.fallen)[:_SCORES_SAID]
     ]
     return "; ".join(said)
 
@@ -282,7 +316,7 @@ def axis_name(name: str, speak: Speaker = ENGLISH) -> str:
 def _also(why: str, figures: Figures, speak: Speaker) -> list[str]:
     """Say what belongs to the verdict beside its reason, and what would make it surer."""
     if not figures.scores or why not in _BY_SCORES:
-        return [speak("also_original")] if figures.form == "original" and why in _BY_LOSS else []
+        return _also_by_loss(figures, speak) if why in _BY_LOSS else []
     found = []
     worse = [score_name(one.name, speak) for one in figures.scores if one.is_worse]
     if worse and why != "score_worse":
@@ -299,6 +333,12 @@ def _also(why: str, figures: Figures, speak: Speaker) -> list[str]:
     if figures.other_form_score is not None:
         found.append(speak("also_other_form", score=speak.percent(figures.other_form_score)))
     return found
+
+
+def _also_by_loss(figures: Figures, speak: Speaker) -> list[str]:
+    names = ", ".join(score_name(one.name, speak) for one in figures.fallen)
+    found = [speak("also_worse_in", names=names)] if names else []
+    return [*found, speak("also_original")] if figures.form == "original" else found
 
 
 _BY_SCORES = ("score_worse", "score_better", "score_same", "score_no_better", "score_chance")

@@ -55,6 +55,10 @@ class Similar:
         text = f"there is a {visible(there.name)}{where}: did you mean that?"
         if (save := SAVE_AS.get(ending(there.name))) is not None:
             return f"{text} {ending(there.name)} files are not read: {save}"
+        if len(there.parts) > 1 and _key(there.parts[0]) == "jobs":
+            # The spec lies beside the inbox, and a path that begins with jobs/ is refused.
+            within = visible(str(PurePosixPath(*there.parts[1:])))
+            return f"{text} Then move the spec into {there.parts[0]}/, and write {within}"
         return f"{text} Then write {visible(self.path)}"
 
 

@@ -18,6 +18,7 @@ from runner.training.evaluate.measure_answers import (
     Who,
     answer_all,
     longest_answer,
+    most_alike,
 )
 from runner.training.evaluate.scores import Answer
 
@@ -80,3 +81,9 @@ def test_short_answers_count_where_the_time_ends_before_the_long_ones(
     rows = [question(n, 2_000 if n == 0 else 10) for n in range(5)]
     found = answered(Writer(turns=2), rows, monkeypatch)
     assert [one.question.row for one in found] == [1, 2, 3, 4]
+
+
+def test_answers_are_alike_whatever_their_blanks() -> None:
+    """And however a letter is encoded; of none, none."""
+    assert most_alike(["a b", " a  b\n", "b", "u\u0308", "\u00fc"]) == 2
+    assert most_alike([]) == 0

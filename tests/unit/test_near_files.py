@@ -106,3 +106,11 @@ def test_a_name_with_a_blank_at_its_edge_is_to_be_renamed(tmp_path: Path, there:
     assert similar.same
     advice = similar.advice("data/a.jsonl")
     assert advice.endswith("rename it to a.jsonl, and write data/a.jsonl")
+
+
+def test_a_spec_beside_the_inbox_is_to_be_moved_into_it(tmp_path: Path) -> None:
+    """A path that begins with jobs/ would be refused next: what is offered can be written."""
+    similar = found(tmp_path, "data/a.jsonl", "jobs/data/a.jsonl")
+    assert similar is not None
+    advice = similar.advice("data/a.jsonl")
+    assert advice.endswith("Then move the spec into jobs/, and write data/a.jsonl")

@@ -358,3 +358,52 @@ def test_an_interval_that_begins_at_zero_is_no_better() -> None:
     """No difference at all lies within it: of the answers, and of the losses."""
     assert verdict(2.0, 1.0, evaluation=scored(0.3, 0.0, 0.6)).outcome is Outcome.CANNOT_TELL
     assert verdict(2.0, 1.9, interval=(-0.2, 0.0)).outcome is Outcome.CANNOT_TELL
+
+
+def test_one_answer_to_all_questions_is_not_better() -> None:
+    """The most frequent label, always: right more often than the base, and no question is read."""
+    better = scored(0.4, 0.2, 0.6)
+    alike = {"answered_questions": 40, "same_answers": 40, "same_expected": 30}
+    found = verdict(2.0, 1.0, evaluation=better.model_copy(update=alike))
+    assert (found.outcome, found.why) == (Outcome.CANNOT_TELL, "one_answer")
+    assert "same answer to 40 different questions" in found.reason
+    assert reason_in(found, Speaker(Language.GERMAN)).startswith("Nichts zeigt, dass")
+    for other in (
+        {**alike, "same_answers": 39},
+        {**alike, "same_expected": 38},  # hardly any other was expected
+        {"answered_questions": 9, "same_answers": 9, "same_expected": 5},
+        {"answered_questions": 1, "same_answers": 1, "same_expected": 1},  # all ask the same
+    ):
+        found = verdict(2.0, 1.0, evaluation=better.model_copy(update=other))
+        assert found.outcome is Outcome.BETTER
+    worse = scored(-0.4, -0.6, -0.2).model_copy(update=alike)
+    assert verdict(2.0, 1.0, evaluation=worse).outcome is Outcome.WORSE
+
+
+def fallen(name: str, adapter: float, high: float) -> Evaluation:
+    """Answers that were measured where the loss decides."""
+    score = ScoreSummary(name=name, base=0.9, adapter=adapter, low=-0.9, high=high, rows=100)
+    return Evaluation(scores=(score,), answered_rows=100)
+
+
+def test_a_lower_loss_is_not_better_where_answers_no_longer_end() -> None:
+    """Beyond chance and by much; what may be chance, or is little, is no reason."""
+    runs_on = fallen("stops_by_itself", 0.3, -0.4)
+    found = verdict(2.0, 1.5, interval=(-0.6, -0.4), evaluation=runs_on)
+    assert (found.outcome, found.why) == (Outcome.CANNOT_TELL, "runs_on")
+    assert "stops by itself" in found.reason
+    assert "abgeschnitten" in reason_in(found, Speaker(Language.GERMAN))
+    for better in (fallen("stops_by_itself", 0.3, 0.1), fallen("stops_by_itself", 0.85, -0.01)):
+        found = verdict(2.0, 1.5, interval=(-0.6, -0.4), evaluation=better)
+        assert (found.outcome, found.why) == (Outcome.BETTER, "better")
+    worse = verdict(2.0, 3.0, interval=(0.9, 1.1), evaluation=runs_on)
+    assert worse.outcome is Outcome.WORSE
+
+
+def test_answers_less_like_the_expected_ones_are_named_beside_a_lower_loss() -> None:
+    """The loss decides; whoever reads the verdict learns of it."""
+    found = verdict(2.0, 1.5, interval=(-0.6, -0.4), evaluation=fallen("chrf", 0.5, -0.2))
+    assert found.outcome is Outcome.BETTER
+    assert "worse in this: likeness to the expected answer" in found.reason
+    chance = verdict(2.0, 1.5, interval=(-0.6, -0.4), evaluation=fallen("chrf", 0.5, 0.2))
+    assert "worse in this" not in chance.reason

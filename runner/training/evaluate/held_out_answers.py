@@ -38,6 +38,7 @@ from runner.training.evaluate.measure_answers import (
     Who,
     answer_all,
     examples_among,
+    most_alike,
     row_scores,
     score_all,
     summaries,
@@ -102,10 +103,15 @@ def held_out_answers(
     answered = answer_all(generator, _everybody(adapted, examples, plan), asked, room)
     score_all(answered, scorer)
     _write_answers(folder, answered)
+    # Who asks the same in every row gets the same answer to all of them.
+    apart = list({one.question.cluster: one for one in answered}.values())
     answers = Answers(
         evaluation=Evaluation(
             scores=summaries(answered) if in_full else (),
             answered_rows=len(answered),
+            answered_questions=len(apart),
+            same_answers=most_alike(one.answers[ADAPTER].text for one in apart),
+            same_expected=most_alike(one.question.reference for one in apart),
             examples=len(examples),
             deciding=scorer.deciding,
             wanted_axes=wanted_axes(wish, on_gpu=on_gpu),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -203,6 +205,12 @@ def _against(who: str, name: str, answered: Sequence[Answered]) -> Difference | 
         [one.scores[ADAPTER][name] for one in both],
         clusters_of([one.question.cluster for one in both], [one.question.file for one in both]),
     )
+
+
+def most_alike(texts: Iterable[str]) -> int:
+    """Count how often the most frequent text stands there, whatever its blanks."""
+    counted = Counter(" ".join(unicodedata.normalize("NFC", text).split()) for text in texts)
+    return max(counted.values(), default=0)
 
 
 def row_scores(answered: Sequence[Answered]) -> Iterator[RowScore]:
