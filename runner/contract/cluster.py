@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.contract.layout import RUN_ID, Outputs
 from runner.files.durable import write_json
-from runner.files.mounts import is_nfs
+from runner.files.mounts import is_nfs, is_smb
 from runner.files.plain import read_plain
 
 BOX_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -258,6 +258,10 @@ def _read(path: Path) -> bytes:
     # By NFS, a file that was opened is this machine's until the server asks for it back
     # (delegation): while a box is cut off, nobody could replace it. O_DIRECT asks for none.
     direct = os.O_DIRECT if is_nfs(path.parent) else 0
+    # By SMB, a file is open for a second more (closetimeo), and while it is, its name is not asked
+    # for: whoever looks twice a second would read what was replaced long ago. A listing asks.
+    if is_smb(path.parent):
+        os.listdir(path.parent)
     return read_plain(path, limit_bytes=_BYTES, extra_flags=direct)
 
 

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 from runner.errors import UnsafePathError
 from runner.files.crash_points import reached
 from runner.files.durable import TEMPORARY_PREFIX
+from runner.files.replace import replace as replace_file
 
 _SYS_OPENAT2 = 437  # the same number on every architecture: linux/arch/*/syscall tables
 _RESOLVE_NO_MAGICLINKS = 0x02  # linux/openat2.h
@@ -398,7 +399,7 @@ class Folder:
 
         def name_it() -> None:
             if replace:
-                os.rename(beside, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+                replace_file(beside, name, folder=self.descriptor)
             else:
                 self._move(beside, self, name)
 

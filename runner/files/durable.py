@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.files.crash_points import reached
+from runner.files.replace import replace
 from runner.files.waits import waiting
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -74,7 +75,7 @@ def write_bytes(path: Path, content: bytes, *, mode: int = 0o640) -> None:
         finally:
             os.close(descriptor)
         reached("file written", path.name)
-        os.rename(beside, path)
+        replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise

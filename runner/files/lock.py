@@ -19,6 +19,7 @@ from runner.clock import now
 from runner.errors import BusyError, UnsafePathError
 from runner.files.durable import TEMPORARY_PREFIX
 from runner.files.plain import open_plain, read_plain
+from runner.files.replace import replace
 
 _HOLDER_BYTES = 1024  # a line or two; more is not ours
 _HOLDER = ".holder"
@@ -131,7 +132,7 @@ def _write_holder(name: str, folder: int, content: bytes) -> None:
             os.write(descriptor, content)
         finally:
             os.close(descriptor)
-        os.rename(beside, name, src_dir_fd=folder, dst_dir_fd=folder)
+        replace(beside, name, folder=folder)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(beside, dir_fd=folder)

@@ -34,8 +34,21 @@ def is_nfs(folder: Path) -> bool:
     Raises:
         OSError: it is not there.
     """
-    # Only what lies on no disk of this machine has a device number without a driver.
-    return os.major(os.stat(folder).st_dev) == 0 and kind_of(folder).startswith("nfs")
+    return _is_on_no_disk(folder) and kind_of(folder).startswith("nfs")
+
+
+def is_smb(folder: Path) -> bool:
+    """Whether a folder lies on a share that the kernel has mounted by SMB.
+
+    Raises:
+        OSError: it is not there.
+    """
+    return _is_on_no_disk(folder) and kind_of(folder).startswith(("cifs", "smb"))
+
+
+def _is_on_no_disk(folder: Path) -> bool:
+    """Tell cheaply: only what lies on no disk here has a device number without a driver."""
+    return os.major(os.stat(folder).st_dev) == 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from runner.contract.record import RunRecord, read_record
 from runner.errors import RunnerError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.files.durable import TEMPORARY_PREFIX
+from runner.files.replace import replace
 from runner.language.speaker import Speaker
 from runner.report.gather import gather
 from runner.report.index import index_page
@@ -74,7 +75,7 @@ def _replace(outputs: Outputs, path: Path, text: str) -> None:
     try:
         with open(os.open(beside, flags, 0o640), "wb") as file:
             file.write(text.encode(errors="replace"))
-        os.rename(beside, path)
+        replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
-import pytest
 from daemon_box import wait_until
 from served import Served
 
 from runner.contract.cluster import Head, hear
-from runner.files.durable import write_json
+from runner.files.durable import write_bytes, write_json
 
+READ_SECONDS = 0.5
 SOON_SECONDS = 5.0
 """A client's cache may keep a name that was missing for 30 to 60 s by NFS."""
 
@@ -24,12 +25,6 @@ def _head(counter: int) -> Head:
 def say(path: Path, head: Head) -> None:
     """Speak as a head does, so that the server's user may read it."""
     write_json(path, head.model_dump(mode="json"), mode=0o644)
-
-
-@pytest.fixture(autouse=True)
-def _not_by_smb(served: Served) -> None:
-    if served.kind == "smb":
-        pytest.skip("boxes that share outputs/ by SMB were not tried")
 
 
 def test_each_counter_is_heard_and_no_file_stays_open(served: Served) -> None:
@@ -57,3 +52,17 @@ def test_what_was_looked_for_in_vain_is_heard_soon(served: Served) -> None:
     say(there, _head(1))
     wait_until(lambda: hear(here, Head) == _head(1), seconds=SOON_SECONDS)
     assert time.monotonic() - began < SOON_SECONDS
+
+
+def test_what_a_program_here_reads_is_replaced(served: Served) -> None:
+    """A record stays a record while a page reads it: an SMB server refuses to replace what is open.
+
+    Left at that, the old one would be gone with its last reader, and the new one with the failure.
+    """
+    path = served.here / "run.json"
+    write_bytes(path, b"old")
+    with path.open("rb") as reader:
+        threading.Timer(READ_SECONDS, reader.close).start()
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [one.name for one in served.here.iterdir()] == [path.name]
