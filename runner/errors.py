@@ -11,6 +11,7 @@ RunnerError
 ├── DamagedError          a record or checkpoint that cannot be trusted
 │   └── NewerRecordError  a record that a newer version of the runner wrote
 └── StageError            a stage that ended in a known way; carries its exit code
+UnreadableError           an OSError: a file that cannot be read now; what it holds is not known
 """
 
 from __future__ import annotations
@@ -183,3 +184,10 @@ class StageError(RunnerError):
         self.exit_code = exit_code
         self.kind = kind
         super().__init__(message, advice=advice)
+
+
+class UnreadableError(OSError):
+    """A file that cannot be read now, and says nothing by that of what it holds.
+
+    It has a number, its words and the file's name (`runner.files.unreadable`).
+    """

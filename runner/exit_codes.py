@@ -25,3 +25,5 @@ class ExitCode(IntEnum):
     """The loss became NaN or exploded. Never retried."""
     DISK_FULL = 16
     """No space was left to write. Waits for space, then goes on."""
+    UNREADABLE = 17
+    """A disk or share did not answer; nothing is known of what it holds. Tried again later."""

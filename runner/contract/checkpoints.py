@@ -2,7 +2,8 @@
 
 A checkpoint is a folder ``step-00000012`` with a ``manifest.json`` that holds the size and sha256
 of every other file. It was written elsewhere, synced and renamed, so one without a manifest, or
-with a file that differs, is damaged and is not trusted.
+with a file that differs, is damaged and is not trusted. One that cannot be read now is neither: it
+may be whole, so whoever asks is told that nobody knows, and asks again later.
 
 An attempt seals beneath its own folder, ``attempts/01-3f9c22ab/checkpoints/``. When it has ended,
 the daemon moves what it finds there to the run's ``checkpoints/`` (daemon/stages/adopt.py): a run
@@ -15,14 +16,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.contract.layout import RunFolder, StageFolder
-from runner.errors import DamagedError
+from runner.errors import DamagedError, UnreadableError
 from runner.files.plain import read_plain
+from runner.files.unreadable import reading, unreadable
 
 MANIFEST = "manifest.json"
 _MANIFEST_BYTES = 1024 * 1024  # a line for each of a few files
@@ -81,12 +83,16 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a checkpoint's manifest, without looking at the other files.
 
     Raises:
-        DamagedError: there is none, or it cannot be read.
+        DamagedError: there is none, or it is no manifest.
+        UnreadableError: it cannot be read now.
     """
+    path = folder / MANIFEST
     try:
-        return Manifest.model_validate(
-            json.loads(read_plain(folder / MANIFEST, limit_bytes=_MANIFEST_BYTES))
-        )
+        with reading(path):
+            content = read_plain(path, limit_bytes=_MANIFEST_BYTES)
+        return Manifest.model_validate(json.loads(content))
+    except UnreadableError:
+        raise
     except (OSError, ValueError, ValidationError, RecursionError) as error:
         raise DamagedError(
             f"checkpoint {folder.name} has no readable manifest",
@@ -95,30 +101,85 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verified(folder: Path, sha256: Sha256 = sha256_of) -> bool:
-    """Whether a named checkpoint is one that a run may go on from."""
-    try:
-        named_well = read_manifest(folder).step == step_of(folder.name)
-    except DamagedError:
-        return False
-    return named_well and not folder.is_symlink() and whole(folder, sha256)
+    """Whether a named checkpoint is one that a run may go on from; False: it is damaged.
+
+    Raises:
+        UnreadableError: that cannot be told now.
+    """
+    with reading(folder):
+        if folder.is_symlink():
+            return False
+    return _is_whole(folder, sha256, step=step_of(folder.name))
 
 
 def whole(folder: Path, sha256: Sha256 = sha256_of) -> bool:
-    """Whether every file of a checkpoint is there and is what was written, and nothing else."""
+    """Whether every file of a checkpoint is there and is what was written, and nothing else.
+
+    Raises:
+        UnreadableError: that cannot be told now.
+    """
+    return _is_whole(folder, sha256)
+
+
+def _is_whole(folder: Path, sha256: Sha256, *, step: int | None = None) -> bool:
+    """Decide both; ``step``: what the manifest must say, where the folder's name tells it."""
+    try:
+        there = set(_files_in(folder))
+    except UnreadableError:
+        raise
+    except OSError:
+        return False  # nothing lies there, or no folder
+    if MANIFEST not in there:
+        return False
     try:
         manifest = read_manifest(folder)
-        there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-        if there != {*manifest.files, MANIFEST} or not manifest.files:
-            return False
-        for name, wanted in manifest.files.items():
-            file = folder / name
+    except DamagedError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise unreadable(error.__cause__, folder / MANIFEST) from error
+        return False
+    if step is not None and manifest.step != step:
+        return False
+    if there != {*manifest.files, MANIFEST} or not manifest.files:
+        return False
+    return all(_is_as_written(folder / name, one, sha256) for name, one in manifest.files.items())
+
+
+def _files_in(folder: Path, within: str = "") -> Iterator[str]:
+    """List what lies in a checkpoint but folders, by paths within it; links are not followed.
+
+    Neither Path.rglob nor os.walk: they pass over what cannot be looked into.
+
+    Raises:
+        UnreadableError: not all of it can be listed now: what seems to be missing may be there.
+        OSError: it is no folder.
+    """
+    with reading(folder / within), os.scandir(folder / within) as found:
+        entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+    for name, is_folder in entries:
+        if is_folder:
+            yield from _files_in(folder, f"{within}{name}/")
+        else:
+            yield within + name
+
+
+def _is_as_written(file: Path, wanted: CheckpointFile, sha256: Sha256) -> bool:
+    """Compare a file that its folder lists.
+
+    Raises:
+        UnreadableError: it cannot be read now, or is said to be gone while its folder lists it.
+    """
+    try:
+        with reading(file):
             if file.is_symlink() or file.stat().st_size != wanted.bytes:
                 return False
-            if sha256(file) != wanted.sha256:
-                return False
-    except (OSError, DamagedError):
+            return sha256(file) == wanted.sha256
+    except UnreadableError:
+        raise
+    except FileNotFoundError as error:
+        # Two answers that do not agree, as of a mount that is just going: neither is believed.
+        raise unreadable(error, file) from error
+    except OSError:
         return False
-    return True
 
 
 def names(checkpoints: Path) -> list[str]:
@@ -155,7 +216,11 @@ def everywhere(run: RunFolder) -> list[Path]:
 
 
 def newest_verified(checkpoints: Path, sha256: Sha256 = sha256_of) -> str | None:
-    """Give the name of the newest checkpoint in a folder that can be trusted, or None."""
+    """Give the name of the newest checkpoint in a folder that can be trusted, or None.
+
+    Raises:
+        UnreadableError: one cannot be read now that is newer than all that can be trusted.
+    """
     for name in names(checkpoints):
         if verified(checkpoints / name, sha256):
             return name

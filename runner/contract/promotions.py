@@ -33,6 +33,7 @@ from runner.files.durable import (
     write_text,
 )
 from runner.files.plain import read_plain
+from runner.files.unreadable import require_storage
 
 GATE = "the gate"
 """Who promotes a run by what its spec asks for."""
@@ -98,10 +99,14 @@ def current_run(outputs: Outputs, job: str) -> str | None:
     """Give the run that is current; None: there is none, or it cannot be known.
 
     The truth is the history's last line: a link may be behind it for a moment.
+
+    Raises:
+        UnreadableError: its disk or share does not answer: that is no "none".
     """
     try:
         return known_current(outputs, job)
-    except OSError:
+    except OSError as error:
+        require_storage(error, outputs.promotions(job))
         return None
 
 
@@ -289,7 +294,8 @@ def _point_nowhere(outputs: Outputs, job: str) -> None:
 def _leads_to(link: Path) -> str | None:
     try:
         return os.readlink(link)
-    except OSError:
+    except OSError as error:
+        require_storage(error, link)
         return None
 
 

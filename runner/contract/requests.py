@@ -15,6 +15,7 @@ from typing import Any
 from runner.contract.layout import Outputs
 from runner.files.durable import write_json
 from runner.files.plain import read_plain
+from runner.files.unreadable import is_of_storage
 
 _REQUEST_BYTES = 65_536  # a request is a line; one that is cut here is no JSON
 
@@ -47,6 +48,8 @@ def leave_request(outputs: Outputs, verb: str, **args: Any) -> Path:
 def read_requests(outputs: Outputs) -> list[Request]:
     """Read what was asked, oldest first; what is no request is read as the verb ''.
 
+    One that cannot be read now is left out: it is taken away by nobody.
+
     Raises:
         OSError: the folder cannot be listed.
     """
@@ -59,7 +62,9 @@ def read_requests(outputs: Outputs) -> list[Request]:
         try:
             content = json.loads(read_plain(path, limit_bytes=_REQUEST_BYTES))
             verb, args = str(content["verb"]), dict(content["args"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            if is_of_storage(error):
+                continue  # what it asks for is known once it can be read
             verb, args = "", {}
         found.append(Request(path=path, verb=verb, args=args))
     return found

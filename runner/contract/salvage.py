@@ -17,7 +17,8 @@ from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.record import RECORD_BYTES, ErrorFacts, RunRecord
 from runner.contract.stage_io import ExportResult, read_message
 from runner.contract.states import State
-from runner.errors import DamagedError
+from runner.errors import DamagedError, UnreadableError
+from runner.files.unreadable import reading
 
 DAMAGED = "damaged"
 """Kind of the error in a record that was made anew."""
@@ -50,16 +51,26 @@ def salvage(run: RunFolder, sha256: Sha256 = sha256_of) -> RunRecord:
 def what_is_whole(run: RunFolder, sha256: Sha256 = sha256_of) -> str:
     """Say in a sentence what can be recovered of a run."""
     where = f"outputs/{run.job}/{run.run_id}"
+    unread: UnreadableError | None = None
     try:
-        files = read_message(StageFolder(run.export).result, ExportResult).files
-        if files and all(sha256(run.adapter / name) == sha for name, sha in files.items()):
-            return f"Its adapter is whole, every file as it was exported: {where}/adapter/"
+        with reading(run.adapter):
+            files = read_message(StageFolder(run.export).result, ExportResult).files
+            if files and all(sha256(run.adapter / name) == sha for name, sha in files.items()):
+                return f"Its adapter is whole, every file as it was exported: {where}/adapter/"
+    except UnreadableError as error:
+        unread = error
     except (OSError, DamagedError):
         pass
     for kept in everywhere(run):
-        if verified(kept, sha256):
+        try:
+            is_whole = verified(kept, sha256)
+        except UnreadableError as error:
+            unread, is_whole = unread or error, False
+        if is_whole:
             path = f"{where}/{kept.relative_to(run.root).as_posix()}/"
             return f"The adapter of its step {step_of(kept.name)} is whole: {path}"
+    if unread is not None:
+        return f"What it had trained could not be read ({unread.strerror}); it is left as it is."
     return "No adapter of it can be recovered."
 
 

@@ -11,6 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
+from runner.files.unreadable import says_what_lies_there
+
 FACTS = "facts.json"
 _ROWS = "rows.arrow"
 """Every entry has it, and every run that shares the entry."""
@@ -38,5 +40,5 @@ def _is_used(entry: str) -> bool:
     try:
         os.lstat(os.path.join(entry, FACTS))
         return os.lstat(os.path.join(entry, _ROWS)).st_nlink > 1
-    except OSError:
-        return False
+    except OSError as error:
+        return not says_what_lies_there(error)

@@ -86,6 +86,8 @@ class Live:
     """Monotonic time until which nothing is tried with it: something of its own is in the way."""
     rests_after_fall_until: float = 0.0
     """Monotonic time until which it is not tried: the machine went down under it time and again."""
+    unread_in_a_row: int = 0
+    """How often a file of it could not be read, since a stage of it last ended otherwise."""
     failures_in_a_row: int = 0
     """How often something of its own was in the way, one after the other."""
     data_looks: tuple[Look | None, ...] = ()

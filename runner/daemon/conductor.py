@@ -270,7 +270,7 @@ class Conductor:
         return all(
             answer_of(live.record) in self.daemon.notes
             if live.record.state.is_final
-            else live.failures_in_a_row >= _TRIES_ONCE
+            else max(live.failures_in_a_row, live.unread_in_a_row) >= _TRIES_ONCE
             or max(live.rests_after_fall_until, live.trained_again_at) > at
             or live.lacks_cards
             for live in self.daemon.book.runs.values()

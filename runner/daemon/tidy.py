@@ -32,9 +32,10 @@ from runner.daemon.ask_aside import Aside
 from runner.daemon.daemon import Daemon
 from runner.daemon.hashes import StillHashing
 from runner.daemon.stages.space import adapter_is_whole
-from runner.errors import RunnerError
+from runner.errors import RunnerError, UnreadableError
 from runner.files.crash_points import reached
 from runner.files.durable import TEMPORARY_PREFIX, sync_folder
+from runner.files.unreadable import reading
 from runner.words import visible
 
 _ROUND_SECONDS = 0.05  # of one round: a quarter of what a round may take
@@ -291,15 +292,32 @@ def _large(root: os.PathLike[str] | str, part: Part) -> Iterator[str]:
 
 
 def _started_from(run: RunFolder) -> str | None:
+    """Give the run that another one goes on from.
+
+    Raises:
+        UnreadableError: it cannot be known now: nothing goes because of that.
+    """
     try:
-        return read_record(run.record).started_from
+        with reading(run.record):
+            return read_record(run.record).started_from
+    except UnreadableError:
+        raise
     except (OSError, RunnerError):
         return None
 
 
 def _exported_by_hand(run: RunFolder) -> bool:
+    """Whether somebody asked for what was exported.
+
+    Raises:
+        UnreadableError: as `_started_from`.
+    """
+    plan = StageFolder(run.hand_over).plan
     try:
-        return read_message(StageFolder(run.hand_over).plan, HandOverPlan).alone
+        with reading(plan):
+            return read_message(plan, HandOverPlan).alone
+    except UnreadableError:
+        raise
     except (OSError, RunnerError):
         return False
 

@@ -23,6 +23,7 @@ from runner.contract.record_time import Time
 from runner.contract.states import State
 from runner.errors import DamagedError
 from runner.files.plain import read_plain
+from runner.files.unreadable import require_storage
 
 _BYTES = 16 * 1024  # one has some 300
 SUFFIX = ".json"
@@ -142,10 +143,12 @@ def read_notice(path: Path) -> Notice:
 
     Raises:
         DamagedError: the file is none.
+        UnreadableError: it cannot be read now.
     """
     try:
         found = Notice.model_validate(json.loads(read_plain(path, limit_bytes=_BYTES)))
     except (OSError, ValueError, ValidationError, RecursionError) as error:
+        require_storage(error, path)
         advice = "It is passed over; the run's report is in outputs/."
         raise DamagedError(f"{path.name} is no notice", advice=advice) from error
     if file_name(found.id) != path.name:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.clock import now
-from runner.errors import DamagedError, RunnerError
+from runner.errors import DamagedError, RunnerError, UnreadableError
 from runner.files.durable import write_json
 from runner.files.plain import read_plain
 from runner.files.sweep import sweep_folder
@@ -84,7 +84,8 @@ class Sender:
         Raises:
             OSError: the folder, or a mark, cannot be read or written; what could be sent was.
         """
-        waits, trouble = False, None
+        waits = False
+        trouble: OSError | None = None
         names = [name for name in _names(self.folder) if name not in self._unreadable]
         for name in names:
             try:
@@ -92,6 +93,9 @@ class Sender:
             except DamagedError as error:
                 self._unreadable.add(name)
                 self.say(f"{visible(name)}: {error.message}. {error.advice}")
+                continue
+            except UnreadableError as error:  # it is sent once it can be read
+                trouble = error
                 continue
             try:
                 waits = self._one(notice, self.folder / "sent" / name, at) or waits

@@ -13,6 +13,7 @@ from runner.contract.record import RunRecord, read_record
 from runner.contract.salvage import salvage
 from runner.errors import DamagedError, NewerRecordError, RunnerError
 from runner.files.beneath import Folder
+from runner.files.unreadable import says_what_lies_there
 from runner.office.box import Box
 
 
@@ -66,6 +67,7 @@ def record_of(run: RunFolder) -> RunRecord:
     Raises:
         HTTPException: 404, there is none yet.
         NewerRecordError: a newer runner wrote it.
+        OSError: it cannot be read now.
     """
     try:
         return read_record(run.record)
@@ -74,6 +76,8 @@ def record_of(run: RunFolder) -> RunRecord:
     except DamagedError:
         return salvage(run, sha256=lambda _path: "")  # checkpoints are not hashed for a look
     except OSError as error:
+        if not says_what_lies_there(error):
+            raise
         raise HTTPException(404) from error
 
 

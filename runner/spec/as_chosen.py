@@ -6,6 +6,7 @@ from runner.contract.layout import RunFolder
 from runner.contract.model_kind import Method
 from runner.contract.record import RunRecord, read_record
 from runner.errors import RunnerError
+from runner.files.unreadable import require_storage
 from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
 
@@ -23,10 +24,15 @@ def as_chosen(spec: JobSpec, record: RunRecord) -> JobSpec:
 
 
 def method_of_run(run: RunFolder) -> Method:
-    """Tell what a run was trained with."""
+    """Tell what a run was trained with.
+
+    Raises:
+        UnreadableError: nobody can say now.
+    """
     try:
         record = read_record(run.record)
         spec = read_spec(run.spec.read_bytes(), file_name=record.file_name)
         return as_chosen(spec, record).named_method or "qlora"
-    except (OSError, RunnerError):
+    except (OSError, RunnerError) as error:
+        require_storage(error, run.root)
         return "qlora"  # what every run was, before there was a choice

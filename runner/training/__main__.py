@@ -27,8 +27,10 @@ from runner.contract.stage_io import (
     write_message,
 )
 from runner.contract.states import TRAINS, Stage
+from runner.contract.unread import outputs_above, unread
 from runner.errors import HOST_MEMORY_ADVICE, InputError, RunnerError, StageError
 from runner.exit_codes import ExitCode
+from runner.files.unreadable import is_of_storage
 from runner.training.ranks.place import FLAG, Place, folder_of
 from runner.words import visible
 
@@ -73,13 +75,17 @@ def main(arguments: list[str]) -> int:
         _run(stage, folder, place)
     except RunnerError as error:
         print(f"{stage} ended: {error.message}", file=sys.stderr)
+        if _may_be_of_storage(error) and is_of_storage(error):
+            # What a file holds is judged by nobody who could not read it.
+            _answer(result, unread(error, outputs=outputs_above(folder)))
+            return ExitCode.UNREADABLE
         _answer(result, ErrorFacts(kind=error.kind, message=error.message, advice=error.advice))
         if isinstance(error, StageError):
             return error.exit_code
         return ExitCode.BAD_INPUT if isinstance(error, InputError) else ExitCode.UNEXPECTED
     except Exception as error:  # the top of the process: everything becomes a status
         _print_without_rows(error)
-        code, facts = _machine_trouble(error, stage)
+        code, facts = _machine_trouble(error, stage, folder)
         _answer(result, facts)
         return code
     return ExitCode.OK
@@ -125,7 +131,14 @@ def _run(stage: Stage, folder: Path, place: Place | None) -> None:
         evaluate(folder)
 
 
-def _machine_trouble(error: BaseException, stage: Stage) -> tuple[ExitCode, ErrorFacts]:
+def _may_be_of_storage(error: RunnerError) -> bool:
+    """Whether an error may have another reason than it says: those that are sure have a code."""
+    return not isinstance(error, StageError) or error.exit_code == ExitCode.UNEXPECTED
+
+
+def _machine_trouble(
+    error: BaseException, stage: Stage, folder: Path
+) -> tuple[ExitCode, ErrorFacts]:
     from runner.training.fit.memory import Lost, classify
 
     lost = classify(error)
@@ -150,6 +163,8 @@ def _machine_trouble(error: BaseException, stage: Stage) -> tuple[ExitCode, Erro
         return ExitCode.DISK_FULL, ErrorFacts(
             kind="disk_full", message="No space was left on the disk.", advice="Make some room."
         )
+    if lost is Lost.STORAGE:
+        return ExitCode.UNREADABLE, unread(error, outputs=outputs_above(folder))
     return ExitCode.UNEXPECTED, ErrorFacts(
         kind="unexpected",
         message=f"The {stage} stage ended with {type(error).__name__}{_said(error, stage)}.",

@@ -14,6 +14,7 @@ from runner.contract.record import Attempt, Falls, RunRecord
 from runner.contract.states import Stage, State
 from runner.daemon.queue import in_order
 from runner.daemon.stages.falls import after_fall, is_suspect, rest_left_seconds, rest_seconds
+from runner.daemon.stages.resume_point import resume_point
 from runner.daemon.start.close_attempts import closed_record, is_open
 from runner.daemon.start.recover import revive
 
@@ -155,7 +156,7 @@ def test_what_the_machine_went_down_under_is_counted(
     found = revive(given, another_trained=another_trained)
     if is_open(given):
         assert found == given
-        found = closed_record(run, given, sha256_of)
+        found = closed_record(run, given, resume_point(run, sha256_of))
     assert (found.falls.times if found.falls else None) == times
     if tries is not None:
         stage = Stage.PREPARE if fields["state"] is State.PREPARING else Stage.EXPORT

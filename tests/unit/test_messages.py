@@ -36,6 +36,8 @@ WITHOUT_ADVICE = {
     "runner/daemon/stages/outcome.py: Cancelled: …. Nothing was trained yet.": _OWN_WISH,
     "runner/daemon/stages/outcome.py: Cancelled: …. The adapter of its step … is kept: "
     "outputs/…/…/checkpoints/…/": _OWN_WISH,
+    "runner/daemon/stages/outcome.py: Cancelled: …. What it had trained is kept, and could not be "
+    "checked (…): outputs/…/…/checkpoints/": _OWN_WISH,
     "runner/training/fit/train.py: Stopped after step ….": "it goes on by itself",
 }
 """``module: message`` → why it needs no advice."""

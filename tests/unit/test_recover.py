@@ -15,6 +15,7 @@ from runner.contract.settings import Settings
 from runner.contract.stage_io import EvaluatePlan, SmallerPlan, TrainPlan, write_message
 from runner.contract.states import Stage, State
 from runner.daemon.stages.plans import make_plan
+from runner.daemon.stages.resume_point import resume_point
 from runner.daemon.start.close_attempts import closed_record
 from runner.spec.read_spec import read_spec
 
@@ -49,7 +50,7 @@ def test_the_hours_that_the_box_was_off_are_not_the_runs(tmp_path: Path) -> None
         total_steps=100,
         attempts=(open_one,),
     )
-    revived = closed_record(run, record, sha256_of)
+    revived = closed_record(run, record, resume_point(run, sha256_of))
     (closed,) = revived.attempts
     assert closed.ended_at is not None
     assert abs(closed.ended_at - closed.started_at - TEN_MINUTES) < timedelta(seconds=1)

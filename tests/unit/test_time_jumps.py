@@ -19,6 +19,7 @@ from runner.contract.states import Stage, State
 from runner.daemon.stages.hang import patience_seconds
 from runner.daemon.stages.plans import _seconds_left
 from runner.daemon.stages.process import PID_FILE
+from runner.daemon.stages.resume_point import resume_point
 from runner.daemon.stages.worked import START_SECONDS, worked_seconds
 from runner.daemon.start.close_attempts import closed_record
 from runner.spec.read_spec import read_spec
@@ -51,7 +52,7 @@ def test_a_jump_costs_a_run_none_of_its_hours(tmp_path: Path, jump: timedelta) -
     run, record = open_run(tmp_path, now() - jump - timedelta(seconds=30))
     ticks = int((uptime_seconds() - 30) * os.sysconf("SC_CLK_TCK"))
     (run.attempt(1) / PID_FILE).write_text(f"7 {ticks} {this_boot()}\n")
-    closed = closed_record(run, record, sha256_of)
+    closed = closed_record(run, record, resume_point(run, sha256_of))
     (attempt,) = closed.attempts
     assert attempt.ended_at is not None
     assert attempt.ended_at >= attempt.started_at

@@ -16,7 +16,7 @@ from runner.training.__main__ import _machine_trouble
         (Stage.TRAIN, "", "ended with ValueError."),
     ],
 )
-def test_the_library_is_quoted_only_where_it_saw_no_text(stage, said, message):
+def test_the_library_is_quoted_only_where_it_saw_no_text(tmp_path, stage, said, message):
     """Training has token ids alone, and a message that lists numbers stays unsaid."""
-    _, facts = _machine_trouble(ValueError(said), stage)
+    _, facts = _machine_trouble(ValueError(said), stage, tmp_path)
     assert facts.message == f"The {stage} stage {message}"

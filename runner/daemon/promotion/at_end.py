@@ -24,6 +24,7 @@ from runner.contract.stage_io import EvaluatePlan, read_message
 from runner.daemon.daemon import Daemon
 from runner.daemon.promotion.show import is_said, not_in_use, show_use
 from runner.errors import RunnerError
+from runner.files.unreadable import require_storage
 from runner.spec.as_chosen import method_of_run
 from runner.spec.spec import JobSpec
 from runner.words import visible
@@ -34,6 +35,9 @@ def adapter_in_use(outputs: Outputs, record: RunRecord, spec: JobSpec) -> str | 
 
     None: none is in use, its adapter is gone, or it stands on another base model, or on the same in
     other bits while the new one is judged on the base as it was trained on.
+
+    Raises:
+        UnreadableError: that cannot be read now: uncompared, a better one would not come into use.
     """
     run_id = current_run(outputs, record.job)
     if run_id is None or run_id == record.run_id:
@@ -48,9 +52,11 @@ def adapter_in_use(outputs: Outputs, record: RunRecord, spec: JobSpec) -> str | 
 
 
 def _on_the_same_base(outputs: Outputs, record: RunRecord, run_id: str) -> bool:
+    path = outputs.run(record.job, run_id).record
     try:
-        other = read_record(outputs.run(record.job, run_id).record).model
-    except (OSError, RunnerError):
+        other = read_record(path).model
+    except (OSError, RunnerError) as error:
+        require_storage(error, path)
         return False
     mine = record.model
     if mine is None or other is None:
@@ -61,10 +67,15 @@ def _on_the_same_base(outputs: Outputs, record: RunRecord, run_id: str) -> bool:
 def judge_promotion(
     outputs: Outputs, run: RunFolder, record: RunRecord, spec: JobSpec
 ) -> Promotion:
-    """Decide whether a run that has just been evaluated becomes its job's current one."""
+    """Decide whether a run that has just been evaluated becomes its job's current one.
+
+    Raises:
+        UnreadableError: what is in use cannot be read now; it is decided once it can.
+    """
     try:
         current = _served(outputs, record.job)
-    except OSError:
+    except OSError as error:
+        require_storage(error, outputs.promotions(record.job))
         return unknown_current(record.job)
     wish = Wish(
         when=spec.promote.when,
@@ -127,9 +138,11 @@ def _sequence(outputs: Outputs, job: str, run_id: str) -> int:
 
 def _compared_with(run: RunFolder) -> str | None:
     """Give the run whose adapter was evaluated beside this one's: the stage's plan names it."""
+    path = StageFolder(run.evaluation).plan
     try:
-        plan = read_message(StageFolder(run.evaluation).plan, EvaluatePlan)
-    except (OSError, RunnerError):
+        plan = read_message(path, EvaluatePlan)
+    except (OSError, RunnerError) as error:
+        require_storage(error, path)
         return None
     if plan.current_adapter is None:
         return None

@@ -19,6 +19,7 @@ from runner.contract.layout import StageFolder
 from runner.contract.record import read_record
 from runner.contract.stage_io import write_message
 from runner.contract.states import Stage, State
+from runner.contract.unread import unread
 from runner.daemon.book import Live
 from runner.daemon.cards import Card
 from runner.daemon.daemon import Daemon
@@ -26,7 +27,8 @@ from runner.daemon.leftovers import sweep_run
 from runner.daemon.stages.falls import is_suspect
 from runner.daemon.stages.plans import make_plan
 from runner.daemon.stages.process import Child, start_stage
-from runner.errors import BusyError, RunnerError
+from runner.errors import BusyError, RunnerError, UnreadableError
+from runner.files.unreadable import require_storage
 from runner.spec.read_spec import read_spec
 
 
@@ -72,7 +74,13 @@ def carry_out_again(daemon: Daemon, asked: Asked) -> bool | None:
     if asked.run_id in daemon.book.runs:
         # Its evaluation is still to come; what `runner export` asks for is not in its spec.
         return asked.stage is Stage.EVALUATE
-    found = _find(daemon, asked.run_id, needs_rows=asked.stage is Stage.EVALUATE)
+    try:
+        found = _find(daemon, asked.run_id, needs_rows=asked.stage is Stage.EVALUATE)
+    except UnreadableError as error:
+        why = unread(error, outputs=daemon.settings.outputs_dir).message
+        daemon.note(asked.request, f"{why}: the run, which {asked.doing} as asked, waits for that")
+        return False
+    daemon.note(asked.request, None)
     if found is None:
         return None
     for card in _free_cards(daemon):
@@ -82,7 +90,11 @@ def carry_out_again(daemon: Daemon, asked: Asked) -> bool | None:
 
 
 def _find(daemon: Daemon, run_id: str, *, needs_rows: bool) -> Live | None:
-    """Read a run that has ended; None: there is none with an adapter, and its rows if needed."""
+    """Read a run that has ended; None: there is none with an adapter, and its rows if needed.
+
+    Raises:
+        UnreadableError: it cannot be read now.
+    """
     for job, known in daemon.outputs.run_names():
         if known != run_id:
             continue
@@ -90,7 +102,8 @@ def _find(daemon: Daemon, run_id: str, *, needs_rows: bool) -> Live | None:
         try:
             record = read_record(run.record)
             spec = read_spec(run.spec.read_bytes(), file_name=record.file_name)
-        except (OSError, RunnerError):
+        except (OSError, RunnerError) as error:
+            require_storage(error, run.root)
             return None
         there = (run.adapter / "adapter_model.safetensors").is_file()
         gone = record.erased is not None or (needs_rows and record.cleared is not None)

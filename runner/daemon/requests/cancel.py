@@ -17,6 +17,7 @@ def cancel(daemon: Daemon, live: Live, reason: str) -> None:
     if live.cancel or live.record.state.is_final:
         return
     live.cancel = reason
+    live.rests_until = 0.0  # whatever it rests for: it need not be read any more
     daemon.say(live, f"{live.record.job}: to be cancelled", reason=reason)
     if live.child is not None:
         live.child.ask_to_stop(at=time.monotonic(), grace_seconds=daemon.settings.grace_seconds)

@@ -145,7 +145,9 @@ class ScheduledFolder:
         except UnsafePathError as error:
             file.spec, file.fault = None, error.message
         except OSError as error:
+            # Read again at the next look: whether it can be, the file's times do not tell.
             file.spec, file.fault = None, f"{name} cannot be read ({error.strerror})"
+            return
         else:
             file.spec, file.fault = spec, "" if spec.schedule else f"{name}: {NO_SCHEDULE}"
             file.sha256 = hashlib.sha256(content).hexdigest()

@@ -20,7 +20,7 @@ from runner.contract.record import RunRecord
 from runner.contract.states import TRAINS
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages.plans import stage_folder, training_home
-from runner.errors import DamagedError
+from runner.errors import DamagedError, UnreadableError
 from runner.files.crash_points import reached
 from runner.files.durable import TEMPORARY_PREFIX, sync_folder
 from runner.files.sweep import sweep_folder
@@ -37,7 +37,8 @@ def adopt(home: RunFolder, attempt: StageFolder, sha256: Sha256) -> None:
         sha256: what it raises leaves all as it was, or done in part.
 
     Raises:
-        OSError: what the attempt has left cannot be listed; taken for nothing, it would be removed.
+        OSError: what the attempt has left cannot be listed or read; taken for nothing, or for
+            damaged, it would be removed.
     """
     found = names_there(attempt.checkpoints)
     if not found:
@@ -57,7 +58,7 @@ def adopt(home: RunFolder, attempt: StageFolder, sha256: Sha256) -> None:
     sweep_folder(attempt.checkpoints)
     with contextlib.suppress(OSError):  # not empty: one of them was torn, or it is written to
         attempt.checkpoints.rmdir()
-    newest = home.checkpoints / names(home.checkpoints)[0]
+    newest = home.checkpoints / names_there(home.checkpoints)[0]
     _prune(home.checkpoints, newest, keep=KEEP_NEWEST)
 
 
@@ -88,5 +89,5 @@ def drop_what_was_not_adopted(run: RunFolder, record: RunRecord) -> None:
 
 def _prune(checkpoints: Path, newest: Path, *, keep: int) -> None:
     """Prune; the newest checkpoint says which is the best. Where it cannot, all stay."""
-    with contextlib.suppress(DamagedError):
+    with contextlib.suppress(DamagedError, UnreadableError):
         prune(checkpoints, best_step=read_manifest(newest).best_step, keep=keep)

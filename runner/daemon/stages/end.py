@@ -28,7 +28,7 @@ from runner.daemon.inbox.wait_for_data import named_files
 from runner.daemon.promotion.at_end import judge_promotion, promote_waiting
 from runner.daemon.stages import outcome
 from runner.daemon.stages.adopt import adopt
-from runner.daemon.stages.await_answers import awaiting_answers
+from runner.daemon.stages.await_answers import awaiting_answers, rest_unread, unless_cancelled
 from runner.daemon.stages.change_method import (
     SAID,
     drop_what_was_trained,
@@ -100,7 +100,7 @@ def _follow_child(daemon: Daemon, live: Live, child: Child | FarChild, at: float
         if is_far:
             with contextlib.suppress(FileNotFoundError):  # somebody has removed it
                 refresh(folder, below=live.run.root)
-        adopt(home, StageFolder(folder), daemon.hashes.of)
+        unless_cancelled(live, lambda: adopt(home, StageFolder(folder), daemon.hashes.of))
     if live.cancel:
         _why_cancelled(daemon, live)  # all that it needs is hashed before anything is changed
     stage_ended(daemon, live, live.stage, meant, asked=asked, status=code)
@@ -195,7 +195,8 @@ def _read_attempt(
 ) -> AttemptEnd:
     """Put together what is known of an attempt's end."""
     folder = StageFolder(stage_folder(live.run, Stage.TRAIN, live.record))
-    result, error = read_answer(folder.result, TrainResult)
+    answer = unless_cancelled(live, lambda: read_answer(folder.result, TrainResult))
+    result, error = answer or (None, None)
     if live.record.attempts[-1].fenced:
         result = error = None
     if code == ExitCode.OK and (result is None or result.best_checkpoint is None):
@@ -213,7 +214,9 @@ def _read_attempt(
         result=result,
         error=error,
         smaller_plan=smaller_plan(folder),
-        resumes=None if code == ExitCode.OK else resume_point(live.run, daemon.hashes.of),
+        resumes=None
+        if code == ExitCode.OK
+        else unless_cancelled(live, lambda: resume_point(live.run, daemon.hashes.of)),
     )
 
 
@@ -248,16 +251,24 @@ def _trial_ended(daemon: Daemon, live: Live, code: int, *, asked: bool) -> None:
     gpu = _memory_after(daemon, live, code)
     began = live.stage_began_at
     home = trial_home(live.run, live.record)
-    end = read_trial(
-        live.run,
-        home,
-        live.record,
-        code,
-        asked=asked,
-        seconds=0.0 if began is None else time.monotonic() - began,
-        hung=live.hung,
-        smaller_plan=smaller_plan(StageFolder(stage_folder(live.run, Stage.RATES, live.record))),
+    folder = StageFolder(stage_folder(live.run, Stage.RATES, live.record))
+    end = unless_cancelled(
+        live,
+        lambda: read_trial(
+            live.run,
+            home,
+            live.record,
+            code,
+            asked=asked,
+            seconds=0.0 if began is None else time.monotonic() - began,
+            hung=live.hung,
+            smaller_plan=smaller_plan(folder),
+        ),
     )
+    if end is None:
+        why = _why_cancelled(daemon, live)
+        _close(daemon, live, Ended(code=code, asked=True, then=Next.SAME_PLAN, error=why), {})
+        return
     verdict = judge_trial(end)
     rates = verdict.changes["rates"]
     ended = Ended(code=verdict.code, asked=asked, then=verdict.then, error=verdict.error)
@@ -282,7 +293,8 @@ def _other_ended(daemon: Daemon, live: Live, which: Stage, code: int, *, asked: 
         keep_waiting(daemon, live, why)
         return
     folder = StageFolder(stage_folder(live.run, which, record))
-    found, error = read_end(folder.result, which, record)
+    end = unless_cancelled(live, lambda: read_end(folder.result, which, record))
+    found, error = end or (None, None)
     if which is Stage.PREPARE and found is not None:
         found |= begin_rates(live.spec, found)
     verdict = judge_stage(
@@ -344,7 +356,8 @@ def _not_its_fault(daemon: Daemon, live: Live, code: int) -> str | None:
     A share that went away looks like missing data, and an upload that had stalled for longer than
     files take to settle like bad rows, or, cut between two rows, like good ones.
     """
-    if code not in (ExitCode.OK, ExitCode.BAD_INPUT, ExitCode.UNEXPECTED):
+    judged = (ExitCode.OK, ExitCode.BAD_INPUT, ExitCode.UNEXPECTED, ExitCode.UNREADABLE)
+    if code not in judged:
         return None
     try:
         with daemon.open_inbox() as inbox:
@@ -406,8 +419,14 @@ def _close(daemon: Daemon, live: Live, ended: Ended, changes: dict[str, Any]) ->
     _forget_child(live)
     if isinstance(child, FarChild) and daemon.cluster is not None:
         daemon.cluster.close(child)
-    if not ended.asked and ended.then is Next.HOLD and not live.record.state.is_final:
+    if ended.asked or ended.then is not Next.REST:
+        live.unread_in_a_row = 0
+    if ended.asked or live.record.state.is_final:
+        return
+    if ended.then is Next.HOLD:
         _hold(daemon, live, ended, cards, child)
+    elif ended.then is Next.REST:
+        rest_unread(daemon, live, ended.error)
 
 
 def _hold(

@@ -60,7 +60,7 @@ def judge_stage(end: StageEnd) -> StageVerdict:
         # The record tells that no child works on it: a prepare starts over, others go on.
         is_prepare = end.stage is Stage.PREPARE
         changes = {"state": State.QUEUED if is_prepare else State.INTERRUPTED}
-        if end.asked or then is Next.HOLD:  # it does not speak against the run
+        if end.asked or then in (Next.HOLD, Next.REST):  # it does not speak against the run
             changes["tries"] = {**end.record.tries, end.stage.value: tries - 1}
     error = error or outcome.facts(end.stage, code, end.run, end.record)
     return StageVerdict(code=code, then=then, error=error, changes=changes)

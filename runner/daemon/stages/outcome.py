@@ -15,7 +15,7 @@ from runner.contract.states import Stage, State
 from runner.contract.verdict import Figures, judge, not_measured
 from runner.daemon.stages.plans import stage_folder
 from runner.daemon.stages.retry import rule_for
-from runner.errors import HOST_MEMORY_ADVICE
+from runner.errors import HOST_MEMORY_ADVICE, UnreadableError
 from runner.exit_codes import ExitCode
 
 
@@ -203,7 +203,14 @@ def hung(which: Stage, seen: str, run: RunFolder, record: RunRecord) -> ErrorFac
 
 def cancelled(reason: str, run: RunFolder, sha256: Sha256) -> ErrorFacts:
     """Say why a run was cancelled, and where what it had trained is kept."""
-    kept = newest_verified(run.checkpoints, sha256)
+    try:
+        kept = newest_verified(run.checkpoints, sha256)
+    except UnreadableError as error:
+        return ErrorFacts(
+            kind="cancelled",
+            message=f"Cancelled: {reason}. What it had trained is kept, and could not be checked "
+            f"({error.strerror}): outputs/{run.job}/{run.run_id}/checkpoints/",
+        )
     if kept is None:
         return ErrorFacts(
             kind="cancelled", message=f"Cancelled: {reason}. Nothing was trained yet."

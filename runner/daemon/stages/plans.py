@@ -26,7 +26,8 @@ from runner.contract.stage_io import (
 from runner.contract.states import TRAINS, Stage, State
 from runner.daemon.promotion.at_end import adapter_in_use
 from runner.daemon.stages.retry import leaves_fast_path, spares_host_memory
-from runner.errors import DamagedError
+from runner.errors import DamagedError, UnreadableError
+from runner.files.unreadable import reading
 from runner.forecast.ranks import ALONE, Ranks
 from runner.spec.spec import JobSpec
 
@@ -274,13 +275,23 @@ def _is_folder(path: Path) -> bool:
 
 
 def read_answer(path: Path, kind: type[M]) -> tuple[M | None, ErrorFacts | None]:
-    """Read a stage's result as far as there is one: the whole of it, or only its error."""
+    """Read a stage's result as far as there is one: the whole of it, or only its error.
+
+    Raises:
+        UnreadableError: it cannot be read now: the stage's work is not to be done again for that.
+    """
     try:
-        result = read_message(path, kind)
+        with reading(path):
+            result = read_message(path, kind)
         return result, getattr(result, "error", None)
+    except UnreadableError:
+        raise
     except (OSError, DamagedError):
         pass
     try:
-        return None, read_message(path, StageFailure).error
+        with reading(path):
+            return None, read_message(path, StageFailure).error
+    except UnreadableError:
+        raise
     except (OSError, DamagedError):
         return None, None

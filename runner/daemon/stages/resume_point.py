@@ -58,7 +58,8 @@ def resume_point(run: RunFolder, sha256: Sha256 = sha256_of) -> ResumePoint:
     What ``sha256`` raises leaves all as it was.
 
     Raises:
-        OSError: the checkpoints cannot be listed: the run must not begin anew for that.
+        OSError: the checkpoints cannot be listed, or one of them cannot be read now: the run must
+            not begin anew for that, nor go on from an older one. Nothing was set aside.
     """
     torn: list[str] = []
     newest = None
@@ -79,7 +80,11 @@ def _set_aside(run: RunFolder, name: str) -> None:
 
 
 def export_point(run: RunFolder, best: str, sha256: Sha256 = sha256_of) -> ResumePoint:
-    """Find the checkpoint to export: the best, or where that is torn, the newest good one."""
+    """Find the checkpoint to export: the best, or where that is torn, the newest good one.
+
+    Raises:
+        OSError: as `resume_point`.
+    """
     if verified(run.checkpoints / best, sha256):
         return ResumePoint(checkpoint=best)
     found = resume_point(run, sha256)

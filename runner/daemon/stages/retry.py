@@ -40,6 +40,8 @@ class Next(StrEnum):
     SMALLER_FOOTPRINT = "again, sparing the machine's own memory"
     HOLD = "hold"
     """Not the run's fault: nothing starts until the box is well again."""
+    REST = "again, after a rest"
+    """Not the run's fault, and perhaps of its own files alone: the others go on meanwhile."""
     FAIL = "fail"
     REJECT = "reject"
 
@@ -66,6 +68,7 @@ RULES: dict[ExitCode, Rule] = {
     ExitCode.GPU_LOST: Rule(outcome="gpu lost", then=Next.HOLD),
     ExitCode.DIVERGED: Rule(outcome="diverged", then=Next.FAIL),
     ExitCode.DISK_FULL: Rule(outcome="disk full", then=Next.HOLD),
+    ExitCode.UNREADABLE: Rule(outcome="unreadable", then=Next.REST),
 }
 """One rule for each exit code."""
 
@@ -73,7 +76,10 @@ _KILLED = Rule(outcome="killed", then=Next.SAME_PLAN)  # a person; for memory: h
 _CRASHED = Rule(outcome="crashed", then=Next.SAME_PLAN, at_most=2)  # a defect in native code
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT}
 _HUNG = Rule(outcome="hung", then=Next.SAME_PLAN, at_most=2)  # once may be the driver's mood
-_NOT_COUNTED = (ExitCode.OUT_OF_GPU_MEMORY, ExitCode.GPU_LOST, ExitCode.DISK_FULL)
+_NOT_COUNTED = (
+    *(ExitCode.OUT_OF_GPU_MEMORY, ExitCode.GPU_LOST, ExitCode.DISK_FULL),
+    ExitCode.UNREADABLE,
+)
 _UNKNOWN = RULES[ExitCode.UNEXPECTED]
 _DEFECTS = (_UNKNOWN, _CRASHED, _HUNG)
 

@@ -25,7 +25,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.hashes import StillHashing
 from runner.daemon.stages.resume_point import torn_checkpoints
 from runner.daemon.stages.retry import LOW_SPACE
-from runner.errors import DamagedError
+from runner.errors import DamagedError, UnreadableError
 from runner.files.sweep import discard_folder
 
 _GIB = 1024**3
@@ -216,9 +216,13 @@ def _free(daemon: Daemon, run: RunFolder, *, last_resort: bool) -> None:
         return
     if record.erased is None:  # else they could not be made again
         _free_forms(daemon, run, forms)
+    try:
+        newest_good = newest_verified(run.checkpoints, daemon.hashes.of)
+    except UnreadableError:
+        return  # perhaps it is the one that is to stay
     gone = torn + may_go(
         there,
-        newest_good=newest_verified(run.checkpoints, daemon.hashes.of),
+        newest_good=newest_good,
         best=record.metrics.get("best_checkpoint"),
         adapter_is_whole=last_resort and adapter_is_whole(run, record, daemon.hashes.of),
     )

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.clock import now
-from runner.contract.checkpoints import Sha256, verified
+from runner.contract.checkpoints import Sha256, names, verified
 from runner.contract.layout import RunFolder, StageFolder
 from runner.contract.record import Attempt, RunRecord
 from runner.contract.stage_io import TrainResult
@@ -21,13 +21,13 @@ from runner.daemon.book import Live
 from runner.daemon.change_run import change
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages.adopt import adopt
-from runner.daemon.stages.await_answers import awaiting_answers
+from runner.daemon.stages.await_answers import awaiting_answers, unless_cancelled
 from runner.daemon.stages.end import attempt_ended
 from runner.daemon.stages.falls import after_fall, rests_until
 from runner.daemon.stages.follow_plans import smaller_plan
 from runner.daemon.stages.outcome import joined
 from runner.daemon.stages.plans import read_answer
-from runner.daemon.stages.resume_point import resume_point
+from runner.daemon.stages.resume_point import ResumePoint, resume_point
 from runner.daemon.stages.retry import WENT_DOWN
 from runner.daemon.stages.worked import worked_seconds
 from runner.exit_codes import ExitCode
@@ -50,11 +50,15 @@ def close_attempts(daemon: Daemon, at: float) -> None:
 def _close(daemon: Daemon, live: Live) -> None:
     before = live.record
     newest = before.attempts[-1]
-    adopt(live.run, StageFolder(live.run.attempt(newest.number, newest.token)), daemon.hashes.of)
-    if came_to_its_end(live.run, before, daemon.hashes.of):
+    folder = StageFolder(live.run.attempt(newest.number, newest.token))
+    unless_cancelled(live, lambda: adopt(live.run, folder, daemon.hashes.of))
+    if unless_cancelled(live, lambda: came_to_its_end(live.run, before, daemon.hashes.of)):
         attempt_ended(daemon, live, ExitCode.OK, asked=False)
     else:
-        closed = closed_record(live.run, before, daemon.hashes.of)
+        found = unless_cancelled(live, lambda: resume_point(live.run, daemon.hashes.of))
+        # As their names say, where nobody can look and nobody goes on from them.
+        found = found or ResumePoint(checkpoint=next(iter(names(live.run.checkpoints)), None))
+        closed = closed_record(live.run, before, found)
         change(daemon, live, **{name: getattr(closed, name) for name in _CLOSED})
         reached("attempts closed")
         notes = [note for note in closed.shortfalls if note not in before.shortfalls]
@@ -82,9 +86,8 @@ def came_to_its_end(run: RunFolder, record: RunRecord, sha256: Sha256) -> bool:
     )
 
 
-def closed_record(run: RunFolder, record: RunRecord, sha256: Sha256) -> RunRecord:
+def closed_record(run: RunFolder, record: RunRecord, found: ResumePoint) -> RunRecord:
     """Give the record of a run whose open attempts are closed; the fall is counted."""
-    found = resume_point(run, sha256)
     attempts = tuple(
         attempt if attempt.outcome is not None else _closed(run, attempt, found.step)
         for attempt in record.attempts

@@ -23,6 +23,7 @@ from runner.errors import RunnerError
 from runner.files.beneath import Folder
 from runner.files.durable import write_bytes
 from runner.files.plain import read_plain
+from runner.files.unreadable import says_what_lies_there
 from runner.spec.read_spec import read_spec
 from runner.words import visible
 
@@ -35,14 +36,17 @@ class Specless:
     record: RunRecord
     reason: str = ""
     """Why the claimed file would not help either; it is then not looked for."""
+    unread: OSError | None = None
+    """Why ``spec.yaml`` cannot be read now: nobody knows yet what it is."""
 
 
 def take_up(daemon: Daemon, run: RunFolder, record: RunRecord) -> Specless | None:
     """Go on with a run; Specless when its own copy of the spec is not what was claimed."""
     try:
         content = read_plain(run.spec, limit_bytes=SPEC_BYTES)
-    except OSError:
-        return Specless(run=run, record=record)
+    except OSError as error:
+        unread = None if says_what_lies_there(error) else error
+        return Specless(run=run, record=record, unread=unread)
     if hashlib.sha256(content).hexdigest() != record.spec_sha256:
         return Specless(run=run, record=record)
     try:
@@ -101,6 +105,13 @@ def _of(record: RunRecord) -> str:
 def _mend_spec(daemon: Daemon, inbox: Folder, found: Specless) -> bool:
     """Take the run up, or end it; False: where its spec may lie could not be looked into."""
     run = found.run
+    if found.unread is not None:
+        again = take_up(daemon, run, found.record)
+        if again is None:
+            return True
+        if again.unread is not None:
+            raise again.unread
+        found = again
     if found.reason:
         _damaged(daemon, run, found.record, found.reason)
         return True

@@ -28,6 +28,7 @@ from runner.contract.states import State
 from runner.errors import RunnerError
 from runner.files.beneath import Folder
 from runner.files.plain import read_plain
+from runner.files.unreadable import says_what_lies_there
 from runner.office.api.checkpoints import checkpoint_object, read_checkpoints, train_losses
 from runner.office.api.errors import ApiError, not_found
 from runner.office.api.events import event_object, read_events
@@ -231,9 +232,14 @@ class Jobs:
         try:
             record = read_head(found.run.record)
         except (OSError, RunnerError) as wrong:
+            made = _time_of(found.run)
+            if isinstance(wrong, OSError) and not says_what_lies_there(wrong):
+                # "failed" would be its end: whoever waits for it would not ask again.
+                said = f"Its record cannot be read now ({wrong.strerror})."
+                error = {"code": "unreadable", "message": said, "param": None}
+                return without_record(found.id, "queued", spec, content, created=made, error=error)
             said = wrong.message if isinstance(wrong, RunnerError) else "Its record is gone."
             error = {"code": "damaged", "message": said, "param": None}
-            made = _time_of(found.run)
             return without_record(found.id, "failed", spec, content, created=made, error=error)
         return job_object(self._of_run(found, record, content, spec))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.files.unreadable import require_storage
 from runner.training.data.columns import shown
 from runner.training.data.findings import Findings
 from runner.training.data.row import Row
@@ -46,7 +47,8 @@ def read_parquet(path: Path, file: str, findings: Findings) -> Iterator[Row]:
                 yield from _rows(((batch, True) for batch in batches), file, most, findings)
     except TooMuchError as error:
         findings.add(file, None, error.what, hint=TOO_MUCH_HINT)
-    except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError):
+    except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
+        require_storage(error, path)
         findings.add(file, None, "the file is not valid Parquet", hint=_HINT)
 
 
@@ -65,7 +67,8 @@ def read_arrow(path: Path, file: str, findings: Findings) -> Iterator[Row]:
                 yield from _rows(_batches(ipc), file, most, findings)
     except TooMuchError as error:
         findings.add(file, None, error.what, hint=TOO_MUCH_HINT)
-    except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError):
+    except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
+        require_storage(error, path)
         findings.add(file, None, "the file is not valid Arrow", hint=_HINT)
 
 

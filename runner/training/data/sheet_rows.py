@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.files.unreadable import require_storage
 from runner.training.data import sheet_child
 from runner.training.data.columns import is_name, shown
 from runner.training.data.findings import Findings
@@ -60,7 +61,11 @@ def read_sheet(path: Path, file: str, findings: Findings, sheet: str | None) -> 
     except _TooLargeError:
         what = "the spreadsheet takes too much memory or time: a cell far from the others, perhaps"
         findings.add(file, None, what, hint=_SMALLER)
-    except (_BrokenError, zipfile.BadZipFile, OSError, ValueError, zlib.error, struct.error):
+    except (
+        *(_BrokenError, zipfile.BadZipFile, OSError, ValueError, zlib.error),
+        struct.error,
+    ) as error:
+        require_storage(error, path)
         findings.add(file, None, "the file is not a spreadsheet that can be read", hint=_BROKEN)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
+from runner.files.unreadable import require_storage
 from runner.spec.file_kinds import PACKED
 
 MOST_BYTES = 64 * 1024**3  # unpacked; a file can claim to hold more than any disk
@@ -69,6 +70,7 @@ class Limited(io.RawIOBase):
         try:
             block = self._source.read(size)
         except (OSError, EOFError, zlib.error, ValueError) as error:
+            require_storage(error, getattr(self._source, "name", ""))
             raise NotPackedError from error
         self._given += len(block)
         if self._given > self._most:

@@ -31,7 +31,7 @@ def attempt(what: str, step: Callable[[], None], *, on_gpu: bool) -> list[str]:
         step()
     except Exception as error:  # what the run is about stands without it
         lost = classify(error)
-        if lost in (Lost.GPU, Lost.DISK):
+        if lost in (Lost.GPU, Lost.DISK, Lost.STORAGE):
             raise
         if plan_does_not_fit(lost, on_gpu=on_gpu):
             why = "memory ran out"

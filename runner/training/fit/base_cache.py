@@ -23,6 +23,7 @@ from typing import Any
 from runner.contract.base_entries import ENTRY_FACTS, make_room_for, read_entry_facts
 from runner.files.durable import TEMPORARY_PREFIX, sync_folder, write_bytes
 from runner.files.sweep import discard_folder
+from runner.files.unreadable import is_of_storage
 
 _VERSION = 1  # of an entry's own form
 _LIBRARIES = ("torch", "transformers", "bitsandbytes", "safetensors", "accelerate")
@@ -79,8 +80,9 @@ def is_usable(entry: Path) -> bool:
             raise ValueError("another size")
         with contextlib.suppress(OSError):
             os.utime(entry / ENTRY_FACTS)
-    except (OSError, ValueError, KeyError):
-        forget(entry)
+    except (OSError, ValueError, KeyError) as error:
+        if not is_of_storage(error):
+            forget(entry)
         return False
     return True
 

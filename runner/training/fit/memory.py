@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
+from runner.files.unreadable import is_of_storage
+
 _GIB = 1024**3
 
 
@@ -23,6 +25,7 @@ class Lost(StrEnum):
     HOST_MEMORY = "host memory"
     GPU = "gpu"
     DISK = "disk"
+    STORAGE = "storage"
 
 
 # Each entry names its origin and has a test.
@@ -92,7 +95,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def classify(error: BaseException) -> Lost | None:
     """Say what ran out or went away; None: something else is wrong."""
     found = {_classify_one(one) for one in _chain(error)}
-    for kind in (Lost.GPU_MEMORY, Lost.GPU, Lost.HOST_MEMORY, Lost.DISK):
+    for kind in (Lost.GPU_MEMORY, Lost.GPU, Lost.HOST_MEMORY, Lost.DISK, Lost.STORAGE):
         if kind in found:
             return kind
     return None
@@ -106,6 +109,8 @@ def _classify_one(error: BaseException) -> Lost | None:
         return Lost.HOST_MEMORY
     if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT):
         return Lost.HOST_MEMORY if error.errno == errno.ENOMEM else Lost.DISK
+    if isinstance(error, OSError) and is_of_storage(error):
+        return Lost.STORAGE
     if not isinstance(error, _SPEAKING_OF_MACHINES) and name != "SafetensorError":
         return None
     text = str(error)

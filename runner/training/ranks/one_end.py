@@ -12,6 +12,7 @@ ORDER = (
     ExitCode.GPU_LOST,
     ExitCode.OUT_OF_HOST_MEMORY,
     ExitCode.DISK_FULL,
+    ExitCode.UNREADABLE,
     ExitCode.BAD_INPUT,
     ExitCode.DIVERGED,
 )
