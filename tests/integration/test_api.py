@@ -231,6 +231,27 @@ def test_pages_of_files_are_openai_s(box, api) -> None:
     assert error_of(found) == (400, "unknown_after", "after")
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("on_the_share", [False, True])
+def test_a_list_goes_on_where_its_last_file_was_deleted(box, api, order, on_the_share) -> None:
+    """Whoever deletes what it has just read, or has a colleague who does, misses no other file."""
+    for number in range(5):
+        upload(api, ROWS * (number + 1))
+    client = api.client()
+    every = [one.id for one in client.files.list(order=order)]
+    page = client.files.list(limit=2, order=order)
+    read = [one.id for one in page.data]
+    while page.has_more:
+        if on_the_share:
+            (gone,) = box.jobs.glob(f"data/api/{read[-1]}-*")
+            gone.unlink()
+        else:
+            client.files.delete(read[-1])
+        page = page.get_next_page()
+        read += [one.id for one in page.data]
+    assert read == every
+
+
 # ---- who may
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,34 @@ def test_a_job_goes_where_it_fits_and_is_fastest(
     """Of further boxes; this one keeps it where it is as good."""
     found = fastest(offers, here=here)
     assert (found.place if found else None) == place
+
+
+def test_of_equal_cards_the_one_that_has_been_free_longest_is_taken() -> None:
+    """Fit and speed come first; a card that nothing was placed on before all that had something."""
+    late, soon, never = (
+        replace(QUICK, place=p, free_since=s) for p, s in ((0, 9.0), (1, 3.0), (2, 0.0))
+    )
+    assert fastest([late, soon]) == soon
+    assert fastest([late, soon, never]) == never
+    assert fastest([late, replace(SLOW, free_since=1.0)]) == late
+    assert fastest([soon], here=[late]) is None
+
+
+def test_no_card_starves_while_the_head_is_busy() -> None:
+    """With more cards than the head can keep busy, each is free for about as long as the others."""
+    cards, starts, takes = 32, 640, 16  # a start in each unit of time; a training takes so many
+    free_since, busy_until, gaps = [0.0] * cards, [0.0] * cards, []
+    for at in range(starts):
+        offers = [
+            Offer(place=place, fits=True, seconds=1.0, free_since=free_since[place])
+            for place in range(cards)
+            if busy_until[place] <= at
+        ]
+        chosen = fastest(offers)
+        assert chosen is not None
+        gaps.append(at - free_since[chosen.place])
+        busy_until[chosen.place] = free_since[chosen.place] = at + takes
+    assert max(gaps[cards:]) == cards - takes  # by their order: never, for half of them
 
 
 def seen(now: Now = Now.ENDED, **changes: Any) -> Seen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,8 @@ class Cluster:
         self.boxes: dict[str, Watched] = {}
         self.children: dict[str, FarChild] = {}
         self._problems: dict[str, str] = {}
+        self._freed_at: dict[tuple[str, str], float] = {}
+        """When a ticket of a card was closed: monotonic, by box and card."""
         self._unread: dict[str, str] = {}
         """Files of boxes that cannot be read, and why: said once."""
 
@@ -129,6 +132,7 @@ class Cluster:
     def close(self, child: FarChild) -> None:
         """Forget a ticket: the record says how its attempt ended."""
         name = child.ticket.name
+        self._freed_at[child.ticket.box, child.ticket.card] = time.monotonic()
         if child.seen is not None and child.seen.why is Why.NOT_SEEN:
             self._rest(child.ticket.box, child.seen.reason)
         self.children.pop(name, None)
@@ -259,6 +263,10 @@ class Cluster:
         """List the cards on which something may be placed now."""
         taken = {(child.ticket.box, child.ticket.card) for child in self.children.values()}
         return [card for card in self.well_cards(at) if (card.box, card.said.uuid) not in taken]
+
+    def free_since(self, card: FarCard) -> float:
+        """Give the monotonic time from which on nothing was placed on a card; 0: nothing was."""
+        return self._freed_at.get((card.box, card.said.uuid), 0.0)
 
     def sees_model(self, box: str, model: str) -> bool:
         """Whether a box has the model."""

@@ -88,13 +88,16 @@ class Offer:
     """What the forecast says; None: it does not know."""
     seconds: float | None
     """How long the run would take there; None: not known."""
+    free_since: float = 0.0
+    """Monotonic time from which on the card has been free."""
 
 
 def fastest(offers: Sequence[Offer], *, here: Sequence[Offer] = ()) -> Offer | None:
     """Choose the card of a further box on which a training starts; None: on none of them.
 
-    Where nothing is known of the time, the order of the list decides. A card of this box is as
-    good as another one that is not known to be quicker.
+    Of cards that are equally good, it is the one that has been free longest: by their order, the
+    last ones would hardly ever be chosen while the head is busy. A card of this box is as good as
+    another one that is not known to be quicker.
 
     Args:
         offers: of free cards of further boxes.
@@ -107,7 +110,7 @@ def fastest(offers: Sequence[Offer], *, here: Sequence[Offer] = ()) -> Offer | N
     fitting = [offer for offer in offers if offer.fits is not False]
     if not fitting:
         return None
-    best = min(fitting, key=rank)
+    best = min(fitting, key=lambda offer: (*rank(offer), offer.free_since))
     at_home = [offer for offer in here if offer.fits is not False]
     if at_home and rank(min(at_home, key=rank)) <= rank(best):
         return None

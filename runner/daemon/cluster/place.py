@@ -6,6 +6,7 @@ What follows a training (export, held-out answers, what is handed over) is done 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from runner.card.memory import GpuMemory
 from runner.contract.method_choice import MethodChoice
@@ -95,7 +96,11 @@ def _choose(
     def will_do(card: FarCard) -> bool:
         return cluster.sees_model(card.box, live.spec.model) and not _needs_card(daemon, card)
 
-    offers = [_offer(place, plan(card)[0]) for place, card in enumerate(free) if will_do(card)]
+    offers = [
+        replace(_offer(place, plan(card)[0]), free_since=cluster.free_since(card))
+        for place, card in enumerate(free)
+        if will_do(card)
+    ]
     best = fastest(offers, here=_at_home(daemon, live, here, at) if offers else ())
     if best is None and daemon.settings.cluster == "others":
         every = [card for card in cluster.well_cards(at) if will_do(card)]
@@ -122,7 +127,7 @@ def _last_word(
     sizes = {
         one.place: memory.total_bytes if (memory := free[one.place].memory) else 0 for one in offers
     }
-    return max(offers, key=lambda one: sizes[one.place])
+    return max(offers, key=lambda one: (sizes[one.place], -one.free_since))
 
 
 def _needs_card(daemon: Daemon, card: FarCard) -> bool:

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -35,6 +35,7 @@ from runner.words import visible
 
 PURPOSE = "fine-tune"
 _MOST = 10_000  # OpenAI's, of a page of files
+_PAGE_ENDS = 1000  # clients that are in the midst of a list: some hundred bytes each
 _KEY_CHARACTERS = 255
 _LOOK_BYTES = 1024 * 1024
 """Of a JSON Lines file so much is looked at when it arrives; prepare looks at every row."""
@@ -53,6 +54,11 @@ class OwnFile:
     """Its name under jobs/data/api/."""
     size_bytes: int
     changed_ns: int
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """Where it stands among the others; the newest comes first."""
+        return self.changed_ns, self.id
 
     @property
     def path(self) -> str:
@@ -79,6 +85,9 @@ class Files:
         """Take the box; the lock keeps a file from going while a job that names it is made."""
         self._box, self._lock = box, lock
         self._naming = threading.Lock()
+        self._page_ends: dict[str, OwnFile] = {}
+        """The last files of pages that were given, by id: the next page begins after one of them,
+        also where it has been deleted since."""
 
     def all(self) -> list[OwnFile]:
         """List them, the newest first."""
@@ -98,7 +107,18 @@ class Files:
                 ]
         except FileNotFoundError:
             return []
-        return sorted(found, key=lambda one: (one.changed_ns, one.id), reverse=True)
+        return sorted(found, key=lambda one: one.place, reverse=True)
+
+    def note_page_end(self, one: OwnFile) -> None:
+        """Remember where the next page begins."""
+        self._page_ends.pop(one.id, None)
+        self._page_ends[one.id] = one
+        while len(self._page_ends) > _PAGE_ENDS:
+            self._page_ends.pop(next(iter(self._page_ends)), None)
+
+    def page_end(self, file_id: str) -> OwnFile | None:
+        """Give the last file of a page that was given, as it was then."""
+        return self._page_ends.get(file_id)
 
     def find(self, file_id: str) -> OwnFile:
         """Find one.
@@ -292,11 +312,20 @@ def list_files(request: Request, files: Files) -> dict[str, Any]:
     """GET /v1/files."""
     asked = wanted(request.query_params, default=_MOST, most=_MOST)
     found = files.all()
-    if request.query_params.get("order") == "asc":
+    is_rising = request.query_params.get("order") == "asc"
+    if is_rising:
         found.reverse()
     if request.query_params.get("purpose", PURPOSE) != PURPOSE:
         found = []
-    return page(found, asked, id_of=lambda one: one.id, shown=OwnFile.shown)
+    if asked.after is not None and all(one.id != asked.after for one in found):
+        gone = files.page_end(asked.after)
+        if gone is not None:  # deleted since that page: the next one that is there follows
+            found = [one for one in found if (one.place > gone.place) is is_rising]
+            asked = replace(asked, after=None)
+    given = page(found, asked, id_of=lambda one: one.id, shown=OwnFile.shown)
+    if given["data"]:
+        files.note_page_end(next(one for one in found if one.id == given["last_id"]))
+    return given
 
 
 def content_of(request: Request, files: Files) -> Response:
