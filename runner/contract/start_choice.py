@@ -117,6 +117,11 @@ def sentence(choice: StartChoice) -> str:
     """Say what was chosen and why."""
     run, count, old = choice.run_id, choice.count, choice.old
     if choice.goes_on:
+        if old == 1:
+            return (
+                f"goes on from the adapter in use ({run}): the only row that it has learned still "
+                f"stands in the data; new rows: {count}"
+            )
         return (
             f"goes on from the adapter in use ({run}): all {old} rows that it has learned still "
             f"stand in the data; new rows: {count}"
@@ -128,8 +133,12 @@ def sentence(choice: StartChoice) -> str:
         "went_on": "a run went on from it before, and that one is not in use",
         "due": f"it has itself gone on from earlier ones, as many as was measured: {count}",
         "unknown_rows": "not all rows that it has learned are known any more",
-        "rows_gone": f"taken out or corrected since: {count} of the {old} rows that it has learned",
-        "held_out": f"held out or too long now: {count} of the {old} rows that it has learned",
+        "rows_gone": "taken out or corrected since: the only row that it has learned"
+        if old == 1
+        else f"taken out or corrected since: {count} of the {old} rows that it has learned",
+        "held_out": "held out or too long now: the only row that it has learned"
+        if old == 1
+        else f"held out or too long now: {count} of the {old} rows that it has learned",
         "nothing_new": "no row of the data is new to it",
         "growth": f"new rows: {count} beside {old} old ones; going on is for half as many new ones "
         "up to as many",

@@ -105,6 +105,8 @@ def check_form(
     if not total:
         rows = sum(flowed.counts)
         what = f"none of the {rows} rows is a question with an answer that could be scored"
+        if rows == 1:
+            what = "the only row is no question with an answer that could be scored"
         hint = "Take the scores out of the spec's evaluation."
         raise DataError([Problem(field="evaluation", message=what, hint=hint)])
     return list(_judge(counted, scorer, total))
@@ -123,7 +125,9 @@ def _judge(counted: Counter[str], scorer: Scorer, total: int) -> Iterator[str]:
             [
                 Problem(
                     field=f"evaluation.{'scores' if name == 'valid_json' else name}",
-                    message=f"none of the {total} expected answers fulfils {name}",
+                    message=f"the only expected answer does not fulfil {name}"
+                    if total == 1
+                    else f"none of the {total} expected answers fulfils {name}",
                     hint=f"{_MEANS[name]} {hint}" if name in _MEANS else hint,
                 )
                 for name in lacking

@@ -47,8 +47,9 @@ class Growth:
             )
             if count
         ]
-        rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
-        return f"since the job's last run ({rows}): {', '.join(parts)}"
+        if self.rows == 1:
+            return f"since the job's last run (1 row): {', '.join(parts)}"
+        return f"since the job's last run ({self.rows} rows): {', '.join(parts)}"
 
 
 def _are(count: int) -> str:

@@ -201,10 +201,12 @@ def _parts(
     if len(longer) > LEFT_OUT_SHARE * len(rows):
         by_length = np.sort(rows.longest)
         enough = by_length[math.ceil((1 - LEFT_OUT_SHARE) * len(rows)) - 1]
-        what = (
-            f"the row is longer than {limit} tokens (longer ones: {len(longer)} of {len(rows)} "
-            "rows)"
-        )
+        what = f"the only row is longer than {limit} tokens"
+        if len(rows) > 1:
+            what = (
+                f"the row is longer than {limit} tokens (longer ones: {len(longer)} of {len(rows)} "
+                "rows)"
+            )
         hint = (
             f"max_length: {by_length[-1]} keeps every row, {enough} keeps 95% of them. Or cut "
             "these rows into shorter ones."

@@ -316,10 +316,16 @@ def _prompt_shortfalls(name: str, server: Server, asked: Sequence[Asked]) -> Ite
     """Say where the server's own chat interface builds another prompt than training did."""
     other = sum(server.prompt(one.messages) != one.ids for one in asked)
     if other:
-        yield (
+        said = (
             f"{name}: llama-server builds another prompt than training did, for {other} of "
             f"{len(asked)} questions: send it the prompt as tokens or text (POST /completion)."
         )
+        if len(asked) == 1:
+            said = (
+                f"{name}: llama-server builds another prompt than training did, for the only "
+                "question: send it the prompt as tokens or text (POST /completion)."
+            )
+        yield said
 
 
 def _answer(name: str, source: Source, server: Server, asked: Sequence[Asked]) -> None:

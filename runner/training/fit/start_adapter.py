@@ -57,6 +57,11 @@ def start_from_adapter(model: Any, folder: Path) -> None:
             f"{len(differ)} weights of the adapter in use have another shape than this run's "
             f"(in use / this run): {shapes}"
         )
+        if len(differ) == 1:
+            what = (
+                "1 weight of the adapter in use has another shape than this run's (in use / this "
+                f"run): {shapes}"
+            )
         hint = "Give lora.r and lora.target_modules its values, or leave start_from out."
         raise ModelError([Problem(field="start_from", message=what, hint=hint)])
     set_peft_model_state_dict(model, weights)
