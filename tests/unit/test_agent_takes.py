@@ -613,6 +613,25 @@ def test_a_head_that_is_back_writes_only_the_tickets_that_are_missing(both: Both
     assert list(both.head.folder.seen.iterdir()) == []
 
 
+def test_an_answer_that_comes_between_two_looks_is_not_called_damaged(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share may show a file a moment after it was looked for in vain."""
+    child = both.head.place(TICKET)
+    taken = Seen(ticket=TICKET.name, token=TICKET.token, agent="x", now=Now.TAKEN)
+    real = Path.exists
+
+    def exists(path: Path) -> bool:
+        if path == both.head.folder.seen_of(TICKET.name):
+            say(path, taken)
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    both.head.look(100.0)
+    assert child.seen == taken
+    assert not any("damaged" in one for one in both.said)
+
+
 def test_a_new_word_does_not_wait_for_the_next_beat(both: Both) -> None:
     """A stop, a ticket and its end are said at once; nothing is written in between."""
     head, path = both.head, both.head.folder.head

@@ -204,7 +204,8 @@ class Cluster:
         try:
             said = hear(path, kind)
             if said is None and path.exists():
-                why = "its content is damaged"
+                said = hear(path, kind)  # it may have come between these two looks
+                why = "" if said is not None else "its content is damaged"
         except OSError as error:
             if error.errno not in OF_ONE_FILE:
                 raise
