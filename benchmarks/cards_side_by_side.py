@@ -34,6 +34,8 @@ JOBS = ("first", "second")
 # Random weights never end an answer: generated answers and the questions of what was forgotten
 # would take their three minutes each.
 BRIEFLY = "evaluation: {samples: 0, minutes: 0.05, forgetting: false, recital: false}\n"
+# An office's jobs are further apart than what the child that prepares the next one needs to import.
+PAUSE_SECONDS = 20
 
 
 def write_rows(box: OneBox, job: str, count: int) -> None:
@@ -125,6 +127,7 @@ def main() -> None:
             short, *jobs = (f"{job}-{arm.replace(' ', '-')}" for job in ("short", *JOBS))
             with box.daemon():
                 print(f"a short job: {measure(box, asked, [short], 5):.1f} s", flush=True)
+                time.sleep(PAUSE_SECONDS)
                 taken[arm] = measure(box, asked, jobs, asked.steps)
             print(f"{arm}: {taken[arm]:.1f} s", flush=True)
         if len(taken) > 1:

@@ -6,7 +6,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from train_box import SPEC, Run, assert_same_curve
@@ -28,6 +28,8 @@ class FastPassRunsOut:
 
     step: int
     number: int = 1
+    lifted: ClassVar = False
+    """What the allocator was confined to, and there is room from then on."""
 
     def __call__(self) -> None:
         """Arrange it."""
@@ -48,7 +50,8 @@ class FastPassRunsOut:
 
         def back(*_: Any) -> None:
             layers[0] += 1
-            if (step[0], passes[0], layers[0]) == (self.step, self.number, 2):
+            here = (step[0], passes[0], layers[0]) == (self.step, self.number, 2)
+            if here and not FastPassRunsOut.lifted:
                 run_out_of_memory()
 
         around(CuttingTrainer, "training_step", begins)
@@ -83,6 +86,53 @@ def test_memory_runs_out_half_way_back(run: Run, undisturbed: Run) -> None:
     assert run.train(8, fast=True, probe=True, **again)[0] == ExitCode.OK, run.log()
     assert_same_curve(run.curve(), undisturbed.curve())
     assert eval_losses(run) == pytest.approx(eval_losses(undisturbed), rel=1e-3)
+
+
+@dataclass(frozen=True)
+class ConfinedPassRunsOut:
+    """The same in every step up to the one that lifts what the allocator is confined to."""
+
+    step: int
+    saves: bool = True
+
+    def __call__(self) -> None:
+        """Arrange it; a processor has no allocator that could be confined."""
+        from runner.training.fit.cut import CuttingTrainer
+        from runner.training.fit.memory import Meter
+
+        def lift(meter: Meter) -> bool:
+            FastPassRunsOut.lifted, first = True, not FastPassRunsOut.lifted
+            return first
+
+        def save(trainer: Any, *_: Any, **__: Any) -> None:
+            if not self.saves and trainer.state.global_step == self.step - 1:
+                raise OSError("no room")
+
+        Meter.lift = lift  # type: ignore[method-assign]
+        FastPassRunsOut(self.step)()
+        around(CuttingTrainer, "_save_checkpoint", save)
+
+
+@pytest.mark.parametrize("step", [1, 6])
+def test_memory_that_a_forecast_was_confined_to_costs_no_attempt(
+    step: int, run: Run, undisturbed: Run
+) -> None:
+    """Half way back through a pass: the step is made again by the same plan, and no curve bends."""
+    trouble = ConfinedPassRunsOut(step)
+    status, result = run.train(8, trouble=trouble, fast=True, probe=step == 1)
+    assert (status, result.metrics["path"]) == (ExitCode.OK, "fast"), run.log()
+    assert result.metrics["plan_changes"] == []
+    assert not run.stage().smaller_plan.exists()
+    assert_same_curve(run.curve(), undisturbed.curve())
+    assert eval_losses(run) == pytest.approx(eval_losses(undisturbed), rel=1e-3)
+
+
+def test_memory_that_a_forecast_was_confined_to_where_no_step_can_be_saved(run: Run) -> None:
+    """Then it is an attempt's end as ever, and the next one's plan is smaller."""
+    trouble = ConfinedPassRunsOut(step=6, saves=False)
+    status, result = run.train(8, trouble=trouble, fast=True)
+    assert (status, result.last_step) == (ExitCode.OUT_OF_GPU_MEMORY, 4), run.log()
+    assert result.next_batch_plan is not None
 
 
 @dataclass(frozen=True)

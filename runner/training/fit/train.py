@@ -55,9 +55,17 @@ def _fit(attempt: Attempt) -> StageError | None:
         if trouble == "fast path":
             checkpoint = _go_on_plainly(attempt, checkpoint)
             continue
+        if trouble == "limit":
+            if not _saved_last_step(attempt):
+                return _out_of_memory(attempt)
+            attempt.trainer.optimizer = None  # made anew, and its state is read
+            checkpoint = _newest(attempt, checkpoint)
+            continue
         if trouble != "probe":
             break
         attempt.meter.forget_peak()
+        if _may_have_more(attempt):
+            continue
         less = of_first(attempt.ranks, smaller_plan(attempt))
         if less is None:
             return _out_of_memory(attempt)
@@ -122,8 +130,13 @@ def _try(attempt: Attempt, checkpoint: str | None) -> StageError | str | None:
                 kind="out_of_host_memory",
                 advice=HOST_MEMORY_ADVICE,
             )
-        return _out_of_memory(attempt)
+        return "limit" if _may_have_more(attempt) else _out_of_memory(attempt)
     return None
+
+
+def _may_have_more(attempt: Attempt) -> bool:
+    """Whether the same plan has more room now; of several ranks each would have to know of it."""
+    return attempt.ranks.size == 1 and attempt.meter.lift()
 
 
 def _go_on_with(attempt: Attempt, plan: BatchPlan, change: str) -> None:
@@ -145,11 +158,9 @@ def _go_on_plainly(attempt: Attempt, checkpoint: str | None) -> str | None:
     from runner.training.fit.fast_path import FastPathFailed
     from runner.training.fit.memory import let_go
 
-    progress, trainer = attempt.progress, attempt.trainer
-    _save_last_step(attempt)
-    if progress.step > progress.sealed_step:
+    trainer = attempt.trainer
+    if not _saved_last_step(attempt):
         raise FastPathFailed("and the last finished step could not be saved")
-    own = attempt.folder.checkpoints / str(progress.sealed)
     before = trainer.fast.in_force(attempt.batch_plan)
     trainer.fast.leave()
     trainer.fast = trainer.optimizer = None  # the optimizer is made anew, and its state is read
@@ -158,7 +169,20 @@ def _go_on_plainly(attempt: Attempt, checkpoint: str | None) -> str | None:
     _go_on_with(attempt, plain, describe_change(before, plain))
     attempt.conduct.probed = not attempt.conduct.wishes.probe
     let_go()  # places of unpacked weights, and the optimizer's first state
-    return str(own) if progress.sealed and own.exists() else checkpoint
+    return _newest(attempt, checkpoint)
+
+
+def _newest(attempt: Attempt, checkpoint: str | None) -> str | None:
+    """Give this attempt's newest checkpoint, or the one that it began with."""
+    sealed = attempt.progress.sealed
+    own = attempt.folder.checkpoints / str(sealed)
+    return str(own) if sealed and own.exists() else checkpoint
+
+
+def _saved_last_step(attempt: Attempt) -> bool:
+    """Save the last finished step; False: it could not be."""
+    _save_last_step(attempt)
+    return attempt.progress.step <= attempt.progress.sealed_step
 
 
 def _out_of_memory(attempt: Attempt) -> StageError:
