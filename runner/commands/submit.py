@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import time
@@ -19,11 +20,13 @@ from runner.contract.record import RunRecord, read_record
 from runner.contract.states import State
 from runner.errors import DamagedError, RunnerError, UnsafePathError
 from runner.files.beneath import Folder
+from runner.spec.data_files import named_by
 
 POLL_SECONDS = 0.5
 FILE_MODE, FOLDER_MODE = 0o664, 0o775
 """The share's group may replace and remove what was brought; the daemon may be another user."""
 _BLOCK_BYTES = 1 << 20
+_NAMED = 5  # files in one sentence
 
 
 class SubmitError(RunnerError):
@@ -66,20 +69,52 @@ def _kind(inbox: Folder, path: str) -> int | None:
     return stat.S_IFMT(mode)
 
 
+def _named(path: str, source: Path, inbox: Folder) -> list[str] | None:
+    """List the files here that a pattern or a folder names; None: the path is a file's own.
+
+    Raises:
+        SubmitError: there are none, or the job would also learn others that lie in the inbox.
+    """
+    try:
+        with Folder.open(source) as root:
+            here = named_by(root, path)
+        there = named_by(inbox, path)
+    except OSError:  # a file of the inbox where the path has a folder: it is in the way
+        return None
+    if not here:
+        return here if here is None and there is None else there or _names_nothing(path)
+    if others := sorted(set(there or ()) - set(here)):
+        raise SubmitError(
+            f"the inbox has other files that {path!r} names: {', '.join(others[:_NAMED])}",
+            advice="Name the files one by one, or copy yours into a folder of their own.",
+        )
+    return here
+
+
+def _names_nothing(path: str) -> list[str]:
+    raise SubmitError(
+        f"{path!r} names no file beside the spec or in the inbox",
+        advice="Paths are relative to the spec's folder.",
+    )
+
+
 def bring_data(paths: list[str], source: Path, inbox: Folder, *, replace: bool) -> list[str]:
     """Copy the data that is not in the inbox yet, under the same relative paths.
 
     Raises:
-        SubmitError: a file is nowhere, leaves the folder, or differs from one that is there.
+        SubmitError: a file is nowhere, leaves the folder, or differs from one that is there; a
+            pattern or a folder would name others in the inbox as well.
         UnsafePathError: a link in the inbox is in the way.
     """
-    brought = []
     for path in paths:
         if Path(path).is_absolute() or ".." in Path(path).parts:
             raise SubmitError(
                 f"{path!r} leaves the spec's folder",
                 advice="Copy the file beside the spec and name it from there.",
             )
+    named = [_named(path, source, inbox) or [path] for path in paths]
+    brought = []
+    for path in dict.fromkeys(itertools.chain(*named)):
         here, kind = source / path, _kind(inbox, path)
         there = kind == stat.S_IFREG
         if not here.is_file():

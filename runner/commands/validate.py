@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from runner.errors import InputError, Problem, SpecError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.forecast.model_shape import read_shape
 from runner.forecast.what_fits import cap_problem
+from runner.spec.data_files import named_by
 from runner.spec.doubtful import doubtful
 from runner.spec.field_lines import with_lines
 from runner.spec.names import is_spec_name, naming_problem
@@ -30,6 +32,8 @@ from runner.words import visible_lines
 
 NO_SPEC = "a job spec's name ends in .yaml, .yml or .json"
 SPEC_BYTES = 1024 * 1024  # more than read_spec accepts; it then says what the limit is
+
+_COPY = "copy it there first; paths start at the spec's folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,37 +56,38 @@ class Validated:
 
 def missing_files(spec: JobSpec, folder: Path, shown_as: str) -> list[Problem]:
     """Find the files of a spec that are not there, or that the runner would refuse to open."""
-    problems = []
     with Folder.open(folder) as root:
-        for field, path in spec.files_by_field:
-            try:
-                found = root.stat(path)
-            except UnsafePathError as error:
-                problems.append(
-                    Problem(message=error.message, file=shown_as, field=field, hint=error.advice)
-                )
-            except OSError:
-                problems.append(
-                    Problem(
-                        message=f"there is no {path!r} beside the spec",
-                        file=shown_as,
-                        field=field,
-                        hint=similar.advice(path)
-                        if (similar := similar_file(root, path))
-                        else "copy it there first; paths start at the spec's folder",
-                    )
-                )
-            else:
-                if found.st_size == 0:
-                    problems.append(
-                        Problem(
-                            message=f"{path!r} is empty",
-                            file=shown_as,
-                            field=field,
-                            hint="copy it again, or name another file",
-                        )
-                    )
-    return problems
+        return [
+            Problem(message=message, file=shown_as, field=field, hint=hint)
+            for field, path in spec.files_by_field
+            for message, hint in _wrong_with(root, path)
+        ]
+
+
+def _wrong_with(root: Folder, path: str) -> list[tuple[str, str | None]]:
+    """Say what is wrong with a path of a spec, each with how to fix it."""
+    try:
+        files = named_by(root, path)
+        if files is not None and not files:
+            return [(f"{path!r} names no file beside the spec that can be read", _COPY)]
+        found = [(one, root.stat(one)) for one in files or [path]]
+    except UnsafePathError as error:
+        return [(error.message, error.advice)]
+    except OSError:
+        similar = similar_file(root, path)
+        return [
+            (f"there is no {path!r} beside the spec", similar.advice(path) if similar else _COPY)
+        ]
+    wrong = ((one, _wrong_kind(status)) for one, status in found)
+    return [(f"{one!r} {what[0]}", what[1]) for one, what in wrong if what is not None]
+
+
+def _wrong_kind(status: os.stat_result) -> tuple[str, str] | None:
+    if stat.S_ISLNK(status.st_mode):
+        return "is a link", "copy the file itself there; links are not followed"
+    if not stat.S_ISREG(status.st_mode):
+        return "is no file", "name a file with rows"
+    return ("is empty", "copy it again, or name another file") if status.st_size == 0 else None
 
 
 def read_file(path: Path, folder: Path | None = None, *, cards: int | None = None) -> JobSpec:

@@ -342,6 +342,67 @@ def test_submit_brings_the_data_along(capsys, tmp_path):
     assert (inbox / "rows.jsonl").read_text() == "{} \n"
 
 
+@pytest.mark.parametrize("named", ["data/*.jsonl", "data/", "data"])
+def test_patterns_and_folders_are_validated_and_submitted(capsys, tmp_path, named):
+    """All files that they name are looked at and brought; what they do not name stays."""
+    home, inbox = tmp_path / "home", tmp_path / "jobs"
+    (home / "data").mkdir(parents=True)
+    inbox.mkdir()
+    spec = home / "job.yaml"
+    spec.write_text(f"model: tiny\ndata: {named}\n")
+    words = ["submit", str(spec), "--jobs-dir", str(inbox), "--json"]
+    status, _, err = call(capsys, *words)
+    assert (status, "names no file" in err) == (1, True)
+    _, out, _ = call(capsys, "validate", str(spec), "--models-dir", str(tmp_path))
+    assert "names no file beside the spec" in out
+    for name in ("a.jsonl", "b.jsonl"):
+        (home / "data" / name).write_text("{}\n")
+    (home / "data" / "notes.txt").write_text("x")
+    _, out, _ = call(capsys, "validate", str(spec), "--models-dir", str(tmp_path))
+    assert "data" not in out.replace(str(tmp_path), "")
+    status, out, _ = call(capsys, *words)
+    assert (status, json.loads(out)["data_copied"]) == (0, ["data/a.jsonl", "data/b.jsonl"])
+    assert sorted(p.name for p in (inbox / "data").iterdir()) == ["a.jsonl", "b.jsonl"]
+
+
+def test_submit_does_not_learn_what_others_left_in_the_inbox(capsys, tmp_path):
+    """A pattern that means one file here and two there is refused, with the other's name."""
+    home, inbox = tmp_path / "home", tmp_path / "jobs"
+    for folder, name in ((home, "a.jsonl"), (inbox, "theirs.jsonl")):
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / name).write_text("{}\n")
+    (home / "job.yaml").write_text("model: tiny\ndata: data/*.jsonl\n")
+    words = ["submit", str(home / "job.yaml"), "--jobs-dir", str(inbox)]
+    status, _, err = call(capsys, *words)
+    assert (status, "data/theirs.jsonl" in err) == (1, True)
+    assert not (inbox / "job.yaml").exists()
+    (home / "data" / "a.jsonl").unlink()  # whoever means those that lie there may have them
+    assert call(capsys, *words)[0] == 0
+
+
+def test_a_name_with_a_star_is_brought_once(capsys, tmp_path):
+    """A file may be called like a pattern that names it."""
+    home, inbox = tmp_path / "home", tmp_path / "jobs"
+    home.mkdir()
+    inbox.mkdir()
+    (home / "a*.jsonl").write_text("{}\n")
+    (home / "job.yaml").write_text("model: tiny\ndata: 'a*.jsonl'\n")
+    status, _, err = call(capsys, "submit", str(home / "job.yaml"), "--jobs-dir", str(inbox))
+    assert status == 0, err
+    assert (inbox / "a*.jsonl").read_text() == "{}\n"
+
+
+def test_validate_tells_links_and_pipes_from_files(capsys, tmp_path):
+    """What the run would refuse is refused here, and not called empty."""
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    (tmp_path / "l.jsonl").symlink_to("a.jsonl")
+    os.mkfifo(tmp_path / "p.jsonl")
+    (tmp_path / "job.yaml").write_text("model: tiny\ndata: [l.jsonl, p.jsonl]\n")
+    _, out, _ = call(capsys, "validate", str(tmp_path / "job.yaml"), "--models-dir", str(tmp_path))
+    assert "'l.jsonl' is a link" in out
+    assert "'p.jsonl' is no file" in out
+
+
 def test_submit_refuses_a_bad_spec_and_a_missing_inbox(capsys, tmp_path):
     """Nothing is dropped that would be rejected."""
     spec = tmp_path / "job.yaml"
