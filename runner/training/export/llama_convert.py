@@ -150,7 +150,7 @@ def convert_adapter(adapter: Path, base: Path, target: Path, tools: LlamaCpp, *,
     with tempfile.TemporaryDirectory(dir=target.parent) as beside:
         folder = Path(beside)
         (folder / _CONFIG).write_text(json.dumps(as_llama_scales(config)))
-        (folder / _WEIGHTS).symlink_to((adapter / _WEIGHTS).absolute())
+        shutil.copyfile(adapter / _WEIGHTS, folder / _WEIGHTS)  # a link cannot be made on SMB
         script = [sys.executable, str(tools.convert_adapter), str(folder), "--base", str(base)]
         _run([*script, "--outfile", str(target), "--outtype", F16], tools, log)
 
