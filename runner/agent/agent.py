@@ -21,7 +21,6 @@ from runner.agent.lease import Heard, order_for, tickets_to_take
 from runner.agent.work import Work, start
 from runner.contract.cluster import (
     BEATS_A_LEASE,
-    ODD_FILE,
     WORDS_TOLD,
     BoxSaid,
     ClusterFolder,
@@ -32,6 +31,7 @@ from runner.contract.cluster import (
     Ticket,
     Why,
     hear,
+    in_the_way,
     say,
 )
 from runner.contract.image_version import image_version
@@ -290,9 +290,11 @@ class Agent:
 
     def _tell_trouble(self, error: OSError) -> None:
         why = error.strerror or str(error)
-        which = error.filename2 or error.filename
-        if which and error.errno in ODD_FILE:
+        if which := in_the_way(error):
             self._remind(f"{which} cannot be used ({why}): remove it")
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self._remind(f"{self.folder.root} cannot be written ({why}): make room on that disk")
             return
         self._remind(
             f"{self.folder.root} cannot be used ({why}). On the box with the queue, set "

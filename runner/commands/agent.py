@@ -38,8 +38,9 @@ def command(
     """
     if not BOX_NAME.fullmatch(name):
         raise SettingError(
-            f"RUNNER_BOX is {visible(name)!r}; it names this box, by letters, digits, ., - and _",
-            advice="Set it in .env, then start the agent again.",
+            f"RUNNER_BOX is {visible(name)!r}; it names this box: 1 to 63 letters (a to z, no ä), "
+            "digits, dots, - and _, the first of them a letter or digit",
+            advice="Set it in .env, such as RUNNER_BOX=cellar, then start the agent again.",
         )
     found = read_settings(os.environ)
     found |= {"cache_dir": cache_dir.absolute()} if cache_dir else {}

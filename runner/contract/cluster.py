@@ -24,7 +24,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.contract.layout import RUN_ID, Outputs
-from runner.files.durable import write_json
+from runner.files.durable import TEMPORARY_PREFIX, write_json
 from runner.files.mounts import is_nfs, is_smb
 from runner.files.plain import read_plain
 
@@ -263,6 +263,18 @@ def _read(path: Path) -> bytes:
     if is_smb(path.parent):
         os.listdir(path.parent)
     return read_plain(path, limit_bytes=_BYTES, extra_flags=direct)
+
+
+def in_the_way(error: OSError) -> str:
+    """Give the path of a file that a person must remove; empty: it is not one file that is wrong.
+
+    A name that was drawn for a file to be renamed is none: it would be another one each time.
+    """
+    which = error.filename2 or error.filename
+    if not isinstance(which, str | bytes) or error.errno not in ODD_FILE | {errno.EEXIST}:
+        return ""
+    path = os.fsdecode(which)
+    return "" if os.path.basename(path).startswith(TEMPORARY_PREFIX) else path
 
 
 def fence_seconds(lease_seconds: float, grace_seconds: float) -> float:

@@ -37,6 +37,10 @@ for one who works a queue off by hand."""
 DEVICES = ("auto", "cpu", "cuda")
 LANGUAGES = ("en", "de")
 CLUSTER = ("on", "others")
+LEASE = (10.0, 3600.0)
+"""Seconds. Each side looks twice a second, and six times a lease it says that it is there: with a
+shorter one a slow share ends trainings; with a longer one a new box is seen, and a lost one given
+up, hours late."""
 CHOICES = {"device": DEVICES, "language": LANGUAGES, "cluster": CLUSTER}
 """Settings that take one of a few words."""
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -96,6 +100,8 @@ class Setting:
         if self.kind in (bool, bool | None):
             return _yes_or_no(text)
         value = self.kind(text)
+        if self.name == "lease_seconds" and not LEASE[0] <= value <= LEASE[1]:
+            raise ValueError
         if not math.isfinite(value) or value < 0 or (self.kind is float and value == 0):
             raise ValueError
         return value
@@ -114,6 +120,8 @@ def _allowed(name: str, kind: Any) -> str:
         return HOURS_ALLOWED
     if name == "gpus":
         return GPUS_ALLOWED
+    if name == "lease_seconds":
+        return f"a number from {LEASE[0]:g} to {LEASE[1]:g}"
     if kind in (bool, bool | None):
         return "true or false" + (", or nothing" if kind is not bool else "")
     if kind is float:

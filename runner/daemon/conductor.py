@@ -226,8 +226,7 @@ class Conductor:
         daemon, step = self.daemon, self.heartbeat.rounds.step
         step("stages that ended")
         daemon.begin_round()
-        with daemon.noting_trouble("the further boxes cannot be spoken with"):
-            follow_cluster(daemon, at)
+        follow_cluster(daemon, at)
         follow_plans(daemon, at)
         drop_what_is_replaced(daemon, at)
         end_runs_without_folder(daemon, at)

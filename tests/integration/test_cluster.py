@@ -15,8 +15,9 @@ import pytest
 from cluster_box import LEASE_SECONDS, ClusterBox
 from daemon_box import REPOSITORY, Box, wait_until
 
-from runner.contract.states import State
-from runner.daemon.stages.retry import BOX_LEFT, BOX_LOST, HEAD_AWAY
+from runner.contract.states import Stage, State
+from runner.daemon.stages.retry import BOX_LEFT, BOX_LOST, HEAD_AWAY, NOT_PLACED
+from runner.exit_codes import ExitCode
 
 WHOLE = list(range(1, 9))  # the steps of the stand-in
 HOLD = "train 3 then held 0"  # it leaves a checkpoint of step 3, and waits
@@ -372,3 +373,48 @@ def test_a_share_that_is_cut_off(box: ClusterBox, leases: float) -> None:
     assert [a.fenced for a in attempts] == ([True, False] if leases > 1 else [False])
     assert box.counted("one") == WHOLE
     assert json.loads(box.folder.head.read_text())["counter"] > 1
+
+
+def test_a_ticket_that_cannot_be_written_is_its_runs_trouble_alone(box: ClusterBox) -> None:
+    """Something lies under its name: the run waits a minute and says so, and others are placed.
+
+    The queue is not held, as for a full disk, and the attempt does not speak against the run.
+    """
+    with box.watching():
+        box.drop("odd")
+        wait_until(lambda: box.records() and box.of("odd").next_stage is Stage.TRAIN)
+        (run,) = box.outputs.runs_of("odd")
+        in_the_way = box.folder.ticket(f"{run.run_id}-01")
+        in_the_way.mkdir()
+        (in_the_way / "a file").touch()
+        box.agent("cellar")
+        wait_until(lambda: box.attempts("odd"))
+        box.drop("well")
+        wait_until(lambda: len(box.records()) == 2)
+        _succeeds(box, "well")
+        odd = box.of("odd")
+        assert odd.waiting is not None
+        assert odd.waiting.reason.startswith("the ticket for box cellar could not be written (")
+        assert odd.waiting.again_at is not None
+    with box.watching():  # a minute later, or at the next start
+        _succeeds(box, "odd")
+    first, second = box.attempts("odd")
+    assert (first.reason, first.exit_code) == (NOT_PLACED, ExitCode.INTERRUPTED)
+    assert (second.box, second.outcome) == ("cellar", "succeeded")
+
+
+def test_what_lies_in_the_way_of_all_boxes_is_named(box: ClusterBox) -> None:
+    """A file where the tickets' folder was: people read its path once, in the box's language."""
+    with box.watching(cluster="on", language="de"):
+        wait_until(box.folder.tickets.exists)
+        box.folder.tickets.rename(box.folder.root / "away")
+        box.folder.tickets.touch()
+        box.drop("one")
+        wait_until(box.records)
+        _succeeds(box, "one")  # what this box does itself goes on
+        status = box.jobs / "STATUS.txt"
+        wait_until(lambda: "outputs/.runner/cluster/tickets ist im Weg" in status.read_text())
+        box.drop("two")
+        wait_until(lambda: len(box.records()) == 2)
+        _succeeds(box, "two")  # some rounds have passed
+    assert box.outputs.daemon_log.read_text().count("is in the way") == 1

@@ -25,6 +25,7 @@ from runner.contract.card_shown import CardShown, read_cards
 from runner.contract.cluster import (
     BoxCard,
     BoxSaid,
+    ClusterFolder,
     Head,
     Held,
     Now,
@@ -33,6 +34,7 @@ from runner.contract.cluster import (
     Ticket,
     Why,
     hear,
+    in_the_way,
     say,
 )
 from runner.contract.image_version import image_version
@@ -723,6 +725,57 @@ def test_a_share_that_may_only_be_read_is_told_of_once(
             both.agent._beat()
     (said,) = both.said
     assert said.startswith(f"{both.head.folder.root} cannot be used (Permission denied).")
+
+
+@pytest.mark.parametrize("name", ["", "tickets", "seen", "boxes"])
+def test_a_head_begins_beside_what_lies_in_its_way(settings: Settings, name: str) -> None:
+    """A file where a folder is to be: runs are taken up, and people read which file it is."""
+    folder = ClusterFolder.of(settings.outputs)
+    path = folder.root / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    head = Cluster(settings, say_event=lambda *_, **__: None)
+    assert not head.attach(TICKET).has_ended  # of a box that never hears of it: it is given up
+    head.sweep()
+    with pytest.raises(FileExistsError) as caught:
+        head.look(1000.0)
+    assert in_the_way(caught.value) == str(path)
+    path.unlink()
+    head.look(1000.1)
+    head.beat(1000.1)
+    assert path.is_dir()
+    assert list(hear(folder.head, Head).tickets) == [TICKET.name]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_share_is_no_wrong_setting(
+    number: int, both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads that is told to make room, and not to mount what is mounted."""
+
+    def full(path: Path, _: object) -> None:
+        raise OSError(number, os.strerror(number), str(path.with_name(".tmp-1")))
+
+    monkeypatch.setattr(agent_module, "say", full)
+    with both.agent._telling_trouble():
+        both.agent._beat()
+    (said,) = both.said
+    assert said.startswith(f"{both.head.folder.root} cannot be written ({os.strerror(number)})")
+    assert said.endswith("make room on that disk")
+
+
+def test_what_cannot_be_looked_at_is_looked_at_in_the_next_round(both: Both) -> None:
+    """Trouble that lasts is met in each round: else the log says time and again that it is over."""
+    both.head.look(1000.0)
+    both.head.folder.tickets.rmdir()
+    both.head.folder.tickets.touch()
+    for at in (1100.0, 1100.5, 1101.0):
+        with pytest.raises(FileExistsError) as caught:
+            both.head.look(at)
+        assert in_the_way(caught.value) == str(both.head.folder.tickets)
+    both.head.folder.tickets.unlink()
+    both.head.look(1101.5)
+    assert both.head.folder.tickets.is_dir()
 
 
 MEMORY = {

@@ -26,6 +26,7 @@ TWO, SHARED = Ranks(count=2), Ranks(count=2, shard_base=True)
     ("wanted", "most", "may_share", "fitting", "chosen"),
     [
         (1, 4, True, set(), ALONE),
+        (1, 4, True, {Ranks(count=1, shard_base=True)}, ALONE),  # with whom would it share?
         (2, 4, True, {TWO}, TWO),
         (2, 4, True, {SHARED}, SHARED),  # none has the room for the whole base
         (2, 4, False, {SHARED}, TWO),  # the plain path: the cards have the last word

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from dataclasses import replace
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from runner.agent.lease import Heard, order_for, tickets_to_take
+from runner.commands.agent import command
 from runner.contract.cluster import (
+    BOX_NAME,
     BoxSaid,
     ClusterFolder,
     Head,
@@ -23,15 +26,18 @@ from runner.contract.cluster import (
     Why,
     fence_seconds,
     hear,
+    in_the_way,
     say,
 )
 from runner.contract.layout import Outputs
+from runner.contract.settings_table import SettingError
 from runner.daemon.cluster.far_child import FarChild
 from runner.daemon.cluster.judge_box import House, Offer, Watched, fastest, is_away, problem_of
 from runner.daemon.stages.retry import BOX_LEFT, BOX_LOST, HEAD_AWAY
 from runner.exit_codes import ExitCode
 from runner.language.speaker import Language, Speaker
 from runner.language.translate import translated
+from runner.words import visible
 
 GERMAN = Speaker(Language.GERMAN)
 RUN = "20261128T010101Z-abcd"
@@ -298,3 +304,36 @@ def test_what_is_said_is_heard(tmp_path: Path) -> None:
     say(folder.ticket(TICKET.name), TICKET)
     assert hear(folder.ticket(TICKET.name), Ticket) == TICKET
     assert json.loads(folder.ticket(f"{RUN}-01").read_bytes())["token"] == "3f9c22ab"
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (IsADirectoryError(errno.EISDIR, "", "/b/.tmp-1", None, "/b/head.json"), "/b/head.json"),
+        (OSError(errno.ELOOP, "", "/b/seen/x.json"), "/b/seen/x.json"),
+        (FileExistsError(errno.EEXIST, "", "/b/tickets"), "/b/tickets"),
+        (NotADirectoryError(errno.ENOTDIR, "", "/b/tickets/.tmp-1"), ""),
+        (FileExistsError(errno.EEXIST, "", "/b/.tmp-1"), ""),  # another name each time
+        (PermissionError(errno.EACCES, "", "/b/tickets"), ""),  # the whole share's, mostly
+        (OSError(errno.EIO, "", "/b/tickets"), ""),
+        (OSError(errno.EISDIR, ""), ""),
+        (OSError(errno.EINVAL, "", 7), ""),
+    ],
+)
+def test_what_a_person_must_remove_is_named(error: OSError, named: str) -> None:
+    """One file that is no message is told from a share that fails."""
+    assert in_the_way(error) == named
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-cellar", ".", "..", "a/b", "Büro", "a b", "x" * 64, "cellar\n", "_x", "٣"]
+)
+def test_a_box_has_a_name_that_is_a_files_name(name: str) -> None:
+    """Whoever is refused reads what it may be, and where it is set."""
+    with pytest.raises(SettingError) as refused:
+        command(name=name)
+    said = f"RUNNER_BOX is {visible(name)!r}; it names this box: 1 to 63 letters"
+    assert refused.value.message.startswith(said)
+    assert "RUNNER_BOX=cellar" in str(refused.value.advice)
+    for good in ("cellar", "CELLAR", "9", "a.b-c_d", "x" * 63):
+        assert BOX_NAME.fullmatch(good)

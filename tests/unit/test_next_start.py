@@ -157,6 +157,7 @@ def test_ranks_train_where_they_fit(
         (2, [("a", 24), ("b", 80), ("a", 24), ("b", 80)], [1, 3, 0, 2]),  # and the larger of these
         (2, [("a", 24), ("b", 80), ("c", 48)], [1, 2, 0]),  # none are equal: the largest
         (3, [("a", 24), ("b", 80), ("b", 80)], [1, 2, 0]),
+        (2, [("a", 24), ("b", 24), ("a", 24), ("b", 24)], [0, 2, 1, 3]),  # no pair of two kinds
     ],
 )
 def test_equal_cards_are_asked_first(

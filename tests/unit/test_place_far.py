@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,15 +10,20 @@ from typing import Any
 import pytest
 
 from runner.card.memory import GpuMemory
+from runner.clock import now
 from runner.contract.batch import BatchPlan
 from runner.contract.cluster import BoxCard, Now, Order, Seen, Ticket
-from runner.contract.states import Stage
+from runner.contract.memory_story import OUT_OF_HOST_MEMORY
+from runner.contract.record import Attempt, RunRecord
+from runner.contract.states import Stage, State
 from runner.daemon.book import Live
-from runner.daemon.cluster import place
+from runner.daemon.cluster import far_child, far_runs, place
 from runner.daemon.cluster.cluster import FarCard
 from runner.daemon.cluster.far_child import FarChild
+from runner.daemon.cluster.far_runs import follow_cluster, take_up_far
 from runner.daemon.cluster.place import NO_BOX, NO_CARD, placed_far, tell_who_waits
 from runner.daemon.daemon import Daemon
+from runner.daemon.gpu_watch import StillAsking
 from runner.daemon.stages.choose_plan import Ahead
 from runner.daemon.stages.end import reap
 from runner.forecast.work import GIB
@@ -50,11 +56,14 @@ class House:
         self.told: list[str] = []
         self.seconds: dict[int, float] = {}
         self.needs_gib = 20
+        self.free_since: dict[str, float] = {}
         self.forecasts: list[str] = []
         self.served, self.device, self.cluster = 1, "auto", "others"
-        self.here: list[Ahead] = []
+        self.waits = set[int]()
+        self.here: list[Any] = []
+        self.still_asking = set[int]()
         monkeypatch.setattr(place, "_ahead", self._ahead)
-        monkeypatch.setattr(place, "_at_home", self._at_home)
+        monkeypatch.setattr(place, "describe", self._describe)
         monkeypatch.setattr(place, "keep_waiting", lambda _d, _l, why: self.told.append(why))
 
     @property
@@ -66,6 +75,7 @@ class House:
             cluster=SimpleNamespace(
                 free_cards=lambda _at: [one for one in self.cards if one.box not in self.busy],
                 well_cards=lambda _at: self.cards,
+                free_since=lambda card: self.free_since.get(card.box, 0.0),
                 sees_model=lambda box, _model: box not in self.without_model,
             ),
             isolating=Daemon.isolating.__get__(SimpleNamespace()),
@@ -77,14 +87,18 @@ class House:
         facts: dict[str, Any] = {"fits": gib >= self.needs_gib if memory else None}
         if gib in self.seconds:
             facts["seconds"] = self.seconds[gib]
-        return Ahead(plan=PLAN, facts=facts), None
+        waits = "another program holds it" if gib in self.waits else None
+        return Ahead(plan=PLAN, facts=facts, waits=waits), None
 
-    def _at_home(self, *_: Any) -> list[Any]:
-        return [place._offer(number, ahead) for number, ahead in enumerate(self.here)]
+    def _describe(self, card: Any, _at: float) -> GpuMemory | None:
+        if self.here.index(card) in self.still_asking:
+            raise StillAsking
+        found: GpuMemory | None = card.memory
+        return found
 
     def box_for(self, *runs: Any) -> str | None:
         """Give the box on which the first of these runs that can start does."""
-        found = placed_far(self.daemon, runs or (run(),), (), 0.0)
+        found = placed_far(self.daemon, runs or (run(),), self.here, 0.0)
         return found and found[2].box
 
 
@@ -160,6 +174,19 @@ def test_cards_alike_are_forecast_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(house.forecasts) > 1
 
 
+def test_of_cards_alike_the_one_that_is_free_longest_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the last boxes by name would wait; a quicker one is taken all the same."""
+    house = House(monkeypatch, far("attic"), far("cellar"), far("loft", 48))
+    house.seconds, house.free_since = {24: 100.0, 48: 100.0}, {"attic": 9.0, "cellar": 3.0}
+    house.busy = {"loft"}
+    assert house.box_for() == "cellar"
+    house.busy, house.free_since["loft"] = set(), 10.0
+    house.seconds[48] = 99.0
+    assert house.box_for() == "loft"
+
+
 def test_only_a_training_on_one_card_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small runs of rates, what follows a training, and trainings on two cards stay here."""
     house = House(monkeypatch, far("cellar"))
@@ -168,15 +195,40 @@ def test_only_a_training_on_one_card_is_placed(monkeypatch: pytest.MonkeyPatch) 
     assert house.box_for(run(gpus=2), run(gpus="auto")) == "cellar"
 
 
+def here(gib: int, *, problem: str = "") -> Any:
+    """Give a card of this box."""
+    return SimpleNamespace(memory=far("here", gib).memory, problem=problem)
+
+
 def test_a_card_of_this_box_that_is_as_quick_keeps_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A further one is taken where it is known to be quicker, or this one does not hold it."""
-    house = House(monkeypatch, far("cellar"))
-    house.cluster, house.seconds = "on", {24: 100.0}
-    for seconds, box in ((100.0, None), (101.0, "cellar")):
-        house.here = [Ahead(plan=PLAN, facts={"fits": True, "seconds": seconds})]
+    """A further one is taken where it is known to be quicker, or none of these could start it."""
+    house = House(monkeypatch, far("cellar", 24))
+    house.cluster, house.seconds = "on", {24: 100.0, 48: 100.0, 80: 99.0, 32: 101.0, 8: 1.0}
+    for card, box in ((48, None), (80, None), (32, "cellar"), (8, "cellar")):
+        house.here = [here(card)]
         assert house.box_for() == box
-    house.here = [Ahead(plan=PLAN, facts={"fits": False, "seconds": 1.0})]
+    house.here = [here(80, problem="lost")]
     assert house.box_for() == "cellar"
+    house.here = [here(8), here(80)]
+    assert house.box_for() is None
+    house.still_asking = {0}  # its driver is slow: the other one is heard
+    assert house.box_for() is None
+    house.still_asking = {0, 1}
+    assert house.box_for() == "cellar"
+    house.still_asking, house.cluster = set(), "others"  # this box does not train
+    assert house.box_for() == "cellar"
+
+
+def test_a_card_whose_memory_somebody_holds_is_none_that_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The forecast says that the job fits there, once that other program has ended."""
+    house = House(monkeypatch, far("attic", 48), far("cellar", 24))
+    house.seconds, house.waits = {48: 10.0, 24: 100.0}, {48}
+    assert house.box_for() == "cellar"
+    house.waits = {48, 24}
+    house.cluster = "on"
+    assert house.box_for() is None
 
 
 @pytest.mark.parametrize("hurry", [False, True])
@@ -203,3 +255,113 @@ def test_a_head_that_leaves_stops_no_further_box(hurry: bool, tmp_path: Path) ->
     assert child.order is Order.STOP
     reap(daemon, 105.0)
     assert child.order is Order.KILL
+
+
+class Given:
+    """A run whose newest attempt is on a further box, under a head with a cluster."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fenced: bool = False) -> None:
+        self.events: list[str] = []
+        attempts = (attempt(1, outcome=OUT_OF_HOST_MEMORY), attempt(2, box="cellar", fenced=fenced))
+        self.record = RunRecord(
+            job="contracts",
+            run_id=TICKET.run_id,
+            state=State.TRAINING,
+            file_name="contracts.yaml",
+            created_at=now(),
+            spec_sha256="",
+            attempts=attempts,
+        )
+        self.live: Any = SimpleNamespace(record=self.record, child=None, stage=None)
+        self.daemon: Any = SimpleNamespace(
+            book=SimpleNamespace(runs={"x": self.live}),
+            cluster=SimpleNamespace(
+                fence_seconds=210.0,
+                attach=self._attach,
+                look=lambda _at: self.events.append("heard"),
+                beat=lambda _at: self.events.append("said"),
+            ),
+            isolating=Daemon.isolating.__get__(SimpleNamespace()),
+            noting_trouble=lambda _what: contextlib.nullcontext(),
+        )
+        monkeypatch.setattr(far_runs, "change", self._change)
+        monkeypatch.setattr(far_runs, "keep_waiting", self._wait)
+
+    def _attach(self, ticket: Ticket) -> FarChild:
+        self.ticket = ticket
+        return FarChild(ticket, changed=lambda: self.events.append("to be said"))
+
+    def _change(self, _daemon: Any, live: Any, **changes: Any) -> None:
+        self.events.append("recorded")
+        live.record = live.record.but(**changes)
+
+    def _wait(self, _daemon: Any, _live: Any, why: str, *, again_at: Any) -> None:
+        self.events.append(why)
+        self.wait_seconds = (again_at - now()).total_seconds()
+
+
+def attempt(number: int, **more: Any) -> Attempt:
+    """Make an attempt."""
+    token = TICKET.token
+    return Attempt(number=number, token=token, batch_plan=PLAN, started_at=now(), **more)
+
+
+def test_a_ticket_says_what_the_record_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the attempts before: the machine's memory ran out, so this one spares it."""
+    given = Given(monkeypatch)
+    take_up_far(given.daemon, given.live)
+    assert (given.ticket.number, given.ticket.box) == (2, "cellar")
+    assert given.ticket.spare_host_memory
+    assert given.live.stage is Stage.TRAIN
+    assert not given.live.child.is_fenced
+
+
+def test_what_was_given_up_stays_given_up_by_the_next_daemon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It waits as long as a stage there may run, from its own start: it knows of no earlier one."""
+    given = Given(monkeypatch, fenced=True)
+    monkeypatch.setattr(far_runs.time, "monotonic", lambda: 1000.0)
+    take_up_far(given.daemon, given.live)
+    child = given.live.child
+    assert child.is_fenced
+    monkeypatch.setattr(far_child.time, "monotonic", lambda: 1209.0)
+    assert not child.has_ended
+    monkeypatch.setattr(far_child.time, "monotonic", lambda: 1210.0)
+    assert child.has_ended
+
+
+def test_a_box_is_given_up_once_in_the_record_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut in between finds the fence; its stage may run for some minutes after that."""
+    given = Given(monkeypatch)
+    monkeypatch.setattr(far_child.time, "monotonic", lambda: 50.0)
+    take_up_far(given.daemon, given.live)
+    child = given.live.child
+    follow_cluster(given.daemon, 50.0)
+    assert given.events == ["heard", "said"]
+    child.lost = True
+    given.events.clear()
+    for _ in range(2):
+        follow_cluster(given.daemon, 50.0)
+    assert given.live.record.attempts[-1].fenced
+    why = "box cellar is not seen any more: the run goes on from what it had sealed"
+    assert given.events == ["heard", "recorded", "to be said", why, "said", "heard", "said"]
+    assert 200 < given.wait_seconds <= 210
+    monkeypatch.setattr(far_child.time, "monotonic", lambda: 259.0)
+    assert not child.has_ended
+    monkeypatch.setattr(far_child.time, "monotonic", lambda: 260.0)
+    assert child.has_ended
+
+
+def test_who_has_said_its_end_before_it_went_is_not_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it sealed counts, and so does how it ended."""
+    given = Given(monkeypatch)
+    take_up_far(given.daemon, given.live)
+    child = given.live.child
+    child.hear(Seen(ticket=child.ticket.name, token=TICKET.token, agent="a", now=Now.ENDED))
+    child.lost = True
+    follow_cluster(given.daemon, 50.0)
+    assert not child.is_fenced
+    assert not given.live.record.attempts[-1].fenced

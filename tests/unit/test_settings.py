@@ -65,6 +65,7 @@ def test_what_is_set_arrives() -> None:
         ("stall_seconds", "inf", "a number above 0"),
         ("stall_seconds", "nan", "a number above 0"),
         ("min_free_bytes", "1 GiB", "a whole number"),
+        *(("lease_seconds", bad, "a number from 10 to 3600") for bad in ("9.9", "1e300", "60s")),
         ("device", "gpu0", "auto or cpu or cuda"),
         ("language", "fr", "en or de"),
         ("trust_remote_code", "maybe", "true or false"),

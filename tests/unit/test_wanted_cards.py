@@ -5,7 +5,7 @@ The cards are described by hand: no machine of the tests has three.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ from runner.daemon.cards import Cards
 from runner.daemon.gpu_guard import TRY_AGAIN_SECONDS
 from runner.daemon.gpu_watch import StillAsking
 from runner.daemon.stages import choose_cards, end
-from runner.daemon.stages.choose_cards import wanted_cards
+from runner.daemon.stages.choose_cards import Wanted, _forecasts, wanted_cards
 from runner.daemon.stages.end import Ended
 from runner.daemon.stages.retry import Next
 from runner.exit_codes import ExitCode
@@ -43,14 +43,16 @@ class Seen:
     title: str
 
 
-def card(number: int, gib: int = 24, *, problem: str = "", name: str = "card") -> Any:
+def card(
+    number: int, gib: int = 24, *, problem: str = "", name: str = "card", capability: str = "8.6"
+) -> Any:
     """Make one."""
     memory = GpuMemory(
         name=name,
         total_bytes=gib * GIB,
         free_bytes=gib * GIB,
         flops=None,
-        capability="8.6",
+        capability=capability,
     )
     return Seen(described=memory, problem=problem, name=name, title=f"GPU {number} ({name})")
 
@@ -58,14 +60,19 @@ def card(number: int, gib: int = 24, *, problem: str = "", name: str = "card") -
 def box(*cards: Any) -> Any:
     """Make a daemon with these cards."""
     return SimpleNamespace(
-        cards=SimpleNamespace(all=cards, are_several=len(cards) > 1, served=len(cards))
+        cards=SimpleNamespace(all=cards, are_several=len(cards) > 1, served=len(cards)),
+        settings=SimpleNamespace(models_dir=None, look_ahead=True),
+        outputs=None,
     )
 
 
-def run(gpus: int | str, stage: Stage = Stage.TRAIN) -> Any:
+def run(gpus: int | str, stage: Stage = Stage.TRAIN, *, speed: str = "exact") -> Any:
     """Make a run that asks for so many."""
     return SimpleNamespace(
-        next_stage=stage, spec=SimpleNamespace(resources=SimpleNamespace(gpus=gpus))
+        next_stage=stage,
+        run=None,
+        record=SimpleNamespace(total_steps=8),
+        spec=SimpleNamespace(resources=SimpleNamespace(gpus=gpus), speed=speed),
     )
 
 
@@ -136,6 +143,59 @@ def test_auto_counts_from_the_largest(order: tuple[int, ...], needs: dict[str, f
     wanted = wanted_cards(box(*cards), run("auto"), cards, 0.0)
     assert wanted.ranks == Ranks(count=2, shard_base=True)
     assert {one.name for one in wanted.cards or ()} == {"24", "16"}
+
+
+def test_the_smallest_of_those_that_share_is_looked_at(needs: dict[str, float]) -> None:
+    """A half that fits on the larger one alone is no reason to begin; a third is one for three."""
+    needs |= {"alone": 32.0, "together": 36.0}
+    cards = [card(0, 24), card(1, 16)]
+    assert wanted_cards(box(*cards), run("auto"), cards, 0.0) == Wanted()
+    three = [*cards, card(2, 12)]
+    wanted = wanted_cards(box(*three), run("auto"), three, 0.0)
+    assert wanted.ranks == Ranks(count=3, shard_base=True)
+
+
+@pytest.mark.parametrize(("speed", "fits"), [("exact", [True, True]), ("fp8", [False, True])])
+def test_a_card_without_fp8_is_no_card_for_it(
+    speed: str, fits: list[bool], forecast: list[tuple[int, Ranks]]
+) -> None:
+    """Whatever memory it has; of cards that are alike, and of as many ranks, one is forecast."""
+    kinds = [card(0).described, card(1, capability="8.9").described]
+    asked, _ = _forecasts(box(), run(2, speed=speed))
+    assert [asked(one, ALONE) for one in kinds] == fits
+    forecast.clear()
+    two = Ranks(count=2)
+    for ranks in (ALONE, two, two):
+        asked(card(3, 48, capability="8.9").described, ranks)
+    assert forecast == [(48, ALONE), (48, two)]
+
+
+@pytest.mark.usefixtures("forecast")
+def test_a_base_is_shared_by_cards_that_can_all_do_it() -> None:
+    """One without bf16 keeps it from the others."""
+    _, shares = _forecasts(box(), run(2))
+    old = replace(card(0).described, bf16=False)
+    assert shares([card(0).described, card(1).described])
+    assert not shares([card(0).described, old])
+
+
+@pytest.fixture
+def forecast(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Ranks]]:
+    """Forecast that all fits; give what was asked: GiB of the card, and ranks."""
+    asked: list[tuple[int, Ranks]] = []
+
+    def fits_on(_spec: Any, _work: Any, known: Any) -> bool:
+        asked.append((known.total_bytes // GIB, known.ranks))
+        return True
+
+    def known_box(_outputs: Any, _spec: Any, memory: GpuMemory, ranks: Ranks = ALONE) -> Any:
+        return SimpleNamespace(total_bytes=memory.total_bytes, ranks=ranks, bf16=memory.bf16)
+
+    monkeypatch.setattr(choose_cards, "read_work", lambda *_, **__: object())
+    monkeypatch.setattr(choose_cards, "known_box", known_box)
+    monkeypatch.setattr(choose_cards, "fits_on", fits_on)
+    monkeypatch.setattr(choose_cards, "may_share", lambda _work, known: known.bf16)
+    return asked
 
 
 def test_auto_waits_for_a_lost_card_that_would_hold_it(needs: dict[str, float]) -> None:

@@ -68,14 +68,15 @@ class Cluster:
     """All further boxes, and the tickets that they have."""
 
     def __init__(self, settings: Settings, *, say_event: Callable[..., None]) -> None:
-        """Begin with no box known.
+        """Begin with no box known, and with whatever lies where its folders are to be.
 
         Raises:
-            OSError: its folders cannot be made.
+            OSError: the outputs folder cannot be written.
         """
         self.folder = ClusterFolder.of(settings.outputs)
         self.folder.root.parent.mkdir(exist_ok=True)
-        self._make_folders()
+        with contextlib.suppress(FileExistsError):  # `look` says so: it keeps no daemon from work
+            self._make_folders()
         self.house = House(
             version=image_version(),
             outputs_dir=str(settings.outputs_dir),
@@ -109,11 +110,11 @@ class Cluster:
     def attach(self, ticket: Ticket) -> FarChild:
         """Follow a ticket; where an earlier daemon has not come to hand it over, that is done.
 
-        Raises:
-            OSError: it cannot be written.
+        Where it cannot be written, its box takes none, and is given up after a while.
         """
-        if not self.folder.ticket(ticket.name).exists():
-            say(self.folder.ticket(ticket.name), ticket)
+        with contextlib.suppress(OSError):
+            if not self.folder.ticket(ticket.name).exists():
+                say(self.folder.ticket(ticket.name), ticket)
         child = FarChild(ticket, changed=self._changed)
         self.children[ticket.name] = child
         self._is_new = True
@@ -127,6 +128,7 @@ class Cluster:
         """
         for path in (self.folder.seen_of(ticket.name), self.folder.ticket(ticket.name)):
             path.unlink(missing_ok=True)
+        say(self.folder.ticket(ticket.name), ticket)
         return self.attach(ticket)
 
     def close(self, child: FarChild) -> None:
@@ -144,10 +146,11 @@ class Cluster:
     def sweep(self) -> None:
         """Remove, at the start, tickets that no record knows any more."""
         for folder in (self.folder.tickets, self.folder.seen):
-            for entry in list(os.scandir(folder)):
-                if entry.name.removesuffix(".json") not in self.children:
-                    with contextlib.suppress(OSError):
-                        os.unlink(entry.path)
+            with contextlib.suppress(OSError):
+                for entry in list(os.scandir(folder)):
+                    if entry.name.removesuffix(".json") not in self.children:
+                        with contextlib.suppress(OSError):
+                            os.unlink(entry.path)
 
     def look(self, at: float) -> None:
         """Hear what the boxes say.
@@ -155,16 +158,18 @@ class Cluster:
         Raises:
             OSError: the folder cannot be read.
         """
+        apart = self.beat_seconds / _LOOKS_A_BEAT
+        is_time = not self._looked_at or at - self._looked_at >= apart
+        if is_time:
+            self._make_folders()
         for name, child in self.children.items():
             was_over = child.has_ended
             if not was_over:
                 child.hear(self._hear(self.folder.seen_of(name), Seen)[0])
-            if child.has_ended is not was_over:  # what is free now was said before that
-                self._looked_at = 0.0
-        if at - self._looked_at < self.beat_seconds / _LOOKS_A_BEAT and self._looked_at:
+            # What is free now was said before that.
+            is_time = is_time or child.has_ended is not was_over
+        if not is_time:
             return
-        self._looked_at = at
-        self._make_folders()
         found = set()
         for entry in list(os.scandir(self.folder.boxes)):
             name = entry.name.removesuffix(".json")
@@ -181,6 +186,7 @@ class Cluster:
                 watched = self.boxes[box] = Watched(said=_nothing(box), since=at)
             not_taken = child.seen is None and at - child.since > self.fence_seconds
             child.lost = child.is_fenced or not_taken or is_away(watched, self.house, at)
+        self._looked_at = at  # last: where it cannot be looked, the next round tries again
         self._tell_problems(at)
 
     def _look_at_box(self, name: str, at: float) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 from runner.clock import now
-from runner.contract.cluster import Ticket
+from runner.contract.cluster import Ticket, in_the_way
 from runner.contract.record import RunRecord
 from runner.contract.states import Stage
 from runner.daemon.book import Live
@@ -14,6 +17,7 @@ from runner.daemon.change_run import change, keep_waiting
 from runner.daemon.cluster.far_child import FarChild
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages.retry import spares_host_memory
+from runner.words import visible
 
 
 def is_far(record: RunRecord) -> bool:
@@ -46,23 +50,35 @@ def take_up_far(daemon: Daemon, live: Live) -> None:
 
 
 def follow_cluster(daemon: Daemon, at: float) -> None:
-    """Hear the boxes, give up those that are away, and say that this one is there.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+    """Hear the boxes, give up those that are away, and say that this one is there."""
     cluster = daemon.cluster
     if cluster is None:
         return
     # Whatever cannot be heard: boxes end their stages where this one does not say that it is there.
-    with daemon.noting_trouble("the further boxes cannot be heard"):
+    with _naming_what_is_in_the_way(daemon, "the further boxes cannot be heard"):
         cluster.look(at)
     for live in daemon.book.runs.values():
         child = live.child
         if isinstance(child, FarChild) and child.lost and not child.is_fenced:
             with daemon.isolating(live, at):
                 _fence(daemon, live, child, at)
-    cluster.beat(at)
+    with _naming_what_is_in_the_way(daemon, "nothing can be said to the further boxes"):
+        cluster.beat(at)
+
+
+@contextmanager
+def _naming_what_is_in_the_way(daemon: Daemon, what: str) -> Iterator[None]:
+    """Note the trouble: one file that a person must remove, or the whole share's."""
+    with daemon.noting_trouble(what):
+        try:
+            yield
+        except OSError as error:
+            if not (path := in_the_way(error)):
+                raise
+            shown = Path(path)
+            if shown.is_relative_to(daemon.outputs.root):
+                shown = "outputs" / shown.relative_to(daemon.outputs.root)
+            daemon.troubles.add(f"{what}: {visible(shown)} is in the way, remove it")
 
 
 def _fence(daemon: Daemon, live: Live, child: FarChild, at: float) -> None:

@@ -170,7 +170,8 @@ class Answers:
         else:
             for card, why in daemon.cards.problems().items():
                 lines.append(speak("status_card_held", card=card, why=in_words_of(why, speak)))
-        lines += sorted(daemon.troubles | daemon.last_troubles)
+        troubles = sorted(daemon.troubles | daemon.last_troubles)
+        lines += [in_words_of(trouble, speak) for trouble in troubles]
         lines += [daemon.notes[about] for about in sorted(daemon.notes)]
         if not self._has_model:
             how = fetch_command("ORGANISATION/MODEL")

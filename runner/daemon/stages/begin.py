@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from runner.contract.record import Attempt, CardUsed, RunRecord
 from runner.contract.stage_io import write_message
 from runner.contract.states import TRAINS, Stage
 from runner.daemon.book import Live
-from runner.daemon.change_run import change
+from runner.daemon.change_run import change, keep_waiting
 from runner.daemon.cluster.cluster import FarCard
 from runner.daemon.cluster.far_runs import ticket_of
 from runner.daemon.daemon import Daemon
@@ -38,12 +39,15 @@ from runner.daemon.stages.plans import STATE_DURING, make_plan, stage_folder, tr
 from runner.daemon.stages.process import Child, start_stage
 from runner.daemon.stages.rates import drop_checkpoints, size_rates
 from runner.daemon.stages.resume_point import count_up_to, resume_point
-from runner.daemon.stages.retry import spares_host_memory
+from runner.daemon.stages.retry import NOT_PLACED, spares_host_memory
 from runner.daemon.stages.same_run import same_run_notes
 from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
 from runner.files.durable import sync_folder
 from runner.spec.as_chosen import as_chosen
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_TICKET_REST_SECONDS = 60.0  # an attempt each: where the folder stays broken, there are not many
 
 
 def begin(daemon: Daemon, live: Live, on: Together, far: FarCard | None = None) -> None:
@@ -124,8 +128,7 @@ def begin(daemon: Daemon, live: Live, on: Together, far: FarCard | None = None) 
         live.child = Child(process, folder=folder, on_exit=daemon.wakeup.set)
     except OSError as error:
         daemon.say(live, f"{record.job}: {which} could not be started", reason=str(error))
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        code = ExitCode.DISK_FULL if full else ExitCode.UNEXPECTED
+        code = ExitCode.DISK_FULL if error.errno in _FULL else ExitCode.UNEXPECTED
         stage_ended(daemon, live, which, code, asked=False)
         return
     titles = ", ".join(card.title for card in on.cards)
@@ -148,7 +151,18 @@ def _hand_over(daemon: Daemon, live: Live, far: FarCard) -> None:
         live.child = daemon.cluster.place(ticket_of(live.record))
     except OSError as error:
         daemon.say(live, f"{live.record.job}: the ticket could not be written", reason=str(error))
-        stage_ended(daemon, live, Stage.TRAIN, ExitCode.DISK_FULL, asked=False)
+        if error.errno in _FULL:
+            stage_ended(daemon, live, Stage.TRAIN, ExitCode.DISK_FULL, asked=False)
+            return
+        # Of that ticket alone, perhaps: other runs are placed meanwhile, and the next one of this
+        # run has another name.
+        live.pause = NOT_PLACED
+        stage_ended(daemon, live, Stage.TRAIN, ExitCode.INTERRUPTED, asked=True)
+        live.rests_until = time.monotonic() + _TICKET_REST_SECONDS
+        again_at = now() + timedelta(seconds=_TICKET_REST_SECONDS)
+        because = error.strerror or str(error)
+        why = f"the ticket for box {far.box} could not be written ({because}): it is tried again"
+        keep_waiting(daemon, live, why, again_at=again_at)
         return
     daemon.say(live, f"{live.record.job}: {Stage.TRAIN} placed", card=far.title)
 

@@ -24,7 +24,9 @@ BOX_LEFT = "its box was asked to leave"
 """Reason of an attempt whose box's agent was stopped by a person."""
 HEAD_AWAY = "its box did not see the head any more"
 """Reason of an attempt that a further box ended by itself, with a checkpoint."""
-NOT_THE_RUN = (ASKED, LOW_SPACE, OUTSIDE_HOURS, BOX_LOST, BOX_LEFT, HEAD_AWAY)
+NOT_PLACED = "its ticket could not be written"
+"""Reason of an attempt whose ticket could not be written, for want of something but room."""
+NOT_THE_RUN = (ASKED, LOW_SPACE, OUTSIDE_HOURS, BOX_LOST, BOX_LEFT, HEAD_AWAY, NOT_PLACED)
 WENT_DOWN = "the daemon or the machine went down"
 """Reason of an attempt that was found open at a start; falls.py counts these."""
 ATTEMPTS_WITHOUT_PROGRESS = 3
