@@ -27,6 +27,20 @@ TINY_LAYERS = 2
 TINY_VERSION = 1  # raise it when packaged_model.py writes something else
 
 
+def pytest_collection(session: pytest.Session) -> None:
+    """Before the unit tests are collected as a whole, import what their modules import.
+
+    One by one that takes 3 s of a core more in each process of pytest-xdist: torch's compiler, and
+    looks for garbage. Whoever asks for single files may need none of it.
+    """
+    unit = Path(__file__).parent / "unit"
+    asked = (session.config.invocation_params.dir / name for name in session.config.args)
+    if any(unit.is_relative_to(path) for path in asked):
+        from runner.training.import_stack import TRAINS, import_stack
+
+        import_stack("torch", *TRAINS)
+
+
 LONGEST_FIRST = (
     "test_several_cards.py",
     "test_out_of_memory.py",
