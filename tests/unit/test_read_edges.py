@@ -113,6 +113,6 @@ def test_a_gzip_file_with_a_damaged_middle_is_refused(place, tmp_path):
 
 def test_what_nobody_sees_is_no_answer():
     """Zero-width characters and no-break blanks, as web pages leave them."""
-    for text in ("", "\u200b", "\ufeff \u200b", "\xa0\u2060"):
+    for text in ("", "\u200b", "\ufeff \u200b", "\xa0\u2060", "\u2800", "\u3164 \u3164"):
         assert missing(text)
     assert not missing("\u200bx")

@@ -754,3 +754,14 @@ def test_a_hidden_sheet_is_not_the_first(tmp_path):
     pairs, findings = learn(tmp_path, "a.ods", made.getvalue())
     assert pairs == [(2, "q1", "a1")]
     assert findings.notes[0].endswith(": Lists, Second")
+
+
+@pytest.mark.parametrize("side", ["user", "assistant"])
+def test_a_message_that_shows_nothing_is_empty(side, tmp_path):
+    """Zero-width characters of a web page are no answer, and no question either."""
+    said = {"user": "q", "assistant": "a", side: "\u200b\ufeff"}
+    row = {"messages": [{"role": role, "content": text} for role, text in said.items()]}
+    pairs, findings = learn(tmp_path, "a.jsonl", json.dumps(row))
+    assert pairs == []
+    (problem,) = findings.problems
+    assert "empty" in problem.message

@@ -50,6 +50,8 @@ _UNITS_MOST = 2  # a character is one or two of them
 _LITERAL_MOST = 256 * 1024
 """Characters of a list in Python's form; its syntax tree takes a hundred times the memory."""
 _INVISIBLE_MOST = 64  # characters that are looked at one by one
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Letters by their kind in Unicode that show nothing: fillers of Korean, the empty Braille cell."""
 
 
 def missing(value: Any) -> bool:
@@ -62,10 +64,13 @@ def missing(value: Any) -> bool:
 
 
 def _invisible(text: str) -> bool:
-    """Tell a text of nothing but zero-width characters, as web pages and Word leave them."""
-    if text[0].isalnum() or len(text) > _INVISIBLE_MOST:
+    """Tell a text of nothing but zero-width and blank characters, as web pages and Word leave."""
+    if len(text) > _INVISIBLE_MOST or (text[0].isalnum() and text[0] not in _BLANK):
         return False
-    return all(letter.isspace() or unicodedata.category(letter) == "Cf" for letter in text)
+    return all(
+        letter.isspace() or letter in _BLANK or unicodedata.category(letter) == "Cf"
+        for letter in text
+    )
 
 
 def yes_or_no(value: Any) -> bool | None:

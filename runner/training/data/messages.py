@@ -375,7 +375,7 @@ def _check_pair(before: Message, after: Message) -> None:
 
 
 def _check_filled(message: Message) -> None:
-    if message["content"].strip() or message.get("tool_calls") or message["role"] == "tool":
+    if not missing(message["content"]) or message.get("tool_calls") or message["role"] == "tool":
         return
     if message["role"] == "assistant":
         raise BadRowError(
