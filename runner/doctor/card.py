@@ -7,6 +7,7 @@ It runs in a child, because it imports torch and because a broken driver may tak
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from dataclasses import asdict
@@ -83,8 +84,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _libraries() -> dict[str, Any]:
-    import bitsandbytes  # noqa: PLC0415
-    from bitsandbytes import cextension  # noqa: PLC0415
+    from runner.training.import_stack import compiled_when_called  # noqa: PLC0415
+
+    with compiled_when_called():  # torch's compiler takes longer to import than all of this test
+        import bitsandbytes  # noqa: PLC0415
+        from bitsandbytes import cextension  # noqa: PLC0415
 
     loaded = cextension.lib
     native = getattr(loaded, "_lib", None)
@@ -139,4 +143,5 @@ def _error(got: Any, expected: Any) -> float:
 
 
 if __name__ == "__main__":
+    gc.disable()  # most of its time are imports, which leave no garbage
     print(json.dumps(asdict(facts_of_card(sys.argv[1] if len(sys.argv) > 1 else "auto"))))
