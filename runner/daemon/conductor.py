@@ -47,6 +47,7 @@ from runner.daemon.stages.process import Child
 from runner.daemon.stages.space import watch_space
 from runner.daemon.stages.start import start_what_can
 from runner.daemon.start.close_attempts import close_attempts
+from runner.daemon.start.look_again import LookAgain
 from runner.daemon.start.recover import recover
 from runner.daemon.start.take_up import Specless, mend_specs, show_damaged, take_up
 from runner.daemon.tidy import Tidy
@@ -83,6 +84,7 @@ class Conductor:
         self.made: set[str] = set()
         """State folders that were missing and have been made, since they were last looked into."""
         self._specless: list[Specless] = []
+        self._left = LookAgain(self.daemon, [], at=0.0)
         self._troubles: set[str] = set()
         self._swept_at = -_SWEEP_SECONDS
         self._all_ended_at: float | None = None
@@ -131,6 +133,7 @@ class Conductor:
         daemon.reports.want_missing(daemon.book.ended, time.monotonic())
         taken_up = [take_up(daemon, run, record) for run, record in found.live]
         self._specless = [one for one in taken_up if one is not None]
+        self._left = LookAgain(daemon, found.again, at=time.monotonic())
         if daemon.cluster is not None:
             daemon.cluster.sweep()
 
@@ -230,6 +233,8 @@ class Conductor:
         follow_plans(daemon, at)
         drop_what_is_replaced(daemon, at)
         end_runs_without_folder(daemon, at)
+        with daemon.noting_trouble():
+            self._specless += self._left.look(at)
         close_attempts(daemon, at)
         reap(daemon, at)
         follow_again(daemon, at)

@@ -20,7 +20,7 @@ from runner.contract.states import Stage
 from runner.daemon.daemon import Daemon
 from runner.daemon.rounds import Rounds
 from runner.daemon.stages.process import Child
-from runner.files.durable import write_json
+from runner.files.durable import show_json
 
 BEAT_SECONDS = 10.0
 """The file is rewritten so often; `runner health` takes three missed beats for a hang."""
@@ -90,7 +90,7 @@ class Heartbeat:
         longest = self.rounds.longest
         running = [live.record.run_id for live in daemon.book.runs.values() if live.child]
         try:
-            write_json(
+            show_json(
                 daemon.outputs.heartbeat,
                 {
                     "time": now().isoformat(),

@@ -102,6 +102,22 @@ def write_json(path: Path, content: Any, *, mode: int = 0o640) -> None:
     write_bytes(path, as_json(content), mode=mode)
 
 
+def show_json(path: Path, content: Any, *, mode: int = 0o640) -> None:
+    """Replace ``path`` by indented JSON in one step, and do not wait for the disk.
+
+    For what says nothing any more after a power cut, when it may be torn.
+    """
+    beside = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        with open(descriptor, "wb") as file:
+            file.write(as_json(content))
+        replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
 def rename_durably(source: Path, target: Path) -> None:
     """Rename within one file system and make both folders durable; the content must be synced."""
     os.rename(source, target)

@@ -19,10 +19,11 @@ _WHAT_LIES_THERE = frozenset(
 """Nothing, a folder, a link, a pipe or a socket: an answer about the file (`open_plain`)."""
 _STORAGE = frozenset(
     {errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLINK, errno.ENOMEDIUM}
-    | {errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED, errno.ECONNRESET}
-    | {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH}
+    | {errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED, errno.EHOSTDOWN}
 )
 """What a disk, a soft mount and a FUSE answer that cannot reach what is asked for."""
+_OF_THE_NETWORK = frozenset({"requests", "urllib3", "httpx", "httpcore", "http"})
+"""Modules of libraries that looked for something on the internet: that is no storage of the box."""
 
 
 def says_what_lies_there(error: OSError) -> bool:
@@ -43,6 +44,8 @@ def storage_error(error: BaseException | None) -> OSError | None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
+        if type(one).__module__.partition(".")[0] in _OF_THE_NETWORK:
+            continue
         if isinstance(one, UnreadableError):
             return one
         if isinstance(one, OSError) and one.errno in _STORAGE:

@@ -43,6 +43,8 @@ from runner.daemon.stages.plans import read_answer
 from runner.daemon.stages.resume_point import export_point, resume_point
 from runner.daemon.stages.retry import Next
 from runner.daemon.stages.space import _free
+from runner.daemon.start.look_again import LookAgain
+from runner.daemon.start.recover import recover
 from runner.daemon.start.take_up import mend_specs, take_up
 from runner.errors import DataError, ModelError, Problem, UnreadableError
 from runner.exit_codes import ExitCode
@@ -438,3 +440,41 @@ def test_which_errors_are_whose() -> None:
     assert is_of_storage(OSError(errno.EIO, ""))
     assert not is_of_storage(PermissionError(errno.EACCES, ""))
     assert not is_of_storage(ValueError())
+
+
+def test_a_server_on_the_internet_is_no_storage() -> None:
+    """A library that looks for its hub would else be waited for for ever."""
+    import requests
+
+    error = requests.ConnectionError("no hub")
+    error.__cause__ = TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+    assert not is_of_storage(error)
+    assert is_of_storage(error.__cause__)
+
+
+def test_a_record_that_cannot_be_read_at_the_start_is_looked_at_again(
+    daemon: Daemon, fail: Fail
+) -> None:
+    """Its run is left alone until then, and goes on without a new start of the daemon."""
+    waiting = live(daemon)
+    content = b"model: m\ndata: d.jsonl\n"
+    waiting.run.spec.write_bytes(content)
+    spec_sha256 = hashlib.sha256(content).hexdigest()
+    write_record(waiting.run.record, waiting.record.but(spec_sha256=spec_sha256, sequence=7))
+    fail(waiting.run.record, errno.EIO)
+    found = recover(daemon.outputs)
+    assert (found.live, found.unreadable) == ([], [waiting.run.run_id])
+    daemon.book.left_alone = set(found.unreadable)
+    daemon.book.damaged = ["another's", *found.damaged]
+    left = LookAgain(daemon, found.again, at=0.0)
+    assert left.look(1000.0) == []
+    assert daemon.book.damaged == ["another's", *found.damaged]
+    fail(waiting.run.record, 0)
+    assert left.look(1001.0) == []  # not in each round
+    assert daemon.book.runs == {}
+    assert left.look(2000.0) == []
+    assert list(daemon.book.runs) == [waiting.run.run_id]
+    assert daemon.book.damaged == ["another's"]
+    assert daemon.book.left_alone == set()
+    assert daemon.book.sequence == 7
+    assert left.runs == []

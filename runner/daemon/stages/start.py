@@ -68,6 +68,8 @@ every round for half a second, and the next one goes on where this one stopped."
 _MOST_TOO_LARGE = 5
 """Prepared runs that pass a card in one round, a forecast each, and are kept beside it: each has
 tokens on the disk."""
+_PLACING_SECONDS = 0.1
+"""Of one round, for trainings that are placed on further boxes: half of what a round may take."""
 _MOST_TOLD = 50  # runs whose data is looked at in one round: it is to take 0.2 s at most
 _TOLD_APART_SECONDS = 5.0  # as often as answers are renewed
 _SAME_JOB = "another run of this job is at work; they go one after the other"
@@ -112,7 +114,7 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     had_its_turn, held, without_room, too_large = False, set[int](), 0, 0
     far_places = 0
     if daemon.cluster is not None and blocked is None:
-        if _start_far(daemon, [one for one in prepared if one not in behind], free, at):
+        if _start_all_far(daemon, prepared, behind, free, at):
             return True  # another one's turn comes in the next round, at once
         far_places = len(daemon.cluster.free_cards(at))
         if daemon.settings.cluster == "others":
@@ -175,6 +177,32 @@ def _tell_who_is_behind(daemon: Daemon, behind: Sequence[Live], at: float) -> No
             keep_waiting(daemon, live, _SAME_JOB)
 
 
+def _start_all_far(
+    daemon: Daemon,
+    prepared: Sequence[Live],
+    behind: Sequence[Live],
+    free: Sequence[Card],
+    at: float,
+) -> bool:
+    """Start trainings on further boxes, as many as a part of a round has time for; False: none.
+
+    One in each round left cards free that had a job: a busy head goes round once a second or less.
+    """
+    until, placed = time.monotonic() + _PLACING_SECONDS, 0
+    while _start_far(daemon, [one for one in prepared if one not in behind], free, at):
+        placed += 1
+        left = [live for live in prepared if live.child is None]
+        if len(left) == len(prepared) or time.monotonic() >= until:
+            break  # the first of them waits for disk space: nobody goes before it
+        prepared = left
+        behind = _behind_others(prepared, _at_work(daemon))
+    if placed:
+        assert daemon.cluster is not None
+        with daemon.noting_trouble("the further boxes cannot be spoken with"):
+            daemon.cluster.beat(at)  # all of them in one word
+    return bool(placed)
+
+
 def _start_far(
     daemon: Daemon,
     prepared: Sequence[Live],
@@ -191,7 +219,6 @@ def _start_far(
     with daemon.isolating(live, at), awaiting_answers(daemon, live):
         if not _is_over_before(daemon, live) and not _turned_back(daemon, live, on.planned):
             turn = _begin_where_room(daemon, live, on, far)
-        daemon.cluster.beat(at)
     if turn.was_had:
         daemon.wakeup.set()
     return turn.was_had

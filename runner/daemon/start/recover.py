@@ -48,6 +48,8 @@ class Found:
     """Those of them that were ended by it."""
     unreadable: list[str]
     """Run ids of those that are left as they are: a record may be readable again."""
+    again: list[RunFolder]
+    """Those of them that could not be read: they are looked at again (look_again.py)."""
     unreadable_folders: dict[str, str]
     """Folders directly in outputs/ that cannot be looked into: name → why."""
     highest_sequence: int
@@ -151,10 +153,13 @@ class _Reading:
     damaged: list[str] = field(default_factory=list)
     damaged_now: list[RunRecord] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    again: list[RunFolder] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def leave(self, run: RunFolder, what: str) -> None:
+    def leave(self, run: RunFolder, what: str, *, error: Exception) -> None:
         """Leave a run as it is: its record may be readable again."""
+        if isinstance(error, OSError):
+            self.again.append(run)
         self.damaged.append(f"{visible(run.job)} ({run.run_id}): {what}")
         self.unreadable.append(run.run_id)
         self.notes.append(self.damaged[-1])
@@ -178,6 +183,18 @@ def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Fo
         alive()
         _read(reading, run, alive)
     ended = _all_ended(outputs, known, reading.ended)
+    return _found(reading, ended, known.unreadable_folders)
+
+
+def recover_again(outputs: Outputs, runs: list[RunFolder]) -> Found:
+    """Do the same of runs whose records could not be read before."""
+    reading = _Reading(outputs=outputs)
+    for run in runs:
+        _read(reading, run, lambda: None)
+    return _found(reading, reading.ended, {})
+
+
+def _found(reading: _Reading, ended: list[EndedRun], unreadable_folders: dict[str, str]) -> Found:
     live = _take_up_each(reading)
     return Found(
         live=live,
@@ -185,7 +202,8 @@ def recover(outputs: Outputs, *, alive: Callable[[], None] = lambda: None) -> Fo
         damaged=reading.damaged,
         damaged_now=reading.damaged_now,
         unreadable=reading.unreadable,
-        unreadable_folders=known.unreadable_folders,
+        again=reading.again,
+        unreadable_folders=unreadable_folders,
         highest_sequence=max(
             [r.sequence for r in ended] + [r.sequence for _, r in live], default=0
         ),
@@ -204,7 +222,7 @@ def _read(reading: _Reading, run: RunFolder, alive: Callable[[], None]) -> None:
         sweep_folder(run.root)
         return  # killed before the record was written: the file in queued/ is adopted
     except (NewerRecordError, CopiedRunError, OSError) as error:
-        reading.leave(run, f"its record cannot be read: {_said(error)}")
+        reading.leave(run, f"its record cannot be read: {_said(error)}", error=error)
         return
     except DamagedError:
         record = set_aside(run, alive)
@@ -233,7 +251,7 @@ def _take_up_each(reading: _Reading) -> list[tuple[RunFolder, RunRecord]]:
         except OSError as error:
             if error.errno in BOX_WIDE:  # the start as a whole is tried again
                 raise
-            reading.leave(run, f"it cannot be taken up: {error}")
+            reading.leave(run, f"it cannot be taken up: {error}", error=error)
             continue
         if revived != record:
             reading.notes.append(f"{run.run_id}: was {record.state}, goes on")

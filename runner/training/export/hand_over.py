@@ -36,6 +36,7 @@ from runner.contract.stage_io import (
 from runner.errors import ModelError, RunnerError, StageError
 from runner.exit_codes import ExitCode
 from runner.files.durable import write_text
+from runner.files.unreadable import is_of_storage
 from runner.spec.read_spec import read_spec
 from runner.training.export.export import read_prepared
 from runner.training.export.makers import WHOLE, Source, maker_of, tools_missing
@@ -197,6 +198,8 @@ def _merged(source: Source, found: _Found, kept: contextlib.ExitStack) -> Source
             write_text(made.folder / "README.md", card, mode=0o640)
             put_in_place(made.folder, run.merged)
     except (RunnerError, OSError) as error:
+        if is_of_storage(error):
+            raise  # the stage is tried again, with all that was asked for
         found.say(MERGED, f"{MERGED}/ was not made: {_why(error, source)}.")
         return source
     found.say(MERGED, *made.shortfalls)
@@ -259,6 +262,8 @@ def _gguf(source: Source, name: str, found: _Found) -> Path | None:
             put_in_place(file, target.with_suffix(MODELFILE))
             put_in_place(folder / target.name, target)
     except (RunnerError, OSError) as error:
+        if is_of_storage(error):
+            raise
         found.say(name, f"{name} was not made: {_why(error, source)}.")
         return None
     found.say(name, *made.shortfalls, *(f"{name} with Ollama: {one}." for one in lost))
