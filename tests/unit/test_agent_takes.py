@@ -17,8 +17,11 @@ from pathlib import Path
 import pytest
 
 from runner.agent import agent as agent_module
+from runner.agent import cards as cards_module
 from runner.agent import work as work_module
 from runner.agent.agent import Agent
+from runner.card.find_cards import NamedCard
+from runner.card.memory import GpuMemory
 from runner.clock import this_boot
 from runner.contract import stage_environment
 from runner.contract.card_shown import CardShown, read_cards
@@ -40,6 +43,7 @@ from runner.contract.cluster import (
 from runner.contract.image_version import image_version
 from runner.contract.layout import Outputs, StageFolder
 from runner.contract.settings import Settings
+from runner.daemon.cluster import cluster as cluster_module
 from runner.daemon.cluster.cluster import Cluster
 from runner.daemon.stages.host_memory import Blame
 from runner.errors import BusyError
@@ -237,7 +241,8 @@ def test_one_odd_ticket_keeps_no_other_back(both: Both, folder: str, what: str) 
     plant(path, what)
     both.agent._take()
     assert list(both.agent.work) == [OTHER.name]
-    assert any(f"{TICKET.name}.json cannot be used" in one for one in both.said)
+    (said,) = [one for one in both.said if "cannot be used" in one]
+    assert f"{TICKET.name}.json cannot be used" in said
 
 
 def test_an_end_that_cannot_be_told_keeps_no_other_back(both: Both) -> None:
@@ -543,6 +548,52 @@ def test_what_is_free_is_said_before_an_end(both: Both) -> None:
     assert before is not None
     assert after is not None
     assert after.counter > before.counter
+    both.agent._end(OTHER, Why.ASKED)  # the next one's card as well
+    both.agent._report()
+    last = hear(both.head.folder.box("cellar"), BoxSaid)
+    assert last is not None
+    assert last.counter > after.counter
+
+
+def test_a_box_says_that_it_lives_six_times_a_lease(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not each half second: a share of thirty boxes has other work. Nor seldom: it is given up."""
+    both.place()
+    clock = 1000.0
+    monkeypatch.setattr(agent_module, "_clock", lambda: clock)
+    counters = []
+    for _ in range(61):
+        both.agent._beat()
+        said = hear(both.head.folder.box("cellar"), BoxSaid)
+        counters.append(said and said.counter)
+        clock += 1.0
+    assert len(set(counters)) == 7
+    assert counters[9] == counters[0] != counters[10]
+
+
+def test_a_share_that_fails_is_no_odd_file(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one file that cannot be read the others are heard; without its disk nothing is said.
+
+    Taken for one file each, every box would be called unread, and its reason a wrong one.
+    """
+    seen_by_head(both, 1000.0)
+
+    def fails(path: Path, _: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(cluster_module, "hear", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        both.head.look(1100.0)
+
+
+def test_a_card_whose_driver_is_silent_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head reads why, and places nothing there."""
+    card = NamedCard(number="1", asked_as="GPU-1", uuid="GPU-1")
+    memory = GpuMemory(name="RTX 4090", total_bytes=24 * GIB, free_bytes=GIB, flops=None)
+    for found, problem in ((None, "its driver does not answer"), (memory, "")):
+        monkeypatch.setattr(cards_module, "read_gpu", lambda _asked, found=found: found)
+        assert cards_module._named(card).problem == problem
 
 
 def seen_by_head(both: Both, at: float) -> None:

@@ -119,6 +119,15 @@ def test_a_rank_hangs_when_all_are_silent() -> None:
     assert look((9, 8), limit + 2) == 1
 
 
+def test_a_rank_that_has_left_is_not_to_blame() -> None:
+    """The others wait for it no more: the one that is still there hangs, though it moved later."""
+    watch = Silence()
+    for at in range(int(silence.SILENT_SECONDS)):
+        assert watch.look((5, 6), float(at), ended={0}) is None
+    assert watch.look((5, 6), silence.SILENT_SECONDS + 2.0, ended={0}) == 1
+    assert watch.look((5, 6), silence.SILENT_SECONDS + 3.0, ended={0, 1}) is None
+
+
 def test_a_paused_box_has_not_hung() -> None:
     """Time in which nobody looked does not count."""
     watch = Silence()
