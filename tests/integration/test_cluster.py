@@ -64,6 +64,8 @@ def test_two_boxes_take_two_jobs_at_once(box: ClusterBox) -> None:
         for agent in agents:
             environment = [Path(f"/proc/{pid}/environ").read_bytes() for pid in agent.family()[1:]]
             assert any(f"RUNNER_BOX={agent.name}".encode() in one for one in environment)
+        (log,) = box.outputs.root.glob("one/*/attempts/*/train.log")
+        assert log.stat().st_mode & 0o777 == 0o640  # for the share's group as well, as the head's
         wait_until(lambda: "cellar, CPU" in _status(box) and "attic, CPU" in _status(box))
         for job in ("one", "two"):
             box.go(job)

@@ -424,6 +424,22 @@ def test_an_agent_whose_name_another_one_takes_leaves(both: Both) -> None:
     other._beat()
 
 
+def test_an_agent_that_has_just_begun_anew_keeps_its_name(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its counter begins anew as well: one that went down shows somebody at work, too."""
+    empty = {"box": "cellar", "version": "", "outputs_dir": "", "models_dir": ""}
+    path = both.head.folder.box("cellar")
+    say(path, BoxSaid(agent="before", counter=500, **empty))
+
+    def meanwhile(_seconds: float) -> None:
+        say(path, BoxSaid(agent="anew", counter=1, **empty))
+
+    monkeypatch.setattr(agent_module.time, "sleep", meanwhile)
+    with pytest.raises(BusyError, match="an agent is at work under the name"):
+        both.agent._require_own_name()
+
+
 def test_a_name_that_is_free_is_taken_at_once(both: Both) -> None:
     """Nobody waits for a box that was never there."""
     began = time.monotonic()

@@ -128,6 +128,20 @@ def test_a_rank_that_has_left_is_not_to_blame() -> None:
     assert watch.look((5, 6), silence.SILENT_SECONDS + 3.0, ended={0, 1}) is None
 
 
+def test_each_rank_draws_its_own_and_all_go_on_alike() -> None:
+    """Else two cards drop the same places; and a checkpoint has one random state for all."""
+    own, after = [], []
+    for rank in (0, 1):
+        ranks = Ranks()
+        ranks.rank, ranks.size = rank, 2
+        torch.manual_seed(7)
+        with ranks.own_draws():
+            own.append(torch.rand(8).tolist())
+        after.append(torch.rand(8).tolist())
+    assert own[0] != own[1]
+    assert after[0] == after[1]
+
+
 def test_a_paused_box_has_not_hung() -> None:
     """Time in which nobody looked does not count."""
     watch = Silence()
