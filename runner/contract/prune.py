@@ -20,7 +20,8 @@ KEEP_NEWEST = 2  # one to go on from, one in case that is damaged
 def prune(checkpoints: Path, *, best_step: int | None, keep: int = KEEP_NEWEST) -> None:
     """Keep the newest checkpoints of a folder and the best one.
 
-    Called where the newest is known to be good, or where better ones are sealed elsewhere.
+    Called where the newest is known to be good, or where better ones are sealed elsewhere. One that
+    cannot go now stays for the next call: by SMB that is one whose file a program here has open.
 
     Args:
         checkpoints: the folder.
@@ -33,7 +34,10 @@ def prune(checkpoints: Path, *, best_step: int | None, keep: int = KEEP_NEWEST) 
             kept += 1
             continue
         doomed = checkpoints / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
-        os.rename(checkpoints / name, doomed)  # gone in one step, whatever comes
+        try:
+            os.rename(checkpoints / name, doomed)  # gone in one step, whatever comes
+        except OSError:  # what lies there too long costs room, a training that it ends a night
+            continue
         reached("checkpoint doomed")
         sync_folder(checkpoints)
         shutil.rmtree(doomed, ignore_errors=True)

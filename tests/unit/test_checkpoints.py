@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zipfile
@@ -91,6 +92,24 @@ def test_the_newest_and_the_best_are_kept(run: RunFolder) -> None:
         prune(run.checkpoints, best_step=1)
     assert names(run.checkpoints) == ["step-00000005", "step-00000004", "step-00000001"]
     assert KEEP_NEWEST == 2
+
+
+def test_one_that_cannot_go_now_goes_later(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by SMB, while a program has a file of it open: the training goes on, the others go."""
+    sealed(run, 1, 2, 3, 4)
+    real, refused = os.rename, run.checkpoint(2)
+
+    def rename(source: Path, target: Path) -> None:
+        if source == refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(source))
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", rename)
+        prune(run.checkpoints, best_step=None)
+    assert names(run.checkpoints) == ["step-00000004", "step-00000003", "step-00000002"]
+    prune(run.checkpoints, best_step=None)
+    assert names(run.checkpoints) == ["step-00000004", "step-00000003"]
 
 
 def test_a_torn_one_is_set_aside_and_the_one_before_is_used(run: RunFolder) -> None:
