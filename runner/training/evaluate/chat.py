@@ -10,6 +10,7 @@ from runner.spec.spec import JobSpec
 from runner.training.data.tokenizer_folder import load_tokenizer
 from runner.training.evaluate.answers import answers, unpack_for_answers
 from runner.training.fit.model import Machine, load_base
+from runner.training.import_stack import TRIES, import_stack
 
 Messages = list[dict[str, str]]
 
@@ -27,6 +28,7 @@ class SideBySide:
         trust_remote_code: bool = False,
     ) -> None:
         """Load the base as the run trained it, and the adapter as its user would."""
+        import_stack("torch", *TRIES)
         from peft import PeftModel
 
         base = load_base(

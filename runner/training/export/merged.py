@@ -33,6 +33,7 @@ from runner.training.export.where_it_fits import (
     processor_for,
     unless_memory_runs_out,
 )
+from runner.training.import_stack import TRIES, import_stack
 
 if TYPE_CHECKING:
     from runner.training.export.compare import Read, Row
@@ -236,13 +237,14 @@ def _reference(
     source: Source, machine: Machine, rows: list[Row], *, scored: bool
 ) -> _Reference | None:
     """Read the held-out rows by the adapter on its base, and by the base; None: there are none."""
-    from peft import PeftModel
-
     from runner.training.fit.memory import let_go
     from runner.training.fit.model import base_cache_of, load_base
 
     if not rows:
         return None
+    import_stack("torch", *TRIES)
+    from peft import PeftModel
+
     base = load_base(
         source.base,
         method=source.spec.method,
