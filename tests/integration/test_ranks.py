@@ -52,6 +52,7 @@ def test_two_ranks_are_as_one(run: Run, undisturbed: Run, batch: int, plan: dict
     assert_same_adapter(run, undisturbed)
     both = [folder_of(run.stage().root, rank).metrics.read_text() for rank in (0, 1)]
     assert without_times(both[0]) == without_times(both[1])  # to the last bit: none drifts away
+    assert not any(folder_of(run.stage().root, 1).root.glob("checkpoints/*"))  # one writes
 
 
 def test_three_ranks_and_steps_of_one_row(
