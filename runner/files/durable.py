@@ -64,6 +64,14 @@ def sync_tree(folder: Path) -> None:
 
 def write_bytes(path: Path, content: bytes, *, mode: int = 0o640) -> None:
     """Replace ``path`` by ``content`` in one step; the folder must exist."""
+    try:
+        _write_bytes(path, content, mode)
+    except FileNotFoundError:
+        # A daemon that starts has swept what was half written. Without the folder this fails, too.
+        _write_bytes(path, content, mode)
+
+
+def _write_bytes(path: Path, content: bytes, mode: int) -> None:
     beside = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:

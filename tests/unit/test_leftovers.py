@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from runner.contract.layout import Outputs, RunFolder, StageFolder
+from runner.contract.requests import leave_request, read_requests
 from runner.daemon.leftovers import sweep_box, sweep_run
+from runner.files import durable
 
 
 def test_a_jobs_own_folder_is_swept(tmp_path: Path) -> None:
@@ -23,6 +27,28 @@ def test_a_jobs_own_folder_is_swept(tmp_path: Path) -> None:
     sweep_box(outputs)
 
     assert set(job.iterdir()) == kept
+
+
+def test_a_request_that_is_being_left_meanwhile_is_left_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that starts takes what a command is writing for what a killed one left."""
+    outputs = Outputs(tmp_path / "outputs")
+    real, times = durable.replace, []
+
+    def replace(beside: Path, path: Path) -> None:
+        times.append(1)
+        if len(times) == 1:
+            sweep_box(outputs)
+        real(beside, path)
+
+    monkeypatch.setattr(durable, "replace", replace)
+    left = leave_request(outputs, "promote", job="contracts", by="me")
+    assert [request.path for request in read_requests(outputs)] == [left]
+    assert list(outputs.requests.iterdir()) == [left]
+    assert len(times) == 2
+    with pytest.raises(FileNotFoundError):
+        durable.write_bytes(tmp_path / "gone" / "file", b"")
 
 
 def test_what_ranks_and_small_runs_left_of_their_attempts_is_swept(tmp_path: Path) -> None:

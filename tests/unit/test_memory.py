@@ -116,7 +116,7 @@ def _named(module: str, name: str, base: type[Exception] = Exception) -> type[Ex
         (OSError(errno.ENOMEM, "x"), Lost.HOST_MEMORY),
         (OSError(errno.ENOSPC, "x"), Lost.DISK),
         (OSError(errno.EDQUOT, "x"), Lost.DISK),
-        (OSError(errno.EIO, "x"), None),
+        (OSError(errno.EIO, "x"), Lost.STORAGE),
         (RuntimeError("[Errno 28] No space left on device"), Lost.DISK),
         (ImportError("libx.so: failed to map segment: Cannot allocate memory"), Lost.HOST_MEMORY),
         (_named("safetensors", "SafetensorError")("Cannot allocate memory"), Lost.HOST_MEMORY),

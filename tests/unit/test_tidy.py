@@ -186,12 +186,12 @@ def test_a_job_on_a_disk_of_its_own_is_tidied(
         ended(daemon, day)
     rename, beside = os.rename, []
 
-    def only_within(source: Path, target: Path) -> None:
+    def only_within(source: Path, target: Path, **folders: Any) -> None:
         if Path(target).parent == daemon.outputs.going:
             raise OSError(errno.EXDEV, "another disk")
         if Path(source).is_dir():
             beside.append(Path(target).name)
-        rename(source, target)
+        rename(source, target, **folders)
 
     monkeypatch.setattr(os, "rename", only_within)
     tidy(daemon)
