@@ -208,6 +208,7 @@ def test_an_upload_over_a_bad_line_goes_on_by_itself(
         bad_line(served.address, after_bytes=5 * 1024 * 1024, cuts=3) as line,
     ):
         page.go(f"{line.address}/sign-in")
+        page.until("document.activeElement.localName === 'input'")  # the key is asked for there
         page.write(served.key)
         page.press("Enter")
         page.until("location.pathname === '/' && document.readyState === 'complete'")
