@@ -10,7 +10,14 @@ from typing import Any, ClassVar
 
 import pytest
 from train_box import SPEC, Run, assert_same_curve
-from trouble import KernelFails, RoomFor, around, give_back_when_let_go, run_out_of_memory
+from trouble import (
+    KernelFails,
+    MemoryRunsOut,
+    RoomFor,
+    around,
+    give_back_when_let_go,
+    run_out_of_memory,
+)
 
 from runner.contract.batch import BatchPlan
 from runner.contract.stage_io import PrepareResult, SmallerPlan, read_message, write_message
@@ -133,6 +140,26 @@ def test_memory_that_a_forecast_was_confined_to_where_no_step_can_be_saved(run: 
     status, result = run.train(8, trouble=trouble, fast=True)
     assert (status, result.last_step) == (ExitCode.OUT_OF_GPU_MEMORY, 4), run.log()
     assert result.next_batch_plan is not None
+
+
+@dataclass(frozen=True)
+class ConfinedOptimizerRunsOut:
+    """Memory runs out in the first optimizer step, half of whose weights are changed by then."""
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from runner.training.fit.memory import Meter
+
+        Meter.lift = lambda _: True  # type: ignore[method-assign]
+        MemoryRunsOut("optimizer", 1)()
+
+
+def test_weights_that_are_half_changed_are_not_gone_on_with(run: Run, undisturbed: Run) -> None:
+    """Whatever room there is: that attempt ends, and the next one begins with whole weights."""
+    status, result = run.train(8, trouble=ConfinedOptimizerRunsOut())
+    assert (status, result.last_step) == (ExitCode.OUT_OF_GPU_MEMORY, 0), run.log()
+    assert run.train(8)[0] == ExitCode.OK, run.log()
+    assert_same_curve(run.curve(), undisturbed.curve())
 
 
 @dataclass(frozen=True)

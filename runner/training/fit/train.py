@@ -135,8 +135,13 @@ def _try(attempt: Attempt, checkpoint: str | None) -> StageError | str | None:
 
 
 def _may_have_more(attempt: Attempt) -> bool:
-    """Whether the same plan has more room now; of several ranks each would have to know of it."""
-    return attempt.ranks.size == 1 and attempt.meter.lift()
+    """Whether the same plan has more room now; of several ranks each would have to know of it.
+
+    Not after an error inside the optimizer step: weights that are half changed may have no
+    checkpoint to go back to.
+    """
+    is_whole = not attempt.progress.in_optimizer
+    return attempt.ranks.size == 1 and is_whole and attempt.meter.lift()
 
 
 def _go_on_with(attempt: Attempt, plan: BatchPlan, change: str) -> None:
