@@ -2,11 +2,12 @@
 
     .venv/bin/python benchmarks/cards_side_by_side.py [--shape 1B] [--rows 2000] [--steps 735]
 
-The whole product on random weights of a shape (gpu_box.py). Each arm has a daemon of its own, which
-has worked off a short job when the seconds begin, as an office's has: the base in 4 bits, compiled
-kernels and a child ready to prepare are there. Seconds are those from the drop of two jobs to the
-last verdict. 735 steps are three times through 2,000 rows but those held out. The arms are one card
-and all cards; 1.9 times is wanted of two. With fewer than two cards only the first arm is run.
+The whole product on random weights of a shape (gpu_box.py). The box has worked off a short job when
+the arms begin, as an office's has: the base in 4 bits and compiled kernels are there. Each arm has
+a daemon of its own that has been idle for a while, and the same two jobs. Seconds are those from
+their drop to the last verdict. 735 steps are three times through 2,000 rows but those held out. The
+arms are one card and all cards; 1.9 times is wanted of two. With fewer than two cards only the
+first arm is run.
 `--lose` kills one of the two trainings in mid-run: the other one is not to be touched by that.
 """
 
@@ -34,13 +35,13 @@ JOBS = ("first", "second")
 # Random weights never end an answer: generated answers and the questions of what was forgotten
 # would take their three minutes each.
 BRIEFLY = "evaluation: {samples: 0, minutes: 0.05, forgetting: false, recital: false}\n"
-# An office's jobs are further apart than what the child that prepares the next one needs to import.
-PAUSE_SECONDS = 20
+# An office's jobs are further apart than what the processes that stand by need for their imports.
+PAUSE_SECONDS = 25
 
 
 def write_rows(box: OneBox, job: str, count: int) -> None:
-    """Write rows of some hundred tokens; each job has its own."""
-    dice = random.Random(job)
+    """Write rows of some hundred tokens; each job has its own, the same ones in each arm."""
+    dice = random.Random(job.partition("-")[0])
     with (box.jobs / f"{job}.jsonl").open("w") as file:
         for _ in range(count):
             words = [word_of(number) for number in learnable_words(dice.randint(200, 600), dice)]
@@ -77,6 +78,13 @@ def stages_of(run: RunFolder, began: datetime) -> str:
     return " ".join(words)
 
 
+def first_step_of(run: RunFolder, began: datetime) -> str:
+    """Say when the first step of a run was done, in seconds since the drop."""
+    (metrics,) = run.root.glob("attempts/01-*/metrics.jsonl")
+    line = json.loads(metrics.read_text().partition("\n")[0])
+    return f"{(datetime.fromisoformat(line['time']) - began).total_seconds():.1f}"
+
+
 def measure(box: OneBox, asked: argparse.Namespace, jobs: list[str], steps: int) -> float:
     """Have the daemon work off jobs; print what came of each, and give the seconds of all."""
     for job in jobs:
@@ -99,7 +107,7 @@ def measure(box: OneBox, asked: argparse.Namespace, jobs: list[str], steps: int)
         print(
             f"  {job}: {record.state.value}, train {train:.1f} s, steps {made}, "
             f"{record.metrics.get('tokens_per_second')} tokens/s, cards {cards_of(run)}\n"
-            f"    {stages_of(run, dropped)}"
+            f"    {stages_of(run, dropped)} first step done at {first_step_of(run, dropped)}"
         )
         if len(record.attempts) > 1:
             print("\n".join(f"    {one.outcome}: {one.reason}" for one in record.attempts))
@@ -121,12 +129,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as models, tempfile.TemporaryDirectory() as folder:
         make_model(Path(models), asked.shape)
         box = OneBox(Path(folder), Path(models))
+        with box.daemon():
+            print(f"a short job: {measure(box, asked, ['short'], 5):.1f} s", flush=True)
         taken = {}
         for arm, gpus in arms.items():
             os.environ["RUNNER_GPUS"] = gpus
-            short, *jobs = (f"{job}-{arm.replace(' ', '-')}" for job in ("short", *JOBS))
+            jobs = [f"{job}-{arm.replace(' ', '-')}" for job in JOBS]
             with box.daemon():
-                print(f"a short job: {measure(box, asked, [short], 5):.1f} s", flush=True)
                 time.sleep(PAUSE_SECONDS)
                 taken[arm] = measure(box, asked, jobs, asked.steps)
             print(f"{arm}: {taken[arm]:.1f} s", flush=True)

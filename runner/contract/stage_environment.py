@@ -29,6 +29,9 @@ PASSED_ON = (
 BOX = "RUNNER_BOX"
 """Variable of a stage on a further box: its agent ends those that an earlier one has left."""
 
+NO_CARD = "-1"
+"""In a card's place: the stage sees none. So do those that prepare, beside whoever has the card."""
+
 FIXED = {
     # The stages must behave the same with and without a network: nothing leaves the box.
     "HF_HUB_OFFLINE": "1",

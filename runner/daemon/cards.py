@@ -1,16 +1,15 @@
 """Cards: those that this daemon's stages work on, one stage at a time on each.
 
-A card has a lease, a watch over its memory, a guard that knows whether it is lost, and a process
-that stands by for its next stage. A box without a card has one as well: there the CPU computes.
+A card has a lease, a watch over its memory, a guard that knows whether it is lost, and a seat for
+the process of its next stage. A box without a card has one as well: there the CPU computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runner.card.answer import Answer
 from runner.card.ask import ask_driver
@@ -21,12 +20,10 @@ from runner.contract.record import CardUsed
 from runner.contract.settings import Settings
 from runner.daemon.gpu_guard import GpuGuard
 from runner.daemon.gpu_watch import GpuWatch
+from runner.daemon.stages.stand_by import Seat
 from runner.errors import BOX_WIDE, BusyError, UnsafePathError
 from runner.files.lock import Lock
 from runner.notices.leave import leave_lost_card
-
-if TYPE_CHECKING:
-    from runner.daemon.stages.stand_by import StandBy
 
 
 @dataclass(kw_only=True, eq=False)
@@ -38,12 +35,10 @@ class Card:
     settings: Settings
     watch: GpuWatch
     guard: GpuGuard
-    stand_by: StandBy | None = None
-    """The next stage's process, that has its imports done."""
+    seat: Seat = field(default_factory=Seat)
+    """Of the next stage's process, that has its imports done."""
     described: GpuMemory | None = None
     """As it was last seen beside others; None: not yet. A card that is lost keeps its size."""
-    no_stand_by_until: float = 0.0
-    """Monotonic time before which no other is started: the last one ended by itself."""
 
     @property
     def uuid(self) -> str | None:
@@ -142,6 +137,8 @@ class Cards:
             )
 
         self.all: tuple[Card, ...] = tuple(make(one) for one in named or (None,))
+        self.preparer = Seat()
+        """Of the process that prepares the next run, for a card that has nothing to do."""
 
     @property
     def first(self) -> Card:

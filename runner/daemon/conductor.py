@@ -42,7 +42,7 @@ from runner.daemon.stages.end import reap
 from runner.daemon.stages.folder_gone import end_runs_without_folder
 from runner.daemon.stages.follow_plans import follow_plans
 from runner.daemon.stages.hang import watch_for_hangs
-from runner.daemon.stages.keep_standing_by import end_standing_by, keep_one_standing_by
+from runner.daemon.stages.keep_standing_by import end_standing_by, keep_standing_by
 from runner.daemon.stages.process import Child
 from runner.daemon.stages.space import watch_space
 from runner.daemon.stages.start import start_what_can
@@ -257,7 +257,7 @@ class Conductor:
             step("starting stages")
             with daemon.noting_trouble():
                 start_what_can(daemon, at)
-                keep_one_standing_by(daemon, at)
+                keep_standing_by(daemon, at)
         step("heartbeat")
         self._say_troubles()
         self.heartbeat.beat(at)

@@ -61,6 +61,45 @@ def states(box: CardsBox) -> dict[str, State]:
     return {record.job: record.state for record in box.records()}
 
 
+def test_two_runs_are_prepared_at_once_for_two_cards(box: CardsBox) -> None:
+    """Not a third one, and not two of one job: the later one's rows are compared with the other's.
+
+    None of them sees a card.
+    """
+    for job in ("first", "second", "third"):
+        box.drop(job, prepare=["held 0"])
+    preparing = {"first": State.PREPARING, "second": State.PREPARING, "third": State.QUEUED}
+    with box.watching():
+        wait_until(lambda: states(box) == preparing)
+        folders = [box.run_of(job).prepared for job in ("first", "second")]
+        wait_until(lambda: all((folder / "environment.json").exists() for folder in folders))
+        for folder in folders:
+            seen = json.loads((folder / "environment.json").read_text())
+            assert seen["CUDA_VISIBLE_DEVICES"] == "-1"
+        (folders[1] / "go").touch()
+        wait_until(lambda: states(box)["third"] == State.PREPARING)
+        assert states(box)["first"] == State.PREPARING
+        for job in ("first", "third"):
+            (box.run_of(job).prepared / "go").touch()
+        wait_until(lambda: set(states(box).values()) == {State.SUCCEEDED})
+
+
+def test_two_runs_of_a_job_are_prepared_one_after_the_other(box: CardsBox) -> None:
+    """The later one's rows are compared with those of the one before."""
+    box.drop("first", prepare=["held 0"])
+    with box.watching():
+        wait_until(lambda: list(box.outputs.root.glob("first/*/prepared/hanging")))
+        box.drop("first", prepare=["ok"])
+        box.drop("other", prepare=["ok"])
+        wait_until(lambda: states(box).get("other") == State.SUCCEEDED)
+        mine = [record for record in box.records() if record.job == "first"]
+        assert sorted(record.state for record in mine) == [State.PREPARING, State.QUEUED]
+        for run in box.outputs.runs():
+            if run.job == "first" and run.prepared.exists():
+                (run.prepared / "go").touch()
+        wait_until(lambda: {record.state for record in box.records()} == {State.SUCCEEDED})
+
+
 def both_train(box: CardsBox) -> None:
     """Wait until two jobs train side by side."""
     wait_until(lambda: box.hangs("first") and box.hangs("second"))

@@ -15,7 +15,6 @@ from daemon_box import REPOSITORY, STANDIN, Box, attempt_of, wait_until
 from runner.contract.layout import StageFolder
 from runner.contract.stage_io import STAND_BY
 from runner.contract.states import Stage, State
-from runner.daemon.stages.keep_standing_by import has_use
 from runner.daemon.stages.stand_by import StandBy
 from runner.daemon.start.end_orphans import end_orphans
 from runner.errors import BusyError
@@ -97,7 +96,7 @@ def test_one_that_was_killed_is_done_without(tmp_path: Path) -> None:
 
 
 def test_one_that_cannot_start_is_not_tried_each_second(tmp_path: Path) -> None:
-    """A stage command that knows nothing of standing by works as before."""
+    """A stage command that knows nothing of standing by works as before: one try for each seat."""
     box = Box(tmp_path)
     log = tmp_path / "calls"
     command = tmp_path / "stage"
@@ -108,7 +107,7 @@ def test_one_that_cannot_start_is_not_tried_each_second(tmp_path: Path) -> None:
     command.chmod(0o755)
     box.drop("first", train=["train 1 then 75", "train 1 then 75", "ok"])
     assert box.once(stand_by=True, stage_command=[str(command)]).returncode == 0
-    assert log.read_text().split().count(STAND_BY) == 1
+    assert log.read_text().split().count(STAND_BY) == 2
 
 
 @pytest.fixture
@@ -181,17 +180,19 @@ print(torch.cuda.is_initialized())
     assert said.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize(
-    ("stages", "wanted"),
-    [
-        ([], False),
-        ([(Stage.PREPARE, False)], False),
-        ([(Stage.PREPARE, True)], True),
-        ([(Stage.EVALUATE, True)], False),
-        ([(Stage.HAND_OVER, True)], False),
-        ([(Stage.EVALUATE, True), (Stage.PREPARE, False)], True),
-    ],
-)
-def test_when_one_is_of_use(stages: list[tuple[Stage, bool]], *, wanted: bool) -> None:
-    """While something is at work that another stage follows."""
-    assert has_use(stages) is wanted
+def test_an_idle_box_has_two_ready(tmp_path: Path) -> None:
+    """One for the rows, which sees no card, and one for what follows: every stage begins in one."""
+    box = Box(tmp_path)
+    with box.watching(stand_by=True):
+        ready = wait_until(lambda: two if len(two := standing_by(box.outputs.root)) == 2 else None)
+        seen = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in ready]
+        assert [b"CUDA_VISIBLE_DEVICES=-1" in environment for environment in seen].count(True) == 1
+        box.drop("first")
+        wait_until(lambda: [r.state for r in box.records()] == [State.SUCCEEDED])
+        (record,) = box.records()
+        logs = list(box.outputs.run(record.job, record.run_id).root.rglob("*.log"))
+        texts = {path.name: path.read_text() for path in logs if path.name != "run.log"}
+        assert "stood by" in texts["prepare.log"]
+        assert "stood by" in texts["train.log"]
+        wait_until(lambda: len(standing_by(box.outputs.root)) == 2)
+    assert not standing_by(box.outputs.root)

@@ -21,6 +21,7 @@ from runner.daemon.stages.next_start import (
     must_wait_for_its_job,
     together,
     turn_of_who_waits,
+    wants_preparer,
 )
 
 GOOD, UNKNOWN, LOST = Offer(place=0), Offer(place=1, is_known=False), Offer(place=2, problem="lost")
@@ -170,22 +171,43 @@ def test_equal_cards_are_asked_first(
 @pytest.mark.parametrize(
     ("preparing", "prepared", "free", "may"),
     [
-        (False, 0, 0, True),  # one trains: the next one is prepared
-        (False, 1, 0, False),  # one is ready already
-        (False, 1, 1, True),  # it has just started
-        (False, 2, 1, False),
-        (False, 1, 2, True),  # the other card needs one as well
-        (True, 0, 2, False),  # one at a time
+        (0, 0, 0, True),  # one trains: the next one is prepared
+        (0, 1, 0, False),  # one is ready already
+        (0, 1, 1, True),  # it has just started
+        (0, 2, 1, False),
+        (0, 1, 2, True),  # the other card needs one as well
+        (1, 0, 0, False),
+        (1, 0, 1, False),  # one at a time for one card
+        (1, 0, 2, True),  # both cards have nothing to do
+        (1, 1, 2, True),
+        (1, 2, 2, False),
+        (2, 0, 3, False),  # two at once are enough work for the cores
+        (2, 0, 32, False),
     ],
 )
 def test_one_run_is_prepared_ahead_of_the_cards(
-    preparing: bool,  # noqa: FBT001
-    prepared: int,
-    free: int,
-    may: bool,  # noqa: FBT001
+    preparing: int, prepared: int, free: int, *, may: bool
 ) -> None:
     """No more than one waits prepared beside cards that are all at work."""
-    assert may_prepare(is_preparing=preparing, prepared=prepared, free=free) is may
+    assert may_prepare(preparing=preparing, prepared=prepared, free=free) is may
+
+
+@pytest.mark.parametrize(
+    ("free", "preparing", "ready", "wanted"),
+    [
+        (1, 0, 0, True),  # an idle box
+        (0, 0, 0, False),  # the card works: what is prepared beside is in no hurry
+        (1, 1, 0, False),
+        (1, 0, 1, False),
+        (2, 1, 0, True),
+        (2, 1, 1, False),
+    ],
+)
+def test_a_process_stands_by_for_rows_that_a_card_would_wait_for(
+    free: int, preparing: int, ready: int, *, wanted: bool
+) -> None:
+    """Not beside a card that has its rows, or that others use."""
+    assert wants_preparer(free=free, preparing=preparing, ready=ready) is wanted
 
 
 def test_runs_of_one_job_go_one_after_the_other() -> None:

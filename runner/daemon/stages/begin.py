@@ -198,25 +198,24 @@ def _process(daemon: Daemon, live: Live, folder: Path, on: Together) -> subproce
         OSError: it could not be started, or its log not be written.
     """
     which, record, card = live.next_stage, live.record, on.planned.card
+    prepares = which is Stage.PREPARE
     held = tuple(one.lease.descriptor for one in on.asked if one.lease)
+    seen = card.uuid if len(on.cards) == 1 else ",".join(one.uuid or "" for one in on.cards)
     environment = stage.environment(
         os.environ,
         home=daemon.settings.stage_home.resolve(),
-        card=card.uuid if len(on.cards) == 1 else ",".join(one.uuid or "" for one in on.cards),
+        card=stage.NO_CARD if prepares else seen,
         spare_host_memory=spares_host_memory(record.attempts)
         if which is Stage.TRAIN
         else record.tries[which.value] > 1 or record.falls is not None,
     )
-    log, process = StageFolder(folder).log(which.value), None
-    # One that has ended stays: keep_standing_by.py notes that it did, and tries none for a while.
-    if len(on.cards) == 1 and card.stand_by is not None and card.stand_by.is_there:
-        ready, card.stand_by = card.stand_by, None
-        process = ready.become(
-            which, folder.resolve(), environment=environment, log=log, inherited=held
-        )
-    if process is not None:
-        return process
-    command = stage.command(daemon.settings.stage_command, which, folder.resolve())
+    log, folder = StageFolder(folder).log(which.value), folder.resolve()
+    seat = daemon.cards.preparer if prepares else card.seat
+    if len(on.cards) == 1 and (ready := seat.take()) is not None:
+        process = ready.become(which, folder, environment=environment, log=log, inherited=held)
+        if process is not None:
+            return process
+    command = stage.command(daemon.settings.stage_command, which, folder)
     return start_stage(command, environment=environment, log=log, inherited=held)
 
 

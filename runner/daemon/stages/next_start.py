@@ -182,12 +182,28 @@ def turn_of_who_waits(offers: Sequence[Offer], *, wanted: int = 1) -> Turn:
     return PASSED if offers and all(offer.is_too_small for offer in offers) else HAD
 
 
-def may_prepare(*, is_preparing: bool, prepared: int, free: int) -> bool:
-    """Decide whether another run is prepared now: one at a time, and one ahead of the cards.
+_MOST_PREPARED = 2
+"""Runs that are prepared at once, for cards that have nothing to do: each uses all cores."""
+
+
+def may_prepare(*, preparing: int, prepared: int, free: int) -> bool:
+    """Decide whether another run is prepared now: one ahead of the cards.
 
     Args:
-        is_preparing: one is being prepared.
+        preparing: runs that are being prepared.
         prepared: runs that were ready to start in this round and do not wait for disk space.
         free: cards that were free in this round, those of further boxes among them.
     """
-    return not is_preparing and prepared <= free
+    at_once = max(1, min(free, _MOST_PREPARED))
+    return preparing < at_once and preparing + prepared <= free
+
+
+def wants_preparer(*, free: int, preparing: int, ready: int) -> bool:
+    """Decide whether a process stands by to prepare a run: where a card would wait for its rows.
+
+    Args:
+        free: cards on which no stage is at work.
+        preparing: runs that are being prepared.
+        ready: runs that are prepared and wait for a card.
+    """
+    return free > preparing + ready

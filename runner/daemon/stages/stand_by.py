@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner.contract.stage_io import STAND_BY, HandOver
@@ -71,3 +72,28 @@ class StandBy:
         self._ours.close()
         self._process.kill()
         self._process.wait()
+
+
+@dataclass
+class Seat:
+    """Where one may stand by: for a card's next stage, or for the next run's rows."""
+
+    process: StandBy | None = None
+    empty_until: float = 0.0
+    """Monotonic time before which none is started: the last one ended by itself."""
+
+    def take(self) -> StandBy | None:
+        """Give the one that stands by, to become a stage.
+
+        One that has ended stays: who keeps the seat notes that it did, and tries none for a while.
+        """
+        if self.process is None or not self.process.is_there:
+            return None
+        ready, self.process = self.process, None
+        return ready
+
+    def end(self) -> None:
+        """End whoever is there."""
+        if self.process is not None:
+            self.process.end()
+            self.process = None

@@ -107,7 +107,7 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     at_work = _at_work(daemon)
     places = free_places(len(daemon.cards.all), at_work)
     free = [card for card in daemon.cards.well_first() if daemon.cards.all.index(card) in places]
-    is_preparing = any(one.prepares for one in at_work)
+    preparing = [one.job for one in at_work if one.prepares]
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
     behind = _behind_others(prepared, at_work)
     _tell_what_is_over(daemon, prepared, behind, any_free=bool(free), at=at)
@@ -143,10 +143,15 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
         if too_large == _MOST_TOO_LARGE:
             break
     ready = len(prepared) - without_room
-    if not may_prepare(is_preparing=is_preparing, prepared=ready, free=len(free) + far_places):
+    if not may_prepare(preparing=len(preparing), prepared=ready, free=len(free) + far_places):
         tell_data_that_came(daemon, waiting, at)
         return had_its_turn
-    unprepared = {live.record.run_id: live for live in waiting if live.next_stage is Stage.PREPARE}
+    # A run is compared with its job's last one, whose rows must be there.
+    unprepared = {
+        live.record.run_id: live
+        for live in waiting
+        if live.next_stage is Stage.PREPARE and live.record.job not in preparing
+    }
     looked, daemon.data.looked_to = some_from(
         list(unprepared), after=daemon.data.looked_to, most=_MOST_LOOKED
     )
