@@ -20,6 +20,7 @@ from runner.contract.record import CardUsed
 from runner.contract.settings import Settings
 from runner.daemon.gpu_guard import GpuGuard
 from runner.daemon.gpu_watch import GpuWatch
+from runner.daemon.stages.next_start import MOST_PREPARED
 from runner.daemon.stages.stand_by import Seat
 from runner.errors import BOX_WIDE, BusyError, UnsafePathError
 from runner.files.lock import Lock
@@ -137,8 +138,8 @@ class Cards:
             )
 
         self.all: tuple[Card, ...] = tuple(make(one) for one in named or (None,))
-        self.preparer = Seat()
-        """Of the process that prepares the next run, for a card that has nothing to do."""
+        self.preparers = tuple(Seat() for _ in self.all[:MOST_PREPARED])
+        """Of the processes that prepare the next runs, for cards that have nothing to do."""
 
     @property
     def first(self) -> Card:

@@ -407,8 +407,12 @@ def test_one_job_trains_on_two_cards_and_what_follows_takes_one(box: CardsBox) -
         (2, list(UUIDS)),
     ]
     assert [len(one.cards) for one in small.attempts] == [1]
-    export = json.loads((box.run_of("large").export / "environment.json").read_text())
-    assert export["CUDA_VISIBLE_DEVICES"] in UUIDS
+    after, export = (
+        json.loads((folder / "environment.json").read_text())["CUDA_VISIBLE_DEVICES"]
+        for folder in (box.run_of("large").evaluation, box.run_of("large").export)
+    )
+    assert after in UUIDS
+    assert export == "-1"  # it uses no card
     told = {text.split(":")[0]: text for text in _done(box)}
     assert "Training: on 2 cards at once (GPU 0 (" in told["large"]
     assert "at once" not in told["small"]

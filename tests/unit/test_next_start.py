@@ -19,9 +19,9 @@ from runner.daemon.stages.next_start import (
     is_for_larger_card,
     may_prepare,
     must_wait_for_its_job,
+    preparers,
     together,
     turn_of_who_waits,
-    wants_preparer,
 )
 
 GOOD, UNKNOWN, LOST = Offer(place=0), Offer(place=1, is_known=False), Offer(place=2, problem="lost")
@@ -193,21 +193,25 @@ def test_one_run_is_prepared_ahead_of_the_cards(
 
 
 @pytest.mark.parametrize(
-    ("free", "preparing", "ready", "wanted"),
+    ("free", "preparing", "prepared", "wanted"),
     [
-        (1, 0, 0, True),  # an idle box
-        (0, 0, 0, False),  # the card works: what is prepared beside is in no hurry
-        (1, 1, 0, False),
-        (1, 0, 1, False),
-        (2, 1, 0, True),
-        (2, 1, 1, False),
+        (1, 0, 0, 1),  # an idle box
+        (2, 0, 0, 2),
+        (8, 0, 0, 2),  # no more are prepared at once
+        (0, 0, 0, 0),  # the card works: what is prepared beside is in no hurry
+        (0, 1, 0, 0),
+        (1, 1, 0, 0),
+        (1, 0, 1, 0),
+        (2, 1, 0, 1),
+        (2, 1, 1, 0),
+        (2, 0, 3, 0),
     ],
 )
-def test_a_process_stands_by_for_rows_that_a_card_would_wait_for(
-    free: int, preparing: int, ready: int, *, wanted: bool
+def test_processes_stand_by_for_rows_that_cards_would_wait_for(
+    free: int, preparing: int, prepared: int, wanted: int
 ) -> None:
     """Not beside a card that has its rows, or that others use."""
-    assert wants_preparer(free=free, preparing=preparing, ready=ready) is wanted
+    assert preparers(free=free, preparing=preparing, prepared=prepared) == wanted
 
 
 def test_runs_of_one_job_go_one_after_the_other() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
-import subprocess
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.clock import now
-from runner.contract import stage_environment as stage
 from runner.contract.batch import BatchPlan
 from runner.contract.layout import StageFolder, new_token
 from runner.contract.method_choice import method_in
@@ -36,10 +33,11 @@ from runner.daemon.stages.end import stage_ended
 from runner.daemon.stages.host_memory import kernel_kills
 from runner.daemon.stages.look_at_card import card_bytes, method_before_rows, no_fp8
 from runner.daemon.stages.plans import STATE_DURING, make_plan, stage_folder, trial_home
-from runner.daemon.stages.process import Child, start_stage
+from runner.daemon.stages.process import Child
+from runner.daemon.stages.process_for import process_for
 from runner.daemon.stages.rates import drop_checkpoints, size_rates
 from runner.daemon.stages.resume_point import count_up_to, resume_point
-from runner.daemon.stages.retry import NOT_PLACED, spares_host_memory
+from runner.daemon.stages.retry import NOT_PLACED
 from runner.daemon.stages.same_run import same_run_notes
 from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
@@ -124,7 +122,7 @@ def begin(daemon: Daemon, live: Live, on: Together, far: FarCard | None = None) 
         return
     live.kernel_kills = kernel_kills()
     try:
-        process = _process(daemon, live, folder, on)
+        process = process_for(daemon, live, folder, on)
         live.child = Child(process, folder=folder, on_exit=daemon.wakeup.set)
     except OSError as error:
         daemon.say(live, f"{record.job}: {which} could not be started", reason=str(error))
@@ -187,36 +185,6 @@ def _for_rates(daemon: Daemon, live: Live, ahead: Ahead) -> tuple[dict[str, Any]
         "shortfalls": outcome.joined(record.shortfalls, notes),
     }
     return changes, found.checkpoint
-
-
-def _process(daemon: Daemon, live: Live, folder: Path, on: Together) -> subprocess.Popen[bytes]:
-    """Give the stage that begins a process: the one that stands by, or a new one.
-
-    What stands by sees one card: for several, a new one is started.
-
-    Raises:
-        OSError: it could not be started, or its log not be written.
-    """
-    which, record, card = live.next_stage, live.record, on.planned.card
-    prepares = which is Stage.PREPARE
-    held = tuple(one.lease.descriptor for one in on.asked if one.lease)
-    seen = card.uuid if len(on.cards) == 1 else ",".join(one.uuid or "" for one in on.cards)
-    environment = stage.environment(
-        os.environ,
-        home=daemon.settings.stage_home.resolve(),
-        card=stage.NO_CARD if prepares else seen,
-        spare_host_memory=spares_host_memory(record.attempts)
-        if which is Stage.TRAIN
-        else record.tries[which.value] > 1 or record.falls is not None,
-    )
-    log, folder = StageFolder(folder).log(which.value), folder.resolve()
-    seat = daemon.cards.preparer if prepares else card.seat
-    if len(on.cards) == 1 and (ready := seat.take()) is not None:
-        process = ready.become(which, folder, environment=environment, log=log, inherited=held)
-        if process is not None:
-            return process
-    command = stage.command(daemon.settings.stage_command, which, folder)
-    return start_stage(command, environment=environment, log=log, inherited=held)
 
 
 def _write_plan(

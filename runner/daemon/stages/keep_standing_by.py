@@ -1,4 +1,4 @@
-"""Keep processes standing by: one for each card's next stage, and one for the next run's rows.
+"""Keep processes standing by: one for each card's next stage, and some for the next runs' rows.
 
 On a box with a card alone: without one a start is a small part of a run, and the imports would take
 their time from the stage that is at work. They stand by on an idle box as well: what is dropped
@@ -14,7 +14,7 @@ from pathlib import Path
 from runner.contract import stage_environment
 from runner.contract.states import Stage
 from runner.daemon.daemon import Daemon
-from runner.daemon.stages.next_start import wants_preparer
+from runner.daemon.stages.next_start import preparers
 from runner.daemon.stages.stand_by import Seat, StandBy
 from runner.words import GIB
 
@@ -25,23 +25,26 @@ _AGAIN_SECONDS = 600.0  # after one that ended by itself: what is broken is not 
 
 
 def keep_standing_by(daemon: Daemon, at: float) -> None:
-    """Have a process stand by for each card, and one more where a card would wait for rows."""
+    """Have a process stand by for each card, and some more where cards would wait for rows."""
     asked, cards = daemon.settings.stand_by, daemon.cards
     are_wanted = [card.guard.is_well if asked is None else asked for card in cards.all]
     for card, is_wanted in zip(cards.all, are_wanted, strict=True):
         _keep(daemon, card.seat, at, is_wanted=is_wanted, card=card.uuid)
-    is_wanted = any(are_wanted) and _waits_for_rows(daemon)
-    _keep(daemon, cards.preparer, at, is_wanted=is_wanted, card=stage_environment.NO_CARD)
+    wanted = _preparers(daemon) if any(are_wanted) else 0
+    taken_first = sorted(cards.preparers, key=lambda seat: seat.process is None)
+    for place, seat in enumerate(taken_first):
+        _keep(daemon, seat, at, is_wanted=place < wanted, card=stage_environment.NO_CARD)
 
 
-def _waits_for_rows(daemon: Daemon) -> bool:
+def _preparers(daemon: Daemon) -> int:
     lives = [live for live in daemon.book.runs.values() if not live.record.state.is_final]
-    prepare = [live for live in lives if live.child and live.stage is Stage.PREPARE]
-    on_card = [live for live in lives if live.child and live.stage is not Stage.PREPARE]
-    taken = {card for live in on_card for card in live.cards}
-    ready = [live for live in lives if not live.child and live.next_stage is not Stage.PREPARE]
-    return wants_preparer(
-        free=len(set(daemon.cards.all) - taken), preparing=len(prepare), ready=len(ready)
+    at_work = [(live.stage, live.cards) for live in lives if live.child]
+    taken = {card for which, on in at_work if which is not Stage.PREPARE for card in on}
+    waiting = [live.next_stage for live in lives if not live.child]
+    return preparers(
+        free=len(set(daemon.cards.all) - taken),
+        preparing=sum(which is Stage.PREPARE for which, _ in at_work),
+        prepared=sum(which is not Stage.PREPARE for which in waiting),
     )
 
 
@@ -60,7 +63,7 @@ def _keep(daemon: Daemon, seat: Seat, at: float, *, is_wanted: bool, card: str |
 
 def end_standing_by(daemon: Daemon) -> None:
     """End the processes that stand by."""
-    for seat in (daemon.cards.preparer, *(card.seat for card in daemon.cards.all)):
+    for seat in (*daemon.cards.preparers, *(card.seat for card in daemon.cards.all)):
         seat.end()
 
 

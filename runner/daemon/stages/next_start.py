@@ -182,7 +182,7 @@ def turn_of_who_waits(offers: Sequence[Offer], *, wanted: int = 1) -> Turn:
     return PASSED if offers and all(offer.is_too_small for offer in offers) else HAD
 
 
-_MOST_PREPARED = 2
+MOST_PREPARED = 2
 """Runs that are prepared at once, for cards that have nothing to do: each uses all cores."""
 
 
@@ -194,16 +194,16 @@ def may_prepare(*, preparing: int, prepared: int, free: int) -> bool:
         prepared: runs that were ready to start in this round and do not wait for disk space.
         free: cards that were free in this round, those of further boxes among them.
     """
-    at_once = max(1, min(free, _MOST_PREPARED))
+    at_once = max(1, min(free, MOST_PREPARED))
     return preparing < at_once and preparing + prepared <= free
 
 
-def wants_preparer(*, free: int, preparing: int, ready: int) -> bool:
-    """Decide whether a process stands by to prepare a run: where a card would wait for its rows.
+def preparers(*, free: int, preparing: int, prepared: int) -> int:
+    """Decide how many processes stand by to prepare runs: for cards that would wait for rows.
 
     Args:
         free: cards on which no stage is at work.
         preparing: runs that are being prepared.
-        ready: runs that are prepared and wait for a card.
+        prepared: runs that wait for a card.
     """
-    return free > preparing + ready
+    return max(0, min(free - prepared, MOST_PREPARED) - preparing)
