@@ -36,7 +36,7 @@ JOBS = ("first", "second")
 # would take their three minutes each.
 BRIEFLY = "evaluation: {samples: 0, minutes: 0.05, forgetting: false, recital: false}\n"
 # An office's jobs are further apart than what the processes that stand by need for their imports.
-PAUSE_SECONDS = 25
+PAUSE_SECONDS = 15
 
 
 def write_rows(box: OneBox, job: str, count: int) -> None:
