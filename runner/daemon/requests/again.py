@@ -7,14 +7,12 @@ anew.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runner.contract import stage_environment as stage
 from runner.contract.layout import StageFolder
 from runner.contract.record import read_record
 from runner.contract.stage_io import write_message
@@ -26,7 +24,8 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.leftovers import sweep_run
 from runner.daemon.stages.falls import is_suspect
 from runner.daemon.stages.plans import make_plan
-from runner.daemon.stages.process import Child, start_stage
+from runner.daemon.stages.process import Child
+from runner.daemon.stages.process_for import process_for
 from runner.errors import BusyError, RunnerError, UnreadableError
 from runner.files.unreadable import require_storage
 from runner.spec.read_spec import read_spec
@@ -149,14 +148,7 @@ def _begin(daemon: Daemon, asked: Asked, live: Live, card: Card) -> bool:
         )
         changed = plan.model_copy(update={"alone": True, **asked.changes})
         write_message(StageFolder(folder).plan, changed)
-        process = start_stage(
-            stage.command(settings.stage_command, asked.stage, folder.resolve()),
-            environment=stage.environment(
-                os.environ, home=settings.stage_home.resolve(), card=card.uuid
-            ),
-            log=StageFolder(folder).log(asked.stage.value),
-            inherited=(lease.descriptor,),
-        )
+        process = process_for(daemon, asked.stage, folder, (card,), held=(lease.descriptor,))
         child = Child(process, folder=folder, on_exit=daemon.wakeup.set)
     finally:
         lease.release()  # the child has inherited it

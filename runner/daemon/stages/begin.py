@@ -37,7 +37,7 @@ from runner.daemon.stages.process import Child
 from runner.daemon.stages.process_for import process_for
 from runner.daemon.stages.rates import drop_checkpoints, size_rates
 from runner.daemon.stages.resume_point import count_up_to, resume_point
-from runner.daemon.stages.retry import NOT_PLACED
+from runner.daemon.stages.retry import NOT_PLACED, spares_host_memory
 from runner.daemon.stages.same_run import same_run_notes
 from runner.exit_codes import ExitCode
 from runner.files.crash_points import reached
@@ -122,7 +122,14 @@ def begin(daemon: Daemon, live: Live, on: Together, far: FarCard | None = None) 
         return
     live.kernel_kills = kernel_kills()
     try:
-        process = process_for(daemon, live, folder, on)
+        process = process_for(
+            daemon,
+            which,
+            folder,
+            on.cards,
+            held=tuple(one.lease.descriptor for one in on.asked if one.lease),
+            spare_host_memory=_must_spare_memory(live.record, which),
+        )
         live.child = Child(process, folder=folder, on_exit=daemon.wakeup.set)
     except OSError as error:
         daemon.say(live, f"{record.job}: {which} could not be started", reason=str(error))
@@ -185,6 +192,13 @@ def _for_rates(daemon: Daemon, live: Live, ahead: Ahead) -> tuple[dict[str, Any]
         "shortfalls": outcome.joined(record.shortfalls, notes),
     }
     return changes, found.checkpoint
+
+
+def _must_spare_memory(record: RunRecord, which: Stage) -> bool:
+    """Whether the machine's own memory ran out before, or may have."""
+    if which is Stage.TRAIN:
+        return spares_host_memory(record.attempts)
+    return record.tries[which.value] > 1 or record.falls is not None
 
 
 def _write_plan(

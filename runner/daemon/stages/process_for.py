@@ -10,34 +10,43 @@ from pathlib import Path
 from runner.contract import stage_environment as stage
 from runner.contract.layout import StageFolder
 from runner.contract.states import Stage
-from runner.daemon.book import Live
 from runner.daemon.cards import Card
 from runner.daemon.daemon import Daemon
-from runner.daemon.stages.ask_card import Together
 from runner.daemon.stages.plans import ON_CARD
 from runner.daemon.stages.process import start_stage
-from runner.daemon.stages.retry import spares_host_memory
 from runner.daemon.stages.stand_by import Seat
 
 
-def process_for(daemon: Daemon, live: Live, folder: Path, on: Together) -> subprocess.Popen[bytes]:
-    """Give the stage that begins a process: one that stands by, or a new one.
+def process_for(
+    daemon: Daemon,
+    which: Stage,
+    folder: Path,
+    cards: Sequence[Card],
+    *,
+    held: tuple[int, ...],
+    spare_host_memory: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Give a stage that begins a process: one that stands by, or a new one.
+
+    Args:
+        daemon: whose child it is.
+        which: the stage.
+        folder: the stage's own, where its plan lies.
+        cards: on which it works, or beside whose stages it prepares or exports.
+        held: descriptors of locks that it holds as long as it lives.
+        spare_host_memory: the machine's own memory ran out before.
 
     Raises:
         OSError: it could not be started, or its log not be written.
     """
-    which, record = live.next_stage, live.record
-    held = tuple(one.lease.descriptor for one in on.asked if one.lease)
     environment = stage.environment(
         os.environ,
         home=daemon.settings.stage_home.resolve(),
-        card=_seen(which, on.cards),
-        spare_host_memory=spares_host_memory(record.attempts)
-        if which is Stage.TRAIN
-        else record.tries[which.value] > 1 or record.falls is not None,
+        card=_seen(which, cards),
+        spare_host_memory=spare_host_memory,
     )
     log, folder = StageFolder(folder).log(which.value), folder.resolve()
-    for seat in _seats(daemon, which, on.cards):
+    for seat in _seats(daemon, which, cards):
         if (ready := seat.take()) is not None:
             process = ready.become(which, folder, environment=environment, log=log, inherited=held)
             if process is not None:
