@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,41 @@ def test_two_runs_are_prepared_at_once_for_two_cards(box: CardsBox) -> None:
         wait_until(lambda: set(states(box).values()) == {State.SUCCEEDED})
 
 
+@pytest.mark.parametrize("gpus", [2, "auto"])
+def test_what_is_prepared_first_does_not_go_before_a_job_for_several(
+    box: CardsBox, gpus: int | str
+) -> None:
+    """It would hold one of the cards that the first job asks for, for hours."""
+    drop_for_two(box, "first", gpus, prepare=["held 0"])
+    with box.watching():
+        wait_until(lambda: list(box.outputs.root.glob("first/*/prepared/hanging")))
+        box.drop("second")
+        wait_until(lambda: list(box.outputs.root.glob("second/*/prepared/result.json")))
+        wait_until(lambda: states(box)["second"] == State.QUEUED)
+        time.sleep(1.5)  # three times what a round takes here
+        assert states(box) == {"first": State.PREPARING, "second": State.QUEUED}
+        (box.run_of("first").prepared / "go").touch()
+        wait_until(lambda: set(states(box).values()) == {State.SUCCEEDED})
+    first, second = box.records()
+    assert first.attempts[0].started_at <= second.attempts[0].started_at
+
+
+def test_what_is_prepared_first_takes_the_card_that_is_left(box: CardsBox) -> None:
+    """Where the cards are alike and the first job asks for one, its card stays free."""
+    box.drop("first", prepare=["held 0"])
+    box.drop("second", train=["hang"])
+    box.drop("third")
+    with box.watching():
+        wait_until(lambda: box.hangs("second"))
+        wait_until(lambda: list(box.outputs.root.glob("third/*/prepared/result.json")))
+        wait_until(lambda: states(box)["third"] == State.QUEUED)
+        time.sleep(1.5)  # three times what a round takes here
+        kept = {"first": State.PREPARING, "second": State.TRAINING, "third": State.QUEUED}
+        assert states(box) == kept
+        (box.run_of("first").prepared / "go").touch()
+        wait_until(lambda: states(box)["first"] == states(box)["third"] == State.SUCCEEDED)
+
+
 def test_two_runs_of_a_job_are_prepared_one_after_the_other(box: CardsBox) -> None:
     """The later one's rows are compared with those of the one before."""
     box.drop("first", prepare=["held 0"])
@@ -141,9 +177,9 @@ def _with_runs(box: CardsBox, count: int) -> Any:
 def test_a_lost_card_holds_only_its_own_job(box: CardsBox) -> None:
     """The other card trains on, the daemon stays, and the job of the lost one goes on there."""
     box.drop("first", train=["hang"])
-    box.drop("second", train=["train 3 then 14", "ok"])
     with box.watching(gpu_lost_seconds=1) as daemon:
         wait_until(lambda: box.hangs("first"))
+        box.drop("second", train=["train 3 then 14", "ok"])
         wait_until(lambda: any(one.attempts and one.attempts[0].exit_code for one in box.records()))
         lost = box.card_of("second")
         wait_until(lambda: "takes no job; the others go on" in box.status())

@@ -17,6 +17,7 @@ from runner.daemon.stages.next_start import (
     equal_first,
     free_places,
     is_for_larger_card,
+    may_go_before,
     may_prepare,
     must_wait_for_its_job,
     preparers,
@@ -190,6 +191,26 @@ def test_one_run_is_prepared_ahead_of_the_cards(
 ) -> None:
     """No more than one waits prepared beside cards that are all at work."""
     assert may_prepare(preparing=preparing, prepared=prepared, free=free) is may
+
+
+@pytest.mark.parametrize(
+    ("ahead", "free", "are_alike", "may"),
+    [
+        ([], 1, False, True),
+        ([True], 2, True, True),
+        ([True], 1, True, False),  # the card is for the one ahead
+        ([True], 2, False, False),  # the one ahead may fit on no other than this
+        ([False], 8, True, False),  # nobody knows how many it takes
+        ([True, False], 8, True, False),
+        ([True, True], 3, True, True),
+        ([True, True], 2, True, False),
+    ],
+)
+def test_who_is_prepared_sooner_leaves_a_card_to_each_that_is_ahead(
+    ahead: list[bool], free: int, *, are_alike: bool, may: bool
+) -> None:
+    """The order is the queue's, whoever has fewer rows."""
+    assert may_go_before(ahead, free=free, are_alike=are_alike) is may
 
 
 @pytest.mark.parametrize(

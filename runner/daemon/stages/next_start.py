@@ -198,6 +198,17 @@ def may_prepare(*, preparing: int, prepared: int, free: int) -> bool:
     return preparing < at_once and preparing + prepared <= free
 
 
+def may_go_before(ahead: Sequence[bool], *, free: int, are_alike: bool) -> bool:
+    """Decide whether a run trains before those whose turn is sooner, but who are being prepared.
+
+    Args:
+        ahead: of each of these, whether it asks for no more than one card.
+        free: cards that are free.
+        are_alike: any of the box's cards does for any of its runs.
+    """
+    return not ahead or (are_alike and all(ahead) and len(ahead) < free)
+
+
 def preparers(*, free: int, preparing: int, prepared: int) -> int:
     """Decide how many processes stand by to prepare runs: for cards that would wait for rows.
 

@@ -47,6 +47,7 @@ from runner.daemon.stages.next_start import (
     Turn,
     choose,
     free_places,
+    may_go_before,
     may_prepare,
     must_wait_for_its_job,
     turn_of_who_waits,
@@ -109,6 +110,8 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     free = [card for card in daemon.cards.well_first() if daemon.cards.all.index(card) in places]
     preparing = [one.job for one in at_work if one.prepares]
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
+    ready = len(prepared)
+    prepared = _without_too_early(daemon, prepared, free=len(free))
     behind = _behind_others(prepared, at_work)
     _tell_what_is_over(daemon, prepared, behind, any_free=bool(free), at=at)
     had_its_turn, held, without_room, too_large = False, set[int](), 0, 0
@@ -142,7 +145,7 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
         too_large += waiting_now is not None and waiting_now.reason in (TOO_SMALL, NO_FP8)
         if too_large == _MOST_TOO_LARGE:
             break
-    ready = len(prepared) - without_room
+    ready -= without_room
     if not may_prepare(preparing=len(preparing), prepared=ready, free=len(free) + far_places):
         tell_data_that_came(daemon, waiting, at)
         return had_its_turn
@@ -162,6 +165,25 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
                 daemon.data.looked_to = None  # whoever is first in the queue is first again
                 return True
     return had_its_turn
+
+
+def _without_too_early(daemon: Daemon, prepared: Sequence[Live], *, free: int) -> list[Live]:
+    """Leave out the trainings whose turn comes after that of runs that are still being prepared."""
+    names = {card.name for card in daemon.cards.all}
+    are_alike = len(names) == 1 and daemon.cluster is None
+    ahead: list[bool] = []
+    too_early = set[str]()
+    for record in in_order(live.record for live in daemon.book.runs.values()):
+        live = daemon.book.runs[record.run_id]
+        if live.child is not None and live.stage is Stage.PREPARE:
+            ahead.append(live.spec.resources.gpus == 1)
+        elif not may_go_before(ahead, free=free, are_alike=are_alike):
+            too_early.add(record.run_id)
+    return [
+        live
+        for live in prepared
+        if live.next_stage not in TRAINS or live.record.run_id not in too_early
+    ]
 
 
 def _behind_others(prepared: Sequence[Live], at_work: Sequence[AtWork]) -> list[Live]:
