@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 from runner.agent.cards import Cards
 from runner.agent.lease import Heard, order_for, tickets_to_take
-from runner.agent.work import Work, start
+from runner.agent.work import Work, environment_on, start
 from runner.contract.cluster import (
     BEATS_A_LEASE,
     WORDS_TOLD,
@@ -37,6 +37,7 @@ from runner.contract.cluster import (
 from runner.contract.image_version import image_version
 from runner.contract.models import models_on_box
 from runner.contract.settings import Settings
+from runner.daemon.stages.stand_by import Seat
 from runner.daemon.start.end_orphans import end_orphans
 from runner.errors import BusyError
 from runner.words import visible
@@ -71,6 +72,8 @@ class Agent:
         self.work: dict[str, Work] = {}
         """By ticket: at work, or ended and not reported yet. The share's thread adds, the other
         one takes away."""
+        self.seats: dict[str, Seat] = {}
+        """Of the processes that stand by for the cards' next stages; the share's thread's alone."""
         self.reports: list[Seen] = []
         """Still to be written; the newest last."""
         self.stopping = False
@@ -130,6 +133,7 @@ class Agent:
                     for say_or_take in (self._report, self._beat, self._take):
                         with self._telling_trouble():  # of one file, and the others go on
                             say_or_take()
+                self._keep_standing_by()
                 self.wakeup.wait(POLL_SECONDS)
                 self.wakeup.clear()
             with contextlib.suppress(OSError):
@@ -137,6 +141,8 @@ class Agent:
         except BaseException as error:
             self.failed = error
         finally:
+            for seat in self.seats.values():
+                seat.end()
             self.wakeup.set()
 
     def _listen(self) -> None:
@@ -227,7 +233,8 @@ class Agent:
     def _start(self, ticket: Ticket) -> None:
         say(self.folder.seen_of(ticket.name), self._told(ticket, Now.TAKEN))
         try:
-            work = start(ticket, self.settings, on_exit=self.wakeup.set)
+            seat = self.seats.get(ticket.card, Seat())
+            work = start(ticket, self.settings, seat=seat, on_exit=self.wakeup.set)
         except (OSError, ValueError) as error:
             self.say_event(f"{_of(ticket)} cannot be started", reason=str(error), level="warning")
             self._end(ticket, Why.NOT_SEEN, reason=str(error)[:WORDS_TOLD])
@@ -237,6 +244,18 @@ class Agent:
         with self._telling_trouble():  # its end is told in any case
             started = self._told(ticket, Now.STARTED, pid=work.child.pid)
             say(self.folder.seen_of(ticket.name), started)
+
+    def _keep_standing_by(self) -> None:
+        """Have a process stand by for each card: a training begins some 10 s earlier in it."""
+        settings, at = self.settings, time.monotonic()
+        for card in self.cards.now:
+            is_asked = card.memory is not None if settings.stand_by is None else settings.stand_by
+            self.seats.setdefault(card.uuid, Seat()).keep(
+                settings.stage_command,
+                environment_on(card.uuid, settings, box=self.box),
+                at=at,
+                is_wanted=is_asked and not card.problem and not self.stopping,
+            )
 
     def _end(self, ticket: Ticket, why: Why, *, reason: str = "") -> None:
         """Have it told, as often as it takes, that nothing runs of a ticket."""

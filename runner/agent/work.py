@@ -13,6 +13,7 @@ from runner.contract.settings import Settings
 from runner.contract.states import Stage
 from runner.daemon.stages.host_memory import Blame, blame, kernel_kills
 from runner.daemon.stages.process import Child, start_stage
+from runner.daemon.stages.stand_by import Seat
 from runner.exit_codes import ExitCode
 from runner.files.refresh import refresh
 
@@ -47,8 +48,8 @@ class Work:
         return ExitCode.OUT_OF_HOST_MEMORY if found is Blame.YES else code
 
 
-def start(ticket: Ticket, settings: Settings, *, on_exit: Callable[[], None]) -> Work:
-    """Start a ticket's stage.
+def start(ticket: Ticket, settings: Settings, *, seat: Seat, on_exit: Callable[[], None]) -> Work:
+    """Start a ticket's stage, in the process that stands by for its card where there is one.
 
     Raises:
         OSError: its folder is not seen here, or its process cannot be started.
@@ -57,17 +58,28 @@ def start(ticket: Ticket, settings: Settings, *, on_exit: Callable[[], None]) ->
     folder = ticket.folder(settings.outputs)
     refresh(folder, below=settings.outputs.root)
     os.stat(StageFolder(folder).plan, follow_symlinks=False)
-    environment = stage.environment(
-        os.environ,
-        home=settings.stage_home.resolve(),
-        card=ticket.card or None,
-        spare_host_memory=ticket.spare_host_memory,
-        box=ticket.box,
+    environment = environment_on(
+        ticket.card, settings, box=ticket.box, spare_host_memory=ticket.spare_host_memory
     )
-    command = stage.command(settings.stage_command, Stage.TRAIN, folder.resolve())
-    before = kernel_kills()
-    process = start_stage(
-        command, environment=environment, log=StageFolder(folder).log(Stage.TRAIN.value)
-    )
+    log, folder = StageFolder(folder).log(Stage.TRAIN.value), folder.resolve()
+    before, process, ready = kernel_kills(), None, seat.take()
+    if ready is not None:
+        process = ready.become(Stage.TRAIN, folder, environment=environment, log=log)
+    if process is None:
+        command = stage.command(settings.stage_command, Stage.TRAIN, folder)
+        process = start_stage(command, environment=environment, log=log)
     child = Child(process, folder=folder, on_exit=on_exit)
     return Work(ticket=ticket, child=child, kernel_kills=before)
+
+
+def environment_on(
+    card: str, settings: Settings, *, box: str, spare_host_memory: bool = False
+) -> dict[str, str]:
+    """Build the environment of a stage on a card of this box; an empty name: on the processor."""
+    return stage.environment(
+        os.environ,
+        home=settings.stage_home.resolve(),
+        card=card or None,
+        spare_host_memory=spare_host_memory,
+        box=box,
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ from runner.contract.cluster import (
 from runner.contract.image_version import image_version
 from runner.contract.layout import Outputs, StageFolder
 from runner.contract.settings import Settings
+from runner.contract.stage_io import STAND_BY
 from runner.daemon.cluster import cluster as cluster_module
 from runner.daemon.cluster.cluster import Cluster
 from runner.daemon.stages.host_memory import Blame
@@ -489,6 +491,52 @@ def test_a_stage_sees_its_own_card_and_its_boxs_name(both: Both) -> None:
     assert plain != sparing
     for name in sparing.keys() - plain.keys():
         assert f"{name}={sparing[name]}".encode() in words
+
+
+READY = f"""
+import sys, time
+from runner.training import stand_by
+stand_by.IMPORTED = ()
+how = sys.argv[1]
+stage, folder = stand_by.stand_by() if how == {STAND_BY!r} else sys.argv[1:]
+print(how, stage, folder, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_stage_begins_in_the_process_that_stands_by_for_its_card(both: Both) -> None:
+    """And in a new one where that has died, or is for another card; none is left."""
+    command = (sys.executable, "-c", READY)
+    both.agent.settings = replace(both.settings, stand_by=True, stage_command=command)
+    both.agent.cards.now = tuple(
+        BoxCard(number=str(number), uuid=uuid) for number, uuid in enumerate(("GPU-aa", "GPU-bb"))
+    )
+    both.agent._keep_standing_by()
+    first, second = (seat.process for seat in both.agent.seats.values())
+    assert first is not None
+    assert second is not None
+    os.kill(second.pid, signal.SIGKILL)
+    wait_for(lambda: not second.is_there)
+    tickets = (
+        TICKET.model_copy(update={"card": "GPU-aa"}),
+        OTHER.model_copy(update={"card": "GPU-bb"}),
+    )
+    both.place(*tickets)
+    both.agent._take()
+    works = [both.agent.work[ticket.name] for ticket in tickets]
+    assert works[0].child.pid == first.pid
+    for work, how in zip(works, (STAND_BY, "train"), strict=True):
+        folder = work.ticket.folder(both.settings.outputs)
+        log = StageFolder(folder).log("train")
+        wait_for(lambda log=log: log.read_text().endswith("\n"))
+        assert log.read_text() == f"{how} train {folder.resolve()}\n"
+    both.agent._keep_standing_by()
+    assert both.agent.seats["GPU-bb"].process is None  # what ended by itself is not tried again
+    (another,) = [seat.process for seat in both.agent.seats.values() if seat.process]
+    assert another.pid not in (first.pid, second.pid)
+    both.agent.stopping = True
+    both.agent._keep_standing_by()
+    assert not another.is_there
 
 
 def test_an_agent_that_leaves_asks_its_stages_first(both: Both) -> None:

@@ -7,21 +7,13 @@ there is trained 10 s earlier.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from pathlib import Path
 
 from runner.contract import stage_environment
 from runner.contract.states import Stage
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages.next_start import preparers
-from runner.daemon.stages.stand_by import Seat, StandBy
-from runner.words import GIB
-
-_LEAVES_BYTES = 4 * GIB
-"""Free memory of the machine below which none is started: imported, it holds 0.8 GiB, and loading a
-model wants all that there is for a while."""
-_AGAIN_SECONDS = 600.0  # after one that ended by itself: what is broken is not tried each second
+from runner.daemon.stages.stand_by import Seat
 
 
 def keep_standing_by(daemon: Daemon, at: float) -> None:
@@ -49,28 +41,12 @@ def _preparers(daemon: Daemon) -> int:
 
 
 def _keep(daemon: Daemon, seat: Seat, at: float, *, is_wanted: bool, card: str | None) -> None:
-    if seat.process is not None and not seat.process.is_there:
-        seat.empty_until = at + _AGAIN_SECONDS
-        seat.end()
-    if not is_wanted:
-        seat.end()
-    elif seat.process is None and at >= seat.empty_until and _free_bytes() >= _LEAVES_BYTES:
-        with contextlib.suppress(OSError):  # the stage itself will be started without
-            home = daemon.settings.stage_home.resolve()
-            environment = stage_environment.environment(os.environ, home=home, card=card)
-            seat.process = StandBy(daemon.settings.stage_command, environment)
+    home = daemon.settings.stage_home.resolve()
+    environment = stage_environment.environment(os.environ, home=home, card=card)
+    seat.keep(daemon.settings.stage_command, environment, at=at, is_wanted=is_wanted)
 
 
 def end_standing_by(daemon: Daemon) -> None:
     """End the processes that stand by."""
     for seat in (*daemon.cards.preparers, *(card.seat for card in daemon.cards.all)):
         seat.end()
-
-
-def _free_bytes() -> int:
-    """Read how much memory the machine has to give, in bytes; 0: it does not tell."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -11,6 +12,12 @@ from pathlib import Path
 
 from runner.contract.stage_io import STAND_BY, HandOver
 from runner.contract.states import Stage
+from runner.words import GIB
+
+_LEAVES_BYTES = 4 * GIB
+"""Free memory of the machine below which none is started: imported, it holds 0.8 GiB, and loading a
+model wants all that there is for a while."""
+_AGAIN_SECONDS = 600.0  # after one that ended by itself: what is broken is not tried each second
 
 
 class StandBy:
@@ -82,6 +89,31 @@ class Seat:
     empty_until: float = 0.0
     """Monotonic time before which none is started: the last one ended by itself."""
 
+    def keep(
+        self,
+        stage_command: tuple[str, ...],
+        environment: Mapping[str, str],
+        *,
+        at: float,
+        is_wanted: bool,
+    ) -> None:
+        """Have one stand by, or none.
+
+        Args:
+            stage_command: how stages are started.
+            environment: of the stage that it becomes.
+            at: monotonic time.
+            is_wanted: whether one is of use now.
+        """
+        if self.process is not None and not self.process.is_there:
+            self.empty_until = at + _AGAIN_SECONDS
+            self.end()
+        if not is_wanted:
+            self.end()
+        elif self.process is None and at >= self.empty_until and _free_bytes() >= _LEAVES_BYTES:
+            with contextlib.suppress(OSError):  # the stage itself will be started without
+                self.process = StandBy(stage_command, environment)
+
     def take(self) -> StandBy | None:
         """Give the one that stands by, to become a stage.
 
@@ -97,3 +129,12 @@ class Seat:
         if self.process is not None:
             self.process.end()
             self.process = None
+
+
+def _free_bytes() -> int:
+    """Read how much memory the machine has to give, in bytes; 0: it does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
