@@ -6,6 +6,7 @@ is imported when it is called: `runner status` never loads torch, and `runner wa
 
 from __future__ import annotations
 
+import difflib
 import gc
 import importlib
 import os
@@ -72,6 +73,15 @@ class _Verbs(TyperGroup):
 
     def list_commands(self, _context: Any) -> list[str]:
         return list(VERBS)
+
+    def resolve_command(self, context: Any, args: list[str]) -> Any:
+        """Find the verb; of one that is not there, the nearest is named."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            shown = [verb for verb in VERBS if verb not in _HIDDEN]
+            near = difflib.get_close_matches(args[0][:40], shown, n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            context.fail(f"No such command {args[0][:40]!r}.{meant}")
+        return super().resolve_command(context, args)
 
     def get_command(self, _context: Any, cmd_name: str) -> Any:
         if cmd_name not in VERBS:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.find_run import find_run, says_something
+from runner.commands.find_run import find_run, parted, says_something
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
 from runner.commands.promote import who_asks
 from runner.contract.erase import NotErasableError, check_erasable, erase
@@ -24,9 +24,10 @@ def runs_named(outputs: Outputs, name: str) -> tuple[list[RunFolder], bool]:
     Raises:
         NoSuchRunError: there is none.
     """
-    last = name.rstrip("/").rpartition("/")[2]  # a shell completes the folder's path
+    within, last = parted(outputs, name)
     jobs = {folder.name for folder in outputs.job_folders()}
-    job = next((one for one in (last, job_name(last)) if says_something(last) and one in jobs), "")
+    names = (last, job_name(last)) if says_something(last) and not within else ()
+    job = next((one for one in names if one in jobs), "")
     of_job = outputs.runs_of(job) if job else []
     return (of_job, True) if of_job else ([find_run(outputs, name)], False)
 

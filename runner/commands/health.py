@@ -15,6 +15,7 @@ from runner.clock import this_boot, uptime_seconds
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
 from runner.contract.card_shown import cards_in
 from runner.contract.layout import Outputs
+from runner.words import roughly
 
 STALE_SECONDS = 35.0  # three beats of ten seconds missed, and a little for a busy disk
 
@@ -40,7 +41,7 @@ def judge(heartbeat: dict[str, Any] | None, *, uptime: float, boot: str) -> Heal
     if heartbeat.get("boot") != boot:
         return Health(well=False, reason="the last heartbeat is from before this machine started")
     if age_seconds > STALE_SECONDS:
-        return Health(well=False, reason=f"the last heartbeat is {age_seconds:.0f} s old")
+        return Health(well=False, reason=f"the last heartbeat is {roughly(age_seconds)} old")
     if heartbeat.get("unwell"):
         return Health(well=False, reason=str(heartbeat["unwell"]))
     running, waiting = heartbeat.get("running") or [], heartbeat.get("waiting", 0)

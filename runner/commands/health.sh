@@ -9,6 +9,17 @@ not_well() {
     exit 1
 }
 
+ago() { # seconds as people say them: 42 s, 19 min, 2 h 05 min
+    minutes=$((($1 + 30) / 60))
+    if [ "$1" -lt 90 ]; then
+        said="$1 s"
+    elif [ "$minutes" -lt 90 ]; then
+        said="$minutes min"
+    else
+        said="$(printf '%d h %02d min' $((minutes / 60)) $((minutes % 60)))"
+    fi
+}
+
 [ -e "$private/heartbeat.json" ] || not_well "there is no heartbeat: no daemon has run here yet"
 beat='' boot='' unwell=''
 while read -r line; do
@@ -25,6 +36,7 @@ read -r up _ < /proc/uptime
 read -r this_boot < /proc/sys/kernel/random/boot_id
 [ "$boot" = "\"$this_boot\"" ] || not_well "the last heartbeat is from before this machine started"
 age=$((${up%%.*} - beat))
-[ "$age" -le 35 ] || not_well "the last heartbeat is $age s old"
+ago "$age"
+[ "$age" -le 35 ] || not_well "the last heartbeat is $said old"
 [ -z "$unwell" ] || not_well "$unwell"
-echo "well: the last heartbeat is $age s old"
+echo "well: the last heartbeat is $said old"

@@ -114,7 +114,9 @@ def command(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
     stage: Annotated[
         str | None,
-        typer.Option(help="A stage's own log: prepare, rates, train, export or evaluate."),
+        typer.Option(
+            help="A stage's own log: prepare, rates, train, export, evaluate or hand-over."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from runner.commands.find_run import find_job
 from runner.commands.options import OUTPUTS, AsJson, OutputsDir, print_json
 from runner.commands.promote import who_asks
 from runner.commands.take_turn import take_turn
-from runner.contract.layout import Outputs, job_name
+from runner.contract.layout import Outputs
 from runner.contract.promotions import current_run, roll_back, target_of_rollback
 from runner.notices.leave import leave_change
 
@@ -29,7 +30,7 @@ def command(
         runner rollback contracts
     """
     outputs = Outputs(outputs_dir)
-    job = job if job in outputs.jobs_with_promotions() else job_name(job)
+    job = find_job(outputs, job)
     target = target_of_rollback(outputs, job)
     facts: dict[str, Any] = {"job": job, "run_id": target, "before": current_run(outputs, job)}
     lock = take_turn(outputs, "rollback", job=job, by=who_asks())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
 import os
 import stat
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runner.commands.options import MODELS, OUTPUTS, AsJson, ModelsDir, OutputsDir, print_json
+from runner.commands.options import JOBS, MODELS, OUTPUTS, AsJson, ModelsDir, OutputsDir, print_json
 from runner.contract.evaluation_tasks import VARIABLE, tasks_problems
 from runner.contract.gpus import count_gpus
 from runner.contract.layout import SCHEDULED, STATE_FOLDERS, Inbox
@@ -28,11 +30,14 @@ from runner.spec.near_files import similar_file
 from runner.spec.read_spec import read_spec
 from runner.spec.spec import JobSpec
 from runner.training.export.refuse_early import refused_export
-from runner.words import visible_lines
+from runner.words import visible, visible_lines
 
 NO_SPEC = "a job spec's name ends in .yaml, .yml or .json"
 SPEC_BYTES = 1024 * 1024  # more than read_spec accepts; it then says what the limit is
 
+_NAME_ONE = "give the path of a job spec, such as jobs/contracts.yaml"
+_SHOWN = 80  # characters of a path in a message
+_NAMED = 5  # specs in one sentence
 _COPY = "copy it there first; paths start at the spec's folder"
 
 
@@ -98,6 +103,8 @@ def read_file(path: Path, folder: Path | None = None, *, cards: int | None = Non
     Raises:
         SpecError: it cannot be used, or not under this name; every problem at once.
     """
+    if (nothing := _nothing_there(path)) is not None:
+        raise SpecError([nothing])
     if not is_spec_name(path.name):
         raise SpecError(
             [
@@ -124,6 +131,46 @@ def read_file(path: Path, folder: Path | None = None, *, cards: int | None = Non
     return read_spec(
         content, file_name=path.name, exists=lambda name: (there / name).exists(), cards=cards
     )
+
+
+def _nothing_there(path: Path) -> Problem | None:
+    """Say that a path leads to no file, and which spec was meant; None: something lies there."""
+    shown = visible(path if len(str(path)) <= _SHOWN else f"{str(path)[:_SHOWN]}…")
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL):
+            return None  # opening it says what it is
+        return Problem(message=f"there is no file {shown}", hint=_meant(path))
+    if not stat.S_ISDIR(mode):
+        return None
+    return Problem(message=f"{shown} is a folder", hint=_specs_in(path) or _NAME_ONE)
+
+
+def _meant(path: Path) -> str:
+    """Name the spec that was meant: a near name beside it, or one that was dropped already."""
+    for folder in (path.parent, JOBS) if str(path.parent) == "." else (path.parent,):
+        found = _spec_names(folder)
+        stems = {Path(one).stem: one for one in found}
+        wanted = path.name[:_SHOWN]
+        for names in ({one: one for one in found}, stems):
+            if near := difflib.get_close_matches(wanted, names, n=1, cutoff=0.75):
+                return f"did you mean {folder / names[near[0]]}?"
+    return _specs_in(path.parent) or _NAME_ONE
+
+
+def _specs_in(folder: Path) -> str | None:
+    found = _spec_names(folder)
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f"specs in {visible(folder)}: {', '.join(found[:_NAMED])}{more}" if found else None
+
+
+def _spec_names(folder: Path) -> list[str]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [one for one in names if is_spec_name(one) and visible(one) == one]
 
 
 def data_folder(spec_file: Path) -> Path:

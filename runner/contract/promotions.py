@@ -200,13 +200,20 @@ def target_of_rollback(outputs: Outputs, job: str) -> str:
         NotPromotableError: there is none.
         OSError: the history cannot be read.
     """
-    earlier = _stack(read_promotions(outputs, job))[:-1]
+    changes = read_promotions(outputs, job)
+    earlier = _stack(changes)[:-1]
     for run_id in reversed(earlier):
         if not RUN_ID.fullmatch(run_id):  # nothing was in use, or a hand's; never a path
             continue
         with contextlib.suppress(RunnerError, OSError):
             check_promotable(outputs.run(job, run_id))
             return run_id
+    if not changes:
+        raise NotPromotableError(
+            f"No adapter of {job} has been promoted yet, so there is no earlier one",
+            advice=f"`runner show {job}` shows its newest run; `runner promote RUN` puts a run's "
+            "adapter into use.",
+        )
     raise NotPromotableError(
         f"{job} has no earlier run that was current and whose adapter is still there",
         advice=f"`runner promote RUN` chooses another one; outputs/{job}/promotions.jsonl is its "

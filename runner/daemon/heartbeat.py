@@ -21,6 +21,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.rounds import Rounds
 from runner.daemon.stages.process import Child
 from runner.files.durable import show_json
+from runner.words import roughly
 
 BEAT_SECONDS = 10.0
 """The file is rewritten so often; `runner health` takes three missed beats for a hang."""
@@ -123,7 +124,8 @@ class Heartbeat:
         # Only what cannot block: what the loop hangs on may be the very file system of the log.
         with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):  # closed
             print(
-                f"the loop stood still for {still_seconds:.0f} s; this is where:", file=sys.stderr
+                f"the loop stood still for {roughly(still_seconds)}; this is where:",
+                file=sys.stderr,
             )
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         lives = list(self._daemon.book.runs.values())

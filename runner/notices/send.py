@@ -26,7 +26,7 @@ from runner.notices.due import Do, Tried, decide
 from runner.notices.notice import SUFFIX, Kind, Notice, read_notice
 from runner.notices.tell import services_in, tell
 from runner.notices.word import text_of, title_of
-from runner.words import visible
+from runner.words import roughly, visible
 
 LOOK_SECONDS = 5.0
 _MARK_BYTES = 64 * 1024
@@ -137,7 +137,7 @@ class Sender:
                 self._tried[key] = after = tried.failed(at)
                 self.say(
                     f"{notice.id}: could not be sent to {place.name}; it is tried again in "
-                    f"{after.again_at - at:.0f} s"
+                    f"{roughly(after.again_at - at)}"
                 )
                 waits = True
         if sent.keys() - marked.keys():

@@ -15,8 +15,11 @@ from runner.clock import this_boot, uptime_seconds
 from runner.commands.health import health, judge
 from runner.contract.layout import Outputs
 from runner.files.durable import write_json
+from runner.language.speaker import Language, Speaker
+from runner.language.translate import translated
 
 UPTIME, BOOT = 5000.0, "this start of the machine"
+GERMAN = Speaker(Language.GERMAN)
 
 
 def beat(seconds_ago: float, **more: Any) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def test_the_last_heartbeat_decides(heartbeat: dict[str, Any] | None, *, well: b
 def test_every_verdict_has_a_reason() -> None:
     """`docker inspect` shows the reason: how old the heartbeat is, or what the daemon does."""
     at = {"uptime": UPTIME, "boot": BOOT}
-    assert judge(beat(90), **at).reason == "the last heartbeat is 90 s old"
+    assert judge(beat(1169), **at).reason == "the last heartbeat is 19 min old"
     assert judge(beat(5, running=["a"], waiting=2), **at).reason == "running 1, waiting 2"
     assert judge(beat(5, unwell="the GPU is lost"), **at).reason == "the GPU is lost"
 
@@ -81,7 +84,7 @@ def script(outputs: Outputs) -> tuple[int, str]:
     ("change", "well", "said"),
     [
         ({}, True, "well: the last heartbeat is"),
-        ({"uptime": uptime_seconds() - 90}, False, "s old"),
+        ({"uptime": uptime_seconds() - 90}, False, "min old"),
         ({"boot": "another"}, False, "from before this machine started"),
         ({"unwell": "the GPU is lost"}, False, 'not well: "the GPU is lost"'),
         ({"uptime": "soon"}, False, "the heartbeat cannot be read"),
@@ -101,6 +104,28 @@ def test_the_container_asks_the_same_of_a_script(
     assert said in text
     outputs.heartbeat.write_bytes(b'\xff{"uptime": ')
     assert script(outputs)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (50, "50 s"),
+        (1169, "19 min"),
+        (5000, "83 min"),
+        (7500, "2 h 05 min"),
+        (90000, "25 h 00 min"),
+    ],
+)
+def test_an_age_is_said_as_people_say_it(tmp_path: Path, seconds: int, said: str) -> None:
+    """1169 s is nothing that anybody can picture; the script says the same as the command."""
+    reason = f"the last heartbeat is {said} old"
+    assert judge(beat(seconds), uptime=UPTIME, boot=BOOT).reason == reason
+    assert translated(reason, GERMAN) == f"ihr letztes Lebenszeichen ist {said} alt"
+    if (up := uptime_seconds()) > seconds + 60:  # a machine that has just started has no such beat
+        outputs = Outputs(tmp_path)
+        outputs.private.mkdir()
+        write_json(outputs.heartbeat, {"uptime": up - seconds, "boot": this_boot()})
+        assert script(outputs)[1] == f"not well: {reason}"
 
 
 def test_the_containers_check_is_the_script_and_starts_no_python() -> None:

@@ -169,6 +169,17 @@ def test_a_json_value_that_is_none_is_no_answer(value, tmp_path):
     assert "the row has no answer: 'answer' is missing or empty" in str(findings.problems[0])
 
 
+@pytest.mark.parametrize(
+    "value", ["1e400", "-1e400", "9" * 5000, '{"due": 1e400}', "[[3.10, -0.0]]"]
+)
+def test_a_number_that_no_machine_holds_is_learned_as_it_is_written(value, tmp_path):
+    """It is neither missing nor broken JSON, nor is ``Infinity`` learned in its place."""
+    text = f'{{"question": "q", "answer": {value}}}\n{json.dumps(ROWS[0])}'
+    pairs, findings = learn(tmp_path, "a.jsonl", text)
+    assert findings.problems == []
+    assert pairs[0] == (1, "q", value)
+
+
 def test_messages_may_stand_as_json_in_a_cell(tmp_path):
     """CSV files and Parquet columns have no other place for a list."""
     cell = json.dumps(TALK).replace('"', '""')

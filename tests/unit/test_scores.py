@@ -93,6 +93,17 @@ def test_a_field_is_found_as_people_and_models_write_it(text: str, value: str | 
     assert field_value(text, "category") == value
 
 
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5000])
+def test_a_number_that_no_machine_holds_is_itself(number: str) -> None:
+    """It is JSON, it has a value, and another one that is as large is another one."""
+    answer = f'{{"due": {number}}}'
+    assert is_json(answer)
+    assert field_value(answer, "due") == number
+    assert field_value(answer.replace(number, "1e500"), "due") != number
+    (found,) = confusions([(answer, '{"due": "7"}')], {"due": ["7"]})
+    assert found.given == "(another value)"
+
+
 def test_values_count_as_they_are_written() -> None:
     """`permissive` is not `Permissive`: whoever filters by it would find nothing."""
     assert is_allowed("Permissive", TAXONOMY["category"])

@@ -40,6 +40,12 @@ class WrittenFloat(float):
         return WrittenFloat, (self.written,)
 
 
+def whole_number(text: str) -> int | WrittenFloat:
+    """Read a whole number; one that Python refuses for its length stays as it was written."""
+    return int(text) if len(text) <= _DIGITS_MOST else WrittenFloat(text)
+
+
+_DIGITS_MOST = 4_000  # of a whole number; Python's own limit is 4,300
 _YES = {"1", "1.0", "1,0", "true", "yes", "ja", "wahr", "on", "y", "j", "x"}
 _NO = {"0", "0.0", "0,0", "false", "no", "nein", "falsch", "off", "n"}
 
@@ -56,8 +62,10 @@ _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
 def missing(value: Any) -> bool:
     """Tell a cell that holds nothing: null, NaN, an empty or invisible text, list or object."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+    if value is None:
         return True
+    if isinstance(value, float):  # of a number that somebody wrote, 1e400, the digits are there
+        return not (isinstance(value, WrittenFloat) or math.isfinite(value))
     if isinstance(value, str):
         return not value or value.isspace() or _invisible(value)
     return isinstance(value, list | dict | tuple) and not value
@@ -105,13 +113,25 @@ def as_text(value: Any, column: str) -> str:
         text = str(value)
     else:
         try:
-            text = json.dumps(value, ensure_ascii=False)
+            text = _as_json(value)
         except (TypeError, ValueError, RecursionError):
             what = f"{column!r} holds bytes or something else that is not text"
             raise BadRowError(what, hint="Write it as text.") from None
     if _CELL_MOST // _UNITS_MOST <= len(text) <= _CELL_MOST:
         _check_not_cut(text, column)
     return whole_characters(text, column)
+
+
+def _as_json(value: Any) -> str:
+    """Write an object as JSON, its numbers as they were written: 1e400 is no ``Infinity``."""
+    if isinstance(value, WrittenFloat):
+        return value.written
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        pairs = (f"{json.dumps(n, ensure_ascii=False)}: {_as_json(v)}" for n, v in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_as_json, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _lost(mark: str, column: str) -> BadRowError:
@@ -157,7 +177,7 @@ def parsed(value: Any, column: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value, parse_float=WrittenFloat)
+        return json.loads(value, parse_float=WrittenFloat, parse_int=whole_number)
     except (ValueError, RecursionError):
         pass
     try:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from runner.training.data.cells import WrittenFloat
+from runner.training.data.cells import WrittenFloat, whole_number
 from runner.training.data.columns import message_key, row_key, shown
 from runner.training.data.text_source import ROW_CHARS
 
@@ -41,7 +41,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=WrittenFloat)
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=WrittenFloat, parse_int=whole_number
+)
 
 
 def loads(text: str) -> Any:

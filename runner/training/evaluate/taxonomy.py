@@ -6,6 +6,7 @@ A field is a key where the answer is JSON, and a line ``Field: value`` elsewhere
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -55,9 +56,24 @@ def plain(value: str) -> str:
 def as_json(text: str) -> Any:
     """Read an answer as JSON; None where it is none (and where it is null)."""
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(
+            text, parse_constant=_refuse, parse_float=_number, parse_int=_whole_number
+        )
     except (ValueError, RecursionError):
         return None
+
+
+def _number(text: str) -> float | str:
+    """Read a number; one that is too large stays as it was written: 1e400 is not 1e500."""
+    number = float(text)
+    return number if math.isfinite(number) else text
+
+
+def _whole_number(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:  # more digits than Python reads
+        return text
 
 
 def _refuse(constant: str) -> Any:
