@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -37,24 +37,6 @@ STACK_SIGNAL = signal.SIGUSR1
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-STAND_BY = "stand-by"
-"""Word in a stage's place: import, and wait to be told which stage it is."""
-
-
-class HandOver(_Message):
-    """What the daemon tells a process that stands by; descriptors come with it: log, locks."""
-
-    BYTES: ClassVar[int] = 16 * 1024
-    """Longer than any path."""
-    DESCRIPTORS: ClassVar[int] = 8
-
-    daemon: int
-    """Its pid."""
-    stage: str
-    folder: str
-    """Absolute."""
 
 
 class StagePlan(_Message):

@@ -20,12 +20,12 @@ from runner.contract.record import ErrorFacts
 from runner.contract.stage_io import (
     PARENT,
     STACK_SIGNAL,
-    STAND_BY,
     StageFailure,
     TrainPlan,
     read_message,
     write_message,
 )
+from runner.contract.standing_by import STAND_BY
 from runner.contract.states import TRAINS, Stage
 from runner.contract.unread import outputs_above, unread
 from runner.errors import HOST_MEMORY_ADVICE, InputError, RunnerError, StageError

@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import json
 import os
 import socket
 import sys
 
-from runner.contract.stage_io import HandOver
+from runner.contract.standing_by import HandOver
 
 IMPORTED = (
     "torch",
@@ -63,7 +62,7 @@ def stand_by() -> list[str]:
         told, handed, _, _ = socket.recv_fds(daemon, HandOver.BYTES, HandOver.DESCRIPTORS)
     if not told:
         raise SystemExit(0)
-    given = HandOver.model_validate(json.loads(told))
+    given = HandOver.from_bytes(told)
     log, *held = handed
     nothing = os.open(os.devnull, os.O_RDONLY)
     for descriptor, becomes in ((nothing, 0), (log, 1), (log, 2)):

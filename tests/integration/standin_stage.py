@@ -93,7 +93,7 @@ def stand_by_if_asked() -> None:
     """Wait to be told the stage, as the real one does."""
     if len(sys.argv) != 2:
         return
-    from runner.contract.stage_io import STAND_BY
+    from runner.contract.standing_by import STAND_BY
     from runner.training import stand_by
 
     if sys.argv[1:] == [STAND_BY]:

@@ -13,7 +13,7 @@ import pytest
 from daemon_box import REPOSITORY, STANDIN, Box, attempt_of, wait_until
 
 from runner.contract.layout import StageFolder
-from runner.contract.stage_io import STAND_BY
+from runner.contract.standing_by import STAND_BY
 from runner.contract.states import Stage, State
 from runner.daemon.stages.stand_by import StandBy
 from runner.daemon.start.end_orphans import end_orphans

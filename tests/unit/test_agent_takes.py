@@ -44,7 +44,7 @@ from runner.contract.cluster import (
 from runner.contract.image_version import image_version
 from runner.contract.layout import Outputs, StageFolder
 from runner.contract.settings import Settings
-from runner.contract.stage_io import STAND_BY
+from runner.contract.standing_by import STAND_BY
 from runner.daemon.cluster import cluster as cluster_module
 from runner.daemon.cluster.cluster import Cluster
 from runner.daemon.stages.host_memory import Blame

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import string
+import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,7 @@ from runner.doctor.host_memory import HostMemory, judge_host_memory
 from runner.doctor.judge_card import CardFacts, Product, judge_card
 from runner.errors import Problem
 from runner.language.speaker import ENGLISH, Language, Speaker, language_of
-from runner.language.texts import table
+from runner.language.texts import FILE, table
 from runner.language.translate import translated
 from runner.training.data.findings import Findings
 from runner.training.data.formats import to_conversations
@@ -48,6 +49,11 @@ ROOT = Path(__file__).parents[2] / "runner"
 def names(text: str) -> set[str]:
     """List what a sentence wants filled in."""
     return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+
+
+def test_the_table_is_read_as_toml_has_it() -> None:
+    """By a few lines that are quicker; a key that stands twice is refused here."""
+    assert table() == tomllib.loads(FILE.read_text(encoding="utf-8"))
 
 
 def test_every_sentence_stands_in_every_language() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.contract.stage_io import STAND_BY, HandOver
+from runner.contract.standing_by import STAND_BY, HandOver
 from runner.contract.states import Stage
 from runner.words import GIB
 
@@ -68,7 +68,7 @@ class StandBy:
         try:
             with self._ours, log.open("ab") as output:
                 handed = [output.fileno(), *inherited]
-                socket.send_fds(self._ours, [told.model_dump_json().encode()], handed)
+                socket.send_fds(self._ours, [told.to_bytes()], handed)
         except OSError:
             self.end()
             return None

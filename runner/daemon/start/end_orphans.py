@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from runner.contract.stage_environment import BOX
-from runner.contract.stage_io import STAND_BY
+from runner.contract.standing_by import STAND_BY
 from runner.contract.states import Stage
 
 
