@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,27 @@ class FromStep:
                 os.kill(os.getpid(), self.signal)
 
         Conduct.on_log = on_log  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
+class HeldOutTimes:
+    """After some steps a rank's held-out rows have so many times their loss."""
+
+    factors: Mapping[int, float]
+
+    def __call__(self) -> None:
+        """Arrange it."""
+        from runner.training.fit.callbacks import Conduct
+
+        inner = Conduct._measure
+
+        def measure(conduct: Conduct, *given: Any, **more: Any) -> Any:
+            found = inner(conduct, *given, **more)
+            factor = self.factors.get(conduct.progress.step, 1.0)
+            sums = tuple(factor * total for total in found.sums)
+            return replace(found, sums=sums, loss=factor * found.loss)
+
+        Conduct._measure = measure  # type: ignore[method-assign]
 
 
 class LoadingFails:

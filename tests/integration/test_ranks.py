@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from daemon_box import wait_until
-from ranks_box import FromStep, LoadingFails, Ranks, is_gone, rank_pid
+from ranks_box import FromStep, HeldOutTimes, LoadingFails, Ranks, is_gone, rank_pid
 from train_box import SPEC, STEPS, Run, assert_same_curve
 from trouble import EvaluationRunsOut, KernelFails, MemoryRunsOut, NotANumber, RoomFor
 
@@ -247,6 +247,15 @@ def test_a_small_run_of_two_ranks(tmp_path: Path, prepared: Path, small_models: 
         found.append(result.held_out)
     assert found[0].tokens == found[1].tokens
     assert found[0].sums == pytest.approx(found[1].sums, rel=CLOSE)
+
+
+def test_the_best_step_is_that_of_all_held_out_rows(run: Run) -> None:
+    """Of the first rank's rows, which writes the checkpoints, the last step is the best one."""
+    trouble = Ranks({1: HeldOutTimes({8: 0.5, 12: 2.0})})
+    status, result = run.train(4, ranks=2, trouble=trouble)
+    assert (status, result.last_step) == (ExitCode.OK, STEPS), run.log()
+    assert result.best_checkpoint == run.run.checkpoint(8).name
+    assert run.run.checkpoint(8).exists()
 
 
 def test_the_stage_starts_its_ranks_by_itself(run: Run, tmp_path: Path) -> None:

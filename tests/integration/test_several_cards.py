@@ -187,6 +187,8 @@ def test_a_lost_card_holds_only_its_own_job(box: CardsBox) -> None:
         wait_until(lambda: "fallen off the bus" in box.status(), seconds=40)
         assert states(box)["first"] is State.TRAINING
         assert daemon.poll() is None
+        # Nobody is sent to reboot a machine on which another job trains.
+        wait_until(lambda: "waits until another one is free" in waits(box, "second"))
         assert "fallen off the bus" in health(box.outputs).reason
         assert health(box.outputs).well
         assert "queue is held" not in box.status()

@@ -61,6 +61,21 @@ def test_a_disk_full_at_any_step_loses_nothing(
     figures.count("disk: steps at which it was filled")
 
 
+def test_specs_taken_on_a_full_disk_leave_people_their_answers(tmp_path: Path) -> None:
+    """Full outputs are no full inbox: STATUS.txt says so, though a claimed spec waits for room."""
+    box = KillBox(tmp_path / "box")
+    with small_disk(box.outputs.root, megabytes=8) as disk:
+        box.arm([AtPoint(side="daemon", point="spec moved", victims="disk", disk=str(disk))])
+        with box.watching(hold_seconds=0.5):
+            wait_until(box.hits)
+            status, full = box.jobs / "STATUS.txt", "outputs folder cannot be written (No space"
+            wait_until(lambda: status.exists() and full in status.read_text())
+            assert not _said(box, "the inbox's disk is full")
+            make_room(disk)
+            wait_until(lambda: _all_over(box), seconds=60)
+        assert box.lost() == []
+
+
 def test_a_full_inbox_stops_no_run(tmp_path: Path) -> None:
     """Answers that cannot be written are written later; the runs go on meanwhile."""
     box = KillBox(tmp_path / "box")

@@ -13,7 +13,14 @@ import pytest
 from runner.card.memory import GpuMemory
 from runner.contract.batch import BatchPlan
 from runner.contract.states import Stage
-from runner.daemon.stages.ask_card import NO_FP8, TOO_SMALL, Asked, best_first, waits_for_other
+from runner.daemon.stages.ask_card import (
+    NO_FP8,
+    TOO_SMALL,
+    Asked,
+    best_first,
+    only_lost,
+    waits_for_other,
+)
 from runner.daemon.stages.choose_plan import Ahead
 from runner.daemon.stages.look_at_card import Seen
 from runner.forecast.work import GIB
@@ -98,3 +105,17 @@ def test_rows_are_prepared_for_the_most_able_card(speed: str, order: list[int]) 
     cards = box(card(48, problem="lost"), card(8), card(24), card(16, "8.9"))
     found: list[Any] = list(best_first(cards, run(Stage.PREPARE, speed=speed), 0.0))
     assert [one.described.total_bytes // GIB for one in found] == order
+
+
+def test_who_is_offered_a_lost_card_alone_waits_for_another() -> None:
+    """Where another one works; where none does, it waits for what is wrong with the card."""
+    well, lost = card(24), card(24, problem="it has fallen off the bus")
+
+    def asked(*cards: Any) -> list[Asked]:
+        return [Asked(card=one, seen=Seen()) for one in cards]
+
+    assert only_lost(asked(lost), (lost, well))
+    assert only_lost(asked(lost, lost), (lost, lost, well))
+    assert not only_lost(asked(lost), (lost, lost))
+    assert not only_lost(asked(well, lost), (lost, well))
+    assert not only_lost((), (lost, well))

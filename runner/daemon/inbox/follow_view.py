@@ -140,7 +140,9 @@ def _adopt(daemon: Daemon, inbox: Folder, places: view.Places) -> None:
         orphan = state_folder == "queued" and run_id_of(name) == run_id and name.isprintable()
         if not orphan or daemon.stopping or daemon.book.knows(run_id):
             continue
-        with daemon.noting(f"adopt {run_id}", f"jobs/queued/{visible(name)}"):
+        # A full outputs folder is no trouble of the inbox's: answers are written all the same.
+        what = f"jobs/queued/{visible(name)}"
+        with daemon.noting_trouble(), daemon.noting(f"adopt {run_id}", what):
             taken = claim.adopt(
                 inbox,
                 daemon.outputs,

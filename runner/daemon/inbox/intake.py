@@ -238,4 +238,6 @@ def _cannot_be_taken(error: OSError | UnsafePathError) -> str:
             f"cannot be read or moved ({error.strerror}): give everyone who may drop jobs the "
             "right to read and change it"
         )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"cannot be taken yet ({error.strerror}): make room, and it is taken by itself"
     return f"cannot be taken: {error.strerror}. Copy it again"

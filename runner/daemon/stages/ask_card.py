@@ -26,6 +26,7 @@ from runner.forecast.work import GIB
 
 TOO_SMALL = "it needs more memory than the card that is free has: it waits for a larger one"
 NO_FP8 = "the card that is free cannot compute in fp8: it waits for one that can"
+ONLY_LOST = "the card that is free takes no job: it waits until another one is free"
 
 
 @dataclass(kw_only=True)
@@ -111,6 +112,17 @@ class Together:
     def cards(self) -> tuple[Card, ...]:
         """Of all that were asked."""
         return tuple(one.card for one in self.asked)
+
+
+def only_lost(asked: Sequence[Asked], cards: Sequence[Card]) -> bool:
+    """Whether all cards that were asked are lost, and one of the box works that was not.
+
+    A run waits for that one then. What is to be done about the lost one (often a reboot, which
+    would end the others' work) is said to whoever cares for the box, once, in STATUS.txt.
+    """
+    were_asked = [one.card for one in asked]
+    lost = bool(were_asked) and all(card.problem for card in were_asked)
+    return lost and any(not card.problem for card in cards)
 
 
 def plan_together(daemon: Daemon, live: Live, group: Sequence[Asked], ranks: Ranks) -> Together:

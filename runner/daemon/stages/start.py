@@ -25,11 +25,13 @@ from runner.daemon.queue import in_order
 from runner.daemon.schedule.hours import is_closed, waits_for_hours
 from runner.daemon.stages.ask_card import (
     NO_FP8,
+    ONLY_LOST,
     TOO_SMALL,
     Asked,
     Together,
     ask_card,
     best_first,
+    only_lost,
     plan_together,
 )
 from runner.daemon.stages.await_answers import awaiting_answers
@@ -279,7 +281,7 @@ def _tell_what_is_over(
         alone = reason == _SAME_JOB and live not in behind
         if live.lacks_cards and not any_free and not daemon.cards.problems():
             live.lacks_cards, alone = False, True
-        if alone or (reason in (TOO_SMALL, NO_FP8) and not any_free):
+        if alone or (reason in (TOO_SMALL, NO_FP8, ONLY_LOST) and not any_free):
             with daemon.isolating(live, at):
                 change(daemon, live, waiting=None)
 
@@ -413,6 +415,8 @@ def _start_or_wait(daemon: Daemon, live: Live, blocked: str | None, cards: Seque
             return HAD
         if on is not None and wanted.ranks.count > 1:
             waits = on.planned.problem
+        if waits is not None and wanted.ranks.count == 1 and only_lost(asked, daemon.cards.all):
+            waits = ONLY_LOST
         if waits is not None:
             keep_waiting(daemon, live, waits)
             offers = [one.offer(daemon.cards.all.index(one.card)) for one in asked]
