@@ -62,9 +62,9 @@ def start(ticket: Ticket, settings: Settings, *, seat: Seat, on_exit: Callable[[
         ticket.card, settings, box=ticket.box, spare_host_memory=ticket.spare_host_memory
     )
     log, folder = StageFolder(folder).log(Stage.TRAIN.value), folder.resolve()
-    before, process, ready = kernel_kills(), None, seat.take()
+    before, process, ready = kernel_kills(), None, seat.take(environment)
     if ready is not None:
-        process = ready.become(Stage.TRAIN, folder, environment=environment, log=log)
+        process = ready.become(Stage.TRAIN, folder, log=log)
     if process is None:
         command = stage.command(settings.stage_command, Stage.TRAIN, folder)
         process = start_stage(command, environment=environment, log=log)

@@ -72,9 +72,9 @@ class Settings:
     """Choose the first plan by the forecast and probe it. False only to measure what it saves: a
     first attempt then starts at the spec's own batch, and a lack of memory strikes in mid-run."""
     stand_by: bool | None = None
-    """Keep the next stage's process ready for each card, and one more for the rows of the next job,
-    so that their imports are done when their turn comes; each holds 0.8 GiB of the machine's
-    memory. None: on a box with a card."""
+    """Keep the next stage's process ready for each card, and one or two more for the rows of the
+    next jobs, so that their imports are done when their turn comes; each holds 0.8 GiB of the
+    machine's memory, and gives it back where that is short. None: on a box with a card."""
     share_name: str = ""
     """How the share's users reach the box, such as ``\\\\server``: it is put before the paths in
     answers. Empty: paths start at jobs/ and outputs/."""

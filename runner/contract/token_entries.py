@@ -2,6 +2,9 @@
 
 The tables of an entry are hard links of a run's files. A link count of 1 says that no run has them.
 Nothing else is known or kept of who uses what, so nothing can be wrong about it.
+
+An entry that is being made beside, by another run that is prepared at the same time, has such links
+before it has its facts.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import os
 import shutil
 from pathlib import Path
 
+from runner.files.durable import TEMPORARY_PREFIX
 from runner.files.unreadable import says_what_lies_there
 
 FACTS = "facts.json"
@@ -38,7 +42,8 @@ def sweep_entries(cache: Path) -> int:
 
 def _is_used(entry: str) -> bool:
     try:
-        os.lstat(os.path.join(entry, FACTS))
+        if not os.path.basename(entry).startswith(TEMPORARY_PREFIX):
+            os.lstat(os.path.join(entry, FACTS))
         return os.lstat(os.path.join(entry, _ROWS)).st_nlink > 1
     except OSError as error:
         return not says_what_lies_there(error)

@@ -1,8 +1,8 @@
 """Stand by: a process that has imported what every stage needs, until the daemon hands it a stage.
 
 Imports take longer than anything else between a drop and the first step: 14 of 23 seconds for an 8B
-model on an H200. So on a box with a card the daemon starts the next stage's process while one is at
-work. It has touched no card and read no file of a run.
+model on an H200. So on a box with a card the daemon has processes ready for the next stages
+(daemon/stages/keep_standing_by.py). They have touched no card and read no file of a run.
 """
 
 from __future__ import annotations

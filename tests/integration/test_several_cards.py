@@ -136,6 +136,24 @@ def test_two_runs_of_a_job_are_prepared_one_after_the_other(box: CardsBox) -> No
         wait_until(lambda: {record.state for record in box.records()} == {State.SUCCEEDED})
 
 
+def test_one_run_is_prepared_at_a_time_where_one_card_is_left(box: CardsBox) -> None:
+    """A card that is lost waits for no rows, and two at once share the cores."""
+    box.cards_say(0, OFF_THE_BUS)
+    with box.watching():
+        wait_until(lambda: "fallen off the bus" in box.status())
+        for job in ("first", "second"):
+            box.drop(job, prepare=["held 0"])
+        wait_until(lambda: list(box.outputs.root.glob("*/*/prepared/hanging")))
+        wait_until(lambda: len(states(box)) == 2)
+        time.sleep(1.5)  # three times what a round takes here
+        assert sorted(states(box).values()) == [State.PREPARING, State.QUEUED]
+        for _ in range(2):
+            (one,) = wait_until(lambda: list(box.outputs.root.glob("*/*/prepared/hanging")))
+            one.unlink()
+            (one.parent / "go").touch()
+        wait_until(lambda: set(states(box).values()) == {State.SUCCEEDED})
+
+
 def both_train(box: CardsBox) -> None:
     """Wait until two jobs train side by side."""
     wait_until(lambda: box.hangs("first") and box.hangs("second"))

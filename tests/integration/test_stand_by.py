@@ -13,6 +13,7 @@ import pytest
 from daemon_box import REPOSITORY, STANDIN, Box, attempt_of, wait_until
 
 from runner.contract.layout import StageFolder
+from runner.contract.stage_environment import BOX
 from runner.contract.standing_by import STAND_BY
 from runner.contract.states import Stage, State
 from runner.daemon.stages.stand_by import StandBy
@@ -123,9 +124,7 @@ def given(tmp_path: Path) -> tuple[StandBy, Path, Lock]:
 def begin(one: StandBy, folder: Path, lock: Lock) -> subprocess.Popen[bytes]:
     """Make it a stage that holds the lock, and wait until it says so in its log."""
     log = StageFolder(folder).log("prepare")
-    process = one.become(
-        Stage.PREPARE, folder, environment=ENVIRONMENT, log=log, inherited=(lock.descriptor,)
-    )
+    process = one.become(Stage.PREPARE, folder, log=log, inherited=(lock.descriptor,))
     assert process is not None
     wait_until(lambda: log.exists() and log.read_text() == f"prepare {folder}\n")
     return process
@@ -146,14 +145,18 @@ def test_it_holds_the_lease_and_is_found_as_an_orphan(
     Lock.take(tmp_path / "lease", what="the GPU").release()
 
 
-def test_another_environment_is_another_process(given: tuple[StandBy, Path, Lock]) -> None:
-    """What is read at the start, such as malloc's settings, cannot be changed in one that runs."""
-    one, folder, lock = given
-    log = StageFolder(folder).log("prepare")
-    other = {**ENVIRONMENT, "MALLOC_ARENA_MAX": "1"}
-    assert one.become(Stage.PREPARE, folder, environment=other, log=log) is None
-    assert not one.is_there
+@pytest.mark.parametrize(("box", "not_box"), [("", "fast"), ("fast", ""), ("fast", "other")])
+def test_an_orphan_is_its_own_boxs(box: str, not_box: str, tmp_path: Path) -> None:
+    """A box that begins anew must not end what another one trains beneath the same outputs."""
+    folder = tmp_path / "outputs" / "job" / "run" / "attempts" / "01"
+    folder.mkdir(parents=True)
+    one = StandBy((sys.executable, "-c", SLEEPER), {**ENVIRONMENT, BOX: box})
+    lock = Lock.take(tmp_path / "lease", what="the GPU")
+    process = begin(one, folder, lock)
     lock.release()
+    assert end_orphans(tmp_path / "outputs", grace_seconds=5, box=not_box) == []
+    assert end_orphans(tmp_path / "outputs", grace_seconds=5, box=box) == [str(folder)]
+    assert process.wait(5) == -signal.SIGTERM
 
 
 def test_it_leaves_when_the_daemon_is_gone() -> None:
@@ -197,3 +200,32 @@ def test_an_idle_box_has_two_ready(tmp_path: Path) -> None:
         assert "stood by" in texts["train.log"]
         wait_until(lambda: len(standing_by(box.outputs.root)) == 2)
     assert not standing_by(box.outputs.root)
+
+
+def test_one_that_is_killed_as_it_is_handed_a_stage_costs_one_try(tmp_path: Path) -> None:
+    """It was stopped, and so has not read its stage yet; the run does not notice more than that."""
+    box = Box(tmp_path)
+    with box.watching(stand_by=True):
+        ready = wait_until(lambda: two if len(two := standing_by(box.outputs.root)) == 2 else None)
+        for pid in ready:
+            os.kill(pid, signal.SIGSTOP)
+        box.drop("first")
+        process = wait_until(lambda: next(box.outputs.root.glob("first/*/prepared/process"), None))
+        handed = int(wait_until(process.read_text).split()[0])
+        assert handed in ready
+        os.kill(handed, signal.SIGKILL)
+        wait_until(lambda: box.records()[0].tries.get("prepare") == 2)
+        for pid in set(ready) & set(standing_by(box.outputs.root)):
+            os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: [r.state for r in box.records()] == [State.SUCCEEDED])
+    assert box.record().tries["prepare"] == 2
+    assert not standing_by(box.outputs.root)
+
+
+def test_none_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
+    """Nobody would ever tell them anything."""
+    box = Box(tmp_path)
+    with box.watching(stand_by=True) as daemon:
+        wait_until(lambda: len(standing_by(box.outputs.root)) == 2)
+        daemon.kill()
+        wait_until(lambda: not standing_by(box.outputs.root))

@@ -8,6 +8,7 @@ from datasets import load_from_disk
 from test_prepare import Box, qa
 
 from runner.contract.token_entries import sweep_entries
+from runner.files.durable import TEMPORARY_PREFIX
 from runner.training.data import base, leave_questions
 from runner.training.data import prepare as stage
 
@@ -198,6 +199,20 @@ def test_an_entry_goes_with_the_last_run_that_has_it(box):
     (box.cache / ".tmp-torn").mkdir()
     assert sweep_entries(box.cache) == 2
     assert not list(box.cache.iterdir())
+
+
+def test_an_entry_that_another_run_is_making_is_left_alone(box):
+    """Two runs are prepared at once; what a killed one has left goes with its run."""
+    prepare(box)
+    (entry,) = box.cache.iterdir()
+    beside = box.cache / f"{TEMPORARY_PREFIX}0f3a"
+    beside.mkdir()
+    (beside / "rows.arrow").hardlink_to(entry / "rows.arrow")
+    assert sweep_entries(box.cache) == 0
+    shutil.rmtree(entry)
+    shutil.rmtree(box.run.root)
+    assert sweep_entries(box.cache) == 1
+    assert not beside.exists()
 
 
 def test_code_of_the_models_own_is_not_cached(box):

@@ -16,7 +16,8 @@ from runner.contract.settings import Settings
 from runner.contract.states import Stage, State
 from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
-from runner.daemon.stages.space import may_go, needed_bytes, short_of
+from runner.daemon.stages.space import may_go, needed_bytes, short_of, still_to_write
+from runner.files.settle import Look
 from runner.spec.read_spec import read_spec
 
 RESERVE = 1000
@@ -163,3 +164,27 @@ def test_exports_of_runs_that_are_not_in_use_go(daemon: Daemon) -> None:
     assert [run.merged.exists() for run in runs] == [False, True, True]
     assert [run.gguf.exists() for run in runs] == [False, True, True]
     assert all(run.adapter.is_dir() for run in runs)
+
+
+def test_runs_that_are_prepared_at_once_count_each_other(daemon: Daemon) -> None:
+    """Each saw the same room: five times its own data, less what it has written."""
+    run = live(daemon)
+    assert still_to_write(daemon, Stage.PREPARE) == 0
+    run.stage, run.child = Stage.PREPARE, object()  # type: ignore[assignment]
+    run.data_looks = (Look(inode=1, size_bytes=100, mtime_ns=0), None)
+    daemon.book.runs[run.record.run_id] = run
+    assert still_to_write(daemon, Stage.PREPARE) == 500
+    assert still_to_write(daemon, Stage.TRAIN) == 500
+    assert still_to_write(daemon, Stage.EVALUATE) == 0
+    run.run.data.mkdir()
+    (run.run.data / "d.jsonl").write_bytes(b"x" * 100)
+    assert still_to_write(daemon, Stage.PREPARE) == 400
+
+
+def test_who_is_prepared_beside_a_training_does_not_count_it(daemon: Daemon) -> None:
+    """A training that lacks room later leaves a checkpoint; another training counts it."""
+    run = live(daemon, total_steps=10, forecast={"disk_bytes": 900})
+    run.stage, run.child = Stage.TRAIN, object()  # type: ignore[assignment]
+    daemon.book.runs[run.record.run_id] = run
+    assert still_to_write(daemon, Stage.PREPARE) == 0
+    assert still_to_write(daemon, Stage.TRAIN) == 900

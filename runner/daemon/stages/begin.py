@@ -128,7 +128,7 @@ def begin(daemon: Daemon, live: Live, on: Together, far: FarCard | None = None) 
             folder,
             on.cards,
             held=tuple(one.lease.descriptor for one in on.asked if one.lease),
-            spare_host_memory=_must_spare_memory(live.record, which),
+            spare_host_memory=must_spare_memory(live.record, which),
         )
         live.child = Child(process, folder=folder, on_exit=daemon.wakeup.set)
     except OSError as error:
@@ -194,11 +194,11 @@ def _for_rates(daemon: Daemon, live: Live, ahead: Ahead) -> tuple[dict[str, Any]
     return changes, found.checkpoint
 
 
-def _must_spare_memory(record: RunRecord, which: Stage) -> bool:
+def must_spare_memory(record: RunRecord, which: Stage) -> bool:
     """Whether the machine's own memory ran out before, or may have."""
     if which is Stage.TRAIN:
         return spares_host_memory(record.attempts)
-    return record.tries[which.value] > 1 or record.falls is not None
+    return record.tries.get(which.value, 0) > 1 or record.falls is not None
 
 
 def _write_plan(

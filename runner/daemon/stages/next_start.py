@@ -192,7 +192,7 @@ def may_prepare(*, preparing: int, prepared: int, free: int) -> bool:
     Args:
         preparing: runs that are being prepared.
         prepared: runs that were ready to start in this round and do not wait for disk space.
-        free: cards that were free in this round, those of further boxes among them.
+        free: cards that were free in this round and not lost, those of further boxes among them.
     """
     at_once = max(1, min(free, MOST_PREPARED))
     return preparing < at_once and preparing + prepared <= free
@@ -213,7 +213,7 @@ def preparers(*, free: int, preparing: int, prepared: int) -> int:
     """Decide how many processes stand by to prepare runs: for cards that would wait for rows.
 
     Args:
-        free: cards on which no stage is at work.
+        free: cards that are not lost and on which no stage is at work.
         preparing: runs that are being prepared.
         prepared: runs that wait for a card.
     """

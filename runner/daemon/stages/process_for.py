@@ -47,8 +47,8 @@ def process_for(
     )
     log, folder = StageFolder(folder).log(which.value), folder.resolve()
     for seat in _seats(daemon, which, cards):
-        if (ready := seat.take()) is not None:
-            process = ready.become(which, folder, environment=environment, log=log, inherited=held)
+        if (ready := seat.take(environment)) is not None:
+            process = ready.become(which, folder, log=log, inherited=held)
             if process is not None:
                 return process
     command = stage.command(daemon.settings.stage_command, which, folder)

@@ -70,12 +70,26 @@ def needed_bytes(daemon: Daemon, live: Live, *, forecast: int | None, data_bytes
     return reserve + (2 * checkpoint_bytes(live.run) if which is Stage.EXPORT else 0)
 
 
-def still_to_write(daemon: Daemon) -> int:
-    """Forecast what the trainings at work will still write, for whoever starts beside them."""
-    return sum(
+def still_to_write(daemon: Daemon, which: Stage) -> int:
+    """Forecast what others at work will still write, for a stage that starts beside them.
+
+    Who is prepared counts only those that are prepared beside it: a training that lacks room later
+    leaves a checkpoint and waits.
+    """
+    if which not in (Stage.PREPARE, *TRAINS):
+        return 0
+    at_work = [live for live in daemon.book.runs.values() if live.child is not None]
+    return sum(_for_rows(live) for live in at_work if live.stage is Stage.PREPARE) + sum(
         _for_training(live, forecast=live.record.forecast.get("disk_bytes"))
-        for live in _trainings(daemon)
+        for live in at_work
+        if live.stage in TRAINS and which in TRAINS
     )
+
+
+def _for_rows(live: Live) -> int:
+    """Forecast what a run that is being prepared needs of the disk beside what it has there."""
+    data = sum(look.size_bytes for look in live.data_looks if look is not None)
+    return max(0, _DATA_FACTOR * data - tree_bytes(live.run.data, live.run.prepared))
 
 
 def _trainings(daemon: Daemon) -> list[Live]:

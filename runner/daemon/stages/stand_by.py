@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,19 @@ from runner.words import GIB
 _LEAVES_BYTES = 4 * GIB
 """Free memory of the machine below which none is started: imported, it holds 0.8 GiB, and loading a
 model wants all that there is for a while."""
-_AGAIN_SECONDS = 600.0  # after one that ended by itself: what is broken is not tried each second
+_GIVEN_BACK_BYTES = 2 * GIB
+"""Free memory of the machine below which one that is there ends: the kernel would sooner end the
+stage or the program that takes what is left."""
+_HOLDS_BYTES = GIB
+_IMPORTS_SECONDS = 60.0  # 10 of one core, and several may import at once
+_AGAIN_SECONDS = 600.0
+"""After one that ended by itself, or was given back: neither what is broken nor memory that comes
+and goes costs 10 s of a core each time."""
+_END_SECONDS = 1.0
+"""A process that waits within a driver or a file server does not end before that lets go of it: the
+daemon's rounds go on, and the process ends when it can."""
+_started: list[float] = []
+"""Monotonic times of the latest starts in this process: what they will hold is not taken yet."""
 
 
 class StandBy:
@@ -40,6 +53,7 @@ class StandBy:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        _started.append(time.monotonic())
 
     @property
     def pid(self) -> int:
@@ -51,19 +65,14 @@ class StandBy:
         """Whether it lives; one that has ended is reaped."""
         return self._process.poll() is None
 
+    def has(self, environment: Mapping[str, str]) -> bool:
+        """Whether it has an environment: in a process that runs, nothing of that can be changed."""
+        return dict(environment) == self._environment
+
     def become(
-        self,
-        stage: Stage,
-        folder: Path,
-        *,
-        environment: Mapping[str, str],
-        log: Path,
-        inherited: tuple[int, ...] = (),
+        self, stage: Stage, folder: Path, *, log: Path, inherited: tuple[int, ...] = ()
     ) -> subprocess.Popen[bytes] | None:
-        """Make it a stage; None: it has ended, or the stage wants another environment."""
-        if dict(environment) != self._environment or not self.is_there:
-            self.end()
-            return None
+        """Make it a stage; None: it has ended, or its log cannot be written."""
         told = HandOver(daemon=os.getpid(), stage=stage.value, folder=str(folder))
         try:
             with self._ours, log.open("ab") as output:
@@ -78,7 +87,8 @@ class StandBy:
         """End it: it has done nothing yet."""
         self._ours.close()
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
 
 
 @dataclass
@@ -87,7 +97,8 @@ class Seat:
 
     process: StandBy | None = None
     empty_until: float = 0.0
-    """Monotonic time before which none is started: the last one ended by itself."""
+    """Monotonic time before which none is started: the last one ended by itself, or was given back
+    because memory was short."""
 
     def keep(
         self,
@@ -105,21 +116,23 @@ class Seat:
             at: monotonic time.
             is_wanted: whether one is of use now.
         """
-        if self.process is not None and not self.process.is_there:
+        there = self.process
+        if there is not None and (not there.is_there or _free_bytes() < _GIVEN_BACK_BYTES):
             self.empty_until = at + _AGAIN_SECONDS
             self.end()
-        if not is_wanted:
+        elif not is_wanted or (there is not None and not there.has(environment)):
             self.end()
-        elif self.process is None and at >= self.empty_until and _free_bytes() >= _LEAVES_BYTES:
+        if is_wanted and self.process is None and at >= self.empty_until and _has_room():
             with contextlib.suppress(OSError):  # the stage itself will be started without
                 self.process = StandBy(stage_command, environment)
 
-    def take(self) -> StandBy | None:
-        """Give the one that stands by, to become a stage.
+    def take(self, environment: Mapping[str, str]) -> StandBy | None:
+        """Give the one that stands by, to become a stage that wants this environment.
 
-        One that has ended stays: who keeps the seat notes that it did, and tries none for a while.
+        One with another is left to the next stage. One that has ended stays, too: who keeps the
+        seat notes that it did, and tries none for a while.
         """
-        if self.process is None or not self.process.is_there:
+        if self.process is None or not self.process.is_there or not self.process.has(environment):
             return None
         ready, self.process = self.process, None
         return ready
@@ -129,6 +142,13 @@ class Seat:
         if self.process is not None:
             self.process.end()
             self.process = None
+
+
+def _has_room() -> bool:
+    """Whether the machine has memory for one more, after those that are still importing."""
+    since = time.monotonic() - _IMPORTS_SECONDS
+    _started[:] = [began for began in _started if began > since]
+    return _free_bytes() - len(_started) * _HOLDS_BYTES >= _LEAVES_BYTES
 
 
 def _free_bytes() -> int:

@@ -1,4 +1,4 @@
-"""Start stages: on each card one run trains, while the next one is prepared."""
+"""Start stages: on each card one run trains, while the next one is prepared, or the next two."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ _SAME_JOB = "another run of this job is at work; they go one after the other"
 
 
 def start_what_can(daemon: Daemon, at: float) -> None:
-    """Start the next stage of whoever is next, and prepare one run while another one trains."""
+    """Start the next stage of whoever is next, and prepare runs ahead of the cards."""
     if daemon.hold is not None and at >= daemon.hold[0]:
         daemon.hold = None
     daemon.cards.look(at)
@@ -113,7 +113,8 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     preparing = [one.job for one in at_work if one.prepares]
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
     ready = len(prepared)
-    prepared = _without_too_early(daemon, prepared, free=len(free))
+    can_start = sum(not card.problem for card in free)
+    prepared = _without_too_early(daemon, prepared, free=can_start)
     behind = _behind_others(prepared, at_work)
     _tell_what_is_over(daemon, prepared, behind, any_free=bool(free), at=at)
     had_its_turn, held, without_room, too_large = False, set[int](), 0, 0
@@ -148,7 +149,7 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
         if too_large == _MOST_TOO_LARGE:
             break
     ready -= without_room
-    if not may_prepare(preparing=len(preparing), prepared=ready, free=len(free) + far_places):
+    if not may_prepare(preparing=len(preparing), prepared=ready, free=can_start + far_places):
         tell_data_that_came(daemon, waiting, at)
         return had_its_turn
     # A run is compared with its job's last one, whose rows must be there.
@@ -460,7 +461,7 @@ def _begin_where_room(daemon: Daemon, live: Live, on: Together, far: FarCard | N
     if (never := never_fits(daemon, live, needed)) is not None:
         end_run(daemon, live, State.REJECTED, never)
         return HAD
-    needed += still_to_write(daemon) if live.next_stage in TRAINS else 0
+    needed += still_to_write(daemon, live.next_stage)
     if (missing := short_of(daemon, needed, time.monotonic())) is not None:
         keep_waiting(daemon, live, missing)
         return PASSED

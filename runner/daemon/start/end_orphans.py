@@ -44,7 +44,7 @@ def _stages_beneath(outputs: Path, box: str) -> list[tuple[int, str]]:
         if len(words) > 2 and words[-2] in set(Stage) and words[-1].startswith(f"{outputs}/"):
             if _is_of(entry.name, box):
                 found.append((int(entry.name), words[-1]))
-        elif len(words) > 1 and words[-1] == STAND_BY and not box:
+        elif len(words) > 1 and words[-1] == STAND_BY and _is_of(entry.name, box):
             with contextlib.suppress(OSError):
                 folder = os.readlink(Path(entry.path, "cwd"))
                 if folder.startswith(f"{outputs}/"):
