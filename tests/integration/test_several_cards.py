@@ -65,7 +65,7 @@ def states(box: CardsBox) -> dict[str, State]:
 def test_two_runs_are_prepared_at_once_for_two_cards(box: CardsBox) -> None:
     """Not a third one, and not two of one job: the later one's rows are compared with the other's.
 
-    None of them sees a card.
+    None of them sees a card, and no export does.
     """
     for job in ("first", "second", "third"):
         box.drop(job, prepare=["held 0"])
@@ -83,6 +83,9 @@ def test_two_runs_are_prepared_at_once_for_two_cards(box: CardsBox) -> None:
         for job in ("first", "third"):
             (box.run_of(job).prepared / "go").touch()
         wait_until(lambda: set(states(box).values()) == {State.SUCCEEDED})
+    for job in ("first", "second", "third"):
+        seen = json.loads((box.run_of(job).export / "environment.json").read_text())
+        assert seen["CUDA_VISIBLE_DEVICES"] == "-1"
 
 
 @pytest.mark.parametrize("gpus", [2, "auto"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -112,6 +113,13 @@ def test_one_that_cannot_start_is_not_tried_each_second(tmp_path: Path) -> None:
     assert log.read_text().split().count(STAND_BY) == 2
 
 
+BROKEN = SLEEPER.replace("IMPORTED = ()", "IMPORTED = ('no_such_module',)")
+WITH_HELPER = SLEEPER.replace(
+    "time.sleep(600)",
+    "import subprocess; print(subprocess.Popen(['sleep', '600'], close_fds=False).pid, flush=True)",
+)
+
+
 @pytest.fixture
 def given(tmp_path: Path) -> tuple[StandBy, Path, Lock]:
     """One that stands by, the folder of a stage, and a lock that the stage is to hold."""
@@ -143,6 +151,51 @@ def test_it_holds_the_lease_and_is_found_as_an_orphan(
     assert end_orphans(tmp_path / "outputs", grace_seconds=5) == [str(folder)]
     assert process.wait(5) == -signal.SIGTERM
     Lock.take(tmp_path / "lease", what="the GPU").release()
+
+
+def test_what_cannot_be_imported_is_the_stages_own_trouble(tmp_path: Path) -> None:
+    """It meets the same, and can tell of it."""
+    one = StandBy((sys.executable, "-c", BROKEN), ENVIRONMENT)
+    lock = Lock.take(tmp_path / "lease", what="the GPU")
+    process = begin(one, tmp_path, lock)
+    lock.release()
+    process.kill()
+    process.wait()
+
+
+def test_a_helper_holds_the_lease_as_long_as_it_lives(tmp_path: Path) -> None:
+    """It may have the card open when the stage itself has ended."""
+    one = StandBy((sys.executable, "-c", WITH_HELPER), ENVIRONMENT)
+    lease, log = tmp_path / "lease", tmp_path / "log"
+    lock = Lock.take(lease, what="the GPU")
+    process = one.become(Stage.PREPARE, tmp_path, log=log, inherited=(lock.descriptor,))
+    lock.release()
+    assert process is not None
+    assert process.wait(60) == 0
+    with pytest.raises(BusyError):
+        Lock.take(lease, what="the GPU")
+    os.kill(int(log.read_text().split()[-1]), signal.SIGKILL)
+    wait_until(lambda: _is_free(lease))
+
+
+def _is_free(lease: Path) -> bool:
+    try:
+        Lock.take(lease, what="the GPU").release()
+    except BusyError:
+        return False
+    return True
+
+
+def test_what_a_dead_daemon_has_handed_over_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next daemon did not see it in its folder, and begins that stage itself."""
+    one, log = StandBy((sys.executable, "-c", SLEEPER), ENVIRONMENT), tmp_path / "log"
+    monkeypatch.setattr("runner.daemon.stages.stand_by.os.getpid", lambda: 1)
+    process = one.become(Stage.PREPARE, tmp_path, log=log)
+    assert process is not None
+    assert process.wait(60) == 0
+    assert log.read_text() == ""
 
 
 @pytest.mark.parametrize(("box", "not_box"), [("", "fast"), ("fast", ""), ("fast", "other")])
@@ -215,8 +268,9 @@ def test_one_that_is_killed_as_it_is_handed_a_stage_costs_one_try(tmp_path: Path
         assert handed in ready
         os.kill(handed, signal.SIGKILL)
         wait_until(lambda: box.records()[0].tries.get("prepare") == 2)
-        for pid in set(ready) & set(standing_by(box.outputs.root)):
-            os.kill(pid, signal.SIGCONT)
+        for pid in set(ready) - {handed}:  # the other one may be given back meanwhile
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
         wait_until(lambda: [r.state for r in box.records()] == [State.SUCCEEDED])
     assert box.record().tries["prepare"] == 2
     assert not standing_by(box.outputs.root)

@@ -14,15 +14,18 @@ from typing import Any
 import pytest
 
 from runner import clock
+from runner.card.find_cards import NamedCard
 from runner.clock import now
 from runner.contract import stage_environment
 from runner.contract.record import RunRecord
 from runner.contract.settings import Settings
 from runner.contract.states import Stage, State
 from runner.daemon.book import Live
+from runner.daemon.cards import Card
 from runner.daemon.daemon import Daemon
 from runner.daemon.stages import stand_by as module
 from runner.daemon.stages.keep_standing_by import end_standing_by, keep_standing_by
+from runner.daemon.stages.process_for import process_for
 from runner.daemon.stages.stand_by import Seat, StandBy
 from runner.spec.read_spec import read_spec
 from runner.words import GIB
@@ -51,9 +54,11 @@ class Machine:
         return [seat.process.pid for seat in self.seats if seat.process is not None]
 
 
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    """An idle box whose owner wants processes to stand by."""
+TWO = tuple(NamedCard(number=str(n), asked_as=f"GPU-{n}", uuid=f"GPU-{n}") for n in range(2))
+
+
+def make(tmp_path: Path, *named: NamedCard) -> Daemon:
+    """Make the daemon of a box whose owner wants processes to stand by."""
     settings = Settings(
         jobs_dir=tmp_path / "jobs",
         outputs_dir=tmp_path / "outputs",
@@ -63,13 +68,29 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
         stand_by=True,
     )
     settings.outputs.private.mkdir(parents=True)
-    daemon = Daemon(settings)
+    return Daemon(settings, named)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """An idle box."""
+    daemon = make(tmp_path)
     yield Machine(daemon, monkeypatch)
     end_standing_by(daemon)
 
 
-def at_work(daemon: Daemon, which: Stage, **fields: Any) -> None:
-    """Have a run with a stage at work."""
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """An idle box with two cards."""
+    daemon = make(tmp_path, *TWO)
+    yield Machine(daemon, monkeypatch)
+    end_standing_by(daemon)
+
+
+def add_run(
+    daemon: Daemon, which: Stage, *cards: Card, is_at_work: bool = True, **fields: Any
+) -> None:
+    """Have a run with a stage at work, or with one that is next."""
     run = daemon.outputs.run("job", "20261123T221005Z-k3f9")
     record = RunRecord(
         job="job",
@@ -83,8 +104,35 @@ def at_work(daemon: Daemon, which: Stage, **fields: Any) -> None:
     )
     spec = read_spec(b"model: m\ndata: d.jsonl\n", file_name="job.yaml")
     live = Live(run=run, record=record, asked=spec)
-    live.stage, live.child = which, object()  # type: ignore[assignment]
+    if is_at_work:
+        live.stage, live.cards = which, cards
+        live.child = object()  # type: ignore[assignment]
     daemon.book.runs[run.run_id] = live
+
+
+def test_those_for_rows_are_as_many_as_cards_wait_for_them(two: Machine) -> None:
+    """None for a card that works, is lost, or has its rows; and who is ready stays so."""
+    rows, cards = two.daemon.cards.preparers, two.daemon.cards.all
+
+    def ready() -> list[StandBy]:
+        two.ready(0.0)
+        assert all(card.seat.process is not None for card in cards)
+        return [seat.process for seat in rows if seat.process is not None]
+
+    first, second = ready()
+    taken, rows[0].process = rows[0].process, None  # it has become a stage
+    assert taken is first
+    add_run(two.daemon, Stage.PREPARE)
+    assert ready() == [second]
+    add_run(two.daemon, Stage.TRAIN, is_at_work=False)
+    assert ready() == [second]
+    add_run(two.daemon, Stage.TRAIN, cards[0])
+    assert ready() == [second]
+    two.daemon.book.runs.clear()
+    assert len(ready()) == 2
+    cards[1].guard.stage_lost_it("it is lost", 0.0)
+    assert len(ready()) == 1
+    first.end()
 
 
 def test_each_counts_before_it_has_imported(machine: Machine) -> None:
@@ -92,7 +140,7 @@ def test_each_counts_before_it_has_imported(machine: Machine) -> None:
     machine.free_gib = 4.5
     assert len(machine.ready(0.0)) == 1
     assert len(machine.ready(1.0)) == 1
-    machine.free_gib = 5.5
+    module._started[:] = [began - MINUTE for began in module._started]
     assert len(machine.ready(2.0)) == 2
 
 
@@ -115,7 +163,7 @@ def test_none_stands_by_beside_a_stage_that_memory_did_not_suffice_for(
 ) -> None:
     """All there is is for its second try."""
     assert len(machine.ready(0.0)) == 2
-    at_work(machine.daemon, which, tries={which.value: 2})
+    add_run(machine.daemon, which, tries={which.value: 2})
     assert machine.ready(1.0) == []
     machine.daemon.book.runs.clear()
     assert len(machine.ready(2.0)) == 2
@@ -165,6 +213,17 @@ def test_a_stage_with_another_environment_leaves_them_to_the_next(machine: Machi
     ready.end()
 
 
+def test_where_one_has_ended_the_other_is_taken(two: Machine, tmp_path: Path) -> None:
+    """Two stand by for rows; the stage begins in whichever is there."""
+    first, second, *_ = two.ready(0.0)
+    os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    process = process_for(two.daemon, Stage.PREPARE, tmp_path, two.daemon.cards.all[:1], held=())
+    assert process.pid == second
+    process.kill()
+    process.wait()
+
+
 def test_one_that_dies_as_it_is_handed_a_stage_is_done_without(tmp_path: Path) -> None:
     """It was there when it was looked at; the stage gets a process of its own."""
     one = StandBy(WAITS, {"PATH": os.environ["PATH"]})
@@ -204,3 +263,14 @@ def test_one_that_does_not_end_holds_no_round(monkeypatch: pytest.MonkeyPatch) -
     one.end()
     real.kill()
     real.wait()
+
+
+def test_nothing_of_one_stays_open_that_has_become_a_stage(tmp_path: Path) -> None:
+    """A daemon hands over hundreds."""
+    before = len(os.listdir("/proc/self/fd"))
+    one = StandBy(WAITS, {"PATH": os.environ["PATH"]})
+    process = one.become(Stage.PREPARE, tmp_path, log=tmp_path / "log")
+    assert process is not None
+    assert len(os.listdir("/proc/self/fd")) == before
+    process.kill()
+    process.wait()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,6 +19,8 @@ from runner.contract.settings import Settings
 from runner.contract.states import Stage, State
 from runner.daemon.book import Live
 from runner.daemon.daemon import Daemon
+from runner.daemon.stages import start
+from runner.daemon.stages.next_start import PASSED
 from runner.daemon.stages.space import may_go, needed_bytes, short_of, still_to_write
 from runner.files.settle import Look
 from runner.spec.read_spec import read_spec
@@ -188,3 +193,19 @@ def test_who_is_prepared_beside_a_training_does_not_count_it(daemon: Daemon) -> 
     daemon.book.runs[run.record.run_id] = run
     assert still_to_write(daemon, Stage.PREPARE) == 0
     assert still_to_write(daemon, Stage.TRAIN) == 900
+
+
+def test_a_run_is_prepared_only_with_room_for_those_beside_it(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it waits for tells how much it asked for."""
+    beside = live(daemon)
+    beside.stage, beside.child = Stage.PREPARE, object()  # type: ignore[assignment]
+    beside.data_looks = (Look(inode=1, size_bytes=100, mtime_ns=0),)
+    daemon.book.runs[beside.record.run_id] = beside
+    monkeypatch.setattr(start, "short_of", lambda _daemon, needed, _at: f"{needed} bytes")
+    mine = replace(beside, stage=None, child=None)
+    on: Any = SimpleNamespace(planned=SimpleNamespace(ahead=None))
+    assert start._begin_where_room(daemon, mine, on) == PASSED
+    assert mine.record.waiting is not None
+    assert mine.record.waiting.reason == f"{RESERVE + 500} bytes"
