@@ -36,10 +36,12 @@ llama: setup .llama.cpp/VERSION  ## Build llama.cpp's tools, for GGUF files (min
 .llama.cpp/VERSION: $(wildcard tools/llama/*)
 	tools/llama/build .llama.cpp $(BIN)/python
 
-# A thread each, since torch would start one for every core in all of them; four workers for two
-# cores, since two fifths of the time they wait for a daemon. Whole files, in the order of conftest.py:
-# xdist's own begins the longest ones last, for they have few tests, and one worker ends alone.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+# A thread each, since torch would start one for every core in all of them; six workers for two cores,
+# since half of the time they wait for a daemon: with four, a quarter of the cores' time was idle.
+# Whole files, in the order of conftest.py: xdist's own begins the longest ones last, for they have few
+# tests, and one worker ends alone.
+WORKERS ?= 6
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: setup  ## The ordinary tests
 	$(PYTEST) -m "not long"
 

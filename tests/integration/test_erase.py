@@ -60,6 +60,35 @@ def ran(box: Box, **script: Any) -> RunFolder:
     return run
 
 
+@pytest.fixture(scope="module")
+def ran_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Let the run succeed that the tests below begin with: each takes a copy of its box."""
+    box = Box(tmp_path_factory.mktemp("once"))
+    ran(box)
+    return box.root
+
+
+@pytest.fixture(scope="module")
+def ran_twice(ran_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with another run of the job."""
+    root = tmp_path_factory.mktemp("twice") / "box"
+    box = Box(shutil.copytree(ran_once, root, symlinks=True))
+    ran(box)
+    return box.root
+
+
+@pytest.fixture
+def box(ran_once: Path, tmp_path: Path) -> Box:
+    """A box with one run."""
+    return Box(shutil.copytree(ran_once, tmp_path / "box", symlinks=True))
+
+
+@pytest.fixture
+def box_of_two(ran_twice: Path, tmp_path: Path) -> Box:
+    """A box with two runs of a job."""
+    return Box(shutil.copytree(ran_twice, tmp_path / "box", symlinks=True))
+
+
 def holding(folder: Path) -> set[str]:
     """List the files that hold a row."""
     return {
@@ -69,11 +98,10 @@ def holding(folder: Path) -> set[str]:
     }
 
 
-def test_rows_of_a_run_go_and_its_record_says_so(tmp_path: Path) -> None:
+def test_rows_of_a_run_go_and_its_record_says_so(box_of_two: Box) -> None:
     """Only the adapter, the record, the log and the curve stay; the answer tells it."""
-    box = Box(tmp_path)
-    run = ran(box)
-    other = ran(box)
+    box = box_of_two
+    run, other = box.outputs.runs_of("contracts")
     curve = (attempt_of(run, 1) / "metrics.jsonl").read_bytes()
     state = read_record(run.record)
     page = box.jobs / "done" / report_name(state.file_name, run.run_id)
@@ -106,10 +134,10 @@ def test_rows_of_a_run_go_and_its_record_says_so(tmp_path: Path) -> None:
     assert read_record(other.record).erased is None
 
 
-def test_where_no_daemon_runs_it_is_done_at_once(tmp_path: Path) -> None:
+def test_where_no_daemon_runs_it_is_done_at_once(box_of_two: Box) -> None:
     """All runs of a job, adapters too; twice does no harm; pages on the share go at its start."""
-    box = Box(tmp_path)
-    runs = [ran(box), ran(box)]
+    box = box_of_two
+    runs = box.outputs.runs_of("contracts")
     page = box.jobs / "done" / report_name("contracts.yaml", runs[0].run_id)
     page.write_bytes(ROW)
     for _ in range(2):
@@ -129,10 +157,9 @@ def test_where_no_daemon_runs_it_is_done_at_once(tmp_path: Path) -> None:
     assert read_requests(box.outputs) == []
 
 
-def test_nothing_goes_without_a_yes(tmp_path: Path) -> None:
+def test_nothing_goes_without_a_yes(box: Box) -> None:
     """Where nobody can be asked, the command says what it would do and how to say yes."""
-    box = Box(tmp_path)
-    run = ran(box)
+    (run,) = box.outputs.runs()
     asked = command(box.outputs, "contracts")
     assert asked.returncode == 1
     assert "nothing brings them back" in asked.stderr
@@ -176,10 +203,9 @@ def test_a_path_names_what_it_leads_to(tmp_path: Path, name: str, whole: bool) -
 
 
 @pytest.mark.parametrize("by_request", [False, True])
-def test_the_adapter_in_use_stays(tmp_path: Path, by_request: bool) -> None:  # noqa: FBT001
+def test_the_adapter_in_use_stays(box: Box, by_request: bool) -> None:  # noqa: FBT001
     """It is refused before anything goes, by the command and by the daemon; its rows may go."""
-    box = Box(tmp_path)
-    run = ran(box)
+    (run,) = box.outputs.runs()
     promote(box.outputs, run, why="a test", by="a test")
     if by_request:
         leave_request(
@@ -198,10 +224,9 @@ def test_the_adapter_in_use_stays(tmp_path: Path, by_request: bool) -> None:  # 
     assert holding(box.outputs.current(run.job)) == {"adapter/adapter_model.safetensors"}
 
 
-def test_a_link_in_the_run_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_the_run_is_not_followed(tmp_path: Path, box: Box) -> None:
     """What somebody linked into a run's folder is not the run's: the link goes alone."""
-    box = Box(tmp_path)
-    run = ran(box)
+    (run,) = box.outputs.runs()
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept").write_bytes(ROW)
@@ -212,10 +237,9 @@ def test_a_link_in_the_run_is_not_followed(tmp_path: Path) -> None:
     assert not (run.root / "linked").is_symlink()
 
 
-def test_a_run_under_way_is_cancelled_first(tmp_path: Path) -> None:
+def test_a_run_under_way_is_cancelled_first(box: Box) -> None:
     """Its rows are needed: the command names the one that ends it, and the daemon refuses, too."""
-    box = Box(tmp_path)
-    run = ran(box)
+    (run,) = box.outputs.runs()
     record = read_record(run.record)
     run.record.write_text(record.but(state=State.QUEUED, next_stage="train").model_dump_json())
     refused = command(box.outputs, run.run_id, "--yes")
@@ -224,14 +248,13 @@ def test_a_run_under_way_is_cancelled_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["export", "evaluate", "promote"])
-def test_nothing_begins_with_a_run_that_is_just_being_erased(tmp_path: Path, verb: str) -> None:
+def test_nothing_begins_with_a_run_that_is_just_being_erased(box: Box, verb: str) -> None:
     """What was asked for meanwhile waits, and is then refused: the record still says so.
 
     Begun meanwhile, it would read files that are going, write new ones from the rows, and write
     the record as it was before.
     """
-    box = Box(tmp_path)
-    run = ran(box)
+    (run,) = box.outputs.runs()
     for number in range(4000):  # so that the thread is at work for a while
         (run.data / f"{number}").write_bytes(ROW)
     how = {"with_adapter": True, "whole_job": True}
@@ -249,10 +272,10 @@ def test_nothing_begins_with_a_run_that_is_just_being_erased(tmp_path: Path, ver
 
 
 @pytest.mark.parametrize("damage", ["broken", "gone"])
-def test_a_damaged_run_does_not_keep_the_others_rows(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_run_does_not_keep_the_others_rows(box_of_two: Box, damage: str) -> None:
     """The job's other runs are erased; the one whose record cannot be read is named, and exit 1."""
-    box = Box(tmp_path)
-    good, bad = ran(box), ran(box)
+    box = box_of_two
+    good, bad = box.outputs.runs_of("contracts")
     if damage == "gone":
         bad.record.unlink()
     else:
@@ -290,11 +313,9 @@ main()
 
 
 @pytest.mark.long
-def test_a_kill_at_any_step_is_made_good_at_the_next_start(tmp_path: Path) -> None:
+def test_a_kill_at_any_step_is_made_good_at_the_next_start(tmp_path: Path, box: Box) -> None:
     """The request was left first: the daemon finishes what the command began, and records it."""
-    (tmp_path / "box").mkdir()
-    box = Box(tmp_path / "box")
-    run = ran(box)
+    (run,) = box.outputs.runs()
     promote(box.outputs, run, why="a test", by="a test")
     words = ["erase", run.job, "--with-adapter", "--yes"]
     ends = []

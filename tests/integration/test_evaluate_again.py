@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,19 @@ def has_run(root: Path, **script: Any) -> tuple[Box, RunFolder]:
     return box, run
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Let the run succeed that many tests begin with: each takes a copy of its box."""
+    box, _ = has_run(tmp_path_factory.mktemp("ran"))
+    return box.root
+
+
+@pytest.fixture
+def box(ran: Path, tmp_path: Path) -> Box:
+    """A box whose only run has succeeded."""
+    return Box(shutil.copytree(ran, tmp_path / "box", symlinks=True))
+
+
 def ask(box: Box, run: RunFolder) -> subprocess.CompletedProcess[str]:
     """Call the command."""
     where = [run.run_id, "--outputs-dir", str(box.outputs.root)]
@@ -46,14 +60,14 @@ def ask(box: Box, run: RunFolder) -> subprocess.CompletedProcess[str]:
 
 
 def now_measures(run: RunFolder, **script: Any) -> None:
-    """Let the stand-in's evaluate stage find something else from now on."""
+    """Let the stand-in's evaluate stage find something else, or end otherwise, from now on."""
     at = run.root / "script.json"
     at.write_text(json.dumps({**json.loads(at.read_text()), **script}))
 
 
-def test_a_run_is_evaluated_again(tmp_path: Path) -> None:
+def test_a_run_is_evaluated_again(box: Box) -> None:
     """Record, answer and folder show the new figures; the run is over before and after."""
-    box, run = has_run(tmp_path)
+    (run,) = box.outputs.runs()
     before = box.record()
     assert before.verdict is not None
     assert before.verdict.outcome is Outcome.BETTER
@@ -73,9 +87,10 @@ def test_a_run_is_evaluated_again(tmp_path: Path) -> None:
     assert not list(box.outputs.requests.iterdir())
 
 
-def test_an_evaluation_that_fails_takes_nothing(tmp_path: Path) -> None:
+def test_an_evaluation_that_fails_takes_nothing(box: Box) -> None:
     """What was measured before stands, and the record says why there is nothing new."""
-    box, run = has_run(tmp_path, evaluate=["ok", "1"])
+    (run,) = box.outputs.runs()
+    now_measures(run, evaluate=["ok", "1"])
     before = box.record()
     assert ask(box, run).returncode == 0
     box.once()
@@ -127,9 +142,10 @@ def test_an_evaluation_that_never_ends_well_takes_no_adapter(tmp_path: Path, way
     assert {one.job: one.state for one in box.records()}["next"] is State.SUCCEEDED
 
 
-def test_it_waits_for_the_card_and_survives_the_daemon(tmp_path: Path) -> None:
+def test_it_waits_for_the_card_and_survives_the_daemon(box: Box) -> None:
     """A daemon that is stopped in the midst of it begins it anew at its next start."""
-    box, run = has_run(tmp_path, evaluate=["ok", "hang", "ok"])
+    (run,) = box.outputs.runs()
+    now_measures(run, evaluate=["ok", "hang", "ok"])
     leave_request(box.outputs, "evaluate", run_id=run.run_id)
     with box.watching():
         wait_until((run.root / "evaluation-new" / "hanging").exists)
@@ -141,9 +157,9 @@ def test_it_waits_for_the_card_and_survives_the_daemon(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.TRAINING])
-def test_a_run_without_an_adapter_is_refused(tmp_path: Path, state: State) -> None:
+def test_a_run_without_an_adapter_is_refused(box: Box, state: State) -> None:
     """The command says why, and leaves no request."""
-    box, run = has_run(tmp_path)
+    (run,) = box.outputs.runs()
     fields = json.loads(run.record.read_text())
     run.record.write_text(json.dumps({**fields, "state": state.value}))
     asked = ask(box, run)
@@ -191,9 +207,9 @@ def test_the_gate_is_asked_again(tmp_path: Path) -> None:
     assert current_run(box.outputs, "contracts") == second.run_id
 
 
-def test_what_a_person_chose_is_not_undone_by_measuring(tmp_path: Path) -> None:
+def test_what_a_person_chose_is_not_undone_by_measuring(box: Box) -> None:
     """A newer run that is measured to be better waits for a word, and the answer says which."""
-    box, first = has_run(tmp_path)
+    (first,) = box.outputs.runs()
     box.drop("contracts", measured=against_current(-0.3))
     box.once()
     second = box.outputs.runs()[-1]
