@@ -25,6 +25,7 @@ from runner.daemon.daemon import Daemon
 from runner.daemon.heartbeat import Heartbeat
 from runner.daemon.inbox import view
 from runner.daemon.inbox.follow_view import follow_view
+from runner.daemon.inbox.gate import OutputsError
 from runner.daemon.inbox.intake import Intake
 from runner.daemon.inbox.misplaced import Misplaced
 from runner.daemon.inbox.state_folders import make_state_folders
@@ -374,13 +375,17 @@ class Conductor:
                 daemon.reports.go_on(at, inbox)
             self._inbox_problem("")
         except (OSError, RunnerError) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if is_full and not isinstance(error, OutputsError):
                 # It can be read, and runs need no more of it: only the answers are behind.
                 daemon.troubles.add("the inbox's disk is full: answers are not written")
                 return
             # Nothing is concluded from an inbox that cannot be read: no run is cancelled by it.
             for live in daemon.book.runs.values():
                 live.absent_since = None
+            if isinstance(error, OutputsError):
+                daemon.troubles.add(f"the outputs folder cannot be written ({error.strerror})")
+                return
             self._inbox_problem(f"the inbox is unavailable ({error})")
 
     def _say_troubles(self) -> None:

@@ -174,6 +174,29 @@ def test_an_inbox_that_goes_away_cancels_nothing(box: Box) -> None:
         assert box.record().state is State.TRAINING
 
 
+def test_outputs_that_go_away_are_no_inbox_that_does(box: Box) -> None:
+    """It is said of the outputs folder, once, and nothing is made in its place."""
+    box.drop("contracts", train=["train 5 then hang", "ok"])
+    with box.watching(rescan_seconds=0.2) as daemon:
+        wait_until(lambda: _hangs(box, "attempts/01-*"))
+        away = box.root / "away"
+        box.outputs.root.rename(away)
+        said = "the outputs folder cannot be written (No such file or directory)"
+        wait_until(lambda: said in (box.root / "daemon.out").read_text())
+        time.sleep(2.0)  # ten scans: the promise is that nothing happens
+        assert not box.outputs.root.exists()
+        assert daemon.poll() is None
+        away.rename(box.outputs.root)
+        wait_until(lambda: "can be written again" in (box.root / "daemon.out").read_text())
+        box.drop("other")
+        wait_until(lambda: len(box.records()) == 2)
+    told = (box.root / "daemon.out").read_text()
+    assert "the inbox is unavailable" not in told
+    assert told.count(said) == 1
+    assert box.once().returncode == 0
+    assert {record.state for record in box.records()} == {State.SUCCEEDED}
+
+
 def test_a_start_without_the_share_cancels_nothing(box: Box) -> None:
     """A daemon that starts before the share is mounted must not take its runs for deleted."""
     box.drop("contracts", train=["train 5 then hang", "ok"])

@@ -31,6 +31,10 @@ class InboxGoneError(RunnerError):
     kind = "inbox_gone"
 
 
+class OutputsError(OSError):
+    """The inbox is there, and the outputs folder cannot be written."""
+
+
 class InboxGate:
     """Remembers which folder is the inbox, and holds its lock while it can be reached."""
 
@@ -51,6 +55,7 @@ class InboxGate:
 
         Raises:
             InboxGoneError: another folder lies there.
+            OutputsError: which folder it is cannot be written down.
             BusyError: another daemon holds it.
             UnansweredError: it does not answer.
             OSError: it cannot be read.
@@ -105,7 +110,10 @@ class InboxGate:
         if not found:
             found = f"inbox {secrets.token_hex(8)} of the fine-tuning box, {now():%Y-%m-%d}\n"
             folder.write_text(name, found)
-        write_text(known_at, found)
+        try:
+            write_text(known_at, found)
+        except OSError as error:
+            raise OutputsError(error.errno, error.strerror) from error  # without a drawn name
 
     def _set_aside(self, folder: Folder, name: str) -> None:
         self.notes.append(f"{name} was no file and is now called {folder.set_aside(name)}")
