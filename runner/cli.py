@@ -11,6 +11,7 @@ import gc
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -108,25 +109,61 @@ def _verbs() -> None:
     pass
 
 
-def _say(error: RunnerError) -> None:
+_UsageError: Any = typer.BadParameter.__base__
+"""What the command line's parser raises; Typer gives it no name of its own."""
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether a script asked: known without the parser, which may have failed."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options
+
+
+def _say(error: RunnerError, *, as_json: bool) -> None:
+    """Say in words what went wrong; a script is told the same as JSON, on its standard output."""
     from runner.words import visible_lines
 
+    if as_json:
+        _print_error(error.kind, error.message, error.advice)
     print(f"runner: {visible_lines(error.message)}", file=sys.stderr)
     if error.advice:
         print(visible_lines(error.advice), file=sys.stderr)
 
 
+def _print_error(kind: str, message: str, advice: str | None) -> None:
+    import json
+
+    facts = {"kind": kind, "message": message, "advice": advice}
+    print(json.dumps({"error": facts}, ensure_ascii=False), flush=True)
+
+
+def _run(arguments: Sequence[str], *, as_json: bool) -> None:
+    """Parse the command line and run its verb."""
+    if not as_json:
+        app(arguments, prog_name="runner")
+        return
+    try:
+        raise SystemExit(app(arguments, prog_name="runner", standalone_mode=False) or 0)
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "runner"
+        _print_error("usage", error.format_message(), f"`{command} --help` says how it is called.")
+        error.show()
+        raise SystemExit(error.exit_code) from None
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; what went wrong is said in words, with what to do, and exit 1."""
+    asked = sys.argv[1:] if arguments is None else arguments
+    as_json = _wants_json(asked)
     try:
-        app(arguments, prog_name="runner")
+        _run(asked, as_json=as_json)
     except RunnerError as error:
-        _say(error)
+        _say(error, as_json=as_json)
         raise SystemExit(1) from None
     except PermissionError as error:
         from runner.commands.no_rights import no_rights
 
-        _say(no_rights(error))
+        _say(no_rights(error), as_json=as_json)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -138,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         from runner.commands.disk_trouble import disk_trouble
 
-        _say(disk_trouble(error))
+        _say(disk_trouble(error), as_json=as_json)
         raise SystemExit(1) from None
 
 

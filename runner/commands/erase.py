@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -124,16 +124,22 @@ def command(
             f"Erased {len(runs)} of {runs[0].job}'s runs under outputs/; "
             "their pages in jobs/ go as soon as the box runs."
         )
+    error = _not_erased(refused) if refused else None
     if as_json:
-        left = {run_id: error.message for run_id, error in refused.items()}
-        print_json(
-            {"job": runs[0].job, "runs": [run.run_id for run in runs], "by": by, "left": left}
-        )
-    else:
-        print(said)
-        if not with_adapter:
-            print("Their adapters stay; --with-adapter takes them, too.")
-        print("Data that you dropped under jobs/ is yours: delete it there, and in your backups.")
-    if refused:
-        said = "; ".join(error.message for error in refused.values())
-        raise RunnerError(f"NOT erased: {said}", advice=next(iter(refused.values())).advice)
+        left = {run_id: one.message for run_id, one in refused.items()}
+        facts = {"job": runs[0].job, "runs": [run.run_id for run in runs], "by": by, "left": left}
+        if error is not None:  # here and not as an answer of its own: a script reads one
+            facts["error"] = {"kind": error.kind, "message": error.message, "advice": error.advice}
+        print_json(facts)
+        raise typer.Exit(0 if error is None else 1)
+    print(said)
+    if not with_adapter:
+        print("Their adapters stay; --with-adapter takes them, too.")
+    print("Data that you dropped under jobs/ is yours: delete it there, and in your backups.")
+    if error is not None:
+        raise error
+
+
+def _not_erased(refused: Mapping[str, RunnerError]) -> RunnerError:
+    said = "; ".join(error.message for error in refused.values())
+    return RunnerError(f"NOT erased: {said}", advice=next(iter(refused.values())).advice)
