@@ -121,13 +121,16 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 def _say(error: RunnerError, *, as_json: bool) -> None:
     """Say in words what went wrong; a script is told the same as JSON, on its standard output."""
+    from runner.commands.options import speaker
+    from runner.language.translate import in_words_of
     from runner.words import visible_lines
 
     if as_json:
         _print_error(error.kind, error.message, error.advice)
-    print(f"runner: {visible_lines(error.message)}", file=sys.stderr)
+    speak = speaker()
+    print(f"runner: {in_words_of(visible_lines(error.message), speak)}", file=sys.stderr)
     if error.advice:
-        print(visible_lines(error.advice), file=sys.stderr)
+        print(in_words_of(visible_lines(error.advice), speak), file=sys.stderr)
 
 
 def _print_error(kind: str, message: str, advice: str | None) -> None:

@@ -26,6 +26,7 @@ from runner.commands.options import (
     OutputsDir,
     PageDir,
     print_json,
+    speaker,
 )
 from runner.contract.evaluation_tasks import VARIABLE
 from runner.contract.page_key import read_key
@@ -35,7 +36,7 @@ from runner.doctor.examine import examine_cards, examine_lightly
 from runner.doctor.finding import Finding, Level, could_run
 from runner.doctor.surroundings import beside_engine
 from runner.errors import RunnerError
-from runner.language.speaker import ENGLISH, Speaker, language_of
+from runner.language.speaker import ENGLISH, Speaker
 from runner.language.translate import in_words_of
 from runner.words import visible, visible_lines
 
@@ -114,8 +115,7 @@ def _command(line: str, speak: Speaker) -> Text:
 
 def print_findings(findings: Iterable[Finding]) -> None:
     """Print the page, in the language of whoever asks."""
-    speak = Speaker(language_of(os.environ.get("RUNNER_LANGUAGE", ""), os.environ))
-    Console(highlight=False).print(render(findings, speak))
+    Console(highlight=False).print(render(findings, speaker()))
 
 
 def print_page_key(folder: Path) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from runner.commands.options import speaker
 from runner.errors import RunnerError
-from runner.language.speaker import Speaker, language_of
 from runner.notices.send import Sender, read_places, send_notices
 
 _FOLDER = Path("outputs/.runner/notices")
@@ -47,7 +46,7 @@ def command(
     # Why something could not be sent is said by the library alone, without what is secret.
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     places = read_places(urls)
-    speak = Speaker(language_of(os.environ.get("RUNNER_LANGUAGE", ""), os.environ))
+    speak = speaker()
     sender = Sender(folder=folder, places=places, speak=speak)
     sender.say(f"notices go to {', '.join(place.name for place in places)}")
     raise typer.Exit(0 if send_notices(sender, once=once) else 1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from runner.language.speaker import Speaker, language_of
 
 # readable=False: a folder without rights is spoken of by the command, with how to fix it.
 JobsDir = Annotated[
@@ -43,6 +46,11 @@ Device = Annotated[
 
 JOBS, OUTPUTS, MODELS, PAGE = Path("jobs"), Path("outputs"), Path("models"), Path("page")
 """Where the folders lie when nothing else is said: in the working directory."""
+
+
+def speaker() -> Speaker:
+    """Give the language of whoever calls: RUNNER_LANGUAGE, else the machine's."""
+    return Speaker(language_of(os.environ.get("RUNNER_LANGUAGE", ""), os.environ))
 
 
 def print_json(value: Any) -> None:

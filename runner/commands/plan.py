@@ -18,10 +18,18 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.card.memory import GpuMemory, read_gpu
-from runner.commands.options import MODELS, OUTPUTS, AsJson, ModelsDir, OutputsDir, print_json
+from runner.commands.options import (
+    MODELS,
+    OUTPUTS,
+    AsJson,
+    ModelsDir,
+    OutputsDir,
+    print_json,
+    speaker,
+)
 from runner.commands.prepare_aside import prepared_from
 from runner.commands.validate import read_file
-from runner.contract.batch import BatchPlan
+from runner.contract.batch import BatchPlan, plan_in
 from runner.contract.card_shown import read_cards
 from runner.contract.gpus import count_gpus
 from runner.contract.layout import Outputs, RunFolder, StageFolder
@@ -44,13 +52,14 @@ from runner.forecast.memory import Parts
 from runner.forecast.ranks import ALONE, Ranks, choose_ranks, may_share
 from runner.forecast.what_fits import gap
 from runner.forecast.work import Box, Work
+from runner.language.speaker import ENGLISH, Speaker
 from runner.spec.spec import JobSpec
-from runner.words import GIB, counted, duration, memory, visible
+from runner.words import GIB, visible
 
 WHAT_IF_FLOPS = 150e12  # about an RTX 4090's, for a card of which only the size is known
 _BAR = 24  # characters
-_COLUMNS = ("as it is", "activation checkpointing", "and offloading")
-_FAST_COLUMNS = ("every layer kept", "half of them", "none")
+_COLUMNS = ("as_it_is", "checkpointing", "offloading")
+_FAST_COLUMNS = ("every_layer", "half", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,110 +192,127 @@ def planned(
 
 
 def print_planned(planned: Planned) -> None:
-    """Print it for a person."""
-    Console(highlight=False).print(render(planned))
+    """Print it for a person, in the language of whoever asks."""
+    Console(highlight=False).print(render(planned, speaker()))
 
 
-def render(planned: Planned) -> RenderableType:
+def render(planned: Planned, speak: Speaker = ENGLISH) -> RenderableType:
     """Lay it out: the run, the plan chosen and what it needs, and the other batches."""
-    chosen = planned.chosen
+    plan = plan_in(planned.chosen.batch_plan, speak)
     return Group(
-        _head(planned),
+        _head(planned, speak),
         Text(),
-        Text.assemble("Starts with ", (str(chosen.batch_plan), "bold")),
-        _verdict(planned),
-        _needs(planned),
+        Text.assemble(speak("cli_starts_with"), " ", (plan, "bold")),
+        _verdict(planned, speak),
+        _needs(planned, speak),
         Text(),
-        Text("Every batch gives the same result:"),
-        _batches(planned),
-        *[Text(note, style="dim") for note in _notes(planned)],
+        Text(speak("cli_every_batch")),
+        _batches(planned, speak),
+        *[Text(note, style="dim") for note in _notes(planned, speak)],
     )
 
 
-def _head(planned: Planned) -> Text:
+def _head(planned: Planned, speak: Speaker) -> Text:
     spec, work = planned.spec, planned.work
     size = work.shape.parameters
-    shown = f"{size / 1e9:.1f} billion" if size >= 1e9 else f"{size / 1e6:.0f} million"
-    what = f"{visible(spec.model)} ({shown} weights), {work.method}, rank {work.rank}"
-    rows = f"{counted(work.lengths.rows, 'row')}, the longest {counted(work.longest, 'token')}"
-    steps = f"{counted(work.total_steps, 'step')} of {work.effective_batch_size}"
-    head = Text.assemble((spec.name, "bold"), f": {what}\n{rows}; {steps}")
+    if size >= 1e9:
+        shown = speak("cli_billion", number=speak.number(size / 1e9, ".1f"))
+    else:
+        shown = speak("cli_million", number=f"{size / 1e6:.0f}")
+    model = visible(spec.model)
+    what = speak("cli_plan_model", model=model, size=shown, method=work.method, rank=work.rank)
+    rows = speak(
+        "cli_plan_rows",
+        rows=speak("cli_rows", count=work.lengths.rows),
+        count=work.longest,
+        steps=speak("cli_steps", count=work.total_steps),
+        size=work.effective_batch_size,
+    )
+    head = Text.assemble((spec.name, "bold"), f": {what}\n{rows}")
     if planned.method is not None:
-        head.append(f"\nTrains {method_in(planned.method)}")
+        head.append("\n" + speak("cli_trains", how=method_in(planned.method, speak)))
     return head
 
 
-def _verdict(planned: Planned) -> Text:
+def _verdict(planned: Planned, speak: Speaker) -> Text:
     chosen, limit = planned.chosen, planned.box.limit_bytes
     if limit is None:
-        return Text("There is no card in this box: it would train on the CPU.", style="yellow")
-    where, each = _room(planned), ""
+        return Text(speak("cli_no_card"), style="yellow")
+    where, key = _room(planned, speak), "cli_does_not_fit"
     if chosen.ranks > 1:
-        where, each = f"{chosen.ranks} cards at once, each {where}", " on each"
+        where, key = speak("cli_cards_at_once", count=chosen.ranks, where=where), f"{key}_each"
     if chosen.fits:
-        return Text(f"Fits {where}.", style="green")
+        return Text(speak("cli_fits", where=where), style="green")
     *_, missing = gap(chosen.gpu_memory_bytes, limit)
-    return Text(f"Does not fit {where}: {missing:.1f} GiB are missing{each}.", style="bold red")
+    said = speak(key, where=where, missing=speak.number(missing, ".1f"))
+    return Text(said, style="bold red")
 
 
-def _room(planned: Planned) -> str:
+def _room(planned: Planned, speak: Speaker) -> str:
     box = planned.box
     cap = planned.spec.limits.gpu_memory_gib
     if box.gpu_memory_bytes is None or box.limit_bytes == box.budget_bytes:
-        return f"the cap of {cap:g} GiB"
-    return f"{box.gpu_name or 'a card'} with {box.gpu_memory_bytes / GIB:.0f} GiB"
+        return speak("cli_cap", gib=speak.number(cap, "g"))
+    name = box.gpu_name or speak("cli_a_card")
+    return speak("cli_card_with", name=name, gib=f"{box.gpu_memory_bytes / GIB:.0f}")
 
 
-def _needs(planned: Planned) -> Table:
+def _needs(planned: Planned, speak: Speaker) -> Table:
     chosen = planned.chosen
     whole = max(chosen.gpu_memory_bytes, planned.box.limit_bytes or 0)
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(justify="right")
     table.add_column(width=_BAR)
-    label = "GPU memory" if planned.box.limit_bytes else "GPU memory, on a card"
-    label = label if chosen.ranks == 1 else "GPU memory, each card"
-    table.add_row(label, memory(chosen.gpu_memory_bytes), _bar(chosen.gpu_memory_bytes, whole))
+    key = "cli_gpu_memory" if planned.box.limit_bytes else "cli_gpu_memory_on_a_card"
+    label = speak(key if chosen.ranks == 1 else "cli_gpu_memory_each")
+    needed = chosen.gpu_memory_bytes
+    table.add_row(label, speak.memory(needed), _bar(needed, whole))
     parts = {name: getattr(chosen.gpu_memory, name) for name in Parts.model_fields}
-    learned = chosen.gpu_memory_bytes - chosen.gpu_memory.total
+    learned = needed - chosen.gpu_memory.total
     if abs(learned) > len(parts):  # more than what rounding leaves
-        parts["learned from past runs"] = learned
+        parts["learned"] = learned
     for name, size in parts.items():
-        row = (f"  {name}", f"{size / GIB:.2f} GiB", _bar(size, whole))
-        table.add_row(*row, style="dim")
-    table.add_row("host memory", memory(chosen.host_memory_bytes), "")
-    table.add_row("disk", memory(chosen.disk_bytes), "")
+        shown = f"{speak.number(size / GIB, '.2f')} GiB"
+        table.add_row(f"  {speak(f'cli_part_{name}')}", shown, _bar(size, whole), style="dim")
+    table.add_row(speak("cli_host_memory"), speak.memory(chosen.host_memory_bytes), "")
+    table.add_row(speak("cli_disk"), speak.memory(chosen.disk_bytes), "")
     if kept := chosen.kept_base_bytes:
-        table.add_row("  base kept in 4 bits, if there is room", memory(kept), "", style="dim")
-    table.add_row("time", _time(chosen.seconds), "")
+        table.add_row(f"  {speak('cli_base_kept')}", speak.memory(kept), "", style="dim")
+    table.add_row(speak("cli_time"), _time(chosen.seconds, speak), "")
     if chosen.one_card_seconds is not None:
-        table.add_row("  on one card", _time(chosen.one_card_seconds), "", style="dim")
+        alone = _time(chosen.one_card_seconds, speak)
+        table.add_row(f"  {speak('cli_on_one_card')}", alone, "", style="dim")
     if tried := planned.small_runs:
-        label = f"  before it, {tried.count} learning rates, {counted(tried.steps, 'step')} each"
-        table.add_row(label, _time(tried.seconds), "")
+        steps = speak("cli_steps", count=tried.steps)
+        label = speak("cli_before_it", count=tried.count, steps=steps)
+        table.add_row(f"  {label}", _time(tried.seconds, speak), "")
     return table
 
 
-def _time(seconds: float | None) -> str:
-    return "not known before it runs" if seconds is None else duration(seconds)
+def _time(seconds: float | None, speak: Speaker) -> str:
+    if seconds is None:
+        return speak("cli_time_unknown")
+    return speak.lasting(seconds, exactly=True)
 
 
 def _bar(size: int, whole: int) -> ProgressBar:
     return ProgressBar(total=whole, completed=max(0, size), width=_BAR)
 
 
-def _batches(planned: Planned) -> Table:
+def _batches(planned: Planned, speak: Speaker) -> Table:
     """One row a batch, one column a way to save memory; each cell what it takes."""
     fast = planned.alternatives[0].batch_plan.layers_kept is not None
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column("tokens at once" if fast else "batch", justify="right")
-    for name in _FAST_COLUMNS if fast else _COLUMNS:
-        table.add_column(name)
+    table.add_column(speak("cli_tokens_at_once" if fast else "cli_batch"), justify="right")
+    for key in _FAST_COLUMNS if fast else _COLUMNS:
+        table.add_column(speak(f"cli_column_{key}"))
     rows: dict[str, dict[int, Text]] = {}
     for one in planned.alternatives:
         plan = one.batch_plan
-        row = rows.setdefault(f"{plan.tokens_per_pass:,}" if fast else plan.cut, {})
-        row[_column(plan, planned.work)] = _cell(one, chosen=plan == planned.chosen.batch_plan)
+        row = rows.setdefault(speak.whole(plan.tokens_per_pass or 0) if fast else plan.cut, {})
+        chosen = plan == planned.chosen.batch_plan
+        row[_column(plan, planned.work)] = _cell(one, speak, chosen=chosen)
     for cut, cells in rows.items():
         table.add_row(cut, *(cells.get(column, "") for column in range(3)))
     return table
@@ -298,64 +324,50 @@ def _column(plan: BatchPlan, work: Work) -> int:
     return 2 if not plan.layers_kept else int(plan.layers_kept < work.shape.layers)
 
 
-def _cell(one: Forecast, *, chosen: bool) -> Text:
-    text, style = f"{one.gpu_memory_bytes / GIB:.1f} GiB", ""
+def _cell(one: Forecast, speak: Speaker, *, chosen: bool) -> Text:
+    text, style = f"{speak.number(one.gpu_memory_bytes / GIB, '.1f')} GiB", ""
     if one.fits is not None:
-        text, style = (text, "green") if one.fits else (f"{text}, does not fit", "red")
+        style = "green" if one.fits else "red"
+        text = text if one.fits else speak("cli_cell_does_not_fit", size=text)
     if one.seconds is not None and one.fits is not False:
-        text += f", {duration(one.seconds)}"
+        text += f", {speak.lasting(one.seconds, exactly=True)}"
     return Text(text + (" ◀" if chosen else ""), style=f"bold {style}" if chosen else style)
 
 
-def _of_cards(planned: Planned) -> Iterator[str]:
+def _of_cards(planned: Planned, speak: Speaker) -> Iterator[str]:
     """Say what several cards would mean for the run, or that the box has fewer."""
     chosen, cards = planned.chosen, planned.cards
     if chosen.shard_base:
-        yield "The cards share the base model: none of them has the room for all of it."
+        yield speak("cli_cards_share")
     if chosen.ranks > cards:
-        trains = "one card" if cards == 1 else f"{cards} cards"
-        yield f"This box trains on {trains} (RUNNER_GPUS): it would refuse the job."
+        yield speak("cli_box_has_fewer", count=cards)
     if cards > 1 and chosen.ranks == 1 and chosen.fits and chosen.seconds is not None:
         several = Ranks(count=cards).of(planned.box)
         together = first_forecast(planned.spec, planned.work, several)
         if together.fits and together.seconds is not None:
-            yield (
-                f"On {cards} cards at once (`resources: {{gpus: {cards}}}`) about "
-                f"{duration(together.seconds)}, with the same result. Other jobs wait until then."
-            )
+            time = speak.lasting(together.seconds, exactly=True)
+            yield speak("cli_on_several", count=cards, time=time)
 
 
-def _notes(planned: Planned) -> list[str]:
-    notes = list(_of_cards(planned))
+def _notes(planned: Planned, speak: Speaker) -> list[str]:
+    notes = list(_of_cards(planned, speak))
     chosen = planned.chosen.batch_plan
     if chosen.layers_kept is not None:
-        notes.append(
-            "It trains on the fast path: rows without padding, nothing large computed twice where "
-            "there is room. A check at its start may find that it cannot, and says so."
-        )
+        notes.append(speak("cli_fast_path"))
     elif planned.plain_because:
-        notes.append(
-            f"It trains on the plain path, which takes about two to three times as long: the fast "
-            f"one does not know {planned.plain_because}."
-        )
+        notes.append(speak("cli_plain_path", what=planned.plain_because))
     if (quicker := _in_fp8(planned)) is not None:
-        notes.append(
-            f"With `speed: fp8` about {duration(quicker)} on an RTX 4090, H100 or newer: "
-            "less exact gradients, the same result where we measured it (docs/models.md)."
-        )
+        notes.append(speak("cli_in_fp8", time=speak.lasting(quicker, exactly=True)))
     if chosen.layers_kept is None and chosen.tokens_per_pass is not None:
-        notes.append("It starts with a limit of tokens at once: long rows do not pad short ones.")
+        notes.append(speak("cli_starts_with_limit"))
     if planned.small_runs is not None and not planned.small_runs.is_enough:
-        notes.append(
-            "The time given is too short for the learning rates: the run will be refused. Give "
-            "try.hours more, or fewer rates."
-        )
+        notes.append(speak("cli_too_short_for_rates"))
     if planned.what_if:
-        notes.append("Times are for a card as fast as an RTX 4090.")
+        notes.append(speak("cli_times_are_for"))
     elif planned.box.limit_bytes is None:
-        notes.append("For a card of another size: runner plan SPEC --card 24")
+        notes.append(speak("cli_another_size"))
     if planned.box.learned_memory:
-        notes.append("Corrected by what past runs took on this card.")
+        notes.append(speak("cli_corrected"))
     return notes
 
 

@@ -11,26 +11,38 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from runner.commands.options import MODELS, OUTPUTS, AsJson, ModelsDir, OutputsDir, print_json
+from runner.commands.options import (
+    MODELS,
+    OUTPUTS,
+    AsJson,
+    ModelsDir,
+    OutputsDir,
+    print_json,
+    speaker,
+)
 from runner.commands.prepare_aside import prepared_from
 from runner.contract.layout import Outputs, RunFolder, StageFolder
 from runner.contract.preview import PreviewRow, Why, read_preview
 from runner.contract.stage_io import PrepareResult, read_message
+from runner.language.speaker import ENGLISH, Speaker
+from runner.language.translate import in_words_of
 from runner.words import visible, visible_lines
 
 
-def summary(result: PrepareResult) -> str:
+def summary(result: PrepareResult, speak: Speaker = ENGLISH) -> str:
     """Say in one line what a run would train on."""
+    rows = speak("cli_rows", count=result.train_rows)
     parts = [
-        f"{result.train_rows:,} {'row' if result.train_rows == 1 else 'rows'} to train on",
-        f"{result.eval_rows:,} held out",
-        f"longest {result.longest:,} tokens",
-        f"template: {result.chat_template}",
+        speak("cli_rows_to_train_on", rows=rows),
+        speak("cli_held_out", count=result.eval_rows),
+        speak("cli_longest", count=result.longest),
+        speak("cli_template", name=result.chat_template),
     ]
     if result.train_tokens:
-        parts.append(f"{result.learned_tokens / result.train_tokens:.0%} of the tokens learned")
+        share = speak.percent(result.learned_tokens / result.train_tokens)
+        parts.append(speak("cli_share_learned", share=share))
     if result.left_out_rows:
-        parts.append(f"{result.left_out_rows:,} left out (longer than {result.max_length:,})")
+        parts.append(speak("cli_left_out", count=result.left_out_rows, most=result.max_length or 0))
     return " · ".join(parts)
 
 
@@ -55,33 +67,39 @@ def as_object(row: PreviewRow) -> dict[str, Any]:
     return {**row.model_dump(mode="json"), "parts": parts}
 
 
-def print_preview(run: RunFolder, rows: Sequence[PreviewRow]) -> None:
+def print_preview(run: RunFolder, rows: Sequence[PreviewRow], speak: Speaker = ENGLISH) -> None:
     """Print rows: learned tokens in green and brackets, control tokens bold, the rest dimmed.
 
     Every second token is underlined, so that one sees where each ends.
     """
     console = Console(highlight=False)
     result = read_message(StageFolder(run.prepared).result, PrepareResult)
-    console.print(Text(summary(result)))
+    console.print(Text(summary(result, speak)))
+    word = speak("cli_note")
     for note in result.shortfalls:
-        console.print(Text(f"Note: {visible(note)}", style="yellow"))
-    console.print(Text("Learned tokens are ", style="dim"), end="")
-    console.print(Text("green and in ⟦ ⟧", style="green"), end="")
-    console.print(Text("; the model only reads the rest. Control tokens are ", style="dim"), end="")
-    console.print(Text("bold", style="bold"), end="")
-    console.print(Text(", every second token is underlined.", style="dim"))
+        said = f"{word[:1].upper()}{word[1:]}: {visible(in_words_of(note, speak))}"
+        console.print(Text(said, style="yellow"))
+    legend = (
+        ("cli_learned_tokens_are", "dim"),
+        ("cli_green_in_brackets", "green"),
+        ("cli_control_tokens_are", "dim"),
+        ("cli_bold", "bold"),
+        ("cli_every_second", "dim"),
+    )
+    console.print(Text.assemble(*((speak(key), style) for key, style in legend)))
     for row in rows:
         console.print()
-        why = f" ({', '.join(row.why)})" if row.why else ""
-        console.rule(f"row {row.row}{why}: {row.tokens} tokens, {row.learned_tokens} learned")
-        console.print(_text(row))
+        said = speak("preview_row", row=row.row, tokens=row.tokens, learned=row.learned_tokens)
+        why = f" ({', '.join(speak(f'why_{one}') for one in row.why)})" if row.why else ""
+        console.rule(f"{said}{why}")
+        console.print(_text(row, speak))
 
 
-def _text(row: PreviewRow) -> Text:
+def _text(row: PreviewRow, speak: Speaker) -> Text:
     text, learned = Text(), False
     for place, token in enumerate(row.shown):
         if row.left_out and place == row.left_out_after:
-            text.append(f" … {row.left_out:,} more tokens … ", style="yellow")
+            text.append(speak("cli_more_tokens", count=row.left_out), style="yellow")
         if token.learned != learned:
             text.append("⟦" if token.learned else "⟧", style="green")
             learned = token.learned
@@ -124,4 +142,4 @@ def command(
         if as_json:
             print_json([as_object(row) for row in shown])
         else:
-            print_preview(run, shown)
+            print_preview(run, shown, speaker())

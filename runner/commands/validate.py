@@ -12,7 +12,16 @@ from typing import Annotated, Any
 
 import typer
 
-from runner.commands.options import JOBS, MODELS, OUTPUTS, AsJson, ModelsDir, OutputsDir, print_json
+from runner.commands.options import (
+    JOBS,
+    MODELS,
+    OUTPUTS,
+    AsJson,
+    ModelsDir,
+    OutputsDir,
+    print_json,
+    speaker,
+)
 from runner.contract.evaluation_tasks import VARIABLE, tasks_problems
 from runner.contract.gpus import count_gpus
 from runner.contract.layout import SCHEDULED, STATE_FOLDERS, Inbox
@@ -22,6 +31,7 @@ from runner.errors import InputError, Problem, SpecError, UnsafePathError
 from runner.files.beneath import Folder
 from runner.forecast.model_shape import read_shape
 from runner.forecast.what_fits import cap_problem
+from runner.language.translate import in_words_of
 from runner.spec.data_files import named_by
 from runner.spec.doubtful import doubtful
 from runner.spec.field_lines import with_lines
@@ -141,7 +151,7 @@ def _nothing_there(path: Path) -> Problem | None:
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL):
             return None  # opening it says what it is
-        return Problem(message=f"there is no file {shown}", hint=_meant(path))
+        return Problem(message=f"the spec {shown} is not there", hint=_meant(path))
     if not stat.S_ISDIR(mode):
         return None
     return Problem(message=f"{shown} is a folder", hint=_specs_in(path) or _NAME_ONE)
@@ -243,10 +253,13 @@ def command(
     if as_json:
         print_json([answer.as_json() for answer in answers])
     else:
+        speak = speaker()
         for answer in answers:
-            print(f"{answer.path}: {'ok' if not answer.problems else 'cannot be used'}")
+            said = speak("cli_cannot_be_used") if answer.problems else speak("cli_ok")
+            print(f"{answer.path}: {said}")
             for note in doubtful(answer.spec) if answer.spec else ():
-                print(f"  note: {note}")
+                print(f"  {speak('cli_note')}: {in_words_of(note, speak)}")
             for problem in answer.problems:
-                print("  " + visible_lines(problem).replace("\n", "\n  "))
+                said = in_words_of(visible_lines(problem), speak)
+                print("  " + said.replace("\n", "\n  "))
     raise typer.Exit(1 if any(answer.problems for answer in answers) else 0)

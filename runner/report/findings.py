@@ -41,11 +41,11 @@ def _said(one: DataFinding, what: str, english: str | None, speak: Speaker) -> P
     """Say a finding from the table of texts where it stands there; else as the check worded it."""
     if not english:
         return None
-    said = said_in(one, speak, what) or _sentence(english, speak)
+    said = said_in(one, speak, what) or sentence_in(english, speak)
     return Phrase(text=shortened(said, speak)) if said else foreign(english, speak)
 
 
-def _sentence(english: str, speak: Speaker) -> str | None:
+def sentence_in(english: str, speak: Speaker) -> str | None:
     """Say what makes rows unusable: a refusal's words, which a finding has as a sentence."""
     said = translated(f"{english[:1].lower()}{english[1:].removesuffix('.')}", speak)
     return f"{said[:1].upper()}{said[1:]}." if said and english.endswith(".") else None

@@ -137,13 +137,13 @@ def test_a_rollback_where_nothing_was_promoted_says_so(
 @pytest.mark.parametrize(
     ("name", "what", "mend"),
     [
-        ("contrats.yaml", "there is no file contrats.yaml", "did you mean contracts.yaml?"),
-        ("contracts", "there is no file contracts", "did you mean contracts.yaml?"),
-        ("letters.yml", "there is no file letters.yml", "did you mean jobs/letters.yaml?"),
+        ("contrats.yaml", "the spec contrats.yaml is not there", "did you mean contracts.yaml?"),
+        ("contracts", "the spec contracts is not there", "did you mean contracts.yaml?"),
+        ("letters.yml", "the spec letters.yml is not there", "did you mean jobs/letters.yaml?"),
         ("", ". is a folder", "specs in .: contracts.yaml"),
         ("empty", "empty is a folder", "give the path of a job spec, such as jobs/contracts.yaml"),
-        ("../x.yaml", "there is no file ../x.yaml", "give the path of a job spec"),
-        ("x" * 300, f"there is no file {'x' * 80}…", "specs in .: contracts.yaml"),
+        ("../x.yaml", "the spec ../x.yaml is not there", "give the path of a job spec"),
+        ("x" * 300, f"the spec {'x' * 80}… is not there", "specs in .: contracts.yaml"),
         ("table.csv", "a job spec's name ends in .yaml, .yml or .json", "rename it"),
     ],
 )

@@ -177,6 +177,8 @@ def test_a_sentence_that_is_not_in_the_table_stays_english() -> None:
 
 
 PUT_TOGETHER = {
+    "record_meant_belongs_under",
+    "record_meant_belongs_left",
     "record_export_failed_without_advice",
     "record_merged_not_compared_trained",
     "record_merged_by_processor",
@@ -742,6 +744,9 @@ _NEVER_ONE = {
     "cards_several": "of several cards",
     "office_each_card": "of several cards",
     "more_places": "of several places",
+    "cli_to_tokens": "a bar of the histogram, of 64 tokens at least",
+    "cli_on_several": "of several cards",
+    "cli_cards_at_once": "of several cards",
 }
 
 

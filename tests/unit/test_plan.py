@@ -23,6 +23,7 @@ from runner.forecast.lengths import Lengths
 from runner.forecast.model_shape import read_shape
 from runner.forecast.ranks import Ranks
 from runner.forecast.work import GIB, Box, Work
+from runner.language.speaker import ENGLISH, Language, Speaker
 from runner.spec.read_spec import read_spec
 from runner.words import duration
 
@@ -56,11 +57,14 @@ def planned(gib: float | None, *, longest: int = 2000, **known: object) -> Plann
     )
 
 
-def shown(what: Planned) -> str:
+GERMAN = Speaker(Language.GERMAN)
+
+
+def shown(what: Planned, speak: Speaker = ENGLISH) -> str:
     """Print it."""
     console = Console(width=100, file=io.StringIO())
     with console.capture() as captured:
-        console.print(render(what))
+        console.print(render(what, speak))
     return captured.get()
 
 
@@ -88,6 +92,19 @@ def test_a_person_sees_what_fits_their_card() -> None:
     ]  # fmt: skip
     assert "Starts with 2 × 8, at most 2,000 tokens at once" in text
     assert "long rows do not pad short ones" in text
+
+
+def test_a_german_box_plans_in_german() -> None:
+    """Not one of its English words is left; numbers have their comma."""
+    english, german = shown(planned(24)), shown(planned(24), GERMAN)
+    assert "Passt: eine Karte mit 24 GiB." in german
+    assert "Beginnt mit 2 × 8, höchstens 2.000 Token auf einmal" in german
+    assert re.search(r"\n  Gewichte +\d,\d\d GiB", german)
+    too_long = shown(planned(8, longest=60_000), GERMAN)
+    assert re.search(r"Passt nicht: eine Karte mit 8 GiB; es fehlen [\d.]+,\d GiB\.", too_long)
+    words, others = (set(re.findall("[a-z]{3,}", text.lower())) for text in (english, german))
+    assert len(words) > 40
+    assert words & others == {"contracts", "llama", "qlora", "adapter", "logits", "gib"}
 
 
 def test_by_how_much_it_misses() -> None:
