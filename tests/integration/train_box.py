@@ -32,7 +32,9 @@ model: small
 data: rows.jsonl
 training: {epochs: 3, effective_batch_size: 8, learning_rate: 1e-3, save_steps: 2, eval_steps: 4}
 """
-_SECONDS = 120.0  # longer than any attempt here takes on a busy machine
+_SECONDS = 600.0
+"""Longer than any attempt here takes on a busy machine, and than what the first one waits for: that
+the stack is imported, which took 103 s beside twelve busy loops on two cores."""
 
 _warm = multiprocessing.get_context("forkserver")
 _warm.set_forkserver_preload(
