@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import stat
@@ -112,7 +113,16 @@ class Ratings:
             self.daemon.noting(f"jobs/{RATE}", f"jobs/{RATE}/"),
             inbox.open_folder(RATE) as folder,
         ):
+            if self._is_at_work(self._run_id(name)) or not self._is_as_it_was(folder, name):
+                self._read.pop(name, None)  # since it was begun; what is still there is read later
+                return
             self._answer(folder, name, answered.value)
+
+    def _is_as_it_was(self, folder: Folder, name: str) -> bool:
+        """Whether a table is still the one that was read; those of an erased run are gone."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._read.get(name) == Look.of(folder.stat(name))
+        return False
 
     def _answer(self, folder: Folder, name: str, marks: Marks) -> None:
         live, key = self._find(name)
