@@ -76,7 +76,7 @@ class Page:
         room = None if self.width is None else max(_LEAST, self.width - before)
         head = "  ".join(
             self.styled(text.ljust(width), "bold")
-            for text, width in zip(heads, widths, strict=False)
+            for text, width in zip(heads, [*widths, 0], strict=True)
         )
         lines = ["", self.styled(title, "italic"), head.rstrip()]
         for row in rows:

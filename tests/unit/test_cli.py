@@ -14,6 +14,7 @@ import pytest
 from runner import cli
 from runner.commands import fetch
 from runner.commands.logs import human
+from runner.commands.page import Cell, Page
 from runner.commands.status import read_overview
 from runner.commands.submit import newest_run_of
 from runner.contract.batch import BatchPlan
@@ -203,6 +204,17 @@ def test_status_names_a_damaged_record(capsys, tmp_path):
     _, out, _ = call(capsys, "status", "--outputs-dir", str(outputs))
     assert "good" in out
     assert f"bad/{bad.run_id}: its record cannot be read" in out
+
+
+@pytest.mark.parametrize("colors", [True, False])
+def test_the_last_column_has_its_title_too(colors):
+    """`runner status` says since when an adapter is in use, and `runner schedule` what was last."""
+    page = Page(width=80, colors=colors)
+    row = [Cell(text="contracts"), Cell(text="2026-11-28")]
+    plain = [
+        re.sub(r"\x1b\[\d+m", "", line) for line in page.table("In use", ("job", "since"), [row])
+    ]
+    assert plain[2:] == ["job        since", "contracts  2026-11-28"]
 
 
 def test_status_of_a_box_that_never_ran_is_empty(capsys, tmp_path):
