@@ -284,7 +284,7 @@ def test_packed_rows_and_dropout(tmp_path: Path, prepared: Path, small_models: P
     """Packed rows have the plain path's losses and gradients; dropout draws its own."""
     folder = tmp_path / "prepared"
     shutil.copytree(prepared, folder)
-    write_message(folder / "result.json", PrepareResult(max_length=64))
+    write_message(folder / "result.json", PrepareResult(max_length=100))  # longer than any row
     curves = {}
     for name, wanted, lora in (
         ("plain", False, ""),

@@ -294,7 +294,7 @@ def _set_up(
         check,
         replace(parts, layers=parts.layers[:TRIED]) if shares else parts,
         list(model.get_base_model().model.layers)[: TRIED if shares else None],
-        _longest_two(rows),
+        [ids[:longest] for ids in _longest_two(rows)],  # positions are known no further
         partial(_loss_of, trainer),
         config=model.get_base_model().config.get_text_config(),
     )
