@@ -122,7 +122,13 @@ def _no_such(runs: list[RunFolder], name: str, wanted: str) -> NoSuchRunError:
     meant = ids[-1:] if says_something(wanted) else []  # of another job than the one named
     meant += difflib.get_close_matches(wanted.casefold()[:_SHOWN], jobs, n=1)
     advice = f"Did you mean {meant[0]}? " if meant else ""
-    listed = ", ".join(jobs[:_JOBS]) or "none yet"
+    if not jobs:
+        return NoSuchRunError(
+            f"no job or run is called {_shown(name)}",
+            advice="There are no runs here yet: a spec in jobs/ becomes one while `runner watch` "
+            "or the container runs.",
+        )
+    listed = ", ".join(jobs[:_JOBS])
     more = f" and {len(jobs) - _JOBS} more" if len(jobs) > _JOBS else ""
     return NoSuchRunError(
         f"no job or run is called {_shown(name)}",

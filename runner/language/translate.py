@@ -33,7 +33,7 @@ _NUMBERS = frozenset(
 """Names in a pattern that stand for figures. Versions, names and what a spec holds stay as they
 are."""
 _FIGURE_ALONE = re.compile(r"[-+]?[\d,]*\d(?:\.\d+)?")
-_SENTENCE_END = re.compile(r"(?<=[.?!]) (?=[A-Z])")
+_SENTENCE_END = re.compile(r"(?<=[.?!]) (?=[A-Z\d])")
 _PLACE = re.compile(
     r"\b(?P<unit>lines?|rows?) (?P<numbers>\d+(?:, \d+)*(?: and \d+)?(?: more)?)(?!\w)"
 )
@@ -129,6 +129,8 @@ def _value(name: str, value: str, speak: Speaker) -> str | None:
         return _places(value, speak)
     if name == "state" and speak.knows(key := f"state_{value}"):
         return speak(key)
+    if name in _NUMBERS and _SENTENCE_END.search(value):
+        return None  # a sentence before the figure, which is said by itself
     is_number = name in _NUMBERS or (name == "error" and _FIGURE_ALONE.fullmatch(value))
     return speak.numerals(value) if is_number else value
 

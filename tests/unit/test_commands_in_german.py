@@ -13,6 +13,7 @@ from runner import cli
 from runner.commands.check import render
 from runner.contract.findings import DataFinding, Level, Place
 from runner.language.speaker import Language, Speaker
+from runner.language.translate import translated
 
 GERMAN = Speaker(Language.GERMAN)
 FINDINGS = (
@@ -101,5 +102,14 @@ def test_an_error_of_any_command_is_german_and_its_json_is_not(
     with pytest.raises(SystemExit):
         cli.main(["show", "nope", "--json", "--outputs-dir", os.fspath(tmp_path)])
     said = capsys.readouterr()
-    assert said.err.startswith("runner: kein Auftrag oder Lauf heißt 'nope'\nAufträge mit Läufen")
+    assert said.err.startswith("runner: kein Auftrag oder Lauf heißt 'nope'\nHier gibt es noch ")
     assert '"no job or run is called' in said.out
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_figure_in_a_second_sentence_takes_no_sentence_along(count: int) -> None:
+    """The doctor said "A job could run. 4 Dinge …", half in one language."""
+    things = "One thing" if count == 1 else f"{count} things"
+    said = translated(f"A job could run. {things} would make it better (!).", GERMAN)
+    assert said is not None
+    assert said.startswith("Ein Auftrag könnte laufen. ")

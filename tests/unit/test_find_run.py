@@ -104,6 +104,14 @@ def test_the_nearest_job_is_named(outputs: Outputs) -> None:
     assert str(refused.value.advice).startswith("Did you mean contracts? ")
 
 
+def test_where_nothing_has_run_yet_it_says_what_makes_a_run(tmp_path: Path) -> None:
+    """`runner show` right after `runner submit`, while no daemon runs."""
+    for find in (find_run, find_job):
+        with pytest.raises(NoSuchRunError) as refused:
+            find(Outputs(tmp_path), "contracts")
+        assert "`runner watch`" in str(refused.value.advice)
+
+
 def test_a_hundred_jobs_are_not_all_listed(tmp_path: Path) -> None:
     """Twenty, and how many more there are."""
     outputs = Outputs(tmp_path)
