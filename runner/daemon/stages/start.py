@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import timedelta
 
-from runner.clock import now
 from runner.contract.method_choice import method_in
 from runner.contract.record import ErrorFacts
 from runner.contract.states import TRAINS, Stage, State
@@ -15,7 +13,6 @@ from runner.daemon.book import Live
 from runner.daemon.cards import Card
 from runner.daemon.change_run import change, end_run, keep_waiting
 from runner.daemon.cluster.cluster import FarCard
-from runner.daemon.cluster.far_child import FarChild
 from runner.daemon.cluster.place import may_train_far, placed_far, tell_who_waits
 from runner.daemon.daemon import Daemon
 from runner.daemon.gpu_watch import StillAsking
@@ -38,20 +35,17 @@ from runner.daemon.stages.await_answers import awaiting_answers
 from runner.daemon.stages.begin import begin
 from runner.daemon.stages.choose_cards import Wanted, wanted_cards
 from runner.daemon.stages.choose_plan import Ahead
-from runner.daemon.stages.falls import is_suspect, what_to_check, why_it_rests
+from runner.daemon.stages.falls import is_suspect
 from runner.daemon.stages.look_at_card import has_rows_for
 from runner.daemon.stages.mend_export import mend_export
 from runner.daemon.stages.next_start import (
     HAD,
     PASSED,
-    AtWork,
     Choice,
     Turn,
     choose,
     free_places,
-    may_go_before,
     may_prepare,
-    must_wait_for_its_job,
     turn_of_who_waits,
 )
 from runner.daemon.stages.rates import size_rates
@@ -62,8 +56,16 @@ from runner.daemon.stages.space import (
     short_of,
     still_to_write,
 )
+from runner.daemon.stages.turns import (
+    behind_others,
+    rests_after_fall,
+    rests_after_loss,
+    stages_at_work,
+    tell_what_is_over,
+    tell_who_is_behind,
+    without_too_early,
+)
 from runner.errors import RunnerError
-from runner.words import visible
 
 _MOST_LOOKED = 100
 """Runs whose data is looked at in one round, 0.5 ms each: a thousand that wait for files would hold
@@ -75,7 +77,6 @@ _PLACING_SECONDS = 0.1
 """Of one round, for trainings that are placed on further boxes: half of what a round may take."""
 _MOST_TOLD = 50  # runs whose data is looked at in one round: it is to take 0.2 s at most
 _TOLD_APART_SECONDS = 5.0  # as often as answers are renewed
-_SAME_JOB = "another run of this job is at work; they go one after the other"
 
 
 def start_what_can(daemon: Daemon, at: float) -> None:
@@ -92,8 +93,8 @@ def start_what_can(daemon: Daemon, at: float) -> None:
         and not live.cancel
         and not live.left_open
         and live.rests_until <= at
-        and not _rests_after_loss(daemon, live, at)
-        and not _rests_after_fall(daemon, live, at)
+        and not rests_after_loss(daemon, live, at)
+        and not rests_after_fall(daemon, live, at)
         and not waits_for_hours(daemon, live, at, closed=closed)
     ]
     blocked = _box_problem(daemon)
@@ -107,16 +108,16 @@ def start_what_can(daemon: Daemon, at: float) -> None:
 
 def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at: float) -> bool:
     """Give the first that can use it its turn; False: nobody had one."""
-    at_work = _at_work(daemon)
+    at_work = stages_at_work(daemon)
     places = free_places(len(daemon.cards.all), at_work)
     free = [card for card in daemon.cards.well_first() if daemon.cards.all.index(card) in places]
     preparing = [one.job for one in at_work if one.prepares]
     prepared = [live for live in waiting if live.next_stage is not Stage.PREPARE]
     ready = len(prepared)
     can_start = sum(not card.problem for card in free)
-    prepared = _without_too_early(daemon, prepared, free=can_start)
-    behind = _behind_others(prepared, at_work)
-    _tell_what_is_over(daemon, prepared, behind, any_free=bool(free), at=at)
+    prepared = without_too_early(daemon, prepared, free=can_start)
+    behind = behind_others(prepared, at_work)
+    tell_what_is_over(daemon, prepared, behind, any_free=bool(free), at=at)
     had_its_turn, held, without_room, too_large = False, set[int](), 0, 0
     far_places = 0
     if daemon.cluster is not None and blocked is None:
@@ -125,12 +126,12 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
         far_places = len(daemon.cluster.free_cards(at))
         if daemon.settings.cluster == "others":
             tell_who_waits(daemon, [one for one in prepared if one not in behind], at)
-            _tell_who_is_behind(daemon, behind, at)
+            tell_who_is_behind(daemon, behind, at)
             prepared = [live for live in prepared if not may_train_far(live)]
     for live in prepared if free else ():
         if live in behind:
             without_room += 1
-            _tell_who_is_behind(daemon, [live], at)
+            tell_who_is_behind(daemon, [live], at)
             continue
         trains = live.next_stage in TRAINS
         offered = [card for card in free if not trains or daemon.cards.all.index(card) not in held]
@@ -170,43 +171,6 @@ def _start_next(daemon: Daemon, waiting: Sequence[Live], blocked: str | None, at
     return had_its_turn
 
 
-def _without_too_early(daemon: Daemon, prepared: Sequence[Live], *, free: int) -> list[Live]:
-    """Leave out the trainings whose turn comes after that of runs that are still being prepared."""
-    names = {card.name for card in daemon.cards.all}
-    are_alike = len(names) == 1 and daemon.cluster is None
-    ahead: list[bool] = []
-    too_early = set[str]()
-    for record in in_order(live.record for live in daemon.book.runs.values()):
-        live = daemon.book.runs[record.run_id]
-        if live.child is not None and live.stage is Stage.PREPARE:
-            ahead.append(live.spec.resources.gpus == 1)
-        elif not may_go_before(ahead, free=free, are_alike=are_alike):
-            too_early.add(record.run_id)
-    return [
-        live
-        for live in prepared
-        if live.next_stage not in TRAINS or live.record.run_id not in too_early
-    ]
-
-
-def _behind_others(prepared: Sequence[Live], at_work: Sequence[AtWork]) -> list[Live]:
-    """List the runs that wait for another one of their job."""
-    trained = {live.record.job for live in prepared if live.next_stage not in TRAINS}
-    return [
-        live
-        for live in prepared
-        if must_wait_for_its_job(
-            live.record.job, at_work, trained=trained if live.next_stage in TRAINS else ()
-        )
-    ]
-
-
-def _tell_who_is_behind(daemon: Daemon, behind: Sequence[Live], at: float) -> None:
-    for live in behind:
-        with daemon.isolating(live, at):
-            keep_waiting(daemon, live, _SAME_JOB)
-
-
 def _start_all_far(
     daemon: Daemon,
     prepared: Sequence[Live],
@@ -225,7 +189,7 @@ def _start_all_far(
         if len(left) == len(prepared) or time.monotonic() >= until:
             break  # the first of them waits for disk space: nobody goes before it
         prepared = left
-        behind = _behind_others(prepared, _at_work(daemon))
+        behind = behind_others(prepared, stages_at_work(daemon))
     if placed:
         assert daemon.cluster is not None
         with daemon.noting_trouble("the further boxes cannot be spoken with"):
@@ -266,64 +230,6 @@ def _is_over_before(daemon: Daemon, live: Live) -> bool:
         return False
     end_run(daemon, live, State.REJECTED, start.problem)
     return True
-
-
-def _tell_what_is_over(
-    daemon: Daemon,
-    prepared: Sequence[Live],
-    behind: Sequence[Live],
-    *,
-    any_free: bool,
-    at: float,
-) -> None:
-    """Stop saying what a run waits for where that is over and it is not its turn yet."""
-    for live in prepared:
-        reason = live.record.waiting.reason if live.record.waiting else ""
-        alone = reason == _SAME_JOB and live not in behind
-        if live.lacks_cards and not any_free and not daemon.cards.problems():
-            live.lacks_cards, alone = False, True
-        if alone or (reason in (TOO_SMALL, NO_FP8, ONLY_LOST) and not any_free):
-            with daemon.isolating(live, at):
-                change(daemon, live, waiting=None)
-
-
-def _at_work(daemon: Daemon) -> list[AtWork]:
-    """List the stages that are at work; one that prepares takes no card."""
-    return [
-        AtWork(
-            places=()
-            if live.stage is Stage.PREPARE
-            else tuple(daemon.cards.all.index(card) for card in live.cards),
-            is_elsewhere=isinstance(live.child, FarChild),
-            job=live.record.job,
-            is_suspect=is_suspect(live.record.falls),
-        )
-        for live in daemon.book.runs.values()
-        if live.child is not None
-    ]
-
-
-def _rests_after_fall(daemon: Daemon, live: Live, at: float) -> bool:
-    """Whether a run is not tried yet because the machine went down under it; it says so."""
-    falls, left = live.record.falls, live.rests_after_fall_until - at
-    if falls is None or left <= 0:
-        return False
-    with daemon.isolating(live, at):
-        again_at = now() + timedelta(seconds=left)
-        keep_waiting(daemon, live, why_it_rests(falls), again_at=again_at)
-        name = f"{visible(live.record.job)} ({live.record.run_id})"
-        daemon.note(live.record.run_id, f"{name}: {what_to_check(falls)}.")
-    return True
-
-
-def _rests_after_loss(daemon: Daemon, live: Live, at: float) -> bool:
-    """Whether a run is not trained yet whose stage lost one of several cards, nobody knows which.
-
-    Once the driver calls one lost, that is why: the run waits for it, or trains on the others.
-    """
-    if daemon.cards.problems():
-        live.trained_again_at = 0.0
-    return live.trained_again_at > at
 
 
 def _prepare(daemon: Daemon, live: Live, blocked: str | None) -> bool:
