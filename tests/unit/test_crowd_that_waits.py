@@ -42,7 +42,7 @@ class _Daemon:
     def __init__(self) -> None:
         self.book = SimpleNamespace(runs={})
         self.data = SimpleNamespace(looked_to=None, told_at=0.0)
-        card = object()
+        card = SimpleNamespace(problem="", name="")
         self.cards = SimpleNamespace(all=(card,), well_first=lambda: [card])
         self.cluster = None
 
@@ -56,7 +56,9 @@ def test_a_round_looks_at_a_hundred_and_a_turn_goes_back_to_the_first(
     daemon: Any = _Daemon()
     waiting: Any = [
         SimpleNamespace(
-            record=SimpleNamespace(run_id=f"{number:04}"), next_stage=Stage.PREPARE, child=None
+            record=SimpleNamespace(run_id=f"{number:04}", job=f"{number}"),
+            next_stage=Stage.PREPARE,
+            child=None,
         )
         for number in range(1000)
     ]
