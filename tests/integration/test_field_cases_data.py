@@ -136,7 +136,7 @@ def test_the_stage_itself_honours_marks_and_tells_what_it_did(box):
 
 
 def test_answers_that_are_not_text_are_learned_as_they_are_written(prepared):
-    """Numbers, true and false keep their spelling; an object or a list is learned as its JSON."""
+    """Numbers, true and false keep their spelling, within an object or a list as well."""
     rows = (
         '{"instruction": "How many months?", "output": 3}\n'
         '{"instruction": "What is the rate?", "output": 3.10}\n'
@@ -147,7 +147,7 @@ def test_answers_that_are_not_text_are_learned_as_they_are_written(prepared):
     found = prepared(text=rows)
     assert [text.removesuffix("<|im_end|>") for text in found.learned] == [
         *("3", "3.10", "true"),
-        '{"lessor": "N. Ä.", "rate": 1.5}',
+        '{"lessor": "N. Ä.", "rate": 1.50}',
         '["4", 5]',
     ]
 
