@@ -246,7 +246,7 @@ class Agent:
             say(self.folder.seen_of(ticket.name), started)
 
     def _keep_standing_by(self) -> None:
-        """Have a process stand by for each card: a training begins some 10 s earlier in it."""
+        """Have a process stand by for each card: a training need not wait for its imports."""
         settings, at = self.settings, time.monotonic()
         for card in self.cards.now:
             is_asked = card.memory is not None if settings.stand_by is None else settings.stand_by

@@ -2,7 +2,7 @@
 
 On a box with a card alone: without one a start is a small part of a run, and the imports would take
 their time from the stage that is at work. They stand by on an idle box as well: what is dropped
-there is trained 10 s earlier. They give way to a stage for which the machine's memory did not
+there is trained sooner. They give way to a stage for which the machine's memory did not
 suffice, and outside the card's hours to whoever wants the box then.
 """
 
